@@ -1,0 +1,1 @@
+"""Load, comparison and capacity, beside the peers."""

@@ -1,0 +1,8 @@
+"""`python -m rootsrv` is the `rootsrv` command."""
+
+import sys
+
+from rootsrv.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""From a verified zone to octets on the wire."""

@@ -1,0 +1,1 @@
+"""Our side of the routing system: probes, BIRD, the address lease."""

@@ -1,0 +1,219 @@
+"""Configuration: TOML → frozen dataclasses; an error names the key.
+
+Every section is a dataclass whose fields are the keys, with their defaults and, as docstrings, their meaning and unit.
+`read` turns the parsed TOML into them generically: unknown keys, wrong types and bad values are `ConfigError`s that
+begin with the dotted key.
+"""
+
+import dataclasses
+import ipaddress
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text begins with the key (`service.port: must be 1..65535, got 0`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """`[service]`: where and how DNS is answered."""
+
+    addresses: tuple[str, ...] = ("127.0.0.1", "::1")
+    """The shared unicast addresses; DNS is answered only here."""
+
+    port: int = 53
+    workers: int = 0
+    """Worker processes; 0 = one per core."""
+
+    max_udp_response_octets: int = 1232
+    """The largest UDP response, whatever a client offers (RFC 9715; 1232 = 1280 − 40 − 8 is never fragmented)."""
+
+    user: str = ""
+    """Account the workers run as; empty = stay as started."""
+
+    tcp_max_connections: int = 1000
+    """TCP connections per worker; over it the one idle longest is closed (RFC 9210 §4)."""
+
+    tcp_max_connections_per_client: int = 100
+    """TCP connections per client address and worker."""
+
+    tcp_idle_seconds: float = 10.0
+    """Idle time after which a TCP connection is closed; also what EDNS keepalive announces (RFC 7828)."""
+
+    def __post_init__(self) -> None:
+        _check_addresses("service.addresses", self.addresses)
+        if not self.addresses:
+            raise ConfigError("service.addresses: at least one address is needed")
+        _check_range("service.port", self.port, 1, 65535)
+        _check_range("service.workers", self.workers, 0, 512)
+        _check_range("service.max_udp_response_octets", self.max_udp_response_octets, 512, 4096)
+        _check_range("service.tcp_max_connections", self.tcp_max_connections, 1, 1_000_000)
+        _check_range("service.tcp_max_connections_per_client", self.tcp_max_connections_per_client, 1, 1_000_000)
+        _check_range("service.tcp_idle_seconds", self.tcp_idle_seconds, 0.1, 3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityConfig:
+    """`[identity]`: how this anycast instance names itself (RFC 4892, RFC 5001)."""
+
+    nsid: str = ""
+    """NSID, hostname.bind and id.server; empty = the host's name."""
+
+    version: str = ""
+    """version.bind and version.server; empty = refused."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("identity.nsid", self.nsid), ("identity.version", self.version)):
+            # 128: fits the smallest response beside the longest question, a COOKIE and the OPT record.
+            if len(value.encode()) > 128:
+                raise ConfigError(f"{key}: at most 128 octets, got {len(value.encode())}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieConfig:
+    """`[cookies]`: DNS cookies (RFC 7873, RFC 9018) with a secret shared by all instances of the service address."""
+
+    secret: str = ""
+    """32 hexadecimal digits (SipHash-2-4 key); empty = random at start: right for one instance only."""
+
+    previous_secrets: tuple[str, ...] = ()
+    """Secrets still accepted during a roll-over (RFC 9018 §5)."""
+
+    require_server_cookie: bool = False
+    """BADCOOKIE for UDP queries that carry a COOKIE without a valid server part (RFC 7873 §5.2.3)."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("secret", self.secret), *(("previous_secrets", s) for s in self.previous_secrets)):
+            if value and (len(value) != 32 or not all(c in "0123456789abcdefABCDEF" for c in value)):
+                raise ConfigError(f"cookies.{key}: must be 32 hexadecimal digits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneConfig:
+    """`[[zone]]`: a zone that is served."""
+
+    name: str
+    """Domain name: "." or that of the flat, unsigned zone of the root's host names."""
+
+    file: str = ""
+    """Zone file to load at start (RFC 1035 §5)."""
+
+    trust_anchors: str = ""
+    """IANA's root-anchors.xml, or DS/DNSKEY records in presentation format."""
+
+    zonemd: Literal["required", "if-supported", "off"] = "if-supported"
+    validation: Literal["required", "none"] = "required"
+    """"none": unsigned by design, or a lab; neither signature nor RRSIG expiry counts."""
+
+    private_root: bool = False
+    """Accept a root of the same shape with its own host zone and anchor (D1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateConfig:
+    """`[state]`: what survives a restart."""
+
+    directory: str = "/var/lib/rootsrv"
+    """Answer tables, accepted zones, leases, journal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of a configuration file."""
+
+    service: ServiceConfig = field(default_factory=ServiceConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
+    cookies: CookieConfig = field(default_factory=CookieConfig)
+    zone: tuple[ZoneConfig, ...] = ()
+    state: StateConfig = field(default_factory=StateConfig)
+
+
+def load(path: Path) -> Config:
+    """Read the TOML file at *path*; ConfigError names the file or the key."""
+    try:
+        with path.open("rb") as stream:
+            document = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return read(document)
+
+
+def read(document: dict[str, Any]) -> Config:
+    """Build a Config from parsed TOML."""
+    return _build(Config, document, "")
+
+
+T = typing.TypeVar("T")
+
+
+def _build(kind: type[T], table: dict[str, Any], prefix: str) -> T:
+    """An instance of the dataclass *kind* from *table*, whose keys are called *prefix*.key in errors."""
+    known = {each.name: each for each in dataclasses.fields(typing.cast(Any, kind))}
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"{prefix}{key}: unknown key (known: {', '.join(sorted(known))})")
+        values[key] = _convert(hints[key], value, prefix + key)
+    for each in known.values():
+        missing = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        if missing and each.name not in values:
+            raise ConfigError(f"{prefix}{each.name}: is missing")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    """*value* as what *hint* asks for; ConfigError names *key*."""
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key}: must be a table, got {_toml_type(value)}")
+        return _build(typing.cast(type, hint), value, key + ".")
+    if origin is tuple:
+        (item, _) = typing.get_args(hint)
+        if not isinstance(value, list):
+            raise ConfigError(f"{key}: must be an array, got {_toml_type(value)}")
+        return tuple(_convert(item, each, f"{key}[{index}]") for index, each in enumerate(value))
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{key}: must be one of {', '.join(map(str, choices))}; got {value!r}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (each for each in typing.get_args(hint) if each is not type(None))
+        return _convert(inner, value, key)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{key}: must be {_TYPE_NAMES[hint]}, got {_toml_type(value)}")
+    return value
+
+
+_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+
+
+def _toml_type(value: Any) -> str:
+    names = {**_TYPE_NAMES, list: "an array", dict: "a table"}
+    return f"{names.get(type(value), type(value).__name__)} ({value!r})"
+
+
+def _check_range(key: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:
+        raise ConfigError(f"{key}: must be {lowest}..{highest}, got {value}")
+
+
+def _check_addresses(key: str, addresses: tuple[str, ...]) -> None:
+    for address in addresses:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
+    if len(set(addresses)) != len(addresses):
+        raise ConfigError(f"{key}: an address is named twice")

@@ -1,0 +1,1 @@
+"""Should this site attract traffic?"""

@@ -1,0 +1,1 @@
+"""Our side of the primaries: transfers, NOTIFY, switchover, the zone store."""

@@ -1,0 +1,1 @@
+"""Our side of the resolvers: UDP and TCP service."""
