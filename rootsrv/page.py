@@ -5,7 +5,7 @@ may be answered from), each worker writes its own slot (what it has staged and s
 """
 # Theory of operation
 # -------------------
-# Every field is one aligned 64-bit word in host order, written and read by a single store or load (CPython does that for
+# Every field is one aligned 64-bit word in host order, written and read by a single store or load (CPython does so for
 # memoryview.cast("Q")), so a reader sees the old or the new value and never a mixture.  There are no locks and no
 # messages: a worker reads the head once per wake-up, and the switchover is the one store to ACTIVE.
 #
