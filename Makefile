@@ -1,0 +1,75 @@
+# `make demo` runs rootsrv with nothing configured, `make test` runs the tests; each does its own set-up.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+BPF_SOURCES := $(wildcard rootsrv/fastpath/bpf/*.c rootsrv/fastpath/bpf/*.h)
+# A file's tests stay together in one process: they share that file's servers and compiled zones.
+PARALLEL := -n 2 --dist loadfile
+
+.PHONY: help venv demo test test-long lint check bpf system-packages clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo       a generated, signed root zone on 127.0.0.1 and ::1, port 5300'
+	@echo 'make test       everything that is to pass before a change lands (up to 15 minutes)'
+	@echo 'make test-long  longer fuzzing and kill loops'
+	@echo 'make check      lint, then the tests that need no other program, in this order'
+	@echo 'make lint       ruff, mypy --strict, import-linter'
+	@echo 'make venv       only the virtual environment, in $(VENV)'
+	@echo 'make bpf        the kernel fast path, where clang and libbpf are installed'
+
+# ── the virtual environment: one stamp for running, one more for testing ──
+venv: $(VENV)/.installed
+
+$(VENV)/.created:
+	tests/make_venv.sh '$(PYTHON)' $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-for-tests: pyproject.toml $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $(VENV)/.installed $@
+
+demo: venv
+	$(BIN)/python -m rootsrv demo
+
+# ── tests ──
+system-packages:
+	tests/install_system_packages.sh
+
+lint: $(VENV)/.installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: system-packages lint bpf
+	$(PYTEST) $(PARALLEL)
+
+test-long: system-packages bpf $(VENV)/.installed-for-tests
+	$(PYTEST) -m long
+
+check: lint
+	$(PYTEST) -x tests/zone tests/answer
+
+# ── the kernel fast path ──
+bpf:
+ifneq ($(BPF_SOURCES),)
+	@if command -v clang >/dev/null; then $(MAKE) --no-print-directory bpf-objects; \
+	elif [ "$$CI" = true ]; then echo 'bpf: clang is not installed' >&2; exit 1; \
+	else echo 'bpf: clang is not installed; the fast path is not built'; fi
+else
+	@:
+endif
+
+.PHONY: bpf-objects
+bpf-objects:
+	@:
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

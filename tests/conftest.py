@@ -1,0 +1,65 @@
+"""Fixtures and rules for all tests."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from tests.needs import genuine_root_zone_text, require_genuine_zones
+
+CI = os.environ.get("CI") == "true"
+
+# ── With CI=true a skip is a failure, whoever calls for it ──
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although CI=true: {_reason(report.longrepr)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped although CI=true: {_reason(report.longrepr)}"
+    return report
+
+
+def _reason(longrepr: object) -> str:
+    if isinstance(longrepr, tuple):
+        path, line, reason = longrepr
+        return f"{path}:{line}: {reason}"
+    return str(longrepr)
+
+
+# ── Genuine zones ──
+
+
+@pytest.fixture(scope="session")
+def genuine_zones() -> Path:
+    """The directory of genuine zones as they were published (root zones are gzip files); see its SOURCES.md."""
+    return require_genuine_zones()
+
+
+@pytest.fixture(scope="session")
+def genuine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A genuine root zone file in its published layout: serial 2025103100, valid at 2025-11-01T12:00Z."""
+    path = tmp_path_factory.mktemp("genuine") / "root.zone"
+    path.write_bytes(genuine_root_zone_text(2025103100))
+    return path
+
+
+@pytest.fixture(scope="session")
+def genuine_root_servers_net(genuine_zones: Path) -> Path:
+    """The genuine root-servers.net zone file (unsigned)."""
+    return genuine_zones / "root-servers.net.zone.2025091000"

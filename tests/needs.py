@@ -1,0 +1,42 @@
+"""What a test needs of the machine: a program, root, the genuine zones.
+
+Where it is absent the test is skipped with the reason; with CI=true in the environment it fails instead, since nothing
+may be skipped there (conftest.py sees to it for every skip, these included).
+"""
+
+import gzip
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def require_tool(name: str) -> str:
+    """The path of the program *name*; also looks where Debian keeps daemons, which a user's PATH leaves out."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/lib/frr")
+    if path is None:
+        pytest.skip(f"{name} is not installed (tests/system-packages.txt)")
+    return path
+
+
+def require_root() -> None:
+    """Root is needed: network namespaces, BPF, privileged ports."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+def require_genuine_zones() -> Path:
+    """The directory of genuine root zones: $ROOTSRV_GENUINE_ZONES, else ../shared/zones beside the repository."""
+    named = os.environ.get("ROOTSRV_GENUINE_ZONES")
+    directory = Path(named) if named else REPOSITORY.parent / "shared" / "zones"
+    if not (directory / "root-anchors.xml").exists():
+        pytest.skip(f"no genuine zones in {directory} (set ROOTSRV_GENUINE_ZONES)")
+    return directory
+
+
+def genuine_root_zone_text(serial: int) -> bytes:
+    """The zone file of the genuine root zone with this *serial*."""
+    return gzip.decompress((require_genuine_zones() / f"root.zone.{serial}.gz").read_bytes())

@@ -1,0 +1,59 @@
+"""The rules of the house that no other tool checks, and that the rules about skipping really bite."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.needs import REPOSITORY
+
+SOURCES = sorted(
+    path.relative_to(REPOSITORY)
+    for folder in ("rootsrv", "bench", "tests")
+    for path in (REPOSITORY / folder).rglob("*.py")
+)
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    vague = {"utils", "util", "common", "helpers", "helper", "core", "manager", "misc"}
+    assert [path for path in SOURCES if vague & {part.removesuffix(".py") for part in path.parts}] == []
+
+
+def test_no_source_file_has_grown_past_what_one_sitting_reads() -> None:
+    # 500 is the aim; the margin lets a file be finished before it is divided.
+    long = {str(path): n for path in SOURCES if (n := len((REPOSITORY / path).read_text().splitlines())) > 600}
+    assert long == {}
+
+
+def run_pytest(directory: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", os.devnull,
+         "--rootdir", directory, "-ra", *options, directory],
+        cwd=REPOSITORY, env=clean | environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+SKIPS = {
+    "in_the_test": "import pytest\n\ndef test_it():\n    pytest.skip('no such thing here')\n",
+    "by_a_marker": "import pytest\n\n@pytest.mark.skip(reason='no such thing here')\ndef test_it():\n    pass\n",
+    "of_a_module": "import pytest\n\npytest.skip('no such thing here', allow_module_level=True)\n",
+    "of_an_import": "import pytest\n\npytest.importorskip('there_is_no_such_module', reason='no such thing here')\n",
+    "of_a_tool": "from tests.needs import require_tool\n\ndef test_it():\n    require_tool('no such thing here')\n",
+}
+
+
+def test_every_kind_of_skip_is_a_failure_when_ci_is_true(tmp_path: Path) -> None:
+    for name, source in SKIPS.items():
+        (tmp_path / f"test_{name}.py").write_text(source)
+
+    elsewhere = run_pytest(tmp_path)
+    in_ci = run_pytest(tmp_path, "--continue-on-collection-errors", CI="true")
+
+    assert (elsewhere.returncode, in_ci.returncode) == (0, 1), elsewhere.stdout + in_ci.stdout
+    assert elsewhere.stdout.count("SKIPPED") == len(SKIPS)
+    for name in SKIPS:
+        assert re.search(rf"^(FAILED|ERROR) .*test_{name}.py", in_ci.stdout, re.MULTILINE), name
+    assert in_ci.stdout.count("although CI=true") >= len(SKIPS)
+    assert "no such thing here" in in_ci.stdout
