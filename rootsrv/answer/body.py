@@ -1,0 +1,135 @@
+"""Writes the body of a response: everything behind the question section, compressed, with its cuts."""
+# Theory of operation
+# -------------------
+# A body is written as if qname were the answer's *anchor* (the suffix of qname that decides the answer: the TLD of a
+# referral, "." for an nxdomain of the root).  Compression pointers may then point into the question (from offset 12)
+# or into the body itself.  For a longer qname, whose prefix before the anchor takes d octets, the anchor and the whole
+# body move by d, so every pointer grows by exactly d and nothing else changes.  For d = 0 there is nothing to do.
+#
+# The 16-bit ones' complement sum S of the body moves just as cheaply (RFC 1071 §2): with E pointers at even and O at
+# odd offsets, S' = S + E·d + O·swap16(d); and if the body starts at an odd offset of the message, swap16(S').
+#
+# A *cut* is a place where the body may end: after an RRset (with its signatures), never inside one.  What must not be
+# missing (answer, authority, addresses of in-domain name servers) makes every cut before it TRUNCATED.
+
+import struct
+from collections.abc import Sequence
+
+from rootsrv.answer.table import Answer, Cut
+from rootsrv.zone.contents import RRset
+
+_QNAME_AT = 12  # size of the DNS header (RFC 1035 §4.1.1)
+_MAX_POINTER_TARGET = 0x3FFF - 255  # a pointer has 14 bits (RFC 1035 §4.1.4) and may yet move by the longest prefix
+
+_TYPE_NS, _TYPE_SOA, _TYPE_RRSIG = 2, 6, 46
+_CLASS_IN = 1
+
+ANSWER, AUTHORITY, ADDITIONAL = 0, 1, 2
+"""Sections, in the order in which they are written."""
+
+_FIXED = struct.Struct("!HHIH")  # type, class, TTL, RDLENGTH
+
+
+class Body:
+    """A body being written: add RRsets in order, then `finish`."""
+
+    def __init__(self, anchor: bytes) -> None:
+        """Start behind a question for *anchor* (wire format, lower-cased)."""
+        self._anchor = anchor
+        self._start = _QNAME_AT + len(anchor) + 4
+        self._octets = bytearray()
+        self._pointers: list[int] = []
+        self._seen: dict[bytes, int] = {}
+        self._counts = [0, 0, 0]
+        self._cuts: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)]
+        self._needed = 0
+        self._remember(anchor, _QNAME_AT)
+
+    def add(self, section: int, rrset: RRset, *, signed: bool, needed: bool = True, ttl: int | None = None) -> None:
+        """Append *rrset*, with its RRSIGs if *signed*, and allow a cut behind it.
+
+        *needed*: a response that ends before this RRset is truncated.  *ttl* replaces the RRset's own, seconds.
+        """
+        ttl = rrset.ttl if ttl is None else ttl
+        self.add_records(section, rrset.owner, rrset.rtype, ttl, rrset.rdatas, cut=False)
+        if signed:
+            self.add_records(section, rrset.owner, _TYPE_RRSIG, ttl, rrset.rrsigs, cut=False)
+        self.cut(needed=needed)
+
+    def add_records(
+        self, section: int, owner: bytes, rtype: int, ttl: int, rdatas: Sequence[bytes], *, cut: bool = True
+    ) -> None:
+        """Append records of one owner and type; unless *cut* is false a response may end behind them, never before."""
+        for rdata in rdatas:
+            self._name(owner)
+            if rtype in (_TYPE_NS, _TYPE_SOA):
+                self._record_with_names(rtype, ttl, rdata)
+            else:
+                self._octets += _FIXED.pack(rtype, _CLASS_IN, ttl, len(rdata))
+                self._octets += rdata
+        self._counts[section] += len(rdatas)
+        if cut:
+            self.cut(needed=True)
+
+    def cut(self, *, needed: bool) -> None:
+        """Allow the response to end here; with *needed* no earlier end is complete."""
+        if self._cuts[-1][0] != len(self._octets):
+            self._cuts.append((len(self._octets), self._counts[0], self._counts[1], self._counts[2]))
+        if needed:
+            self._needed = len(self._octets)
+
+    def finish(self, *, flags: int, zone: int) -> Answer:
+        """The answer; *flags* are AA and RCODE, *zone* is the number of the zone that it comes from."""
+        body = bytes(self._octets)
+        cuts = []
+        for size, ancount, nscount, arcount in self._cuts:
+            # Adding big-endian 16-bit words with end-around carry is the remainder by 65,535 (RFC 1071 §2).
+            partial_sum = int.from_bytes(body[:size] + bytes(size % 2)) % 0xFFFF
+            before = [at for at in self._pointers if at < size]
+            odd = sum(at % 2 for at in before)
+            even = len(before) - odd
+            cuts.append(Cut(size, ancount, nscount, arcount, partial_sum, even, odd, truncated=size < self._needed))
+        return Answer(flags, len(self._anchor), zone, tuple(cuts), tuple(self._pointers), body)
+
+    def _record_with_names(self, rtype: int, ttl: int, rdata: bytes) -> None:
+        """Append type, class, TTL and RDATA whose names may be compressed (RFC 3597 §4: only the types of RFC 1035)."""
+        at = len(self._octets)
+        self._octets += _FIXED.pack(rtype, _CLASS_IN, ttl, 0)
+        rest = rdata
+        for _ in range(1 if rtype == _TYPE_NS else 2):
+            size = _name_size(rest)
+            self._name(rest[:size])
+            rest = rest[size:]
+        self._octets += rest
+        struct.pack_into("!H", self._octets, at + 8, len(self._octets) - at - _FIXED.size)
+
+    def _name(self, name: bytes) -> None:
+        """Append *name*, its longest suffix that was written before replaced by a pointer."""
+        at = 0
+        while name[at]:
+            target = self._seen.get(name[at:])
+            if target is not None:
+                self._remember(name[:at], self._start + len(self._octets), name[at:])
+                self._octets += name[:at]
+                self._pointers.append(len(self._octets))
+                self._octets += struct.pack("!H", 0xC000 | target)
+                return
+            at += 1 + name[at]
+        self._remember(name, self._start + len(self._octets))
+        self._octets += name
+
+    def _remember(self, written: bytes, at: int, rest: bytes = b"") -> None:
+        """Let later names point to the suffixes of *written* + *rest*, whose part *written* starts at offset *at*."""
+        position = 0
+        while position < len(written) and written[position]:
+            if at + position > _MAX_POINTER_TARGET:
+                return
+            self._seen.setdefault(written[position:] + rest, at + position)
+            position += 1 + written[position]
+
+
+def _name_size(octets: bytes) -> int:
+    at = 0
+    while octets[at]:
+        at += 1 + octets[at]
+    return at + 1

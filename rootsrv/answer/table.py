@@ -1,0 +1,362 @@
+"""The answer table: every answer of a verified root zone and its host zone, in one flat file."""
+# The file
+# --------
+# Written once by the compiler, then only read: mapped by the asyncio workers and copied octet for octet into the
+# kernel, where the BPF program reads the same structures (rootsrv/fastpath/bpf; tests/fastpath compares the two).  All
+# integers are little-endian, all offsets count from the start of the file, every structure starts at a multiple of 8.
+#
+#   HEADER                      128 octets
+#   ZONE     × zone_count       320: the root is zone 0, its host zone (root-servers.net) zone 1
+#   KEY      × name_count         8: first eight octets of each label, zero-padded, as a number (big-endian reading)
+#   NAME     × name_count        80: one per NSEC owner of the root in canonical order; number 0 is the root itself
+#   INDEX    65,537 × u16           number of names whose first two octets (zero-padded) are less than the position
+#   OWNER    × owner_count      288: the names where we answer with authority by type: ".", then the host zone's
+#   TYPE     × type_count        12: per owner, ascending
+#   ANSWERS                         ANSWER (16), its CUTs (16 each), its pointers (u16 each), its body
+#
+# An ANSWER's offset 0 means: there is none.  Where two offsets stand side by side the first is for DO=0, the second for
+# DO=1 (RFC 3225).
+#
+# Canonical order (RFC 4034 §6.1) of labels is the order of (octets padded with zeros, length): a label's first eight
+# octets compare as one number, the next 56 as seven more, then the length decides ("a" before "a\0").
+#
+# What an answer holds and how it is moved to a longer qname: answer/body.py.
+
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+MAGIC = b"rootsrv\x1a"
+FORMAT_VERSION = 1
+
+HEADER = struct.Struct("<8sII32sIIIIIIIIIIII32x")
+ZONE = struct.Struct("<256sIIIIIIQQIIII8x")
+KEY = struct.Struct("<Q")
+NAME = struct.Struct("<7QBBHIIIII")
+OWNER = struct.Struct("<HHIIIB15x256s")
+TYPE = struct.Struct("<HHII")
+ANSWER = struct.Struct("<IHHHHBBH")
+CUT = struct.Struct("<8H")
+
+assert (HEADER.size, ZONE.size, NAME.size, OWNER.size, TYPE.size, ANSWER.size, CUT.size) == (
+    128,
+    320,
+    80,
+    288,
+    12,
+    16,
+    16,
+)
+
+INDEX_COUNT = 65537
+MAX_NAMES = 65535
+
+NAME_IS_DELEGATION = 1
+"""NAME flag: the label is delegated (every name but the root's is)."""
+
+NAME_HAS_HOST_ZONE = 2
+"""NAME flag: the host zone lies at or below this label, so the whole qname must be compared with the owners."""
+
+CUT_TRUNCATED = 1
+"""CUT flag: something that must not be missing comes after this cut, so TC is set (RFC 2181 §9, RFC 9471 §3.1)."""
+
+_DIGEST_AT = 16
+_DIGEST_OCTETS = 32
+
+
+class TableUnusable(Exception):
+    """The file is not an answer table of this version, or is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneInfo:
+    """What follows from one version of a zone alone (until when it may be served is a lease, kept elsewhere)."""
+
+    name: bytes
+    serial: int
+    refresh: int
+    retry: int
+    expire: int
+    """Seconds, from the SOA."""
+
+    not_before: int
+    """Latest inception of a signature, epoch seconds; 0 for an unsigned or unvalidated zone."""
+
+    signatures_until: int
+    """Earliest expiration of a signature, epoch seconds; 0 for an unsigned or unvalidated zone."""
+
+    nxdomain: tuple[int, int]
+    """Answer offsets (DO=0, DO=1).  For the root only DO=0: with DO the covering NSEC decides, see NameInfo."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameInfo:
+    """One NSEC owner of the root zone; all numbers are answer offsets."""
+
+    label: bytes
+    flags: int
+    referral: tuple[int, int]
+    ds: tuple[int, int]
+    """To qtype DS at the name itself: the DS RRset, or nodata."""
+
+    nxdomain: int
+    """With DO=1, for names between this one and the next in canonical order."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerInfo:
+    """A name at which we answer with authority; numbers are answer offsets (DO=0, DO=1)."""
+
+    name: bytes
+    zone: int
+    types: dict[int, tuple[int, int]]
+    nodata: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place where a response may end."""
+
+    size: int
+    """Octets of the body up to here."""
+
+    ancount: int
+    nscount: int
+    arcount: int
+    """Without the OPT record."""
+
+    partial_sum: int
+    """16-bit ones' complement sum of the body up to here, read as big-endian words, zero-padded to even length."""
+
+    even_pointers: int
+    odd_pointers: int
+    """Compression pointers up to here that lie at even and at odd offsets of the body."""
+
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, as if qname were its anchor; see answer/body.py."""
+
+    flags: int
+    """AA and RCODE, as they stand in the second 16-bit word of the DNS header."""
+
+    anchor_size: int
+    """Octets of the anchor name in wire format."""
+
+    zone: int
+    cuts: tuple[Cut, ...]
+    """Ascending by size; the last one is the whole body."""
+
+    pointers: tuple[int, ...]
+    """Offsets in the body of all compression pointers, ascending."""
+
+    body: bytes
+
+    def to_octets(self, at: int) -> bytes:
+        """The answer as it stands in the file at offset *at* (a multiple of 8)."""
+        body_at = at + ANSWER.size + CUT.size * len(self.cuts) + 2 * len(self.pointers)
+        parts = [
+            ANSWER.pack(
+                body_at, len(self.body), self.flags, self.anchor_size, len(self.pointers), len(self.cuts), self.zone, 0
+            )
+        ]
+        for cut in self.cuts:
+            numbers = (cut.size, cut.ancount, cut.nscount, cut.arcount)
+            sums = (cut.partial_sum, cut.even_pointers, cut.odd_pointers)
+            parts.append(CUT.pack(*numbers, *sums, CUT_TRUNCATED if cut.truncated else 0))
+        parts.append(struct.pack(f"<{len(self.pointers)}H", *self.pointers))
+        parts.append(self.body)
+        return b"".join(parts)
+
+
+class AnswerTable:
+    """A table that was found whole.  `open` and `from_octets` are the only ways to get one."""
+
+    def __init__(self, octets: "bytes | mmap.mmap") -> None:
+        """Use `open` or `from_octets`."""
+        view = memoryview(octets)
+        if len(view) < HEADER.size or view[:8] != MAGIC:
+            raise TableUnusable("not an answer table (wrong magic)")
+        (_, version, size, digest, *counts) = HEADER.unpack_from(view)
+        if version != FORMAT_VERSION:
+            raise TableUnusable(f"answer table of format version {version}, this program reads {FORMAT_VERSION}")
+        if size != len(view):
+            raise TableUnusable(f"answer table of {len(view)} octets, its header says {size}")
+        if digest != _digest(view):
+            raise TableUnusable("answer table is damaged: its digest does not match its contents")
+        self.octets = view
+        self.digest: bytes = digest
+        (
+            self._zone_count,
+            self._zones_at,
+            self._name_count,
+            self._keys_at,
+            self._names_at,
+            self._index_at,
+            self._owner_count,
+            self._owners_at,
+            self._type_count,
+            self._types_at,
+            self.answer_count,
+            self._answers_at,
+        ) = counts
+        self.zones = tuple(self._zones())
+
+    @classmethod
+    def open(cls, path: Path) -> "AnswerTable":
+        """Map the file at *path*; TableUnusable names what is wrong with it, OSError passes through."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size == 0:
+                raise TableUnusable(f"{path}: empty file")
+            mapping = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+        finally:
+            os.close(descriptor)
+        try:
+            return cls(mapping)
+        except TableUnusable as error:
+            raise TableUnusable(f"{path}: {error}") from error
+
+    @classmethod
+    def from_octets(cls, octets: bytes) -> "AnswerTable":
+        """A table held in memory; TableUnusable names what is wrong with it."""
+        return cls(octets)
+
+    def _zones(self) -> Iterator[ZoneInfo]:
+        for number in range(self._zone_count):
+            wire, serial, refresh, retry, expire, _minimum, name_size, not_before, until, plain, do, _, _ = (
+                ZONE.unpack_from(self.octets, self._zones_at + number * ZONE.size)
+            )
+            yield ZoneInfo(wire[:name_size], serial, refresh, retry, expire, not_before, until, (plain, do))
+
+    def names(self) -> Iterator[NameInfo]:
+        """All NSEC owners of the root in canonical order; the first is the root itself (empty label)."""
+        for number in range(self._name_count):
+            (key,) = KEY.unpack_from(self.octets, self._keys_at + number * KEY.size)
+            *rest, size, flags, _, referral, referral_do, ds, ds_do, nxdomain = NAME.unpack_from(
+                self.octets, self._names_at + number * NAME.size
+            )
+            label = struct.pack(">8Q", key, *rest)[:size]
+            yield NameInfo(label, flags, (referral, referral_do), (ds, ds_do), nxdomain)
+
+    def owners(self) -> Iterator[OwnerInfo]:
+        """The names at which we answer with authority."""
+        for number in range(self._owner_count):
+            size, type_count, types_at, nodata, nodata_do, zone, wire = OWNER.unpack_from(
+                self.octets, self._owners_at + number * OWNER.size
+            )
+            types = {}
+            for position in range(type_count):
+                rtype, _, plain, do = TYPE.unpack_from(self.octets, types_at + position * TYPE.size)
+                types[rtype] = (plain, do)
+            yield OwnerInfo(wire[:size], zone, types, (nodata, nodata_do))
+
+    def answer(self, at: int) -> Answer:
+        """The answer at offset *at*."""
+        body_at, body_size, flags, anchor_size, pointer_count, cut_count, zone, _ = ANSWER.unpack_from(self.octets, at)
+        at += ANSWER.size
+        cuts = tuple(
+            Cut(size, an, ns, ar, partial_sum, even, odd, truncated=bool(cut_flags & CUT_TRUNCATED))
+            for size, an, ns, ar, partial_sum, even, odd, cut_flags in CUT.iter_unpack(
+                self.octets[at : at + cut_count * CUT.size]
+            )
+        )
+        at += cut_count * CUT.size
+        pointers = struct.unpack_from(f"<{pointer_count}H", self.octets, at)
+        body = bytes(self.octets[body_at : body_at + body_size])
+        return Answer(flags, anchor_size, zone, cuts, pointers, body)
+
+
+@dataclass(frozen=True, slots=True)
+class TableContents:
+    """What `to_octets` lays out; answers are numbered from 1, and 0 means that there is none."""
+
+    zones: tuple[ZoneInfo, ...]
+    minimums: tuple[int, ...]
+    names: tuple[NameInfo, ...]
+    owners: tuple[OwnerInfo, ...]
+    answers: tuple[Answer, ...]
+
+
+def to_octets(contents: TableContents) -> bytes:
+    """The file's octets: deterministic, so the same contents give the same table.
+
+    ValueError for more names than the index can count.  There is no other limit: a table too large for the kernel's
+    map is still answered from by the workers.
+    """
+    names, owners = contents.names, contents.owners
+    if len(names) > MAX_NAMES:
+        raise ValueError(f"{len(names)} names; the index counts to {MAX_NAMES}")
+    type_count = sum(len(owner.types) for owner in owners)
+    zones_at = HEADER.size
+    keys_at = zones_at + ZONE.size * len(contents.zones)
+    names_at = keys_at + KEY.size * len(names)
+    index_at = names_at + NAME.size * len(names)
+    owners_at = _aligned(index_at + 2 * INDEX_COUNT)
+    types_at = owners_at + OWNER.size * len(owners)
+    answers_at = _aligned(types_at + TYPE.size * type_count)
+
+    offsets = [0]
+    answers = []
+    at = answers_at
+    for answer in contents.answers:
+        octets = answer.to_octets(at)
+        octets += bytes(-len(octets) % 8)
+        offsets.append(at)
+        answers.append(octets)
+        at += len(octets)
+
+    file = bytearray(answers_at)
+    for number, (zone, minimum) in enumerate(zip(contents.zones, contents.minimums, strict=True)):
+        plain, do = (offsets[each] for each in zone.nxdomain)
+        timers = (zone.serial, zone.refresh, zone.retry, zone.expire, minimum, len(zone.name))
+        signatures = (zone.not_before, zone.signatures_until)
+        ZONE.pack_into(file, zones_at + number * ZONE.size, zone.name, *timers, *signatures, plain, do, 0, 0)
+    prefixes = [0] * (INDEX_COUNT + 1)
+    for number, name in enumerate(names):
+        key, *rest = struct.unpack(">8Q", name.label.ljust(64, b"\0"))
+        prefixes[(key >> 48) + 1] += 1
+        KEY.pack_into(file, keys_at + number * KEY.size, key)
+        targets = (offsets[each] for each in (*name.referral, *name.ds, name.nxdomain))
+        NAME.pack_into(file, names_at + number * NAME.size, *rest, len(name.label), name.flags, 0, *targets)
+    below = 0
+    index = []
+    for position in range(INDEX_COUNT):
+        below += prefixes[position]
+        index.append(below)
+    struct.pack_into(f"<{INDEX_COUNT}H", file, index_at, *index)
+    type_at = types_at
+    for number, owner in enumerate(owners):
+        plain, do = (offsets[each] for each in owner.nodata)
+        start = owners_at + number * OWNER.size
+        OWNER.pack_into(file, start, len(owner.name), len(owner.types), type_at, plain, do, owner.zone, owner.name)
+        for rtype in sorted(owner.types):
+            plain, do = (offsets[each] for each in owner.types[rtype])
+            TYPE.pack_into(file, type_at, rtype, 0, plain, do)
+            type_at += TYPE.size
+
+    counts = (len(contents.zones), zones_at, len(names), keys_at, names_at, index_at, len(owners), owners_at)
+    tail = (type_count, types_at, len(contents.answers), answers_at)
+    HEADER.pack_into(file, 0, MAGIC, FORMAT_VERSION, at, bytes(_DIGEST_OCTETS), *counts, *tail)
+    whole = bytearray(b"".join((file, *answers)))
+    whole[_DIGEST_AT : _DIGEST_AT + _DIGEST_OCTETS] = _digest(memoryview(whole))
+    return bytes(whole)
+
+
+def _aligned(at: int) -> int:
+    return (at + 7) & ~7
+
+
+def _digest(view: memoryview) -> bytes:
+    """SHA-256 of the file with zeros in place of the digest."""
+    hasher = hashlib.sha256(view[:_DIGEST_AT])
+    hasher.update(bytes(_DIGEST_OCTETS))
+    hasher.update(view[_DIGEST_AT + _DIGEST_OCTETS :])
+    return hasher.digest()
