@@ -5,11 +5,14 @@ that is what signatures and ZONEMD are computed over and what a compiler wants.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from rootsrv.zone.name import canonical_key
+
+Record = tuple[bytes, int, int, bytes]
+"""(owner, type, TTL in seconds, RDATA): one resource record of class IN."""
 
 
 class ZoneMalformed(ValueError):
@@ -104,6 +107,15 @@ class ZoneContents:
     def rrset(self, owner: bytes, rtype: int) -> RRset | None:
         """The RRset of *owner* and *rtype*, if the zone has it."""
         return self.rrsets.get((owner, rtype))
+
+    def records(self) -> Iterator[Record]:
+        """Every record: owners in canonical order, types ascending, RRSIGs behind what they cover."""
+        for owner, rrsets in self.by_owner.items():
+            for rrset in rrsets:
+                for rdata in rrset.rdatas:
+                    yield owner, rrset.rtype, rrset.ttl, rdata
+                for rrsig in rrset.rrsigs:
+                    yield owner, 46, rrset.ttl, rrsig
 
     @property
     def record_count(self) -> int:

@@ -1,0 +1,74 @@
+"""From records in any order to ZoneContents."""
+
+from collections.abc import Iterable
+
+from rootsrv.zone import rdata as rdatas
+from rootsrv.zone.contents import Record, RRset, ZoneContents, ZoneMalformed
+from rootsrv.zone.name import is_at_or_below, to_text
+
+# Ten times the root zone.  Whoever sends more is not sending a root zone, and 250,000 records are some 150 MB here.
+MAX_RECORDS = 250_000
+
+MAX_TTL = 2**31 - 1  # RFC 2181 §8
+
+
+def from_records(apex: bytes, records: Iterable[Record]) -> ZoneContents:
+    """The contents that *records* make: (owner, type, TTL, RDATA), class IN, names uncompressed, in any order.
+
+    Identical records are merged, so the SOA that ends a transfer may be there.  ZoneMalformed says what is wrong.
+    """
+    builder = ContentsBuilder(apex)
+    for owner, rtype, ttl, rdata in records:
+        builder.add(owner.lower(), rtype, ttl, rdatas.canonical(rtype, rdata))
+    return builder.contents()
+
+
+class ContentsBuilder:
+    """Collects records, then makes the contents.  Its names and RDATA are canonical already."""
+
+    def __init__(self, apex: bytes) -> None:
+        self.apex = apex
+        self._added = 0
+        self._groups: dict[tuple[bytes, int], tuple[int, list[bytes], list[bytes]]] = {}
+
+    def add(self, owner: bytes, rtype: int, ttl: int, rdata: bytes) -> None:
+        """Add one record; ZoneMalformed when it cannot belong to this zone or contradicts an earlier one."""
+        self._added += 1
+        if self._added > MAX_RECORDS:
+            raise ZoneMalformed(f"more than {MAX_RECORDS} records")
+        covered = rdata[0] << 8 | rdata[1] if rtype == rdatas.RRSIG else rtype
+        group = self._groups.get((owner, covered))
+        if group is None:
+            self._check(owner, rtype, ttl)
+            self._groups[owner, covered] = group = (ttl, [], [])
+        elif group[0] != ttl:
+            # RFC 2181 §5.2: one TTL for an RRset; RFC 4034 §3: and for its RRSIGs.
+            what = f"RRSIG of {rdatas.type_text(covered)}" if rtype == rdatas.RRSIG else rdatas.type_text(rtype)
+            raise ZoneMalformed(f"{to_text(owner)} {what}: TTL {ttl} differs from {group[0]} in the same RRset")
+        (group[2] if rtype == rdatas.RRSIG else group[1]).append(rdata)
+
+    def _check(self, owner: bytes, rtype: int, ttl: int) -> None:
+        if not 0 <= ttl <= MAX_TTL:
+            raise ZoneMalformed(f"{to_text(owner)} {rdatas.type_text(rtype)}: TTL {ttl} is not 0..{MAX_TTL}")
+        if not is_at_or_below(owner, self.apex):
+            raise ZoneMalformed(f"{to_text(owner)} {rdatas.type_text(rtype)} is not in the zone {to_text(self.apex)}")
+        if rtype == rdatas.SOA and owner != self.apex:
+            raise ZoneMalformed(f"SOA at {to_text(owner)}, but the zone is {to_text(self.apex)}")
+
+    def contents(self) -> ZoneContents:
+        """What was added, as contents; ZoneMalformed if there is not exactly one SOA."""
+        if not self._groups:
+            raise ZoneMalformed("there are no records")
+        contents = ZoneContents(
+            self.apex,
+            {
+                key: RRset(key[0], key[1], ttl, tuple(sorted(set(found))), tuple(sorted(set(rrsigs))))
+                for key, (ttl, found, rrsigs) in self._groups.items()
+            },
+        )
+        soa = contents.rrset(self.apex, rdatas.SOA)
+        if soa is None or len(soa.rdatas) != 1:
+            found_soas = len(soa.rdatas) if soa else 0
+            raise ZoneMalformed(f"{to_text(self.apex)} has {found_soas} different SOA records instead of one")
+        contents.soa  # noqa: B018  (raises if it cannot be parsed)
+        return contents
