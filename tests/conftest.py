@@ -60,6 +60,9 @@ def genuine_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def genuine_root_servers_net(genuine_zones: Path) -> Path:
-    """The genuine root-servers.net zone file (unsigned)."""
-    return genuine_zones / "root-servers.net.zone.2025091000"
+def genuine_root_servers_net(genuine_zones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The genuine root-servers.net zone file (unsigned), without the second SOA that ends the transfer it came from."""
+    path = tmp_path_factory.mktemp("genuine") / "root-servers.net.zone"
+    lines = (genuine_zones / "root-servers.net.zone.2025091000").read_text().splitlines(keepends=True)
+    path.write_text("".join(line for at, line in enumerate(lines) if at == 0 or "SOA" not in line.split()))
+    return path

@@ -1,0 +1,46 @@
+"""NSD (NLnet Labs), options as shipped, rate limiting off."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from tests.needs import require_tool
+from tests.peers.daemon import Peer, serve_daemon, version_of
+
+
+def serve(
+    zones: Mapping[str, Path], workdir: Path, *, address: str = "127.0.0.1", port: int | None = None, processes: int = 1
+) -> AbstractContextManager[Peer]:
+    """Serve *zones* from *processes* server processes."""
+    nsd = require_tool("nsd")
+
+    def configure(chosen: int) -> Sequence[str]:
+        configuration = workdir / "nsd.conf"
+        configuration.write_text(
+            f"""
+server:
+    ip-address: {address}
+    port: {chosen}
+    server-count: {processes}
+    username: ""
+    chroot: ""
+    zonesdir: "{workdir}"
+    database: ""
+    pidfile: "{workdir}/nsd.pid"
+    xfrdfile: "{workdir}/xfrd.state"
+    xfrdir: "{workdir}"
+    zonelistfile: "{workdir}/zone.list"
+    cookie-secret-file: "{workdir}/cookie.secrets"
+    reuseport: yes
+    rrl-ratelimit: 0
+    rrl-whitelist-ratelimit: 0
+remote-control:
+    control-enable: no
+"""
+            + "".join(f'zone:\n    name: "{name}"\n    zonefile: "{path}"\n' for name, path in zones.items())
+        )
+        return [nsd, "-d", "-c", str(configuration)]
+
+    return serve_daemon(
+        "NSD", version_of([nsd, "-v"]), configure, zones=list(zones), workdir=workdir, address=address, port=port
+    )
