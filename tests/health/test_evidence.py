@@ -1,0 +1,178 @@
+"""The policy table of health/evidence, row by row."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from rootsrv.health.evidence import (
+    FastPath,
+    Instance,
+    Load,
+    Outcome,
+    Policy,
+    Probe,
+    Round,
+    Transport,
+    Verdict,
+    judge,
+)
+
+SERVICE = "192.0.2.53"
+GOOD = Instance(generation=7, lease_seconds=500_000.0, workers=2, workers_alive=2)
+POLICY = Policy()
+
+
+def probes(udp: Outcome = Outcome.RIGHT, tcp: Outcome = Outcome.RIGHT, address: str = SERVICE) -> tuple[Probe, ...]:
+    return tuple(
+        Probe(address, transport, question, outcome)
+        for transport, outcome in ((Transport.UDP, udp), (Transport.TCP, tcp))
+        for question in (". SOA", "example. NS", "nosuch. A")
+    )
+
+
+def load(udp: int = 3, tcp: int = 3, *, queue_full: bool = False) -> dict[Transport, Load]:
+    return {Transport.UDP: Load(udp), Transport.TCP: Load(tcp, accept_queue_full=queue_full)}
+
+
+def with_(**changes: Any) -> Instance:
+    return dataclasses.replace(GOOD, **changes)
+
+
+def test_right_answers_of_a_fresh_instance_pass_without_alarm() -> None:
+    judgement = judge(Round(probes(), load()), GOOD, POLICY)
+
+    assert (judgement.verdict, judgement.reasons, judgement.degrade, judgement.alarms) == (Verdict.PASS, (), (), ())
+
+
+def test_no_answer_while_nobody_is_answered_fails() -> None:
+    judgement = judge(Round(probes(Outcome.SILENT, Outcome.SILENT), load(0, 0)), GOOD, POLICY)
+
+    assert judgement.verdict is Verdict.FAIL
+    assert judgement.reasons[0] == "UDP 192.0.2.53: no answer to . SOA"
+
+
+def test_one_dead_transport_fails_although_the_other_answers() -> None:
+    for udp, tcp in ((Outcome.SILENT, Outcome.RIGHT), (Outcome.RIGHT, Outcome.SILENT)):
+        round_ = Round(probes(udp, tcp), load(3 * (udp is Outcome.RIGHT), 3 * (tcp is Outcome.RIGHT)))
+        assert judge(round_, GOOD, POLICY).verdict is Verdict.FAIL
+
+
+def test_one_dead_transport_can_be_tolerated_but_not_both() -> None:
+    policy = Policy(transport_dead_fails=False)
+
+    one = judge(Round(probes(tcp=Outcome.SILENT), load(3, 0)), GOOD, policy)
+    both = judge(Round(probes(Outcome.SILENT, Outcome.SILENT), load(0, 0)), GOOD, policy)
+
+    assert (one.verdict, one.alarms) == (Verdict.PASS, ("TCP 192.0.2.53: no answer to . SOA",))
+    assert both.verdict is Verdict.FAIL
+
+
+def test_silence_while_others_are_answered_is_overload() -> None:
+    judgement = judge(Round(probes(Outcome.SILENT, Outcome.SILENT), load(40_000, 12)), GOOD, POLICY)
+
+    assert judgement.verdict is Verdict.UNSURE
+    assert "overload, 40000 other replies meanwhile" in judgement.alarms[0]
+
+
+def test_our_own_answered_probes_do_not_excuse_a_silent_address() -> None:
+    """Two addresses of one family: the three replies that the counters show are those to our probes of the first."""
+    round_ = Round(probes() + probes(Outcome.SILENT, Outcome.SILENT, "192.0.2.54"), load(3, 3))
+
+    assert judge(round_, GOOD, POLICY).verdict is Verdict.FAIL
+
+
+def test_a_full_accept_queue_is_overload_while_workers_wake_up_and_death_when_they_do_not() -> None:
+    round_ = Round(probes(tcp=Outcome.SILENT), load(3, 0, queue_full=True))
+
+    assert judge(round_, GOOD, POLICY).verdict is Verdict.UNSURE
+    assert judge(round_, with_(workers_alive=0), POLICY).verdict is Verdict.FAIL
+
+
+def test_some_lost_probes_are_an_alarm() -> None:
+    some = probes()
+    lost = (dataclasses.replace(some[0], outcome=Outcome.SILENT), *some[1:])
+
+    judgement = judge(Round(lost, load(2, 3)), GOOD, POLICY)
+
+    assert (judgement.verdict, judgement.alarms) == (Verdict.PASS, ("UDP 192.0.2.53: 1 of 3 probes lost",))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ABSENT, Outcome.CANNOT_TELL])
+def test_what_cannot_be_shown_is_a_failure_whatever_the_load(outcome: Outcome) -> None:
+    assert judge(Round(probes(outcome), load(99_999, 99_999)), GOOD, POLICY).verdict is Verdict.FAIL
+
+
+def test_a_round_without_probes_fails() -> None:
+    assert judge(Round(()), GOOD, POLICY).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"switchover_failed": True},
+        {"silenced": True},
+        {"generation": 0},
+        {"lease_seconds": 0.0},
+        {"lease_seconds": -5.0},
+        {"behind_seconds": 172_800.0},
+    ],
+    ids=str,
+)
+def test_ceases_for(changes: dict[str, Any]) -> None:
+    assert judge(Round(probes(), load()), with_(**changes), POLICY).verdict is Verdict.CEASE
+
+
+def test_wrong_data_ceases_even_when_all_else_answers() -> None:
+    one = (dataclasses.replace(probes()[0], outcome=Outcome.WRONG), *probes()[1:])
+
+    assert judge(Round(one, load()), GOOD, POLICY).verdict is Verdict.CEASE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"control_plane_reachable": False},
+        {"primaries_reachable": False},
+        {"clock_synchronised": False},
+        {"state_writable": False},
+        {"workers_alive": 1},
+        {"held_serials": (2026112101,)},
+        {"other_leases_over": ("root-servers.net.",)},
+        {"alarms": ("BGP session upstream4: Active",)},
+        {"fastpath": FastPath.DEAD},
+        {"fastpath": FastPath.WRONG},
+    ],
+    ids=str,
+)
+def test_is_an_alarm_and_nothing_else(changes: dict[str, Any]) -> None:
+    judgement = judge(Round(probes(), load()), with_(**changes), POLICY)
+
+    assert (judgement.verdict, judgement.degrade) == (Verdict.PASS, ())
+    assert len(judgement.alarms) == 1
+
+
+def test_unknown_is_no_alarm() -> None:
+    unknown = with_(primaries_reachable=None, clock_synchronised=None, state_writable=None)
+
+    assert judge(Round(probes(), load()), unknown, POLICY).alarms == ()
+
+
+def test_a_wrong_fast_path_is_detached_or_ceases_by_policy() -> None:
+    wrong = with_(fastpath=FastPath.WRONG, fastpath_detail="eth0")
+
+    detach = judge(Round(probes(), load()), wrong, POLICY)
+    withdraw = judge(Round(probes(), load()), wrong, Policy(fastpath_wrong_detaches=False))
+
+    assert (detach.verdict, detach.detach_fastpath) == (Verdict.PASS, True)
+    assert (withdraw.verdict, withdraw.detach_fastpath) == (Verdict.CEASE, False)
+
+
+def test_stale_data_degrades_between_the_soft_and_the_hard_limit() -> None:
+    def degraded(seconds: float, policy: Policy = POLICY) -> bool:
+        return bool(judge(Round(probes(), load()), with_(behind_seconds=seconds), policy).degrade)
+
+    assert [degraded(seconds) for seconds in (0, 3899, 3900, 172_799)] == [False, False, True, True]
+    assert not degraded(3900, Policy(stale_soft_degrades=False))
+    hard = judge(Round(probes(), load()), with_(behind_seconds=172_800), Policy(stale_hard_withdraws=False))
+    assert (hard.verdict, bool(hard.degrade)) == (Verdict.PASS, True)

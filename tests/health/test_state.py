@@ -1,0 +1,270 @@
+"""The state machine of health/state: its drawing, its hold-down, its promise."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rootsrv.health.evidence import (
+    Instance,
+    Judgement,
+    Load,
+    Outcome,
+    Policy,
+    Probe,
+    Round,
+    Transport,
+    Verdict,
+    judge,
+)
+from rootsrv.health.state import Announcement, Flaps, Health, Limits, State, Wish
+
+PASS = Judgement(Verdict.PASS)
+STALE = Judgement(Verdict.PASS, degrade=("a newer serial has been known and not served for 4000 s",))
+SILENT = Judgement(Verdict.FAIL, ("UDP 192.0.2.53: no answer to . SOA",))
+WRONG = Judgement(Verdict.CEASE, ("UDP 192.0.2.53: wrong data to . SOA",))
+LOADED = Judgement(Verdict.UNSURE, ("overload",))
+
+
+class Site:
+    """A Health that is observed once a second."""
+
+    def __init__(self, **limits: float) -> None:
+        self.now = 1000.0
+        self.health = Health(Limits(**limits), self.now)  # type: ignore[arg-type]
+        self.announcements = [self.health.announcement]
+
+    def see(self, *judgements: Judgement, wish: Wish = Wish.SERVE, drained: bool = False) -> list[State]:
+        states = []
+        for judgement in judgements:
+            self.now += 1
+            self.health.observe(judgement, self.now, wish=wish, wish_reason="maintenance", drained=drained)
+            states.append(self.health.state)
+            if self.health.announcement is not self.announcements[-1]:
+                self.announcements.append(self.health.announcement)
+        return states
+
+
+def site_that_is_up(**limits: float) -> Site:
+    site = Site(**limits)
+    site.see(PASS, PASS, PASS)
+    assert site.health.state is State.UP
+    return site
+
+
+def test_starts_withdrawn_and_rises_with_the_third_pass() -> None:
+    site = Site()
+
+    assert site.see(PASS, PASS, PASS) == [State.RISING, State.RISING, State.UP]
+    assert site.announcements == [Announcement.WITHDRAWN, Announcement.UP]
+
+
+def test_a_failure_while_rising_starts_again() -> None:
+    site = Site()
+
+    assert site.see(PASS, PASS, SILENT, PASS, PASS, PASS)[2:] == [State.DOWN, State.RISING, State.RISING, State.UP]
+
+
+def test_withdraws_on_the_second_failure_in_a_row() -> None:
+    site = site_that_is_up(fall=2)
+
+    assert site.see(SILENT, PASS, SILENT, SILENT) == [State.FALLING, State.UP, State.FALLING, State.DOWN]
+    assert site.health.reason == "UDP 192.0.2.53: no answer to . SOA"
+
+
+def test_wrong_data_withdraws_at_once() -> None:
+    site = site_that_is_up()
+
+    assert site.see(WRONG) == [State.DOWN]
+    assert site.health.promise(site.now) == 0
+
+
+def test_stale_data_degrades_and_fresh_data_restores() -> None:
+    site = site_that_is_up()
+
+    assert site.see(STALE, SILENT, STALE, PASS) == [State.DEGRADED, State.FALLING, State.DEGRADED, State.UP]
+    assert site.announcements[1:] == [Announcement.UP, Announcement.DEGRADED, Announcement.UP]
+
+
+def test_a_stale_site_rises_to_degraded() -> None:
+    site = Site()
+
+    assert site.see(STALE, STALE, STALE)[-1] is State.DEGRADED
+
+
+def test_load_moves_nothing() -> None:
+    up, down, falling = site_that_is_up(), Site(), site_that_is_up()
+    falling.see(SILENT)
+
+    assert set(up.see(*[LOADED] * 100)) == {State.UP}
+    assert set(down.see(*[LOADED] * 100)) == {State.DOWN}
+    assert set(falling.see(*[LOADED] * 100)) == {State.FALLING}
+
+
+def test_the_hold_down_runs_from_the_last_failure() -> None:
+    site = site_that_is_up(hold_down_seconds=10)
+    site.see(WRONG)
+
+    assert site.see(*[PASS] * 9)[-1] is State.RISING
+    assert site.see(PASS) == [State.UP]
+
+
+def test_the_hold_down_doubles_with_each_withdrawal_up_to_its_maximum() -> None:
+    site = site_that_is_up(hold_down_seconds=10, hold_down_max_seconds=60)
+    waits = []
+    for _ in range(5):
+        site.see(WRONG)
+        waits.append(site.health.hold_down_left(site.now))
+        while site.see(PASS) != [State.UP]:
+            pass
+
+    assert waits == [10, 20, 40, 60, 60]
+
+
+def test_the_hold_down_starts_again_after_a_long_quiet_time() -> None:
+    site = site_that_is_up(hold_down_seconds=10, flap_memory_seconds=600)
+    for _ in range(3):
+        site.see(WRONG)
+        while site.see(PASS) != [State.UP]:
+            pass
+    site.see(*[PASS] * 600)
+    site.see(WRONG)
+
+    assert site.health.hold_down_left(site.now) == 10
+
+
+def test_a_restart_keeps_the_hold_down() -> None:
+    restarted = Health(Limits(hold_down_seconds=10), 1000.0, Flaps(withdrawals=3, quiet_since=995.0))
+
+    assert restarted.hold_down_left(1000.0) == 35
+
+
+def test_a_fault_every_two_seconds_for_two_minutes_changes_the_route_at_most_three_times() -> None:
+    for pattern in ([WRONG, PASS], [SILENT, SILENT, PASS, PASS], [WRONG] + [PASS] * 4, [SILENT, PASS]):
+        site = site_that_is_up()
+        site.see(*(pattern * 120)[:120])
+
+        assert len(site.announcements) - 2 <= 3
+
+
+def test_a_drain_announces_graceful_shutdown_until_traffic_has_fallen() -> None:
+    site = site_that_is_up()
+    site.see(PASS, PASS, wish=Wish.DRAIN)
+    site.see(PASS, wish=Wish.DRAIN, drained=True)
+    site.see(PASS, wish=Wish.DRAIN)
+
+    assert site.announcements[2:] == [Announcement.DRAINING, Announcement.WITHDRAWN]
+    assert (site.health.state, site.health.reason) == (State.DRAINED, "maintenance")
+
+
+def test_undrain_in_time_takes_the_drain_back_and_later_rises_anew() -> None:
+    early, late = site_that_is_up(), site_that_is_up()
+    early.see(PASS, wish=Wish.DRAIN)
+    late.see(PASS, wish=Wish.DRAIN, drained=True)
+
+    late.see(PASS, wish=Wish.DRAIN)
+
+    assert early.see(PASS) == [State.UP]
+    assert late.see(PASS, PASS, PASS, PASS) == [State.DOWN, State.RISING, State.RISING, State.UP]
+
+
+def test_withdraw_now_withdraws_now_and_stays() -> None:
+    site = site_that_is_up()
+    site.see(PASS, wish=Wish.WITHDRAW)
+    site.see(*[PASS] * 20, wish=Wish.WITHDRAW)
+
+    assert site.announcements[2:] == [Announcement.WITHDRAWN]
+
+
+def test_a_service_that_dies_while_it_drains_is_withdrawn() -> None:
+    site = site_that_is_up()
+    site.see(PASS, SILENT, SILENT, PASS, wish=Wish.DRAIN)
+
+    assert site.announcements[2:] == [Announcement.DRAINING, Announcement.WITHDRAWN]
+
+
+def test_a_drained_site_that_starts_is_never_announced() -> None:
+    site = Site()
+    site.see(*[PASS] * 10, wish=Wish.DRAIN)
+
+    assert site.announcements == [Announcement.WITHDRAWN]
+
+
+def test_the_promise_lapses_when_nobody_observes() -> None:
+    site = site_that_is_up(lease_seconds=3)
+
+    assert [site.health.promise(site.now + seconds) for seconds in (0, 1, 3, 60)] == [3, 2, 0, 0]
+
+
+def test_the_promise_ends_with_the_lease_of_the_zone() -> None:
+    site = site_that_is_up(lease_seconds=3)
+    site.see(Judgement(Verdict.PASS, lease_seconds=1.25))
+
+    assert site.health.promise(site.now) == 1.25
+
+
+OUTCOMES = st.sampled_from(Outcome)
+
+
+@st.composite
+def rounds(draw: st.DrawFn) -> tuple[float, Round, Instance, Wish, bool]:
+    probes = tuple(
+        Probe("192.0.2.53", transport, str(number), draw(OUTCOMES)) for transport in Transport for number in range(2)
+    )
+    load = {transport: Load(draw(st.integers(0, 9)), draw(st.booleans())) for transport in Transport}
+    instance = Instance(
+        generation=draw(st.integers(0, 2)),
+        lease_seconds=draw(st.floats(-10, 10)),
+        switchover_failed=draw(st.booleans()) and draw(st.booleans()),
+        behind_seconds=draw(st.sampled_from([0.0, 4000.0, 172_800.0])),
+        workers_alive=draw(st.integers(0, 1)),
+    )
+    return draw(st.floats(0.1, 30)), Round(probes, load), instance, draw(st.sampled_from(Wish)), draw(st.booleans())
+
+
+@given(st.lists(rounds(), max_size=40))
+def test_no_sequence_announces_past_the_lease_or_what_must_not_be_answered(
+    sequence: list[tuple[float, Round, Instance, Wish, bool]],
+) -> None:
+    now = 0.0
+    health = Health(Limits(rise=1, hold_down_seconds=1), now)
+    for wait, round_, instance, wish, drained in sequence:
+        now += wait
+        health.observe(judge(round_, instance, Policy()), now, wish=wish, drained=drained)
+        announced = health.announcement is not Announcement.WITHDRAWN
+        promise = health.promise(now)
+
+        assert (promise > 0) <= announced
+        assert promise <= max(0.0, min(3.0, instance.lease_seconds)) + math.ulp(now)
+        assert health.promise(now + 3.0) == 0
+        must_not = (
+            instance.lease_seconds <= 0
+            or not instance.generation
+            or instance.switchover_failed
+            or instance.behind_seconds >= 172_800
+            or any(probe.outcome is Outcome.WRONG for probe in round_.probes)
+            or wish is Wish.WITHDRAW
+        )
+        assert not (announced and must_not)
+
+
+@st.composite
+def loaded_rounds(draw: st.DrawFn) -> tuple[float, Round]:
+    """Any mixture of answered and lost probes while the workers answer others."""
+    outcome = st.sampled_from([Outcome.RIGHT, Outcome.SILENT])
+    probes = tuple(
+        Probe("192.0.2.53", transport, str(number), draw(outcome)) for transport in Transport for number in range(3)
+    )
+    load = {transport: Load(3 + draw(st.integers(1, 10**9))) for transport in Transport}
+    return draw(st.floats(0.1, 30)), Round(probes, load)
+
+
+@given(st.lists(loaded_rounds(), max_size=60))
+def test_no_sequence_of_loaded_rounds_withdraws(sequence: list[tuple[float, Round]]) -> None:
+    site = site_that_is_up()
+    instance = Instance(generation=1, lease_seconds=1e6)
+    for wait, round_ in sequence:
+        site.now += wait
+        site.see(judge(round_, instance, Policy()))
+
+    assert site.announcements == [Announcement.WITHDRAWN, Announcement.UP]
