@@ -1,0 +1,160 @@
+"""Until when a zone may be answered from (D27), on two clocks."""
+# Theory of operation
+# -------------------
+# A lease ends at the earliest of
+#   * the last confirmed refresh + SOA expire (or the EXPIRE option, RFC 7314),
+#   * the last confirmed refresh + the operator's limit,
+#   * the earliest expiration of the zone's signatures.
+# The first two are durations: they are held on CLOCK_BOOTTIME, which nothing steps, and a step of the wall clock cannot
+# touch them.  The third is a date, so somebody has to say what time it is: `TrustedClock`.
+#
+#                      synchronised, any offset
+#        UNKNOWN ─────────────────────────────────▶ SYNCHRONISED ◀──────────────┐
+#           │                                          │      │                 │ synchronised again and
+#           │ clock_wait over           unsynchronised │      │ jumped by more  │ within MAX_STEP of what
+#           ▼                                          │      │ than MAX_STEP   │ we hold
+#        FREE-RUNNING ◀────────────────────────────────┘      └───▶ STEPPED ────┤
+#           └───────────────────────────────────────────────────────────────────┘
+#
+# Only while SYNCHRONISED is the wall clock read; in the other states time goes on from what was last trusted, at the
+# rate of CLOCK_BOOTTIME.  A synchronised clock may correct itself by at most MAX_STEP_SECONDS at a time; more is not
+# believed while we run (ntpd's panic threshold), or one bad time server would expire every instance of a mesh at once
+# (D31).  It is believed after a restart, which somebody has to order, and when it comes back.
+#
+# What has to survive a restart is `Lease.to_record`.  On the same boot the durations go on where they were.  After a
+# reboot what is left is counted on the wall clock, never from earlier than the last moment that was written down: a
+# restart never lengthens a lease.
+
+import enum
+from dataclasses import dataclass, replace
+
+MAX_STEP_SECONDS = 1000.0  # the panic threshold of ntpd(8)
+
+
+class ClockState(enum.StrEnum):
+    """Whether the wall clock can be believed."""
+
+    UNKNOWN = "unknown"
+    SYNCHRONISED = "synchronised"
+    FREE_RUNNING = "free-running"
+    STEPPED = "stepped"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Both clocks at one moment; seconds."""
+
+    wall: float
+    boottime: float
+    synchronised: bool
+
+
+class TrustedClock:
+    """The wall-clock time that deadlines are computed from.  Feed it a Reading every second."""
+
+    def __init__(self, reading: Reading, not_before: float = 0.0) -> None:
+        """*not_before*: a moment (wall, seconds) that is known to have passed, from the last run's records."""
+        self.state = ClockState.SYNCHRONISED if reading.synchronised else ClockState.UNKNOWN
+        self._offset = max(reading.wall, not_before) - reading.boottime
+        if reading.synchronised:
+            self._offset = reading.wall - reading.boottime
+        self.distance = 0.0
+        """How far the wall clock is from the time that is trusted; seconds."""
+
+    def observe(self, reading: Reading) -> None:
+        """Take both clocks into account."""
+        offset = reading.wall - reading.boottime
+        self.distance = offset - self._offset
+        if not reading.synchronised:
+            if self.state is ClockState.SYNCHRONISED:
+                self.state = ClockState.FREE_RUNNING
+            elif self.state is ClockState.UNKNOWN and self.distance > 0:
+                self._offset = offset  # nothing was ever trusted: the later time is the safer guess
+        elif self.state is ClockState.UNKNOWN or abs(self.distance) <= MAX_STEP_SECONDS:
+            self.state = ClockState.SYNCHRONISED
+            self._offset = offset
+            self.distance = 0.0
+        else:
+            self.state = ClockState.STEPPED
+
+    def settle(self) -> None:
+        """Go on without a synchronised clock: nobody will synchronise it soon."""
+        if self.state is ClockState.UNKNOWN:
+            self.state = ClockState.FREE_RUNNING
+
+    @property
+    def synchronised(self) -> bool:
+        """Whether set times can be kept together with others."""
+        return self.state is ClockState.SYNCHRONISED
+
+    def wall(self, boottime: float) -> float:
+        """The time (seconds since 1970) that is trusted at *boottime*."""
+        return boottime + self._offset
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long one version of a zone may be answered from.  Times *_boottime are on CLOCK_BOOTTIME, *_wall since 1970."""
+
+    serial: int
+    confirmed_wall: float
+    confirmed_boottime: float
+    duration_seconds: float
+    """From the confirmed refresh: SOA expire, the EXPIRE option or the operator's limit, whichever is least."""
+
+    signatures_until: float | None
+    """Earliest expiration of the zone's signatures (wall); None where they do not count."""
+
+    def deadline(self, clock: TrustedClock, boottime: float) -> float:
+        """The last moment (CLOCK_BOOTTIME, seconds) at which the zone may be answered from."""
+        end = self.confirmed_boottime + self.duration_seconds
+        if self.signatures_until is not None:
+            end = min(end, boottime + self.signatures_until - clock.wall(boottime))
+        return end
+
+    def renewed(self, clock: TrustedClock, boottime: float, duration_seconds: float) -> "Lease":
+        """After a confirmed refresh just now.  A shorter EXPIRE than what is left shortens nothing (RFC 7314 §4)."""
+        left = self.confirmed_boottime + self.duration_seconds - boottime
+        return replace(
+            self,
+            confirmed_wall=clock.wall(boottime),
+            confirmed_boottime=boottime,
+            duration_seconds=max(duration_seconds, left),
+        )
+
+    def to_record(self) -> dict[str, float | int | None]:
+        """For `from_record` after a restart."""
+        return {
+            "serial": self.serial,
+            "confirmed_wall": self.confirmed_wall,
+            "confirmed_boottime": self.confirmed_boottime,
+            "duration_seconds": self.duration_seconds,
+            "signatures_until": self.signatures_until,
+        }
+
+    @classmethod
+    def from_record(
+        cls,
+        record: dict[str, float | int | None],
+        *,
+        same_boot: bool,
+        last_seen_wall: float,
+        clock: TrustedClock,
+        boottime: float,
+    ) -> "Lease":
+        """The lease of the run before; *last_seen_wall* is the latest moment it wrote down.  KeyError, TypeError: not one."""
+        numbers = {key: record[key] for key in ("serial", "confirmed_wall", "confirmed_boottime", "duration_seconds")}
+        if not all(isinstance(value, int | float) for value in numbers.values()):
+            raise TypeError(f"not numbers: {numbers}")
+        until = record["signatures_until"]
+        lease = cls(
+            int(numbers["serial"] or 0),
+            float(numbers["confirmed_wall"] or 0),
+            float(numbers["confirmed_boottime"] or 0),
+            float(numbers["duration_seconds"] or 0),
+            None if until is None else float(until),
+        )
+        if same_boot:
+            return lease
+        age = max(clock.wall(boottime), last_seen_wall) - lease.confirmed_wall
+        return replace(lease, confirmed_boottime=boottime - max(age, 0.0))

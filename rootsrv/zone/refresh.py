@@ -1,0 +1,262 @@
+"""When to ask which primary what: SOA timers, NOTIFY and what the primaries say → the next thing to do."""
+# Theory of operation
+# -------------------
+# One Refresh per zone.  It is told what happened and answers with what should happen next; it owns no socket and no
+# clock (times are seconds on a clock that never steps: CLOCK_BOOTTIME).
+#
+# Each primary is a small machine of its own, so that one that fails, lies or hangs cannot hold up another:
+#
+#             refresh due / notified                names a serial newer than ours
+#      IDLE ────────────────────────▶ ASKING ───────────────────────────────────────▶ TRANSFERRING
+#        ▲ ◀────── answered: nothing newer ┘ │                                            │    │
+#        │                                   │ failed                failed, rejected     │    │ delivered
+#        │         back-off over             ▼                                            │    │
+#        └────────────────────────────── BACKED OFF ◀─────────────────────────────────────┘    │
+#        └─────────────────────────────────────────────────────────────────────────────────────┘
+#
+# Law 1  `serial` never goes back (RFC 1982): an offer that is not newer than it is never fetched.
+# Law 2  While a transfer of serial N runs, another primary that offers N is asked for it too only when the first has
+#        not delivered within `hedge_seconds`; one that offers a newer serial is asked at once.
+# Law 3  A primary that failed or whose zone was rejected is left alone for a back-off that doubles with each failure in
+#        a row.  Only its own NOTIFY of a serial that it has not failed with ends the back-off early, so that a primary
+#        that was repaired is heard at once and one that repeats itself is not.
+# Law 4  A primary that names a newer serial and never delivers it changes nothing for the others, nor for what is served.
+#
+# `confirmed` in an answer means: this primary says that what we hold is current, so the lease may be renewed
+# (RFC 1034 §4.3.5: expire counts from the last successful refresh).
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rootsrv.zone.serial import serial_is_newer
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """How often to ask; seconds.  The zone's SOA gives the first two, the operator bounds them."""
+
+    refresh: float
+    retry: float
+
+    def bounded(self, lowest: float, highest: float) -> "Timers":
+        """The same with both intervals within *lowest* … *highest*."""
+        return Timers(min(max(self.refresh, lowest), highest), min(max(self.retry, lowest), highest))
+
+
+@dataclass(frozen=True, slots=True)
+class AskSerial:
+    """Ask *primary* for its SOA."""
+
+    primary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Transfer the zone from *primary*, which named *serial*."""
+
+    primary: str
+    serial: int
+
+
+Action = AskSerial | Fetch
+
+
+@dataclass(slots=True)
+class Primary:
+    """What is known of one primary."""
+
+    name: str
+    named: int | None = None
+    """The serial that it named last, by SOA or NOTIFY."""
+
+    asking: bool = False
+    due: bool = False
+    """Its SOA is to be asked for (again, if a NOTIFY came meanwhile), once it is idle and its back-off is over."""
+
+    fetching: int | None = None
+    """The serial whose transfer runs."""
+
+    fetching_since: float = 0.0
+    failures: int = 0
+    """In a row."""
+
+    not_before: float = 0.0
+    failed_with: int | None = None
+    """The newest serial that it failed to deliver or that did not verify."""
+
+    last_error: str = ""
+    last_success: float | None = None
+    """When it last answered or delivered."""
+
+    delivered: set[int] = field(default_factory=set)
+    """Serials newer than ours that it has delivered already (they wait: held, or to be scheduled)."""
+
+
+class Refresh:
+    """The refresh of one zone from its primaries.
+
+    Events (`notified`, `answered`, `delivered`, `failed`, `rejected`, `accepted`, `demand`) are told as they happen;
+    `decide` says what to start now and `wakeup` when to call it again at the latest.
+    """
+
+    HEDGE_SECONDS = 2.0  # an AXFR of the root takes well under a second on a good path
+
+    def __init__(
+        self, primaries: Sequence[str], timers: Timers, now: float, serial: int | None = None, backoff_seconds: float = 10.0
+    ) -> None:
+        self.serial = serial
+        """The newest serial that was accepted; None before the first."""
+        self.primaries = {name: Primary(name) for name in primaries}
+        self.timers = timers
+        self.next_refresh = now
+        self._backoff_seconds = backoff_seconds
+        self._dropped: set[int] = set()
+
+    # What happened.
+
+    def notified(self, primary: str, serial: int | None, now: float) -> None:
+        """A NOTIFY that was authenticated as *primary*'s; *serial* if it carried the SOA (RFC 1996 §3.7)."""
+        peer = self.primaries[primary]
+        if serial is not None:
+            if not self._wanted(serial):
+                return
+            peer.named = serial
+        if now < peer.not_before and (serial is None or serial == peer.failed_with):
+            return
+        peer.not_before = now
+        peer.due = True
+
+    def demand(self, now: float) -> None:
+        """Somebody wants all primaries asked now, back-off or not."""
+        for peer in self.primaries.values():
+            peer.not_before = now
+        self.next_refresh = now
+
+    def answered(self, primary: str, serial: int, now: float) -> bool:
+        """*primary* named *serial* in its SOA; True = it confirms that what we hold is current."""
+        peer = self.primaries[primary]
+        peer.asking = False
+        peer.named = serial
+        peer.last_success = now
+        if not self._wanted(serial):
+            self._well(peer)
+        return serial == self.serial
+
+    def delivered(self, primary: str, serial: int, now: float) -> None:
+        """A transfer from *primary* is complete: *serial*.  Whether it can be believed is told later."""
+        peer = self.primaries[primary]
+        peer.asking = False
+        peer.fetching = None
+        peer.last_success = now
+        peer.named = serial
+        if self._wanted(serial):
+            peer.delivered.add(serial)
+        else:
+            self._well(peer)
+
+    def failed(self, primary: str, reason: str, now: float) -> None:
+        """Asking or fetching failed."""
+        peer = self.primaries[primary]
+        if peer.fetching is not None:
+            peer.failed_with = peer.named
+        self._back_off(peer, reason, now)
+
+    def rejected(self, primary: str, serial: int, reason: str, now: float) -> None:
+        """What *primary* delivered as *serial* did not verify."""
+        peer = self.primaries[primary]
+        peer.delivered.discard(serial)
+        peer.failed_with = serial
+        self._back_off(peer, reason, now)
+
+    def accepted(self, serial: int, timers: Timers, now: float) -> None:
+        """*serial* verified and is, or will be, in service; its SOA gives *timers*."""
+        if self.serial is not None and not serial_is_newer(serial, self.serial) and serial != self.serial:
+            raise ValueError(f"serial {serial} is older than {self.serial}")
+        self.serial = serial
+        self.timers = timers
+        self.next_refresh = now + timers.refresh
+        for peer in self.primaries.values():
+            peer.delivered = {each for each in peer.delivered if self._wanted(each)}
+            if peer.named == serial:
+                self._well(peer)
+        self._dropped = {each for each in self._dropped if serial_is_newer(each, serial)}
+
+    def dropped(self, serial: int) -> None:
+        """The operator does not want *serial*: do not fetch it again."""
+        self._dropped.add(serial)
+
+    # What to do.
+
+    def decide(self, now: float) -> list[Action]:
+        """Everything to start at *now*; the caller starts each and tells how it ended."""
+        if now >= self.next_refresh:
+            self.next_refresh = now + (self.timers.refresh if self.serial is not None else self.timers.retry)
+            for peer in self.primaries.values():
+                peer.due = True
+        actions: list[Action] = []
+        for peer in self.primaries.values():
+            if now < peer.not_before or peer.asking or peer.fetching is not None:
+                continue
+            if peer.due:
+                peer.due = False
+                peer.asking = True
+                actions.append(AskSerial(peer.name))
+            elif peer.named is not None and self._worth_fetching(peer, now):
+                peer.fetching = peer.named
+                peer.fetching_since = now
+                actions.append(Fetch(peer.name, peer.named))
+        return actions
+
+    @property
+    def wakeup(self) -> float:
+        """When `decide` has to be called again if nothing happens before."""
+        times = [self.next_refresh]
+        for peer in self.primaries.values():
+            if peer.due and not peer.asking and peer.fetching is None:
+                times.append(peer.not_before)
+            if peer.fetching is not None:
+                times.append(peer.fetching_since + self.HEDGE_SECONDS)
+        return min(times)
+
+    @property
+    def known(self) -> int | None:
+        """The newest serial that two primaries – or the only one – name, or that was accepted here."""
+        named = [peer.named for peer in self.primaries.values() if peer.named is not None]
+        needed = min(2, len(self.primaries))
+        newest = self.serial
+        for serial in named:
+            if named.count(serial) >= needed and (newest is None or serial_is_newer(serial, newest)):
+                newest = serial
+        return newest
+
+    def _wanted(self, serial: int) -> bool:
+        return (self.serial is None or serial_is_newer(serial, self.serial)) and serial not in self._dropped
+
+    def _worth_fetching(self, peer: Primary, now: float) -> bool:
+        serial = peer.named
+        if serial is None or not self._wanted(serial):
+            return False
+        for other in self.primaries.values():
+            if any(serial == each or serial_is_newer(each, serial) for each in other.delivered):
+                return False  # it is being verified, or held
+            if other.fetching is None or serial_is_newer(serial, other.fetching):
+                continue
+            if now < other.fetching_since + self.HEDGE_SECONDS:
+                return False
+        return True
+
+    def _well(self, peer: Primary) -> None:
+        peer.failures = 0
+        peer.failed_with = None
+        peer.last_error = ""
+
+    def _back_off(self, peer: Primary, reason: str, now: float) -> None:
+        peer.asking = False
+        peer.fetching = None
+        peer.due = True
+        peer.failures += 1
+        peer.last_error = reason
+        # Doubling from `backoff_seconds` up to the refresh interval; never beyond SOA retry for a primary that merely
+        # did not answer would be RFC 1035's rule, but a root's retry (900 s) is long for a lost packet.
+        wait = self._backoff_seconds * 2 ** min(peer.failures - 1, 16)
+        peer.not_before = now + min(wait, max(self.timers.retry, self._backoff_seconds))

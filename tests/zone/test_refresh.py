@@ -1,0 +1,225 @@
+"""Refresh decides what to ask whom, and nothing that a primary says makes it go back or forget the others."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rootsrv.zone.refresh import AskSerial, Fetch, Refresh, Timers
+from rootsrv.zone.serial import serial_is_newer
+
+TIMERS = Timers(refresh=1800, retry=900)
+SERIAL = 2025091101
+
+
+def zone_in_service(*primaries: str, now: float = 0.0) -> Refresh:
+    refresh = Refresh(primaries, TIMERS, now, SERIAL)
+    refresh.next_refresh = now + TIMERS.refresh
+    return refresh
+
+
+def test_asks_every_primary_when_the_refresh_is_due() -> None:
+    refresh = zone_in_service("a", "b")
+
+    assert refresh.decide(1799) == []
+    assert refresh.wakeup == 1800
+    assert refresh.decide(1800) == [AskSerial("a"), AskSerial("b")]
+    assert refresh.decide(1801) == []
+
+
+def test_a_notify_asks_that_primary_at_once() -> None:
+    refresh = zone_in_service("a", "b")
+
+    refresh.notified("b", SERIAL + 1, 10)
+
+    assert refresh.decide(10) == [AskSerial("b")]
+
+
+def test_a_notify_of_what_we_have_asks_nobody() -> None:
+    refresh = zone_in_service("a")
+
+    refresh.notified("a", SERIAL, 10)
+    refresh.notified("a", SERIAL - 1, 10)
+
+    assert refresh.decide(10) == []
+
+
+def test_a_notify_while_the_soa_is_asked_for_asks_again() -> None:
+    refresh = zone_in_service("a")
+    refresh.notified("a", None, 10)
+    assert refresh.decide(10) == [AskSerial("a")]
+    refresh.notified("a", None, 10.1)
+    assert refresh.decide(10.1) == []
+
+    refresh.answered("a", SERIAL, 10.2)
+
+    assert refresh.decide(10.2) == [AskSerial("a")]
+
+
+def test_fetches_the_newest_serial_that_is_offered_and_the_same_one_elsewhere_only_after_the_hedge() -> None:
+    refresh = zone_in_service("a", "b", "c")
+    refresh.demand(0)
+    refresh.decide(0)
+    assert not refresh.answered("a", SERIAL + 1, 1)
+    assert not refresh.answered("b", SERIAL + 1, 1)
+
+    assert refresh.decide(1) == [Fetch("a", SERIAL + 1)]
+    assert refresh.decide(2) == []
+    refresh.answered("c", SERIAL + 2, 2)
+    assert refresh.decide(2) == [Fetch("c", SERIAL + 2)]
+    assert refresh.decide(2.9) == []
+    refresh.failed("c", "stalled", 3.5)
+    assert refresh.decide(3.5) == [Fetch("b", SERIAL + 1)]
+
+
+def test_a_primary_that_stalls_does_not_hold_up_another() -> None:
+    refresh = zone_in_service("a", "b")
+    refresh.demand(0)
+    refresh.decide(0)
+    refresh.answered("a", SERIAL + 1, 0)
+    assert refresh.decide(0) == [Fetch("a", SERIAL + 1)]
+    refresh.answered("b", SERIAL + 1, 0)
+
+    assert refresh.wakeup == Refresh.HEDGE_SECONDS
+    assert refresh.decide(refresh.wakeup) == [Fetch("b", SERIAL + 1)]
+
+
+def test_the_same_serial_is_tried_at_another_primary_when_it_did_not_verify() -> None:
+    refresh = zone_in_service("a", "b")
+    refresh.demand(0)
+    refresh.decide(0)
+    refresh.answered("a", SERIAL + 1, 0)
+    refresh.answered("b", SERIAL + 1, 0)
+    refresh.decide(0)
+    refresh.delivered("a", SERIAL + 1, 1)
+    assert refresh.decide(1) == []
+
+    refresh.rejected("a", SERIAL + 1, "ZONEMD", 2)
+
+    assert refresh.decide(2) == [Fetch("b", SERIAL + 1)]
+
+
+def test_back_off_doubles_and_only_a_notify_of_another_serial_ends_it_early() -> None:
+    refresh = zone_in_service("a")
+    refresh.demand(0)
+    now = 0.0
+    waits = []
+    for _ in range(9):
+        assert refresh.decide(now) == [AskSerial("a")]
+        refresh.failed("a", "timed out", now)
+        waits.append(refresh.primaries["a"].not_before - now)
+        assert refresh.decide(now + waits[-1] - 0.1) == []
+        now += waits[-1]
+    assert waits == [10, 20, 40, 80, 160, 320, 640, 900, 900]
+
+    refresh.answered("a", SERIAL + 1, now)
+    refresh.decide(now)
+    refresh.delivered("a", SERIAL + 1, now)
+    refresh.rejected("a", SERIAL + 1, "RRSIG", now)
+    refresh.notified("a", SERIAL + 1, now)
+    assert refresh.decide(now) == []
+    refresh.notified("a", SERIAL + 2, now)
+    assert refresh.decide(now) == [AskSerial("a")]
+
+
+def test_an_older_serial_is_neither_fetched_nor_a_confirmation() -> None:
+    refresh = zone_in_service("a")
+    refresh.demand(0)
+    refresh.decide(0)
+
+    assert not refresh.answered("a", SERIAL - 1, 0)
+    assert refresh.decide(0) == []
+    refresh.demand(1)
+    refresh.decide(1)
+    assert refresh.answered("a", SERIAL, 1)
+
+
+def test_a_serial_is_known_when_two_primaries_name_it_or_the_only_one() -> None:
+    refresh = zone_in_service("a", "b", "c")
+    refresh.notified("a", SERIAL + 5, 0)
+    assert refresh.known == SERIAL
+    refresh.notified("b", SERIAL + 5, 0)
+    assert refresh.known == SERIAL + 5
+
+    alone = zone_in_service("a")
+    alone.notified("a", SERIAL + 1, 0)
+    assert alone.known == SERIAL + 1
+
+
+def test_what_the_operator_dropped_is_not_fetched_again_but_what_comes_after_it_is() -> None:
+    refresh = zone_in_service("a")
+    refresh.dropped(SERIAL + 1)
+    refresh.notified("a", SERIAL + 1, 0)
+    assert refresh.decide(0) == []
+    refresh.notified("a", SERIAL + 2, 0)
+    assert refresh.decide(0) == [AskSerial("a")]
+
+
+HONEST, LIAR, SILENT = "honest", "liar", "silent"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_serials_never_go_back_and_an_honest_primary_is_always_heard_in_time(data: st.DataObject) -> None:
+    """Three primaries: one publishes, one says and sends anything, one never ends what it began."""
+    now = 0.0
+    published = serial = SERIAL
+    refresh = Refresh([HONEST, LIAR, SILENT], TIMERS, now, serial)
+    hanging: list[tuple[float, str]] = []
+    for _ in range(data.draw(st.integers(5, 60))):
+        match data.draw(st.sampled_from(["pass", "publish", "notify", "lying notify", "demand"])):
+            case "publish":
+                published = (published + data.draw(st.integers(1, 1000))) % 2**32
+                        case "notify":
+                refresh.notified(HONEST, data.draw(st.sampled_from([None, published])), now)
+            case "lying notify":
+                refresh.notified(LIAR, data.draw(st.none() | st.integers(0, 2**32 - 1)), now)
+            case "demand":
+                refresh.demand(now)
+            case _:
+                now += data.draw(st.floats(0.1, 4000))
+        for _ in range(20):
+            for began, primary in [each for each in hanging if now >= each[0] + 30]:
+                hanging.remove((began, primary))
+                refresh.failed(primary, "timed out", now)
+            actions = refresh.decide(now)
+            if not actions:
+                break
+            for action in actions:
+                if isinstance(action, Fetch):
+                    assert serial_is_newer(action.serial, serial)
+                if action.primary == SILENT:
+                    hanging.append((now, SILENT))
+                elif action.primary == HONEST:
+                    if isinstance(action, AskSerial):
+                        assert refresh.answered(HONEST, published, now) == (published == refresh.serial)
+                    else:
+                        refresh.delivered(HONEST, published, now)
+                        if serial_is_newer(published, serial):
+                            refresh.accepted(published, TIMERS, now)
+                elif data.draw(st.booleans()):
+                    refresh.failed(LIAR, "reset", now)
+                elif isinstance(action, AskSerial):
+                    refresh.answered(LIAR, data.draw(st.integers(0, 2**32 - 1)), now)
+                else:
+                    lie = data.draw(st.integers(0, 2**32 - 1))
+                    refresh.delivered(LIAR, lie, now)
+                    refresh.rejected(LIAR, lie, "does not verify", now)
+                assert refresh.serial == serial or serial_is_newer(refresh.serial or 0, serial)
+                serial = refresh.serial or 0
+    # However it went: once the timers have run the honest primary's zone is here.
+    for _ in range(200):
+        now = max(now, refresh.wakeup)
+        for began, primary in [each for each in hanging if now >= each[0] + 30]:
+            hanging.remove((began, primary))
+            refresh.failed(primary, "timed out", now)
+        for action in refresh.decide(now):
+            if action.primary != HONEST:
+                hanging.append((now, action.primary))
+            elif isinstance(action, AskSerial):
+                refresh.answered(HONEST, published, now)
+            else:
+                refresh.delivered(HONEST, published, now)
+                if serial_is_newer(published, refresh.serial or 0):
+                    refresh.accepted(published, TIMERS, now)
+        if refresh.serial == published:
+            break
+    assert refresh.serial == published
