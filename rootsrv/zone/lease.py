@@ -8,7 +8,7 @@
 # The first two are durations: they are held on CLOCK_BOOTTIME, which nothing steps, and a step of the wall clock cannot
 # touch them.  The third is a date, so somebody has to say what time it is: `TrustedClock`.
 #
-#                      synchronised, any offset
+#               synchronised, not before our records
 #        UNKNOWN ─────────────────────────────────▶ SYNCHRONISED ◀──────────────┐
 #           │                                          │      │                 │ synchronised again and
 #           │ clock_wait over           unsynchronised │      │ jumped by more  │ within MAX_STEP of what
@@ -54,12 +54,14 @@ class TrustedClock:
 
     def __init__(self, reading: Reading, not_before: float = 0.0) -> None:
         """*not_before*: a moment (wall, seconds) that is known to have passed, from the last run's records."""
-        self.state = ClockState.SYNCHRONISED if reading.synchronised else ClockState.UNKNOWN
         self._offset = max(reading.wall, not_before) - reading.boottime
-        if reading.synchronised:
-            self._offset = reading.wall - reading.boottime
-        self.distance = 0.0
+        self.distance = reading.wall - reading.boottime - self._offset
         """How far the wall clock is from the time that is trusted; seconds."""
+        self.state = ClockState.UNKNOWN
+        if self.distance < -MAX_STEP_SECONDS and reading.synchronised:
+            self.state = ClockState.STEPPED  # we have been at a later time than this
+        elif reading.synchronised:
+            self.observe(reading)
 
     def observe(self, reading: Reading) -> None:
         """Take both clocks into account."""
@@ -68,8 +70,6 @@ class TrustedClock:
         if not reading.synchronised:
             if self.state is ClockState.SYNCHRONISED:
                 self.state = ClockState.FREE_RUNNING
-            elif self.state is ClockState.UNKNOWN and self.distance > 0:
-                self._offset = offset  # nothing was ever trusted: the later time is the safer guess
         elif self.state is ClockState.UNKNOWN or abs(self.distance) <= MAX_STEP_SECONDS:
             self.state = ClockState.SYNCHRONISED
             self._offset = offset
@@ -94,7 +94,7 @@ class TrustedClock:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """How long one version of a zone may be answered from.  Times *_boottime are on CLOCK_BOOTTIME, *_wall since 1970."""
+    """How long one version of a zone may be answered from; *_boottime on CLOCK_BOOTTIME, *_wall since 1970, seconds."""
 
     serial: int
     confirmed_wall: float
@@ -142,7 +142,7 @@ class Lease:
         clock: TrustedClock,
         boottime: float,
     ) -> "Lease":
-        """The lease of the run before; *last_seen_wall* is the latest moment it wrote down.  KeyError, TypeError: not one."""
+        """The lease of the run before, which wrote down *last_seen_wall* last.  KeyError, TypeError: not one."""
         numbers = {key: record[key] for key in ("serial", "confirmed_wall", "confirmed_boottime", "duration_seconds")}
         if not all(isinstance(value, int | float) for value in numbers.values()):
             raise TypeError(f"not numbers: {numbers}")

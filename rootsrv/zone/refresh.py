@@ -20,7 +20,7 @@
 # Law 3  A primary that failed or whose zone was rejected is left alone for a back-off that doubles with each failure in
 #        a row.  Only its own NOTIFY of a serial that it has not failed with ends the back-off early, so that a primary
 #        that was repaired is heard at once and one that repeats itself is not.
-# Law 4  A primary that names a newer serial and never delivers it changes nothing for the others, nor for what is served.
+# Law 4  A primary that names a newer serial and never delivers it changes nothing for the others.
 #
 # `confirmed` in an answer means: this primary says that what we hold is current, so the lease may be renewed
 # (RFC 1034 §4.3.5: expire counts from the last successful refresh).
@@ -102,7 +102,12 @@ class Refresh:
     HEDGE_SECONDS = 2.0  # an AXFR of the root takes well under a second on a good path
 
     def __init__(
-        self, primaries: Sequence[str], timers: Timers, now: float, serial: int | None = None, backoff_seconds: float = 10.0
+        self,
+        primaries: Sequence[str],
+        timers: Timers,
+        now: float,
+        serial: int | None = None,
+        backoff_seconds: float = 10.0,
     ) -> None:
         self.serial = serial
         """The newest serial that was accepted; None before the first."""

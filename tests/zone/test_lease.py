@@ -85,7 +85,7 @@ def test_a_reboot_with_the_clock_in_the_past_does_not_lengthen_it() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_clock_refresh_or_restart_serves_past_expiry_nor_shortens_a_lease(data: st.DataObject) -> None:
-    """True time is boot time + NOON.  The wall clock is wrong whenever it likes, but for at most 1,000 s never unnoticed."""
+    """True time is NOON + *true*; the wall clock is wrong whenever and by as much as it likes."""
     boot_started = 0.0  # true time of the boot, relative to NOON
     true = 0.0
     clock = synchronised_clock()
@@ -102,7 +102,7 @@ def test_no_clock_refresh_or_restart_serves_past_expiry_nor_shortens_a_lease(dat
                 before = held.deadline(clock, boottime)
                 clock.observe(Reading(data.draw(st.floats(0, 4e9)), boottime, False))
                 assert held.deadline(clock, boottime) == pytest.approx(before, abs=1e-3)
-            case "far step":
+            case "far step" if clock.state is not ClockState.UNKNOWN:
                 step = data.draw(st.sampled_from([HOUR, -HOUR, YEAR, -YEAR, MAX_STEP_SECONDS + 1]))
                 before = held.deadline(clock, boottime)
                 clock.observe(Reading(NOON + true + step, boottime, True))

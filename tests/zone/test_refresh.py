@@ -168,7 +168,7 @@ def test_serials_never_go_back_and_an_honest_primary_is_always_heard_in_time(dat
         match data.draw(st.sampled_from(["pass", "publish", "notify", "lying notify", "demand"])):
             case "publish":
                 published = (published + data.draw(st.integers(1, 1000))) % 2**32
-                        case "notify":
+            case "notify":
                 refresh.notified(HONEST, data.draw(st.sampled_from([None, published])), now)
             case "lying notify":
                 refresh.notified(LIAR, data.draw(st.none() | st.integers(0, 2**32 - 1)), now)
