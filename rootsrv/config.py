@@ -15,9 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the text begins with the key (`service.port: must be 1..65535, got 0`)."""
+from rootsrv.config_checks import ConfigError as ConfigError
+from rootsrv.config_checks import check_addresses as _check_addresses
+from rootsrv.config_checks import check_range as _check_range
+from rootsrv.config_secondary import (
+    AdminConfig,
+    ClockConfig,
+    HoldConfig,
+    KeyConfig,
+    PeerConfig,
+    PrimaryConfig,
+    RefreshConfig,
+    SwitchoverConfig,
+    check_secondary,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,8 +317,19 @@ class Config:
     zone: tuple[ZoneConfig, ...] = ()
     state: StateConfig = field(default_factory=StateConfig)
     anycast: AnycastConfig | None = None
+    admin: AdminConfig = field(default_factory=AdminConfig)
+    key: tuple[KeyConfig, ...] = ()
+    primary: tuple[PrimaryConfig, ...] = ()
+    peer: tuple[PeerConfig, ...] = ()
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
+    hold: HoldConfig = field(default_factory=HoldConfig)
+    switchover: SwitchoverConfig = field(default_factory=SwitchoverConfig)
+    clock: ClockConfig = field(default_factory=ClockConfig)
 
     def __post_init__(self) -> None:
+        check_secondary(
+            self.admin, self.key, self.primary, self.peer, self.service.addresses, {z.name: z for z in self.zone}
+        )
         if self.anycast is not None:
             _check_anycast(self.anycast, self.service)
 
@@ -395,18 +417,3 @@ _TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "tru
 def _toml_type(value: Any) -> str:
     names = {**_TYPE_NAMES, list: "an array", dict: "a table"}
     return f"{names.get(type(value), type(value).__name__)} ({value!r})"
-
-
-def _check_range(key: str, value: float, lowest: float, highest: float) -> None:
-    if not lowest <= value <= highest:
-        raise ConfigError(f"{key}: must be {lowest}..{highest}, got {value}")
-
-
-def _check_addresses(key: str, addresses: tuple[str, ...]) -> None:
-    for address in addresses:
-        try:
-            ipaddress.ip_address(address)
-        except ValueError as error:
-            raise ConfigError(f"{key}: {error}") from error
-    if len(set(addresses)) != len(addresses):
-        raise ConfigError(f"{key}: an address is named twice")
