@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rootsrv.config_checks import ConfigError as ConfigError
+from rootsrv.config_checks import ConfigError
 from rootsrv.config_checks import check_addresses as _check_addresses
 from rootsrv.config_checks import check_range as _check_range
 from rootsrv.config_secondary import (
@@ -29,6 +29,9 @@ from rootsrv.config_secondary import (
     SwitchoverConfig,
     check_secondary,
 )
+
+
+__all__ = ["Config", "ConfigError", "load", "read"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
