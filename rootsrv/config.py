@@ -30,7 +30,6 @@ from rootsrv.config_secondary import (
     check_secondary,
 )
 
-
 __all__ = ["Config", "ConfigError", "load", "read"]
 
 
