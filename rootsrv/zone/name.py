@@ -4,6 +4,8 @@ Everything behind the parsers holds names in this one form (the canonical form o
 names is equality of octets.
 """
 
+import re
+
 import dns.name
 
 ROOT = b"\0"
@@ -23,7 +25,14 @@ def from_text(text: str) -> bytes:
 
 def to_text(name: bytes) -> str:
     """Presentation format of *name*, with the final dot (RFC 1035 §5.1)."""
+    found = labels(name)
+    plain = b".".join(found)
+    if _PLAIN(plain) and plain.count(b".") == len(found) - 1:
+        return plain.decode() + "."
     return dns.name.from_wire(name, 0)[0].to_text()
+
+
+_PLAIN = re.compile(rb"[A-Za-z0-9_.-]+").fullmatch
 
 
 def labels(name: bytes) -> tuple[bytes, ...]:

@@ -1,0 +1,293 @@
+"""Signatures: from trust anchor to DNSKEY, from DNSKEY to every authoritative RRset (RFC 4035 §5.3)."""
+# Every RRSIG that is there must be good, not only one of each RRset: the zone is served as it is, and a resolver may
+# choose any.  The exception are RRSIGs that cannot be judged, since their algorithm is unknown here or their key is not
+# (or no longer) in the DNSKEY RRset: those raise an alarm, and the RRset needs another one that is good.  Otherwise a
+# roll of the root's algorithm would be refused by every instance at once (D22).
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+
+from rootsrv.zone import instant, serial
+from rootsrv.zone.anchors import TrustAnchor, TrustAnchors, key_tag
+from rootsrv.zone.contents import RRset, ZoneContents
+from rootsrv.zone.name import labels, to_text
+from rootsrv.zone.rdata import DNSKEY, DS, NSEC, RRSIG_FIXED, RRSIG_FIXED_OCTETS, signer_end, type_text
+from rootsrv.zone.rejection import (
+    KeyUntrusted,
+    SignatureExpired,
+    SignatureInvalid,
+    SignatureMisplaced,
+    SignatureMissing,
+    SignatureNotYetValid,
+)
+
+RSASHA256, ECDSAP256SHA256, ECDSAP384SHA384, ED25519 = 8, 13, 14, 15  # RFC 5702, RFC 6605, RFC 8080
+SUPPORTED_ALGORITHMS = frozenset({RSASHA256, ECDSAP256SHA256, ECDSAP384SHA384, ED25519})
+
+ZONE_KEY, REVOKED, SEP = 0x0100, 0x0080, 0x0001  # DNSKEY flags (RFC 4034 §2.1.1, RFC 5011 §2.1)
+
+# A root has one RRSIG an RRset and two during rolls.  A zone with very many would only cost time (CVE-2023-50387).
+MAX_RRSIGS_PER_RRSET = 16
+
+Check = Callable[[bytes, bytes], None]
+"""(signature, signed octets) → None, or InvalidSignature."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One DNSKEY record."""
+
+    rdata: bytes
+
+    @cached_property
+    def tag(self) -> int:
+        """Key tag (RFC 4034 appendix B)."""
+        return key_tag(self.rdata)
+
+    @property
+    def flags(self) -> int:
+        """The 16 flag bits."""
+        return self.rdata[0] << 8 | self.rdata[1]
+
+    @property
+    def algorithm(self) -> int:
+        """DNSSEC algorithm number."""
+        return self.rdata[3]
+
+    @property
+    def may_sign(self) -> bool:
+        """Whether signatures of this key count: a zone key, protocol 3, not revoked."""
+        return bool(self.flags & ZONE_KEY) and not self.flags & REVOKED and self.rdata[2] == 3
+
+    @cached_property
+    def check(self) -> Check:
+        """Checks a signature by this key; ValueError when there is no usable public key in the record."""
+        return _check(self.algorithm, self.rdata[4:])
+
+    def __str__(self) -> str:
+        return f"{self.tag} (algorithm {self.algorithm})"
+
+
+def _check(algorithm: int, public: bytes) -> Check:
+    if algorithm == RSASHA256:
+        return _check_rsa(public)
+    if algorithm == ECDSAP256SHA256:
+        return _check_ecdsa(public, ec.SECP256R1(), SHA256(), 32)
+    if algorithm == ECDSAP384SHA384:
+        return _check_ecdsa(public, ec.SECP384R1(), SHA384(), 48)
+    if algorithm == ED25519:
+        return ed25519.Ed25519PublicKey.from_public_bytes(public).verify
+    raise ValueError(f"algorithm {algorithm} is not supported")
+
+
+def _check_rsa(public: bytes) -> Check:
+    # RFC 3110 §2: length of the exponent in one octet, or in two behind a zero.
+    if public[:1] == b"\0":
+        exponent_at, size = 3, int.from_bytes(public[1:3], "big")
+    else:
+        exponent_at, size = 1, public[0] if public else 0
+    exponent = int.from_bytes(public[exponent_at : exponent_at + size], "big")
+    modulus = int.from_bytes(public[exponent_at + size :], "big")
+    key = rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    scheme, hash_ = padding.PKCS1v15(), SHA256()
+    return lambda signature, signed: key.verify(signature, signed, scheme, hash_)
+
+
+def _check_ecdsa(public: bytes, curve: ec.EllipticCurve, hash_: SHA256 | SHA384, size: int) -> Check:
+    key = ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\4" + public)
+    algorithm = ec.ECDSA(hash_)
+
+    def check(signature: bytes, signed: bytes) -> None:
+        if len(signature) != 2 * size:  # RFC 6605 §4: r | s
+            raise InvalidSignature
+        r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
+        key.verify(encode_dss_signature(r, s), signed, algorithm)
+
+    return check
+
+
+def signed_octets(rrset: RRset, rrsig: bytes) -> bytes:
+    """What an RRSIG signs: its own RDATA without the signature, then the RRset (RFC 4034 §3.1.8.1).
+
+    Only the part of *rrsig* before the signature is read, so that signing and verifying share this.
+    """
+    head = rrset.owner + struct.pack("!HHI", rrset.rtype, 1, RRSIG_FIXED.unpack_from(rrsig)[3])
+    parts = [rrsig[: signer_end(rrsig)]]
+    for rdata in rrset.rdatas:
+        parts += (head, len(rdata).to_bytes(2, "big"), rdata)
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """What `check_signatures` found."""
+
+    verified: int
+    total: int
+    """RRSIGs, of which `verified` were checked and good; the rest could not be judged."""
+
+    not_before: float
+    """Latest inception, seconds since 1970."""
+
+    until: float
+    """Earliest expiration, seconds since 1970."""
+
+    alarms: tuple[str, ...]
+
+
+def check_keys(
+    contents: ZoneContents, trust_anchors: TrustAnchors, now: float
+) -> tuple[list[Key], list[Key], list[str]]:
+    """The zone's keys, those of them that an anchor covers and that sign the DNSKEY RRset, and alarms.
+
+    Raises KeyUntrusted when there is no anchored key, SignatureMissing when none of them signs.
+    """
+    rrset = contents.rrset(contents.apex, DNSKEY)
+    if rrset is None or not rrset.rdatas:
+        raise KeyUntrusted(f"{to_text(contents.apex)} has no DNSKEY RRset")
+    anchors = trust_anchors.valid_at(now)
+    if not anchors:
+        raise KeyUntrusted(f"no trust anchor is valid at {instant.to_text(now)} (there are: {trust_anchors})")
+    keys = [Key(rdata) for rdata in rrset.rdatas]
+    anchored = [key for key in keys if key.may_sign and _is_covered(key, contents.apex, anchors)]
+    if not anchored:
+        raise KeyUntrusted(
+            f"the DNSKEY RRset has the keys {_list(keys)}; none of them is the key of a trust anchor"
+            f" (valid at {instant.to_text(now)}: {', '.join(str(anchor.key_tag) for anchor in anchors)})"
+        )
+    good, _ = _check_rrset(rrset, contents.apex, anchored, now)
+    if not good:
+        raise SignatureMissing(
+            f"{to_text(contents.apex)} DNSKEY: no RRSIG by a key of a trust anchor ({_list(anchored)});"
+            f" its RRSIGs are by {_list_signers(rrset)}"
+        )
+    tags = {RRSIG_FIXED.unpack_from(rrsig)[6] for rrsig in rrset.rrsigs}
+    return keys, [key for key in anchored if key.tag in tags], list(_key_alarms(keys, contents.apex, anchors))
+
+
+def _key_alarms(keys: Iterable[Key], apex: bytes, anchors: Iterable[TrustAnchor]) -> Iterable[str]:
+    for key in keys:
+        if key.flags & REVOKED:
+            unrevoked = Key((key.flags & ~REVOKED).to_bytes(2, "big") + key.rdata[2:])
+            if _is_covered(unrevoked, apex, anchors):
+                yield f"key {unrevoked.tag} is revoked (as {key.tag}, RFC 5011): its trust anchor no longer counts"
+        elif key.flags & SEP and not _is_covered(key, apex, anchors):
+            yield f"SEP key {key.tag} is covered by no trust anchor: a roll of the key is coming"
+
+
+def _is_covered(key: Key, apex: bytes, anchors: Iterable[TrustAnchor]) -> bool:
+    return any(anchor.covers(apex, key.rdata) for anchor in anchors)
+
+
+def check_signatures(contents: ZoneContents, keys: list[Key], now: float) -> Signatures:
+    """Check every RRSIG, and that everything authoritative has one and nothing else does.
+
+    The contents have the shape of a root (`shape.check_root`), and *keys* are those of its trusted DNSKEY RRset.
+    """
+    validities: list[tuple[float, float]] = []
+    unjudged: Counter[str] = Counter()
+    for rrset in (rrset for rrsets in contents.by_owner.values() for rrset in rrsets):
+        if not rrset.rdatas:
+            raise SignatureMisplaced(f"{_name(rrset)}: there is an RRSIG by {_list_signers(rrset)} but no such RRset")
+        if rrset.owner == contents.apex or rrset.rtype in _AUTHORITATIVE_AT_A_DELEGATION:
+            good, others = _check_rrset(rrset, contents.apex, keys, now)
+            if not good:
+                signers = f"its RRSIGs are by {_list_signers(rrset)}" if rrset.rrsigs else "it has no RRSIG"
+                raise SignatureMissing(f"{_name(rrset)}: no RRSIG by a key of the zone ({_list(keys)}): {signers}")
+            validities += good
+            unjudged.update(others)
+        elif rrset.rrsigs:
+            raise SignatureMisplaced(f"{_name(rrset)} is not authoritative, but signed by {_list_signers(rrset)}")
+    return Signatures(
+        verified=len(validities),
+        total=len(validities) + unjudged.total(),
+        not_before=max(inception for inception, _ in validities),
+        until=min(expiration for _, expiration in validities),
+        alarms=tuple(f"{count} RRSIGs cannot be judged: {why}" for why, count in sorted(unjudged.items())),
+    )
+
+
+_AUTHORITATIVE_AT_A_DELEGATION = frozenset({DS, NSEC})  # RFC 4035 §2.2: the rest is the child's
+
+
+def _check_rrset(
+    rrset: RRset, apex: bytes, keys: Sequence[Key], now: float
+) -> tuple[list[tuple[float, float]], list[str]]:
+    """Inception and expiration of each good RRSIG, and why others could not be judged; raises at the first bad one."""
+    if len(rrset.rrsigs) > MAX_RRSIGS_PER_RRSET:
+        raise SignatureInvalid(f"{_name(rrset)} has {len(rrset.rrsigs)} RRSIGs, more than {MAX_RRSIGS_PER_RRSET}")
+    good: list[tuple[float, float]] = []
+    unjudged: list[str] = []
+    for rrsig in rrset.rrsigs:
+        _, algorithm, label_count, original_ttl, expiration, inception, tag = RRSIG_FIXED.unpack_from(rrsig)
+        signature_at = signer_end(rrsig)
+        if rrsig[RRSIG_FIXED_OCTETS:signature_at] != apex:
+            raise SignatureInvalid(
+                f"{_rrsig(rrset, rrsig)} names {to_text(rrsig[RRSIG_FIXED_OCTETS:signature_at])} as its signer"
+            )
+        if label_count != len(labels(rrset.owner)):
+            raise SignatureInvalid(
+                f"{_rrsig(rrset, rrsig)} is over {label_count} labels, the owner has {len(labels(rrset.owner))}"
+            )
+        if original_ttl != rrset.ttl:
+            raise SignatureInvalid(f"{_rrsig(rrset, rrsig)} is over TTL {original_ttl}, the RRset has {rrset.ttl}")
+        candidates = [key for key in keys if key.tag == tag and key.algorithm == algorithm and key.may_sign]
+        if not candidates:
+            unjudged.append(f"key {tag} (algorithm {algorithm}) is not a signing key in the DNSKEY RRset")
+            continue
+        try:
+            checks = [key.check for key in candidates]
+        except (ValueError, UnsupportedAlgorithm) as error:
+            unjudged.append(f"key {tag}: {error}")
+            continue
+        since, until = serial.nearest(inception, now), serial.nearest(expiration, now)
+        if now > until:
+            raise SignatureExpired(
+                f"{_rrsig(rrset, rrsig)} expired at {instant.to_text(until)}, it is {instant.to_text(now)}"
+            )
+        if now < since:
+            raise SignatureNotYetValid(
+                f"{_rrsig(rrset, rrsig)} is valid from {instant.to_text(since)}, it is {instant.to_text(now)}"
+            )
+        signed = signed_octets(rrset, rrsig)
+        if not any(_is_signed(check, rrsig[signature_at:], signed) for check in checks):
+            raise SignatureInvalid(f"{_rrsig(rrset, rrsig)} is not a signature of these {len(rrset.rdatas)} records")
+        good.append((since, until))
+    return good, unjudged
+
+
+def _is_signed(check: Check, signature: bytes, signed: bytes) -> bool:
+    try:
+        check(signature, signed)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _name(rrset: RRset) -> str:
+    return f"{to_text(rrset.owner)} {type_text(rrset.rtype)}"
+
+
+def _rrsig(rrset: RRset, rrsig: bytes) -> str:
+    return f"{_name(rrset)}: the RRSIG by {_signer(rrsig)}"
+
+
+def _signer(rrsig: bytes) -> str:
+    _, algorithm, _, _, _, _, tag = RRSIG_FIXED.unpack_from(rrsig)
+    return f"key {tag} (algorithm {algorithm})"
+
+
+def _list(keys: Iterable[Key]) -> str:
+    return ", ".join(map(str, keys)) or "none"
+
+
+def _list_signers(rrset: RRset) -> str:
+    return ", ".join(map(_signer, rrset.rrsigs)) or "none"

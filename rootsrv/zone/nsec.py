@@ -1,0 +1,60 @@
+"""Is the NSEC chain closed, and does it tell the truth (RFC 4034 §4, RFC 4035 §2.3)?"""
+
+from rootsrv.zone import rdata as rdatas
+from rootsrv.zone.contents import ZoneContents
+from rootsrv.zone.name import to_text
+from rootsrv.zone.rejection import NsecChainBroken
+
+_SEEN_AT_A_DELEGATION = frozenset({rdatas.NS, rdatas.DS, rdatas.NSEC})  # glue is not the zone's to deny or to affirm
+
+
+def check_chain(contents: ZoneContents) -> tuple[int, list[str]]:
+    """Names in the chain, and alarms; NsecChainBroken at the first name whose NSEC is not as it has to be.
+
+    The contents have the shape of a root (`shape.check_root`): the apex and every delegation has an NSEC, nothing else.
+    """
+    owners = [contents.apex, *contents.delegations]
+    ttls = set()
+    for owner, following in zip(owners, [*owners[1:], contents.apex], strict=True):
+        rrset = contents.rrset(owner, rdatas.NSEC)
+        if rrset is None or len(rrset.rdatas) != 1:
+            count = len(rrset.rdatas) if rrset else 0
+            raise NsecChainBroken(f"{to_text(owner)} has {count} NSEC records, expected one")
+        ttls.add(rrset.ttl)
+        next_owner = rdatas.nsec_next(rrset.rdatas[0])
+        if next_owner != following:
+            raise NsecChainBroken(
+                f"{to_text(owner)} NSEC: next is {to_text(next_owner)}, expected {to_text(following)}"
+            )
+        expected = rdatas.type_bitmap(_types(contents, owner))
+        bitmap = rdatas.nsec_bitmap(rrset.rdatas[0])
+        if bitmap != expected:
+            raise NsecChainBroken(
+                f"{to_text(owner)} NSEC: the type bitmap says {_list(bitmap)}, the zone has {_list(expected)}"
+            )
+    return len(owners), _ttl_alarms(contents, ttls)
+
+
+def _types(contents: ZoneContents, owner: bytes) -> set[int]:
+    types = set()
+    for rrset in contents.by_owner[owner]:
+        if owner == contents.apex or rrset.rtype in _SEEN_AT_A_DELEGATION:
+            types.add(rrset.rtype)
+            if rrset.rrsigs:
+                types.add(rdatas.RRSIG)
+    return types
+
+
+def _ttl_alarms(contents: ZoneContents, ttls: set[int]) -> list[str]:
+    # An alarm and no more: the TTL is signed, so it is what the signer wanted, and denials stay true.
+    soa_rrset = contents.rrset(contents.apex, rdatas.SOA)
+    assert soa_rrset is not None
+    expected = min(soa_rrset.ttl, contents.soa.minimum)
+    if ttls == {expected}:
+        return []
+    found = ", ".join(map(str, sorted(ttls)))
+    return [f"the NSEC TTL is {found}, expected the lesser of SOA TTL and MINIMUM, {expected} (RFC 9077 §3)"]
+
+
+def _list(bitmap: bytes) -> str:
+    return " ".join(map(rdatas.type_text, sorted(rdatas.types_in_bitmap(bitmap)))) or "nothing"
