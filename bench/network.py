@@ -1,0 +1,163 @@
+"""Two network namespaces and the veth pair between them, gone with the process that made them.
+
+The namespaces have no name: each lives as long as its holder, a sleeping process that the kernel kills with its parent.
+So they end whatever happens to the benchmark, SIGKILL included.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+_CLONE_NEWNET = 0x40000000
+_PR_SET_PDEATHSIG = 1
+
+# Benchmarking prefixes (RFC 2544 §C.2.2, RFC 5180 §8): never routed on the Internet.
+SERVER_IPV4, SERVER_IPV6 = "198.18.0.53", "2001:2:0:1::53"
+CLIENT_IPV4, CLIENT_IPV6 = "198.18.0.1", "2001:2:0:1::1"
+SOURCE_PREFIX_IPV4, SOURCE_PREFIX_IPV6 = "198.19.0.0/16", "2001:2:0:2::/64"
+SERVER_INTERFACE, CLIENT_INTERFACE = "rs-server", "rs-client"
+SERVER_MAC, CLIENT_MAC = "02:00:00:00:00:53", "02:00:00:00:00:01"
+
+
+class NetworkUnavailable(Exception):
+    """Namespaces cannot be made here."""
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def enter(path: str) -> None:
+    """Move this thread into the network namespace at *path*."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(descriptor, _CLONE_NEWNET):
+            number = ctypes.get_errno()
+            raise NetworkUnavailable(f"{path}: {os.strerror(number)}")
+    finally:
+        os.close(descriptor)
+
+
+class Namespace:
+    """One network namespace."""
+
+    def __init__(self) -> None:
+        def prepare() -> None:
+            die_with_parent()
+            if _libc.unshare(_CLONE_NEWNET):
+                os._exit(126)
+
+        self._holder = subprocess.Popen(["sleep", "infinity"], preexec_fn=prepare, stdin=subprocess.DEVNULL)
+        try:
+            self._holder.wait(0.1)
+        except subprocess.TimeoutExpired:
+            self.path = f"/proc/{self._holder.pid}/ns/net"
+            return
+        raise NetworkUnavailable("a network namespace cannot be made: root (CAP_SYS_ADMIN) is needed")
+
+    def spawn(self, command: Sequence[str], *, cpu: int | None = None, **options: Any) -> "subprocess.Popen[bytes]":
+        """Start *command* inside, pinned to *cpu*; it is killed when this process ends."""
+        path = self.path
+
+        def prepare() -> None:
+            die_with_parent()
+            enter(path)
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+
+        return subprocess.Popen(list(command), preexec_fn=prepare, start_new_session=True, **options)
+
+    def run(self, *command: str) -> str:
+        """Run *command* inside to its end; NetworkUnavailable with what it said when it fails."""
+        process = self.spawn(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        output, _ = process.communicate(timeout=30)
+        if process.returncode:
+            said = output.decode(errors="replace").strip()
+            raise NetworkUnavailable(f"`{' '.join(command)}`: {said or f'exit status {process.returncode}'}")
+        return output.decode()
+
+    def close(self) -> None:
+        """End the holder; the namespace goes when nothing else is inside."""
+        self._holder.kill()
+        self._holder.wait()
+
+
+class Wire:
+    """Server and client namespace, joined by a veth pair with fixed addresses.
+
+    All of the source prefixes are local to the client side, so that sockets may be bound to any address in them, and
+    the server side routes them back.
+    """
+
+    def __init__(self) -> None:
+        self.server = Namespace()
+        try:
+            self.client = Namespace()
+        except NetworkUnavailable:
+            self.server.close()
+            raise
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> None:
+        pid = self.client.path.split("/")[2]
+        self.server.run(
+            *f"ip link add {SERVER_INTERFACE} address {SERVER_MAC} type veth "
+            f"peer name {CLIENT_INTERFACE} address {CLIENT_MAC} netns {pid}".split()
+        )
+        for side, interface, ipv4, ipv6, peers in (
+            (self.server, SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, (CLIENT_IPV4, CLIENT_IPV6, CLIENT_MAC)),
+            (self.client, CLIENT_INTERFACE, CLIENT_IPV4, CLIENT_IPV6, (SERVER_IPV4, SERVER_IPV6, SERVER_MAC)),
+        ):
+            side.run("ip", "link", "set", "lo", "up")
+            side.run("sysctl", "-qw", f"net.ipv6.conf.{interface}.accept_dad=0", f"net.ipv6.conf.{interface}.accept_ra=0")
+            side.run("ip", "address", "add", f"{ipv4}/24", "dev", interface)
+            side.run("ip", "address", "add", f"{ipv6}/64", "dev", interface, "nodad")
+            side.run("ip", "link", "set", interface, "up")
+            for address in peers[:2]:
+                side.run("ip", "neigh", "replace", address, "lladdr", peers[2], "dev", interface, "nud", "permanent")
+        # Frames that are redirected to a veth end are only taken when its receive side runs NAPI: with a native XDP
+        # program of its own, or with GRO on.
+        self.server.run("ethtool", "-K", SERVER_INTERFACE, "gro", "on")
+        self.server.run("ip", "route", "add", SOURCE_PREFIX_IPV4, "via", CLIENT_IPV4)
+        self.server.run("ip", "route", "add", SOURCE_PREFIX_IPV6, "via", CLIENT_IPV6)
+        self.client.run("ip", "route", "add", "local", SOURCE_PREFIX_IPV4, "dev", "lo")
+        self.client.run("ip", "route", "add", "local", SOURCE_PREFIX_IPV6, "dev", "lo")
+
+    def close(self) -> None:
+        """Take all of it down."""
+        self.client.close()
+        self.server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def interface_counters(namespace: Namespace, interface: str) -> dict[str, int]:
+    """Packets and drops of an interface, as `ip -s link` and the driver count them."""
+    counters: dict[str, int] = {}
+    for line in namespace.run("ethtool", "-S", interface).splitlines():
+        name, _, value = line.strip().partition(": ")
+        if value.isdigit():
+            counters[name] = int(value)
+    lines = namespace.run("ip", "-s", "link", "show", interface).splitlines()
+    for direction in ("RX", "TX"):
+        at = next(number for number, line in enumerate(lines) if line.strip().startswith(direction + ":"))
+        values = lines[at + 1].split()
+        counters[f"{direction.lower()}_packets"] = int(values[1])
+        counters[f"{direction.lower()}_dropped"] = int(values[3])
+    return counters
