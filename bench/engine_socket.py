@@ -28,7 +28,9 @@ from bench.queries import MAX_QUERY_OCTETS, Query
 BATCH = 64
 GRACE_SECONDS = 0.3
 _ROW_OCTETS = 4096
-_WINDOW = 512  # outstanding queries when no rate is asked for: what one resolver farm has in flight, and no ring overflows
+_WINDOW = (
+    512  # outstanding queries when no rate is asked for: what one resolver farm has in flight, and no ring overflows
+)
 _MAX_ID = 65536
 _IP_FREEBIND, _IPV6_FREEBIND = (socket.IPPROTO_IP, 15), (socket.IPPROTO_IPV6, 78)  # linux/in.h, linux/in6.h
 

@@ -1,4 +1,4 @@
-"""The portable engine, TCP: persistent connections with a window of outstanding queries, or one query per connection."""
+"""The portable engine, TCP: persistent connections with a window of outstanding queries, or one query on each."""
 
 import errno
 import ipaddress

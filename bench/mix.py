@@ -1,4 +1,4 @@
-"""A query mix: shares of kinds, names, qtypes and EDNS, from a documented file; the same seed gives the same queries."""
+"""A query mix: shares of kinds, names, qtypes and EDNS, from a documented file; equal seeds give equal queries."""
 
 import random
 import tomllib

@@ -6,14 +6,16 @@ So they end whatever happens to the benchmark, SIGKILL included.
 
 import ctypes
 import os
-import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 _CLONE_NEWNET = 0x40000000
-_PR_SET_PDEATHSIG = 1
+_START_SECONDS = 5.0
+# util-linux does between fork and exec what Python should not do there.
+_DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 
 # Benchmarking prefixes (RFC 2544 §C.2.2, RFC 5180 §8): never routed on the Internet.
 SERVER_IPV4, SERVER_IPV6 = "198.18.0.53", "2001:2:0:1::53"
@@ -28,11 +30,6 @@ class NetworkUnavailable(Exception):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def enter(path: str) -> None:
@@ -50,30 +47,27 @@ class Namespace:
     """One network namespace."""
 
     def __init__(self) -> None:
-        def prepare() -> None:
-            die_with_parent()
-            if _libc.unshare(_CLONE_NEWNET):
-                os._exit(126)
-
-        self._holder = subprocess.Popen(["sleep", "infinity"], preexec_fn=prepare, stdin=subprocess.DEVNULL)
-        try:
-            self._holder.wait(0.1)
-        except subprocess.TimeoutExpired:
-            self.path = f"/proc/{self._holder.pid}/ns/net"
-            return
-        raise NetworkUnavailable("a network namespace cannot be made: root (CAP_SYS_ADMIN) is needed")
+        self._holder = subprocess.Popen(
+            [*_DIES_WITH_PARENT, "unshare", "--net", "--", "sleep", "infinity"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        self.path = f"/proc/{self._holder.pid}/ns/net"
+        ours = os.stat("/proc/self/ns/net").st_ino
+        deadline = time.monotonic() + _START_SECONDS
+        while os.stat(self.path).st_ino == ours:
+            if self._holder.poll() is not None or time.monotonic() > deadline:
+                self._holder.kill()
+                said = self._holder.communicate()[1].decode().strip()
+                raise NetworkUnavailable(f"a network namespace cannot be made (root is needed): {said}")
+            time.sleep(0.001)
 
     def spawn(self, command: Sequence[str], *, cpu: int | None = None, **options: Any) -> "subprocess.Popen[bytes]":
         """Start *command* inside, pinned to *cpu*; it is killed when this process ends."""
-        path = self.path
-
-        def prepare() -> None:
-            die_with_parent()
-            enter(path)
-            if cpu is not None:
-                os.sched_setaffinity(0, {cpu})
-
-        return subprocess.Popen(list(command), preexec_fn=prepare, start_new_session=True, **options)
+        pinned = [] if cpu is None else ["taskset", "--cpu-list", str(cpu)]
+        return subprocess.Popen(
+            [*_DIES_WITH_PARENT, "nsenter", f"--net={self.path}", *pinned, *command], start_new_session=True, **options
+        )
 
     def run(self, *command: str) -> str:
         """Run *command* inside to its end; NetworkUnavailable with what it said when it fails."""
@@ -88,6 +82,8 @@ class Namespace:
         """End the holder; the namespace goes when nothing else is inside."""
         self._holder.kill()
         self._holder.wait()
+        if self._holder.stderr:
+            self._holder.stderr.close()
 
 
 class Wire:
@@ -121,7 +117,9 @@ class Wire:
             (self.client, CLIENT_INTERFACE, CLIENT_IPV4, CLIENT_IPV6, (SERVER_IPV4, SERVER_IPV6, SERVER_MAC)),
         ):
             side.run("ip", "link", "set", "lo", "up")
-            side.run("sysctl", "-qw", f"net.ipv6.conf.{interface}.accept_dad=0", f"net.ipv6.conf.{interface}.accept_ra=0")
+            side.run(
+                "sysctl", "-qw", f"net.ipv6.conf.{interface}.accept_dad=0", f"net.ipv6.conf.{interface}.accept_ra=0"
+            )
             side.run("ip", "address", "add", f"{ipv4}/24", "dev", interface)
             side.run("ip", "address", "add", f"{ipv6}/64", "dev", interface, "nodad")
             side.run("ip", "link", "set", interface, "up")
@@ -143,7 +141,9 @@ class Wire:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -7,7 +7,7 @@
 resolver.  They run as whoever runs the tests, keep all their files in *workdir*, and end with the `with` block.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -25,10 +25,15 @@ class Serve(Protocol):
         workdir: Path,
         *,
         address: str = ...,
+        also: Sequence[str] = ...,
         port: int | None = ...,
         processes: int = ...,
+        program: str | None = ...,
     ) -> AbstractContextManager[Peer]:
-        """Serve the zone files *zones* (by zone name) at *address*; *port* None takes a free one."""
+        """Serve the zone files *zones* (by zone name) at *address*, and *also* at others; *port* None takes a free one.
+
+        *program* is the daemon to run; None = the one installed.
+        """
 
 
 AUTHORITATIVE: Mapping[str, Serve] = {

@@ -9,14 +9,27 @@ from tests.peers.daemon import Peer, serve_daemon, version_of
 
 
 def serve(
-    zones: Mapping[str, Path], workdir: Path, *, address: str = "127.0.0.1", port: int | None = None, processes: int = 1
+    zones: Mapping[str, Path],
+    workdir: Path,
+    *,
+    address: str = "127.0.0.1",
+    also: Sequence[str] = (),
+    port: int | None = None,
+    processes: int = 1,
+    program: str | None = None,
 ) -> AbstractContextManager[Peer]:
     """Serve *zones* from *processes* threads."""
-    named = require_tool("named")
+    named = program or require_tool("named")
 
     def configure(chosen: int) -> Sequence[str]:
         configuration = workdir / "named.conf"
-        family, other = ("listen-on-v6", "listen-on") if ":" in address else ("listen-on", "listen-on-v6")
+        listen = "\n".join(
+            f"    {family} port {chosen} {{ {''.join(f'{each}; ' for each in chosen_addresses) or 'none; '}}};"
+            for family, chosen_addresses in (
+                ("listen-on", [each for each in (address, *also) if ":" not in each]),
+                ("listen-on-v6", [each for each in (address, *also) if ":" in each]),
+            )
+        )
         configuration.write_text(
             f"""
 options {{
@@ -25,8 +38,8 @@ options {{
     lock-file none;
     session-keyfile "{workdir}/session.key";
     managed-keys-directory "{workdir}";
-    {family} port {chosen} {{ {address}; }};
-    {other} {{ none; }};
+{listen}
+    tcp-clients 1000;
     recursion no;
     dnssec-validation no;
     empty-zones-enable no;

@@ -9,18 +9,26 @@ from tests.peers.daemon import Peer, serve_daemon, version_of
 
 
 def serve(
-    zones: Mapping[str, Path], workdir: Path, *, address: str = "127.0.0.1", port: int | None = None, processes: int = 1
+    zones: Mapping[str, Path],
+    workdir: Path,
+    *,
+    address: str = "127.0.0.1",
+    also: Sequence[str] = (),
+    port: int | None = None,
+    processes: int = 1,
+    program: str | None = None,
 ) -> AbstractContextManager[Peer]:
     """Serve *zones* from *processes* UDP workers and as many TCP workers."""
-    knotd = require_tool("knotd")
+    knotd = program or require_tool("knotd")
 
     def configure(chosen: int) -> Sequence[str]:
         configuration = workdir / "knot.conf"
+        listen = ", ".join(f"{each}@{chosen}" for each in (address, *also))
         configuration.write_text(
             f"""
 server:
     rundir: {workdir}
-    listen: {address}@{chosen}
+    listen: [ {listen} ]
     udp-workers: {processes}
     tcp-workers: {processes}
     background-workers: 1

@@ -1,4 +1,4 @@
-"""NSD (NLnet Labs), options as shipped, rate limiting off."""
+"""NSD (NLnet Labs), options as shipped, rate limiting off, TCP connections as many as the others take."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,17 +9,25 @@ from tests.peers.daemon import Peer, serve_daemon, version_of
 
 
 def serve(
-    zones: Mapping[str, Path], workdir: Path, *, address: str = "127.0.0.1", port: int | None = None, processes: int = 1
+    zones: Mapping[str, Path],
+    workdir: Path,
+    *,
+    address: str = "127.0.0.1",
+    also: Sequence[str] = (),
+    port: int | None = None,
+    processes: int = 1,
+    program: str | None = None,
 ) -> AbstractContextManager[Peer]:
     """Serve *zones* from *processes* server processes."""
-    nsd = require_tool("nsd")
+    nsd = program or require_tool("nsd")
 
     def configure(chosen: int) -> Sequence[str]:
         configuration = workdir / "nsd.conf"
+        listen = "\n    ".join(f"ip-address: {each}" for each in (address, *also))
         configuration.write_text(
             f"""
 server:
-    ip-address: {address}
+    {listen}
     port: {chosen}
     server-count: {processes}
     username: ""
@@ -32,6 +40,7 @@ server:
     zonelistfile: "{workdir}/zone.list"
     cookie-secret-file: "{workdir}/cookie.secrets"
     reuseport: yes
+    tcp-count: 1000
     rrl-ratelimit: 0
     rrl-whitelist-ratelimit: 0
 remote-control:

@@ -10,10 +10,19 @@ from tests.peers.daemon import Peer, PeerFailed, serve_daemon, version_of
 
 
 def serve(
-    zones: Mapping[str, Path], workdir: Path, *, address: str = "127.0.0.1", port: int | None = None, processes: int = 1
+    zones: Mapping[str, Path],
+    workdir: Path,
+    *,
+    address: str = "127.0.0.1",
+    also: Sequence[str] = (),
+    port: int | None = None,
+    processes: int = 1,
+    program: str | None = None,
 ) -> AbstractContextManager[Peer]:
     """Serve *zones* from *processes* receiver threads, caches as shipped."""
-    pdns_server, pdnsutil = require_tool("pdns_server"), require_tool("pdnsutil")
+    pdns_server, pdnsutil = program or require_tool("pdns_server"), require_tool("pdnsutil")
+
+    listen = ",".join((address, *also))
 
     def configure(chosen: int) -> Sequence[str]:
         (workdir / "zones.conf").write_text(
@@ -24,8 +33,9 @@ def serve(
 launch=bind
 bind-config={workdir}/zones.conf
 bind-dnssec-db={workdir}/dnssec.sqlite
-local-address={address}
+local-address={listen}
 local-port={chosen}
+max-tcp-connections=1000
 socket-dir={workdir}
 receiver-threads={processes}
 distributor-threads=1
