@@ -9,32 +9,55 @@ may be answered from), each worker writes its own slot (what it has staged and s
 # memoryview.cast("Q")), so a reader sees the old or the new value and never a mixture.  There are no locks and no
 # messages: a worker reads the head once per wake-up, and the switchover is the one store to ACTIVE.
 #
-#   head     magic, version, staged generation, active generation, silenced, not-ready flags, per-zone deadlines
-#   workers  WORKER_SLOTS × WORKER_WORDS: pid, heartbeat, staged, active, then counters
+#   head     magic, version, staged generation, active generation, silenced, boot, worker counts, per-zone deadlines
+#   workers  WORKER_SLOTS × WORKER_WORDS: pid, heartbeat, staged, active, day; counters (server/counters.py names them);
+#            the same counters as they were when the day began; unique-source registers of this day and the one before
 #
 # Generations number the answer tables: generation 17 is the file tables/17.table in the state directory; 0 means none.
-# Deadlines are nanoseconds on CLOCK_BOOTTIME, which no clock step moves (design: two clocks).
-# The counters outlive the worker that wrote them: a slot is reused by the worker that replaces it, which counts on.
+# Deadlines are nanoseconds on CLOCK_BOOTTIME, which no clock step moves (design: two clocks).  0 = never
+# granted: SERVFAIL.
+# At a switchover ACTIVE is stored first and the new deadlines after it: the other way round would, for an instant,
+# revive an expired zone.  (At the very first activation nothing is served yet, and the deadlines come first.)
+# The counters outlive the worker that wrote them: a slot is reused by the worker that replaces it, which counts on; so
+# does the next run of the instance, as long as the file is there.  The head is valid for one boot of the machine only.
+# The file belongs on a file system in memory (/run): written-back pages of a disk could stop a worker in mid-store.
+# The day is counted in the slot itself so that statistics per UTC day are exact whenever a reader comes by: counts of
+# today = counters − counters when the day began; the registers alternate by the parity of the day (days since 1970).
 
 import mmap
 import os
 from pathlib import Path
 
 MAGIC = 0x526F6F7450616765  # "RootPage"
-VERSION = 1
+VERSION = 2
 
 HEAD_WORDS = 64
 WORKER_SLOTS = 64
-WORKER_WORDS = 8192
-"""64 KiB per worker: identity, counters (server/counters.py says which) and, behind them, unique-source registers."""
 
 # Words of the head.
-_MAGIC, _VERSION, _STAGED, _ACTIVE, _SILENCED, _ZONE_DEADLINES = 0, 1, 2, 3, 4, 16
+_MAGIC, _VERSION, _STAGED, _ACTIVE, _SILENCED, _BOOT, _WORKERS, _REPLACED, _ZONE_DEADLINES = 0, 1, 2, 3, 4, 5, 7, 8, 16
 MAX_ZONES = 8
+HEAD_OCTETS = 8 * (_ZONE_DEADLINES + MAX_ZONES)
+"""What a worker compares at each wake-up to see whether anything changed."""
 
 # Words of a worker's slot that are not counters.
-_PID, _HEARTBEAT, _WORKER_STAGED, _WORKER_ACTIVE = 0, 1, 2, 3
+_PID, _HEARTBEAT, _WORKER_STAGED, _WORKER_ACTIVE, _DAY = 0, 1, 2, 3, 4
 FIRST_COUNTER_WORD = 16
+COUNTER_WORDS = 2048
+
+REGISTERS = 1 << 14
+"""One-octet HyperLogLog registers of one estimate (unique_sources.py)."""
+
+REGISTER_SETS = 3
+"""IPv4, IPv6, IPv6 aggregated to /64, in this order."""
+
+_FIRST_REGISTER_WORD = FIRST_COUNTER_WORD + 2 * COUNTER_WORDS
+_DAY_REGISTER_WORDS = REGISTER_SETS * REGISTERS // 8
+WORKER_WORDS = 16_896
+"""132 KiB per worker, a whole number of memory pages; untouched slots take no memory."""
+
+assert WORKER_WORDS >= _FIRST_REGISTER_WORD + 2 * _DAY_REGISTER_WORDS
+_SIZE = 8 * (HEAD_WORDS + WORKER_SLOTS * WORKER_WORDS)
 
 
 class PageUnusable(Exception):
@@ -51,14 +74,14 @@ class Page:
     @classmethod
     def create(cls, path: Path) -> "Page":
         """Make a fresh page at *path*, in place of any other, and map it."""
-        size = 8 * (HEAD_WORDS + WORKER_SLOTS * WORKER_WORDS)
         temporary = path.with_suffix(".new")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o640)
         try:
-            os.ftruncate(descriptor, size)
-            page = cls(mmap.mmap(descriptor, size))
+            os.ftruncate(descriptor, _SIZE)
+            page = cls(mmap.mmap(descriptor, _SIZE))
         finally:
             os.close(descriptor)
+        page._begin_boot()
         page.words[_VERSION] = VERSION
         page.words[_MAGIC] = MAGIC
         temporary.rename(path)
@@ -67,20 +90,46 @@ class Page:
     @classmethod
     def open(cls, path: Path) -> "Page":
         """Map the page at *path*; PageUnusable if there is none of this version."""
-        size = 8 * (HEAD_WORDS + WORKER_SLOTS * WORKER_WORDS)
         try:
             descriptor = os.open(path, os.O_RDWR)
         except OSError as error:
             raise PageUnusable(f"{path}: {error.strerror}") from error
         try:
-            if os.fstat(descriptor).st_size != size:
-                raise PageUnusable(f"{path}: {os.fstat(descriptor).st_size} octets, expected {size}")
-            page = cls(mmap.mmap(descriptor, size))
+            return cls.from_descriptor(descriptor)
+        except PageUnusable as error:
+            raise PageUnusable(f"{path}: {error}") from error
         finally:
             os.close(descriptor)
+
+    @classmethod
+    def from_descriptor(cls, descriptor: int) -> "Page":
+        """Map the page that *descriptor* refers to, which stays open; PageUnusable if it is none of this version."""
+        if (size := os.fstat(descriptor).st_size) != _SIZE:
+            raise PageUnusable(f"{size} octets, expected {_SIZE}")
+        page = cls(mmap.mmap(descriptor, _SIZE))
         if page.words[_MAGIC] != MAGIC or page.words[_VERSION] != VERSION:
-            raise PageUnusable(f"{path}: not a shared page of version {VERSION}")
+            raise PageUnusable(f"not a shared page of version {VERSION}")
         return page
+
+    @classmethod
+    def open_or_create(cls, path: Path) -> "Page":
+        """Map the page at *path* or make it; after a reboot its head is cleared and its counters are kept."""
+        try:
+            page = cls.open(path)
+        except PageUnusable:
+            return cls.create(path)
+        if tuple(page.words[_BOOT : _BOOT + 2]) != _boot_id():
+            page._begin_boot()
+        return page
+
+    def _begin_boot(self) -> None:
+        for word in range(_STAGED, _ZONE_DEADLINES + MAX_ZONES):
+            self.words[word] = 0
+        self.words[_BOOT], self.words[_BOOT + 1] = _boot_id()
+
+    def head(self) -> bytes:
+        """The head as octets: equal to what was read before = nothing has changed."""
+        return bytes(self._mapping[:HEAD_OCTETS])
 
     @property
     def staged(self) -> int:
@@ -109,8 +158,26 @@ class Page:
     def silenced(self, value: bool) -> None:
         self.words[_SILENCED] = int(value)
 
+    @property
+    def workers(self) -> int:
+        """How many workers there should be: slots 0 … workers − 1 (written by the parent that serves)."""
+        return self.words[_WORKERS]
+
+    @workers.setter
+    def workers(self, value: int) -> None:
+        self.words[_WORKERS] = value
+
+    @property
+    def replaced(self) -> int:
+        """How many workers were replaced since boot because they died or did not advance."""
+        return self.words[_REPLACED]
+
+    @replaced.setter
+    def replaced(self, value: int) -> None:
+        self.words[_REPLACED] = value
+
     def deadline(self, zone: int) -> int:
-        """Until when zone number *zone* may be answered from: nanoseconds on CLOCK_BOOTTIME."""
+        """Until when zone number *zone* may be answered from: nanoseconds on CLOCK_BOOTTIME; 0 = not at all."""
         return self.words[_ZONE_DEADLINES + zone]
 
     def set_deadline(self, zone: int, boottime_ns: int) -> None:
@@ -120,6 +187,15 @@ class Page:
     def worker(self, slot: int) -> "WorkerSlot":
         """The slot of worker number *slot* (0 … WORKER_SLOTS − 1)."""
         return WorkerSlot(self.words, HEAD_WORDS + slot * WORKER_WORDS)
+
+
+def _boot_id() -> tuple[int, int]:
+    """This boot of the machine, as two words; zeros where the system does not tell."""
+    try:
+        digits = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+        return int(digits[:16], 16), int(digits[16:], 16)
+    except (OSError, ValueError):
+        return 0, 0
 
 
 class WorkerSlot:
@@ -154,7 +230,26 @@ class WorkerSlot:
         doc="Generation of this worker's latest response.",
     )
 
+    day = property(
+        lambda self: self._get(_DAY),
+        lambda self, value: self._set(_DAY, value),
+        doc="Days since 1970-01-01 UTC that `day_start` and `registers` belong to.",
+    )
+
+    def _words_from(self, first: int, count: int) -> memoryview:
+        return self._words[self._first + first : self._first + first + count]
+
     @property
     def counters(self) -> memoryview:
         """The slot's counter words, 64 bits each (server/counters.py gives them names)."""
-        return self._words[self._first + FIRST_COUNTER_WORD : self._first + WORKER_WORDS]
+        return self._words_from(FIRST_COUNTER_WORD, COUNTER_WORDS)
+
+    @property
+    def day_start(self) -> memoryview:
+        """The counter words as they were when `day` began."""
+        return self._words_from(FIRST_COUNTER_WORD + COUNTER_WORDS, COUNTER_WORDS)
+
+    def registers(self, day: int) -> memoryview:
+        """Unique-source registers of *day* or of the day before or after it, as octets: REGISTER_SETS × REGISTERS."""
+        first = _FIRST_REGISTER_WORD + (day & 1) * _DAY_REGISTER_WORDS
+        return self._words_from(first, _DAY_REGISTER_WORDS).cast("B")

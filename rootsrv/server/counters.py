@@ -1,0 +1,320 @@
+"""What a worker counts: names for the counter words of its slot in the shared page.
+
+The words are plain integers that only their worker writes; whoever wants sums (metrics, RSSAC002, status) adds the
+slots up with `total`.  Sizes and rcodes are counted per batch in C speed, never query by query, and are in the page
+before the next batch is received: a worker that is killed loses at most one batch.
+"""
+# Words, each 64 bits; a *path* is transport and family: udp-ipv4, udp-ipv6, tcp-ipv4, tcp-ipv6.
+#
+#   QUERIES         4         well-formed queries that were answered (RSSAC002 counts only well-formed messages)
+#   RESPONSES       4         responses sent
+#   MALFORMED       4         messages answered with FORMERR; not among QUERIES nor REQUEST_SIZES
+#   DROPPED         8         messages without a response, by reason (DROP_REASONS)
+#   FAULTS          1         exceptions of our own that a message raised (answered SERVFAIL or dropped)
+#   UNSENT          1         UDP responses that the kernel had no room for; not among RESPONSES
+#   TCP             16        connections: accepted, open, closed by reason (TCP_COUNTERS)
+#   SIGNALS         1 + 2×32  trust-anchor signals (RFC 8145): those without a place, then pairs (key tag + 1, count)
+#   RCODES          4×2×32    responses by path, TC, rcode (extended ones too; 31 = any above 30)
+#   REQUEST_SIZES   2×19      by transport: 0-15, 16-31 … 272-287, 288- octets
+#   RESPONSE_SIZES  2×257     by transport: 0-15 … 4080-4095, 4096- octets
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from rootsrv import unique_sources
+from rootsrv.page import COUNTER_WORDS, WORKER_SLOTS, Page, WorkerSlot
+
+PATHS = ("udp-ipv4", "udp-ipv6", "tcp-ipv4", "tcp-ipv6")
+"""A path is its index here: 2 × transport + (family is IPv6)."""
+
+DROP_REASONS = ("silent", "oversized", "silenced", "blocked", "fault")
+"""silent: no response by design (QR set, shorter than a header …); silenced: a switchover failed for good (D25)."""
+
+TCP_COUNTERS = (
+    "accepted",
+    "open",
+    "closed-by-client",
+    "closed-idle",
+    "closed-for-another",  # over the limit: the one idle longest goes
+    "refused-client-limit",
+    "closed-incomplete",  # a message took too long to arrive
+    "closed-stalled",  # the client does not read
+    "closed-oversized",
+    "closed-empty",  # a message of length zero
+    "closed-shutdown",
+    "closed-silent",
+)
+
+MAX_SIGNALS = 32
+RCODES_PER_PATH = 64
+REQUEST_BINS = 19
+RESPONSE_BINS = 257
+BIN_OCTETS = 16
+
+QUERIES = 0
+RESPONSES = QUERIES + 4
+MALFORMED = RESPONSES + 4
+DROPPED = MALFORMED + 4
+FAULTS = DROPPED + 8
+UNSENT = FAULTS + 1
+TCP = UNSENT + 1
+SIGNALS = TCP + 16
+RCODES = SIGNALS + 1 + 2 * MAX_SIGNALS
+REQUEST_SIZES = RCODES + 4 * RCODES_PER_PATH
+RESPONSE_SIZES = REQUEST_SIZES + 2 * REQUEST_BINS
+_END = RESPONSE_SIZES + 2 * RESPONSE_BINS
+assert _END <= COUNTER_WORDS
+
+TRUNCATED_BIT = 32
+_FORMERR = 1
+_DAY_SECONDS = 86_400
+
+# Sources remembered since they were last put into the registers; bounds memory (some 10 MB) and costs nothing but
+# repeated work when it is emptied.
+_MAX_REMEMBERED_SOURCES = 65_536
+_MAX_REMEMBERED_HEADS = 4_096
+
+_SIGNAL = re.compile(rb"[\x08\x0d\x12\x17\x1c\x21\x26\x2b\x30\x35\x3a\x3f]_ta((?:-[0-9a-f]{4})+)\x00\x00\x0a\x00\x01")
+
+
+class Counters:
+    """Counts for one worker into its slot of the shared page."""
+
+    def __init__(self, slot: WorkerSlot) -> None:
+        self._slot = slot
+        self._words = slot.counters
+        self._paths = tuple(_PathWords(path) for path in range(4))
+        self._remembered: set[bytes] = set()
+        self._tomorrow = (slot.day + 1) * _DAY_SECONDS
+        self._registers = slot.registers(slot.day)
+        self.turn_day(time.time())
+
+    def count(self, path: int, requests: Sequence[bytes], responses: Sequence[bytes]) -> None:
+        """Count a batch on *path*: `responses[i]` answers `requests[i]`.  Costs some 0.2 µs a query in batches."""
+        words = self._words
+        names = self._paths[path]
+        amount = len(requests)
+        tally = Counter(
+            chain(
+                map(names.request_word, map(len, requests)),
+                map(names.response_word, map(len, responses)),
+                map(names.head_words.__getitem__, [octets[2:12] for octets in responses]),
+            )
+        )
+        for word, number in tally.items():
+            words[word] += number
+        words[RESPONSES + path] += amount
+        if names.formerr_word in tally:
+            amount -= self._take_back_malformed(path, requests, responses)
+        words[QUERIES + path] += amount
+        joined = b"".join(requests).lower()
+        if b"_ta-" in joined:
+            self._count_signals(requests)
+
+    def count_one(self, path: int, request: bytes, response: bytes) -> None:
+        """Count one query and its response, for less than a batch of one costs."""
+        words = self._words
+        names = self._paths[path]
+        head_word = names.head_words[response[2:12]]
+        if head_word == names.formerr_word or b"_ta-" in request.lower():
+            self.count(path, (request,), (response,))
+            return
+        words[head_word] += 1
+        words[names.request_word(len(request))] += 1
+        words[names.response_word(len(response))] += 1
+        words[RESPONSES + path] += 1
+        words[QUERIES + path] += 1
+
+    def note_sources(self, sources: Iterable[bytes]) -> None:
+        """Put packed source addresses into the registers of unique sources."""
+        fresh = set(sources).difference(self._remembered)
+        if fresh:
+            unique_sources.observe(self._registers, fresh)
+            if len(self._remembered) > _MAX_REMEMBERED_SOURCES:
+                self._remembered.clear()
+            self._remembered |= fresh
+
+    def count_dropped(self, reason: str, amount: int = 1) -> None:
+        """Count messages that got no response, for one of DROP_REASONS."""
+        self._words[DROPPED + DROP_REASONS.index(reason)] += amount
+
+    def count_fault(self) -> None:
+        """Count an exception of our own."""
+        self._words[FAULTS] += 1
+
+    def count_unsent(self, path: int, responses: Sequence[bytes]) -> None:
+        """Take back responses that were counted on *path* and that the kernel then had no room for."""
+        words = self._words
+        names = self._paths[path]
+        for octets in responses:
+            words[names.head_words[octets[2:12]]] -= 1
+            words[names.response_word(len(octets))] -= 1
+        words[RESPONSES + path] -= len(responses)
+        words[UNSENT] += len(responses)
+
+    def count_tcp(self, name: str, amount: int = 1) -> None:
+        """Count what happened to a connection: one of TCP_COUNTERS; `open` goes both ways."""
+        word = TCP + TCP_COUNTERS.index(name)
+        self._words[word] = max(0, self._words[word] + amount)
+
+    def forget_open_connections(self) -> None:
+        """A replaced worker's connections are gone."""
+        self._words[TCP + TCP_COUNTERS.index("open")] = 0
+
+    def turn_day(self, now: float) -> None:
+        """Begin the day of *now* (seconds since 1970) if it is a later one; called at every wake-up.
+
+        A clock that steps back over midnight goes on counting for the later day; after more than a day back it was
+        wrong before, and the day is begun anew.
+        """
+        if self._tomorrow - 2 * _DAY_SECONDS <= now < self._tomorrow:
+            return
+        day = int(now // _DAY_SECONDS)
+        self._slot.day_start[:] = self._words
+        registers = self._slot.registers(day)
+        registers[:] = bytes(len(registers))
+        self._slot.day = day
+        self._registers = registers
+        self._remembered.clear()
+        self._tomorrow = (day + 1) * _DAY_SECONDS
+
+    def _take_back_malformed(self, path: int, requests: Sequence[bytes], responses: Sequence[bytes]) -> int:
+        names = self._paths[path]
+        malformed = [
+            request
+            for request, response in zip(requests, responses, strict=True)
+            if names.head_words[response[2:12]] in {names.formerr_word, names.formerr_word + TRUNCATED_BIT}
+        ]
+        for request in malformed:
+            self._words[names.request_word(len(request))] -= 1
+        self._words[MALFORMED + path] += len(malformed)
+        return len(malformed)
+
+    def _count_signals(self, requests: Iterable[bytes]) -> None:
+        words = self._words
+        for request in requests:
+            found = _SIGNAL.match(request.lower(), 12)
+            if found is None or found.start(1) + len(found[1]) != 13 + request[12]:
+                continue
+            for tag in found[1][1:].split(b"-"):
+                name = int(tag, 16) + 1
+                for word in range(SIGNALS + 1, RCODES, 2):
+                    if words[word] in (0, name):
+                        words[word] = name
+                        words[word + 1] += 1
+                        break
+                else:
+                    words[SIGNALS] += 1
+
+
+class _PathWords:
+    """Which word counts what on one path."""
+
+    def __init__(self, path: int) -> None:
+        transport = path >> 1
+        requests = REQUEST_SIZES + transport * REQUEST_BINS
+        responses = RESPONSE_SIZES + transport * RESPONSE_BINS
+        self.request_word = _SizeWords(requests, REQUEST_BINS).__getitem__
+        self.response_word = _SizeWords(responses, RESPONSE_BINS).__getitem__
+        self.head_words = _HeadWords(RCODES + path * RCODES_PER_PATH)
+        self.formerr_word = RCODES + path * RCODES_PER_PATH + _FORMERR
+
+
+class _SizeWords(dict[int, int]):
+    """The word of a size's bin; the last bin has no upper end."""
+
+    def __init__(self, first_word: int, bins: int) -> None:
+        super().__init__()
+        self._first_word, self._bins = first_word, bins
+
+    def __missing__(self, octets: int) -> int:
+        self[octets] = word = self._first_word + min(octets // BIN_OCTETS, self._bins - 1)
+        return word
+
+
+class _HeadWords(dict[bytes, int]):
+    """The rcode's word for octets 2 … 11 of a response: flags and section counts."""
+
+    def __init__(self, first_word: int) -> None:
+        super().__init__()
+        self._first_word = first_word
+
+    def __missing__(self, head: bytes) -> int:
+        if len(self) > _MAX_REMEMBERED_HEADS:
+            self.clear()
+        self[head] = word = self._first_word + response_rcode(head) + (TRUNCATED_BIT if head[0] & 2 else 0)
+        return word
+
+
+def response_rcode(head: bytes) -> int:
+    """The extended rcode of one of our responses, from *head*, its octets 2 … 11.
+
+    The upper eight bits stand in the OPT record (RFC 6891 §6.1.3), but only two such rcodes are ever sent, and nothing
+    else that we send looks like them: BADCOOKIE (23) has the lower bits 7, and BADVERS (16) is a NOERROR whose only
+    record is OPT, not truncated, to a question.
+    """
+    rcode = head[1] & 15
+    if rcode == 7:
+        return 23
+    if rcode == 0 and head[2:] == b"\0\1\0\0\0\0\0\1" and not head[0] & 2:
+        return 16
+    return rcode
+
+
+def total(page: Page) -> list[int]:
+    """All workers' counters summed, by word; those of workers that are gone count on."""
+    slots = [page.worker(slot) for slot in range(WORKER_SLOTS)]
+    words = [sum(each) for each in zip(*(slot.counters.tolist() for slot in slots if slot.day), strict=True)]
+    words = words or [0] * COUNTER_WORDS
+    words[SIGNALS + 1 : RCODES] = [0] * (2 * MAX_SIGNALS)  # each slot has its own order of key tags
+    merged: Counter[int] = Counter()
+    for slot in slots:
+        merged.update(signals(slot.counters))
+    for index, (tag, number) in enumerate(merged.most_common(MAX_SIGNALS)):
+        words[SIGNALS + 1 + 2 * index : SIGNALS + 3 + 2 * index] = tag + 1, number
+    words[SIGNALS] += sum(number for _, number in merged.most_common()[MAX_SIGNALS:])
+    return words
+
+
+def as_document(words: Sequence[int]) -> dict[str, object]:
+    """*words* (of one slot, or `total`) by name, for status."""
+
+    def named(first: int, names: Sequence[str]) -> dict[str, int]:
+        return {name: words[first + index] for index, name in enumerate(names)}
+
+    return {
+        "queries": named(QUERIES, PATHS),
+        "responses": named(RESPONSES, PATHS),
+        "malformed": named(MALFORMED, PATHS),
+        "truncated": {name: sum(truncated(words, path)) for path, name in enumerate(PATHS)},
+        "rcodes": {
+            str(rcode): number
+            for rcode in range(TRUNCATED_BIT)
+            if (number := sum(rcodes(words, path)[rcode] for path in range(4)))
+        },
+        "dropped": named(DROPPED, DROP_REASONS),
+        "faults": words[FAULTS],
+        "unsent": words[UNSENT],
+        "tcp": named(TCP, TCP_COUNTERS),
+        "trust_anchor_signals": {str(tag): number for tag, number in signals(words).items()},
+    }
+
+
+def rcodes(words: Sequence[int], path: int) -> Sequence[int]:
+    """Responses on *path* by rcode (32 numbers), truncated ones included."""
+    first = RCODES + path * RCODES_PER_PATH
+    return [words[first + rcode] + words[first + TRUNCATED_BIT + rcode] for rcode in range(TRUNCATED_BIT)]
+
+
+def truncated(words: Sequence[int], path: int) -> Sequence[int]:
+    """Truncated responses on *path* by rcode (32 numbers)."""
+    first = RCODES + path * RCODES_PER_PATH + TRUNCATED_BIT
+    return list(words[first : first + TRUNCATED_BIT])
+
+
+def signals(words: Sequence[int]) -> dict[int, int]:
+    """Trust-anchor signals by key tag (RFC 8145 §5)."""
+    return {words[at] - 1: words[at + 1] for at in range(SIGNALS + 1, RCODES, 2) if words[at]}

@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import pytest
+
+from rootsrv.page import Page
+from rootsrv.server import counters
+from rootsrv.server.counters import PATHS, Counters
+
+UDP4, UDP6, TCP4, TCP6 = range(4)
+DAY = 86_400
+
+
+def query(size: int = 40) -> bytes:
+    return bytes(size)
+
+
+def response(rcode: int = 0, size: int = 100, *, truncated: bool = False, counts: bytes = b"\0\1\0\0\0\6\0\2") -> bytes:
+    head = b"\0\0" + bytes((0x80 | (2 if truncated else 0), rcode)) + counts
+    return head + bytes(size - len(head))
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    return Page.create(tmp_path / "page")
+
+
+@pytest.fixture
+def counting(page: Page) -> Counters:
+    return Counters(page.worker(0))
+
+
+def test_a_batch_and_its_queries_one_by_one_count_the_same(page: Page) -> None:
+    batch, singly = Counters(page.worker(0)), Counters(page.worker(1))
+    requests = [query(size) for size in (12, 17, 31, 32, 287, 288, 300, 4_000)]
+    responses = [
+        response(0, 40),
+        response(3, 1_040),
+        response(0, 512, truncated=True),
+        response(1, 12),
+        response(7, 100),
+        response(0, 23, counts=b"\0\1\0\0\0\0\0\1"),
+        response(5, 4_095),
+        response(2, 4_096),
+    ]
+
+    batch.count(UDP6, requests, responses)
+    for asked, answered in zip(requests, responses, strict=True):
+        singly.count_one(UDP6, asked, answered)
+
+    assert page.worker(0).counters.tolist() == page.worker(1).counters.tolist()
+    words = page.worker(0).counters
+    assert words[counters.RESPONSES + UDP6] == 8
+    assert words[counters.QUERIES + UDP6] == 7
+    assert words[counters.MALFORMED + UDP6] == 1
+    by_rcode = counters.rcodes(words, UDP6)
+    assert {rcode: number for rcode, number in enumerate(by_rcode) if number} == {
+        0: 2, 1: 1, 2: 1, 3: 1, 5: 1, 16: 1, 23: 1,
+    }  # fmt: skip
+    assert sum(counters.truncated(words, UDP6)) == 1
+
+
+def test_sizes_fall_into_bins_of_16_octets_and_malformed_requests_into_none(page: Page, counting: Counters) -> None:
+    counting.count(TCP4, [query(15), query(16), query(287), query(288), query(12)], [response()] * 4 + [response(1)])
+
+    first = counters.REQUEST_SIZES + counters.REQUEST_BINS
+    sizes = page.worker(0).counters[first : first + counters.REQUEST_BINS].tolist()
+    assert sizes == [1, 1, *[0] * 15, 1, 1]
+
+
+def test_signals_are_counted_by_key_tag(page: Page, counting: Counters) -> None:
+    def signal(label: bytes, rest: bytes = b"\0\0\x0a\0\1") -> bytes:
+        return bytes(12) + bytes((len(label),)) + label + rest
+
+    asked = [
+        signal(b"_ta-4f66"),
+        signal(b"_TA-4F66-9728"),
+        signal(b"_ta-4f66", b"\3com\0\0\x0a\0\1"),  # not at the root
+        signal(b"_ta-4f66", b"\0\0\1\0\1"),  # not of type NULL
+        signal(b"_ta-4f6"),
+        signal(b"_ta-4f66x"),
+    ]
+    counting.count(UDP4, asked, [response(3)] * len(asked))
+
+    assert counters.signals(page.worker(0).counters) == {0x4F66: 2, 0x9728: 1}
+
+
+def test_signals_without_a_place_are_counted_together(page: Page, counting: Counters) -> None:
+    asked = [bytes(12) + b"\x08_ta-" + b"%04x" % tag + b"\0\0\x0a\0\1" for tag in range(40)]
+    counting.count(UDP4, asked, [response(3)] * 40)
+
+    assert len(counters.signals(page.worker(0).counters)) == counters.MAX_SIGNALS
+    assert page.worker(0).counters[counters.SIGNALS] == 40 - counters.MAX_SIGNALS
+
+
+def test_totals_sum_workers_whatever_the_order_of_their_signals(page: Page) -> None:
+    workers = [Counters(page.worker(slot)) for slot in (0, 5)]
+    tags = [b"\x08_ta-4f66", b"\x08_ta-9728"]
+    for each, order in zip(workers, (tags, tags[::-1]), strict=True):
+        each.count(UDP4, [bytes(12) + label + b"\0\0\x0a\0\1" for label in order], [response(3)] * 2)
+
+    words = counters.total(page)
+
+    assert words[counters.QUERIES + UDP4] == 4
+    assert counters.signals(words) == {0x4F66: 2, 0x9728: 2}
+    document = counters.as_document(words)
+    assert document["rcodes"] == {"3": 4}
+    assert document["queries"] == dict(zip(PATHS, (4, 0, 0, 0), strict=True))
+
+
+def test_unsent_responses_are_taken_back(page: Page, counting: Counters) -> None:
+    counting.count(UDP4, [query()] * 3, [response(0, 50), response(3, 60), response(3, 60)])
+    counting.count_unsent(UDP4, [response(3, 60)])
+
+    words = page.worker(0).counters
+    assert (words[counters.RESPONSES + UDP4], words[counters.UNSENT]) == (2, 1)
+    assert (counters.rcodes(words, UDP4)[0], counters.rcodes(words, UDP4)[3]) == (1, 1)
+
+
+def test_the_day_turns_once_and_remembers_where_it_began(page: Page) -> None:
+    slot = page.worker(0)
+    slot.day = 20_000
+    counting = Counters(slot)  # begins today, whatever it is
+    today = slot.day
+    counting.count_one(UDP4, query(), response())
+    counting.note_sources([b"\xc0\0\2\1"])
+
+    counting.turn_day((today + 1) * DAY - 1)
+    assert slot.day == today
+    counting.turn_day((today + 1) * DAY)
+    counting.count_one(UDP4, query(), response())
+    counting.turn_day((today + 1) * DAY - 5)  # a small step back over midnight
+
+    assert slot.day == today + 1
+    assert slot.counters[counters.QUERIES] - slot.day_start[counters.QUERIES] == 1
+    assert slot.day_start[counters.QUERIES] == 1
+    assert any(slot.registers(today))
+    assert not any(slot.registers(today + 1))
+
+
+def test_a_source_counts_again_on_the_next_day(page: Page) -> None:
+    slot = page.worker(0)
+    counting = Counters(slot)
+    today = slot.day
+    counting.note_sources([b"\xc0\0\2\1"])
+    counting.turn_day((today + 1) * DAY)
+    counting.note_sources([b"\xc0\0\2\1"])
+
+    assert slot.registers(today).tolist() == slot.registers(today + 1).tolist()
+    assert any(slot.registers(today))
+
+
+def test_a_replaced_worker_counts_on(page: Page) -> None:
+    Counters(page.worker(0)).count_one(UDP4, query(), response())
+    Counters(page.worker(0)).count_one(UDP4, query(), response())
+
+    assert page.worker(0).counters[counters.QUERIES + UDP4] == 2
