@@ -82,13 +82,19 @@ class Body:
         """The answer; *flags* are AA and RCODE, *zone* is the number of the zone that it comes from."""
         body = bytes(self._octets)
         cuts = []
+        done = partial_sum = position = 0
+        odd = 0
         for size, ancount, nscount, arcount in self._cuts:
-            # Adding big-endian 16-bit words with end-around carry is the remainder by 65,535 (RFC 1071 §2).
-            partial_sum = int.from_bytes(body[:size] + bytes(size % 2)) % 0xFFFF
-            before = [at for at in self._pointers if at < size]
-            odd = sum(at % 2 for at in before)
-            even = len(before) - odd
+            # Adding big-endian 16-bit words with end-around carry is the remainder by 65,535 (RFC 1071 §2); 2^16 leaves
+            # the remainder 1, so an odd octet behind the part counts for 2^8.
+            octets = int.from_bytes(body[done:size])
+            partial_sum = (partial_sum + (octets << 8 if size % 2 else octets)) % 0xFFFF
+            while position < len(self._pointers) and self._pointers[position] < size:
+                odd += self._pointers[position] % 2
+                position += 1
+            even = position - odd
             cuts.append(Cut(size, ancount, nscount, arcount, partial_sum, even, odd, truncated=size < self._needed))
+            done = size
         return Answer(flags, len(self._anchor), zone, tuple(cuts), tuple(self._pointers), body)
 
     def _record_with_names(self, rtype: int, ttl: int, rdata: bytes) -> None:

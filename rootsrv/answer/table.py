@@ -29,6 +29,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 MAGIC = b"rootsrv\x1a"
 FORMAT_VERSION = 1
@@ -117,8 +118,7 @@ class OwnerInfo:
     nodata: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """A place where a response may end."""
 
     size: int
@@ -139,8 +139,7 @@ class Cut:
     truncated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer, as if qname were its anchor; see answer/body.py."""
 
     flags: int
@@ -161,18 +160,15 @@ class Answer:
     def to_octets(self, at: int) -> bytes:
         """The answer as it stands in the file at offset *at* (a multiple of 8)."""
         body_at = at + ANSWER.size + CUT.size * len(self.cuts) + 2 * len(self.pointers)
-        parts = [
-            ANSWER.pack(
-                body_at, len(self.body), self.flags, self.anchor_size, len(self.pointers), len(self.cuts), self.zone, 0
+        sizes = (self.anchor_size, len(self.pointers), len(self.cuts))
+        return b"".join(
+            (
+                ANSWER.pack(body_at, len(self.body), self.flags, *sizes, self.zone, 0),
+                *(CUT.pack(*cut[:-1], CUT_TRUNCATED if cut.truncated else 0) for cut in self.cuts),
+                struct.pack(f"<{len(self.pointers)}H", *self.pointers),
+                self.body,
             )
-        ]
-        for cut in self.cuts:
-            numbers = (cut.size, cut.ancount, cut.nscount, cut.arcount)
-            sums = (cut.partial_sum, cut.even_pointers, cut.odd_pointers)
-            parts.append(CUT.pack(*numbers, *sums, CUT_TRUNCATED if cut.truncated else 0))
-        parts.append(struct.pack(f"<{len(self.pointers)}H", *self.pointers))
-        parts.append(self.body)
-        return b"".join(parts)
+        )
 
 
 class AnswerTable:
@@ -263,10 +259,8 @@ class AnswerTable:
         body_at, body_size, flags, anchor_size, pointer_count, cut_count, zone, _ = ANSWER.unpack_from(self.octets, at)
         at += ANSWER.size
         cuts = tuple(
-            Cut(size, an, ns, ar, partial_sum, even, odd, truncated=bool(cut_flags & CUT_TRUNCATED))
-            for size, an, ns, ar, partial_sum, even, odd, cut_flags in CUT.iter_unpack(
-                self.octets[at : at + cut_count * CUT.size]
-            )
+            Cut._make((*numbers, bool(cut_flags & CUT_TRUNCATED)))
+            for *numbers, cut_flags in CUT.iter_unpack(self.octets[at : at + cut_count * CUT.size])
         )
         at += cut_count * CUT.size
         pointers = struct.unpack_from(f"<{pointer_count}H", self.octets, at)

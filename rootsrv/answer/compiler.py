@@ -1,0 +1,208 @@
+"""Compiles verified zones into an answer table: every answer that the root and its host zone can give."""
+# Which answers there are (design: answers.md §1):
+#
+#   every owner of authority   per qtype that exists, ANY, RRSIG, and nodata, with DO=0 and DO=1
+#   every delegation           referral and answer to qtype DS, with DO=0 and DO=1
+#   every NSEC of the root     the nxdomain (DO=1) for the gap behind it; one for DO=0
+#   the host zone              nxdomain
+#
+# Equal answers are stored once: TLDs that share their name servers share the referral, since names are compressed
+# against the question.
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rootsrv.answer.body import ADDITIONAL, ANSWER, AUTHORITY, Body
+from rootsrv.answer.table import (
+    NAME_HAS_HOST_ZONE,
+    NAME_IS_DELEGATION,
+    Answer,
+    NameInfo,
+    OwnerInfo,
+    TableContents,
+    ZoneInfo,
+    to_octets,
+)
+from rootsrv.zone import name as names
+from rootsrv.zone.contents import RRset, ZoneContents
+from rootsrv.zone.verify import VerifiedZone
+
+AA = 0x0400
+NXDOMAIN = 3
+
+A, NS, SOA, AAAA, DS, RRSIG, NSEC, ANY = 1, 2, 6, 28, 43, 46, 47, 255
+
+ROOT_ZONE, HOST_ZONE = 0, 1
+"""Numbers of the zones in the table."""
+
+_NO_ANSWER = (0, 0)
+
+
+def compile_table(root: VerifiedZone, hosts: VerifiedZone | None = None) -> bytes:
+    """The answer table of the root zone and of the zone that holds its name servers' addresses.
+
+    Deterministic: the same zones give the same octets.  The zones' shapes were checked by `verify`.
+    """
+    return to_octets(_Compiler(root, hosts).contents())
+
+
+@dataclass(frozen=True, slots=True)
+class _Glue:
+    needed: list[RRset]
+    """Addresses of in-domain name servers (RFC 9471 §2.1)."""
+
+    optional: list[RRset]
+    """Addresses of sibling name servers (RFC 9471 §2.2), or of the root's own (RFC 9609 §4.2)."""
+
+
+class _Compiler:
+    def __init__(self, root: VerifiedZone, hosts: VerifiedZone | None) -> None:
+        self._zones = [root] if hosts is None else [root, hosts]
+        self._root = root.contents
+        self._hosts = None if hosts is None else hosts.contents
+        self._answers: dict[Answer, int] = {}
+
+    def contents(self) -> TableContents:
+        owners = tuple(self._owners())
+        zones = []
+        for number, verified in enumerate(self._zones):
+            zone, soa = verified.contents, verified.contents.soa
+            plain = self._number(self._negative(zone, number, zone.apex, NXDOMAIN, [], signed=False))
+            timers = (soa.serial, soa.refresh, soa.retry, soa.expire)
+            validity = (int(verified.not_before or 0), int(verified.signatures_until or 0))
+            zones.append(ZoneInfo(zone.apex, *timers, *validity, (plain, 0 if number == ROOT_ZONE else plain)))
+        all_names = tuple(self._names())
+        minimums = tuple(verified.contents.soa.minimum for verified in self._zones)
+        return TableContents(tuple(zones), minimums, all_names, owners, tuple(self._answers))
+
+    def _number(self, answer: Answer) -> int:
+        return self._answers.setdefault(answer, len(self._answers) + 1)
+
+    # ── the root's names ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _names(self) -> Iterator[NameInfo]:
+        """The root and every delegation, in canonical order."""
+        host_label = names.labels(self._hosts.apex)[-1] if self._hosts else None
+        apex_nsec = self._root.rrset(self._root.apex, NSEC)
+        for owner in (self._root.apex, *self._root.delegations):
+            label = owner[1:-1]
+            flags = NAME_HAS_HOST_ZONE if label == host_label else 0
+            nsec = self._root.rrset(owner, NSEC)
+            denial = [] if nsec is None or apex_nsec is None else [nsec] if owner == names.ROOT else [nsec, apex_nsec]
+            nxdomain = self._number(
+                self._negative(self._root, ROOT_ZONE, names.ROOT, NXDOMAIN, denial, signed=apex_nsec is not None)
+            )
+            if owner == self._root.apex:
+                yield NameInfo(b"", flags, _NO_ANSWER, _NO_ANSWER, nxdomain)
+                continue
+            glue = self._glue(owner)
+            referral = (
+                self._number(self._referral(owner, glue, do=False)),
+                self._number(self._referral(owner, glue, do=True)),
+            )
+            ds = self._number(self._ds(owner, do=False)), self._number(self._ds(owner, do=True))
+            yield NameInfo(label, flags | NAME_IS_DELEGATION, referral, ds, nxdomain)
+
+    def _referral(self, owner: bytes, glue: _Glue, *, do: bool) -> Answer:
+        """RFC 1034 §4.3.2 step 3b, RFC 4035 §3.1.4.1, RFC 9471 §3.1."""
+        body = Body(owner)
+        body.add(AUTHORITY, _present(self._root, owner, NS), signed=False)
+        proof = self._root.rrset(owner, DS) or self._root.rrset(owner, NSEC)
+        if do and proof is not None:
+            body.add(AUTHORITY, proof, signed=True)
+        for addresses in glue.needed:
+            body.add(ADDITIONAL, addresses, signed=False)
+        for addresses in glue.optional:
+            body.add(ADDITIONAL, addresses, signed=False, needed=False)
+        return body.finish(flags=0, zone=ROOT_ZONE)
+
+    def _glue(self, owner: bytes) -> _Glue:
+        """The root zone's addresses of the name servers of *owner*."""
+        glue = _Glue([], [])
+        for host in _present(self._root, owner, NS).rdatas:
+            place = glue.needed if names.is_at_or_below(host, owner) else glue.optional
+            place.extend(_addresses(self._root, host))
+        return glue
+
+    def _ds(self, owner: bytes, *, do: bool) -> Answer:
+        """RFC 4035 §3.1.4.1: the parent side of the cut answers for DS, with authority."""
+        ds = self._root.rrset(owner, DS)
+        if ds is None:
+            nsec = self._root.rrset(owner, NSEC)
+            return self._negative(self._root, ROOT_ZONE, owner, 0, [nsec] if nsec else [], signed=do)
+        body = Body(owner)
+        body.add(ANSWER, ds, signed=do)
+        return body.finish(flags=AA, zone=ROOT_ZONE)
+
+    # ── names with authority ────────────────────────────────────────────────────────────────────────────────────
+
+    def _owners(self) -> Iterator[OwnerInfo]:
+        yield self._owner(self._root, ROOT_ZONE, self._root.apex)
+        if self._hosts is not None:
+            for owner in self._hosts.by_owner:
+                yield self._owner(self._hosts, HOST_ZONE, owner)
+
+    def _owner(self, zone: ZoneContents, number: int, owner: bytes) -> OwnerInfo:
+        types = {}
+        for rrset in zone.by_owner[owner]:
+            types[rrset.rtype] = self._pair(zone, number, rrset)
+        # RFC 8482 §4.1: ANY is answered with one RRset, the smallest that every such name has.
+        types[ANY] = types[SOA] if SOA in types else types[min(types)]
+        signed = zone.by_owner[owner][0] if SOA not in types else _present(zone, owner, SOA)
+        if signed.rrsigs:
+            # RFC 8482 §7 gives RRSIG queries the same cause; the signatures of one RRset are a minimal answer.
+            body = Body(owner)
+            body.add_records(ANSWER, owner, RRSIG, signed.ttl, signed.rrsigs)
+            one = self._number(body.finish(flags=AA, zone=number))
+            types[RRSIG] = (one, one)
+        nsec = zone.rrset(owner, NSEC)
+        denial = [nsec] if nsec else []
+        nodata = tuple(
+            self._number(self._negative(zone, number, owner, 0, denial, signed=signed_answer))
+            for signed_answer in (False, True)
+        )
+        return OwnerInfo(owner, number, types, (nodata[0], nodata[1]))
+
+    def _pair(self, zone: ZoneContents, number: int, rrset: RRset) -> tuple[int, int]:
+        plain, do = (self._number(self._positive(zone, number, rrset, do=do)) for do in (False, True))
+        return plain, do
+
+    def _positive(self, zone: ZoneContents, number: int, rrset: RRset, *, do: bool) -> Answer:
+        body = Body(rrset.owner)
+        body.add(ANSWER, rrset, signed=do)
+        if rrset.rtype == NS:
+            # RFC 9609 §4.2: the addresses of the root's name servers as far as they fit, without TC when they do not.
+            for host in rrset.rdatas:
+                addresses = list(_addresses(zone, host))
+                if not addresses and self._hosts is not None:
+                    addresses = list(_addresses(self._hosts, host))
+                for each in addresses:
+                    body.add(ADDITIONAL, each, signed=False, needed=False)
+        return body.finish(flags=AA, zone=number)
+
+    def _negative(
+        self, zone: ZoneContents, number: int, anchor: bytes, rcode: int, denial: Iterable[RRset], *, signed: bool
+    ) -> Answer:
+        """RFC 2308 §2–3, RFC 4035 §3.1.3: the SOA and, if *signed*, the NSEC records in *denial*."""
+        soa = _present(zone, zone.apex, SOA)
+        body = Body(anchor)
+        body.add(AUTHORITY, soa, signed=signed, ttl=min(soa.ttl, zone.soa.minimum))
+        if signed:
+            for nsec in denial:
+                body.add(AUTHORITY, nsec, signed=True)
+        return body.finish(flags=AA | rcode, zone=number)
+
+
+def _present(zone: ZoneContents, owner: bytes, rtype: int) -> RRset:
+    """An RRset that every verified zone has."""
+    rrset = zone.rrset(owner, rtype)
+    if rrset is None:
+        raise AssertionError(f"{names.to_text(owner)} has no type {rtype}: verify should not have accepted this zone")
+    return rrset
+
+
+def _addresses(zone: ZoneContents, host: bytes) -> Iterator[RRset]:
+    for rtype in (A, AAAA):
+        rrset = zone.rrset(host, rtype)
+        if rrset is not None:
+            yield rrset
