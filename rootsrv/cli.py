@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rootsrv import __version__, config
+from rootsrv import __version__, config, zone_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,6 +32,11 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-config", help="print the effective configuration")
     check.add_argument("file", type=Path, metavar="FILE")
     check.set_defaults(command=check_config)
+
+    zone = commands.add_parser("zone", help="look at zone files").add_subparsers(required=True, metavar="COMMAND")
+    verify = zone.add_parser("verify", help="say whether a zone can be believed, and why not")
+    zone_file.add_verify_arguments(verify)
+    verify.set_defaults(command=zone_file.run_verify)
     return top
 
 

@@ -201,9 +201,7 @@ def tld_labels(count: int, seed: int) -> list[str]:
         if len(found) < country_codes:
             label = _word(draw, 2)
         elif len(found) < idn:
-            label = "xn--" + "".join(
-                draw.pick("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(6 + draw.below(8))
-            )
+            label = "xn--" + "".join(draw.pick(_LETTERS_AND_DIGITS) for _ in range(6 + draw.below(8)))
         else:
             label = _word(draw, draw.weighted(_LABEL_LENGTHS))
         found[label] = None

@@ -263,10 +263,21 @@ class _Transaction:
             raise dns.exception.SyntaxError(str(error)) from error  # type: ignore[no-untyped-call]
 
 
+class _Tokenizer(dns.tokenizer.Tokenizer):
+    """Remembers in which line the record began that is being read."""
+
+    record_line = 1
+
+    def get(self, want_leading: bool = False, want_comment: bool = False) -> dns.tokenizer.Token:
+        if want_leading and want_comment:  # so the reader asks for the first token of a line, and for no other
+            self.record_line = self.line_number
+        return super().get(want_leading, want_comment)
+
+
 def _read_any(text: str, apex: bytes) -> ZoneContents:
     builder = ContentsBuilder(apex)
     origin = dns.name.from_wire(apex, 0)[0]
-    tokenizer = dns.tokenizer.Tokenizer(text)
+    tokenizer = _Tokenizer(text)
     reader = dns.zonefile.Reader(
         tokenizer,
         dns.rdataclass.IN,
@@ -277,9 +288,8 @@ def _read_any(text: str, apex: bytes) -> ZoneContents:
     try:
         reader.read()
     except (dns.exception.DNSException, ValueError) as error:
-        line = tokenizer.where()[1]
         cause = re.sub(r"^<string>:\d+: ", "", str(error)) or type(error).__name__
-        raise ZoneMalformed(f"line {line}: {cause}") from error
+        raise ZoneMalformed(f"line {tokenizer.record_line}: {cause}") from error
     return builder.contents()
 
 

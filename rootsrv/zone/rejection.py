@@ -4,6 +4,9 @@
 class ZoneRejected(Exception):
     """The zone must not be served; keep the one we have."""
 
+    passed: tuple[str, ...] = ()
+    """One line for each check that was passed before this one."""
+
 
 class NotARoot(ZoneRejected):
     """The zone does not have the shape of a root zone, which is the only one we know how to serve."""

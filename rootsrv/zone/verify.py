@@ -51,23 +51,30 @@ def verify(
     contents: ZoneContents, trust_anchors: TrustAnchors, now: float, *, zonemd: digest.Policy = "if-supported"
 ) -> VerifiedZone:
     """Judge a root zone at *now* (seconds since 1970); a member of the ZoneRejected family says why it is refused."""
-    shape.check_root(contents)
-    keys, anchored, key_alarms = dnssec.check_keys(contents, trust_anchors, now)
-    signatures = dnssec.check_signatures(contents, keys, now)
-    names, nsec_alarms = nsec.check_chain(contents)
-    digest_line, digest_alarms = digest.check(contents, zonemd)
+    checks: list[str] = []
+    try:
+        shape.check_root(contents)
+        checks.append(_shape_line(contents))
+        keys, signing_keys, key_alarms = dnssec.check_keys(contents, trust_anchors, now)
+        signers = ", ".join(f"key {key}" for key in signing_keys)
+        checks.append(f"DNSKEY: signed by {signers}, covered by a trust anchor")
+        signatures = dnssec.check_signatures(contents, keys, now)
+        checks.append(
+            f"RRSIG: {signatures.verified} of {signatures.total} verified, valid from"
+            f" {instant.to_text(signatures.not_before)} until {instant.to_text(signatures.until)}"
+        )
+        names, nsec_alarms = nsec.check_chain(contents)
+        checks.append(f"NSEC: chain of {names} names closed, type bitmaps true")
+        digest_line, digest_alarms = digest.check(contents, zonemd)
+        checks.append(digest_line)
+    except ZoneRejected as rejection:
+        rejection.passed = tuple(checks)
+        raise
     return VerifiedZone(
         contents=contents,
         verified_at=now,
         validated=True,
-        checks=(
-            _shape_line(contents),
-            f"DNSKEY: signed by {', '.join(f'key {key}' for key in anchored)}, covered by a trust anchor",
-            f"RRSIG: {signatures.verified} of {signatures.total} verified, valid from"
-            f" {instant.to_text(signatures.not_before)} until {instant.to_text(signatures.until)}",
-            f"NSEC: chain of {names} names closed, type bitmaps true",
-            digest_line,
-        ),
+        checks=tuple(checks),
         alarms=(*key_alarms, *signatures.alarms, *nsec_alarms, *digest_alarms),
         not_before=signatures.not_before,
         signatures_until=signatures.until,

@@ -1,0 +1,143 @@
+"""Zone files and trust anchor files on disk, and `rootsrv zone verify`."""
+
+import argparse
+import gzip
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import dns.exception
+
+from rootsrv.zone import instant, name, presentation
+from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
+from rootsrv.zone.contents import ZoneContents, ZoneMalformed
+from rootsrv.zone.verify import VerifiedZone, ZoneRejected, verify, verify_hosts
+
+# Thirty times the root zone's file; a gzip file of a few octets could expand to fill the memory.
+MAX_ZONE_FILE_OCTETS = 64 * 1024 * 1024
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class FileUnusable(Exception):
+    """The file cannot be read at all."""
+
+
+def read_octets(path: Path) -> bytes:
+    """The file's octets, decompressed if it is a gzip file; FileUnusable says why not."""
+    try:
+        with path.open("rb") as file:
+            is_gzip = file.read(2) == _GZIP_MAGIC
+            file.seek(0)
+            with gzip.GzipFile(fileobj=file) if is_gzip else file as plain:
+                octets = plain.read(MAX_ZONE_FILE_OCTETS + 1)
+    except (OSError, EOFError, zlib.error) as error:  # a damaged gzip file raises any of them
+        raise FileUnusable(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(octets) > MAX_ZONE_FILE_OCTETS:
+        raise FileUnusable(f"{path}: larger than {MAX_ZONE_FILE_OCTETS} octets")
+    return octets
+
+
+def read_zone(path: Path, apex: bytes) -> ZoneContents:
+    """The zone *apex* (wire format) from a zone file, which may be gzipped.
+
+    Raises FileUnusable, or ZoneMalformed with the line.
+    """
+    return presentation.from_text(read_octets(path), apex)
+
+
+def read_trust_anchors(path: Path) -> TrustAnchors:
+    """Trust anchors from a file; FileUnusable or AnchorsMalformed say why not."""
+    try:
+        text = read_octets(path).decode()
+    except UnicodeDecodeError as error:
+        raise AnchorsMalformed(f"not UTF-8 text: {error}") from error
+    return TrustAnchors.from_text(text)
+
+
+def add_verify_arguments(command: argparse.ArgumentParser) -> None:
+    """The arguments of `rootsrv zone verify`."""
+    command.add_argument("file", type=Path, metavar="FILE", help="zone file, may be gzipped")
+    command.add_argument("--name", type=_name, default=".", help="the zone's name (default: .)")
+    command.add_argument(
+        "--anchors", type=Path, required=True, metavar="FILE", help="root-anchors.xml, or DS or DNSKEY records"
+    )
+    command.add_argument(
+        "--at", type=_instant, metavar="INSTANT", help="judge validity as of then: 2025-09-20T12:00:00Z (default: now)"
+    )
+    command.add_argument("--zonemd", choices=("required", "if-supported", "off"), default="if-supported")
+    command.add_argument(
+        "--root", type=Path, metavar="FILE", help="the root zone by which the (unsigned) zone of its hosts is judged"
+    )
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """`rootsrv zone verify`: a line for each check; 0 verified, 1 rejected, 2 the arguments are wrong."""
+    if (arguments.name == name.ROOT) != (arguments.root is None):
+        what = "needed to verify any zone but the root" if arguments.root is None else "is for any zone but the root"
+        print(f"rootsrv: --root: {what}", file=sys.stderr)
+        return 2
+    now = time.time() if arguments.at is None else arguments.at
+    try:
+        trust_anchors = read_trust_anchors(arguments.anchors)
+        root = _report(
+            arguments.root or arguments.file,
+            name.ROOT,
+            lambda contents: verify(contents, trust_anchors, now, zonemd=arguments.zonemd),
+        )
+        if root is None or arguments.root is None:
+            return 0 if root else 1
+        hosts = _report(
+            arguments.file,
+            arguments.name,
+            lambda contents: verify_hosts(contents, root, now, zonemd=arguments.zonemd),
+        )
+        return 0 if hosts else 1
+    except AnchorsMalformed as error:
+        print(f"rootsrv: {arguments.anchors}: {error}", file=sys.stderr)
+    except FileUnusable as error:
+        print(f"rootsrv: {error}", file=sys.stderr)
+    return 2
+
+
+def _report(path: Path, apex: bytes, judge: Callable[[ZoneContents], VerifiedZone]) -> VerifiedZone | None:
+    """Read and judge one zone, and print what comes of it; None when it is rejected."""
+    started = time.perf_counter()
+    octets = read_octets(path)
+    try:
+        contents = presentation.from_text(octets, apex)
+        read = time.perf_counter()
+        zone = judge(contents)
+    except ZoneMalformed as error:
+        print(f"FAIL  zone file: {error}\n{path}: not a zone, took {time.perf_counter() - started:.2f} s")
+        return None
+    except ZoneRejected as error:
+        for line in error.passed:
+            print(f"ok    {line}")
+        print(f"FAIL  {type(error).__name__}: {error}")
+        print(f"{path}: rejected, took {time.perf_counter() - started:.2f} s")
+        return None
+    for line in zone.checks:
+        print(f"ok    {line}")
+    for line in zone.alarms:
+        print(f"ALARM {line}")
+    verified = time.perf_counter()
+    seconds = f"{verified - started:.2f} s (reading {read - started:.2f}, checks {verified - read:.2f})"
+    print(f"{path}: verified, took {seconds}")
+    return zone
+
+
+def _name(text: str) -> bytes:
+    try:
+        return name.from_text(text)
+    except dns.exception.DNSException as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a domain name: {error}") from None
+
+
+def _instant(text: str) -> float:
+    try:
+        return instant.from_text(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an instant such as 2025-09-20T12:00:00Z") from None
