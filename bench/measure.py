@@ -1,0 +1,158 @@
+"""One server's figures: the highest rate that it answers, its peak, what a reply costs, latency at half the rate."""
+
+import contextlib
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bench.load import Load
+from bench.subjects import Running
+
+GOOD_SHARE = 0.999
+"""Of the queries that must be answered for a rate to count as answered."""
+
+# The walk, in parts of the peak: below 0.5 every server here answers everything.
+_STEPS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05)
+_FAILURES_TO_STOP = 2  # a single hiccup of the machine is not the end of the walk
+
+
+class Generator(Protocol):
+    """An engine, wherever it runs."""
+
+    def run(self, rate: float | None, seconds: float) -> Load:
+        """As `load.Engine.run`."""
+
+
+@dataclass
+class Figures:
+    """One measurement of one server; rates per second, times in seconds."""
+
+    version: str
+    answered_rate: float = 0.0
+    """Highest rate of which ≥ 99.9 % was answered."""
+
+    peak_rate: float = 0.0
+    """Most replies, whatever was offered."""
+
+    cpu_per_reply: float = 0.0
+    """Processor seconds of the server's processes (or kernel thread) per reply at half the answered rate."""
+
+    cpu_per_reply_at_peak: float = 0.0
+    memory_octets: int = 0
+    """Proportional set size of all of the server's processes."""
+
+    latency_p50: float = 0.0
+    latency_p99: float = 0.0
+    walk: list[tuple[float, float]] = field(default_factory=list)
+    """(offered, answered) per second, step by step."""
+
+    wrong: dict[str, int] = field(default_factory=dict)
+    sent: int = 0
+    answered: int = 0
+    lost: int = 0
+    generator_bound: bool = False
+    remarks: list[str] = field(default_factory=list)
+
+    def count(self, load: Load) -> None:
+        """Add a run to the sums."""
+        self.sent += load.sent
+        self.answered += load.answered
+        self.lost += load.lost
+        for what, count in load.wrong.items():
+            self.wrong[what] = self.wrong.get(what, 0) + count
+        for remark in load.remarks:
+            if remark not in self.remarks:
+                self.remarks.append(remark)
+
+
+def measure(
+    running: Running,
+    generator: Generator,
+    *,
+    overload: float | None,
+    ceiling: float | None,
+    step_seconds: float = 1.0,
+    warm_up_seconds: float = 0.5,
+    step_done: Callable[[], None] = lambda: None,
+) -> Figures:
+    """Walk the rate up to where *running* no longer answers.
+
+    *overload* is the rate that is more than any server's (None: closed loop); *ceiling* the generator's own limit.
+    """
+    figures = Figures(running.version)
+
+    def offer(rate: float | None, seconds: float) -> Load:
+        load = generator.run(rate, seconds)
+        figures.count(load)
+        step_done()
+        return load
+
+    offer(overload and overload / 4, warm_up_seconds)
+    used = cpu_seconds(running)
+    peak = offer(overload, step_seconds)
+    figures.cpu_per_reply_at_peak = (cpu_seconds(running) - used) / max(1, peak.answered)
+    figures.peak_rate = peak.answer_rate
+    failures, share = 0, 0.0
+    for share in _STEPS:
+        rate = share * peak.answer_rate
+        load = offer(rate, step_seconds)
+        figures.walk.append((load.offered_rate, load.answer_rate))
+        figures.peak_rate = max(figures.peak_rate, load.answer_rate)
+        # A generator that cannot keep its schedule offers less: what was really sent counts.
+        if load.answered_share >= GOOD_SHARE:
+            figures.answered_rate = max(figures.answered_rate, load.answer_rate)
+            failures = 0
+        elif (failures := failures + 1) >= _FAILURES_TO_STOP:
+            break
+    half = figures.answered_rate / 2 or peak.answer_rate / 4
+    used = cpu_seconds(running)
+    load = offer(half, step_seconds)
+    figures.cpu_per_reply = (cpu_seconds(running) - used) / max(1, load.answered)
+    figures.latency_p50, figures.latency_p99 = load.latency_at(0.5), load.latency_at(0.99)
+    figures.memory_octets = memory_octets(running)
+    figures.generator_bound = ceiling is not None and figures.peak_rate > 0.9 * ceiling
+    return figures
+
+
+def processes(session: int) -> Iterator[int]:
+    """The pids of a session."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                # pid (comm) state ppid pgrp session …; comm may hold anything
+                with open(f"/proc/{entry}/stat") as stream:
+                    if int(stream.read().rpartition(")")[2].split()[3]) == session:
+                        yield int(entry)
+
+
+def cpu_seconds(running: Running) -> float:
+    """Processor time that the server has used, to the nanosecond."""
+    nanoseconds = 0
+    for pid in [running.thread] if running.thread else processes(running.session):
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/schedstat") as stream:
+                    nanoseconds += int(stream.read().split()[0])
+    return nanoseconds / 1e9
+
+
+def memory_octets(running: Running) -> int:
+    """Proportional set size of the server's processes."""
+    total = 0
+    for pid in processes(running.session):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as stream:
+            total += sum(int(line.split()[1]) * 1024 for line in stream if line.startswith("Pss:"))
+    return total
+
+
+def median(values: list[float]) -> float:
+    """The median; 0 of nothing."""
+    return statistics.median(values) if values else 0.0
+
+
+def spread(values: list[float]) -> float:
+    """(largest − smallest) / median; 0 of nothing."""
+    middle = median(values)
+    return (max(values) - min(values)) / middle if middle else 0.0

@@ -1,0 +1,198 @@
+"""The servers that are measured: each started in the server namespace, on the server core, with one worker."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import network
+from bench.network import SERVER_IPV4, SERVER_IPV6, Wire
+from tests import peers
+from tests.peers import daemon
+
+HERE = Path(__file__).parent
+PORT = 53
+
+
+class SubjectUnavailable(Exception):
+    """This server cannot be measured here."""
+
+
+@dataclass(frozen=True)
+class Zones:
+    """What all of them serve."""
+
+    root: Path
+    """Zone file, one record per line."""
+
+    hosts: Path
+    """Zone file of root-servers.net."""
+
+    anchors: Path
+    clock: str | None = None
+    """The instant at which the zone verifies, where that is not now (ROOTSRV_TEST_CLOCK)."""
+
+    def by_name(self) -> dict[str, Path]:
+        """As the peers take them."""
+        return {".": self.root, "root-servers.net": self.hosts}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server under test."""
+
+    version: str
+    session: int
+    """Its processes are those of this session."""
+
+    thread: int | None = None
+    """The kernel thread that answers, for a server in the kernel."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One way to answer; `start` runs it until the block ends."""
+
+    name: str
+    start: Callable[["Bench"], contextlib.AbstractContextManager[Running]]
+    kind: str = "peer"
+    """rootsrv, peer or limit."""
+
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a subject is started."""
+
+    wire: Wire
+    zones: Zones
+    workdir: Path
+    server_cpu: int
+    programs: dict[str, str]
+    """Other programs than those installed, by subject name in lower case (`--nsd PATH`)."""
+
+    reply_octets: int = 720
+    """What a reflector sends: the mean response of the mix."""
+
+
+@contextlib.contextmanager
+def inside(namespace: network.Namespace, cpu: int) -> Iterator[None]:
+    """What this thread starts within the block is in *namespace* and on *cpu*."""
+    affinity = os.sched_getaffinity(0)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        network.enter(namespace.path)
+        os.sched_setaffinity(0, {cpu})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, affinity)
+            network.enter(f"/proc/self/fd/{home}")
+    finally:
+        os.close(home)
+
+
+def _peer(name: str, tool: str) -> Callable[[Bench], contextlib.AbstractContextManager[Running]]:
+    @contextlib.contextmanager
+    def start(bench: Bench) -> Iterator[Running]:
+        program = bench.programs.get(name.lower()) or _find(tool)
+        with contextlib.ExitStack() as stack:
+            with inside(bench.wire.server, bench.server_cpu):
+                peer = stack.enter_context(
+                    peers.AUTHORITATIVE[name](
+                        bench.zones.by_name(),
+                        bench.workdir,
+                        address=SERVER_IPV4,
+                        also=[SERVER_IPV6],
+                        port=PORT,
+                        program=program,
+                    )
+                )
+            yield Running(peer.version, peer.pid)
+
+    return start
+
+
+def _find(tool: str) -> str:
+    path = shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if path is None:
+        raise SubjectUnavailable(f"{tool} is not installed")
+    return path
+
+
+@contextlib.contextmanager
+def _rootsrv(bench: Bench) -> Iterator[Running]:
+    from rootsrv import __version__
+
+    configuration = bench.workdir / "rootsrv.toml"
+    configuration.write_text(f"""
+[service]
+addresses = ["{SERVER_IPV4}", "{SERVER_IPV6}"]
+port = {PORT}
+workers = 1
+[identity]
+nsid = "bench"
+[[zone]]
+name = "."
+file = "{bench.zones.root}"
+trust_anchors = "{bench.zones.anchors}"
+[[zone]]
+name = "root-servers.net."
+file = "{bench.zones.hosts}"
+validation = "none"
+[state]
+directory = "{bench.workdir}/state"
+""")
+    clock = [f"ROOTSRV_TEST_CLOCK={bench.zones.clock}"] if bench.zones.clock else []
+    interpreter = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]
+    command = [*interpreter, "-m", "rootsrv", "run", "--config", str(configuration)]
+    with _daemon(bench, "rootsrv", command) as session:
+        yield Running(__version__, session)
+
+
+@contextlib.contextmanager
+def _blind_sockets(bench: Bench) -> Iterator[Running]:
+    compiler = shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        raise SubjectUnavailable("no C compiler for bench/blind/reflector.c")
+    program = bench.workdir / "reflector"
+    built = subprocess.run(
+        [compiler, "-O2", "-o", str(program), str(HERE / "blind" / "reflector.c")], capture_output=True, check=False
+    )
+    if built.returncode:
+        raise SubjectUnavailable(f"bench/blind/reflector.c: {built.stderr.decode(errors='replace')[:300]}")
+    command = [str(program), str(PORT), str(bench.reply_octets), SERVER_IPV4, SERVER_IPV6]
+    with _daemon(bench, "reflector", command, zones=()) as session:
+        yield Running("", session)
+
+
+@contextlib.contextmanager
+def _daemon(bench: Bench, name: str, command: list[str], zones: tuple[str, ...] = (".",)) -> Iterator[int]:
+    log = bench.workdir / f"{name}.log"
+
+    def says_ready() -> bool:
+        return log.read_text() == "ready\n"
+
+    answers = daemon.answers_for(SERVER_IPV4, PORT, zones) if zones else says_ready
+    with contextlib.ExitStack() as stack:
+        with inside(bench.wire.server, bench.server_cpu):
+            session = stack.enter_context(daemon.running(name, command, log, answers))
+        yield session
+
+
+SUBJECTS = {
+    subject.name: subject
+    for subject in (
+        Subject("rootsrv", _rootsrv, "rootsrv", "asyncio server, one worker"),
+        Subject("NSD", _peer("NSD", "nsd"), remark="Debian's is built without recvmmsg"),
+        Subject("Knot", _peer("Knot", "knotd"), remark="sockets, one UDP worker"),
+        Subject("BIND", _peer("BIND", "named")),
+        Subject("PowerDNS", _peer("PowerDNS", "pdns_server"), remark="packet cache on, as shipped"),
+        Subject("blind sockets", _blind_sockets, "limit", "recvmmsg/sendmmsg in C, looks at nothing"),
+    )
+}
