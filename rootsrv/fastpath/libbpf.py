@@ -175,6 +175,25 @@ class Map:
 _LITTLE_ENDIAN = bytes(ffi.buffer(ffi.new("uint16_t *", 1)))[0] == 1
 
 
+def consume_ring(ring: Map) -> list[bytes]:
+    """Take everything that waits in a ring buffer."""
+    taken: list[bytes] = []
+
+    def take(_: Any, octets: Any, size: int) -> int:
+        taken.append(bytes(ffi.buffer(octets, size)))
+        return 0
+
+    callback = ffi.callback("int(void *, void *, size_t)", take)
+    reader = library().ring_buffer__new(ring.fd, callback, ffi.NULL, ffi.NULL)
+    if reader == ffi.NULL:
+        raise _error(f"map {ring.name}: ring buffer", ffi.errno)
+    try:
+        library().ring_buffer__consume(reader)
+    finally:
+        library().ring_buffer__free(reader)
+    return taken
+
+
 @dataclass(frozen=True, slots=True)
 class ProgramRun:
     """What a program made of a test packet."""
