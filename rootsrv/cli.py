@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rootsrv import __version__, config, zone_file
+from rootsrv import __version__, clock, config, config_text, log, zone_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         status: int = parsed.command(parsed)
-    except config.ConfigError as error:
+    except (config.ConfigError, clock.ClockUnusable) as error:
         print(f"rootsrv: {error}", file=sys.stderr)
         return 2
     return status
@@ -37,10 +37,42 @@ def parser() -> argparse.ArgumentParser:
     verify = zone.add_parser("verify", help="say whether a zone can be believed, and why not")
     zone_file.add_verify_arguments(verify)
     verify.set_defaults(command=zone_file.run_verify)
+
+    running = commands.add_parser("run", help="serve the configured zones")
+    running.add_argument("--config", type=Path, required=True, metavar="FILE")
+    running.add_argument("--role", choices=("serve", "maintain"), help="only this one (default: all, supervised)")
+    running.set_defaults(command=run)
+
+    trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
+    trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")
+    trial.add_argument("--tlds", type=int, default=1440, help="delegations in the generated zone (default 1440)")
+    trial.add_argument("--workers", type=int, default=0, help="worker processes (default: one per core)")
+    trial.set_defaults(command=demo)
     return top
 
 
 def check_config(arguments: argparse.Namespace) -> int:
     """`rootsrv check-config FILE`."""
-    print(config.load(arguments.file))
+    print(config_text.to_toml(config.load(arguments.file)), end="")
     return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`rootsrv run --config FILE [--role ROLE]`."""
+    from rootsrv import instance
+
+    log.to_standard_error()
+    loaded = config.load(arguments.config)
+    try:
+        instance.run(loaded, arguments.config, arguments.role)
+    except instance.CannotRun as error:
+        log.failure("cannot run", reason=error)
+        return 1
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """`rootsrv demo`."""
+    from rootsrv import demo as trial
+
+    return trial.run(port=arguments.port, tlds=arguments.tlds, workers=arguments.workers)

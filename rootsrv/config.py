@@ -61,6 +61,8 @@ class ServiceConfig:
 
     def __post_init__(self) -> None:
         _check_addresses("service.addresses", self.addresses)
+        for address in self.addresses:
+            _check_unicast("service.addresses", address)
         if not self.addresses:
             raise ConfigError("service.addresses: at least one address is needed")
         _check_range("service.port", self.port, 1, 65535)
@@ -127,6 +129,10 @@ class ZoneConfig:
     private_root: bool = False
     """Accept a root of the same shape with its own host zone and anchor (D1)."""
 
+    def __post_init__(self) -> None:
+        if not self.name.endswith(".") or self.name != self.name.lower():
+            raise ConfigError(f"zone.name: must be in lower case and end with a dot, got {self.name!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateConfig:
@@ -134,6 +140,14 @@ class StateConfig:
 
     directory: str = "/var/lib/rootsrv"
     """Answer tables, accepted zones, leases, journal."""
+
+    runtime_directory: str = "/run/rootsrv"
+    """The shared page and the Unix sockets of this run: a file system in memory."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("directory", self.directory), ("runtime_directory", self.runtime_directory)):
+            if not value:
+                raise ConfigError(f"state.{key}: must not be empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +343,7 @@ class Config:
     clock: ClockConfig = field(default_factory=ClockConfig)
 
     def __post_init__(self) -> None:
+        _check_zones(self.zone)
         check_secondary(
             self.admin, self.key, self.primary, self.peer, self.service.addresses, {z.name: z for z in self.zone}
         )
@@ -350,8 +365,51 @@ def _check_anycast(anycast: AnycastConfig, service: ServiceConfig) -> None:
             raise ConfigError(f"anycast.prefix_v{version}: no service address lies in {anchor.network}")
 
 
+def _check_unicast(key: str, text: str) -> None:
+    """Refuse an address from which no response could leave: a wildcard, a multicast or an IPv4-mapped one."""
+    address = ipaddress.ip_address(text)
+    if address.is_unspecified:
+        raise ConfigError(f"{key}: {text} is a wildcard; DNS is answered on the addresses named here, and only there")
+    if address.is_multicast:
+        raise ConfigError(f"{key}: {text} is a multicast address")
+    if address.version == 6 and (address.ipv4_mapped or "%" in text):
+        raise ConfigError(f"{key}: {text}: name the IPv4 address itself, and no IPv6 address with a scope")
+
+
+HOST_ZONE = "root-servers.net."
+"""The one zone besides the root that a root server has (RFC 2870 §2.5)."""
+
+
+def _check_zones(zones: tuple[ZoneConfig, ...]) -> None:
+    """Refuse all but a root and one flat zone of host names (D1)."""
+    roots = [zone for zone in zones if zone.name == "."]
+    if zones and not roots:
+        raise ConfigError('zone: the root is missing (name = ".")')
+    if len(roots) > 1:
+        raise ConfigError("zone: the root is configured twice")
+    if len(zones) > 2:
+        raise ConfigError(f"zone: the root and one zone of its host names, got {len(zones)} zones (RFC 2870 §2.5)")
+    for index, zone in enumerate(zones):
+        where = f"zone[{index}]"
+        if zone.name == ".":
+            if zone.validation == "required" and zone.file and not zone.trust_anchors:
+                raise ConfigError(f'{where}.trust_anchors: is missing (validation = "none" serves an unverified root)')
+            if zone.validation == "none" and zone.zonemd == "required":
+                raise ConfigError(f'{where}.zonemd: "required" contradicts validation = "none"')
+            continue
+        if zone.name != HOST_ZONE and not roots[0].private_root:
+            raise ConfigError(
+                f"{where}.name: only the root and {HOST_ZONE} are served, got {zone.name}"
+                " (a root with private_root = true has its own host zone)"
+            )
+        if zone.validation == "required":
+            raise ConfigError(f'{where}.validation: must be "none": a zone of host names is unsigned by design')
+        if zone.trust_anchors:
+            raise ConfigError(f"{where}.trust_anchors: {zone.name} is unsigned by design")
+
+
 def load(path: Path) -> Config:
-    """Read the TOML file at *path*; ConfigError names the file or the key."""
+    """Read the TOML file at *path*, relative paths in it from its directory; ConfigError names the file or the key."""
     try:
         with path.open("rb") as stream:
             document = tomllib.load(stream)
@@ -359,7 +417,23 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return read(document)
+    return _with_absolute_paths(read(document), path.absolute().parent)
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    def absolute(text: str) -> str:
+        return str(base / text) if text else ""
+
+    zones = tuple(
+        dataclasses.replace(zone, file=absolute(zone.file), trust_anchors=absolute(zone.trust_anchors))
+        for zone in config.zone
+    )
+    state = dataclasses.replace(
+        config.state,
+        directory=absolute(config.state.directory),
+        runtime_directory=absolute(config.state.runtime_directory),
+    )
+    return dataclasses.replace(config, zone=zones, state=state)
 
 
 def read(document: dict[str, Any]) -> Config:

@@ -23,6 +23,11 @@ def alarm(what: str, **facts: Any) -> None:
     event(what, level=logging.WARNING, **facts)
 
 
+def failure(what: str, **facts: Any) -> None:
+    """Log *what* ended a process or a command."""
+    event(what, level=logging.ERROR, **facts)
+
+
 def _value(value: Any) -> str:
     text = {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
     if text and _PLAIN.issuperset(text):

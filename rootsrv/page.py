@@ -24,6 +24,7 @@ may be answered from), each worker writes its own slot (what it has staged and s
 # The day is counted in the slot itself so that statistics per UTC day are exact whenever a reader comes by: counts of
 # today = counters − counters when the day began; the registers alternate by the parity of the day (days since 1970).
 
+import fcntl
 import mmap
 import os
 from pathlib import Path
@@ -114,10 +115,12 @@ class Page:
     @classmethod
     def open_or_create(cls, path: Path) -> "Page":
         """Map the page at *path* or make it; after a reboot its head is cleared and its counters are kept."""
-        try:
-            page = cls.open(path)
-        except PageUnusable:
-            return cls.create(path)
+        with path.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # roles start at the same time
+            try:
+                page = cls.open(path)
+            except PageUnusable:
+                return cls.create(path)
         if tuple(page.words[_BOOT : _BOOT + 2]) != _boot_id():
             page._begin_boot()
         return page

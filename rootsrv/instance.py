@@ -1,0 +1,246 @@
+"""The composition root: builds the parts of a role, starts and stops them in order.
+
+`rootsrv run` starts and watches the roles as processes of their own; systemd may run them as units instead.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import uvloop
+
+from rootsrv import clock, log
+from rootsrv.config import Config, ConfigError
+from rootsrv.page import Page
+from rootsrv.secondary.files import FileMaintainer
+from rootsrv.secondary.loading import LoadingFailed, load
+from rootsrv.secondary.tables import TableStore
+from rootsrv.server import privileges
+from rootsrv.server.parent import Parent, environment
+from rootsrv.server.sockets import CannotBind, bind_all
+from rootsrv.zone import instant
+
+Role = Literal["serve", "maintain"]
+ROLES: tuple[Role, ...] = ("serve", "maintain")
+
+_LOAD_WAIT_SECONDS = 20.0
+"""How long `run` waits for the first table before it serves without: SERVFAIL is better than no answer at all."""
+
+_SUPERVISOR = "ROOTSRV_SUPERVISOR"
+"""In the environment of a role's process: process id of the one that watches it, with which it ends."""
+
+_RESTART_SECONDS = (0.1, 5.0)
+_STOP_SECONDS = 10.0
+
+
+class CannotRun(Exception):
+    """The instance cannot be started; the text names the cause."""
+
+
+def run(config: Config, path: Path, role: Role | None = None) -> None:
+    """Run *role*, or all of them, until SIGTERM or SIGINT.  CannotRun if that cannot be, at start.
+
+    *path*: the configuration file, which the processes of the roles read anew.
+    """
+    if not config.zone:
+        raise ConfigError("zone: a root zone is needed")
+    if clock.test_offset_seconds():
+        log.alarm("TEST CLOCK: validity is judged at another time", now=instant.to_text(clock.validity_now()))
+    if parent := os.environ.get(_SUPERVISOR):
+        privileges.die_with_parent(int(parent))
+    try:
+        runtime = Path(config.state.runtime_directory)
+        runtime.mkdir(parents=True, exist_ok=True, mode=0o755)
+        state = Path(config.state.directory)
+        state.mkdir(parents=True, exist_ok=True, mode=0o755)
+    except OSError as error:
+        raise CannotRun(f"{error.filename}: {error.strerror}") from error
+    try:
+        match role:
+            case "serve":
+                with _alone(runtime / "serve.lock"):
+                    _run_until_signalled(lambda stop, _: serve(config, stop))
+            case "maintain":
+                with _alone(state / "maintain.lock"):
+                    _run_until_signalled(lambda stop, reload: maintain(config, stop, reload))
+            case None:
+                with _alone(state / "run.lock"):
+                    _run_until_signalled(lambda stop, reload: _supervise(config, path, stop, reload))
+    except (LoadingFailed, CannotBind, privileges.NoSuchUser) as error:
+        raise CannotRun(str(error)) from error
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Any:
+    """Hold the lock at *path*; CannotRun if another process does."""
+    try:
+        lock = path.open("a")
+    except OSError as error:
+        raise CannotRun(f"{path}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CannotRun(f"{path}: another instance is running on this directory") from error
+        yield
+
+
+def _run_until_signalled(make: Any) -> None:
+    async def main() -> None:
+        stop, reload = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        await make(stop, reload)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+async def serve(config: Config, stop: asyncio.Event) -> None:
+    """The role *serve*: bind, start the workers, keep them."""
+    account = privileges.account(config.service.user)
+    workers = config.service.workers or len(os.sched_getaffinity(0))
+    runtime = Path(config.state.runtime_directory)
+    page_path = runtime / "page"
+    page = Page.open_or_create(page_path)
+    store = TableStore(Path(config.state.directory))
+    sockets = bind_all(config.service.addresses, config.service.port, workers)
+    orders = {
+        "account": account,
+        "responder": _responder_orders(config),
+        "tcp": {
+            "connections": config.service.tcp_max_connections,
+            "connections_per_client": config.service.tcp_max_connections_per_client,
+            "idle_seconds": config.service.tcp_idle_seconds,
+        },
+    }
+    parent = Parent(sockets=sockets, page=page, page_path=page_path, tables=store.directory, orders=orders)
+    status = await parent.listen(runtime / "serve.sock")
+    log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
+    try:
+        await parent.run(stop)
+    finally:
+        status.close()
+        (runtime / "serve.sock").unlink(missing_ok=True)
+        for each in sockets:
+            each.socket.close()
+        log.event("stopped serving")
+
+
+def _responder_orders(config: Config) -> dict[str, Any]:
+    secret = config.cookies.secret or secrets.token_hex(16)
+    return {
+        "max_udp_response_octets": config.service.max_udp_response_octets,
+        "nsid": (config.identity.nsid or socket.gethostname()).encode().hex(),
+        "version": config.identity.version.encode().hex(),
+        "cookie_secrets": [secret, *config.cookies.previous_secrets],
+        "require_server_cookie": config.cookies.require_server_cookie,
+        "tcp_idle_seconds": config.service.tcp_idle_seconds,
+    }
+
+
+async def maintain(config: Config, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """The role *maintain*: keep the zones current."""
+    page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
+    store = TableStore(Path(config.state.directory))
+    maintainer = FileMaintainer(
+        load=lambda confirm: load(config.zone, store, clock.validity_now(), confirm=confirm),
+        retire=store.remove_all_but,
+        page=page,
+    )
+    await maintainer.run(stop, reload)
+
+
+async def _supervise(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """All roles: load first, then listen (D35); a role that ends is started again."""
+    page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
+    maintain_role = await _start("maintain", path)
+    roles: dict[Role, asyncio.subprocess.Process] = {"maintain": maintain_role}
+    stopped = asyncio.create_task(stop.wait())
+    ended = asyncio.create_task(maintain_role.wait())
+    try:
+        deadline = asyncio.get_running_loop().time() + _LOAD_WAIT_SECONDS
+        # A table that is active from an earlier run on this boot is served while maintain looks at the zones.
+        while not page.active and not stop.is_set() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.wait([stopped, ended], timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                break
+        if ended.done() and not stop.is_set():
+            raise CannotRun("the zones could not be loaded")
+        ended.cancel()
+        if not stop.is_set():
+            roles["serve"] = await _start("serve", path)
+            await _keep(roles, path, stopped, reload)
+    finally:
+        stopped.cancel()
+        await _stop(roles)
+
+
+async def _keep(
+    roles: dict[Role, asyncio.subprocess.Process], path: Path, stopped: "asyncio.Task[Any]", reload: asyncio.Event
+) -> None:
+    """Have all roles running until told to stop; CannotRun when one fails at its very start."""
+    loop = asyncio.get_running_loop()
+    shortest, longest = _RESTART_SECONDS
+    pauses = dict.fromkeys(roles, shortest)
+    started = dict.fromkeys(roles, loop.time())
+    ends = {asyncio.create_task(process.wait()): role for role, process in roles.items()}
+    reloads = asyncio.create_task(reload.wait())
+    try:
+        while True:
+            await asyncio.wait([stopped, reloads, *ends], return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                return
+            if reloads.done():
+                reload.clear()
+                reloads = asyncio.create_task(reload.wait())
+                with contextlib.suppress(ProcessLookupError):
+                    roles["maintain"].send_signal(signal.SIGHUP)
+            for task in [each for each in ends if each.done()]:
+                role = ends.pop(task)
+                lived = loop.time() - started[role]
+                if pauses[role] == shortest and lived < 2 and roles[role].returncode == 1:
+                    raise CannotRun(f"the role {role} could not be started")
+                pauses[role] = shortest if lived > 60 else min(longest, 2 * pauses[role])
+                log.alarm("role restarted", role=role, exit_status=roles[role].returncode, pause_seconds=pauses[role])
+                await asyncio.wait([stopped], timeout=pauses[role])
+                if stopped.done():
+                    return
+                roles[role] = await _start(role, path)
+                started[role] = loop.time()
+                ends[asyncio.create_task(roles[role].wait())] = role
+    finally:
+        for task in (reloads, *ends):
+            task.cancel()
+
+
+async def _start(role: Role, path: Path) -> asyncio.subprocess.Process:
+    command = ("-m", "rootsrv", "run", "--config", str(path), "--role", role)
+    variables = environment() | {_SUPERVISOR: str(os.getpid())}
+    return await asyncio.create_subprocess_exec(sys.executable, *command, env=variables)
+
+
+async def _stop(roles: dict[Role, asyncio.subprocess.Process]) -> None:
+    """End the roles, those that answer last: they finish what is in flight."""
+    running = [process for process in roles.values() if process.returncode is None]
+    for process in running:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    waits: list[Coroutine[Any, Any, int]] = [process.wait() for process in running]
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await asyncio.gather(*waits)
+    except TimeoutError:
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()

@@ -1,0 +1,241 @@
+"""The parent of the workers (role *serve*): binds every socket, keeps the descriptors, takes no packet."""
+# Theory of operation
+# -------------------
+# The parent starts one worker per slot and watches each in two ways: its end (a task per slot waits for it), and its
+# heartbeat in the shared page, which a worker renews at every wake-up, at least ten times a second.  A worker that does
+# not advance while datagrams or connections wait in its queues is killed; so is one that does not advance at all for
+# longer.  Whatever ended it, it is replaced on the same sockets, whose queues the parent kept open meanwhile.
+#
+#             exit                            lived ≥ SETTLED_SECONDS: at once
+#   running ────────▶ counted as replaced ────────────────────────────────────▶ running
+#      │ no heartbeat        ▲                less: after a back-off that doubles
+#      └──── SIGKILL ────────┘
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import rootsrv
+from rootsrv import clock, log
+from rootsrv.page import Page
+from rootsrv.server import counters
+from rootsrv.server.sockets import ServiceSocket
+from rootsrv.server.worker import WorkerOrders
+
+WATCH_SECONDS = 0.25
+
+STUCK_SECONDS = 1.5
+"""A worker without a heartbeat for so long, while queries wait for it, is replaced: fifteen missed wake-ups."""
+
+DEAD_SECONDS = 10.0
+"""Likewise with nothing waiting."""
+
+SETTLED_SECONDS = 5.0
+BACK_OFF_SECONDS = (0.1, 5.0)
+"""First and longest pause before a worker that ended soon after its start is replaced."""
+
+STOP_SECONDS = 6.0
+"""How long workers may take to finish what is in flight; then they are killed."""
+
+_LONGEST_REQUEST_OCTETS = 65_536
+
+
+class Parent:
+    """Starts, watches and replaces the workers, and tells who asks over a Unix socket."""
+
+    def __init__(
+        self, *, sockets: Sequence[ServiceSocket], page: Page, page_path: Path, tables: Path, orders: dict[str, Any]
+    ) -> None:
+        """*tables*: directory of answer tables; *orders*: the WorkerOrders that do not differ between workers."""
+        self._sockets = sockets
+        self._page = page
+        self._page_path = page_path
+        self._tables = tables
+        self._orders = orders
+        self._workers = 1 + max(each.worker for each in sockets)
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._reasons: dict[int, str] = {}
+        self._stopping = False
+        self.commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"status": lambda _: self.status()}
+        """What can be asked over the status socket: name → function of the request that makes the response."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until *stop* is set; then let the workers finish what is in flight."""
+        self._page.workers = self._workers
+        page = os.open(self._page_path, os.O_RDWR)
+        tables = os.open(self._tables, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            keepers = [
+                asyncio.create_task(self._keep(slot, page, tables), name=f"worker-{slot}")
+                for slot in range(self._workers)
+            ]
+            watcher = asyncio.create_task(self._watch(), name="watch")
+            ended = asyncio.create_task(stop.wait())
+            # None of the others ends before we stop, unless it fails: then the role goes down with its traceback.
+            await asyncio.wait([ended, watcher, *keepers], return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+            watcher.cancel()
+            await self._stop(keepers)
+            for task in (watcher, *keepers):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        finally:
+            os.close(page)
+            os.close(tables)
+
+    async def _stop(self, keepers: Sequence["asyncio.Task[None]"]) -> None:
+        self._stopping = True
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGCONT)
+        _, late = await asyncio.wait(keepers, timeout=STOP_SECONDS)
+        for process in self._processes.values() if late else ():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    async def _keep(self, slot: int, page: int, tables: int) -> None:
+        """Have a worker in *slot* until we stop."""
+        shortest, longest = BACK_OFF_SECONDS
+        pause = 0.0
+        while not self._stopping:
+            process = await self._start(slot, page, tables)
+            started = time.monotonic()
+            status = await process.wait()
+            del self._processes[slot]
+            self._page.worker(slot).pid = 0
+            if self._stopping:
+                return
+            pause = 0.0 if time.monotonic() - started >= SETTLED_SECONDS else min(longest, pause * 2 or shortest)
+            self._page.replaced += 1
+            reason = self._reasons.pop(slot, None) or _describe_end(status)
+            log.alarm("worker replaced", slot=slot, pid=process.pid, reason=reason, pause_seconds=pause)
+            await asyncio.sleep(pause)
+
+    async def _start(self, slot: int, page: int, tables: int) -> asyncio.subprocess.Process:
+        descriptors = tuple(each.socket.fileno() for each in self._sockets if each.worker == slot)
+        orders = WorkerOrders(
+            slot=slot, parent=os.getpid(), page=page, tables=tables, sockets=descriptors, **self._orders
+        )
+        self._page.worker(slot).heartbeat = clock.boottime_ns()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "rootsrv.server.worker",
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=(page, tables, *descriptors),
+            env=environment(),
+        )
+        self._processes[slot] = process
+        assert process.stdin is not None
+        process.stdin.write(orders.to_json().encode())
+        process.stdin.write_eof()
+        return process
+
+    async def _watch(self) -> None:
+        """Kill workers that do not advance."""
+        before = clock.boottime_ns()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = clock.boottime_ns()
+            # After a suspend, or when we ourselves were not let run, everybody's heartbeat looks old.
+            late = now - before > 4 * WATCH_SECONDS * 1e9
+            before = now
+            if late:
+                continue
+            for slot, process in list(self._processes.items()):
+                age = (now - self._page.worker(slot).heartbeat) / 1e9
+                if age > DEAD_SECONDS or (age > STUCK_SECONDS and self._waiting(slot)):
+                    self._reasons[slot] = f"did not advance for {age:.1f} s"
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+
+    def _waiting(self, slot: int) -> bool:
+        return any(each.waiting() for each in self._sockets if each.worker == slot)
+
+    def status(self) -> dict[str, Any]:
+        """What the status socket tells: workers, generations, sockets, counters."""
+        now = clock.boottime_ns()
+        page = self._page
+        workers = []
+        for slot in range(self._workers):
+            words = page.worker(slot)
+            process = self._processes.get(slot)
+            age = round((now - words.heartbeat) / 1e9, 3)
+            workers.append(
+                {
+                    "slot": slot,
+                    "pid": process.pid if process else 0,
+                    "ready": process is not None and words.pid == process.pid,
+                    "heartbeat_age_seconds": age,
+                    "staged": words.staged,
+                    "active": words.active,
+                }
+            )
+        return {
+            "role": "serve",
+            "pid": os.getpid(),
+            "version": rootsrv.__version__,
+            "test_clock_offset_seconds": clock.test_offset_seconds(),
+            "active": page.active,
+            "staged": page.staged,
+            "silenced": page.silenced,
+            "workers": workers,
+            "workers_replaced": page.replaced,
+            "sockets": [
+                {
+                    "address": each.address,
+                    "port": each.socket.getsockname()[1],
+                    "transport": "tcp" if each.is_tcp else "udp",
+                    "worker": each.worker,
+                    "waiting": each.waiting(),
+                }
+                for each in self._sockets
+            ],
+            "counters": counters.as_document(counters.total(page)),
+        }
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One client of the status socket: a JSON object with `command` per line, one JSON object back for each."""
+        try:
+            async for line in reader:
+                writer.write(json.dumps(self._command(line)).encode() + b"\n")
+                await writer.drain()
+        except (ConnectionError, ValueError):  # gone, or a line beyond the limit
+            pass
+        finally:
+            writer.close()
+
+    def _command(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            command = self.commands[request["command"]]
+        except (ValueError, KeyError, TypeError):
+            return {"error": f"a line is a JSON object with a command: {', '.join(sorted(self.commands))}"}
+        return command(request)
+
+    async def listen(self, path: Path) -> asyncio.Server:
+        """Listen for `answer`'s clients on the Unix socket *path* (owner and group only)."""
+        path.unlink(missing_ok=True)
+        before = os.umask(0o117)
+        try:
+            return await asyncio.start_unix_server(self.answer, path, limit=_LONGEST_REQUEST_OCTETS)
+        finally:
+            os.umask(before)
+
+
+def environment() -> dict[str, str]:
+    """Environment in which a child process finds this very package."""
+    package = str(Path(rootsrv.__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+
+
+def _describe_end(status: int) -> str:
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"

@@ -1,0 +1,211 @@
+"""What a worker answers from at this instant (generation, leases, silence): the shared page, once per wake-up."""
+# Theory of operation
+# -------------------
+# Whatever wakes the worker (datagrams, a read on a connection, the timer) calls `wake_up` first and then answers all
+# it has from what that left: so a batch never mixes two generations, and nothing sent later than one wake-up after the
+# flip comes from the old one.
+#
+#             STAGED = n                       ACTIVE = n
+#   serving ────────────▶ n mapped in a thread ──────────▶ serving n; the old one is let go
+#                         (slot.staged = n)                (slot.active = n)
+#
+# A generation that becomes active without having been staged (start, a missed turn) is mapped on the spot.  One that
+# cannot be used leaves the worker on the old generation: slot.active tells, and whoever switched decides what follows.
+# A zone whose lease is over is answered SERVFAIL (D27); a new lease heals that at the next wake-up.
+
+import asyncio
+import gc
+import mmap
+import os
+import time
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from pathlib import Path
+
+from rootsrv import log
+from rootsrv.answer.responder import Responder, ResponderSettings, Transport, not_ready
+from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.page import MAX_ZONES, Page, WorkerSlot
+from rootsrv.server.counters import Counters
+
+_NEVER = 1 << 63
+_RETRY_SECONDS = 1.0
+_FAULT_LOG_SECONDS = 10.0  # one faulty message a second in the log is one too many: a packet must not fill a disk
+
+Respond = Callable[[bytes, bytes, Transport, float], bytes | None]
+
+
+def table_name(generation: int) -> str:
+    """The file of answer table number *generation*, in the directory of tables."""
+    return f"{generation}.table"
+
+
+class Serving:
+    """The generation, the leases and the silence that the shared page commands."""
+
+    def __init__(
+        self, page: Page, slot: WorkerSlot, counters: Counters, tables_descriptor: int, settings: ResponderSettings
+    ) -> None:
+        self._page = page
+        self._slot = slot
+        self._counters = counters
+        self._tables = tables_descriptor
+        self._settings = settings
+        self._head = b""
+        self._now = 0.0
+        self._generation = 0
+        self._responder: Responder | None = None
+        self._respond: Respond = _not_ready
+        self._zone_count = 0
+        self._expired: frozenset[int] | None = None
+        self._next_deadline = _NEVER
+        self._mapped: tuple[int, Responder] | None = None
+        self._mapping: asyncio.Future[Responder | None] | None = None
+        self._retry_at = 0.0
+        self._fault_logged_at = -_FAULT_LOG_SECONDS
+
+    def wake_up(self) -> None:
+        """Read the page.  Everything answered until the next call comes from what it says now."""
+        boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._slot.heartbeat = boottime
+        self._now = time.time()
+        self._counters.turn_day(self._now)
+        head = self._page.head()
+        if head != self._head:
+            self._head = head
+            self._follow()
+            self._judge_leases(boottime)
+        elif boottime >= self._next_deadline:
+            self._judge_leases(boottime)
+
+    def respond_to_all(
+        self, requests: Sequence[bytes], sources: Sequence[bytes], transport: Transport
+    ) -> list[bytes | None]:
+        """One response or None for each request.  Raises nothing, whatever the octets."""
+        try:
+            responses = list(map(self._respond, requests, sources, repeat(transport), repeat(self._now)))
+        except Exception:
+            responses = [
+                self._respond_guarded(octets, source, transport)
+                for octets, source in zip(requests, sources, strict=True)
+            ]
+        if None in responses:
+            reason = "silenced" if self._page.silenced else "silent"
+            self._counters.count_dropped(reason, responses.count(None))
+        return responses
+
+    def _respond_guarded(self, octets: bytes, source: bytes, transport: Transport) -> bytes | None:
+        try:
+            return self._respond(octets, source, transport, self._now)
+        except Exception as error:
+            self._counters.count_fault()
+            if self._now - self._fault_logged_at >= _FAULT_LOG_SECONDS:
+                self._fault_logged_at = self._now
+                log.alarm("responder failed", error=f"{type(error).__name__}: {error}", message=octets[:512].hex())
+            # QR and SERVFAIL; the id, opcode and RD are the client's, and there is nothing behind the header.
+            if len(octets) < 12 or octets[2] & 0x80:
+                return None
+            return octets[:2] + bytes((octets[2] & 0x79 | 0x80, 2)) + bytes(8)
+
+    def _follow(self) -> None:
+        """Switch to the active generation; start mapping the staged one."""
+        page = self._page
+        active = page.active
+        if active != self._generation:
+            self._switch(active)
+        staged = page.staged
+        already = staged in {0, self._generation} or (self._mapped is not None and self._mapped[0] == staged)
+        if not already and self._mapping is None:
+            self._stage(staged)
+
+    def _switch(self, generation: int) -> None:
+        if generation == 0:
+            self._generation, self._responder, self._zone_count = 0, None, 0
+        else:
+            if self._mapped is not None and self._mapped[0] == generation:
+                responder: Responder | None = self._mapped[1]
+            else:
+                responder = self._map(generation)
+                gc.collect()
+                gc.freeze()
+            self._mapped = None
+            if responder is None:
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+                return
+            self._generation, self._responder = generation, responder
+            self._zone_count = min(len(responder.table.zones), MAX_ZONES)
+        self._expired = None
+        self._slot.staged = self._slot.active = generation
+
+    def _map(self, generation: int) -> Responder | None:
+        """A Responder on answer table *generation*; None, with an alarm, if that cannot be used."""
+        try:
+            return Responder(open_table(self._tables, generation), self._settings)
+        except (OSError, TableUnusable) as error:
+            log.alarm("table unusable", generation=generation, serving=self._generation, error=error)
+            return None
+
+    def _stage(self, generation: int) -> None:
+        # In a thread: mapping takes some 0.1 s of Python, in which datagrams would overflow their queue.
+        loop = asyncio.get_running_loop()
+        self._mapping = loop.run_in_executor(None, self._map, generation)
+
+        def mapped(done: asyncio.Future[Responder | None]) -> None:
+            self._mapping = None
+            responder = done.result()
+            if responder is None:
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+                return
+            gc.freeze()  # what a table holds lives as long as the table: let no collection walk it
+            self._mapped = (generation, responder)
+            self._slot.staged = generation
+            self._head = b""
+
+        self._mapping.add_done_callback(mapped)
+
+    def _judge_leases(self, boottime: int) -> None:
+        """SERVFAIL for the zones whose lease is over, answers for the others."""
+        deadlines = [self._page.deadline(zone) for zone in range(self._zone_count)]
+        expired = frozenset(zone for zone, deadline in enumerate(deadlines) if deadline <= boottime)
+        if self._responder is not None and expired != self._expired:
+            self._responder.set_expired(expired)
+            self._expired = expired
+        self._bind()
+        self._next_deadline = min((deadline for deadline in deadlines if deadline > boottime), default=_NEVER)
+
+    def _bind(self) -> None:
+        if self._page.silenced:
+            self._respond = _silence
+        else:
+            self._respond = _not_ready if self._responder is None else self._responder.respond
+
+    def tick(self) -> None:
+        """What the timer calls at least every 100 ms, so that an idle worker follows as a busy one does."""
+        if self._retry_at and time.monotonic() >= self._retry_at:
+            self._retry_at = 0.0
+            self._head = b""
+        self.wake_up()
+
+
+def open_table(directory: int, generation: int) -> AnswerTable:
+    """Map answer table *generation* in the directory that the descriptor refers to; OSError, TableUnusable."""
+    descriptor = os.open(table_name(generation), os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if os.fstat(descriptor).st_size == 0:
+            raise TableUnusable(f"{table_name(generation)}: is empty")
+        return AnswerTable(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    finally:
+        os.close(descriptor)
+
+
+def table_path(tables_directory: Path, generation: int) -> Path:
+    """The path of answer table *generation*."""
+    return tables_directory / table_name(generation)
+
+
+def _not_ready(octets: bytes, source: bytes, transport: Transport, now: float) -> bytes | None:
+    return not_ready(octets)
+
+
+def _silence(octets: bytes, source: bytes, transport: Transport, now: float) -> bytes | None:
+    return None

@@ -1,0 +1,317 @@
+"""DNS over TCP (RFC 7766, RFC 7828, RFC 9210 §4)."""
+# Theory of operation
+# -------------------
+# A connection is read into one buffer that all share; whole messages in it are answered at once, with one write; what
+# is left (part of a message) is kept.  So an idle connection holds no memory to speak of, and a busy one holds at most
+# one read, one incomplete message, the transport's write buffer and one step's responses.
+#
+# Every connection stands in `_by_activity`, oldest first: a dict that is re-inserted into at each query, so the head is
+# the one idle longest.  Three things have a time limit, each with a dict ordered by when it began:
+#
+#   idle         no complete query for idle_seconds                       → closed
+#   incomplete   a message that began and does not end (slow loris)       → closed
+#   stalled      responses that the client does not read: at the high-water mark we stop reading from it; also what is
+#                still unsent when we close                               → aborted
+#
+# One timer looks at the three heads; nothing is scheduled per message.  Over the total limit the one idle longest goes
+# (RFC 9210 §4.1 leaves the choice; D10); over the limit per client (IPv4 address or IPv6 /64) the new one goes.
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from rootsrv.answer.responder import Transport
+from rootsrv.server.counters import Counters
+from rootsrv.server.mmsg import MAX_QUERY_OCTETS
+from rootsrv.server.serving import Serving
+
+READ_OCTETS = 16_384
+"""Octets read at once: some 300 pipelined queries."""
+
+STEP_QUERIES = 32
+"""Queries answered before the write buffer is looked at: bounds one step's responses to some 40 kB."""
+
+HIGH_WATER_OCTETS = 16_384
+"""Unsent octets, beyond what the kernel holds for us, at which we stop reading from a client."""
+
+MAX_STALLED = 200
+"""Clients that do not read what they asked for; over it the one longest so is cut off.  They hold some 15 MB."""
+
+INCOMPLETE_SECONDS = 5.0
+"""From the first octet of a message to its last."""
+
+STALLED_SECONDS = 10.0
+"""From the high-water mark, or from closing, until all but a quarter of it has been read."""
+
+BACKLOG = 4096
+"""Connections that the kernel holds until we accept them; net.core.somaxconn caps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpLimits:
+    """How many connections one worker keeps, and for how long."""
+
+    connections: int = 1000
+    connections_per_client: int = 100
+    idle_seconds: float = 10.0
+
+
+class Connections:
+    """All TCP connections of one worker."""
+
+    def __init__(self, serving: Serving, counters: Counters, limits: TcpLimits) -> None:
+        self.serving = serving
+        self.counters = counters
+        self.limits = limits
+        self.read_buffer = memoryview(bytearray(READ_OCTETS))
+        self._by_activity: dict[Connection, float] = {}
+        self._incomplete: dict[Connection, float] = {}
+        self._stalled: dict[Connection, float] = {}
+        self._per_client: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_activity)
+
+    def new_connection(self) -> "Connection":
+        """The protocol of a connection just accepted."""
+        return Connection(self)
+
+    def admit(self, connection: "Connection") -> bool:
+        """Whether *connection* may stay; over the total limit another one goes for it."""
+        client = connection.client
+        open_before = self._per_client.get(client, 0)
+        if open_before >= self.limits.connections_per_client:
+            self.counters.count_tcp("refused-client-limit")
+            return False
+        if len(self._by_activity) >= self.limits.connections:
+            next(iter(self._by_activity)).abort("closed-for-another")
+        self._per_client[client] = open_before + 1
+        self._by_activity[connection] = time.monotonic()
+        self.counters.count_tcp("accepted")
+        self.counters.count_tcp("open")
+        return True
+
+    def active(self, connection: "Connection") -> None:
+        """A complete query came in."""
+        self._by_activity.pop(connection, None)
+        self._by_activity[connection] = time.monotonic()
+
+    def set_incomplete(self, connection: "Connection", incomplete: bool, anew: bool) -> None:
+        """*connection* has (not) part of a message; *anew*: of another one than before."""
+        if not incomplete or anew:
+            self._incomplete.pop(connection, None)
+        if incomplete:
+            self._incomplete.setdefault(connection, time.monotonic())
+
+    def set_stalled(self, connection: "Connection", stalled: bool) -> None:
+        """*connection* has (not) more unsent octets than it should."""
+        if not stalled:
+            self._stalled.pop(connection, None)
+            return
+        self._stalled.setdefault(connection, time.monotonic())
+        if len(self._stalled) > MAX_STALLED:
+            next(iter(self._stalled)).abort("closed-stalled")
+
+    def closing(self, connection: "Connection") -> None:
+        """*connection* takes no more queries; what it has not read yet may not wait for ever."""
+        self._by_activity.pop(connection, None)
+        self._incomplete.pop(connection, None)
+        self.set_stalled(connection, True)
+
+    def forget(self, connection: "Connection") -> None:
+        """*connection* is being cut off: nothing needs to be watched any more."""
+        for each in (self._by_activity, self._incomplete, self._stalled):
+            each.pop(connection, None)
+
+    def lost(self, connection: "Connection") -> None:
+        """*connection* is gone."""
+        self.forget(connection)
+        client = connection.client
+        left = self._per_client[client] - 1
+        if left:
+            self._per_client[client] = left
+        else:
+            del self._per_client[client]
+        self.counters.count_tcp("open", -1)
+
+    def tick(self) -> None:
+        """Close what is over its time; called a few times a second."""
+        now = time.monotonic()
+        for connection in _older_than(self._stalled, now - STALLED_SECONDS):
+            connection.abort("closed-stalled")
+        for connection in _older_than(self._incomplete, now - INCOMPLETE_SECONDS):
+            connection.close("closed-incomplete")
+        for connection in _older_than(self._by_activity, now - self.limits.idle_seconds):
+            connection.close("closed-idle")
+
+    def close_all(self) -> None:
+        """Close every connection after what has been answered is sent (the worker stops)."""
+        for connection in list(self._by_activity):
+            connection.close("closed-shutdown")
+
+    def abort_all(self) -> None:
+        """Close what is left, now."""
+        for connection in [*self._by_activity, *self._stalled]:
+            connection.abort("closed-shutdown")
+
+    @property
+    def unsent(self) -> bool:
+        """Whether a connection that is being closed still has octets to send."""
+        return bool(self._stalled) or bool(self._by_activity)
+
+
+def _older_than(began: "dict[Connection, float]", limit: float) -> "Iterator[Connection]":
+    for connection, since in list(began.items()) if began and next(iter(began.values())) < limit else ():
+        if since >= limit:
+            return
+        yield connection
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client's TCP connection."""
+
+    client: bytes
+    """What the limit per client counts: the IPv4 address, or the first 64 bits of the IPv6 address."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._all = connections
+        self._admitted = False
+        self._closing = False
+        self._counted = False
+        self._ended = False
+        self._paused = False
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit the client or close."""
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        if not peer:  # it has gone already
+            self._transport.abort()
+            return
+        family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
+        self._source = socket.inet_pton(family, peer[0].partition("%")[0])
+        self._path = 2 + int(family == socket.AF_INET6)
+        self.client = self._source[:8]
+        self._all.serving.wake_up()
+        self._admitted = self._all.admit(self)
+        if not self._admitted:
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_OCTETS, low=HIGH_WATER_OCTETS // 4)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the event loop puts the next octets: it hands them to `buffer_updated` before it reads again."""
+        return self._all.read_buffer
+
+    def buffer_updated(self, size: int) -> None:
+        """Answer the messages that are complete now."""
+        if self._closing:
+            return
+        self._all.serving.wake_up()
+        octets = bytes(self._all.read_buffer[:size])
+        self._answer(self._rest + octets if self._rest else octets)
+
+    def _answer(self, octets: bytes) -> None:
+        """Answer all complete messages in *octets*, in steps between which the write buffer is looked at."""
+        at, size = 0, len(octets)
+        while not self._paused and not self._closing:
+            requests: list[bytes] = []
+            fault = ""
+            while size - at >= 2 and len(requests) < STEP_QUERIES:
+                length = octets[at] << 8 | octets[at + 1]
+                if not 0 < length <= MAX_QUERY_OCTETS:
+                    fault = "closed-oversized" if length else "closed-empty"
+                    break
+                if size - at - 2 < length:
+                    break
+                requests.append(octets[at + 2 : at + 2 + length])
+                at += 2 + length
+            if requests:
+                self._respond(requests)
+            if fault:
+                self.close(fault)
+            if len(requests) < STEP_QUERIES:
+                break
+        if self._closing:
+            self._rest = b""
+            return
+        self._rest = octets[at:]
+        # While we do not read, the rest may hold complete messages: then the client is slow, and `stalled` judges it.
+        self._all.set_incomplete(self, bool(self._rest) and not self._paused, anew=at > 0)
+        if self._ended and not self._paused:
+            self.close("closed-by-client")
+
+    def _respond(self, requests: list[bytes]) -> None:
+        everybody = self._all
+        responses = everybody.serving.respond_to_all(requests, [self._source] * len(requests), Transport.TCP)
+        everybody.active(self)
+        if len(requests) == 1 and (only := responses[0]) is not None:
+            self._transport.write(len(only).to_bytes(2, "big") + only)
+            everybody.counters.count_one(self._path, requests[0], only)
+            everybody.counters.note_sources((self._source,))
+            return
+        answered = [(request, each) for request, each in zip(requests, responses, strict=True) if each is not None]
+        if answered:
+            asked, sent = zip(*answered, strict=True)
+            self._transport.write(b"".join([part for each in sent for part in (len(each).to_bytes(2, "big"), each)]))
+            everybody.counters.count(self._path, asked, sent)
+            everybody.counters.note_sources((self._source,))
+
+    def pause_writing(self) -> None:
+        """The client does not read: read no more from it."""
+        self._paused = True
+        self._all.set_stalled(self, True)
+        if not self._closing and not self._ended:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It has read; go on with what we hold of it."""
+        self._paused = False
+        if self._closing:
+            return
+        self._all.set_stalled(self, False)
+        if not self._ended:
+            self._transport.resume_reading()
+        self._all.serving.wake_up()
+        self._answer(self._rest)
+
+    def eof_received(self) -> bool:
+        """It sends no more (RFC 7766 §6.2.1.1 allows to close one half); what it asked is still answered."""
+        self._ended = True
+        if not self._paused:
+            self.close("closed-by-client")
+        return True
+
+    def close(self, reason: str) -> None:
+        """Close when what has been written is sent; *reason* is one of TCP_COUNTERS."""
+        if self._closing:
+            return
+        self._closing = True
+        self._count(reason)
+        self._rest = b""
+        self._transport.close()
+        self._all.closing(self)
+
+    def abort(self, reason: str) -> None:
+        """Close now; what is unsent is lost."""
+        self._closing = True
+        self._count(reason)
+        self._rest = b""
+        self._all.forget(self)
+        self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone, for whatever reason."""
+        self._closing = True
+        if self._admitted:
+            self._count("closed-by-client")
+            self._all.lost(self)
+
+    def _count(self, reason: str) -> None:
+        if not self._counted:
+            self._counted = True
+            self._all.counters.count_tcp(reason)

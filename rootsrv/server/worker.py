@@ -1,0 +1,178 @@
+"""A worker: one unprivileged process that answers on the sockets which its parent bound.
+
+The parent starts it as `python -m rootsrv.server.worker` with the sockets, the shared page and the directory of tables
+as inherited descriptors, and gives it a WorkerOrders document (JSON) on standard input.
+"""
+
+import asyncio
+import dataclasses
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from rootsrv import log
+from rootsrv.answer.cookies import ServerCookies
+from rootsrv.answer.responder import ResponderSettings
+from rootsrv.page import Page
+from rootsrv.server import mmsg, privileges
+from rootsrv.server.counters import Counters
+from rootsrv.server.serving import Serving
+from rootsrv.server.tcp import BACKLOG, Connections, TcpLimits
+from rootsrv.server.udp import BATCH_SIZE, Datagrams, Drain, drain_for
+
+TICK_SECONDS = 0.1
+"""How often an idle worker reads the shared page, and everyone looks after time limits."""
+
+DRAIN_UDP_SECONDS = 0.5
+DRAIN_TCP_SECONDS = 3.0
+"""How long a worker that is told to stop answers what is queued and sends what is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrders:
+    """All that a worker needs to know."""
+
+    slot: int
+    parent: int
+    """Process id; the worker ends when it does."""
+
+    page: int
+    tables: int
+    """Descriptors: the shared page (read and write), the directory of tables."""
+
+    sockets: tuple[int, ...]
+    """Descriptors: UDP sockets and listening TCP sockets."""
+
+    account: tuple[int, int] | None
+    """User and group id to run as."""
+
+    responder: dict[str, Any]
+    """ResponderSettings: octets as hexadecimal digits, `cookie_secrets` (the newest first) in place of `cookies`."""
+
+    tcp: dict[str, Any]
+    """TcpLimits."""
+
+    batched: bool = True
+    """Use recvmmsg and sendmmsg where they are to be had."""
+
+    def to_json(self) -> str:
+        """As it goes over the pipe."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "WorkerOrders":
+        """Inverse of `to_json`."""
+        document = json.loads(text)
+        document["sockets"] = tuple(document["sockets"])
+        document["account"] = document["account"] and tuple(document["account"])
+        return cls(**document)
+
+
+async def work(orders: WorkerOrders) -> None:
+    """Answer until told to stop (SIGTERM, SIGINT, or the parent is gone)."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    slot = Page.from_descriptor(orders.page)
+    serving, counters = _prepare(orders, slot)
+    if orders.account is not None:
+        privileges.drop(*orders.account)
+    if not privileges.die_with_parent(orders.parent):
+        return
+    serving.tick()
+    slot.worker(orders.slot).pid = os.getpid()
+
+    connections = Connections(serving, counters, TcpLimits(**orders.tcp))
+    sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
+    readers: list[Callable[[], int]] = []
+    endpoints: list[asyncio.DatagramTransport] = []
+    batches: dict[int, mmsg.Batch] = {}
+    for each in sockets:
+        if each.type != socket.SOCK_DGRAM:
+            continue
+        if orders.batched and mmsg.available():
+            if each.family not in batches:
+                batches[each.family] = mmsg.Batch(BATCH_SIZE, each.family)
+            reader = Drain(each, batches[each.family], serving, counters).on_readable
+            loop.add_reader(each.fileno(), reader)
+            readers.append(reader)
+        else:
+            family = each.family
+            endpoint, _ = await loop.create_datagram_endpoint(
+                lambda family=family: Datagrams(family, serving, counters),  # type: ignore[misc]
+                sock=each,
+            )
+            endpoints.append(endpoint)
+    servers = [
+        await loop.create_server(connections.new_connection, sock=each, backlog=BACKLOG)
+        for each in sockets
+        if each.type == socket.SOCK_STREAM
+    ]
+    gc.collect()
+    gc.freeze()
+
+    while not stop.is_set():
+        serving.tick()
+        connections.tick()
+        if os.getppid() != orders.parent:
+            break
+        try:
+            async with asyncio.timeout(TICK_SECONDS):
+                await stop.wait()
+        except TimeoutError:
+            pass
+
+    # What is in flight is answered: datagrams queued, connections the kernel has accepted, responses written.
+    drain_for(DRAIN_UDP_SECONDS, readers)
+    await asyncio.sleep(TICK_SECONDS)
+    for server in servers:
+        server.close()
+    for endpoint in endpoints:
+        endpoint.close()
+    connections.close_all()
+    for _ in range(round(DRAIN_TCP_SECONDS / TICK_SECONDS)):
+        drain_for(0, readers)
+        if not connections.unsent:
+            break
+        await asyncio.sleep(TICK_SECONDS)
+    connections.abort_all()
+    await asyncio.sleep(0)
+
+
+def _prepare(orders: WorkerOrders, page: Page) -> tuple[Serving, Counters]:
+    slot = page.worker(orders.slot)
+    slot.staged = slot.active = 0
+    counters = Counters(slot)
+    counters.forget_open_connections()
+    return Serving(page, slot, counters, orders.tables, responder_settings(orders.responder)), counters
+
+
+def responder_settings(document: dict[str, Any]) -> ResponderSettings:
+    """ResponderSettings from WorkerOrders.responder."""
+    fields = dict(document)
+    for key in ("nsid", "version"):
+        fields[key] = bytes.fromhex(fields[key])
+    secret, *previous = map(bytes.fromhex, fields.pop("cookie_secrets"))
+    return ResponderSettings(cookies=ServerCookies(secret, tuple(previous)), **fields)
+
+
+def main() -> int:
+    """Read the orders and follow them; returns the exit status."""
+    log.to_standard_error()
+    orders = WorkerOrders.from_json(sys.stdin.read())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work(orders))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""A real instance on loopback, started as an operator starts it, and a client that says what it got."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dns.message
+import dns.query
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from rootsrv.page import Page, PageUnusable
+from rootsrv.zone import generate, presentation
+from rootsrv.zone.sign import Signing, SigningKey, sign_root
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+TLDS = 40
+START_SECONDS = 20.0
+SERIALS = (2026112101, 2026112102)
+
+
+@dataclass(frozen=True)
+class ZoneFiles:
+    """Two versions of a small signed root, in which every TLD's answers differ, and its host zone."""
+
+    versions: tuple[bytes, bytes]
+    hosts: bytes
+    anchor: bytes
+
+
+@cache
+def zone_files() -> ZoneFiles:
+    """Signed now, with throw-away ECDSA keys; the same for all tests of a run."""
+    keys = [SigningKey(ec.generate_private_key(ec.SECP256R1()), is_sep=is_sep) for is_sep in (True, False)]
+    now = int(time.time())
+    versions = [
+        presentation.to_text(
+            sign_root(
+                generate.root_contents(serial=serial, tlds=TLDS, seed=3),
+                Signing(keys=keys, inception=now - 3600 + serial % 100, expiration=now + 86_400 + serial % 100),
+            )
+        ).encode()
+        for serial in SERIALS
+    ]
+    dnskey = next(line for line in versions[0].splitlines() if b"DNSKEY" in line.split() and b"257" in line.split())
+    hosts = presentation.to_text(generate.hosts_contents(serial=SERIALS[0])).encode()
+    return ZoneFiles((versions[0], versions[1]), hosts, dnskey + b"\n")
+
+
+def free_port() -> int:
+    """A port that is free for UDP and TCP on 127.0.0.1 and ::1."""
+    for _ in range(50):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                    stack.enter_context(socket.socket(family, kind)).bind((address, port))
+            return port
+    raise AssertionError("no free port")
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+    """The first true value of *condition*; AssertionError when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.01)
+    return value
+
+
+@dataclass
+class Instance:
+    """A running instance."""
+
+    directory: Path
+    port: int
+    workers: int
+    process: "subprocess.Popen[bytes]"
+    zones: ZoneFiles = field(default_factory=zone_files)
+
+    @property
+    def page(self) -> Page:
+        """Its shared page."""
+        return Page.open(self.directory / "run" / "page")
+
+    @property
+    def log(self) -> str:
+        """All that it has logged."""
+        return (self.directory / "log").read_text()
+
+    def worker_pids(self) -> list[int]:
+        """Process ids by slot; 0 where a worker is being replaced."""
+        page = self.page
+        return [page.worker(slot).pid for slot in range(self.workers)]
+
+    def is_ready(self) -> bool:
+        """Whether every worker answers from the active generation."""
+        try:
+            page = self.page
+        except PageUnusable:
+            return False
+        slots = [page.worker(slot) for slot in range(self.workers)]
+        return bool(page.active and page.workers) and all(s.pid and s.active == page.active for s in slots)
+
+    def ask(self, name: str, rtype: str, *, tcp: bool = False, address: str = "127.0.0.1", **options: Any) -> Any:
+        """The parsed response."""
+        query = dns.message.make_query(name, rtype, **options)
+        send = dns.query.tcp if tcp else dns.query.udp
+        return send(query, address, timeout=5, port=self.port)  # type: ignore[operator]
+
+    def connect(self, address: str = "127.0.0.1") -> socket.socket:
+        """A TCP connection."""
+        return socket.create_connection((address, self.port), timeout=5)
+
+    def status(self) -> dict[str, Any]:
+        """What serve's status socket tells."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(5)
+            asking.connect(str(self.directory / "run" / "serve.sock"))
+            asking.sendall(b'{"command": "status"}\n')
+            document: dict[str, Any] = json.loads(asking.makefile().readline())
+            return document
+
+    def put_zone(self, version: int) -> None:
+        """Put another version of the root zone in place of the file."""
+        put(self.directory / "root.zone", self.zones.versions[version])
+
+    def reload(self) -> None:
+        """What `systemctl reload` does."""
+        self.process.send_signal(signal.SIGHUP)
+
+    def stop(self, seconds: float = 15.0) -> int:
+        """SIGTERM; the exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.process.wait(seconds)
+
+
+def put(path: Path, octets: bytes) -> None:
+    """Write *path* so that a reader finds the old or the new octets."""
+    new = path.with_suffix(".put")
+    new.write_bytes(octets)
+    new.rename(path)
+
+
+def configure(directory: Path, port: int, workers: int, service: str = "", zone: str = "") -> Path:
+    """Write zones and configuration into *directory*; *service* and *zone* are further lines of those sections."""
+    files = zone_files()
+    put(directory / "root.zone", files.versions[0])
+    put(directory / "hosts.zone", files.hosts)
+    put(directory / "anchor", files.anchor)
+    path = directory / "rootsrv.toml"
+    path.write_text(
+        f"""
+[service]
+addresses = ["127.0.0.1", "::1"]
+port = {port}
+workers = {workers}
+{service}
+[identity]
+nsid = "live.example"
+[[zone]]
+name = "."
+file = "root.zone"
+trust_anchors = "anchor"
+{zone}
+[[zone]]
+name = "root-servers.net."
+file = "hosts.zone"
+validation = "none"
+[state]
+directory = "state"
+runtime_directory = "run"
+"""
+    )
+    return path
+
+
+def start(path: Path, port: int, workers: int, environment: Mapping[str, str] | None = None) -> Instance:
+    """Start `rootsrv run` with the configuration at *path*, without waiting."""
+    with (path.parent / "log").open("ab") as log:
+        process = subprocess.Popen(
+            (sys.executable, "-m", "rootsrv", "run", "--config", str(path)),
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+    return Instance(path.parent, port, workers, process)
+
+
+@contextlib.contextmanager
+def running(
+    directory: Path,
+    *,
+    workers: int = 1,
+    service: str = "",
+    zone: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Instance]:
+    """An instance that is ready, stopped and reaped at the end whatever happens."""
+    port = free_port()
+    instance = start(configure(directory, port, workers, service, zone), port, workers, environment)
+    try:
+        wait_until(lambda: instance.is_ready() or instance.process.poll() is not None, "ready", START_SECONDS)
+        assert instance.process.poll() is None, instance.log
+        yield instance
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            if instance.process.poll() is None:
+                instance.stop()
+            # All of its processes are in its session, stopped ones too.
+            os.killpg(instance.process.pid, signal.SIGKILL)
+        instance.process.wait()
