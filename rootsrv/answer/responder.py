@@ -110,19 +110,18 @@ class Responder:
         """What `respond` does, without its shortcuts."""
         if len(octets) < HEADER_OCTETS or octets[2] & 0x80:
             return None  # no id to answer to, or a response (a loop between two servers ends here)
+        if octets[2] & 0x78:
+            return _error(octets, NOTIMP, b"", b"")  # whatever follows the header need not be a question
         try:
             query = Query.parse(octets)
         except Malformed as error:
-            rcode = NOTIMP if octets[2] & 0x78 else FORMERR
             opt = edns.opt_record(self._settings.max_udp_response_octets) if error.has_opt else b""
-            return _error(octets, rcode, error.question, opt)
+            return _error(octets, FORMERR, error.question, opt)
         return self._decide(octets, query, source, transport, now)
 
     def _decide(self, octets: bytes, query: Query, source: bytes, transport: Transport, now: float) -> bytes:
         """The response to a well-formed query."""
         asked = query.edns
-        if octets[2] & 0x78:
-            return _error(octets, NOTIMP, query.question, self._opt(query))
         if asked is not None and asked.version > 0:
             return _error(octets, BADVERS, query.question, self._opt(query, rcode=BADVERS))
         if query.tsig is not None:
@@ -343,6 +342,8 @@ def not_ready(octets: bytes, max_udp_octets: int = 1232) -> bytes | None:
     """The response when there is no answer table yet: SERVFAIL with the extended error "not ready" (RFC 8914 §4.15)."""
     if len(octets) < HEADER_OCTETS or octets[2] & 0x80:
         return None
+    if octets[2] & 0x78:
+        return _error(octets, NOTIMP, b"", b"")
     try:
         query = Query.parse(octets)
     except Malformed as error:
