@@ -5,11 +5,13 @@ zone is bad, a host lacks something), 2 the command or the configuration is wron
 """
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rootsrv import __version__, clock, config, config_text, log, zone_file
+from rootsrv.anycast import command as route
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +33,9 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check-config", help="print the effective configuration")
     check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument(
+        "--live", action="store_true", help="also compare it with this host and its BIRD; changes nothing"
+    )
     check.set_defaults(command=check_config)
 
     zone = commands.add_parser("zone", help="look at zone files").add_subparsers(required=True, metavar="COMMAND")
@@ -40,8 +45,20 @@ def parser() -> argparse.ArgumentParser:
 
     running = commands.add_parser("run", help="serve the configured zones")
     running.add_argument("--config", type=Path, required=True, metavar="FILE")
-    running.add_argument("--role", choices=("serve", "maintain"), help="only this one (default: all, supervised)")
+    running.add_argument(
+        "--role", choices=("serve", "maintain", "advertise"), help="only this one (default: all, supervised)"
+    )
     running.set_defaults(command=run)
+
+    for verb, text in (
+        ("drain", "announce the prefixes as shutting down (RFC 8326), then withdraw them"),
+        ("undrain", "take drain or withdraw back"),
+        ("withdraw", "withdraw the prefixes at once, until undrain"),
+        ("status", "what is announced, why, and what would happen next"),
+    ):
+        ordering = commands.add_parser(verb, help=text)
+        route.add_arguments(ordering, verb)
+        ordering.set_defaults(command=route.run, verb=verb)
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")
@@ -52,9 +69,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check_config(arguments: argparse.Namespace) -> int:
-    """`rootsrv check-config FILE`."""
-    print(config_text.to_toml(config.load(arguments.file)), end="")
-    return 0
+    """`rootsrv check-config [--live] FILE`."""
+    loaded = config.load(arguments.file)
+    print(config_text.to_toml(loaded), end="")
+    if not arguments.live or loaded.anycast is None:
+        return 0
+    from rootsrv.anycast import live_check
+
+    problems = asyncio.run(live_check.problems(loaded))
+    for problem in problems:
+        print(f"rootsrv: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,30 +6,43 @@
 import asyncio
 import contextlib
 import fcntl
+import ipaddress
 import os
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import uvloop
 
 from rootsrv import clock, log
+from rootsrv.answer.responder import Responder
+from rootsrv.anycast import live_check
+from rootsrv.anycast.bird import Bird
+from rootsrv.anycast.control import Control
+from rootsrv.anycast.controller import Controller
+from rootsrv.anycast.managed import service_addresses
+from rootsrv.anycast.netlink import NetlinkFailed, ServiceInterface
+from rootsrv.anycast.orders import Orders, load_flaps
+from rootsrv.anycast.probe import Expectations
+from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config import Config, ConfigError
+from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import Page
 from rootsrv.secondary.files import FileMaintainer
 from rootsrv.secondary.loading import LoadingFailed, load
 from rootsrv.secondary.tables import TableStore
-from rootsrv.server import privileges
+from rootsrv.server import counters, privileges
 from rootsrv.server.parent import Parent, environment
 from rootsrv.server.sockets import CannotBind, bind_all
+from rootsrv.server.worker import responder_settings
 from rootsrv.zone import instant
 
-Role = Literal["serve", "maintain"]
-ROLES: tuple[Role, ...] = ("serve", "maintain")
+Role = Literal["serve", "maintain", "advertise"]
+ROLES: tuple[Role, ...] = ("serve", "maintain", "advertise")
 
 _LOAD_WAIT_SECONDS = 20.0
 """How long `run` waits for the first table before it serves without: SERVFAIL is better than no answer at all."""
@@ -39,6 +52,8 @@ _SUPERVISOR = "ROOTSRV_SUPERVISOR"
 
 _RESTART_SECONDS = (0.1, 5.0)
 _STOP_SECONDS = 10.0
+_WITHDRAW_SECONDS = 310.0
+"""More than anycast.stop_linger_seconds can be, and the confirmation before it."""
 
 
 class CannotRun(Exception):
@@ -66,15 +81,19 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
     try:
         match role:
             case "serve":
-                with _alone(runtime / "serve.lock"):
+                with _alone(runtime / "serve.lock"), _managed_addresses(config):
                     _run_until_signalled(lambda stop, _: serve(config, stop))
             case "maintain":
                 with _alone(state / "maintain.lock"):
                     _run_until_signalled(lambda stop, reload: maintain(config, stop, reload))
+            case "advertise":
+                with _alone(runtime / "advertise.lock"):
+                    # uvloop has no netlink sockets; nothing here is in a hurry.
+                    _run_until_signalled(lambda stop, _: advertise(config, stop), asyncio.new_event_loop)
             case None:
                 with _alone(state / "run.lock"):
                     _run_until_signalled(lambda stop, reload: _supervise(config, path, stop, reload))
-    except (LoadingFailed, CannotBind, privileges.NoSuchUser) as error:
+    except (LoadingFailed, CannotBind, NetlinkFailed, privileges.NoSuchUser) as error:
         raise CannotRun(str(error)) from error
 
 
@@ -93,7 +112,17 @@ def _alone(path: Path) -> Any:
         yield
 
 
-def _run_until_signalled(make: Any) -> None:
+def _managed_addresses(config: Config) -> contextlib.AbstractContextManager[None]:
+    """The service addresses are there before anything binds them, and go after everything else (D35)."""
+    if config.anycast is None or not config.anycast.manage_addresses:
+        return contextlib.nullcontext()
+    note = Path(config.state.runtime_directory) / "service-addresses.json"
+    return service_addresses(config.anycast.interface, config.service.addresses, note)
+
+
+def _run_until_signalled(
+    make: Any, new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+) -> None:
     async def main() -> None:
         stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -102,7 +131,7 @@ def _run_until_signalled(make: Any) -> None:
         loop.add_signal_handler(signal.SIGHUP, reload.set)
         await make(stop, reload)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main())
 
 
@@ -161,6 +190,55 @@ async def maintain(config: Config, stop: asyncio.Event, reload: asyncio.Event) -
     await maintainer.run(stop, reload)
 
 
+async def advertise(config: Config, stop: asyncio.Event) -> None:
+    """The role *advertise*: announce the service prefixes while the service is right.  CannotRun names what is not."""
+    if config.anycast is None:
+        raise CannotRun("anycast: there is no such section in the configuration, so nothing to advertise")
+    if wrong := await live_check.problems(config):
+        raise CannotRun("; ".join(wrong))
+    runtime, state = Path(config.state.runtime_directory), Path(config.state.directory)
+    page = Page.open_or_create(runtime / "page")
+    store = TableStore(state)
+    settings = responder_settings(_responder_orders(config))
+    expected = Expectations(
+        page, lambda generation: Responder(store.open(generation), settings), config.switchover.grace_seconds
+    )
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    flaps_path = runtime / "flaps.json"
+    bird = Bird(config.anycast.bird_socket, timeout_seconds=0.5)
+    async with ServiceInterface(config.anycast.interface) as interface:
+        orders = Orders(state / "orders.json")
+        controller = Controller(
+            config=config.anycast,
+            port=config.service.port,
+            addresses=tuple(ipaddress.ip_address(each) for each in config.service.addresses),
+            expected=expected,
+            witness=Witness(page, lambda: expected.zones, runtime / "maintain.sock", state),
+            interface=interface,
+            bird=bird,
+            replies=lambda: _replies(page),
+            orders=orders,
+            flaps=load_flaps(flaps_path, boot_id, boottime()),
+            flaps_path=flaps_path,
+            boot_id=boot_id,
+        )
+        path = runtime / "advertise.sock"
+        status = await Control(controller, orders).listen(path)
+        try:
+            await controller.run(stop)
+        finally:
+            status.close()
+            path.unlink(missing_ok=True)
+            bird.close()
+
+
+def _replies(page: Page) -> dict[tuple[ProbedTransport, int], int]:
+    """Replies that the workers have sent, by transport and IP version."""
+    slots = [page.worker(slot).counters for slot in range(page.workers)]
+    paths = ((transport, version) for transport in ProbedTransport for version in (4, 6))  # as in counters.PATHS
+    return {path: sum(words[counters.RESPONSES + number] for words in slots) for number, path in enumerate(paths)}
+
+
 async def _supervise(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     """All roles: load first, then listen (D35); a role that ends is started again."""
     page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
@@ -180,6 +258,9 @@ async def _supervise(config: Config, path: Path, stop: asyncio.Event, reload: as
         ended.cancel()
         if not stop.is_set():
             roles["serve"] = await _start("serve", path)
+            if config.anycast is not None:
+                await _first_heartbeat(page, stopped)
+                roles["advertise"] = await _start("advertise", path)
             await _keep(roles, path, stopped, reload)
     finally:
         stopped.cancel()
@@ -230,15 +311,31 @@ async def _start(role: Role, path: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(sys.executable, *command, env=variables)
 
 
+async def _first_heartbeat(page: Page, stopped: "asyncio.Task[Any]") -> None:
+    """Wait until a worker is up, so that what announces finds what it is to announce (D35)."""
+    deadline = asyncio.get_running_loop().time() + _LOAD_WAIT_SECONDS
+    while not any(page.worker(slot).pid for slot in range(page.workers)):
+        await asyncio.wait([stopped], timeout=0.02)
+        if stopped.done() or asyncio.get_running_loop().time() > deadline:
+            return
+
+
 async def _stop(roles: dict[Role, asyncio.subprocess.Process]) -> None:
-    """End the roles, those that answer last: they finish what is in flight."""
-    running = [process for process in roles.values() if process.returncode is None]
+    """End the roles: first what announces, which withdraws and waits for routers to follow (D35), then the others."""
+    if (advertising := roles.pop("advertise", None)) is not None:
+        await _end([advertising], _WITHDRAW_SECONDS)
+    await _end(roles.values(), _STOP_SECONDS)
+
+
+async def _end(processes: Iterable[asyncio.subprocess.Process], patience_seconds: float) -> None:
+    """Have them finish what is in flight; kill them when they do not."""
+    running = [process for process in processes if process.returncode is None]
     for process in running:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
     waits: list[Coroutine[Any, Any, int]] = [process.wait() for process in running]
     try:
-        async with asyncio.timeout(_STOP_SECONDS):
+        async with asyncio.timeout(patience_seconds):
             await asyncio.gather(*waits)
     except TimeoutError:
         for process in running:

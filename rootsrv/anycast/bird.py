@@ -310,10 +310,23 @@ class Bird:
                 if state is not None and not state.established:
                     return frozenset()
             raise
-        sources = set()
-        for line in lines:
-            if line.code == _ROUTE_ROW and (match := re.search(r"\[([A-Za-z_][A-Za-z0-9_]*) ", line.text)):
-                sources.add(match[1])
-        if not sources and any(line.code == _ROUTE_ROW for line in lines):
-            raise BirdGarbled(f"BIRD: no route in the reply to {command!r}: {lines[0].text!r}")
-        return frozenset(sources)
+        return _sources(command, lines)
+
+    async def sources(self, prefix: str) -> frozenset[str]:
+        """The protocols that have a route to *prefix*, announced or not."""
+        command = f"show route {prefix}"
+        try:
+            return _sources(command, await self.command(command))
+        except BirdRefused as refusal:
+            if refusal.code == _NOT_FOUND:
+                return frozenset()
+            raise
+
+
+def _sources(command: str, lines: tuple[Line, ...]) -> frozenset[str]:
+    """The protocols named in the rows of `show route`: `192.0.2.0/24  unicast [anycast4_up 18:24:58.086] * (240)`."""
+    rows = [line.text for line in lines if line.code == _ROUTE_ROW]
+    sources = frozenset(match[1] for row in rows if (match := re.search(r"\[([A-Za-z_][A-Za-z0-9_]*) ", row)))
+    if rows and not sources:
+        raise BirdGarbled(f"BIRD: no route in the reply to {command!r}: {rows[0]!r}")
+    return sources

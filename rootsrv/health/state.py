@@ -83,6 +83,7 @@ class Change:
 
     old: State
     new: State
+    before: Announcement
     announcement: Announcement
     reason: str
 
@@ -156,7 +157,7 @@ class Health:
         if (self.state, self.announcement) == before:
             return None
         self.since = now
-        return Change(before[0], self.state, self.announcement, self.reason)
+        return Change(before[0], self.state, before[1], self.announcement, self.reason)
 
     def promise(self, now: float) -> float:
         """Seconds for which the route may be promised at *now*; 0 = it must not be."""

@@ -38,8 +38,9 @@ def check(contents: ZoneContents, policy: Policy) -> tuple[str, list[str]]:
     rrset = contents.rrset(contents.apex, ZONEMD)
     if rrset is None or not rrset.rdatas:
         return _without("the zone has no ZONEMD", policy)
-    usable, unsupported = [], []
+    verified, unsupported = [], []
     seen = set()
+    octets = b""
     for rdata in rrset.rdatas:
         if len(rdata) < _FIXED.size + 12:  # RFC 8976 §2.2.4
             raise DigestMismatch(f"ZONEMD RDATA of {len(rdata)} octets; a digest has at least 12")
@@ -49,22 +50,21 @@ def check(contents: ZoneContents, policy: Policy) -> tuple[str, list[str]]:
         seen.add((scheme, hash_algorithm))
         if serial != contents.serial:
             raise DigestMismatch(f"ZONEMD is for serial {serial}, the SOA has {contents.serial}")
-        if scheme == SIMPLE and hash_algorithm in HASHES:
-            usable.append((*HASHES[hash_algorithm], rdata[_FIXED.size :]))
-        else:
+        if scheme != SIMPLE or hash_algorithm not in HASHES:
             unsupported.append(f"scheme {scheme} hash {hash_algorithm}")
-    if not usable:
-        return _without(f"unsupported: {', '.join(unsupported)}", policy)
-    octets = _canonical_octets(contents)
-    for hash_name, hash_, expected in usable:
-        computed = hash_(octets).digest()
+            continue
+        hash_name, hash_ = HASHES[hash_algorithm]
+        octets = octets or _canonical_octets(contents)
+        expected, computed = rdata[_FIXED.size :], hash_(octets).digest()
         if expected != computed:
             raise DigestMismatch(
-                f"serial {contents.serial}: ZONEMD says {hash_name} {expected.hex()[:16]}…,"
+                f"serial {serial}: ZONEMD says {hash_name} {expected.hex()[:16]}…,"
                 f" the contents hash to {computed.hex()[:16]}…"
             )
-    names = " and ".join(hash_name for hash_name, _, _ in usable)
-    return f"ZONEMD: {names} digest of serial {contents.serial} equals the contents", []
+        verified.append(hash_name)
+    if not verified:
+        return _without(f"unsupported: {', '.join(unsupported)}", policy)
+    return f"ZONEMD: {' and '.join(verified)} digest of serial {contents.serial} equals the contents", []
 
 
 def _without(why: str, policy: Policy) -> tuple[str, list[str]]:

@@ -134,8 +134,8 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, An
 
 
 @contextlib.asynccontextmanager
-async def answered_by(serve: Serve, path: Path) -> AsyncIterator[Bird]:
-    """A client of a socket whose connections are served by *serve*."""
+async def answered_by(serve: Serve, path: Path, patience: float = 5.0) -> AsyncIterator[Bird]:
+    """A client, with *patience* seconds, of a socket whose connections are served by *serve*."""
     connections = []
 
     async def serve_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -147,7 +147,7 @@ async def answered_by(serve: Serve, path: Path) -> AsyncIterator[Bird]:
             await writer.wait_closed()
 
     server = await asyncio.start_unix_server(serve_and_close, path)
-    bird = Bird(path, 0.3)
+    bird = Bird(path, patience)
     try:
         yield bird
     finally:
@@ -156,7 +156,9 @@ async def answered_by(serve: Serve, path: Path) -> AsyncIterator[Bird]:
         await asyncio.gather(*filter(None, connections))
 
 
-def saying(path: Path, *replies: bytes, greeting: bytes = GREETING, hang_up: bool = False) -> Any:
+def saying(
+    path: Path, *replies: bytes, greeting: bytes = GREETING, hang_up: bool = False, patience: float = 5.0
+) -> Any:
     """A client of a socket that greets and then answers the nth command of each connection with *replies*[n]."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -168,7 +170,7 @@ def saying(path: Path, *replies: bytes, greeting: bytes = GREETING, hang_up: boo
         if not hang_up:
             await reader.read()
 
-    return answered_by(serve, path)
+    return answered_by(serve, path, patience)
 
 
 def failure(path: Path, *replies: bytes, **how: Any) -> BirdError:
@@ -228,7 +230,7 @@ def test_no_permission_names_the_group(control: Path) -> None:
     ids=lambda value: repr(value[:24]) if isinstance(value, bytes) else "",
 )
 def test_a_bad_reply_is_a_precise_error(tmp_path: Path, reply: bytes, error: type[BirdError], words: str) -> None:
-    fault = failure(tmp_path / "bird.ctl", reply)
+    fault = failure(tmp_path / "bird.ctl", reply, patience=0.3 if error is BirdSilent else 5.0)
 
     assert isinstance(fault, error)
     assert words in str(fault)
@@ -264,7 +266,7 @@ def test_a_late_reply_is_never_taken_for_the_next_ones(tmp_path: Path) -> None:
             writer.write(b"1002-%b Direct --- up 12:00\n0000 \n" % name)
 
     async def asked() -> list[str]:
-        async with answered_by(serve, tmp_path / "bird.ctl") as bird:
+        async with answered_by(serve, tmp_path / "bird.ctl", 0.3) as bird:
             with pytest.raises(BirdSilent):
                 await bird.protocols()
             return [*await bird.protocols()]

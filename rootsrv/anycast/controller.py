@@ -1,0 +1,346 @@
+"""The controller (role *advertise*): probes, decides, holds the lease in the kernel, steers BIRD, says what it does."""
+# Theory of operation
+# -------------------
+# One loop does everything that the promise rests on, in this order and at fixed intervals:
+#
+#   probe ──▶ judge ──▶ observe (health/state) ──▶ renew the anchor's lifetime, or remove it
+#
+# so a renewal is never older than the evidence for it, and whatever stops the loop stops the renewals.  Beside it and
+# never in its way: asking the other roles (witness.py) and steering BIRD.  BIRD may be slow, stopped or gone: the
+# anchor alone decides whether there is a route, and removing it needs nobody's help.  Only before a prefix is announced
+# anew is BIRD asked first, since a route must not come up with the attributes of another state.
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rootsrv import log
+from rootsrv.answer.table import TableUnusable
+from rootsrv.anycast.bird import Bird, BirdError
+from rootsrv.anycast.netlink import Interface, NetlinkFailed, ServiceInterface, full_accept_queues
+from rootsrv.anycast.orders import Orders, keep_flaps
+from rootsrv.anycast.probe import Address, Expectations, Prober
+from rootsrv.anycast.route import Reading, Route
+from rootsrv.anycast.traffic import Traffic
+from rootsrv.anycast.witness import Witness, boottime
+from rootsrv.config_anycast import AnycastConfig
+from rootsrv.health.evidence import Instance, Judgement, Load, Outcome, Policy, Probe, Round, Transport, Verdict, judge
+from rootsrv.health.state import Announcement, Change, Flaps, Health, Limits, Wish
+
+CONFIRM_SECONDS = 3.0
+"""After so long without a confirmation from BIRD there is an alarm: a change takes it a few milliseconds."""
+
+_STEER_AGAIN_SECONDS = 0.1
+
+Replies = Callable[[], Mapping[tuple[Transport, int], int]]
+"""Replies that all workers have sent since ever, by transport and IP version."""
+
+
+@dataclass
+class Family:
+    """One IP version: its service addresses, its prefix, its state."""
+
+    version: int
+    anchor: Interface
+    prober: Prober
+    health: Health
+    route: Route
+    traffic: Traffic = field(default_factory=Traffic)
+    judgement: Judgement | None = None
+    probes: tuple[Probe, ...] = ()
+    held: bool = False
+    """Whether the anchor is there, as far as we know."""
+
+    reading: Reading = field(default_factory=lambda: Reading(Announcement.WITHDRAWN, False, "not asked yet"))
+    unconfirmed_since: float | None = None
+    alarmed: bool = False
+    fault: str = ""
+    """Why the kernel does not do what was decided; empty = it does."""
+
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    read: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever BIRD was read back."""
+
+    own: int = 0
+    """Replies to our own probes, since start."""
+
+    alarms: tuple[str, ...] = ()
+
+
+class Controller:
+    """Runs all families until stopped."""
+
+    def __init__(
+        self,
+        *,
+        config: AnycastConfig,
+        port: int,
+        addresses: tuple[Address, ...],
+        expected: Expectations,
+        witness: Witness,
+        interface: ServiceInterface,
+        bird: Bird,
+        replies: Replies,
+        orders: Orders,
+        flaps: dict[int, Flaps],
+        flaps_path: Path,
+        boot_id: str,
+    ) -> None:
+        self._config = config
+        self._port = port
+        self._expected = expected
+        self._witness = witness
+        self._interface = interface
+        self._replies = replies
+        self._orders = orders
+        self._flaps_path = flaps_path
+        self._boot_id = boot_id
+        self._kept_flaps: dict[int, Flaps] = {}
+        self._policy = Policy(
+            stale_soft_seconds=config.stale_soft_seconds,
+            stale_hard_seconds=config.stale_hard_seconds,
+            transport_dead_fails=config.on_transport_dead == "withdraw",
+            stale_soft_degrades=config.on_stale_soft == "degrade",
+            stale_hard_withdraws=config.on_stale_hard == "withdraw",
+            fastpath_wrong_detaches=config.on_fastpath_wrong == "detach",
+        )
+        limits = Limits(
+            rise=config.rise,
+            fall=config.fall,
+            hold_down_seconds=config.hold_down_seconds,
+            hold_down_max_seconds=config.hold_down_max_seconds,
+            flap_memory_seconds=config.flap_memory_seconds,
+            lease_seconds=config.lease_seconds,
+        )
+        self.families = tuple(
+            self._family(version, limits, bird, addresses, flaps.get(version)) for version in config.versions()
+        )
+        self.instance: Instance | None = None
+
+    def _family(
+        self, version: int, limits: Limits, bird: Bird, addresses: tuple[Address, ...], flaps: Flaps | None
+    ) -> Family:
+        config = self._config
+        anchor = config.anchor(version)
+        assert anchor is not None
+        inside = [each for each in addresses if each.version == version and each in anchor.network]
+        prober = Prober(inside, self._port, config.probe_timeout_seconds, self._expected)
+        direct, bgp = (config.direct_v4, config.bgp_v4) if version == 4 else (config.direct_v6, config.bgp_v6)
+        route = Route(bird, str(anchor.network), direct, bgp)
+        return Family(version, anchor, prober, Health(limits, boottime(), flaps), route)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Announce while the service is right, until *stop* is set; then withdraw, confirm, linger (D35)."""
+        there = await self._interface.addresses()
+        for family in self.families:
+            family.held = family.anchor in there  # left by a controller that was killed
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(self._witness.watch(), name="witness"),
+                *(tasks.create_task(self._steer(each), name=f"steer-ipv{each.version}") for each in self.families),
+            ]
+            try:
+                await self._rounds(stop)
+            finally:
+                await self._withdraw_all()
+                for task in background:
+                    task.cancel()
+
+    async def _rounds(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while not stop.is_set():
+            await self._round()
+            # A late round moves the next ones; they are never made up for in a burst.
+            due = max(due + self._config.probe_interval_seconds, loop.time())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await stop.wait()
+
+    async def _round(self) -> None:
+        alarms: list[str] = []
+        try:
+            host = await self._interface.host_addresses()
+        except NetlinkFailed as error:
+            host = frozenset()
+            alarms.append(str(error))
+        try:
+            await self._expected.refresh()
+        except (OSError, TableUnusable) as error:
+            alarms.append(f"answer table: {error}")
+        # Only replies sent while the probes waited tell a busy service from one that died since the last round.
+        before = self._replies()
+        await asyncio.gather(*(self._probe(family, host) for family in self.families))
+        after = self._replies()
+        self.instance = instance = self._witness.observe()
+        now = boottime()
+        for family in self.families:
+            load = self._load(family, before, after)
+            family.judgement = judge(Round(family.probes, load), instance, self._policy)
+            family.traffic.sample(now, self._replies_to_others(family, after))
+            self._observe(family, family.judgement, now)
+            self._report_alarms(family, (*alarms, *family.judgement.alarms))
+        await asyncio.gather(*(self._act(family) for family in self.families))
+        self._keep_flaps()
+
+    async def _probe(self, family: Family, host: frozenset[Address]) -> None:
+        probed = await family.prober.probe(host)
+        family.probes = tuple(probe for probes in probed.values() for probe in probes)
+        family.own += sum(probe.outcome is Outcome.RIGHT for probe in family.probes)
+
+    def _load(
+        self,
+        family: Family,
+        before: Mapping[tuple[Transport, int], int],
+        after: Mapping[tuple[Transport, int], int],
+    ) -> dict[Transport, Load]:
+        load = {}
+        for transport in Transport:
+            path = (transport, family.version)
+            full = False
+            if transport is Transport.TCP and any(
+                probe.outcome is Outcome.SILENT for probe in family.probes if probe.transport is transport
+            ):
+                with contextlib.suppress(OSError):
+                    full = any(full_accept_queues(self._port, family.prober.addresses).values())
+            load[transport] = Load(max(0, after[path] - before[path]), full)
+        return load
+
+    def _replies_to_others(self, family: Family, replies: Mapping[tuple[Transport, int], int]) -> int:
+        return sum(replies[transport, family.version] for transport in Transport) - family.own
+
+    def _observe(self, family: Family, judgement: Judgement, now: float) -> None:
+        order = self._orders[family.version]
+        drained = False
+        if order.wish is Wish.DRAIN:
+            family.traffic.begin_drain(now)
+            drained = family.traffic.has_fallen(now, self._config.drain_fraction, self._config.drain_seconds)
+        else:
+            family.traffic.end_drain()
+        change = family.health.observe(judgement, now, wish=order.wish, wish_reason=order.reason, drained=drained)
+        if change is not None:
+            self._report(family, change)
+            family.changed.set()
+
+    # ── acting ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _act(self, family: Family) -> None:
+        """Make the kernel hold the anchor, for as long as it may be promised, or not at all."""
+        health = family.health
+        # Whole seconds, rounded down: the kernel must not promise longer than the evidence is worth.
+        seconds = int(health.promise(boottime()) + 0.05)
+        try:
+            if health.announcement is Announcement.WITHDRAWN or seconds < 1:
+                if family.held:
+                    await self._interface.remove(family.anchor)
+                    family.held = False
+            else:
+                if not family.held:
+                    await family.route.prepare(health.announcement)
+                    family.changed.set()
+                await self._interface.promise(family.anchor, seconds)
+                family.held = True
+            fault = ""
+        except (NetlinkFailed, BirdError) as error:
+            # Nothing is renewed: if the anchor is still there, it lapses.
+            fault = str(error)
+        if fault and fault != family.fault:
+            log.alarm("route not changed", prefix=family.route.prefix, wanted=health.announcement.value, reason=fault)
+        family.fault = fault
+
+    async def _steer(self, family: Family) -> None:
+        """Keep BIRD's direct protocols as wanted, and know what it announces."""
+        while True:
+            family.changed.clear()
+            announcement = family.health.announcement
+            reading = await family.route.steer(announcement)
+            self._confirm(family, announcement, reading)
+            # While it is not as it should be, look again soon; else once per interval.
+            soon = not reading.confirmed and not family.alarmed
+            pause = _STEER_AGAIN_SECONDS if soon else self._config.probe_interval_seconds
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await family.changed.wait()
+
+    def _confirm(self, family: Family, announcement: Announcement, reading: Reading) -> None:
+        before, family.reading = family.reading, reading
+        family.read.set()
+        if announcement is not family.health.announcement:
+            return  # decided anew meanwhile
+        now = boottime()
+        if reading.confirmed:
+            if not before.confirmed or family.alarmed or before.detail != reading.detail:
+                log.event(
+                    "route confirmed", prefix=family.route.prefix, announced=announcement.value, bird=reading.detail
+                )
+            family.unconfirmed_since, family.alarmed = None, False
+            return
+        family.unconfirmed_since = family.unconfirmed_since or now
+        if not family.alarmed and now - family.unconfirmed_since >= CONFIRM_SECONDS:
+            family.alarmed = True
+            log.alarm("route not confirmed", prefix=family.route.prefix, wanted=announcement.value, bird=reading.detail)
+
+    async def _withdraw_all(self) -> None:
+        """The end: withdraw, have it confirmed, and leave time for packets that are on their way."""
+        unseen = Judgement(Verdict.UNSURE)
+        for family in self.families:
+            change = family.health.observe(unseen, boottime(), wish=Wish.WITHDRAW, wish_reason="stopping")
+            if change is not None:
+                self._report(family, change)
+        was_announced = any(family.held for family in self.families)
+        await asyncio.gather(*(self._act(family) for family in self.families))
+        for family in self.families:
+            family.changed.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                for family in self.families:
+                    while not self._is_withdrawn(family):
+                        family.read.clear()
+                        await family.read.wait()
+        self._keep_flaps()
+        if was_announced:
+            await asyncio.sleep(self._config.stop_linger_seconds)
+
+    @staticmethod
+    def _is_withdrawn(family: Family) -> bool:
+        return family.reading.confirmed and family.reading.wanted is Announcement.WITHDRAWN
+
+    # ── telling ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _report(self, family: Family, change: Change) -> None:
+        what = "site withdrawn" if change.announcement is Announcement.WITHDRAWN else "site announced"
+        log.event(
+            what if change.announcement is not change.before else "site",
+            prefix=family.route.prefix,
+            state=f"{change.old.value}->{change.new.value}",
+            route=change.announcement.value,
+            reason=change.reason,
+        )
+
+    def _report_alarms(self, family: Family, alarms: tuple[str, ...]) -> None:
+        down = tuple(f"BGP session {name} is not established" for name, up in family.reading.sessions.items() if not up)
+        before = {_kind(each) for each in family.alarms}
+        family.alarms = alarms + down
+        now = {_kind(each): each for each in family.alarms}
+        for kind, text in now.items():
+            if kind not in before:
+                log.alarm("site alarm", prefix=family.route.prefix, text=text)
+        for kind in before - set(now):
+            log.event("site alarm over", prefix=family.route.prefix, text=kind)
+
+    def _keep_flaps(self) -> None:
+        flaps = {family.version: family.health.flaps for family in self.families}
+        if flaps != self._kept_flaps:
+            self._kept_flaps = flaps
+            try:
+                keep_flaps(self._flaps_path, self._boot_id, flaps)
+            except OSError as error:
+                log.alarm("hold-down not kept", path=self._flaps_path, error=error.strerror)
+
+
+def _kind(alarm: str) -> str:
+    """An alarm without its numbers, so that one whose numbers change is not a new one each second."""
+    return re.sub(r"\d+(\.\d+)?", "#", alarm)

@@ -1,0 +1,439 @@
+"""Two instances that announce one service address to a router, and a client behind it; each in a namespace of its own.
+
+    a (rootsrv, BIRD) ── 10.0.1.0/24, fd00:0:1::/64 ──┐
+                                                      r (BIRD or FRR) ── 10.0.3.0/24, fd00:0:3::/64 ── c
+    b (rootsrv, BIRD) ── 10.0.2.0/24, fd00:0:2::/64 ──┘
+
+Both are started as an operator starts them, with deploy/bird/global.conf.  Where traffic goes, and since when, is read
+from the router's kernel.  With equal paths the router prefers a, which has the lower router id.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rootsrv.page import Page
+from tests.needs import REPOSITORY
+from tests.network import Host, network
+from tests.peers.bird import Bird, deployed_configuration, route
+from tests.server.live import put, wait_until, zone_files
+
+SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
+PREFIX = {4: "192.0.2.0/24", 6: "2001:db8::/48"}
+ROUTER_AS, SITE_AS = 65000, 65001
+VERSIONS = (4, 6)
+
+
+def address(network_number: int, host: int, version: int) -> str:
+    """Of host number *host* on link number *network_number*."""
+    return f"10.0.{network_number}.{host}" if version == 4 else f"fd00:0:{network_number}::{host}"
+
+
+@dataclass
+class Site:
+    """One instance with its BIRD."""
+
+    number: int
+    host: Host
+    directory: Path
+    bird: Bird | None = None
+    process: "subprocess.Popen[bytes] | None" = None
+    birds: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @property
+    def page(self) -> Page:
+        """Its shared page."""
+        return Page.open(self.directory / "run" / "page")
+
+    @property
+    def log(self) -> str:
+        """All that rootsrv has logged."""
+        return (self.directory / "log").read_text()
+
+    def gateway(self, version: int) -> str:
+        """The address by which the router reaches it."""
+        return address(self.number, 1, version)
+
+    # ── the daemon ──
+
+    def start_bird(self) -> None:
+        """Start BIRD with the deployed configuration."""
+        changes = {
+            "router id 198.51.100.1;": f"router id {address(self.number, 1, 4)};",
+            "local 198.51.100.1;": f"local {address(self.number, 1, 4)};",
+            "neighbor 198.51.100.2": f"neighbor {address(self.number, 2, 4)}",
+            "local 2001:db8:ffff::1;": f"local {address(self.number, 1, 6)};",
+            "neighbor 2001:db8:ffff::2": f"neighbor {address(self.number, 2, 6)}",
+        }
+        self.bird = self.birds.enter_context(
+            route(self.host, self.directory / "bird", deployed_configuration("global", changes))
+        )
+
+    # ── rootsrv ──
+
+    def configure(self, *, workers: int = 1, anycast: str = "", more: str = "", zone: str = "file") -> None:
+        """Write zones and configuration; *anycast* and *more* are further lines of that section and of the file."""
+        files = zone_files()
+        put(self.directory / "root.zone", files.versions[0])
+        put(self.directory / "hosts.zone", files.hosts)
+        put(self.directory / "anchor", files.anchor)
+        (self.directory / "rootsrv.toml").write_text(
+            f"""
+[service]
+addresses = ["{SERVICE[4]}", "{SERVICE[6]}"]
+workers = {workers}
+[identity]
+nsid = "{self.host.name}"
+[[zone]]
+name = "."
+file = "root.zone"
+trust_anchors = "anchor"
+[[zone]]
+name = "root-servers.net."
+file = "hosts.zone"
+validation = "none"
+[state]
+directory = "state"
+runtime_directory = "run"
+[anycast]
+prefix_v4 = "{PREFIX[4]}"
+prefix_v6 = "{PREFIX[6]}"
+manage_addresses = true
+bird_socket = "{self.directory}/bird/bird.ctl"
+bgp_v4 = ["upstream4"]
+bgp_v6 = ["upstream6"]
+hold_down_seconds = 1
+hold_down_max_seconds = 1
+drain_seconds = 10
+stop_linger_seconds = 1
+{anycast}
+{more}
+"""
+        )
+
+    def start(self) -> None:
+        """`rootsrv run`, without waiting."""
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.host.prefix, sys.executable, "-m", "rootsrv", "run", "--config", "rootsrv.toml"],
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                start_new_session=True,
+            )
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(20)
+
+    def kill(self) -> None:
+        """SIGKILL to every process of it at once."""
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(20)
+
+    def pids(self, role: str) -> list[int]:
+        """Processes of a role: serve, maintain, advertise, worker, or run (all of them)."""
+        assert self.process is not None
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, IndexError):
+                    if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3]) != self.process.pid:
+                        continue  # of another session
+                    command = (entry / "cmdline").read_bytes().split(b"\0")
+                    is_worker = b"rootsrv.server.worker" in command
+                    named = command[command.index(b"--role") + 1].decode() if b"--role" in command else ""
+                    if role == "run" or (role == "worker" and is_worker) or named == role:
+                        found.append(int(entry.name))
+        return found
+
+    def signal(self, role: str, number: signal.Signals) -> None:
+        """Send a signal to all processes of a role."""
+        pids = self.pids(role)
+        assert pids, f"{self.host.name} has no {role}"
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    # ── the operator ──
+
+    def rootsrv(self, *arguments: str, check: bool = True) -> str:
+        """What an operator's command prints."""
+        done = subprocess.run(
+            [*self.host.prefix, sys.executable, "-m", "rootsrv", *arguments, "--config", "rootsrv.toml"],
+            cwd=self.directory,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def ask(self, role: str, request: dict[str, Any]) -> dict[str, Any]:
+        """One request to a role's status socket."""
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(5)
+            asking.connect(str(self.directory / "run" / f"{role}.sock"))
+            asking.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(asking.makefile().readline())
+            return answer
+
+    def family(self, version: int) -> dict[str, Any]:
+        """The controller's status of one IP version; {} while there is no controller."""
+        with contextlib.suppress(OSError, ValueError):
+            for each in self.ask("advertise", {"command": "status"})["families"]:
+                if each["ip_version"] == version:
+                    return dict(each)
+        return {}
+
+    def is_in(self, state: str) -> bool:
+        """Whether both IP versions are in *state*, confirmed."""
+        families = [self.family(version) for version in VERSIONS]
+        return all(each.get("state") == state and each["confirmed"] for each in families)
+
+    def await_state(self, state: str, seconds: float = 25.0) -> None:
+        """Wait until both IP versions are in *state* and BIRD confirms it."""
+        try:
+            wait_until(lambda: self.is_in(state), state, seconds)
+        except AssertionError as error:
+            seen = [self.family(version) for version in VERSIONS]
+            raise AssertionError(f"{self.host.name}: {error}; it is {seen}\n{self.log[-4000:]}") from None
+
+
+@dataclass(frozen=True)
+class RouteChange:
+    """One change of the router's route to a service prefix, as its kernel told it."""
+
+    at: float
+    """Epoch seconds."""
+
+    version: int
+    gateway: str
+    """Where traffic goes from now on; empty = nowhere."""
+
+
+class RouteWatch:
+    """Follows the router's kernel table by `ip monitor`."""
+
+    def __init__(self, host: Host) -> None:
+        self._process = subprocess.Popen(
+            [*host.prefix, "ip", "-ts", "monitor", "route"], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.changes: list[RouteChange] = []
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            found = re.match(r"\[(\S+)\] (Deleted )?(\S+) (?:.*via (?:inet6 )?(\S+))?", line)
+            if found is None or found[3] not in PREFIX.values():
+                continue
+            at = datetime.fromisoformat(found[1]).timestamp()
+            version = 4 if found[3] == PREFIX[4] else 6
+            self.changes.append(RouteChange(at, version, "" if found[2] else found[4] or ""))
+
+    def since(self, start: float, version: int) -> list[RouteChange]:
+        """Changes of one IP version after *start*."""
+        return [each for each in self.changes if each.at >= start and each.version == version]
+
+    def await_gateway(self, gateway: str, start: float, version: int, seconds: float) -> float:
+        """When, in seconds after *start*, the route first led to *gateway* (empty = nowhere)."""
+
+        def found() -> list[RouteChange]:
+            return [each for each in self.since(start, version) if each.gateway == gateway]
+
+        first = wait_until(found, f"IPv{version} route via {gateway or 'nothing'}: {self.changes[-4:]}", seconds)[0]
+        return float(first.at - start)
+
+    def close(self) -> None:
+        """Stop following."""
+        self._process.terminate()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._thread.join()
+        self._process.stdout.close()
+
+
+@dataclass
+class Anycast:
+    """The whole of it."""
+
+    router: Host
+    client: Host
+    a: Site
+    b: Site
+    watch: RouteWatch
+    birdc: Callable[..., str]
+    """The router's BIRD; nothing with FRR."""
+
+    directory: Path
+
+    def gateway(self, version: int) -> str:
+        """Where the router sends the service prefix now; empty = nowhere."""
+        flags = ["-6"] if version == 6 else []
+        found = re.search(r"via (?:inet6 )?(\S+)", self.router.ip(*flags, "route", "show", PREFIX[version]))
+        return found[1] if found else ""
+
+    def load(self, seconds: float, rate: int = 1000) -> "Load":
+        """Queries from the client at a steady rate, half of them over IPv6."""
+        return Load(self.client, self.directory / "load.json", seconds, rate)
+
+
+class Load:
+    """Queries that a client sends at a steady rate, each counted as answered or lost."""
+
+    def __init__(self, client: Host, report: Path, seconds: float, rate: int) -> None:
+        report.unlink(missing_ok=True)
+        self._report = report
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("steady_load.py")),
+            str(report),
+            str(seconds),
+            str(rate),
+        ]
+        self._process = subprocess.Popen([*client.prefix, *command, SERVICE[4], SERVICE[6]], start_new_session=True)
+
+    def result(self) -> dict[str, Any]:
+        """{"4": {"sent": n, "lost": [epoch seconds, …]}, "6": …}, once it has ended."""
+        assert self._process.wait(60) == 0
+        report: dict[str, Any] = json.loads(self._report.read_text())
+        return report
+
+
+def bird_router_configuration() -> str:
+    """BIRD at the provider: both sites, GRACEFUL_SHUTDOWN honoured (RFC 8326 §4.1), all in its kernel."""
+    sessions = "".join(
+        f"""
+protocol bgp site{number}v{version} from site {{
+    local {address(number, 2, version)};
+    neighbor {address(number, 1, version)} as {SITE_AS};
+    ipv{version} {{ import filter from_site; export none; }};
+}}"""
+        for number in (1, 2)
+        for version in VERSIONS
+    )
+    return f"""
+log stderr all;
+router id 10.0.3.2;
+protocol device {{ scan time 10; }}
+protocol kernel {{ ipv4 {{ import none; export all; }}; }}
+protocol kernel {{ ipv6 {{ import none; export all; }}; }}
+protocol bfd {{ interface "*" {{ min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }}; }}
+filter from_site {{
+    if (65535, 0) ~ bgp_community then bgp_local_pref = 0;
+    accept;
+}}
+template bgp site {{
+    local as {ROUTER_AS};
+    hold time 9;
+    keepalive time 3;
+    bfd yes;
+    connect delay time 1;
+    error wait time 1, 5;
+    ttl security yes;
+    password "change-me";
+    graceful restart no;
+}}
+{sessions}
+"""
+
+
+@contextlib.contextmanager
+def anycast_network(directory: Path, router: str = "bird", *, anycast: str = "", workers: int = 2) -> Iterator[Anycast]:
+    """All of it, with both sites announced, until the block ends."""
+    with network() as net, contextlib.ExitStack() as stack:
+        hosts = {name: net.host(name) for name in "abrc"}
+        for number, name in enumerate("abc", 1):
+            pairs = tuple(
+                (f"{address(number, 1, version)}/{length}", f"{address(number, 2, version)}/{length}")
+                for version, length in ((4, 24), (6, 64))
+            )
+            net.link(hosts[name], hosts["r"], f"to-{name}", pairs)
+            hosts[name].ip("route", "add", "default", "via", address(number, 2, 4))
+            hosts[name].ip("-6", "route", "add", "default", "via", address(number, 2, 6))
+        for key in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
+            hosts["r"].run("sysctl", "-qw", key)
+        watch = RouteWatch(hosts["r"])
+        stack.callback(watch.close)
+        birdc: Callable[..., str] = lambda *_: ""  # noqa: E731
+        if router == "bird":
+            birdc = stack.enter_context(route(hosts["r"], directory / "router", bird_router_configuration())).birdc
+        else:
+            from tests.peers.frr import frr
+
+            stack.enter_context(frr(hosts["r"], directory / "router", frr_router_configuration()))
+        sites = []
+        for number, name in enumerate("ab", 1):
+            site = Site(number, hosts[name], directory / name)
+            site.directory.mkdir()
+            stack.enter_context(_ended(site))
+            site.start_bird()
+            site.configure(workers=workers if name == "a" else 1, anycast=anycast)
+            site.start()
+            sites.append(site)
+        made = Anycast(hosts["r"], hosts["c"], *sites, watch=watch, birdc=birdc, directory=directory)
+        for site in sites:
+            site.await_state("up", 40)
+        yield made
+
+
+@contextlib.contextmanager
+def _ended(site: Site) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if site.process is not None:
+            site.kill()
+        site.birds.close()
+
+
+def frr_router_configuration() -> str:
+    """FRR's bgpd at the provider, as above."""
+    neighbours = [address(number, 1, version) for version in VERSIONS for number in (1, 2)]
+    lines = ["router bgp 65000", " bgp router-id 10.0.3.2", " no bgp ebgp-requires-policy", " bgp graceful-shutdown"]
+    del lines[-1]
+    for each in neighbours:
+        lines += [
+            f" neighbor {each} remote-as {SITE_AS}",
+            f" neighbor {each} password change-me",
+            f" neighbor {each} timers 3 9",
+            f" neighbor {each} timers connect 1",
+            f" neighbor {each} ttl-security hops 1",
+        ]
+    for version in VERSIONS:
+        lines.append(f" address-family ipv{version} unicast")
+        for each in neighbours:
+            inside = (":" in each) == (version == 6)
+            lines.append(f"  {'' if inside else 'no '}neighbor {each} activate")
+            if inside:
+                lines.append(f"  neighbor {each} route-map from-site in")
+        lines.append(" exit-address-family")
+    lines += [
+        "bgp community-list standard graceful-shutdown permit graceful-shutdown",
+        "route-map from-site permit 10",
+        " match community graceful-shutdown",
+        " set local-preference 0",
+        "route-map from-site permit 20",
+    ]
+    return "\n".join(lines) + "\n"
