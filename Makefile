@@ -68,8 +68,13 @@ else
 endif
 
 .PHONY: bpf-objects
-bpf-objects:
-	@:
+bpf-objects: rootsrv/fastpath/bpf/rootsrv.bpf.o
+
+# Debian keeps asm/types.h, which linux/types.h wants, where only the host's own target looks for it.
+rootsrv/fastpath/bpf/rootsrv.bpf.o: $(wildcard rootsrv/fastpath/bpf/*.h)
+%.bpf.o: %.bpf.c
+	clang -O2 -g -Wall -Wextra -Werror -Wno-sign-compare -target bpfel -mcpu=v3 \
+	    -I/usr/include/$(shell uname -m)-linux-gnu -c $< -o $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

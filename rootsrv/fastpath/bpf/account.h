@@ -1,0 +1,147 @@
+/* What is told of the packets: counters, unique sources, the tap. */
+
+/* MurmurHash3's 64-bit finaliser, as in rootsrv/unique_sources.py. */
+static __always_inline uint64_t mix(uint64_t word)
+{
+	word ^= word >> 33;
+	word *= 0xff51afd7ed558ccd;
+	word ^= word >> 33;
+	word *= 0xc4ceb9fe1a85ec53;
+	return word ^ word >> 33;
+}
+
+static __always_inline void note_source(uint32_t estimate, uint64_t hash)
+{
+	uint32_t key = (control.day & 1) * REGISTER_SETS + estimate;
+	struct registers *registers = bpf_map_lookup_elem(&unique_sources, &key);
+
+	if (!registers)
+		return;
+	/* 1 + the number of leading zeros among the lower 50 bits, at most 51 */
+	uint64_t rest = hash & 0x3ffffffffffff;
+	uint8_t value = 51;
+	if (rest >> 32) { value -= 32; rest >>= 32; }
+	if (rest >> 16) { value -= 16; rest >>= 16; }
+	if (rest >> 8) { value -= 8; rest >>= 8; }
+	if (rest >> 4) { value -= 4; rest >>= 4; }
+	if (rest >> 2) { value -= 2; rest >>= 2; }
+	if (rest >> 1) { value -= 1; rest >>= 1; }
+	value -= rest;
+	uint8_t *place = &registers->values[hash >> 50];
+	if (*place < value)
+		*place = value;
+}
+
+STEP count_source(struct scratch *s)
+{
+	if (!s)
+		return 0;
+	if (s->family == IPV4) {
+		note_source(0, mix(__builtin_bswap32(s->source[0])));
+	} else {
+		uint64_t upper = mix(__builtin_bswap64(s->source[0]) ^ 0x9e3779b97f4a7c15);
+		note_source(2, upper);
+		note_source(1, mix(upper ^ __builtin_bswap64(s->source[1])));
+	}
+	return 0;
+}
+
+/* A response was sent. */
+STEP count_answer(struct scratch *s)
+{
+	if (!s)
+		return 0;
+	uint64_t live = s->live, family = s->family, rcode = s->rcode;
+	uint64_t query = s->size / SIZE_BIN, response = s->response_size / SIZE_BIN;
+
+	BOUND(live, 1);
+	BOUND(family, 1);
+	BOUND(rcode, RCODES - 1);
+	struct counters *counters = &s->counters[live];
+	counters->replies[family][rcode]++;
+	if (query < QUERY_BINS)
+		counters->queries_by_size[family][query]++;
+	if (response < RESPONSE_BINS)
+		counters->replies_by_size[family][response]++;
+	if (s->cut == 0)
+		counters->whole++;
+	else if (s->cut == 1)
+		counters->cut++;
+	else
+		counters->truncated++;
+	if (s->cookie_size) {
+		if (s->cookie_is_good)
+			counters->good_cookies++;
+		else
+			counters->made_cookies++;
+	}
+	return live ? count_source(s) : 0;
+}
+
+static __always_inline void count_pass(struct scratch *s, uint64_t reason)
+{
+	uint64_t live = s->live;
+
+	BOUND(live, 1);
+	BOUND(reason, 63);
+	if (reason < REASONS)
+		s->counters[live].passes[reason]++;
+}
+
+/* Whether an operator has blocked the source; only asked when there are blocks at all. */
+STEP is_blocked(struct scratch *s)
+{
+	if (!s)
+		return 0;
+	struct block_key key = { .prefix_size = 128 };
+
+	if (s->family == IPV4) {
+		key.address[10] = 0xff;
+		key.address[11] = 0xff;
+		uint32_t source = s->source[0];
+		__builtin_memcpy(key.address + 12, &source, 4);
+	} else {
+		__builtin_memcpy(key.address, s->source, 16);
+	}
+	uint64_t *until = bpf_map_lookup_elem(&blocks, &key);
+	if (!until || bpf_ktime_get_boot_ns() >= *until)
+		return 0;
+	uint64_t live = s->live, family = s->family;
+	BOUND(live, 1);
+	BOUND(family, 1);
+	s->counters[live].blocked[family]++;
+	return 1;
+}
+
+/* Whether this packet is the one in N that the tap copies. */
+static __always_inline int is_sampled(struct scratch *s)
+{
+	uint32_t every = control.tap_every;
+
+	return every && s->live && bpf_get_prandom_u32() % every == 0;
+}
+
+/* Hands query and response, which the caller has put behind the query, to the ring buffer. */
+static __always_inline void hand_to_tap(struct scratch *s, uint32_t query_size, uint32_t response_size)
+{
+	s->tap.boottime = s->boottime;
+	s->tap.ifindex = s->ifindex;
+	s->tap.query_size = query_size;
+	s->tap.response_size = response_size;
+	s->tap.family = s->family;
+	s->tap.source_port = s->source_port;
+	s->tap.service_port = s->service_port;
+	__builtin_memcpy(s->tap.source, s->source, 16);
+	__builtin_memcpy(s->tap.service, s->service, 16);
+
+	uint64_t size = sizeof(s->tap) + query_size + response_size;
+	BOUND(size, 8191);
+	if (size > sizeof(s->tap) + sizeof(s->tapped))
+		return;
+	uint64_t live = s->live;
+	BOUND(live, 1);
+	if (bpf_ringbuf_output(&tap, &s->tap, size, 0))
+		s->counters[live].tap_lost++;
+	else
+		s->counters[live].tapped++;
+}

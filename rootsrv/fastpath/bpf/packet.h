@@ -1,0 +1,276 @@
+/* Link, network and transport headers: in, and out again in the other direction. */
+
+#define ETH_HEADER 14
+#define VLAN_TAG 4
+#define ETH_IPV4 0x0800
+#define ETH_IPV6 0x86dd
+#define ETH_VLAN 0x8100
+#define ETH_SERVICE_VLAN 0x88a8
+#define PROTOCOL_UDP 17
+#define IPV4_HEADER 20
+#define IPV6_HEADER 40
+#define UDP_HEADER 8
+#define HOP_LIMIT 64 /* RFC 1700's default, and Linux's */
+
+struct ethernet {
+	uint8_t to[6], from[6];
+	uint16_t type;
+} __attribute__((packed));
+
+struct ipv4 {
+	uint8_t version_and_size, service;
+	uint16_t size, id, fragment;
+	uint8_t hop_limit, protocol;
+	uint16_t check;
+	uint32_t from, to;
+} __attribute__((packed));
+
+struct ipv6 {
+	uint32_t version_and_flow;
+	uint16_t size;
+	uint8_t protocol, hop_limit;
+	uint64_t from[2], to[2];
+} __attribute__((packed));
+
+struct udp {
+	uint16_t from, to, size, check;
+} __attribute__((packed));
+
+/* Whether the packet was sent to a service address, from an address that is not this host's. */
+STEP judge_addresses(struct scratch *s)
+{
+	if (!s)
+		return PASS_DESTINATION;
+
+	int is_ours = 0, loopback = s->interface_flags & INTERFACE_LOOPBACK;
+	if (s->family == IPV4) {
+		uint32_t to = s->service[0], from = s->source[0];
+		uint8_t first = from;
+		for (uint32_t i = 0; i < MAX_ADDRESSES; i++) {
+			if (i >= control.service_ipv4_count)
+				break;
+			is_ours |= control.service_ipv4[i] == to;
+		}
+		if (!is_ours)
+			return PASS_DESTINATION;
+		if (first == 0 || first >= 224)
+			return PASS_SOURCE;
+		if (loopback)
+			return 0;
+		if (first == 127)
+			return PASS_SOURCE;
+		for (uint32_t i = 0; i < MAX_ADDRESSES; i++) {
+			if (i >= control.own_ipv4_count)
+				break;
+			if (control.own_ipv4[i] == from)
+				return PASS_SOURCE;
+		}
+		return 0;
+	}
+	uint64_t upper = s->source[0], lower = s->source[1];
+	for (uint32_t i = 0; i < MAX_ADDRESSES; i++) {
+		if (i >= control.service_ipv6_count)
+			break;
+		is_ours |= control.service_ipv6[i].upper == s->service[0] &&
+			   control.service_ipv6[i].lower == s->service[1];
+	}
+	if (!is_ours)
+		return PASS_DESTINATION;
+	if ((upper & 0xff) == 0xff) /* multicast */
+		return PASS_SOURCE;
+	if (upper == 0 && lower == 0x0100000000000000 && loopback)
+		return 0;
+	if (upper == 0) /* ::, ::1, IPv4-mapped and -compatible */
+		return PASS_SOURCE;
+	if (loopback)
+		return 0;
+	for (uint32_t i = 0; i < MAX_ADDRESSES; i++) {
+		if (i >= control.own_ipv6_count)
+			break;
+		if (control.own_ipv6[i].upper == upper && control.own_ipv6[i].lower == lower)
+			return PASS_SOURCE;
+	}
+	return 0;
+}
+
+/* The interface's record: its flags and MTU; with *mac* also whether the frame was sent to it. */
+static __always_inline int judge_interface(struct scratch *s, const struct ethernet *ethernet, int check_mac)
+{
+	for (uint32_t i = 0; i < MAX_INTERFACES; i++) {
+		const struct interface *interface = &control.interfaces[i];
+		if (interface->ifindex != s->ifindex)
+			continue;
+		s->interface_flags = interface->flags;
+		s->mtu = interface->mtu;
+		if (check_mac && (LOAD32(ethernet->to) != LOAD32(interface->mac) ||
+				  LOAD16(ethernet->to + 4) != LOAD16(interface->mac + 4)))
+			return PASS_NOT_FOR_US;
+		return ethernet->from[0] & 1 ? PASS_NOT_FOR_US : 0;
+	}
+	return PASS_INTERFACE;
+}
+
+/* Headers up to the DNS message.  *frame_size* may be more than what lies between *data* and *data_end* (tc); the tag is in
+ * the packet for XDP only, tc keeps it aside and puts it back on its own.
+ */
+static __always_inline int read_headers(struct scratch *s, void *data, void *data_end, uint32_t frame_size, int is_xdp)
+{
+	struct ethernet *ethernet = data;
+	uint64_t network_at = ETH_HEADER;
+
+	if (data + ETH_HEADER + VLAN_TAG > data_end)
+		return PASS_SHORT;
+	s->frame_size = frame_size;
+	s->is_tc = !is_xdp;
+	int reason = judge_interface(s, ethernet, is_xdp);
+	if (reason)
+		return reason;
+	uint16_t type = bpf_ntohs(ethernet->type);
+	if (is_xdp && (type == ETH_VLAN || type == ETH_SERVICE_VLAN)) {
+		type = bpf_ntohs(LOAD16(data + ETH_HEADER + 2));
+		network_at = ETH_HEADER + VLAN_TAG;
+	}
+	s->network_at = network_at;
+
+	struct udp *udp;
+	uint32_t udp_size;
+	if (type == ETH_IPV4) {
+		struct ipv4 *ip = data + network_at;
+		if (data + network_at + IPV4_HEADER + UDP_HEADER > data_end)
+			return PASS_SHORT;
+		if (ip->version_and_size != 0x45)
+			return PASS_IP_OPTIONS;
+		if (ip->protocol != PROTOCOL_UDP)
+			return PASS_NOT_UDP;
+		if (ip->fragment & ~bpf_htons(0x4000)) /* anything but "don't fragment" */
+			return PASS_FRAGMENT;
+		uint32_t size = bpf_ntohs(ip->size);
+		if (size < IPV4_HEADER + UDP_HEADER || network_at + size > frame_size)
+			return PASS_IP_LENGTH;
+		uint64_t sum = halves(LOAD64(ip)) + halves(LOAD64((void *)ip + 8)) + LOAD32((void *)ip + 16);
+		if (fold(sum) != 0xffff)
+			return PASS_IP_CHECKSUM;
+		s->family = IPV4;
+		s->source[0] = ip->from;
+		s->service[0] = ip->to;
+		s->address_sum = fold((uint64_t)ip->from + ip->to);
+		s->message_at = network_at + IPV4_HEADER + UDP_HEADER;
+		udp = (void *)(ip + 1);
+		udp_size = size - IPV4_HEADER;
+	} else if (type == ETH_IPV6) {
+		struct ipv6 *ip = data + network_at;
+		if (data + network_at + IPV6_HEADER + UDP_HEADER > data_end)
+			return PASS_SHORT;
+		if ((ip->version_and_flow & 0xf0) != 0x60)
+			return PASS_NOT_IP;
+		if (ip->protocol != PROTOCOL_UDP) /* extension headers too */
+			return PASS_NOT_UDP;
+		udp_size = bpf_ntohs(ip->size);
+		if (udp_size < UDP_HEADER || network_at + IPV6_HEADER + udp_size > frame_size)
+			return PASS_IP_LENGTH;
+		s->family = IPV6;
+		s->source[0] = ip->from[0];
+		s->source[1] = ip->from[1];
+		s->service[0] = ip->to[0];
+		s->service[1] = ip->to[1];
+		s->address_sum = fold(halves(ip->from[0]) + halves(ip->from[1]) + halves(ip->to[0]) + halves(ip->to[1]));
+		s->message_at = network_at + IPV6_HEADER + UDP_HEADER;
+		udp = (void *)(ip + 1);
+	} else {
+		return PASS_NOT_IP;
+	}
+	if (udp->to != control.port)
+		return PASS_PORT;
+	if (udp->from == 0 || udp->from == bpf_htons(53))
+		return PASS_SOURCE;
+	if (bpf_ntohs(udp->size) != udp_size)
+		return PASS_UDP_LENGTH;
+	s->source_port = udp->from;
+	s->service_port = udp->to;
+	s->udp_check = udp->check;
+	s->partial = 0;
+	uint32_t size = udp_size - UDP_HEADER;
+	if (size < DNS_HEADER + 5 || size > MAX_QUERY)
+		return PASS_MESSAGE_SIZE;
+	s->size = size;
+	return 0;
+}
+
+/* Turns the headers round and writes the DNS header; the frame has its new size already.  Nonzero: cannot happen. */
+static __always_inline int write_headers(struct scratch *s, void *data, void *data_end)
+{
+	struct ethernet *ethernet = data;
+	uint64_t network_at = s->network_at;
+	struct udp *udp;
+	uint8_t mac[6];
+	uint16_t udp_size = s->response_size + UDP_HEADER;
+
+	BOUND(network_at, 31);
+	if (data + ETH_HEADER > data_end || data + network_at + IPV4_HEADER + UDP_HEADER + DNS_HEADER > data_end)
+		return -1;
+	__builtin_memcpy(mac, ethernet->to, 6);
+	__builtin_memcpy(ethernet->to, ethernet->from, 6);
+	__builtin_memcpy(ethernet->from, mac, 6);
+	if (s->family == IPV4) {
+		struct ipv4 *ip = data + network_at;
+		/* Without "don't fragment" the id must differ among fragments in flight (RFC 6864 section 4.3). */
+		ip->version_and_size = 0x45;
+		ip->service = 0;
+		ip->size = bpf_htons(udp_size + IPV4_HEADER);
+		ip->id = bpf_get_prandom_u32();
+		ip->fragment = 0;
+		ip->hop_limit = HOP_LIMIT;
+		ip->protocol = PROTOCOL_UDP;
+		ip->check = 0;
+		ip->from = s->service[0];
+		ip->to = s->source[0];
+		ip->check = ~fold(halves(LOAD64(ip)) + halves(LOAD64((void *)ip + 8)) + LOAD32((void *)ip + 16));
+		udp = (void *)(ip + 1);
+	} else {
+		struct ipv6 *ip = data + network_at;
+		if (data + network_at + IPV6_HEADER + UDP_HEADER + DNS_HEADER > data_end)
+			return -1;
+		ip->version_and_flow = 0x60;
+		ip->size = bpf_htons(udp_size);
+		ip->hop_limit = HOP_LIMIT;
+		ip->from[0] = s->service[0];
+		ip->from[1] = s->service[1];
+		ip->to[0] = s->source[0];
+		ip->to[1] = s->source[1];
+		udp = (void *)(ip + 1);
+	}
+	udp->from = s->service_port;
+	udp->to = s->source_port;
+	udp->size = bpf_htons(udp_size);
+	udp->check = s->reply_check;
+
+	uint16_t *dns = (void *)(udp + 1);
+	dns[1] = s->reply_flags;
+	dns[2] = bpf_htons(1);
+	dns[3] = s->ancount;
+	dns[4] = s->nscount;
+	dns[5] = s->arcount;
+	return 0;
+}
+
+/* Moves the body's compression pointers, which are in the packet already.  Nonzero: cannot happen. */
+static __always_inline int move_pointers(struct scratch *s, void *data, void *data_end)
+{
+	const uint8_t *table = table_of(s->generation);
+	uint32_t count = s->pointer_count, moved_by = s->moved_by;
+	uint64_t body = s->message_at + s->question_end, pointers_at = s->pointers_at;
+
+	if (!table)
+		return -1;
+	for (uint32_t i = 0; i < MAX_POINTERS; i++) {
+		if (i >= count)
+			return 0;
+		uint64_t offset = body + LOAD16(at(table, pointers_at + i * 2));
+		BOUND(offset, 8191);
+		uint16_t *pointer = data + offset;
+		if ((void *)(pointer + 1) > data_end)
+			return -1;
+		*pointer = bpf_htons(bpf_ntohs(*pointer) + moved_by);
+	}
+	return 0;
+}

@@ -1,0 +1,173 @@
+/* What the response holds: OPT record, cut, header and checksum.  Nothing is written into the packet here. */
+
+#define MAX_POINTERS 256
+
+/* Our OPT record into s->opt: root name, type, our size, extended RCODE 0, version 0, DO copied; NSID, COOKIE. */
+STEP build_opt(struct scratch *s)
+{
+	if (!s)
+		return PASS_OPT;
+
+	uint64_t size = OPT_HEADER;
+	*(uint64_t *)s->opt = (uint64_t)bpf_htons(TYPE_OPT) << 8 |
+			      (uint64_t)bpf_htons(control.max_udp_response) << 24;
+	*(uint32_t *)(s->opt + 7) = s->do_flag ? 0x80 : 0;
+
+	if (s->asks_nsid) {
+		uint32_t nsid = control.nsid_option_size;
+		for (uint32_t i = 0; i < MAX_NSID_OPTION / 8; i++) {
+			if (i * 8 >= nsid)
+				break;
+			*(uint64_t *)(s->opt + OPT_HEADER + i * 8) = *(const uint64_t *)(control.nsid_option + i * 8);
+		}
+		size += nsid;
+	}
+	uint64_t set = READ_ONCE(control.secret_set);
+	BOUND(set, 1);
+	if (s->cookie_size && control.secret_count[set]) {
+		BOUND(size, OPT_ROOM - 1);
+		*(uint32_t *)(s->opt + size) = bpf_htons(OPTION_COOKIE) | bpf_htons(COOKIE_OPTION_SIZE) << 16;
+		int reason = write_cookie(s, size + 4);
+		if (reason)
+			return reason;
+		size += 4 + COOKIE_OPTION_SIZE;
+	}
+	*(uint16_t *)(s->opt + 9) = bpf_htons(size - OPT_HEADER);
+	s->opt_size = size;
+	return 0;
+}
+
+/* The zone's lease: past it (on the clock that no clock step moves) nothing is answered from here. */
+static __always_inline int is_expired(struct scratch *s, uint64_t zone)
+{
+	uint64_t generation = s->generation, now;
+
+	BOUND(generation, 1);
+	BOUND(zone, 1);
+	if (s->live) {
+		/* Reading the clock costs a fifth of a lookup: once per tick will do. */
+		uint64_t jiffies = bpf_jiffies64();
+		if (jiffies != s->jiffies) {
+			s->jiffies = jiffies;
+			s->boottime = bpf_ktime_get_boot_ns();
+		}
+		now = s->boottime;
+	} else {
+		if (generation != control.active)
+			return 0; /* staged: nobody has granted anything yet */
+		now = bpf_ktime_get_boot_ns();
+	}
+	return now >= control.answer_until[generation][zone];
+}
+
+/* Chooses the longest cut that fits, and what follows from it. */
+STEP fit(struct scratch *s)
+{
+	if (!s)
+		return PASS_TABLE;
+	const uint8_t *table = table_of(s->generation);
+	if (!table)
+		return PASS_TABLE;
+	const struct table_answer *answer = at(table, s->answer_at);
+	uint32_t zone = answer->zone, count = answer->cut_count;
+
+	if (zone >= MAX_ZONES || count == 0)
+		return PASS_TABLE;
+	if (is_expired(s, zone))
+		return PASS_EXPIRED;
+
+	uint32_t taken = s->question_end + s->opt_size;
+	if (taken > s->limit || s->name_size < answer->anchor_size)
+		return PASS_TABLE;
+	uint32_t space = s->limit - taken;
+	uint64_t cuts_at = s->answer_at + sizeof(*answer), cut_at = 0;
+
+	for (uint32_t i = 1; i <= 255; i++) {
+		if (i > count)
+			break;
+		uint64_t candidate = cuts_at + (uint64_t)(count - i) * sizeof(struct table_cut);
+		if (((const struct table_cut *)at(table, candidate))->size <= space) {
+			cut_at = candidate;
+			s->cut = i != 1;
+			break;
+		}
+	}
+	if (!cut_at)
+		return PASS_TABLE;
+
+	const struct table_cut *cut = at(table, cut_at);
+	uint32_t moved_by = s->name_size - answer->anchor_size;
+	uint32_t body_size = cut->size, start = s->question_end;
+	uint16_t flags = s->reply_flags | answer->flags;
+
+	if (cut->flags & CUT_TRUNCATED) {
+		flags |= FLAG_TC;
+		s->cut = 2;
+	}
+	s->zone = zone;
+	s->rcode = answer->flags & 0xf;
+	s->body_at = answer->body_at;
+	s->body_size = body_size;
+	s->moved_by = moved_by;
+	s->pointers_at = cuts_at + (uint64_t)count * sizeof(*cut);
+	s->pointer_count = moved_by ? cut->even_pointers + cut->odd_pointers : 0;
+	s->response_size = start + body_size + s->opt_size;
+	if (s->response_size > MAX_RESPONSE || s->pointer_count > MAX_POINTERS)
+		return PASS_TABLE;
+	s->reply_flags = bpf_htons(flags);
+	s->ancount = bpf_htons(cut->ancount);
+	s->nscount = bpf_htons(cut->nscount);
+	s->arcount = bpf_htons(cut->arcount + s->has_opt);
+
+	/* The UDP checksum (checksum.h); on tc the reply leaves in the state in which the query came: unfinished. */
+	uint64_t moved = bpf_htons(moved_by);
+	uint64_t body = fold(bpf_htons(cut->partial_sum) + cut->even_pointers * moved +
+			     cut->odd_pointers * (uint64_t)__builtin_bswap16(moved));
+	uint16_t udp_size = bpf_htons(s->response_size + 8);
+	uint64_t sum = (uint64_t)s->address_sum + bpf_htons(17) + udp_size;
+	if (s->partial && s->is_tc) {
+		s->reply_check = fold(sum);
+		return 0;
+	}
+	sum += (uint64_t)udp_size + s->source_port + s->service_port;
+	sum += LOAD16(s->message) + s->reply_flags + bpf_htons(1) + s->ancount + s->nscount + s->arcount;
+	sum += s->question_sum + swapped_if_odd(body, start);
+	if (s->has_opt)
+		sum += swapped_if_odd(sum_opt(s, s->opt_size), start + body_size);
+	uint16_t check = ~fold(sum);
+	s->reply_check = check ? check : 0xffff; /* 0 means "none" (RFC 768) */
+	return 0;
+}
+
+/* From the query in s->message to everything that the response needs. */
+static __always_inline int decide(struct scratch *s)
+{
+	int reason = read_question(s);
+
+	if (reason)
+		return reason;
+	if (s->has_opt) {
+		reason = read_opt(s);
+		if (reason)
+			return reason;
+	}
+	reason = verify_checksum(s);
+	if (reason)
+		return reason;
+	s->opt_size = 0;
+	s->generation = s->live ? READ_ONCE(control.active) : control.test_generation;
+	reason = find_answer(s);
+	if (reason)
+		return reason;
+	if (s->has_opt) {
+		reason = build_opt(s);
+		if (reason)
+			return reason;
+	}
+	reason = fit(s);
+	if (reason)
+		return reason;
+	if (s->message_at - s->network_at + s->response_size > s->mtu)
+		return PASS_MTU;
+	return 0;
+}

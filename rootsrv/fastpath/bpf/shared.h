@@ -1,0 +1,144 @@
+/* What the BPF program and Python both read and write.
+ *
+ * cffi parses this very file (rootsrv/fastpath/shared.py), so there is one definition of each structure and of each
+ * number: only enums, structs and fixed-width types may stand here.  All integers are in the host's order unless the
+ * field says "network order"; only little-endian hosts are supported, since the answer table is little-endian.
+ */
+
+enum sizes {
+	TABLE_ROOM = 8388608,      /* octets for one generation of the answer table; a power of two */
+	TABLE_SLACK = 8192,        /* behind it, so that a masked offset plus any length stays inside */
+	GENERATIONS = 2,
+	MAX_ZONES = 2,             /* the root and its host zone */
+	MAX_INTERFACES = 8,
+	MAX_ADDRESSES = 32,        /* per family */
+	MAX_SECRETS = 4,           /* the current one and three before it */
+	MAX_NSID_OPTION = 136,     /* option code, length and at most 128 octets, rounded up to 8 */
+	MAX_QUERY = 512,           /* larger queries are passed up */
+	MAX_RESPONSE = 4096,
+	SIZE_BIN = 16,             /* octets; RSSAC002 section 2.3 */
+	QUERY_BINS = 33,
+	RESPONSE_BINS = 257,
+	RCODES = 16,
+	REGISTERS = 16384,         /* HyperLogLog registers of one estimate, see rootsrv/unique_sources.py */
+	REGISTER_SETS = 3,         /* IPv4, IPv6, IPv6 aggregated to /64 */
+	TAP_QUERY = 512,
+	TAP_RESPONSE = 4096
+};
+
+enum family { IPV4, IPV6, FAMILIES };
+
+/* Why a packet was passed up.  Python makes the metrics' labels from these names. */
+enum reason {
+	ANSWERED,                  /* not a reason: the decision so far */
+	PASS_INTERFACE,            /* arrived on an interface that we are not attached to by our own doing */
+	PASS_NOT_FOR_US,           /* link layer: broadcast, multicast, or another host's address */
+	PASS_NOT_IP,
+	PASS_SHORT,                /* too short for its headers */
+	PASS_NOT_UDP,
+	PASS_FRAGMENT,
+	PASS_IP_OPTIONS,
+	PASS_IP_LENGTH,
+	PASS_IP_CHECKSUM,
+	PASS_DESTINATION,          /* not a service address */
+	PASS_PORT,                 /* not the service port */
+	PASS_SOURCE,               /* an address or port that the stack must judge */
+	PASS_UDP_LENGTH,
+	PASS_UDP_CHECKSUM,
+	PASS_MERGED,               /* several datagrams in one buffer (GRO, GSO) */
+	PASS_MESSAGE_SIZE,
+	PASS_RESPONSE,             /* QR is set */
+	PASS_OPCODE,
+	PASS_FLAGS,
+	PASS_COUNTS,
+	PASS_QNAME,
+	PASS_QTYPE,
+	PASS_QCLASS,
+	PASS_TRAILING,             /* octets behind the question or behind OPT */
+	PASS_OPT,                  /* not an OPT record, not version 0, or malformed */
+	PASS_OPTION,               /* an EDNS option that only the Responder answers */
+	PASS_COOKIE,               /* malformed, or bad where a good one is required */
+	PASS_TRUST_ANCHOR_SIGNAL,  /* _ta-…: counted above (RFC 8145) */
+	PASS_HOST_ZONE,            /* below the host zone, but not one of its names */
+	PASS_EXPIRED,              /* nothing activated, or answer_until has passed */
+	PASS_TABLE,                /* the table has no answer, or one beyond our limits */
+	PASS_MTU,                  /* the response is larger than the interface takes */
+	PASS_NO_TAILROOM,          /* the buffer cannot grow (XDP) */
+	REASONS
+};
+
+enum interface_flags {
+	INTERFACE_VIRTUAL = 1,     /* a local sender's unfinished checksum (CHECKSUM_PARTIAL) is as good as a right one */
+	INTERFACE_LOOPBACK = 2     /* our own addresses are good sources */
+};
+
+struct interface {
+	uint32_t ifindex;          /* 0: unused */
+	uint32_t mtu;
+	uint8_t mac[6];
+	uint16_t flags;
+};
+
+struct ipv6_address {
+	uint64_t upper, lower;     /* network order */
+};
+
+struct secret {
+	uint64_t k0, k1;           /* the key's halves, read as little-endian numbers */
+};
+
+/* Written by the owner of the attachment only, each field by one store; mapped by both.
+ * Where several words belong together the word that selects them is written last.
+ */
+struct control {
+	uint32_t active;           /* the generation that answers */
+	uint32_t test_generation;  /* the generation that the programs for test runs read */
+	uint64_t answer_until[2][2]; /* [generation][zone], nanoseconds on CLOCK_BOOTTIME; past it everything is passed */
+	uint32_t wall_seconds;     /* for cookies; published every second */
+	uint16_t port;             /* network order */
+	uint16_t max_udp_response;
+	uint32_t secret_set;
+	uint32_t require_server_cookie;
+	struct secret secrets[2][4];
+	uint32_t secret_count[2];
+	uint32_t nsid_option_size;
+	uint32_t blocks;           /* how many blocks there are */
+	uint8_t nsid_option[136];
+	uint32_t tap_every;        /* 0: off */
+	uint32_t day;              /* UTC days since 1970; its parity selects the registers */
+	uint64_t owner_seen;       /* CLOCK_BOOTTIME nanoseconds when the owner last renewed anything */
+	uint32_t service_ipv4_count, service_ipv6_count, own_ipv4_count, own_ipv6_count;
+	uint32_t service_ipv4[32]; /* network order */
+	uint32_t own_ipv4[32];     /* all addresses of this host */
+	struct ipv6_address service_ipv6[32];
+	struct ipv6_address own_ipv6[32];
+	struct interface interfaces[8];
+};
+
+struct counters {
+	uint64_t replies[2][16];   /* [family][rcode] */
+	uint64_t queries_by_size[2][33];
+	uint64_t replies_by_size[2][257];
+	uint64_t whole, cut, truncated; /* replies by how much of the answer they hold */
+	uint64_t good_cookies, made_cookies;
+	uint64_t blocked[2];       /* queries dropped because an operator said so, by family */
+	uint64_t tapped, tap_lost;
+	uint64_t passes[34];       /* by reason */
+};
+
+/* A block's key: an LPM prefix over IPv6 addresses, IPv4 ones mapped (::ffff:0:0/96). */
+struct block_key {
+	uint32_t prefix_size;
+	uint8_t address[16];
+};
+
+/* One sample of the tap, followed by the query and the response. */
+struct tap_head {
+	uint64_t boottime;         /* nanoseconds */
+	uint32_t ifindex;
+	uint16_t query_size, response_size;
+	uint8_t family;            /* enum family */
+	uint8_t unused[3];
+	uint16_t source_port, service_port; /* network order */
+	uint8_t source[16], service[16]; /* IPv4: the first four octets */
+};

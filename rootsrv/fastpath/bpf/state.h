@@ -1,0 +1,161 @@
+/* Maps, and the scratch space in which a packet's facts are gathered.
+ *
+ * Theory: everything inlined into one program is too much for the verifier, since every loop's exit multiplies the
+ * paths behind it.  So each step is a *global* function, which the verifier proves on its own: it gets a pointer to the
+ * scratch space, where it finds what earlier steps left and leaves its own results, and returns 0 or a reason to pass.
+ * What is read back from scratch is unknown to the verifier; that is meant: paths meet again there, and every offset
+ * is bounded by a mask right where it is used (BOUND).  The scratch space is per CPU: programs run to their end
+ * with soft interrupts off, so nobody else uses it meanwhile.
+ */
+
+/* Bounds *x* so that clang cannot optimise it away: the verifier wants to see it, the compiler thinks it knows better. */
+#define BOUND(x, mask) asm volatile("%0 &= %1" : "+r"(x) : "i"(mask))
+
+#define STEP __attribute__((noinline)) int
+
+#define MESSAGE_SLACK 64 /* a load that starts inside the message stays inside the scratch space */
+#define OPT_ROOM 256
+
+struct scratch {
+	struct counters counters[2]; /* of test runs, of live packets; Python expects them at the front */
+
+	/* What arrived. */
+	uint32_t ifindex;
+	uint32_t family;
+	uint32_t mtu;
+	uint32_t interface_flags;
+	uint32_t network_at;       /* offset of the IP header in the frame */
+	uint32_t message_at;       /* offset of the DNS header in the frame */
+	uint32_t frame_size;
+	uint32_t size;             /* octets of the DNS message */
+	uint64_t source[2], service[2]; /* network order; IPv4: the first four octets */
+	uint16_t source_port, service_port, udp_check, unused;
+	uint32_t address_sum;      /* of both addresses and both ports */
+	uint32_t partial;          /* a local sender left the checksum to be finished */
+
+	/* What it asks. */
+	uint32_t labels;
+	uint32_t last_label_at;
+	uint32_t name_size;
+	uint32_t question_end;     /* offset in the message */
+	uint32_t qtype;
+	uint32_t has_opt, do_flag;
+	uint32_t limit;            /* octets that the response may have */
+	uint32_t option_at;        /* where read_option goes on */
+	uint32_t asks_nsid;
+	uint32_t cookie_size;      /* 0: none; else 8 … 40 */
+	uint32_t cookie_at;
+	uint32_t question_sum;     /* ones' complement sum of the question section, little-endian words */
+
+	/* What to answer. */
+	uint32_t live;             /* 0 in a test run */
+	uint32_t is_tc;
+	uint32_t generation;
+	uint64_t key;              /* last label's first eight octets */
+	uint32_t name;             /* its place among the names, or that of the one before it */
+	uint32_t found;
+	uint32_t zone;
+	uint64_t answer_at;        /* offset of the ANSWER in the table */
+	uint64_t body_at, pointers_at;
+	uint32_t pointer_count;
+	uint32_t moved_by;
+	uint32_t body_size;
+	uint32_t opt_size;
+	uint32_t cookie_is_good;
+	uint32_t response_size;    /* octets of the DNS message */
+	uint32_t cut;              /* 0 whole, 1 cut without loss, 2 truncated */
+	uint16_t reply_flags, ancount, nscount, arcount; /* network order */
+	uint16_t reply_check;
+	uint16_t rcode;
+
+	uint64_t boottime, jiffies; /* the clock, read once per tick */
+	uint64_t siphash_words[5];
+	uint64_t siphash_k0, siphash_k1;
+
+	uint8_t message[MAX_QUERY + MESSAGE_SLACK];
+	uint8_t opt[OPT_ROOM + MESSAGE_SLACK];
+	struct tap_head tap;
+	uint8_t tapped[TAP_QUERY + TAP_RESPONSE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} per_cpu SEC(".maps");
+
+struct table {
+	uint8_t octets[TABLE_ROOM + TABLE_SLACK];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, GENERATIONS);
+	__type(key, __u32);
+	__type(value, struct table);
+} tables SEC(".maps");
+
+struct registers {
+	uint8_t values[REGISTERS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2 * REGISTER_SETS); /* by parity of the day */
+	__type(key, __u32);
+	__type(value, struct registers);
+} unique_sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct block_key);
+	__type(value, uint64_t); /* until when: CLOCK_BOOTTIME nanoseconds */
+} blocks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1048576);
+} tap SEC(".maps");
+
+struct control control SEC(".data.control");
+
+/* Unaligned little-endian loads, as the wire needs them. */
+#define LOAD16(p) (*(const uint16_t *)(p))
+#define LOAD32(p) (*(const uint32_t *)(p))
+#define LOAD64(p) (*(const uint64_t *)(p))
+#define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
+
+static __always_inline const uint8_t *table_of(uint32_t generation)
+{
+	uint32_t key = generation & 1;
+	struct table *table = bpf_map_lookup_elem(&tables, &key);
+
+	return table ? table->octets : 0;
+}
+
+/* A pointer into the table; reading up to TABLE_SLACK octets from it is allowed. */
+static __always_inline const void *at(const uint8_t *table, uint64_t offset)
+{
+	BOUND(offset, TABLE_ROOM - 1);
+	return table + offset;
+}
+
+/* A pointer into the query; reading up to MESSAGE_SLACK octets from it is allowed. */
+static __always_inline const uint8_t *message_at(const struct scratch *s, uint64_t offset)
+{
+	BOUND(offset, MAX_QUERY - 1);
+	return s->message + offset;
+}
+
+static __always_inline uint64_t first_octets(uint64_t word, int64_t octets)
+{
+	if (octets >= 8)
+		return word;
+	if (octets <= 0)
+		return 0;
+	return word & ((1ULL << (octets * 8)) - 1);
+}

@@ -1,0 +1,256 @@
+"""The BPF program in the kernel: loaded, with its tables, control block and counters; not attached to anything."""
+# Theory of operation
+# -------------------
+# The kernel holds two generations of the answer table, each the table file octet for octet, and a control block.  Both
+# are mapped here, so that publishing is copying and the switchover is one 4-byte store to `active`, which every
+# packet reads once.
+#
+# Staging overwrites the generation that is not active.  A packet that read `active` just before the last switchover may
+# still be reading there, so staging first waits until every packet that was under way then is done (an RCU grace
+# period: BPF programs run inside RCU read-side sections).
+#
+# A generation answers for each zone only until `answer_until` on CLOCK_BOOTTIME, which whoever owns the attachment
+# renews: when all of our processes are dead, the program falls silent (passes everything) by itself.
+
+import ctypes
+import ipaddress
+import mmap
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Self
+
+from rootsrv.answer.responder import ResponderSettings
+from rootsrv.answer.table import NAME_HAS_HOST_ZONE, AnswerTable
+from rootsrv.fastpath import libbpf
+from rootsrv.fastpath.shared import COUNTERS_OCTETS, Counters, constant, ffi
+
+XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
+TC_NEXT, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7
+
+TABLE_ROOM = constant("TABLE_ROOM")
+_ELEMENT = TABLE_ROOM + constant("TABLE_SLACK")
+_MAX_ADDRESSES = constant("MAX_ADDRESSES")
+
+_SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283}
+_MEMBARRIER_GLOBAL = 1
+
+
+class FastPathUnavailable(Exception):
+    """The kernel fast path cannot be used here; the asyncio server answers everything."""
+
+
+class TableUnfit(ValueError):
+    """This answer table cannot be answered from in the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What the program must know of an interface it is attached to."""
+
+    ifindex: int
+    mtu: int
+    mac: bytes
+    """Six octets; zeros on the loopback interface."""
+
+    virtual: bool
+    """Frames never left this host, so that a sender's unfinished checksum is as good as a right one."""
+
+    loopback: bool
+
+
+def built_object() -> bytes:
+    """The compiled program (`make bpf`); FastPathUnavailable says how to get it."""
+    try:
+        return resources.files("rootsrv.fastpath").joinpath("bpf", "rootsrv.bpf.o").read_bytes()
+    except OSError as error:
+        raise FastPathUnavailable(
+            "the BPF program is not built (make bpf, which needs clang and libbpf-dev)"
+        ) from error
+
+
+class Program:
+    """The program, loaded: its maps live as long as this object and the attachments."""
+
+    def __init__(self, loaded: libbpf.BpfObject) -> None:
+        """Use `load`."""
+        self._object = loaded
+        self.blocks = loaded.map("blocks")
+        self.tap = loaded.map("tap")
+        self._per_cpu = loaded.map("per_cpu")
+        self._unique_sources = loaded.map("unique_sources")
+        tables = loaded.map("tables")
+        block = loaded.map(".data.control")
+        self._tables = mmap.mmap(tables.fd, _rounded(2 * _ELEMENT))
+        self._control_octets = mmap.mmap(block.fd, _rounded(block.value_size))
+        self.control = ffi.cast("struct control *", ffi.from_buffer(self._control_octets))
+
+    @classmethod
+    def load(cls, elf: bytes | None = None, *, tap: bool = False) -> Self:
+        """Have the kernel verify the program and make its maps; FastPathUnavailable says what is missing."""
+        try:
+            loaded = libbpf.BpfObject.open(elf if elf is not None else built_object(), "rootsrv")
+        except libbpf.BpfUnavailable as error:
+            raise FastPathUnavailable(str(error)) from error
+        try:
+            if not tap:
+                loaded.resize_map("tap", mmap.PAGESIZE)
+            return cls(loaded.load())
+        except OSError as error:
+            loaded.close()
+            raise FastPathUnavailable(f"{error.strerror}") from error
+
+    def close(self) -> None:
+        """Let go of program and maps; attachments that the kernel holds keep them alive."""
+        self.control = ffi.NULL
+        self._object.close()
+
+    def descriptor(self, name: str) -> int:
+        """The descriptor of program *name* (rootsrv_xdp, rootsrv_tc, xdp_test, tc_test)."""
+        return self._object.program(name)
+
+    # ── settings ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def set_service(self, addresses: Sequence[str], port: int) -> None:
+        """Answer at these addresses and this port; FastPathUnavailable when there are too many."""
+        self._set_addresses("service", addresses)
+        self.control.port = _network16(port)
+
+    def set_own_addresses(self, addresses: Sequence[str]) -> None:
+        """All addresses of this host: packets from them are for the stack to judge."""
+        self._set_addresses("own", addresses)
+
+    def _set_addresses(self, which: str, addresses: Sequence[str]) -> None:
+        parsed = [ipaddress.ip_address(each) for each in addresses]
+        for family in (4, 6):
+            packed = [each.packed for each in parsed if each.version == family]
+            if len(packed) > _MAX_ADDRESSES:
+                raise FastPathUnavailable(f"{len(packed)} IPv{family} addresses; the program knows {_MAX_ADDRESSES}")
+            array = getattr(self.control, f"{which}_ipv{family}")
+            ffi.buffer(array)[: sum(map(len, packed))] = b"".join(packed)
+            setattr(self.control, f"{which}_ipv{family}_count", len(packed))
+
+    def set_responses(self, settings: ResponderSettings) -> None:
+        """Respond as the Responder does with *settings*."""
+        control = self.control
+        control.max_udp_response = settings.max_udp_response_octets
+        nsid = b""
+        if settings.nsid:
+            nsid = b"\0\3" + len(settings.nsid).to_bytes(2, "big") + settings.nsid
+        if len(nsid) > len(control.nsid_option):
+            raise FastPathUnavailable(f"an NSID of {len(settings.nsid)} octets; the program has room for 128")
+        ffi.buffer(control.nsid_option)[: len(nsid)] = nsid
+        control.nsid_option_size = len(nsid)
+        secrets: tuple[bytes, ...] = ()
+        if settings.cookies is not None:
+            secrets = (settings.cookies.secret, *settings.cookies.previous_secrets)
+        if len(secrets) > len(control.secrets[0]):
+            raise FastPathUnavailable(f"{len(secrets)} cookie secrets; the program knows {len(control.secrets[0])}")
+        unused = 1 - control.secret_set
+        ffi.buffer(control.secrets[unused])[: 16 * len(secrets)] = b"".join(secrets)
+        control.secret_count[unused] = len(secrets)
+        control.require_server_cookie = settings.require_server_cookie
+        control.secret_set = unused
+
+    def set_interfaces(self, interfaces: Iterable[Interface]) -> None:
+        """Answer what comes in on these interfaces."""
+        records = self.control.interfaces
+        chosen = list(interfaces)
+        if len(chosen) > len(records):
+            raise FastPathUnavailable(f"{len(chosen)} interfaces; the program knows {len(records)}")
+        for position, record in enumerate(records):
+            if position >= len(chosen):
+                record.ifindex = 0
+                continue
+            each = chosen[position]
+            record.mtu = each.mtu
+            ffi.buffer(record.mac)[:] = each.mac
+            flags = constant("INTERFACE_VIRTUAL") if each.virtual else 0
+            record.flags = flags | (constant("INTERFACE_LOOPBACK") if each.loopback else 0)
+            record.ifindex = each.ifindex
+
+    # ── publishing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def active(self) -> int:
+        """The generation (0 or 1) that answers."""
+        return int(self.control.active)
+
+    def stage(self, table: AnswerTable) -> int:
+        """Copy *table* into the generation that is not active, and return that; TableUnfit when it cannot be."""
+        check_table(table)
+        generation = 1 - self.active
+        for zone in range(constant("MAX_ZONES")):
+            self.control.answer_until[generation][zone] = 0
+        _wait_for_packets_under_way()
+        start = generation * _ELEMENT
+        self._tables[start : start + len(table.octets)] = table.octets
+        self.control.test_generation = generation
+        return generation
+
+    def activate(self, generation: int, answer_until: Sequence[int]) -> None:
+        """Answer from *generation*, for each zone until the given nanoseconds on CLOCK_BOOTTIME: one store."""
+        self.renew(answer_until, generation)
+        self.control.active = generation
+
+    def renew(self, answer_until: Sequence[int], generation: int | None = None) -> None:
+        """Grant the active (or the given) generation more time, per zone; 0 takes it away."""
+        until = self.control.answer_until[self.active if generation is None else generation]
+        for zone in range(constant("MAX_ZONES")):
+            until[zone] = answer_until[zone] if zone < len(answer_until) else 0
+        self.control.owner_seen = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def publish_time(self, wall_seconds: float) -> None:
+        """Tell the program the time that cookies carry, and which day's registers of unique sources to use."""
+        self.control.wall_seconds = int(wall_seconds) & 0xFFFFFFFF
+        day = int(wall_seconds // 86_400)
+        if day != self.control.day:
+            for estimate in range(constant("REGISTER_SETS")):
+                key = day % 2 * constant("REGISTER_SETS") + estimate
+                self._unique_sources.update(key, bytes(constant("REGISTERS")))
+            self.control.day = day
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def counters(self, *, test_runs: bool = False) -> Counters:
+        """All CPUs' counters added up: of live packets, or of test runs."""
+        start = 0 if test_runs else COUNTERS_OCTETS
+        per_cpu = self._per_cpu.lookup_per_cpu(0)
+        return Counters.total([octets[start : start + COUNTERS_OCTETS] for octets in per_cpu])
+
+    def unique_sources(self, day: int) -> list[bytes]:
+        """The registers of *day* (days since 1970, today or yesterday), per estimate, merged over all CPUs."""
+        merged = []
+        for estimate in range(constant("REGISTER_SETS")):
+            per_cpu = self._unique_sources.lookup_per_cpu(day % 2 * constant("REGISTER_SETS") + estimate)
+            merged.append(bytes(map(max, *per_cpu)) if len(per_cpu) > 1 else per_cpu[0])
+        return merged
+
+
+def check_table(table: AnswerTable) -> None:
+    """TableUnfit when the program could not answer from *table* as the Responder does."""
+    if len(table.octets) > TABLE_ROOM:
+        raise TableUnfit(f"an answer table of {len(table.octets)} octets; the kernel has room for {TABLE_ROOM}")
+    if len(table.zones) > constant("MAX_ZONES"):
+        raise TableUnfit(f"{len(table.zones)} zones; the program knows {constant('MAX_ZONES')}")
+    if len(table.zones) > 1 and not any(name.flags & NAME_HAS_HOST_ZONE for name in table.names()):
+        raise TableUnfit("the host zone does not lie below a delegation of the root zone")
+
+
+def _wait_for_packets_under_way() -> None:
+    """Return when every packet that a CPU was working on at the time of the call is done."""
+    number = _SYS_MEMBARRIER.get(os.uname().machine)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if number is None or libc.syscall(number, _MEMBARRIER_GLOBAL, 0, 0) != 0:
+        # Not known here, or refused (nohz_full): a packet takes microseconds.
+        time.sleep(0.1)
+
+
+def _rounded(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _network16(number: int) -> int:
+    return int.from_bytes(number.to_bytes(2, "big"), "little")

@@ -1,0 +1,68 @@
+"""The structures and numbers that the BPF program and Python share, parsed from the program's own headers."""
+
+import enum
+import functools
+import struct
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Self
+
+import cffi
+
+ffi: Any = cffi.FFI()  # attributes of C structs are beyond its type stubs
+for _header in ("shared.h", "table.h"):
+    ffi.cdef(resources.files("rootsrv.fastpath").joinpath("bpf", _header).read_text())
+
+
+@functools.cache
+def constant(name: str) -> int:
+    """The value of an enumerator in the headers."""
+    for kind in ("enum sizes", "enum family", "enum reason", "enum interface_flags", "enum table_flags"):
+        values = ffi.typeof(kind).relements
+        if name in values:
+            return int(values[name])
+    raise KeyError(name)
+
+
+Reason = enum.IntEnum(  # type: ignore[misc]
+    "Reason",
+    {
+        name.removeprefix("PASS_"): number
+        for name, number in ffi.typeof("enum reason").relements.items()
+        if name.startswith("PASS_")
+    },
+)
+"""Why a packet was passed up to the asyncio server."""
+
+
+COUNTERS_OCTETS: int = ffi.sizeof("struct counters")
+
+
+class Counters:
+    """What the program counted; the fields of `struct counters`, as integers and lists of them."""
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+        self._struct = ffi.cast("struct counters *", ffi.from_buffer(octets))
+
+    @classmethod
+    def total(cls, per_cpu: Sequence[bytes]) -> Self:
+        """All CPUs' counters added up."""
+        words = [sum(column) for column in zip(*(memoryview(octets).cast("Q") for octets in per_cpu), strict=True)]
+        return cls(struct.pack(f"={len(words)}Q", *words))
+
+    def __getattr__(self, name: str) -> Any:
+        """Field *name*, as it is called in shared.h."""
+        return _plain(getattr(self._struct, name))
+
+    def passed(self) -> dict[str, int]:
+        """Packets passed up, by reason; reasons that never applied are left out."""
+        return {reason.name.lower(): number for reason in Reason if (number := int(self._struct.passes[reason]))}
+
+    def answered(self) -> int:
+        """Responses sent."""
+        return sum(sum(family) for family in self.replies)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int) else [_plain(each) for each in value]
