@@ -9,8 +9,9 @@ may be answered from), each worker writes its own slot (what it has staged and s
 # memoryview.cast("Q")), so a reader sees the old or the new value and never a mixture.  There are no locks and no
 # messages: a worker reads the head once per wake-up, and the switchover is the one store to ACTIVE.
 #
-#   head     magic, version, staged generation, active generation, silenced, boot, worker counts, per-zone deadlines
-#   workers  WORKER_SLOTS × WORKER_WORDS: pid, heartbeat, staged, active, day; counters (server/counters.py names them);
+#   head     magic, version, staged generation, active generation, silenced, boot, worker counts, per-zone deadlines;
+#            identity
+#   workers  WORKER_SLOTS × WORKER_WORDS: pid, heartbeat, staged, active, day; counters (counts.py names them);
 #            the same counters as they were when the day began; unique-source registers of this day and the one before
 #
 # Generations number the answer tables: generation 17 is the file tables/17.table in the state directory; 0 means none.
@@ -38,6 +39,7 @@ WORKER_SLOTS = 64
 # Words of the head.
 _MAGIC, _VERSION, _STAGED, _ACTIVE, _SILENCED, _BOOT, _WORKERS, _REPLACED, _ZONE_DEADLINES = 0, 1, 2, 3, 4, 5, 7, 8, 16
 MAX_ZONES = 8
+_IDENTITY = 32
 HEAD_OCTETS = 8 * (_ZONE_DEADLINES + MAX_ZONES)
 """What a worker compares at each wake-up to see whether anything changed."""
 
@@ -83,6 +85,7 @@ class Page:
         finally:
             os.close(descriptor)
         page._begin_boot()
+        page.words[_IDENTITY] = int.from_bytes(os.urandom(8), "big")
         page.words[_VERSION] = VERSION
         page.words[_MAGIC] = MAGIC
         temporary.rename(path)
@@ -133,6 +136,11 @@ class Page:
     def head(self) -> bytes:
         """The head as octets: equal to what was read before = nothing has changed."""
         return bytes(self._mapping[:HEAD_OCTETS])
+
+    @property
+    def identity(self) -> int:
+        """A random number that tells this page from one made anew in its place, whose counters start from 0."""
+        return self.words[_IDENTITY]
 
     @property
     def staged(self) -> int:
@@ -244,7 +252,7 @@ class WorkerSlot:
 
     @property
     def counters(self) -> memoryview:
-        """The slot's counter words, 64 bits each (server/counters.py gives them names)."""
+        """The slot's counter words, 64 bits each (counts.py gives them names)."""
         return self._words_from(FIRST_COUNTER_WORD, COUNTER_WORDS)
 
     @property

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import rootsrv
-from rootsrv import clock, log
+from rootsrv import clock, counts, log
 from rootsrv.page import Page
-from rootsrv.server import counters
 from rootsrv.server.sockets import ServiceSocket
 from rootsrv.server.worker import WorkerOrders
 
@@ -199,7 +198,7 @@ class Parent:
                 }
                 for each in self._sockets
             ],
-            "counters": counters.as_document(counters.total(page)),
+            "counters": counts.as_document(counts.total(page)),
         }
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv import counts
+from rootsrv.counts import PATHS
 from rootsrv.page import Page
-from rootsrv.server import counters
-from rootsrv.server.counters import PATHS, Counters
+from rootsrv.server.counters import Counters
 
 UDP4, UDP6, TCP4, TCP6 = range(4)
 DAY = 86_400
@@ -49,21 +50,21 @@ def test_a_batch_and_its_queries_one_by_one_count_the_same(page: Page) -> None:
 
     assert page.worker(0).counters.tolist() == page.worker(1).counters.tolist()
     words = page.worker(0).counters
-    assert words[counters.RESPONSES + UDP6] == 8
-    assert words[counters.QUERIES + UDP6] == 7
-    assert words[counters.MALFORMED + UDP6] == 1
-    by_rcode = counters.rcodes(words, UDP6)
+    assert words[counts.RESPONSES + UDP6] == 8
+    assert words[counts.QUERIES + UDP6] == 7
+    assert words[counts.MALFORMED + UDP6] == 1
+    by_rcode = counts.rcodes(words, UDP6)
     assert {rcode: number for rcode, number in enumerate(by_rcode) if number} == {
         0: 2, 1: 1, 2: 1, 3: 1, 5: 1, 16: 1, 23: 1,
     }  # fmt: skip
-    assert sum(counters.truncated(words, UDP6)) == 1
+    assert sum(counts.truncated(words, UDP6)) == 1
 
 
 def test_sizes_fall_into_bins_of_16_octets_and_malformed_requests_into_none(page: Page, counting: Counters) -> None:
     counting.count(TCP4, [query(15), query(16), query(287), query(288), query(12)], [response()] * 4 + [response(1)])
 
-    first = counters.REQUEST_SIZES + counters.REQUEST_BINS
-    sizes = page.worker(0).counters[first : first + counters.REQUEST_BINS].tolist()
+    first = counts.REQUEST_SIZES + counts.REQUEST_BINS
+    sizes = page.worker(0).counters[first : first + counts.REQUEST_BINS].tolist()
     assert sizes == [1, 1, *[0] * 15, 1, 1]
 
 
@@ -81,15 +82,15 @@ def test_signals_are_counted_by_key_tag(page: Page, counting: Counters) -> None:
     ]
     counting.count(UDP4, asked, [response(3)] * len(asked))
 
-    assert counters.signals(page.worker(0).counters) == {0x4F66: 2, 0x9728: 1}
+    assert counts.signals(page.worker(0).counters) == {0x4F66: 2, 0x9728: 1}
 
 
 def test_signals_without_a_place_are_counted_together(page: Page, counting: Counters) -> None:
     asked = [bytes(12) + b"\x08_ta-" + b"%04x" % tag + b"\0\0\x0a\0\1" for tag in range(40)]
     counting.count(UDP4, asked, [response(3)] * 40)
 
-    assert len(counters.signals(page.worker(0).counters)) == counters.MAX_SIGNALS
-    assert page.worker(0).counters[counters.SIGNALS] == 40 - counters.MAX_SIGNALS
+    assert len(counts.signals(page.worker(0).counters)) == counts.MAX_SIGNALS
+    assert page.worker(0).counters[counts.SIGNALS] == 40 - counts.MAX_SIGNALS
 
 
 def test_totals_sum_workers_whatever_the_order_of_their_signals(page: Page) -> None:
@@ -98,11 +99,11 @@ def test_totals_sum_workers_whatever_the_order_of_their_signals(page: Page) -> N
     for each, order in zip(workers, (tags, tags[::-1]), strict=True):
         each.count(UDP4, [bytes(12) + label + b"\0\0\x0a\0\1" for label in order], [response(3)] * 2)
 
-    words = counters.total(page)
+    words = counts.total(page)
 
-    assert words[counters.QUERIES + UDP4] == 4
-    assert counters.signals(words) == {0x4F66: 2, 0x9728: 2}
-    document = counters.as_document(words)
+    assert words[counts.QUERIES + UDP4] == 4
+    assert counts.signals(words) == {0x4F66: 2, 0x9728: 2}
+    document = counts.as_document(words)
     assert document["rcodes"] == {"3": 4}
     assert document["queries"] == dict(zip(PATHS, (4, 0, 0, 0), strict=True))
 
@@ -112,8 +113,8 @@ def test_unsent_responses_are_taken_back(page: Page, counting: Counters) -> None
     counting.count_unsent(UDP4, [response(3, 60)])
 
     words = page.worker(0).counters
-    assert (words[counters.RESPONSES + UDP4], words[counters.UNSENT]) == (2, 1)
-    assert (counters.rcodes(words, UDP4)[0], counters.rcodes(words, UDP4)[3]) == (1, 1)
+    assert (words[counts.RESPONSES + UDP4], words[counts.UNSENT]) == (2, 1)
+    assert (counts.rcodes(words, UDP4)[0], counts.rcodes(words, UDP4)[3]) == (1, 1)
 
 
 def test_the_day_turns_once_and_remembers_where_it_began(page: Page) -> None:
@@ -131,8 +132,8 @@ def test_the_day_turns_once_and_remembers_where_it_began(page: Page) -> None:
     counting.turn_day((today + 1) * DAY - 5)  # a small step back over midnight
 
     assert slot.day == today + 1
-    assert slot.counters[counters.QUERIES] - slot.day_start[counters.QUERIES] == 1
-    assert slot.day_start[counters.QUERIES] == 1
+    assert slot.counters[counts.QUERIES] - slot.day_start[counts.QUERIES] == 1
+    assert slot.day_start[counts.QUERIES] == 1
     assert any(slot.registers(today))
     assert not any(slot.registers(today + 1))
 
@@ -153,4 +154,4 @@ def test_a_replaced_worker_counts_on(page: Page) -> None:
     Counters(page.worker(0)).count_one(UDP4, query(), response())
     Counters(page.worker(0)).count_one(UDP4, query(), response())
 
-    assert page.worker(0).counters[counters.QUERIES + UDP4] == 2
+    assert page.worker(0).counters[counts.QUERIES + UDP4] == 2
