@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import uvloop
 
-from rootsrv import clock, log
+from rootsrv import clock, counts, log
 from rootsrv.answer.responder import Responder
 from rootsrv.anycast import live_check
 from rootsrv.anycast.bird import Bird
@@ -35,7 +35,7 @@ from rootsrv.page import Page
 from rootsrv.secondary.files import FileMaintainer
 from rootsrv.secondary.loading import LoadingFailed, load
 from rootsrv.secondary.tables import TableStore
-from rootsrv.server import counters, privileges
+from rootsrv.server import privileges
 from rootsrv.server.parent import Parent, environment
 from rootsrv.server.sockets import CannotBind, bind_all
 from rootsrv.server.worker import responder_settings
@@ -235,8 +235,8 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
 def _replies(page: Page) -> dict[tuple[ProbedTransport, int], int]:
     """Replies that the workers have sent, by transport and IP version."""
     slots = [page.worker(slot).counters for slot in range(page.workers)]
-    paths = ((transport, version) for transport in ProbedTransport for version in (4, 6))  # as in counters.PATHS
-    return {path: sum(words[counters.RESPONSES + number] for words in slots) for number, path in enumerate(paths)}
+    paths = ((transport, version) for transport in ProbedTransport for version in (4, 6))  # as in counts.PATHS
+    return {path: sum(words[counts.RESPONSES + number] for words in slots) for number, path in enumerate(paths)}
 
 
 async def _supervise(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
