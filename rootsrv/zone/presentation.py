@@ -335,10 +335,16 @@ def _time_text(seconds: int) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y%m%d%H%M%S")
 
 
+def _write_zonemd(rdata: bytes, names: _NamesToText) -> str:
+    serial, scheme, hash_algorithm = struct.unpack_from("!IBB", rdata)
+    return f"{serial} {scheme} {hash_algorithm} {rdata[6:].hex().upper()}"
+
+
 _WRITERS: dict[int, Callable[[bytes, _NamesToText], str]] = {
     rdatas.A: _write_a,
     rdatas.AAAA: _write_aaaa,
     rdatas.NS: _write_ns,
     rdatas.DS: _write_ds,
     rdatas.RRSIG: _write_rrsig,
+    rdatas.ZONEMD: _write_zonemd,
 }

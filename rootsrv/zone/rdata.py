@@ -15,7 +15,7 @@ import dns.rdatatype
 from rootsrv.zone.contents import ZoneMalformed
 from rootsrv.zone.name import MAX_LABEL_OCTETS, MAX_NAME_OCTETS
 
-A, NS, CNAME, SOA, TXT, AAAA, DNAME = 1, 2, 5, 6, 16, 28, 39
+A, NS, CNAME, SOA, MX, TXT, AAAA, DNAME = 1, 2, 5, 6, 15, 16, 28, 39
 DS, RRSIG, NSEC, DNSKEY, ZONEMD = 43, 46, 47, 48, 63
 
 DS_DIGEST_OCTETS = {1: 20, 2: 32, 4: 48}
