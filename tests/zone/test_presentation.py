@@ -56,8 +56,11 @@ def test_what_is_written_is_as_it_was_published() -> None:
 
     written = presentation.to_text(contents)
 
-    # Only the order of the lines and the number of tabs behind an owner is ours.
-    assert sorted(line.split() for line in written.splitlines()) == sorted(line.split() for line in text.splitlines())
+    # Ours are the order of the lines, the number of tabs behind an owner, and IPv6 addresses as RFC 5952 writes them.
+    def fields(zone: str) -> list[list[str]]:
+        return sorted(line.split() for line in zone.splitlines() if "\tAAAA\t" not in line)
+
+    assert fields(written) == fields(text)
     assert written.split("\t")[:4] == [".", "86400", "IN", "SOA"]
     assert read(written, ROOT) == contents
     assert presentation.to_text(read(written, ROOT)) == written
@@ -271,7 +274,7 @@ def test_errors_name_line_and_cause(text: str, why: str) -> None:
 def test_there_is_a_limit_to_the_records_of_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "MAX_RECORDS", 100)
 
-    with pytest.raises(ZoneMalformed, match="^line 2: more than 100 records$"):
+    with pytest.raises(ZoneMalformed, match=r"^line 2: more than 100 records$"):
         read(SOA_LINE + "$GENERATE 1-4000000000 a A 192.0.2.1\n")
 
 
