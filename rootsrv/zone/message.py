@@ -46,6 +46,9 @@ class Message:
 
     answers: tuple[Record, ...]
     authorities: tuple[Record, ...]
+    additionals: tuple[Record, ...]
+    """Without OPT and TSIG."""
+
     options: dict[int, bytes]
     """EDNS options by code; empty without OPT."""
 
@@ -104,13 +107,14 @@ def _parse(octets: bytes) -> Message:
             found.append((owner, rtype, ttl, _rdata(octets, at, size, rtype, names)))
             at += size
         sections.append(tuple(found))
+    additional: list[Record] = []
     options: dict[int, bytes] = {}
     has_opt = False
     tsig = None
     for number in range(additionals):
         start = at
         owner, at = _name(octets, at, names)
-        rtype, _, _, size = _RECORD.unpack_from(octets, at)
+        rtype, _, ttl, size = _RECORD.unpack_from(octets, at)
         at += 10
         rdata = octets[at : at + size]
         if len(rdata) != size:
@@ -125,9 +129,11 @@ def _parse(octets: bytes) -> Message:
             if number != additionals - 1:
                 raise MessageMalformed("TSIG is not the last record")
             tsig = TsigRecord(start, owner, rdata)
+        else:
+            additional.append((owner, rtype, ttl, rdata))
     if at != len(octets):
         raise MessageMalformed(f"{len(octets) - at} octets behind the last record")
-    return Message(id_, flags, question, sections[0], sections[1], options, has_opt, tsig)
+    return Message(id_, flags, question, sections[0], sections[1], tuple(additional), options, has_opt, tsig)
 
 
 def _name(octets: bytes, at: int, names: dict[int, bytes]) -> tuple[bytes, int]:
