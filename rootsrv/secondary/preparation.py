@@ -1,0 +1,237 @@
+"""From what a primary sent to a table that could be switched to: verify, keep, judge, compile, examine.
+
+Runs in a process of its own (child.py) and touches nothing but new files in the state directory.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from rootsrv.answer.compiler import compile_table
+from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.secondary import selftest
+from rootsrv.secondary.store import Provenance, Store, StoreFailed, write_atomically
+from rootsrv.zone import plausibility, presentation
+from rootsrv.zone import rdata as rdatas
+from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
+from rootsrv.zone.contents import ZoneContents, ZoneMalformed
+from rootsrv.zone.name import to_text
+from rootsrv.zone.rejection import NotTheHosts
+from rootsrv.zone.verify import VerifiedZone, ZoneRejected, accept_unverified, verify, verify_hosts
+
+
+@dataclass(frozen=True, slots=True)
+class ZonePolicy:
+    """How one zone is judged."""
+
+    name: str
+    apex: bytes
+    validation: Literal["required", "none"]
+    zonemd: Literal["required", "if-supported", "off"]
+    anchors: Callable[[], str] = field(repr=False)
+    """Reads the trust anchors; ConfigError or OSError if they cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A version of a zone that might go into service."""
+
+    contents: ZoneContents = field(repr=False)
+    source: str
+    how: str
+    received_at: float
+    """Seconds since 1970."""
+
+    expire_seconds: int
+    authenticated: bool
+    """Whether its source is known by more than its address; else DNSSEC and ZONEMD have to verify all of it."""
+
+    approved: bool = False
+    """An operator wants it, plausible or not."""
+
+    kept: bool = False
+    """It is in the store already."""
+
+    @property
+    def serial(self) -> int:
+        """The SOA serial."""
+        return self.contents.serial
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found about one candidate."""
+
+    outcome: Literal["accepted", "held", "rejected"]
+    serial: int
+    reasons: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    signatures_until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that came out.  There is a table only if `void` is empty and every candidate was accepted."""
+
+    root: Verdict | None
+    hosts: Verdict | None
+    has_hosts: bool = False
+    """Whether the table answers for the zone of the hosts."""
+
+    table_octets: int = 0
+    void: str = ""
+    """Why the table must not be switched to, if it was made."""
+
+    milliseconds: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What to prepare: candidates beside what is in service, where there is no candidate."""
+
+    store: Store
+    generation: int
+    now: float
+    root_policy: ZonePolicy
+    hosts_policy: ZonePolicy | None
+    limits: plausibility.Limits
+    root: Candidate
+    hosts: Candidate | None
+    new_root: bool
+    new_hosts: bool
+    serving_root: ZoneContents | None
+    keep_only: bool = False
+    """Verify, keep and judge; make no table."""
+
+    def run(self) -> Prepared:
+        """Do it all.  Raises StoreFailed when the state directory cannot be written."""
+        timer = _Timer()
+        try:
+            root = self._verify_root()
+        except ZoneRejected as error:
+            return Prepared(_rejected(self.root, error), None, milliseconds=timer.marks)
+        except (AnchorsMalformed, OSError, UnicodeDecodeError, ZoneMalformed) as error:
+            return Prepared(_rejected(self.root, error), None, milliseconds=timer.marks)
+        timer.mark("verify")
+        verdict = self._judge(root)
+        hosts, hosts_verdict = self._verify_hosts(root)
+        if self.new_root and hosts_verdict and hosts_verdict.outcome == "rejected" and not self.root.approved:
+            reason = f"{self.hosts_policy.name if self.hosts_policy else 'hosts'}: {hosts_verdict.reasons[0]}"
+            verdict = replace(verdict, outcome="held", reasons=(*verdict.reasons, reason))
+            if not self.new_hosts:
+                hosts_verdict = None
+        timer.mark("judge")
+        if self.new_root and not self.root.kept:
+            self._keep(self.root_policy, self.root, verdict, root)
+        if hosts and hosts_verdict and self.hosts_policy and self.hosts and self.new_hosts and not self.hosts.kept:
+            self._keep(self.hosts_policy, self.hosts, hosts_verdict, hosts)
+        timer.mark("keep")
+        prepared = Prepared(
+            verdict if self.new_root else None,
+            hosts_verdict if self.new_hosts else None,
+            has_hosts=hosts is not None,
+            milliseconds=timer.marks,
+        )
+        useless = not self.new_root and hosts is None and self.new_hosts
+        if verdict.outcome == "held" or useless or self.keep_only:
+            return prepared
+        octets = compile_table(root, hosts)
+        timer.mark("compile")
+        path = self.store.table(self.generation)
+        write_atomically(path, octets, mode=0o644)  # the workers, without privilege, read it
+        timer.mark("write")
+        void = self._examine(root, hosts)
+        timer.mark("examine")
+        return replace(prepared, table_octets=len(octets), void=void)
+
+    def _verify_root(self) -> VerifiedZone:
+        policy, contents = self.root_policy, self.root.contents
+        if policy.validation == "none":
+            return accept_unverified(contents, self.now)
+        anchors = TrustAnchors.from_text(policy.anchors())
+        zonemd = policy.zonemd if self.root.authenticated else "required"
+        return verify(contents, anchors, self.now, zonemd=zonemd)
+
+    def _judge(self, root: VerifiedZone) -> Verdict:
+        accepted = Verdict(
+            "accepted", self.root.serial, alarms=root.alarms, checks=root.checks, signatures_until=root.signatures_until
+        )
+        if not self.new_root:
+            return accepted
+        judgement = plausibility.judge(
+            self.root.contents, self.serving_root, root.signatures_until, self.now, self.limits
+        )
+        accepted = replace(accepted, alarms=(*root.alarms, *judgement.oddities))
+        if isinstance(judgement, plausibility.Hold):
+            if self.root.approved:
+                return replace(accepted, alarms=(*accepted.alarms, *judgement.reasons))
+            return replace(accepted, outcome="held", reasons=judgement.reasons)
+        return accepted
+
+    def _verify_hosts(self, root: VerifiedZone) -> tuple[VerifiedZone | None, Verdict | None]:
+        if self.hosts is None or self.hosts_policy is None:
+            return None, None
+        try:
+            hosts = verify_hosts(self.hosts.contents, root, self.now, zonemd=self.hosts_policy.zonemd)
+        except NotTheHosts as error:
+            return None, _rejected(self.hosts, error)
+        except ZoneRejected as error:
+            return None, _rejected(self.hosts, error)
+        return hosts, Verdict("accepted", self.hosts.serial, alarms=hosts.alarms, checks=hosts.checks)
+
+    def _keep(self, policy: ZonePolicy, candidate: Candidate, verdict: Verdict, zone: VerifiedZone) -> None:
+        zonemd = candidate.contents.rrset(policy.apex, rdatas.ZONEMD)
+        provenance = Provenance(
+            zone=policy.name,
+            serial=candidate.serial,
+            source=candidate.source,
+            how=candidate.how,
+            received_at=candidate.received_at,
+            verified_at=zone.verified_at,
+            signatures_until=zone.signatures_until,
+            expire_seconds=candidate.expire_seconds,
+            verdict=verdict.outcome,
+            reasons=verdict.reasons,
+            alarms=verdict.alarms,
+            zonemd=zonemd.rdatas[0][6:].hex() if zonemd and zonemd.rdatas else "",
+            records=candidate.contents.record_count,
+        )
+        self.store.put_version(policy.apex, provenance, presentation.to_text(candidate.contents).encode())
+
+    def _examine(self, root: VerifiedZone, hosts: VerifiedZone | None) -> str:
+        """Map the file as a worker would and ask it; why it is void, or nothing."""
+        try:
+            table = AnswerTable.open(self.store.table(self.generation))
+            asked, differences = selftest.examine(table, root.contents, hosts.contents if hosts else None)
+        except (OSError, TableUnusable) as error:
+            return f"the table cannot be used: {error}"
+        if differences:
+            return f"{len(differences)} differences in {asked} questions, the first: {differences[0]}"
+        return ""
+
+
+def _rejected(candidate: Candidate, error: Exception) -> Verdict:
+    fault = (type(error).__doc__ or type(error).__name__).split("\n")[0].rstrip(".")
+    return Verdict("rejected", candidate.serial, reasons=(f"{fault}: {error}",))
+
+
+def read_version(store: Store, policy: ZonePolicy, serial: int) -> tuple[Provenance, ZoneContents]:
+    """A kept version, parsed.  StoreFailed if it is not there or damaged."""
+    provenance, text = store.version(policy.apex, serial)
+    try:
+        return provenance, presentation.from_text(text, policy.apex)
+    except ZoneMalformed as error:
+        raise StoreFailed(f"kept zone {to_text(policy.apex)} {serial}: {error}") from error
+
+
+class _Timer:
+    def __init__(self) -> None:
+        self.marks: dict[str, int] = {}
+        self._last = time.monotonic()
+
+    def mark(self, step: str) -> None:
+        now = time.monotonic()
+        self.marks[step] = round(1000 * (now - self._last))
+        self._last = now
