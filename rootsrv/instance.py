@@ -20,6 +20,7 @@ import uvloop
 
 from rootsrv import clock, counts, log
 from rootsrv.answer.responder import Responder
+from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.anycast import live_check
 from rootsrv.anycast.bird import Bird
 from rootsrv.anycast.control import Control
@@ -32,9 +33,9 @@ from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config import Config, ConfigError
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import Page
-from rootsrv.secondary.files import FileMaintainer
-from rootsrv.secondary.loading import LoadingFailed, load
-from rootsrv.secondary.tables import TableStore
+from rootsrv.secondary.loading import LoadingFailed
+from rootsrv.secondary.role import maintain as maintain_role
+from rootsrv.secondary.store import StoreFailed
 from rootsrv.server import privileges
 from rootsrv.server.parent import Parent, environment
 from rootsrv.server.sockets import CannotBind, bind_all
@@ -85,7 +86,7 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
                     _run_until_signalled(lambda stop, _: serve(config, stop))
             case "maintain":
                 with _alone(state / "maintain.lock"):
-                    _run_until_signalled(lambda stop, reload: maintain(config, stop, reload))
+                    _run_until_signalled(lambda stop, reload: maintain(config, path, stop, reload))
             case "advertise":
                 with _alone(runtime / "advertise.lock"):
                     # uvloop has no netlink sockets; nothing here is in a hurry.
@@ -93,7 +94,7 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
             case None:
                 with _alone(state / "run.lock"):
                     _run_until_signalled(lambda stop, reload: _supervise(config, path, stop, reload))
-    except (LoadingFailed, CannotBind, NetlinkFailed, privileges.NoSuchUser) as error:
+    except (LoadingFailed, StoreFailed, CannotBind, NetlinkFailed, privileges.NoSuchUser) as error:
         raise CannotRun(str(error)) from error
 
 
@@ -142,7 +143,8 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
     runtime = Path(config.state.runtime_directory)
     page_path = runtime / "page"
     page = Page.open_or_create(page_path)
-    store = TableStore(Path(config.state.directory))
+    tables = Path(config.state.directory) / "tables"
+    tables.mkdir(parents=True, exist_ok=True, mode=0o755)
     sockets = bind_all(config.service.addresses, config.service.port, workers)
     orders = {
         "account": account,
@@ -153,7 +155,7 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
             "idle_seconds": config.service.tcp_idle_seconds,
         },
     }
-    parent = Parent(sockets=sockets, page=page, page_path=page_path, tables=store.directory, orders=orders)
+    parent = Parent(sockets=sockets, page=page, page_path=page_path, tables=tables, orders=orders)
     status = await parent.listen(runtime / "serve.sock")
     log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
     try:
@@ -178,16 +180,9 @@ def _responder_orders(config: Config) -> dict[str, Any]:
     }
 
 
-async def maintain(config: Config, stop: asyncio.Event, reload: asyncio.Event) -> None:
+async def maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     """The role *maintain*: keep the zones current."""
-    page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
-    store = TableStore(Path(config.state.directory))
-    maintainer = FileMaintainer(
-        load=lambda confirm: load(config.zone, store, clock.validity_now(), confirm=confirm),
-        retire=store.remove_all_but,
-        page=page,
-    )
-    await maintainer.run(stop, reload)
+    await maintain_role(config, path, stop, reload)
 
 
 async def advertise(config: Config, stop: asyncio.Event) -> None:
@@ -198,10 +193,9 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
         raise CannotRun("; ".join(wrong))
     runtime, state = Path(config.state.runtime_directory), Path(config.state.directory)
     page = Page.open_or_create(runtime / "page")
-    store = TableStore(state)
     settings = responder_settings(_responder_orders(config))
     expected = Expectations(
-        page, lambda generation: Responder(store.open(generation), settings), config.switchover.grace_seconds
+        page, lambda generation: Responder(_open_table(state, generation), settings), config.switchover.grace_seconds
     )
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     flaps_path = runtime / "flaps.json"
@@ -230,6 +224,15 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
             status.close()
             path.unlink(missing_ok=True)
             bird.close()
+
+
+def _open_table(state: Path, generation: int) -> AnswerTable:
+    """Map an answer table; TableUnusable says why it cannot be used."""
+    path = state / "tables" / f"{generation}.table"
+    try:
+        return AnswerTable.open(path)
+    except OSError as error:
+        raise TableUnusable(f"{path}: {error.strerror}") from error
 
 
 def _replies(page: Page) -> dict[tuple[ProbedTransport, int], int]:

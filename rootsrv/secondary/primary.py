@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import dns.tsig
 
@@ -266,7 +267,7 @@ async def _receive(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(size)
 
 
-def describe(zone: bytes, transferred: Transferred) -> dict[str, object]:
+def describe(zone: bytes, transferred: Transferred) -> dict[str, Any]:
     """A transfer as facts for the log."""
     return {
         "zone": names.to_text(zone),

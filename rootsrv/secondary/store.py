@@ -79,8 +79,9 @@ class Store:
         self.directory = directory
         self.tables = directory / "tables"
         try:
-            for each in (directory, directory / "zones", self.tables):
-                each.mkdir(mode=0o750, parents=True, exist_ok=True)
+            for each in (directory, self.tables):
+                each.mkdir(mode=0o755, parents=True, exist_ok=True)  # the workers, without privilege, read tables
+            (directory / "zones").mkdir(mode=0o750, exist_ok=True)
             self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise StoreFailed(f"{error.filename or directory}: {error.strerror}") from error

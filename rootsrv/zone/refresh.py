@@ -190,6 +190,11 @@ class Refresh:
         """The operator does not want *serial*: do not fetch it again."""
         self._dropped.add(serial)
 
+    @property
+    def dropped_serials(self) -> frozenset[int]:
+        """What was told to `dropped` and is newer than `serial`."""
+        return frozenset(self._dropped)
+
     # What to do.
 
     def decide(self, now: float) -> list[Action]:

@@ -1,0 +1,222 @@
+"""The kinds of primary: over DNS (primary.py), a zone file at a URL, a zone file on this machine.
+
+Each answers two requests: `ask` gives the serial, or the zone itself where one cannot be had without the other; `fetch`
+gives the zone.  Both raise TransferFailed of some kind.
+"""
+
+import http.client
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from rootsrv.config import Config
+from rootsrv.config_checks import ConfigError
+from rootsrv.config_secondary import PrimaryConfig, RefreshConfig
+from rootsrv.secondary import primary
+from rootsrv.secondary.child import ChildFailed, in_child
+from rootsrv.secondary.primary import SerialAnswer, Source, Transferred, Unreachable
+from rootsrv.secondary.store import Store
+from rootsrv.zone import presentation
+from rootsrv.zone.contents import ZoneContents, ZoneMalformed
+from rootsrv.zone.transfer import TransferMalformed, TransferRefused, TransferTooLarge
+
+
+class ZoneSource(Protocol):
+    """One primary of one zone."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def authenticated(self) -> bool: ...
+    async def ask(self, zone: bytes) -> SerialAnswer | Transferred: ...
+    async def fetch(self, zone: bytes, base: ZoneContents | None) -> Transferred: ...
+
+
+@dataclass(frozen=True)
+class DnsSource:
+    """A primary that is asked over DNS."""
+
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """As configured."""
+        return self.source.name
+
+    @property
+    def where(self) -> str:
+        """Address and port."""
+        return f"{self.source.address} port {self.source.port}"
+
+    @property
+    def authenticated(self) -> bool:
+        """By TSIG or TLS."""
+        return self.source.authenticated
+
+    async def ask(self, zone: bytes) -> SerialAnswer:
+        """Query its SOA."""
+        return await primary.ask_serial(self.source, zone)
+
+    async def fetch(self, zone: bytes, base: ZoneContents | None) -> Transferred:
+        """IXFR from *base*, else AXFR."""
+        return await primary.transfer(self.source, zone, base)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    contents: ZoneContents | None
+    octets: int
+    etag: str = ""
+    last_modified: str = ""
+
+
+class HttpsSource:
+    """A zone file at an https URL; asked for with ETag and If-Modified-Since (RFC 9110 §13.1)."""
+
+    authenticated = True
+
+    def __init__(self, name: str, url: str, ca: str, limits: RefreshConfig, store: Store) -> None:
+        self.name = name
+        self.where = url
+        self._url = url
+        self._limits = limits
+        self._store = store
+        try:
+            self._context = ssl.create_default_context(cafile=ca or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"primary.{name}.tls_ca: {ca}: {error}") from error
+        self._etag = self._last_modified = ""
+        self._serial: int | None = None
+
+    async def ask(self, zone: bytes) -> SerialAnswer | Transferred:
+        """The zone if it changed since it was fetched last, else its serial."""
+        return await self._get(zone, conditional=self._serial is not None)
+
+    async def fetch(self, zone: bytes, base: ZoneContents | None) -> Transferred:
+        """The zone."""
+        answer = await self._get(zone, conditional=False)
+        if isinstance(answer, SerialAnswer):
+            raise TransferRefused("HTTP status 304 to an unconditional request")
+        return answer
+
+    async def _get(self, zone: bytes, *, conditional: bool) -> SerialAnswer | Transferred:
+        headers = {"Accept-Encoding": "identity", "User-Agent": "rootsrv"}
+        if conditional and self._etag:
+            headers["If-None-Match"] = self._etag
+        if conditional and self._last_modified:
+            headers["If-Modified-Since"] = self._last_modified
+        began = time.monotonic()
+        try:
+            # In a process of its own: http.client waits, and an odd zone file takes seconds to parse.
+            fetched = await in_child(lambda: self._fetch(zone, headers), self._store, self._limits.transfer_seconds)
+        except TimeoutError:
+            raise Unreachable(f"not complete within {self._limits.transfer_seconds:g} s") from None
+        except ChildFailed as error:
+            raise Unreachable(str(error)) from error
+        if fetched.contents is None:
+            assert self._serial is not None
+            return SerialAnswer(self._serial, None)
+        self._etag, self._last_modified = fetched.etag, fetched.last_modified
+        self._serial = fetched.contents.serial
+        seconds = time.monotonic() - began
+        return Transferred(fetched.contents, "https", self._serial, fetched.octets, 1, seconds, None)
+
+    def _fetch(self, zone: bytes, headers: dict[str, str]) -> _Fetched:
+        parts = urlsplit(self._url)
+        connection = http.client.HTTPSConnection(
+            parts.hostname or "", parts.port, timeout=self._limits.stall_seconds, context=self._context
+        )
+        try:
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            if response.status == 304:
+                return _Fetched(None, 0)
+            if 300 <= response.status < 400:
+                raise TransferRefused(f"redirect to {response.getheader('Location')} is not followed")
+            if response.status != 200:
+                raise TransferRefused(f"HTTP status {response.status} {response.reason}")
+            octets = response.read(self._limits.max_octets + 1)
+            if len(octets) > self._limits.max_octets:
+                raise TransferTooLarge(f"more than {self._limits.max_octets} octets")
+            length = response.getheader("Content-Length", "")
+            if length.isdecimal() and int(length) != len(octets):
+                raise TransferMalformed(f"cut off after {len(octets)} of {length} octets")
+            etag, modified = response.getheader("ETag", ""), response.getheader("Last-Modified", "")
+        except TimeoutError:
+            raise Unreachable(f"stalled for {self._limits.stall_seconds:g} s") from None
+        except http.client.IncompleteRead as error:
+            raise TransferMalformed(f"cut off after {len(error.partial)} octets") from None
+        except http.client.HTTPException as error:
+            raise TransferMalformed(f"{type(error).__name__}: {error}") from None
+        except ssl.SSLError as error:
+            raise Unreachable(f"TLS: {error.reason}: {error}") from None
+        except OSError as error:
+            raise Unreachable(error.strerror or str(error)) from None
+        finally:
+            connection.close()
+        return _Fetched(_parse(octets, zone), len(octets), etag, modified)
+
+
+class FileSource:
+    """A zone file on this machine: whoever may write it is its primary."""
+
+    authenticated = True
+    name = "file"
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self.path = path
+        self.where = str(path)
+        self._store = store
+        self._seen: tuple[int, int, int] | None = None
+        self._serial: int | None = None
+
+    async def ask(self, zone: bytes) -> SerialAnswer | Transferred:
+        """The zone if the file changed since it was read last, else its serial."""
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise Unreachable(f"{self.path}: {error.strerror}") from error
+        if self._serial is not None and self._seen == (status.st_ino, status.st_size, status.st_mtime_ns):
+            return SerialAnswer(self._serial, None)
+        return await self.fetch(zone, None)
+
+    async def fetch(self, zone: bytes, base: ZoneContents | None) -> Transferred:
+        """Read the file."""
+        began = time.monotonic()
+        try:
+            status = self.path.stat()
+            contents, octets = await in_child(lambda: self._read(zone), self._store)
+        except OSError as error:
+            raise Unreachable(f"{self.path}: {error.strerror or error}") from error
+        except ChildFailed as error:
+            raise TransferMalformed(f"{self.path}: {error}") from error
+        self._seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+        self._serial = contents.serial
+        return Transferred(contents, "file", contents.serial, octets, 1, time.monotonic() - began, None)
+
+    def _read(self, zone: bytes) -> tuple[ZoneContents, int]:
+        octets = self.path.read_bytes()
+        try:
+            return _parse(octets, zone), len(octets)
+        except TransferMalformed as error:
+            raise TransferMalformed(f"{self.path}: {error}") from None
+
+
+def _parse(octets: bytes, zone: bytes) -> ZoneContents:
+    try:
+        return presentation.from_text(octets, zone)
+    except ZoneMalformed as error:
+        raise TransferMalformed(str(error)) from None
+
+
+def source_of(each: PrimaryConfig, config: Config, store: Store) -> ZoneSource:
+    """The source that `[[primary]]` describes.  ConfigError when its secrets or certificates cannot be had."""
+    if each.url:
+        return HttpsSource(each.name, each.url, each.tls_ca, config.refresh, store)
+    return DnsSource(Source.from_config(each, config))

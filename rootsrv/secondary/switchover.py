@@ -1,0 +1,219 @@
+"""From the table in service to the next one, at a set time (RFC 3258 §2.3, D24, D25)."""
+# Theory of operation
+# -------------------
+#
+#             table written            every worker that lives          T, or told to hurry
+#             and examined             has it mapped
+#      NONE ───────────────▶ STAGING ───────────────────────▶ SCHEDULED ─────────────────▶ FLIPPED
+#        ▲                     │  no worker can map it                                      │   │
+#        │                     ▼                                                            │   │ T + grace: somebody
+#        │                   VOID (the zone in service goes on)            all have it      │   │ answers from another
+#        ├──────────────────────────────────────────────────────────────────────────────────┘   ▼
+#        │                                           one has it                             REPLACING
+#        ├──────────────────────────────────────────────────────────────────────────────────┘   │ grace again:
+#        │        a worker that has it                                                          ▼ nobody has it
+#        └─────────────────────────────────────────────────────────────────────────────────── FAILED (silent)
+#
+# The flip is one store to the page's ACTIVE; the new deadlines follow it (page.py says why).  There is no way back: no
+# branch stores an older generation.  A worker without a process answers nothing and fails nothing.
+# Between T and T + grace both the old and the new serial are right answers.
+
+import asyncio
+import contextlib
+import enum
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rootsrv import log
+from rootsrv.config_secondary import SwitchoverConfig
+from rootsrv.page import Page
+from rootsrv.zone import instant
+from rootsrv.zone.lease import TrustedClock
+
+_POLL_SECONDS = 0.01
+_WAIT_SECONDS = 0.5
+
+
+class SwitchoverState(enum.StrEnum):
+    """Where the latest switchover stands."""
+
+    NONE = "none"
+    STAGING = "staging"
+    SCHEDULED = "scheduled"
+    FLIPPED = "flipped"
+    REPLACING = "replacing"
+    VOID = "void"
+    FAILED = "failed"
+
+
+class SwitchoverVoid(Exception):
+    """The next table cannot be staged; what is in service goes on."""
+
+
+def set_time(now: float, align_seconds: int, lead_seconds: float) -> float:
+    """The next multiple of *align_seconds* (UTC, seconds since 1970) at least *lead_seconds* after *now*."""
+    if align_seconds == 0:
+        return now
+    return math.ceil((now + lead_seconds) / align_seconds) * align_seconds
+
+
+@dataclass
+class Switchover:
+    """Switches the workers of one page; one switchover at a time."""
+
+    page: Page
+    settings: SwitchoverConfig
+    clock: TrustedClock
+    boottime: Callable[[], float]
+    """CLOCK_BOOTTIME, seconds."""
+
+    state: SwitchoverState = SwitchoverState.NONE
+    generation: int = 0
+    """The one that the latest switchover leads or led to."""
+
+    activate_at: float | None = None
+    """T, seconds since 1970; None = at once."""
+
+    reason: str = ""
+    """Why it is void or failed."""
+
+    def __post_init__(self) -> None:
+        self._hurry = asyncio.Event()
+
+    def hurry(self) -> None:
+        """Do not wait for the set time."""
+        self._hurry.set()
+
+    def schedule(self) -> float | None:
+        """T for a table that is ready now; None = at once."""
+        if self.settings.align_seconds == 0 or not self.clock.synchronised:
+            return None
+        return set_time(self.clock.wall(self.boottime()), self.settings.align_seconds, self.settings.lead_seconds)
+
+    def void(self, generation: int, reason: str) -> None:
+        """*generation* must not be switched to."""
+        self.state, self.generation, self.reason, self.activate_at = SwitchoverState.VOID, generation, reason, None
+        self.page.staged = 0
+        log.alarm("switchover void", generation=generation, reason=reason, serving=self.page.active)
+
+    async def stage(self, generation: int) -> None:
+        """Have every worker that lives map *generation*; SwitchoverVoid if none can."""
+        self.state, self.generation, self.reason = SwitchoverState.STAGING, generation, ""
+        self._hurry.clear()
+        self.page.staged = generation
+        deadline = self.boottime() + self.settings.stage_seconds
+        while lagging := self._lagging(lambda slot: generation in {self._staged(slot), self._active(slot)}):
+            if self.boottime() >= deadline:
+                if len(lagging) == len(self._alive()):
+                    self.void(generation, f"no worker could map it within {self.settings.stage_seconds:g} s")
+                    raise SwitchoverVoid(self.reason)
+                log.alarm("not all workers have staged", generation=generation, slots=lagging)
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def wait_until(self, activate_at: float | None) -> None:
+        """Wait for T or until told to hurry.  Steps of the wall clock do not move what the trusted clock says."""
+        self.state, self.activate_at = SwitchoverState.SCHEDULED, activate_at
+        while activate_at is not None and not self._hurry.is_set():
+            left = activate_at - self.clock.wall(self.boottime())
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _WAIT_SECONDS)):
+                    await self._hurry.wait()
+
+    def flip(self, generation: int, grant: Callable[[], None]) -> None:
+        """The switchover itself; *grant* stores the new deadlines."""
+        if self.page.active == 0:
+            grant()
+            self.page.active = generation
+        else:
+            self.page.active = generation
+            grant()
+        self.page.staged = 0
+        self.state, self.generation, self.activate_at = SwitchoverState.FLIPPED, generation, None
+
+    async def confirm(self, generation: int) -> bool:
+        """Read it back from everything that answers; replace what does not follow.  False = failed."""
+
+        def has_it(slot: int) -> bool:
+            return self._active(slot) == generation
+
+        if await self._all(has_it):
+            self._confirmed(generation)
+            return True
+        self.state = SwitchoverState.REPLACING
+        for slot in self._lagging(has_it):
+            self._replace(slot, generation)
+        if await self._all(has_it) or any(has_it(slot) for slot in self._alive()):
+            self._confirmed(generation)
+            return True
+        self.state = SwitchoverState.FAILED
+        self.reason = f"no worker answers from generation {generation}"
+        silence = self.settings.on_failed_switchover == "silence"
+        log.alarm("switchover failed", generation=generation, reason=self.reason, silenced=silence)
+        if silence:
+            self.page.silenced = True
+        return False
+
+    def watch(self) -> None:
+        """Called every second: a switchover that failed is over as soon as a worker has the generation."""
+        if self.state is SwitchoverState.FAILED and any(
+            self._active(slot) == self.generation for slot in self._alive()
+        ):
+            for slot in self._lagging(lambda slot: self._active(slot) == self.generation):
+                self._replace(slot, self.generation)
+            self._confirmed(self.generation)
+            self.page.silenced = False
+            log.event("switchover healed", generation=self.generation)
+
+    def _confirmed(self, generation: int) -> None:
+        self.state, self.reason = SwitchoverState.NONE, ""
+        log.event("switchover confirmed", generation=generation, workers=len(self._alive()), at=self._now())
+
+    async def _all(self, predicate: Callable[[int], bool]) -> bool:
+        deadline = self.boottime() + self.settings.grace_seconds
+        while self._lagging(predicate):
+            if self.boottime() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        return True
+
+    def _lagging(self, predicate: Callable[[int], bool]) -> list[int]:
+        return [slot for slot in self._alive() if not predicate(slot)]
+
+    def _alive(self) -> list[int]:
+        return [slot for slot in range(self.page.workers) if _process_exists(self.page.worker(slot).pid)]
+
+    def _staged(self, slot: int) -> int:
+        return int(self.page.worker(slot).staged)
+
+    def _active(self, slot: int) -> int:
+        return int(self.page.worker(slot).active)
+
+    def _replace(self, slot: int, generation: int) -> None:
+        """End a worker that does not follow: its parent starts another, which maps what is active."""
+        pid = self.page.worker(slot).pid
+        log.alarm("worker does not switch", slot=slot, pid=pid, has=self._active(slot), wanted=generation)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError as error:
+            log.alarm("worker cannot be replaced", slot=slot, pid=pid, reason=error.strerror)
+
+    def _now(self) -> str:
+        return instant.to_text(self.clock.wall(self.boottime()))
+
+
+def _process_exists(pid: int) -> bool:
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
