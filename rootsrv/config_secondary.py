@@ -284,7 +284,7 @@ class ClockConfig:
     """"kernel": while adjtimex(2) says synchronised; "trusted": always (machines whose host keeps the time)."""
 
     clock_wait_seconds: float = 60.0
-    """At start, how long to wait for synchronisation before going on with an alarm."""
+    """At start, until how long after the boot to wait for synchronisation before going on with an alarm."""
 
     def __post_init__(self) -> None:
         check_range("clock.clock_wait_seconds", self.clock_wait_seconds, 0, 3600)

@@ -147,8 +147,11 @@ class Maintainer:
         self._write_ledger()
 
     async def _wait_for_clock(self) -> None:
-        deadline = self.boottime() + self.config.clock.clock_wait_seconds
-        while self.clock.state is ClockState.UNKNOWN and not self.page.active and self.boottime() < deadline:
+        # Counted from the boot: whoever synchronises the clock had that long, and does not begin when we do.
+        wait = self.config.clock.clock_wait_seconds
+        if self.clock.state is ClockState.UNKNOWN and not self.page.active and self.boottime() < wait:
+            log.alarm("waiting for the clock to be synchronised", seconds=round(wait - self.boottime()))
+        while self.clock.state is ClockState.UNKNOWN and not self.page.active and self.boottime() < wait:
             await asyncio.sleep(0.2)
             self.clock.observe(self._clocks())
         self.clock.settle()

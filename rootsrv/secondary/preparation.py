@@ -165,7 +165,8 @@ class Preparation:
         )
         accepted = replace(accepted, alarms=(*root.alarms, *judgement.oddities))
         if isinstance(judgement, plausibility.Hold):
-            if self.root.approved:
+            # With nothing in service there is nothing to go on with: a hold would be silence.
+            if self.root.approved or self.serving_root is None:
                 return replace(accepted, alarms=(*accepted.alarms, *judgement.reasons))
             return replace(accepted, outcome="held", reasons=judgement.reasons)
         return accepted
