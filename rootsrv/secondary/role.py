@@ -48,5 +48,5 @@ def reload_now(maintainer: Maintainer, path: Path) -> tuple[bool, str]:
         log.alarm("reload refused", reason=error)
         return False, str(error)
     told = f"only after a restart: {', '.join(later)}" if later else ""
-    log.event("configuration reloaded", file=path, **({"only_after_restart": ",".join(later)} if later else {}))
+    log.event("configuration reloaded", file=path, only_after_restart=",".join(later))
     return True, told
