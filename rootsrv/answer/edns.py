@@ -14,8 +14,8 @@ MIN_UDP_OCTETS = 512
 
 _ANSWERED = frozenset((NSID, COOKIE, KEEPALIVE, ZONEVERSION))
 
-MAX_OPTIONS = 16
-"""Options behind the sixteenth are ignored: a query of a thousand empty options must not cost more than a friendly one.
+MAX_OPTIONS = 8
+"""Options behind the eighth are ignored: a query of a thousand empty options must not cost more than a friendly one.
 Resolvers send one to three."""
 
 OPT = struct.Struct("!BHHBBHH")  # root name, type, requestor's size, extended RCODE, version, flags, RDLENGTH

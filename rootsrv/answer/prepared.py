@@ -24,7 +24,19 @@ _NOT_ONE_POINTER = -1
 class Prepared:
     """One answer, ready to be fitted and moved."""
 
-    __slots__ = ("_anchor_size", "_cuts_at", "_flags", "_mask", "_table", "body", "number", "ready", "zone")
+    __slots__ = (
+        "_anchor_size",
+        "_cuts_at",
+        "_flags",
+        "_mask",
+        "_sizes",
+        "_table",
+        "body",
+        "moved",
+        "number",
+        "ready",
+        "zone",
+    )
 
     def __init__(self, table: AnswerTable, at: int, heads: dict[tuple[int, ...], bytes]) -> None:
         """Prepare the answer at offset *at*; *heads* collects header tails, which many answers share."""
@@ -40,6 +52,9 @@ class Prepared:
         self.number = int.from_bytes(body) if pointers else 0
         """The body, read as one number."""
 
+        self.moved: dict[int, bytes] = {}
+        """Bodies that were moved before, by how far; the shortcut fills it and bounds it."""
+
         mask = bytearray(size)
         for offset in pointers:
             mask[offset + 1] = 1
@@ -48,6 +63,7 @@ class Prepared:
         self._flags: int = _QR | flags
         self._anchor_size: int = anchor_size
         self._cuts_at = (cuts_at, pointers_at)
+        self._sizes: list[int] = []  # of the cuts; filled when first needed
 
         _, ancount, nscount, arcount, *_ = CUT.unpack_from(octets, pointers_at - CUT.size)
         tails = []
@@ -67,11 +83,12 @@ class Prepared:
         """The response to the query *octets*, at most *limit* octets long, with as much of the body as fits."""
         room = limit - 12 - len(question) - len(opt)
         first, end = self._cuts_at
-        # Most often all of it fits, or nearly: look from the end.
-        for at in range(end - CUT.size, first - 1, -CUT.size):
-            size, ancount, nscount, arcount, _, even, odd, cut_flags = CUT.unpack_from(self._table.octets, at)
-            if size <= room:
-                break
+        if not self._sizes:
+            self._sizes = self._table.octets[first:end].cast("H").tolist()[:: CUT.size // 2]
+        chosen = max(bisect_right(self._sizes, room), 1) - 1
+        size, ancount, nscount, arcount, _, even, odd, cut_flags = CUT.unpack_from(
+            self._table.octets, first + chosen * CUT.size
+        )
         flags = self._flags | (octets[2] << 8 & _RD) | (_TC if cut_flags & CUT_TRUNCATED else 0)
         header = octets[:2] + _HEADER_TAIL.pack(flags, 1, ancount, nscount, arcount + (1 if opt else 0))
         moved_by = len(question) - 4 - self._anchor_size

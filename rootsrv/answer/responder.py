@@ -12,9 +12,9 @@
 # counts; one on the whole tail of the message (qtype, qclass, OPT) in place of parsing it; the qname's last label found
 # without taking the name apart; ready-made headers; one join; everything bound to local names of a closure.
 #
-# Moving an answer to a longer qname adds the same number d to all its compression pointers (body.py): with few
-# pointers the body is joined from the pieces between them, with many they are moved by one addition of big integers
-# (int(body) + d × mask), which costs the same for 2 as for 50.
+# Moving an answer to a longer qname adds the same number d to all its compression pointers (body.py).  A signed
+# nxdomain has one pointer: it is replaced.  With more they are all moved by one addition of big integers
+# (int(body) + d × mask), which costs the same for 2 as for 50, and what was moved is kept for a while.
 
 import enum
 import struct
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from rootsrv.answer import edns, identity
 from rootsrv.answer.cookies import ServerCookies
-from rootsrv.answer.prepared import TARGETS, PreparedAnswers, Ready
+from rootsrv.answer.prepared import TARGETS, Prepared, PreparedAnswers, Ready
 from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query, Tsig
 from rootsrv.answer.table import AnswerTable
 from rootsrv.zone import name as names
@@ -110,19 +110,18 @@ class Responder:
         """What `respond` does, without its shortcuts."""
         if len(octets) < HEADER_OCTETS or octets[2] & 0x80:
             return None  # no id to answer to, or a response (a loop between two servers ends here)
+        if octets[2] & 0x78:
+            return _error(octets, NOTIMP, b"", b"")  # whatever follows the header need not be a question
         try:
             query = Query.parse(octets)
         except Malformed as error:
-            rcode = NOTIMP if octets[2] & 0x78 else FORMERR
             opt = edns.opt_record(self._settings.max_udp_response_octets) if error.has_opt else b""
-            return _error(octets, rcode, error.question, opt)
+            return _error(octets, FORMERR, error.question, opt)
         return self._decide(octets, query, source, transport, now)
 
     def _decide(self, octets: bytes, query: Query, source: bytes, transport: Transport, now: float) -> bytes:
         """The response to a well-formed query."""
         asked = query.edns
-        if octets[2] & 0x78:
-            return _error(octets, NOTIMP, query.question, self._opt(query))
         if asked is not None and asked.version > 0:
             return _error(octets, BADVERS, query.question, self._opt(query, rcode=BADVERS))
         if query.tsig is not None:
@@ -218,6 +217,8 @@ class Responder:
         # Bound for speed: a closure's variable is found faster than a module's.
         steps, targets, bisect, join = _STEPS, TARGETS, bisect_right, b"".join
         max_tails = len(tails) + _MAX_RARE_TAILS
+        has_moved: list[Prepared] = []  # one entry for each moved body that is kept
+        max_moved = _MAX_MOVED_BODIES
 
         def respond(octets: bytes, source: bytes, transport: Transport, now: float) -> bytes | None:
             head = heads.get(octets[2:12])
@@ -235,6 +236,8 @@ class Responder:
             if tail is None:
                 end = octets.find(0, 12)
                 behind = octets[end + 1 :]
+                if len(behind) > _MAX_TAIL_OCTETS:
+                    return fully(octets, source, transport, now)
                 tail = tails.get(behind)
             if tail is None:
                 if behind[13:19] in _ONLY_COOKIE and len(behind) == 15 + behind[14] and cookie_answer is not None:
@@ -284,7 +287,15 @@ class Responder:
             if target >= 0:
                 return join((octets[:2], header_tails[head], question, before, targets[target + moved_by], after, opt))
             if several and moved_by:
-                moved = (answer.number + moved_by * several).to_bytes(size, "big")
+                moved = answer.moved.get(moved_by)
+                if moved is None:
+                    moved = (answer.number + moved_by * several).to_bytes(size, "big")
+                    if len(has_moved) == max_moved:
+                        for each in has_moved:
+                            each.moved.clear()
+                        has_moved.clear()
+                    has_moved.append(answer)
+                    answer.moved[moved_by] = moved
                 return join((octets[:2], header_tails[head], question, moved, opt))
             return join((octets[:2], header_tails[head], question, before, opt))
 
@@ -337,12 +348,19 @@ _ONLY_COOKIE = frozenset(struct.pack("!HHH", 4 + size, edns.COOKIE, size) for si
 _COMMON_QTYPES = (1, 2, 5, 6, 12, 15, 16, 28, 33, 43, 48, 64, 65, 255)
 _COMMON_UDP_OCTETS = (512, 1220, 1232, 1280, 1400, 1410, 1432, 1452, 1472, 4000, 4096, 8192, 65535)
 _MAX_RARE_TAILS = 8192
+_MAX_TAIL_OCTETS = 43  # qtype, qclass, OPT and a full cookie
+
+# Moving a referral's 20 to 50 pointers takes as long as all the rest, and few TLDs take most of the referrals: bodies
+# that were moved are kept, 3 MB of them at most, and all forgotten when there are more.
+_MAX_MOVED_BODIES = 4096
 
 
 def not_ready(octets: bytes, max_udp_octets: int = 1232) -> bytes | None:
     """The response when there is no answer table yet: SERVFAIL with the extended error "not ready" (RFC 8914 §4.15)."""
     if len(octets) < HEADER_OCTETS or octets[2] & 0x80:
         return None
+    if octets[2] & 0x78:
+        return _error(octets, NOTIMP, b"", b"")
     try:
         query = Query.parse(octets)
     except Malformed as error:

@@ -38,9 +38,8 @@ def check(contents: ZoneContents, policy: Policy) -> tuple[str, list[str]]:
     rrset = contents.rrset(contents.apex, ZONEMD)
     if rrset is None or not rrset.rdatas:
         return _without("the zone has no ZONEMD", policy)
-    verified, unsupported = [], []
+    usable, unsupported = [], []
     seen = set()
-    octets = b""
     for rdata in rrset.rdatas:
         if len(rdata) < _FIXED.size + 12:  # RFC 8976 §2.2.4
             raise DigestMismatch(f"ZONEMD RDATA of {len(rdata)} octets; a digest has at least 12")
@@ -50,21 +49,22 @@ def check(contents: ZoneContents, policy: Policy) -> tuple[str, list[str]]:
         seen.add((scheme, hash_algorithm))
         if serial != contents.serial:
             raise DigestMismatch(f"ZONEMD is for serial {serial}, the SOA has {contents.serial}")
-        if scheme != SIMPLE or hash_algorithm not in HASHES:
+        if scheme == SIMPLE and hash_algorithm in HASHES:
+            usable.append((*HASHES[hash_algorithm], rdata[_FIXED.size :]))
+        else:
             unsupported.append(f"scheme {scheme} hash {hash_algorithm}")
-            continue
-        hash_name, hash_ = HASHES[hash_algorithm]
-        octets = octets or _canonical_octets(contents)
-        expected, computed = rdata[_FIXED.size :], hash_(octets).digest()
+    if not usable:
+        return _without(f"unsupported: {', '.join(unsupported)}", policy)
+    octets = _canonical_octets(contents)
+    for hash_name, hash_, expected in usable:
+        computed = hash_(octets).digest()
         if expected != computed:
             raise DigestMismatch(
-                f"serial {serial}: ZONEMD says {hash_name} {expected.hex()[:16]}…,"
+                f"serial {contents.serial}: ZONEMD says {hash_name} {expected.hex()[:16]}…,"
                 f" the contents hash to {computed.hex()[:16]}…"
             )
-        verified.append(hash_name)
-    if not verified:
-        return _without(f"unsupported: {', '.join(unsupported)}", policy)
-    return f"ZONEMD: {' and '.join(verified)} digest of serial {contents.serial} equals the contents", []
+    names = " and ".join(hash_name for hash_name, _, _ in usable)
+    return f"ZONEMD: {names} digest of serial {contents.serial} equals the contents", []
 
 
 def _without(why: str, policy: Policy) -> tuple[str, list[str]]:

@@ -24,7 +24,7 @@ def check_chain(contents: ZoneContents) -> tuple[int, list[str]]:
         next_owner = rdatas.nsec_next(rrset.rdatas[0])
         if next_owner != following:
             raise NsecChainBroken(
-                f"{to_text(owner)} NSEC: next is {to_text(next_owner)}, expected {to_text(following)}"
+                f"{to_text(owner)} NSEC: the next name is {to_text(next_owner)}, expected {to_text(following)}"
             )
         expected = rdatas.type_bitmap(_types(contents, owner))
         bitmap = rdatas.nsec_bitmap(rrset.rdatas[0])

@@ -107,7 +107,7 @@ def sign_root(
         before = reuse and reuse.rrset(rrset.owner, rrset.rtype)
         if before and before.rdatas == rrset.rdatas and before.ttl == rrset.ttl:
             return before
-        return _sign(rrset, apex, signing)
+        return sign_rrset(rrset, apex, signing)
 
     rrsets = dict(plain)
     to_sign = [rrset for rrset in plain.values() if rrset.rdatas and (rrset.owner == apex or rrset.rtype in (DS, NSEC))]
@@ -116,7 +116,7 @@ def sign_root(
     if signing.zonemd_hashes:
         without = ZoneContents(apex, rrsets)
         zonemd = tuple(sorted(digest.zonemd_rdata(without, hash_) for hash_ in signing.zonemd_hashes))
-        rrsets[apex, ZONEMD] = _sign(replace(plain[apex, ZONEMD], rdatas=zonemd), apex, signing)
+        rrsets[apex, ZONEMD] = sign_rrset(replace(plain[apex, ZONEMD], rdatas=zonemd), apex, signing)
     return ZoneContents(apex, rrsets)
 
 
@@ -132,7 +132,8 @@ def _nsec_chain(contents: ZoneContents, ttl: int) -> Mapping[tuple[bytes, int], 
     return chain
 
 
-def _sign(rrset: RRset, apex: bytes, signing: Signing) -> RRset:
+def sign_rrset(rrset: RRset, apex: bytes, signing: Signing) -> RRset:
+    """*rrset* with RRSIGs by the keys whose business it is: those for the DNSKEY RRset, or those for all others."""
     has_sep = any(key.is_sep for key in signing.keys)
     is_ours = rrset.rtype == DNSKEY and has_sep
     rrsigs = []
