@@ -1,12 +1,10 @@
 """How an anycast instance names itself: CHAOS TXT (RFC 4892; NSID is in edns.py)."""
 
-from rootsrv.zone import name as names
-
 CLASS_CHAOS = 3
 TYPE_TXT = 16
 
-_HOST_NAMES = (names.from_text("id.server."), names.from_text("hostname.bind."))
-_VERSION_NAMES = (names.from_text("version.server."), names.from_text("version.bind."))
+_HOST_NAMES = (b"\2id\6server\0", b"\x08hostname\4bind\0")
+_VERSION_NAMES = (b"\7version\6server\0", b"\7version\4bind\0")
 
 
 def chaos_answers(nsid: bytes, version: bytes) -> dict[bytes, bytes]:

@@ -2,6 +2,7 @@
 
 import struct
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from rootsrv.answer.table import ANSWER, CUT, CUT_TRUNCATED, AnswerTable
 from rootsrv.zone import name as names
@@ -28,12 +29,10 @@ class Prepared:
         "_anchor_size",
         "_cuts_at",
         "_flags",
-        "_mask",
         "_sizes",
         "_table",
         "body",
         "moved",
-        "number",
         "ready",
         "zone",
     )
@@ -49,16 +48,10 @@ class Prepared:
 
         self.zone: int = zone
         self.body = body
-        self.number = int.from_bytes(body) if pointers else 0
-        """The body, read as one number."""
 
         self.moved: dict[int, bytes] = {}
         """Bodies that were moved before, by how far; the shortcut fills it and bounds it."""
 
-        mask = bytearray(size)
-        for offset in pointers:
-            mask[offset + 1] = 1
-        self._mask = int.from_bytes(mask)
         self._table = table
         self._flags: int = _QR | flags
         self._anchor_size: int = anchor_size
@@ -76,7 +69,7 @@ class Prepared:
             (offset,) = pointers
             before, behind = body[:offset], body[offset + 2 :]
             target = (body[offset] << 8 | body[offset + 1]) & 0x3FFF
-        several = self._mask if pointer_count > 1 else 0
+        several = _mask(pointers, size) if pointer_count > 1 else 0
         self.ready: Ready = (size, 11 + anchor_size, tuple(tails), before, target, behind, several, self)
 
     def response(self, octets: bytes, question: bytes, opt: bytes, limit: int) -> bytes:
@@ -93,8 +86,8 @@ class Prepared:
         header = octets[:2] + _HEADER_TAIL.pack(flags, 1, ancount, nscount, arcount + (1 if opt else 0))
         moved_by = len(question) - 4 - self._anchor_size
         if moved_by and even + odd:
-            dropped = 8 * (len(self.body) - size)
-            body = ((self.number >> dropped) + moved_by * (self._mask >> dropped)).to_bytes(size)
+            pointers = struct.unpack_from(f"<{even + odd}H", self._table.octets, end)
+            body = (int.from_bytes(self.body[:size]) + moved_by * _mask(pointers, size)).to_bytes(size)
         else:
             body = self.body[:size]
         return b"".join((header, question, body, opt))
@@ -102,6 +95,14 @@ class Prepared:
 
 TARGETS = [struct.pack("!H", 0xC000 | target) for target in range(0x4000)]
 """Compression pointers (RFC 1035 §4.1.4) by the offset that they point to."""
+
+
+def _mask(pointers: Sequence[int], size: int) -> int:
+    """The number that adds one to every pointer of a body of *size* octets, read as a number."""
+    mask = bytearray(size)
+    for offset in pointers:
+        mask[offset + 1] = 1
+    return int.from_bytes(mask)
 
 
 class PreparedAnswers:

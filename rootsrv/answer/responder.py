@@ -217,6 +217,7 @@ class Responder:
         # Bound for speed: a closure's variable is found faster than a module's.
         steps, targets, bisect, join = _STEPS, TARGETS, bisect_right, b"".join
         max_tails = len(tails) + _MAX_RARE_TAILS
+        from_bytes = int.from_bytes
         has_moved: list[Prepared] = []  # one entry for each moved body that is kept
         max_moved = _MAX_MOVED_BODIES
 
@@ -289,7 +290,7 @@ class Responder:
             if several and moved_by:
                 moved = answer.moved.get(moved_by)
                 if moved is None:
-                    moved = (answer.number + moved_by * several).to_bytes(size, "big")
+                    moved = (from_bytes(before, "big") + moved_by * several).to_bytes(size, "big")
                     if len(has_moved) == max_moved:
                         for each in has_moved:
                             each.moved.clear()

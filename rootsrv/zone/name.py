@@ -3,10 +3,9 @@
 Everything behind the parsers holds names in this one form (the canonical form of RFC 4034 §6.2), so that equality of
 names is equality of octets.
 """
+# dnspython is imported where text is met: the workers never meet any, and start sooner and smaller without it.
 
 import re
-
-import dns.name
 
 ROOT = b"\0"
 """The root's name: one empty label."""
@@ -20,6 +19,8 @@ def from_text(text: str) -> bytes:
 
     Raises `dns.exception.DNSException` for what is not a domain name.
     """
+    import dns.name
+
     return dns.name.from_text(text, dns.name.root).canonicalize().to_digestable()
 
 
@@ -29,6 +30,8 @@ def to_text(name: bytes) -> str:
     plain = b".".join(found)
     if _PLAIN(plain) and plain.count(b".") == len(found) - 1:
         return plain.decode() + "."
+    import dns.name
+
     return dns.name.from_wire(name, 0)[0].to_text()
 
 
