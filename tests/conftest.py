@@ -4,11 +4,18 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.needs import genuine_root_zone_text, require_genuine_zones
 
 CI = os.environ.get("CI") == "true"
+
+# No test is timed: a deadline of an example fails on a busy machine and says nothing.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("untimed")
 
 # ── With CI=true a skip is a failure, whoever calls for it ──
 
