@@ -11,26 +11,22 @@ import fcntl
 import ipaddress
 import mmap
 import os
-import shutil
 import signal
 import socket
 import struct
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
+from bench.bpf_object import compiled
 from bench.load import BINS, Load, Target
 from bench.queries import MAX_QUERY_OCTETS, Query
 from rootsrv.fastpath import libbpf
 
-SOURCE = Path(__file__).parent / "bpf" / "load.bpf.c"
 GRACE_SECONDS = 0.2
 
 # Mirrors of bench/bpf/load.bpf.c.
@@ -93,7 +89,7 @@ class KernelEngine:
             raise KernelEngineUnavailable("no UDP queries for the families of the target")
         self._compare = compare
         self._interface = interface
-        self._object = libbpf.BpfObject.open(compiled(SOURCE), "load")
+        self._object = libbpf.BpfObject.open(compiled("load"), "load")
         self._link = -1
         self._mappings: list[mmap.mmap] = []
         try:
@@ -245,29 +241,6 @@ def _sum(octets: bytes) -> int:
     if len(octets) % 2:
         octets += b"\0"
     return sum(struct.unpack(f"!{len(octets) // 2}H", octets))
-
-
-def compiled(source: Path) -> bytes:
-    """The BPF object of *source*, compiled with clang."""
-    clang = shutil.which("clang")
-    if clang is None:
-        raise KernelEngineUnavailable("clang is not installed: the kernel engine's programs cannot be compiled")
-    with tempfile.TemporaryDirectory() as directory:
-        output = Path(directory) / "out.o"
-        command = [
-            clang,
-            "-O2",
-            "-g",
-            "-Wall",
-            "-target",
-            "bpf",
-            "-mcpu=v3",
-            f"-I/usr/include/{os.uname().machine}-linux-gnu",
-        ]
-        built = subprocess.run([*command, "-c", str(source), "-o", str(output)], capture_output=True, check=False)
-        if built.returncode:
-            raise KernelEngineUnavailable(f"{source}: clang: {built.stderr.decode(errors='replace')[:500]}")
-        return output.read_bytes()
 
 
 _SIOCETHTOOL = 0x8946

@@ -3,14 +3,18 @@
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import network
-from bench.network import SERVER_IPV4, SERVER_IPV6, Wire
+from bench.bpf_object import compiled
+from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
+from bench.zones import Zones
+from rootsrv.fastpath import libbpf
 from tests import peers
 from tests.peers import daemon
 
@@ -20,25 +24,6 @@ PORT = 53
 
 class SubjectUnavailable(Exception):
     """This server cannot be measured here."""
-
-
-@dataclass(frozen=True)
-class Zones:
-    """What all of them serve."""
-
-    root: Path
-    """Zone file, one record per line."""
-
-    hosts: Path
-    """Zone file of root-servers.net."""
-
-    anchors: Path
-    clock: str | None = None
-    """The instant at which the zone verifies, where that is not now (ROOTSRV_TEST_CLOCK)."""
-
-    def by_name(self) -> dict[str, Path]:
-        """As the peers take them."""
-        return {".": self.root, "root-servers.net": self.hosts}
 
 
 @dataclass(frozen=True)
@@ -73,7 +58,7 @@ class Bench:
     zones: Zones
     workdir: Path
     server_cpu: int
-    programs: dict[str, str]
+    programs: Mapping[str, str]
     """Other programs than those installed, by subject name in lower case (`--nsd PATH`)."""
 
     reply_octets: int = 720
@@ -172,6 +157,47 @@ def _blind_sockets(bench: Bench) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
+def _blind_kernel(bench: Bench) -> Iterator[Running]:
+    with libbpf.BpfObject.open(compiled("reflector"), "reflector") as reflector:
+        reflector.load()
+        reflector.map("settings").update(0, bench.reply_octets.to_bytes(4, sys.byteorder))
+        with inside(bench.wire.server, bench.server_cpu):
+            ifindex = socket.if_nametoindex(SERVER_INTERFACE)
+            link = libbpf.link(reflector.program("reflect"), ifindex, libbpf.ATTACH_XDP, libbpf.XDP_DRIVER_MODE)
+        try:
+            with answering_thread(bench.wire, bench.server_cpu) as thread:
+                yield Running("", 0, thread)
+        finally:
+            os.close(link)
+
+
+@contextlib.contextmanager
+def answering_thread(wire: Wire, cpu: int) -> Iterator[int | None]:
+    """Have the server interface's packets handled by a kernel thread on *cpu*: its pid.
+
+    Otherwise an answer from the kernel is made on whatever core the query came from, which is the generator's.
+    """
+    before = set(_napi_threads())
+    set_threaded = f"mount -t sysfs none /sys && echo %d > /sys/class/net/{SERVER_INTERFACE}/threaded"
+    wire.server.run("unshare", "--mount", "sh", "-c", set_threaded % 1)
+    try:
+        new = [pid for pid in _napi_threads() if pid not in before]
+        for pid in new:
+            os.sched_setaffinity(pid, {cpu})
+        yield new[0] if new else None
+    finally:
+        wire.server.run("unshare", "--mount", "sh", "-c", set_threaded % 0)
+
+
+def _napi_threads() -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "comm").read_text().startswith(f"napi/{SERVER_INTERFACE[:8]}"):
+                    yield int(entry.name)
+
+
+@contextlib.contextmanager
 def _daemon(bench: Bench, name: str, command: list[str], zones: tuple[str, ...] = (".",)) -> Iterator[int]:
     log = bench.workdir / f"{name}.log"
 
@@ -194,5 +220,6 @@ SUBJECTS = {
         Subject("BIND", _peer("BIND", "named")),
         Subject("PowerDNS", _peer("PowerDNS", "pdns_server"), remark="packet cache on, as shipped"),
         Subject("blind sockets", _blind_sockets, "limit", "recvmmsg/sendmmsg in C, looks at nothing"),
+        Subject("blind kernel", _blind_kernel, "limit", "XDP on veth, looks at nothing"),
     )
 }
