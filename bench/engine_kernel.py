@@ -51,7 +51,7 @@ _SEEN = (
 )  # fmt: skip
 
 _SAMPLES_PER_RUN = 3000  # whole responses; the ring buffer holds 4,000
-_STAMPED_EVERY = 16
+_RING_DROPS = "tx_queue_0_xdp_xmit_errors"  # of veth: frames for which the peer's ring had no room
 _MAX_REPEAT = (1 << 31) - 1
 
 
@@ -188,10 +188,10 @@ class KernelEngine:
             counts += numpy.frombuffer(octets, numpy.uint64)
         seen = {name: int(counts[place]) for place, name in enumerate(_SEEN)}
         after = _driver_counters(self._interface)
-        refused = after.get("tx_queue_0_xdp_xmit_errors", 0) - before.get("tx_queue_0_xdp_xmit_errors", 0)
-        sent = int(self._control[0]["next"]) - refused
+        ring_drops = after.get(_RING_DROPS, 0) - before.get(_RING_DROPS, 0)
+        sent = int(self._control[0]["next"])
         load = Load(seconds, rate, sent, seen["answered"], sent - seen["answered"], seen["octets"])
-        load.refused_by_wire = refused
+        load.ring_drops = ring_drops
         load.truncated = seen["truncated"]
         load.rcodes = {rcode: int(count) for rcode, count in enumerate(counts[len(_SEEN) : len(_SEEN) + 16]) if count}
         load.latency = [int(count) for count in counts[len(_SEEN) + 16 :]]

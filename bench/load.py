@@ -48,8 +48,8 @@ class Load:
     compared: int = 0
     """Whole responses compared octet for octet."""
 
-    refused_by_wire: int = 0
-    """Frames that the generator's interface did not take (veth ring full): neither sent nor lost."""
+    ring_drops: int = 0
+    """Of those lost: frames that found the receiver's ring full, as a network card drops them (veth: 256 frames)."""
 
     latency: Sequence[int] = field(default=(), repr=False)
     """Histogram, see `bin_of`."""
