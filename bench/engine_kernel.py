@@ -15,7 +15,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from bench.bpf_object import compiled
 from bench.load import BINS, Load, Target
-from bench.queries import MAX_QUERY_OCTETS, Query
+from bench.queries import MAX_QUERY_OCTETS, Query, same_response
 from rootsrv.fastpath import libbpf
 
 GRACE_SECONDS = 0.2
@@ -59,10 +59,6 @@ class KernelEngineUnavailable(Exception):
     """This host cannot run the kernel engine."""
 
 
-Compare = Callable[[Query, bytes], bool]
-"""Whether a whole response to a query is right."""
-
-
 class KernelEngine:
     """UDP load from BPF.  To be made inside the namespace that has *interface*."""
 
@@ -74,20 +70,16 @@ class KernelEngine:
         interface: str,
         macs: tuple[str, str],
         sources: tuple[str, str],
-        compare: Compare | None = None,
         generic: bool = False,
     ) -> None:
         """*macs* are ours and the next hop's; *sources* an IPv4 and an IPv6 prefix with 16 host bits at least."""
-        self.queries = [
-            query
-            for query in queries
-            if not query.tcp
-            and (target.ipv4 if query.family == 4 else target.ipv6)
-            and len(query.octets) <= MAX_QUERY_OCTETS
-        ][:MAX_SLOTS]
-        if not self.queries:
-            raise KernelEngineUnavailable("no UDP queries for the families of the target")
-        self._compare = compare
+        self.queries: list[Query] = []
+        self._references: Sequence[bytes | None] = ()
+        self._target, self._macs = target, macs
+        self._networks = {4: ipaddress.ip_network(sources[0]), 6: ipaddress.ip_network(sources[1])}
+        for network in self._networks.values():
+            if network.max_prefixlen - network.prefixlen < 16:
+                raise KernelEngineUnavailable(f"source prefix {network}: at least 16 host bits are needed")
         self._interface = interface
         self._object = libbpf.BpfObject.open(compiled("load"), "load")
         self._link = -1
@@ -101,7 +93,7 @@ class KernelEngine:
             self._stamps = self._map("stamps", numpy.dtype("u8"))
             self._results = self._object.map("results")
             self._samples = self._object.map("samples")
-            self._fill(target, macs, sources)
+            self.use(queries)
             self._ifindex = socket.if_nametoindex(interface)
             mode = libbpf.XDP_GENERIC_MODE if generic else libbpf.XDP_DRIVER_MODE
             self._link = libbpf.link(self._object.program("sink"), self._ifindex, libbpf.ATTACH_XDP, mode)
@@ -120,20 +112,29 @@ class KernelEngine:
         self._mappings.append(mapping)
         return numpy.frombuffer(mapping, dtype, count=described.max_entries)
 
-    def _fill(self, target: Target, macs: tuple[str, str], sources: tuple[str, str]) -> None:
+    def use(self, queries: Sequence[Query]) -> int:
+        """Send these queries from now on (UDP, of the target's families, 65,536 at most); how many there are."""
+        target, macs = self._target, self._macs
+        self.queries = [
+            query
+            for query in queries
+            if not query.tcp
+            and (target.ipv4 if query.family == 4 else target.ipv6)
+            and len(query.octets) <= MAX_QUERY_OCTETS
+        ][:MAX_SLOTS]
+        if not self.queries:
+            raise KernelEngineUnavailable("no UDP queries for the families of the target")
+        self._references = ()
+        self._expected["size"] = 0
         ethernet = {
             family: bytes.fromhex((macs[1] + macs[0]).replace(":", "")) + ethertype.to_bytes(2, "big")
             for family, ethertype in ((4, 0x0800), (6, 0x86DD))
         }
-        networks = {4: ipaddress.ip_network(sources[0]), 6: ipaddress.ip_network(sources[1])}
-        for network in networks.values():
-            if network.max_prefixlen - network.prefixlen < 16:
-                raise KernelEngineUnavailable(f"source prefix {network}: at least 16 host bits are needed")
         for number, query in enumerate(self.queries):
             address = target.ipv4 if query.family == 4 else target.ipv6
             assert address is not None
             destination = ipaddress.ip_address(address).packed
-            source = networks[query.family].network_address.packed[:-2] + b"\0\0"
+            source = self._networks[query.family].network_address.packed[:-2] + b"\0\0"
             packet, ip_sum, udp_sum = _packet(query, source, destination, target.port)
             frame = ethernet[query.family] + packet
             slot = self._slots[number]
@@ -142,9 +143,11 @@ class KernelEngine:
             )  # fmt: skip
             slot["frame"][: len(frame)] = numpy.frombuffer(frame, numpy.uint8)
             self._expected[number]["rcode"] = ANY_RCODE if query.rcode is None else query.rcode
+        return len(self.queries)
 
-    def expect_sizes(self, sizes: Sequence[int]) -> None:
-        """The sizes of right responses, by slot; 0 = not known."""
+    def expect(self, references: Sequence[bytes | None], sizes: Sequence[int]) -> None:
+        """Right responses by slot: *sizes* (0 = not known) are checked of every one, the octets of a sample."""
+        self._references = references
         self._expected["size"][: len(sizes)] = sizes
 
     def run(self, rate: float | None, seconds: float, limit: int = 0) -> Load:
@@ -155,7 +158,7 @@ class KernelEngine:
         self._stamps[:] = 0
         expected = (rate or 3e6) * seconds
         control["slots"], control["ifindex"] = len(self.queries), self._ifindex
-        control["sample_every"] = max(1, int(expected / _SAMPLES_PER_RUN)) if self._compare else 0
+        control["sample_every"] = max(1, int(expected / _SAMPLES_PER_RUN)) if self._references else 0
         control["rate"], control["limit"] = int(rate or 0), limit or (1 << 32) - 1
         control["next"] = control["scheduled"] = 0
         before = _driver_counters(self._interface)
@@ -207,8 +210,11 @@ class KernelEngine:
         }
         for sample in libbpf.consume_ring(self._samples):
             slot, size = struct.unpack_from("=II", sample)
+            reference = self._references[slot] if slot < len(self._references) else None
+            if reference is None:
+                continue
             load.compared += 1
-            if self._compare and not self._compare(self.queries[slot], sample[8 : 8 + size]):
+            if not same_response(self.queries[slot], sample[8 : 8 + size], reference):
                 load.wrong["content"] = load.wrong.get("content", 0) + 1
         return load
 

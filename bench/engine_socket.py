@@ -107,13 +107,18 @@ class SocketEngine:
                 self._flows[opened.fileno()] = _Flow(opened, opened.fileno(), batch, mine)
                 self._epoll.register(opened.fileno(), select.EPOLLIN)
 
-    def reference(self, seconds: float = 30.0) -> int:
-        """Ask every query once, keep the responses, and expect their sizes from now on; how many came."""
-        self._run(None, seconds, once=True, keep=True)
-        for slot, reply in enumerate(self.replies):
-            if reply is not None:
-                self._sizes[slot] = len(reply)
-        return sum(reply is not None for reply in self.replies)
+    def reference(self, seconds: float = 30.0) -> list[bytes | None]:
+        """Ask every query once and return the responses by slot; their sizes are expected from now on.
+
+        What is missing is asked again, so that only a query which gets no answer at all stays without.
+        """
+        self.replies = [None] * len(self._queries)
+        for _ in range(3):
+            self._run(None, seconds, once=True, keep=True)
+            if None not in self.replies:
+                break
+        self._sizes[:] = [0 if reply is None else len(reply) for reply in self.replies]
+        return self.replies
 
     def run(self, rate: float | None, seconds: float) -> Load:
         """Offer *rate* queries per second for *seconds*; None: keep a fixed number of queries outstanding."""
@@ -156,7 +161,7 @@ class SocketEngine:
                     flow.next += taken
                 if flow.next == flow.batch.rows and not once:
                     flow.next = 0
-                if once and load.sent == len(self._queries) and load.sent - load.answered == 0:
+                if once and load.sent == len(self._queries) and not self._pending.any():
                     break
             ready = self._epoll.poll(0)
             for descriptor, _ in ready:

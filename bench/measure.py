@@ -13,9 +13,11 @@ from bench.subjects import Running
 GOOD_SHARE = 0.999
 """Of the queries that must be answered for a rate to count as answered."""
 
-# The walk, in parts of the peak: below 0.5 every server here answers everything.
-_STEPS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05)
-_FAILURES_TO_STOP = 2  # a single hiccup of the machine is not the end of the walk
+# The walk, in parts of what came back under overload (which costs a server some of its peak).
+_WALK = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2)
+_FAILURES_TO_STOP = 3  # a single hiccup of the machine is not the end of the walk
+STEPS = len(_WALK) + 3
+"""Runs of load in one measurement, at most."""
 
 
 class Generator(Protocol):
@@ -45,13 +47,16 @@ class Figures:
 
     latency_p50: float = 0.0
     latency_p99: float = 0.0
-    walk: list[tuple[float, float]] = field(default_factory=list)
-    """(offered, answered) per second, step by step."""
+    walk: list[tuple[float, float, float, float]] = field(default_factory=list)
+    """(offered per second, answered per second, p50, p99), step by step."""
 
     wrong: dict[str, int] = field(default_factory=dict)
     sent: int = 0
     answered: int = 0
     lost: int = 0
+    interface_received: int = 0
+    """Packets that the server's interface counted meanwhile, those dropped for want of room included."""
+
     generator_bound: bool = False
     remarks: list[str] = field(default_factory=list)
 
@@ -74,12 +79,12 @@ def measure(
     overload: float | None,
     ceiling: float | None,
     step_seconds: float = 1.0,
-    warm_up_seconds: float = 0.5,
     step_done: Callable[[], None] = lambda: None,
 ) -> Figures:
-    """Walk the rate up to where *running* no longer answers.
+    """Walk the rate up to where *running* no longer answers: `STEPS` runs of *step_seconds*.
 
-    *overload* is the rate that is more than any server's (None: closed loop); *ceiling* the generator's own limit.
+    *overload* is a rate that is more than the server can (None: all that the generator can); *ceiling* the generator's
+    own limit.
     """
     figures = Figures(running.version)
 
@@ -89,16 +94,16 @@ def measure(
         step_done()
         return load
 
-    offer(overload and overload / 4, warm_up_seconds)
+    offer((overload or 400_000) / 10, step_seconds / 2)
     used = cpu_seconds(running)
     peak = offer(overload, step_seconds)
     figures.cpu_per_reply_at_peak = (cpu_seconds(running) - used) / max(1, peak.answered)
     figures.peak_rate = peak.answer_rate
-    failures, share = 0, 0.0
-    for share in _STEPS:
+    failures = 0
+    for share in _WALK:
         rate = share * peak.answer_rate
         load = offer(rate, step_seconds)
-        figures.walk.append((load.offered_rate, load.answer_rate))
+        figures.walk.append((load.offered_rate, load.answer_rate, load.latency_at(0.5), load.latency_at(0.99)))
         figures.peak_rate = max(figures.peak_rate, load.answer_rate)
         # A generator that cannot keep its schedule offers less: what was really sent counts.
         if load.answered_share >= GOOD_SHARE:
@@ -106,7 +111,7 @@ def measure(
             failures = 0
         elif (failures := failures + 1) >= _FAILURES_TO_STOP:
             break
-    half = figures.answered_rate / 2 or peak.answer_rate / 4
+    half = (figures.answered_rate or peak.answer_rate) / 2
     used = cpu_seconds(running)
     load = offer(half, step_seconds)
     figures.cpu_per_reply = (cpu_seconds(running) - used) / max(1, load.answered)
@@ -117,7 +122,9 @@ def measure(
 
 
 def processes(session: int) -> Iterator[int]:
-    """The pids of a session."""
+    """The pids of a session; none of session 0."""
+    if not session:
+        return
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
@@ -130,7 +137,7 @@ def processes(session: int) -> Iterator[int]:
 def cpu_seconds(running: Running) -> float:
     """Processor time that the server has used, to the nanosecond."""
     nanoseconds = 0
-    for pid in [running.thread] if running.thread else processes(running.session):
+    for pid in (*processes(running.session), *([running.thread] if running.thread else ())):
         with contextlib.suppress(OSError):
             for task in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{task}/schedstat") as stream:

@@ -39,6 +39,29 @@ class Query:
     tcp: bool = False
 
 
+_CLIENT_COOKIE = b"\0\x0a\0\x08"
+
+
+def same_response(query: Query, response: bytes, reference: bytes) -> bool:
+    """Whether two responses to *query* say the same: ids and server cookies aside, and records in any order."""
+    response, reference = _without_cookie(query, response), _without_cookie(query, reference)
+    if response[2:] == reference[2:]:
+        return True
+    try:
+        ours, theirs = dns.message.from_wire(b"\0\0" + response[2:]), dns.message.from_wire(b"\0\0" + reference[2:])
+    except (dns.exception.DNSException, ValueError):
+        return False
+    return bool(ours == theirs)
+
+
+def _without_cookie(query: Query, response: bytes) -> bytes:
+    """*response* with zeros for what follows the client cookie, if *query* ends in one."""
+    if query.octets[-12:-8] != _CLIENT_COOKIE:
+        return response
+    at = response.rfind(query.octets[-8:]) + 8
+    return response if at < 8 else response[:at] + bytes(16) + response[at + 16 :]
+
+
 def read_names(path: Path, *, payload: int = 1232, dnssec_ok: bool = True) -> list[Query]:
     """Queries from lines of `name type`, the format of dnsperf; blank lines and lines with # or ; are left out."""
     queries = []

@@ -1,0 +1,191 @@
+"""`python -m bench load | compare | peak | responder | startup`."""
+
+import argparse
+import contextlib
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench import compare, measure, report, responder, zones
+from bench.mix import Mix, MixUnusable
+from bench.network import NetworkUnavailable
+from bench.queries import QueriesUnusable, Query, read_names, read_pcap
+from bench.subjects import SUBJECTS
+
+_console = Console(stderr=True)
+
+
+class _Refused(Exception):
+    """What was asked for is not done; the text says why."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: done (and passed); 1: measured, but not passed or not measurable; 2: the command is wrong."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        status: int = parsed.command(parsed)
+    except (_Refused, MixUnusable, QueriesUnusable, zones.ZonesUnusable) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except NetworkUnavailable as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted; everything it made is gone", file=sys.stderr)
+        return 130
+    return status
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m bench", description="Load, and what servers make of it.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    comparing = commands.add_parser("compare", help="every server in turn on the same wire")
+    comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
+    comparing.add_argument("--repeats", type=_positive, default=3)
+    comparing.add_argument("--step-seconds", type=float, default=1.0)
+    comparing.add_argument("--engine", choices=("kernel", "socket"), default="kernel")
+    comparing.add_argument("--cores", default="0,1", help="generator's and server's core")
+    for name in ("nsd", "knot", "bind", "powerdns"):
+        comparing.add_argument(f"--{name}", metavar="PATH", help=f"the {name} program to measure")
+    _add_queries(comparing)
+    _add_zones(comparing)
+    _add_results(comparing)
+    comparing.set_defaults(command=_compare)
+
+    responding = commands.add_parser("responder", help="what one response costs, without a network")
+    responding.add_argument("--repeats", type=_positive, default=5)
+    _add_zones(responding)
+    _add_results(responding)
+    responding.set_defaults(command=_responder)
+    return top
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _add_queries(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mix", default="root", help='"root" or a mix file (see bench/mixes/root.toml)')
+    parser.add_argument("--seed", type=int, default=1)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--queries", type=Path, metavar="FILE", help="lines of `name type`, as dnsperf reads them")
+    source.add_argument("--pcap", type=Path, metavar="FILE", help="the UDP queries in a capture")
+
+
+def _add_zones(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--zone", type=Path, metavar="FILE", help="root zone to serve; default: a generated one")
+    parser.add_argument("--hosts", type=Path, metavar="FILE", help="zone of root-servers.net (with --zone)")
+    parser.add_argument("--anchors", type=Path, metavar="FILE", help="trust anchors (with --zone)")
+    parser.add_argument("--clock", metavar="INSTANT", help="when the zone verifies, such as 2025-09-20T12:00:00Z")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=report.RESULTS, metavar="DIRECTORY")
+    parser.add_argument("--name", help="stem of the result files; default: the command")
+
+
+def _mix(arguments: argparse.Namespace) -> Mix:
+    return Mix.read() if arguments.mix == "root" else Mix.read(Path(arguments.mix))
+
+
+def _own_queries(arguments: argparse.Namespace) -> tuple[Query, ...]:
+    if arguments.queries:
+        return tuple(read_names(arguments.queries))
+    return tuple(read_pcap(arguments.pcap)) if arguments.pcap else ()
+
+
+@contextlib.contextmanager
+def _zones(arguments: argparse.Namespace) -> Iterator[zones.Zones]:
+    with tempfile.TemporaryDirectory(prefix="rs-bench-zones-") as directory:
+        if arguments.zone is None:
+            with _console.status("generating and signing a root zone"):
+                made = zones.generated(Path(directory))
+            yield made
+            return
+        if arguments.hosts is None or arguments.anchors is None:
+            raise _Refused("--zone needs --hosts and --anchors")
+        yield zones.own(Path(directory), arguments.zone, arguments.hosts, arguments.anchors, arguments.clock)
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=_console,
+    )  # fmt: skip
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    servers = tuple(name.strip() for name in arguments.servers.split(","))
+    for name in servers:
+        if name not in SUBJECTS:
+            raise _Refused(f"--servers: {name!r} is not one of {', '.join(SUBJECTS)}")
+    try:
+        generator_cpu, server_cpu = (int(core) for core in arguments.cores.split(","))
+    except ValueError:
+        raise _Refused(f"--cores: expected two core numbers such as 0,1; got {arguments.cores!r}") from None
+    options = compare.Options(
+        subjects=servers,
+        repeats=arguments.repeats,
+        step_seconds=arguments.step_seconds,
+        seed=arguments.seed,
+        engine=arguments.engine,
+        generator_cpu=generator_cpu,
+        server_cpu=server_cpu,
+        programs={name: path for name in ("nsd", "knot", "bind", "powerdns") if (path := getattr(arguments, name))},
+        mix=_mix(arguments),
+        own_queries=_own_queries(arguments),
+    )
+    with _zones(arguments) as served, _progress() as progress:
+        task = progress.add_task("comparing", total=len(servers) * options.repeats * measure.STEPS)
+
+        def step_done(subject: str) -> None:
+            progress.update(task, advance=1, description=f"comparing: {subject}")
+
+        result = compare.run(served, options, step_done)
+    name = arguments.name or "compare"
+    stem = arguments.results / name
+    drawn = _plot(result, stem)
+    path = report.write(name, result, report.comparison_to_markdown(result, name if drawn else ""), arguments.results)
+    print(path.read_text())
+    return 0 if result["subjects"] else 1
+
+
+def _plot(result: dict[str, Any], stem: Path) -> bool:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        from bench import plots
+    except ImportError:
+        _console.print("matplotlib is not installed (the `bench` extra): no plots")
+        return False
+    if not result["subjects"]:
+        return False
+    plots.comparison(result, stem)
+    return True
+
+
+def _responder(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _console.status("measuring the Responder"):
+        result = responder.run(served, repeats=arguments.repeats)
+    print(responder.to_markdown(result))
+    report.write(arguments.name or "responder", result, responder.to_markdown(result), arguments.results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

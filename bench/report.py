@@ -1,0 +1,122 @@
+"""Results as Markdown and JSON under bench/results/."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, result: dict[str, Any], markdown: str, directory: Path = RESULTS) -> Path:
+    """Write NAME.json and NAME.md; the Markdown file's path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{name}.json").write_text(json.dumps(_plain(result), indent=1) + "\n")
+    path = directory / f"{name}.md"
+    path.write_text(markdown)
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Without NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def machine_lines(described: dict[str, Any]) -> list[str]:
+    """The machine and how the result came about."""
+    kind = "virtual machine" if described["virtual"] else "machine"
+    return [
+        f"* {described['started']}, `{described['command']}`",
+        f"* {described['processor']}, {described['cores']} cores, {described['memory_octets'] / 2**30:.0f} GiB"
+        f" ({kind}); {described['system']}, Linux {described['kernel']}, Python {described['python']}",
+    ]
+
+
+def thousands(rate: float) -> str:
+    """A rate in thousands per second."""
+    return f"{rate / 1000:,.1f} k"
+
+
+def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
+    """The report of `compare`; *figures* is the stem of the plots beside it."""
+    lines = ["# Comparison", "", *machine_lines(result["machine"])]
+    options = result["options"]
+    lines += [
+        f"* zones: {result['zones']}; {options['queries']:,} different queries (seed {options['seed']}), mean response"
+        f" {result['mean_reply_octets']} octets",
+        f"* {result['engine']} engine; generator on core {options['cores'][0]}, server on core {options['cores'][1]};"
+        f" {options['repeats']} interleaved repeats, {options['step_seconds']:g} s per step",
+    ]
+    if result.get("ceiling"):
+        lines.append(
+            f"* the generator itself, against an interface that drops: {thousands(result['ceiling'])} queries/s"
+        )
+    speed = result["machine_speed"]
+    lines.append(
+        f"* steadiness: a plain Python loop ran {speed['median'] / 1e6:.1f} M additions/s before each measurement,"
+        f" spread {speed['spread']:.0%}"
+    )
+    lines += [f"* {remark}" for remark in result["remarks"]]
+    lines += [
+        "",
+        "Medians; ± is (largest − smallest) / median.  Rates per second.  *≥ 99.9 %* is the highest rate of which that"
+        " share was answered.",
+        "",
+        "| server | ≥ 99.9 % | ± | peak | ± | µs/reply | MiB | p50 µs | p99 µs | / best peer | / limit | wrong |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    ordered = sorted(result["subjects"].items(), key=lambda item: -item[1]["median"]["answered_rate"])
+    for name, entry in ordered:
+        median, spread, ratios = entry["median"], entry["spread"], entry["ratios"]
+        bound = " †" if any(run["generator_bound"] for run in entry["runs"]) else ""
+        wrong = sum(sum(run["wrong"].values()) for run in entry["runs"])
+        lines.append(
+            f"| {name} {entry['version']}{bound} | {thousands(median['answered_rate'])} | {spread['answered_rate']:.0%}"
+            f" | {thousands(median['peak_rate'])} | {spread['peak_rate']:.0%} | {median['cpu_per_reply'] * 1e6:.2f}"
+            f" | {median['memory_octets'] / 2**20:.0f} | {median['latency_p50'] * 1e6:.0f}"
+            f" | {median['latency_p99'] * 1e6:.0f} | {_ratio(ratios, 'answered_rate / best peer')}"
+            f" | {_ratio(ratios, 'answered_rate / limit')} | {wrong} |"
+        )
+    lines += [
+        "",
+        "Latency and processor time per reply at half the ≥ 99.9 % rate; memory is the proportional set size.",
+    ]
+    if any(run["generator_bound"] for entry in result["subjects"].values() for run in entry["runs"]):
+        lines.append("† within 10 % of what the generator can do: it may be the generator that is measured.")
+    for name, entry in ordered:
+        if entry["remark"]:
+            lines.append(f"* {name}: {entry['remark']}.")
+    for name, entry in ordered:
+        wrong_by: dict[str, int] = {}
+        for run in entry["runs"]:
+            for what, count in run["wrong"].items():
+                wrong_by[what] = wrong_by.get(what, 0) + count
+        if wrong_by:
+            lines.append(
+                f"* {name}, wrong: " + ", ".join(f"{what} {count:,}" for what, count in wrong_by.items()) + "."
+            )
+    lines += [f"* {name} was left out: {reason.splitlines()[0]}" for name, reason in result["left_out"].items()]
+    for title, table in result.get("further", {}).items():
+        lines += ["", f"## {title}", "", *_table(table)]
+    if figures:
+        lines += ["", f"![Responses over queries offered]({figures}-rates.svg)", "",
+                  f"![Latency over queries offered]({figures}-latency.svg)", "",
+                  f"![Highest rates, with the limits]({figures}-bars.svg)"]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(ratios: dict[str, float], name: str) -> str:
+    return f"{ratios[name]:.2f}" if name in ratios else ""
+
+
+def _table(table: dict[str, Any]) -> list[str]:
+    head = table["columns"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in table["rows"]]
+    return [*lines, *(["", table["remark"]] if table.get("remark") else [])]
