@@ -158,8 +158,8 @@ def _read_rdata(rtype: int, text: str, tables: _Tables) -> bytes:
             pass  # a comment perhaps, or parentheses that are closed again
     try:
         rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.RdataType.make(rtype), text, None, False)
-        return rdata.to_digestable()
-    except (dns.exception.DNSException, ValueError):
+        return rdatas.canonical_octets(rdata)
+    except rdatas.DNSPYTHON_STUMBLES:
         raise _Irregular from None
 
 
@@ -258,7 +258,7 @@ class _Transaction:
 
     def add(self, owner: dns.name.Name, ttl: int, rdata: dns.rdata.Rdata) -> None:
         try:
-            self._builder.add(owner.to_digestable(), int(rdata.rdtype), ttl, rdata.to_digestable())
+            self._builder.add(owner.to_digestable(), int(rdata.rdtype), ttl, rdatas.canonical_octets(rdata))
         except ZoneMalformed as error:
             raise dns.exception.SyntaxError(str(error)) from error  # type: ignore[no-untyped-call]
 
@@ -287,7 +287,7 @@ def _read_any(text: str, apex: bytes) -> ZoneContents:
     reader.zone_origin = dns.name.root  # else records out of the zone would be dropped in silence
     try:
         reader.read()
-    except (dns.exception.DNSException, ValueError) as error:
+    except rdatas.DNSPYTHON_STUMBLES as error:
         cause = re.sub(r"^<string>:\d+: ", "", str(error)) or type(error).__name__
         raise ZoneMalformed(f"line {tokenizer.record_line}: {cause}") from error
     return builder.contents()

@@ -21,6 +21,9 @@ DS, RRSIG, NSEC, DNSKEY, ZONEMD = 43, 46, 47, 48, 63
 DS_DIGEST_OCTETS = {1: 20, 2: 32, 4: 48}
 """Length of the digest by digest type: SHA-1, SHA-256, SHA-384 (RFC 3658, RFC 4509, RFC 6605)."""
 
+DNSPYTHON_STUMBLES = (dns.exception.DNSException, ValueError, LookupError, ArithmeticError, struct.error)
+"""What dnspython raises at input that is wrong: mostly its own exceptions, but not only."""
+
 RRSIG_FIXED_OCTETS = 18
 """Octets of RRSIG RDATA before the signer's name (RFC 4034 §3.1)."""
 
@@ -53,7 +56,7 @@ def canonical(rtype: int, rdata: bytes) -> bytes:
         return rdata
     if rtype == RRSIG and RRSIG_FIXED_OCTETS < (end := _name_end(rdata, RRSIG_FIXED_OCTETS)) < len(rdata):
         return rdata[:RRSIG_FIXED_OCTETS] + rdata[RRSIG_FIXED_OCTETS:end].lower() + rdata[end:]
-    return _parse(rtype, rdata).to_digestable()
+    return canonical_octets(_parse(rtype, rdata))
 
 
 def _name_end(octets: bytes, at: int) -> int:
@@ -73,8 +76,16 @@ def _name_end(octets: bytes, at: int) -> int:
 def _parse(rtype: int, rdata: bytes) -> dns.rdata.Rdata:
     try:
         return dns.rdata.from_wire(dns.rdataclass.IN, dns.rdatatype.RdataType.make(rtype), rdata, 0, len(rdata))
-    except (dns.exception.DNSException, ValueError) as error:
+    except DNSPYTHON_STUMBLES as error:
         raise ZoneMalformed(f"{len(rdata)} octets are not {type_text(rtype)} RDATA: {error}") from error
+
+
+def canonical_octets(rdata: dns.rdata.Rdata) -> bytes:
+    """Canonical form of what dnspython has parsed; ZoneMalformed where it parsed a number that does not fit."""
+    try:
+        return rdata.to_digestable()
+    except DNSPYTHON_STUMBLES as error:
+        raise ZoneMalformed(f"{type_text(rdata.rdtype)} RDATA cannot be encoded: {error}") from error
 
 
 def signer_end(rrsig: bytes) -> int:

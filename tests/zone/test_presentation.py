@@ -260,6 +260,7 @@ LONG = ".".join(["a" * 60] * 5)
         (SOA_LINE + "a.example. 300 IN A\n", "line 2: expecting an identifier"),
         (SOA_LINE + "\na.example. 300 IN TXT (\n\n\n", "line 3: "),
         (SOA_LINE + '\na.example. 300 IN TXT "abc\n', "line 3: "),
+        (SOA_LINE + "a.example. 300 IN LOC 51 0 0 N 0 0 0 E 999999999999m\n", "line 2: LOC RDATA cannot be encoded: "),
         (SOA_LINE + "$INCLUDE /etc/passwd\n", "line 2: zone file directive '$INCLUDE' is not allowed"),
         (SOA_LINE + "; caf\u00e9\n", "line 2: octet 0xc3 is not ASCII (RFC 1035 §5.1 has \\DDD for such octets)"),
     ],
