@@ -49,6 +49,23 @@ def _reason(longrepr: object) -> str:
     return str(longrepr)
 
 
+# ── What a test counted, told where the results are: record_property("summary", "one line") ──
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    lines = [
+        str(value)
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "summary" and report.when == "call"
+    ]
+    if lines:
+        terminalreporter.section("counted")
+        for line in lines:
+            terminalreporter.line(line)
+
+
 # ── Genuine zones ──
 
 

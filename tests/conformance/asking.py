@@ -9,6 +9,9 @@ from collections.abc import Sequence
 IN_FLIGHT = 64
 """Fewer than any server's default socket buffer holds, so that none is lost on loopback."""
 
+PIPELINED = 512
+"""Over TCP nothing is lost; so many questions fit into a socket buffer while nobody reads."""
+
 RETRY_SECONDS = 1.0
 TRIES = 5
 
@@ -35,22 +38,22 @@ def over_tcp(address: str, port: int, query: bytes, timeout_seconds: float = 3.0
 
 
 def over_tcp_pipelined(address: str, port: int, queries: Sequence[bytes], timeout_seconds: float = 10.0) -> list[bytes]:
-    """The responses to *queries* sent over one TCP connection, in the order of the queries (matched by id)."""
-    by_id = {query[:2]: at for at, query in enumerate(queries)}
-    assert len(by_id) == len(queries), "ids must differ"
+    """The responses to *queries* sent over one TCP connection, in their order; ids are given and restored here."""
     responses: list[bytes | None] = [None] * len(queries)
     with socket.create_connection((address, port), timeout_seconds) as client:
         stream = client.makefile("rb")
-        for start in range(0, len(queries), IN_FLIGHT):
-            batch = queries[start : start + IN_FLIGHT]
-            client.sendall(b"".join(struct.pack("!H", len(query)) + query for query in batch))
+        for start in range(0, len(queries), PIPELINED):
+            batch = queries[start : start + PIPELINED]
+            client.sendall(b"".join(struct.pack("!HH", len(query), at) + query[2:] for at, query in enumerate(batch)))
             for _ in batch:
                 try:
                     head = stream.read(2)
                     octets = stream.read(struct.unpack("!H", head)[0])
                 except (TimeoutError, ConnectionResetError, struct.error) as error:
                     raise NoAnswer(f"TCP {address} port {port}: {error}") from error
-                responses[by_id[octets[:2]]] = octets
+                at = start + int.from_bytes(octets[:2], "big")
+                assert responses[at] is None, f"two responses to {queries[at].hex()}"
+                responses[at] = queries[at][:2] + octets[2:]
     return [response for response in responses if response is not None]
 
 

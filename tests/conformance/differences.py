@@ -49,7 +49,7 @@ SIGNS: dict[str, Sign] = {
     "empty-when-truncated": lambda m: m.tc and is_empty(m),
     "broken-rrset-when-truncated": lambda m: m.tc and any(key[1] == DNSKEY for key in m.answer),
     "in-domain-glue-without-tc": lambda m: not m.tc and bool(m.additional),
-    # (glue-as-it-fits and truncated-as-it-fits take a comparison: test_differential.py)
+    # (glue-as-it-fits, truncated-as-it-fits, suffix-not-shared take a comparison: test_differential.py)
     # ── EDNS ──
     "no-cookies": lambda m: not has_option(m, COOKIE) and m.rcode in (NOERROR, FORMERR),
     "no-keepalive": lambda m: not has_option(m, KEEPALIVE),
@@ -76,6 +76,8 @@ SIGNS: dict[str, Sign] = {
 
 SILENT_ON_MALFORMED = "silent-on-malformed"
 GLUE_AS_IT_FITS = "glue-as-it-fits"
+IN_DOMAIN_GLUE_WITHOUT_TC = "in-domain-glue-without-tc"
+SUFFIX_NOT_SHARED = "suffix-not-shared"
 TRUNCATED_AS_IT_FITS = "truncated-as-it-fits"
 
 

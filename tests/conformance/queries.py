@@ -28,26 +28,34 @@ def of_every_tld(tlds: Sequence[str]) -> Iterator[bytes]:
                 yield make_query(name_from_text(name), TYPE_CODES[qtype], size=1232, do=do)
 
 
-def generated(tlds: Sequence[str], hosts: Sequence[str], count: int, seed: int = SEED) -> Iterator[bytes]:
-    """*count* queries: names at, below and near TLDs, unknown, the apex, hosts; all types, sizes, cases, octets."""
+def generated(
+    tlds: Sequence[str], hosts: Sequence[str], servers: Sequence[str], count: int, seed: int = SEED
+) -> Iterator[bytes]:
+    """*count* queries of all types, sizes, cases and octets.
+
+    Names at, below and near TLDs, unknown ones, the apex, hosts of root-servers.net, name servers of TLDs.
+    """
     source = random.Random(seed)
     wire_tlds = [name_from_text(tld)[:-1] for tld in tlds]
     wire_hosts = [name_from_text(host)[:-1] for host in hosts]
+    wire_servers = [name_from_text(server)[:-1] for server in servers]
     for _ in range(count):
-        qname = _mixed_case(source, _name(source, wire_tlds, wire_hosts))
+        qname = _mixed_case(source, _name(source, wire_tlds, wire_hosts, wire_servers))
         qtype = source.choice(ZONE_TYPES if source.random() < 0.7 else OTHER_TYPES)
         size = source.choice(SIZES)
         do = size is not None and source.random() < 0.6
         yield make_query(qname, qtype, flags=source.choice((0, RD)), size=size, do=do)
 
 
-def _name(source: random.Random, tlds: list[bytes], hosts: list[bytes]) -> bytes:
+def _name(source: random.Random, tlds: list[bytes], hosts: list[bytes], servers: list[bytes]) -> bytes:
     """A name in wire format of at most 255 octets."""
     kind = source.random()
     if kind < 0.03:
         return b"\0"
     if kind < 0.10:
         last = source.choice(hosts)
+    elif kind < 0.15:
+        last = source.choice(servers)
     elif kind < 0.45:
         last = source.choice(tlds)
     elif kind < 0.65:

@@ -10,7 +10,14 @@ from rootsrv.answer.responder import Responder, Transport
 from tests.conformance.asking import NoAnswer, over_tcp, over_udp
 from tests.conformance.conftest import VALID_AT
 from tests.conformance.corpus import Case, Served, load_cases, mismatches
-from tests.conformance.differences import GLUE_AS_IT_FITS, SIGNS, SILENT_ON_MALFORMED, TRUNCATED_AS_IT_FITS, shows
+from tests.conformance.differences import (
+    GLUE_AS_IT_FITS,
+    SIGNS,
+    SILENT_ON_MALFORMED,
+    SUFFIX_NOT_SHARED,
+    TRUNCATED_AS_IT_FITS,
+    shows,
+)
 from tests.conformance.wire import Message, parse, show
 from tests.needs import REPOSITORY
 from tests.peers import AUTHORITATIVE, Peer
@@ -104,7 +111,7 @@ def explained_classes() -> list[str]:
 
 
 def test_every_class_of_difference_is_explained_in_the_protocol_notes() -> None:
-    known = {*SIGNS, SILENT_ON_MALFORMED, GLUE_AS_IT_FITS, TRUNCATED_AS_IT_FITS}
+    known = {*SIGNS, SILENT_ON_MALFORMED, GLUE_AS_IT_FITS, TRUNCATED_AS_IT_FITS, SUFFIX_NOT_SHARED}
     assert sorted(explained_classes()) == sorted(known)
 
 

@@ -174,6 +174,27 @@ def _read_options(rdata: bytes) -> Iterable[tuple[int, bytes]]:
         at += 4 + size
 
 
+def record_ends(octets: bytes) -> list[tuple[Key, int]]:
+    """All records behind the question but OPT, in the order of the message: key and offset of the end."""
+    *_, qdcount, ancount, nscount, arcount = struct.unpack_from("!6H", octets)
+    names: dict[int, bytes] = {}
+    at = 12
+    for _ in range(qdcount):
+        _, at = read_name(octets, at, {})
+        at += 4
+    ends = []
+    for _ in range(ancount + nscount + arcount):
+        owner, at = read_name(octets, at, names)
+        rtype, rclass, _, size = struct.unpack_from("!HHIH", octets, at)
+        at += 10
+        if rtype == RRSIG:
+            rtype = SIGNATURE_OF + int.from_bytes(octets[at : at + 2], "big")
+        at += size
+        if rtype != OPT:
+            ends.append(((owner.lower(), rtype, rclass), at))
+    return ends
+
+
 def read_name(octets: bytes, at: int, known: dict[int, bytes]) -> tuple[bytes, int]:
     """The name at offset *at*, uncompressed, and the offset behind it.  *known* remembers names by offset."""
     if at in known and octets[at] >= 0xC0:

@@ -62,6 +62,11 @@ class ZoneFile:
         """Owners of NS below the apex."""
         return [owner for owner, rtype in self._lines if rtype == "NS" and owner != self.apex]
 
+    @property
+    def glue_owners(self) -> list[str]:
+        """Owners of addresses: the names of name servers."""
+        return list(dict.fromkeys(owner for owner, rtype in self._lines if rtype in ("A", "AAAA")))
+
     def name_servers(self, owner: str) -> list[str]:
         """The names in the NS RRset of *owner*."""
         return [rdata.lower() for _, rdata in self._lines[owner, "NS"]]
