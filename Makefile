@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.created
 	@touch $@
 
 $(VENV)/.installed-for-tests: pyproject.toml $(VENV)/.created
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
 	@touch $(VENV)/.installed $@
 
 demo: venv
