@@ -62,7 +62,7 @@ class ContentsBuilder:
         contents = ZoneContents(
             self.apex,
             {
-                key: RRset(key[0], key[1], ttl, tuple(sorted(set(found))), tuple(sorted(set(rrsigs))))
+                key: RRset(key[0], key[1], ttl, _in_order(found), _in_order(rrsigs))
                 for key, (ttl, found, rrsigs) in self._groups.items()
             },
         )
@@ -72,3 +72,8 @@ class ContentsBuilder:
             raise ZoneMalformed(f"{to_text(self.apex)} has {found_soas} different SOA records instead of one")
         contents.soa  # noqa: B018  (raises if it cannot be parsed)
         return contents
+
+
+def _in_order(found: list[bytes]) -> tuple[bytes, ...]:
+    """RDATA in canonical order, without duplicates (RFC 4034 §6.3)."""
+    return tuple(sorted(set(found))) if len(found) > 1 else tuple(found)

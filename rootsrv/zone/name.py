@@ -55,6 +55,8 @@ def parent(name: bytes) -> bytes:
 
 def is_at_or_below(name: bytes, ancestor: bytes) -> bool:
     """Whether *name* is *ancestor* or a subdomain of it."""
+    if ancestor == ROOT:
+        return True
     while len(name) > len(ancestor):
         name = parent(name)
     return name == ancestor

@@ -46,7 +46,7 @@ def from_text(text: bytes, apex: bytes) -> ZoneContents:
         raise ZoneMalformed(
             f"line {line}: octet {text[error.start]:#04x} is not ASCII (RFC 1035 §5.1 has \\DDD for such octets)"
         ) from None
-    contents = None if _IRREGULAR_CHARACTER(characters) else _read_published(characters, apex)
+    contents = None if text.translate(None, _REGULAR_OCTETS) else _read_published(characters, apex)
     return contents or _read_any(characters, apex)
 
 
@@ -68,7 +68,7 @@ def to_text(contents: ZoneContents) -> str:
 
 # ── reading the published layout ──
 
-_IRREGULAR_CHARACTER = re.compile(r"[^\t\n\x20-\x7e]").search
+_REGULAR_OCTETS = b"\t\n" + bytes(range(0x20, 0x7F))
 _NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)+|\.").fullmatch
 _IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?!$)|$)){4}").fullmatch
 _IPV6 = re.compile(r"[0-9A-Fa-f:]{2,39}").fullmatch

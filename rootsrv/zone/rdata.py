@@ -31,6 +31,7 @@ RRSIG_FIXED = struct.Struct("!HBBIIIH")
 """Type covered, algorithm, labels, original TTL, expiration, inception, key tag (RFC 4034 §3.1)."""
 
 
+@functools.lru_cache(maxsize=256)
 def type_text(rtype: int) -> str:
     """Mnemonic of a type; TYPE12345 where it has none (RFC 3597 §5)."""
     return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(rtype))
