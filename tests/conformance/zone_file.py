@@ -1,5 +1,6 @@
 """What a zone file in the published layout says, read with dnspython and without rootsrv."""
 
+from functools import cached_property
 from pathlib import Path
 
 import dns.rdata
@@ -57,12 +58,12 @@ class ZoneFile:
         """All owners, in the order of the file."""
         return list(dict.fromkeys(owner for owner, _ in self._lines))
 
-    @property
+    @cached_property
     def delegations(self) -> list[str]:
         """Owners of NS below the apex."""
         return [owner for owner, rtype in self._lines if rtype == "NS" and owner != self.apex]
 
-    @property
+    @cached_property
     def glue_owners(self) -> list[str]:
         """Owners of addresses: the names of name servers."""
         return list(dict.fromkeys(owner for owner, rtype in self._lines if rtype in ("A", "AAAA")))
