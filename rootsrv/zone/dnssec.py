@@ -192,11 +192,10 @@ def check_signatures(contents: ZoneContents, keys: list[Key], now: float) -> Sig
 
     The contents have the shape of a root (`shape.check_root`), and *keys* are those of its trusted DNSKEY RRset.
     """
+    check_covered(contents)
     validities: list[tuple[float, float]] = []
     unjudged: Counter[str] = Counter()
     for rrset in (rrset for rrsets in contents.by_owner.values() for rrset in rrsets):
-        if not rrset.rdatas:
-            raise SignatureMisplaced(f"{_name(rrset)}: there is an RRSIG by {_list_signers(rrset)} but no such RRset")
         if rrset.owner == contents.apex or rrset.rtype in _AUTHORITATIVE_AT_A_DELEGATION:
             good, others = _check_rrset(rrset, contents.apex, keys, now)
             if not good:
@@ -213,6 +212,13 @@ def check_signatures(contents: ZoneContents, keys: list[Key], now: float) -> Sig
         until=min(expiration for _, expiration in validities),
         alarms=tuple(f"{count} RRSIGs cannot be judged: {why}" for why, count in sorted(unjudged.items())),
     )
+
+
+def check_covered(contents: ZoneContents) -> None:
+    """SignatureMisplaced if there is an RRSIG of an RRset that is not there; matters in an unsigned zone, too."""
+    for rrset in contents.rrsets.values():
+        if not rrset.rdatas:
+            raise SignatureMisplaced(f"{_name(rrset)}: there is an RRSIG by {_list_signers(rrset)} but no such RRset")
 
 
 _AUTHORITATIVE_AT_A_DELEGATION = frozenset({DS, NSEC})  # RFC 4035 §2.2: the rest is the child's

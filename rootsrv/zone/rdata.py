@@ -51,7 +51,7 @@ def canonical(rtype: int, rdata: bytes) -> bytes:
         return rdata
     if rtype == AAAA and len(rdata) == 16:
         return rdata
-    if rtype == NS and _name_end(rdata, 0) == len(rdata):
+    if rtype == NS and 0 < len(rdata) == _name_end(rdata, 0):
         return rdata.lower()  # length octets are at most 63: none of them is a letter
     if rtype == DS and len(rdata) - 4 == DS_DIGEST_OCTETS.get(rdata[3] if len(rdata) > 3 else 0):
         return rdata

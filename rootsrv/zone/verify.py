@@ -108,8 +108,9 @@ def verify_hosts(
 
 
 def accept_unverified(contents: ZoneContents, now: float) -> VerifiedZone:
-    """Accept a lab's root without looking at any signature; its shape still has to be a root's (NotARoot)."""
+    """Accept a lab's root without judging any signature; its shape still has to be a root's (NotARoot)."""
     shape.check_root(contents)
+    dnssec.check_covered(contents)
     return VerifiedZone(
         contents=contents,
         verified_at=now,

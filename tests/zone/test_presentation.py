@@ -305,6 +305,7 @@ def test_records_from_a_transfer_become_canonical() -> None:
     [
         (A, bytes(3)),
         (AAAA, bytes(17)),
+        (NS, b""),
         (NS, b"\3com"),
         (NS, b"\3com\0\0"),
         (NS, b"\x40" + bytes(65)),
