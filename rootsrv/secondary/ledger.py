@@ -34,9 +34,6 @@ class Ledger:
     dropped: dict[str, list[int]] = field(default_factory=dict)
     """Serials that the operator rejected."""
 
-    drained: dict[str, Any] | None = None
-    """Since when, by whom and why the instance is drained."""
-
     last_seen_wall: float = 0.0
     """The latest moment that is known to have passed, seconds since 1970."""
 
@@ -56,7 +53,6 @@ class Ledger:
                 "leases": {name: lease.to_record() for name, lease in self.next.leases.items()},
             },
             "dropped": self.dropped,
-            "drained": self.drained,
         }
 
     @classmethod
@@ -86,7 +82,6 @@ class Ledger:
                 if following is None
                 else Next(int(following["generation"]), following["activate_at"], leases(following["leases"])),
                 dropped={name: [int(each) for each in serials] for name, serials in record["dropped"].items()},
-                drained=record["drained"],
                 last_seen_wall=last_seen,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -646,14 +646,15 @@ class Maintainer:
 
     # What an operator decides (control.py).
 
-    async def import_zone(self, keeper: ZoneKeeper, path: Path, *, now: bool) -> str:
-        """Load a zone from a file; what is wrong with it at first sight, or nothing.  TransferFailed if unreadable."""
+    async def import_zone(self, keeper: ZoneKeeper, path: Path, *, now: bool) -> tuple[int, str]:
+        """Load a zone from a file: its serial, and what is wrong at first sight.  TransferFailed if unreadable."""
         read = await FileSource(path, self.store).fetch(keeper.policy.apex, None)
         assert read.contents is not None
         if now:
             self._now_please.add((keeper.name, read.contents.serial))
             self.switchover.hurry()
-        return self.offer_file(keeper, read, "import")
+        keeper.last_rejection = ""
+        return read.contents.serial, self.offer_file(keeper, read, "import")
 
     def approve(self, keeper: ZoneKeeper, serial: int) -> None:
         """Activate a held zone; KeyError if *serial* is not held."""
@@ -667,12 +668,6 @@ class Maintainer:
         keeper.drop(serial)
         self.store.forget_version(keeper.policy.apex, serial)
         self._journal("zone dropped", zone=keeper.name, serial=serial)
-        self._write_ledger()
-
-    def drain(self, since: dict[str, Any] | None) -> None:
-        """Note that the instance is drained, or that it is not any more."""
-        self.ledger.drained = since
-        self._journal("drained" if since else "undrained", **(since or {}))
         self._write_ledger()
 
     def reload(self, config: Config) -> list[str]:

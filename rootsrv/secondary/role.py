@@ -1,52 +1,135 @@
 """The role *maintain*, put together: store, maintainer, administrative interface, control socket."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 from rootsrv import log
 from rootsrv.config import Config, ConfigError, load
 from rootsrv.page import Page
+from rootsrv.secondary import report
 from rootsrv.secondary.clocks import clocks
+from rootsrv.secondary.control import Control
+from rootsrv.secondary.keeper import ZoneKeeper
+from rootsrv.secondary.listener import CannotListen, Listener
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
+from rootsrv.secondary.notify import notify
+from rootsrv.secondary.requests import Requests
+from rootsrv.secondary.security import SecurityEvents
 from rootsrv.secondary.store import Store
 
 
 async def maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     """Keep the zones current until *stop* is set; read *path* again when *reload* is.
 
-    Raises StoreFailed, LoadingFailed or ConfigError when it cannot start.  A primary that fails is not an error here.
+    Raises StoreFailed, LoadingFailed, CannotListen or ConfigError when it cannot start.  A primary that fails is not an
+    error here.
     """
     store = Store(Path(config.state.directory))
     try:
-        page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
-        maintainer = Maintainer(config, store, page, clocks(config.clock.source))
-        reloading = asyncio.create_task(_reload_forever(maintainer, path, reload), name="reload")
-        try:
-            await maintainer.run(stop)
-        except* LoadingFailed as group:
-            raise group.exceptions[0] from None
-        finally:
-            reloading.cancel()
-            await asyncio.gather(reloading, return_exceptions=True)
+        await Role(config, path, store).run(stop, reload)
     finally:
         store.close()
 
 
-async def _reload_forever(maintainer: Maintainer, path: Path, reload: asyncio.Event) -> None:
-    while True:
-        await reload.wait()
-        reload.clear()
-        reload_now(maintainer, path)
+class Role:
+    """All parts of the role."""
+
+    def __init__(self, config: Config, path: Path, store: Store) -> None:
+        self._path = path
+        self._digest = _digest(path)
+        self._socket = Path(config.state.runtime_directory) / "maintain.sock"
+        page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
+        self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
+        self.security = SecurityEvents()
+        self.requests = Requests(
+            {each.policy.apex: each for each in self.maintainer.keepers.values()},
+            store,
+            self.security,
+            self.maintainer.now,
+            lease_left=self._lease_left,
+        )
+        self.requests.configure(config)
+        self.listener = Listener(config.admin, self.requests)
+        self._background: set[asyncio.Task[None]] = set()
+        self.maintainer.on_activated.append(self._tell_peers)
+
+    async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
+        """Until *stop* is set."""
+        status = lambda: report.status(self.maintainer, self.requests, self._digest)  # noqa: E731
+        control = await Control(self.maintainer, self.security, status, self.reload_now).listen(self._socket)
+        await self.listener.start()
+        reloading = asyncio.create_task(self._reload_forever(reload), name="reload")
+        try:
+            await self.maintainer.run(stop)
+        except* LoadingFailed as group:
+            raise group.exceptions[0] from None
+        finally:
+            control.close()
+            self._socket.unlink(missing_ok=True)
+            for task in (reloading, *self._background):
+                task.cancel()
+            await asyncio.gather(reloading, *self._background, return_exceptions=True)
+            await self.listener.close()
+
+    def _lease_left(self, keeper: ZoneKeeper) -> float:
+        deadline = keeper.deadline()
+        return 0.0 if deadline is None else deadline - self.maintainer.boottime()
+
+    def _tell_peers(self, keeper: ZoneKeeper) -> None:
+        assert keeper.serving is not None
+        config = self.maintainer.config
+        for record in self.requests.peers.values():
+            if not record.config.notify or keeper.name not in record.config.zones:
+                continue
+            key = next((k for n, k in self.requests.keys.items() if n.to_text() == _absolute(record.config.key)), None)
+            family = ":" in record.config.address
+            local = next((each for each in config.admin.addresses if (":" in each) == family), None)
+            self._in_background(notify(record, keeper.serving.contents, key, local))
+
+    def _in_background(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _reload_forever(self, reload: asyncio.Event) -> None:
+        while True:
+            await reload.wait()
+            reload.clear()
+            self.reload_now()
+
+    def reload_now(self) -> tuple[bool, str]:
+        """Read the configuration again: (whether it is in force, what to know).  What is served stays served."""
+        admin = self.maintainer.config.admin
+        try:
+            config = load(self._path)
+            later = self.maintainer.reload(config)
+            self.requests.configure(config)
+        except ConfigError as error:
+            log.alarm("reload refused", reason=error)
+            return False, str(error)
+        self._digest = _digest(self._path)
+        if config.admin != admin:
+            self._in_background(self._rebind(config))
+        log.event("configuration reloaded", file=self._path, only_after_restart=",".join(later))
+        return True, f"only after a restart: {', '.join(later)}" if later else ""
+
+    async def _rebind(self, config: Config) -> None:
+        await self.listener.close()
+        self.listener = Listener(config.admin, self.requests)
+        try:
+            await self.listener.start()
+        except (CannotListen, ConfigError) as error:
+            log.alarm("administrative interface is closed", reason=error)
 
 
-def reload_now(maintainer: Maintainer, path: Path) -> tuple[bool, str]:
-    """Read the configuration again: (whether it is in force, what to know).  What is served stays served."""
+def _absolute(name: str) -> str:
+    return name if name.endswith(".") else f"{name}."
+
+
+def _digest(path: Path) -> str:
     try:
-        later = maintainer.reload(load(path))
-    except ConfigError as error:
-        log.alarm("reload refused", reason=error)
-        return False, str(error)
-    told = f"only after a restart: {', '.join(later)}" if later else ""
-    log.event("configuration reloaded", file=path, only_after_restart=",".join(later))
-    return True, told
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""

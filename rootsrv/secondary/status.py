@@ -5,7 +5,6 @@ are seconds; *_at and *_until are RFC 3339 in UTC; a serial that does not exist 
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(kw_only=True)
@@ -130,6 +129,25 @@ class WorkerStatus:
 
 
 @dataclass(kw_only=True)
+class Health:
+    """What of it bears on whether this site should attract traffic (health/evidence.py)."""
+
+    behind_seconds: float
+    """For how long a newer root zone has been known and neither served nor held; 0 = none is known.
+
+    A held zone does not count: a hold alone never degrades nor withdraws (D23).
+    """
+
+    held_serials: list[int]
+    switchover_failed: bool
+    primaries_reachable: bool | None
+    """Whether any primary of the root answered last time; null = none was asked yet, or there are none."""
+
+    clock_synchronised: bool
+    alarms: list[str]
+
+
+@dataclass(kw_only=True)
 class Status:
     """All of it."""
 
@@ -162,9 +180,8 @@ class Status:
     """Failed TSIG, refused transfers, spoofed NOTIFY, refused control, since start (D51)."""
 
     counters: dict[str, int]
-    drained: dict[str, Any] | None
-    """Since when, by whom and why; null = not."""
-
     state_writable: bool
     alarms: list[str]
     """What a person should look at now."""
+
+    health: Health
