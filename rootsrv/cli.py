@@ -6,12 +6,14 @@ zone is bad, a host lacks something), 2 the command or the configuration is wron
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rootsrv import __version__, clock, config, config_text, log, zone_file
 from rootsrv.anycast import command as route
+from rootsrv.secondary import operator
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,11 +56,16 @@ def parser() -> argparse.ArgumentParser:
         ("drain", "announce the prefixes as shutting down (RFC 8326), then withdraw them"),
         ("undrain", "take drain or withdraw back"),
         ("withdraw", "withdraw the prefixes at once, until undrain"),
-        ("status", "what is announced, why, and what would happen next"),
     ):
         ordering = commands.add_parser(verb, help=text)
         route.add_arguments(ordering, verb)
         ordering.set_defaults(command=route.run, verb=verb)
+
+    operator.add_zone_commands(zone)
+    telling = commands.add_parser("status", help="zones, leases, primaries, workers; what is announced, and why")
+    operator.add_status(telling)
+    telling.set_defaults(command=status)
+    operator.add_reload(commands.add_parser("reload", help="read the configuration again, without losing a query"))
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")
@@ -80,6 +87,19 @@ def check_config(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(f"rootsrv: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`rootsrv status [--json]`: what the roles that run tell; 1 if maintain does not."""
+    told = operator.gather(Path(config.load(arguments.config).state.runtime_directory))
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        operator.render_status(told["maintain"])
+        if "error" not in told["advertise"]:
+            print()
+            route.render(told["advertise"])
+    return 1 if "error" in told["maintain"] else 0
 
 
 def run(arguments: argparse.Namespace) -> int:

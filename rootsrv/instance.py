@@ -33,6 +33,7 @@ from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config import Config, ConfigError
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import Page
+from rootsrv.secondary.listener import CannotListen
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.role import maintain as maintain_role
 from rootsrv.secondary.store import StoreFailed
@@ -94,7 +95,7 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
             case None:
                 with _alone(state / "run.lock"):
                     _run_until_signalled(lambda stop, reload: _supervise(config, path, stop, reload))
-    except (LoadingFailed, StoreFailed, CannotBind, NetlinkFailed, privileges.NoSuchUser) as error:
+    except (LoadingFailed, StoreFailed, CannotListen, CannotBind, NetlinkFailed, privileges.NoSuchUser) as error:
         raise CannotRun(str(error)) from error
 
 

@@ -5,9 +5,12 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rootsrv import config
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 
@@ -58,7 +61,7 @@ def add_zone_commands(zone: "argparse._SubParsersAction[argparse.ArgumentParser]
         if verb in {"import", "export"}:
             parser.add_argument("file", type=Path, metavar="FILE")
         if verb == "import":
-            parser.add_argument("--now", action="store_true", help="do not wait for the set time (it is verified all the same)")
+            parser.add_argument("--now", action="store_true", help="do not wait for the set time")
         parser.add_argument("--zone", default="", help="default: the root (list, refresh: all)")
         _add_common(parser)
         parser.set_defaults(command=run, verb=f"zone-{verb}")
@@ -67,7 +70,6 @@ def add_zone_commands(zone: "argparse._SubParsersAction[argparse.ArgumentParser]
 def add_status(parser: argparse.ArgumentParser) -> None:
     """The options of `rootsrv status`."""
     _add_common(parser)
-    parser.set_defaults(command=run, verb="status")
 
 
 def add_reload(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +106,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def gather(runtime_directory: Path) -> dict[str, dict[str, Any]]:
+    """The status of each role, by its name; {"error": …} for one that does not answer."""
+    told = {}
+    for role in ("maintain", "serve", "advertise"):
+        try:
+            told[role] = asyncio.run(ask(runtime_directory / f"{role}.sock", {"command": "status"}, 5.0))
+        except NoAnswer as error:
+            told[role] = {"error": str(error)}
+    return told
+
+
 def _fail(arguments: argparse.Namespace, reason: str) -> int:
     if arguments.json:
         print(json.dumps({"ok": False, "error": reason}))
@@ -124,23 +137,25 @@ def _render_show(response: dict[str, Any]) -> None:
 
 
 def _render_list(response: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for column in ("zone", "serial", "state", "from", "how", "records", "why held"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column not in {"trouble", "why held", "last transfer"})
     for each in response["versions"]:
         row = (each["zone"], each["serial"], each["state"], each["source"], each["how"], each["records"])
         table.add_row(*map(str, row), "; ".join(each["reasons"]))
-    Console().print(table)
+    _console().print(table)
 
 
-def _render_status(status: dict[str, Any]) -> None:
-    from rich.console import Console
+def render_status(status: dict[str, Any]) -> None:
+    """Print the document of the role maintain as a person wants to read it."""
     from rich.table import Table
 
-    console = Console()
+    if "error" in status:
+        print(f"rootsrv: {status['error']}", file=sys.stderr)
+        return
+    console = _console()
 
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
@@ -156,12 +171,23 @@ def _render_status(status: dict[str, Any]) -> None:
         say("SILENCED: this instance does not answer")
     say("")
     table = Table(box=None, pad_edge=False)
-    for column in ("zone", "known", "received", "scheduled", "served", "age", "confirmed", "lease", "refresh in", "from"):
-        table.add_column(column, overflow="fold")
+    for column in (
+        "zone",
+        "known",
+        "received",
+        "scheduled",
+        "served",
+        "age",
+        "confirmed",
+        "lease",
+        "refresh in",
+        "from",
+    ):
+        table.add_column(column, no_wrap=column not in {"trouble", "why held", "last transfer"})
     for zone in status["zones"]:
         table.add_row(
             zone["name"],
-            *(_text(zone[key]) for key in ("known", "received", "scheduled", "served")),
+            *(_text(zone[key]) for key in serials),
             *(_span(zone[key]) for key in ("served_age_seconds", "confirmed_age_seconds", "lease_seconds")),
             _span(zone["refresh_in_seconds"]),
             zone["source"],
@@ -170,7 +196,7 @@ def _render_status(status: dict[str, Any]) -> None:
     say("")
     table = Table(box=None, pad_edge=False)
     for column in ("primary", "zone", "where", "names", "last answer", "failures", "trouble"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column not in {"trouble", "why held", "last transfer"})
     for zone in status["zones"]:
         for each in zone["primaries"]:
             trouble = f"{each['last_error']} (again in {_span(each['backoff_seconds'])})" if each["last_error"] else ""
@@ -182,7 +208,7 @@ def _render_status(status: dict[str, Any]) -> None:
         say("")
         table = Table(box=None, pad_edge=False)
         for column in ("peer", "address", "last transfer", "notify"):
-            table.add_column(column, overflow="fold")
+            table.add_column(column, no_wrap=column not in {"trouble", "why held", "last transfer"})
         for each in status["peers"]:
             when = f"{each['last_transfer_at']} {each['last_transfer']}" if each["last_transfer_at"] else "-"
             table.add_row(each["name"], each["address"], when, each["notify"] or "-")
@@ -194,6 +220,13 @@ def _render_status(status: dict[str, Any]) -> None:
     say(f"security events: {events or 'none'}")
     for alarm in status["alarms"]:
         say(f"alarm: {alarm}")
+
+
+def _console() -> "Console":
+    """As wide as the terminal; into a pipe or a file nothing is folded."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=200)
 
 
 def _text(value: Any) -> str:
@@ -214,4 +247,4 @@ def _span(seconds: float | None) -> str:
     return f"{seconds:.1f}s"
 
 
-_RENDER = {"status": _render_status, "zone-list": _render_list, "zone-show": _render_show}
+_RENDER = {"zone-list": _render_list, "zone-show": _render_show}

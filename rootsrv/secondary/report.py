@@ -125,9 +125,7 @@ def _peer(record: PeerRecord) -> PeerStatus:
 def _alarms(maintainer: Maintainer) -> list[str]:
     alarms = []
     if not maintainer.clock.synchronised:
-        alarms.append(
-            f"clock {maintainer.clock.state}, {maintainer.clock.distance:.1f} s from the time that is trusted"
-        )
+        alarms.append(f"clock {maintainer.clock.state}, {maintainer.clock.distance:.1f} s off the trusted time")
     if maintainer.state_error:
         alarms.append(f"state cannot be written: {maintainer.state_error}")
     if maintainer.switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:

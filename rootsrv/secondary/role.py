@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from rootsrv import log
 from rootsrv.config import Config, ConfigError, load
@@ -88,8 +90,8 @@ class Role:
             local = next((each for each in config.admin.addresses if (":" in each) == family), None)
             self._in_background(notify(record, keeper.serving.contents, key, local))
 
-    def _in_background(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
