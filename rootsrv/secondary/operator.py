@@ -171,18 +171,8 @@ def render_status(status: dict[str, Any]) -> None:
         say("SILENCED: this instance does not answer")
     say("")
     table = Table(box=None, pad_edge=False)
-    for column in (
-        "zone",
-        "known",
-        "received",
-        "scheduled",
-        "served",
-        "age",
-        "confirmed",
-        "lease",
-        "refresh in",
-        "from",
-    ):
+    serials = ("known", "received", "scheduled", "served")
+    for column in ("zone", *serials, "age", "confirmed", "lease", "refresh in", "from"):
         table.add_column(column, no_wrap=column not in {"trouble", "why held", "last transfer"})
     for zone in status["zones"]:
         table.add_row(
