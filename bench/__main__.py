@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import json
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,13 +15,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import compare, measure, report, responder, zones
+from bench import compare, measure, offer, report, responder, zones
+from bench.bpf_object import CompilerMissing
+from bench.engine_kernel import KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
 from bench.network import NetworkUnavailable
 from bench.queries import QueriesUnusable, Query, read_names, read_pcap
 from bench.subjects import SUBJECTS
+from rootsrv.fastpath.libbpf import BpfUnavailable
 
 _console = Console(stderr=True)
+_LOAD_QUERIES = 65_536
 
 
 class _Refused(Exception):
@@ -32,10 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     try:
         status: int = parsed.command(parsed)
-    except (_Refused, MixUnusable, QueriesUnusable, zones.ZonesUnusable) as error:
+    except (_Refused, offer.NotOurs, offer.CannotLoad, MixUnusable, QueriesUnusable, zones.ZonesUnusable) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    except NetworkUnavailable as error:
+    except (NetworkUnavailable, KernelEngineUnavailable, CompilerMissing, BpfUnavailable, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -51,6 +57,23 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m bench", description="Load, and what servers make of it.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    loading = commands.add_parser("load", help="offer load to one server")
+    loading.add_argument("--target", action="append", required=True, metavar="ADDRESS", help="once per family")
+    loading.add_argument("--port", type=int, default=53)
+    loading.add_argument("--rate", type=float, help="queries per second; default: as many as get answers")
+    loading.add_argument("--seconds", type=float, default=10.0)
+    loading.add_argument("--packets", type=int, default=0, help="send so many at most")
+    loading.add_argument("--engine", choices=("socket", "kernel", "tcp", "tcp-once"), default="socket")
+    loading.add_argument("--connections", type=_positive, default=32, help="of the tcp engines")
+    loading.add_argument("--window", type=_positive, default=1, help="queries outstanding per connection")
+    loading.add_argument("--interface", help="where the kernel engine sends and receives")
+    loading.add_argument("--source-prefix", action="append", default=[], help="of the kernel engine, once per family")
+    loading.add_argument("--i-own-this-target", action="store_true", help="needed for anything but loopback")
+    loading.add_argument("--json", action="store_true", help="print the result as JSON")
+    loading.add_argument("--zone", type=Path, metavar="FILE", help="root zone whose TLDs to ask; default: the demo's")
+    _add_queries(loading)
+    loading.set_defaults(command=_load)
 
     comparing = commands.add_parser("compare", help="every server in turn on the same wire")
     comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
@@ -128,6 +151,35 @@ def _progress() -> Progress:
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=_console,
     )  # fmt: skip
+
+
+def _load(arguments: argparse.Namespace) -> int:
+    order = offer.Order(
+        targets=tuple(arguments.target),
+        port=arguments.port,
+        rate=arguments.rate,
+        seconds=arguments.seconds,
+        packets=arguments.packets,
+        engine=arguments.engine,
+        interface=arguments.interface,
+        source_prefixes=tuple(arguments.source_prefix),
+        connections=arguments.connections,
+        window=arguments.window,
+        owned=arguments.i_own_this_target,
+    )
+    order.check()
+    queries = _own_queries(arguments)
+    if not queries:
+        tlds = zones.tlds_of(arguments.zone) if arguments.zone else zones.demo_tlds()
+        queries = tuple(_mix(arguments).queries(tlds, _LOAD_QUERIES, arguments.seed))
+    engine = offer.make_engine(order, queries)
+    try:
+        with _console.status(f"loading {', '.join(order.targets)} for {order.bounded_seconds:g} s"):
+            load = engine.run(order.rate, order.bounded_seconds)
+    finally:
+        engine.close()
+    print(json.dumps(asdict(load)) if arguments.json else offer.to_text(load), end="\n" if arguments.json else "")
+    return 0 if load.answered else 1
 
 
 def _compare(arguments: argparse.Namespace) -> int:

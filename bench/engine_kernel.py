@@ -27,7 +27,8 @@ from bench.load import BINS, Load, Target
 from bench.queries import MAX_QUERY_OCTETS, Query, same_response
 from rootsrv.fastpath import libbpf
 
-GRACE_SECONDS = 0.2
+GRACE_SECONDS = 0.5
+"""How long after its end the last responses of a run are awaited."""
 
 # Mirrors of bench/bpf/load.bpf.c.
 MAX_SLOTS = 65536
@@ -42,14 +43,17 @@ SLOT = numpy.dtype(
 EXPECTED = numpy.dtype([("size", "u2"), ("rcode", "u1"), ("unused", "u1"), ("padding", "u1", 4)])
 CONTROL = numpy.dtype(
     [
-        ("start_ns", "u8"), ("end_ns", "u8"), ("rate", "u8"), ("limit", "u8"), ("next", "u8"), ("scheduled", "u8"),
+        ("start_ns", "u8"), ("end_ns", "u8"), ("rate", "u8"), ("first", "u8"), ("limit", "u8"), ("next", "u8"),
+        ("scheduled", "u8"),
         ("slots", "u4"), ("ifindex", "u4"), ("sample_every", "u4"), ("taking", "u4"),
     ]
 )  # fmt: skip
 _SEEN = (
-    "answered", "octets", "truncated", "wrong_id", "wrong_rcode", "wrong_size", "duplicate", "other", "samples_lost",
+    "answered", "octets", "truncated", "wrong_id", "wrong_rcode", "wrong_size", "duplicate", "late", "other",
+    "samples_lost",
 )  # fmt: skip
 
+_START_AGAIN = 1 << 31  # of the 2^32 query numbers that can be told apart
 _SAMPLES_PER_RUN = 3000  # whole responses; the ring buffer holds 4,000
 _RING_DROPS = "tx_queue_0_xdp_xmit_errors"  # of veth: frames for which the peer's ring had no room
 _MAX_REPEAT = (1 << 31) - 1
@@ -159,15 +163,18 @@ class KernelEngine:
         expected = (rate or 3e6) * seconds
         control["slots"], control["ifindex"] = len(self.queries), self._ifindex
         control["sample_every"] = max(1, int(expected / _SAMPLES_PER_RUN)) if self._references else 0
-        control["rate"], control["limit"] = int(rate or 0), limit or (1 << 32) - 1
-        control["next"] = control["scheduled"] = 0
+        if control["next"] > _START_AGAIN:
+            control["next"] = 0
+        control["first"] = first = control["next"]
+        control["rate"], control["limit"] = int(rate or 0), first + limit if limit else (1 << 32) - 1
+        control["scheduled"] = 0
         before = _driver_counters(self._interface)
         start = time.monotonic_ns() + 1_000_000
         control["start_ns"], control["end_ns"] = start, start + int(seconds * 1e9)
         control["taking"] = 1
         try:
             self._generate_until(start + int(seconds * 1e9))
-            time.sleep(GRACE_SECONDS)
+            self._await_the_last()
         finally:
             control["taking"] = 0
         return self._result(rate, seconds, before)
@@ -185,14 +192,25 @@ class KernelEngine:
                 )
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _result(self, rate: float | None, seconds: float, before: dict[str, int]) -> Load:
+    def _await_the_last(self) -> None:
+        """Wait until nothing comes any more, GRACE_SECONDS at most."""
+        deadline, before = time.monotonic() + GRACE_SECONDS, -1
+        while (answered := int(self._counts()[0])) != before and time.monotonic() < deadline:
+            before = answered
+            time.sleep(0.05)
+
+    def _counts(self) -> "NDArray[numpy.uint64]":
         counts = numpy.zeros(len(_SEEN) + 16 + BINS, numpy.uint64)
         for octets in self._results.lookup_per_cpu(0):
             counts += numpy.frombuffer(octets, numpy.uint64)
+        return counts
+
+    def _result(self, rate: float | None, seconds: float, before: dict[str, int]) -> Load:
+        counts = self._counts()
         seen = {name: int(counts[place]) for place, name in enumerate(_SEEN)}
         after = _driver_counters(self._interface)
         ring_drops = after.get(_RING_DROPS, 0) - before.get(_RING_DROPS, 0)
-        sent = int(self._control[0]["next"])
+        sent = int(self._control[0]["next"] - self._control[0]["first"])
         load = Load(seconds, rate, sent, seen["answered"], sent - seen["answered"], seen["octets"])
         load.ring_drops = ring_drops
         load.truncated = seen["truncated"]

@@ -139,6 +139,7 @@ file = "{bench.zones.hosts}"
 validation = "none"
 [state]
 directory = "{bench.workdir}/state"
+runtime_directory = "{bench.workdir}/run"
 """)
     clock = [f"ROOTSRV_TEST_CLOCK={bench.zones.clock}"] if bench.zones.clock else []
     interpreter = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]

@@ -8,12 +8,13 @@ from pathlib import Path
 from dns.exception import DNSException
 
 from rootsrv import demo_zone, zone_file
-from rootsrv.zone import instant, name, presentation
+from rootsrv.zone import generate, instant, name, presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.verify import VerifiedZone, ZoneRejected, verify, verify_hosts
 
 _SEED = 6
+_DEMO_SEED = 1  # rootsrv.demo.generate_zones
 
 
 class ZonesUnusable(Exception):
@@ -89,3 +90,17 @@ def own(directory: Path, root: Path, hosts: Path, anchors: Path, clock: str | No
     except (OSError, ValueError, DNSException, zone_file.FileUnusable, ZoneRejected) as error:
         raise ZonesUnusable(f"{root}: {error}") from error
     return copied
+
+
+def tlds_of(root: Path) -> list[str]:
+    """The delegations of a root zone file (plain or gzip), without final dots; ZonesUnusable says why not."""
+    try:
+        contents = presentation.from_text(zone_file.read_octets(root), name.ROOT)
+    except (ValueError, DNSException, zone_file.FileUnusable) as error:
+        raise ZonesUnusable(f"{root}: {error}") from error
+    return [name.to_text(owner).rstrip(".") for owner in contents.delegations]
+
+
+def demo_tlds() -> list[str]:
+    """The delegations of what `rootsrv demo` serves."""
+    return generate.tld_labels(demo_zone.REAL_ROOT_TLDS, _DEMO_SEED)

@@ -4,7 +4,7 @@
  * interface.  `sink` is attached (native XDP) to the interface where the responses come back; it counts, checks and
  * drops them.  bench/engine_kernel.py fills the maps and mirrors every struct here.
  *
- * Nothing is remembered about a query but what its response brings back.  Query number s (from 0) of a run has
+ * Nothing is remembered about a query but what its response brings back.  Query number s, counted on from run to run, has
  *
  *     slot           s mod slots
  *     id             low × 40503            low = s mod 2^16; 40503 is odd, so this can be undone
@@ -50,7 +50,8 @@ struct control {
 	__u64 start_ns;           /* CLOCK_MONOTONIC */
 	__u64 end_ns;
 	__u64 rate;               /* per second; 0 = as many as can be */
-	__u64 limit;              /* queries */
+	__u64 first;              /* s of the run's first query: what has a smaller one comes late, from an earlier run */
+	__u64 limit;              /* s of the first query that is too many */
 	__u64 next;               /* s of the next query */
 	__u64 scheduled;          /* slots of the schedule used or forfeited */
 	__u32 slots;
@@ -67,6 +68,7 @@ struct seen {
 	__u64 wrong_rcode;
 	__u64 wrong_size;
 	__u64 duplicate;
+	__u64 late;
 	__u64 other;              /* packets that are no DNS responses */
 	__u64 samples_lost;
 	__u64 rcodes[16];
@@ -306,12 +308,17 @@ int sink(struct xdp_md *ctx)
 	__u64 s = (__u64)epoch << 16 | low;
 	__u32 size = bpf_ntohs(udp->len) - sizeof(*udp);
 
-	seen->answered++;
-	seen->octets += size;
 	if (bpf_ntohs(udp->dest) != port_of(low, epoch) || s >= control->next) {
+		seen->answered++;
 		seen->wrong_id++;
 		return XDP_DROP;
 	}
+	if (s < control->first) {
+		seen->late++;
+		return XDP_DROP;
+	}
+	seen->answered++;
+	seen->octets += size;
 	__u32 slot = s % (control->slots ?: 1);
 	struct expected *expected = bpf_map_lookup_elem(&expectations, &slot);
 	__u8 rcode = dns[3] & 15;
