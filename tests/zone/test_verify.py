@@ -11,8 +11,6 @@ from rootsrv.zone.contents import RRset, ZoneContents
 from rootsrv.zone.name import ROOT, from_text
 from rootsrv.zone.rdata import (
     AAAA,
-    CNAME,
-    DNAME,
     DNSKEY,
     DS,
     NS,
@@ -29,8 +27,6 @@ from rootsrv.zone.rejection import (
     DigestMismatch,
     DigestMissing,
     KeyUntrusted,
-    NotARoot,
-    NotTheHosts,
     NsecChainBroken,
     SignatureExpired,
     SignatureInvalid,
@@ -40,7 +36,7 @@ from rootsrv.zone.rejection import (
     ZoneRejected,
 )
 from rootsrv.zone.sign import SigningKey, sign_root
-from rootsrv.zone.verify import VerifiedZone, accept_unverified, verify, verify_hosts
+from rootsrv.zone.verify import VerifiedZone, accept_unverified, verify
 from tests.zone.altered import resigned, rrset_at, with_first_changed, with_rrset, without
 
 NOW = instant.from_text("2026-06-15T12:00:00Z")
@@ -154,6 +150,31 @@ def test_a_coming_roll_raises_an_alarm() -> None:
 
     assert alarm.startswith("SEP key ")
     assert alarm.endswith(" is covered by no trust anchor: a roll of the key is coming")
+
+
+def anchor_for(*keys: SigningKey) -> TrustAnchors:
+    return TrustAnchors(tuple(TrustAnchor(ROOT, key.tag, DNSKEY, key.dnskey) for key in keys))
+
+
+def test_during_a_roll_both_keys_sign_and_either_anchor_will_do() -> None:
+    new, _ = demo_zone.generate_keys(13)
+    contents = signed(GOOD, keys=[KSK, new, ZSK])
+
+    assert verify(contents, anchor_for(KSK, new), NOW).alarms == ()
+    (alarm,) = verify(contents, anchor_for(KSK), NOW).alarms
+    assert alarm.startswith(f"SEP key {new.tag} is covered by no trust anchor")
+    (alarm,) = verify(contents, anchor_for(new), NOW).alarms
+    assert alarm.startswith(f"SEP key {KSK.tag} is covered by no trust anchor")
+
+
+def test_during_a_roll_of_the_algorithm_everything_is_signed_twice() -> None:
+    new_ksk, new_zsk = demo_zone.generate_keys(15)
+    contents = signed(GOOD, keys=[KSK, ZSK, new_ksk, new_zsk])
+    rrsigs = sum(len(rrset.rrsigs) for rrset in GOOD.rrsets.values())
+
+    for anchored in (KSK, new_ksk):
+        zone = verify(contents, anchor_for(anchored), NOW, zonemd="required")
+        assert f"RRSIG: {2 * rrsigs} of {2 * rrsigs} verified" in zone.checks[2]
 
 
 def test_a_revoked_key_that_no_anchor_covers_is_not_worth_an_alarm() -> None:
@@ -480,138 +501,3 @@ def test_one_wrong_digest_beside_a_right_one() -> None:
     contents = with_zonemd(zonemd(7, 1, 1, digest.compute(GOOD, 1)), zonemd(7, 1, 2, bytes(64)))
 
     assert_refused(contents, DigestMismatch, "serial 7: ZONEMD says SHA-512 .*")
-
-
-# ── shape ──
-
-
-@pytest.mark.parametrize(
-    ("rrset", "why"),
-    [
-        (RRset(from_text("*."), NS, 300, (from_text("ns.com."),)), r"\*\.: a root has no wildcard"),
-        (RRset(from_text("*.com."), A, 300, (bytes(4),)), r"\*\.com\.: a root has no wildcard"),
-        (RRset(ROOT, CNAME, 300, (from_text("com."),)), r"\. CNAME has no place at the apex of a root"),
-        (RRset(ROOT, DNAME, 300, (from_text("com."),)), r"\. DNAME has no place at the apex of a root"),
-        (RRset(ROOT, DS, 300, (bytes(36),)), r"\. DS has no place at the apex of a root"),
-        (RRset(from_text("com."), CNAME, 300, (from_text("net."),)), r"com\. CNAME has no place at a delegation"),
-        (RRset(from_text("com."), TXT, 300, (b"\1x",)), r"com\. TXT has no place at a delegation"),
-        (RRset(from_text("x.com."), NS, 300, (from_text("net."),)), r"x\.com\. NS has no place below a delegation"),
-        (RRset(from_text("x.com."), NSEC, 300, (ROOT,)), r"x\.com\. NSEC has no place below a delegation"),
-        (RRset(from_text("x.com."), DS, 300, (bytes(36),)), r"x\.com\. DS has no place below a delegation"),
-        (RRset(from_text("zz."), TXT, 300, (b"\1x",)), r"zz\. TXT: zz\. is not delegated"),
-        (RRset(from_text("ns.zz."), A, 300, (bytes(4),)), r"ns\.zz\. A: zz\. is not delegated"),
-    ],
-)
-def test_not_the_shape_of_a_root(rrset: RRset, why: str) -> None:
-    assert_refused(with_rrset(GOOD, rrset), NotARoot, why)
-    with pytest.raises(NotARoot, match=f"^{why}$"):
-        accept_unverified(with_rrset(GOOD, rrset), NOW)
-
-
-def test_another_zone_than_the_root() -> None:
-    with pytest.raises(NotARoot, match=r"^the zone is root-servers\.net\., not the root$"):
-        verify(GENERATED.hosts, ANCHORS, NOW)
-
-
-def test_a_root_without_ns() -> None:
-    assert_refused(without(GOOD, ".", NS), NotARoot, "the apex has no NS")
-
-
-# ── the zone of the hosts, and a lab ──
-
-
-ROOT_ZONE = verify(GOOD, ANCHORS, NOW)
-HOSTS = GENERATED.hosts
-
-
-def test_hosts_that_equal_the_root_are_accepted() -> None:
-    zone = verify_hosts(HOSTS, ROOT_ZONE, NOW)
-
-    assert (zone.not_before, zone.signatures_until, zone.validated) == (None, None, True)
-
-
-def host(label: str, rtype: int, *rdatas: bytes) -> RRset:
-    return RRset(from_text(f"{label}.root-servers.net."), rtype, 3600000, rdatas)
-
-
-@pytest.mark.parametrize(
-    ("contents", "why"),
-    [
-        (
-            without(HOSTS, "m.root-servers.net.", A),
-            r"m\.root-servers\.net\. A: the root zone has 198\.51\.100\.13 besides",
-        ),
-        (
-            with_rrset(HOSTS, host("a", A, bytes((192, 0, 2, 1)), bytes((198, 51, 100, 1)))),
-            r"a\.root-servers\.net\. A: the root zone does not have 192\.0\.2\.1",
-        ),
-        (
-            with_rrset(HOSTS, host("n", A, bytes((192, 0, 2, 99)))),
-            r"n\.root-servers\.net\. A: the root zone does not have 192\.0\.2\.99",
-        ),
-        (
-            without(HOSTS, "root-servers.net.", NS),
-            r"root-servers\.net\. NS: the root zone has a\.root-servers\.net\., .*, m\.root-servers\.net\. besides",
-        ),
-        (
-            with_rrset(HOSTS, host("x.a", A, bytes(4))),
-            r"x\.a\.root-servers\.net\.: only host names one label below root-servers\.net\. have a place here",
-        ),
-        (
-            with_rrset(HOSTS, host("*", A, bytes(4))),
-            r"\*\.root-servers\.net\.: only host names one label below root-servers\.net\. have a place here",
-        ),
-        (
-            with_rrset(HOSTS, host("sub", NS, from_text("ns.example."))),
-            r"sub\.root-servers\.net\. NS has no place in a flat zone of host names",
-        ),
-        (
-            with_rrset(HOSTS, host("www", CNAME, from_text("a.root-servers.net."))),
-            r"www\.root-servers\.net\. CNAME has no place in a flat zone of host names",
-        ),
-        (
-            with_rrset(HOSTS, RRset(HOSTS.apex, DNSKEY, 300, (bytes(36),))),
-            r"root-servers\.net\. DNSKEY: signed; this zone is served unsigned only",
-        ),
-        (
-            with_rrset(HOSTS, resigned(host("a", TXT, b"\1x"), GENERATED.signing)),
-            r"a\.root-servers\.net\. TXT: signed; this zone is served unsigned only",
-        ),
-    ],
-)
-def test_hosts_that_differ_from_the_root_are_refused(contents: ZoneContents, why: str) -> None:
-    with pytest.raises(NotTheHosts, match=f"^{why}$"):
-        verify_hosts(contents, ROOT_ZONE, NOW)
-
-
-def test_a_zonemd_of_the_hosts_is_checked_if_there_is_one() -> None:
-    apex = HOSTS.apex
-    right = with_rrset(HOSTS, RRset(apex, ZONEMD, 300, (digest.zonemd_rdata(HOSTS, 1),)))
-    wrong = with_rrset(HOSTS, RRset(apex, ZONEMD, 300, (zonemd(7, 1, 1, bytes(48)),)))
-
-    assert verify_hosts(right, ROOT_ZONE, NOW).checks[1] == "ZONEMD: SHA-384 digest of serial 7 equals the contents"
-    with pytest.raises(DigestMismatch):
-        verify_hosts(wrong, ROOT_ZONE, NOW)
-
-
-def test_a_lab_without_validation_says_so_loudly() -> None:
-    unsigned = ZoneContents(
-        ROOT,
-        {
-            key: replace(rrset, rrsigs=())
-            for key, rrset in GOOD.rrsets.items()
-            if rrset.rtype not in (DNSKEY, NSEC, ZONEMD)
-        },
-    )
-
-    zone = accept_unverified(unsigned, NOW)
-
-    assert not zone.validated
-    assert (zone.not_before, zone.signatures_until) == (None, None)
-    assert zone.checks[-1].startswith("NOT VALIDATED")
-    assert zone.alarms == (". is served without validation: anybody could have made it",)
-    assert not verify_hosts(HOSTS, zone, NOW).validated
-
-
-def test_a_lab_zone_that_expired_is_accepted_without_validation() -> None:
-    assert accept_unverified(GOOD, EXPIRATION + 86400).signatures_until is None
