@@ -43,6 +43,10 @@ class ZoneFile:
             self._parsed[wanted] = RRset(ttl, rdatas)
         return self._parsed[wanted]
 
+    def texts(self, owner: str, rtype: str) -> list[str]:
+        """RDATA as it stands in the file; empty if there is none."""
+        return [rdata for _, rdata in self._lines.get((owner, rtype), [])]
+
     def types(self, owner: str) -> list[str]:
         """Types of *owner*, without signatures."""
         return [rtype for each, rtype in self._lines if each == owner and not rtype.startswith("RRSIG(")]
