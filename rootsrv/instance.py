@@ -317,11 +317,15 @@ async def _start(role: Role, path: Path) -> asyncio.subprocess.Process:
 
 async def _first_heartbeat(page: Page, stopped: "asyncio.Task[Any]") -> None:
     """Wait until a worker is up, so that what announces finds what it is to announce (D35)."""
+    began = clock.boottime_ns()
     deadline = asyncio.get_running_loop().time() + _LOAD_WAIT_SECONDS
-    while not any(page.worker(slot).pid for slot in range(page.workers)):
+
+    def is_up() -> bool:
+        slots = [page.worker(slot) for slot in range(page.workers)]
+        return any(each.pid and each.heartbeat > began and Path(f"/proc/{each.pid}").exists() for each in slots)
+
+    while not is_up() and asyncio.get_running_loop().time() < deadline and not stopped.done():
         await asyncio.wait([stopped], timeout=0.02)
-        if stopped.done() or asyncio.get_running_loop().time() > deadline:
-            return
 
 
 async def _stop(roles: dict[Role, asyncio.subprocess.Process]) -> None:

@@ -69,19 +69,13 @@ async def _until_withdrawn(path: Path, versions: tuple[int, ...], seconds: float
 
 def render(status: dict[str, Any]) -> None:
     """Print what the controller says as a person wants to read it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(box=None, pad_edge=False)
-    for column in ("prefix", "state", "since", "route", "confirmed", "why", "next"):
-        table.add_column(column, overflow="fold")
     for each in status["families"]:
-        confirmed = "yes" if each["confirmed"] else "NO"
-        why = each["reason"] if not each["fault"] else f"{each['reason']}; {each['fault']}"
-        row = (each["prefix"], each["state"], each["since"], each["route"], f"{confirmed}: {each['bird']}", why)
-        table.add_row(*row, each["next"])
-    console.print(table)
-    for each in status["families"]:
+        confirmed = "BIRD confirms" if each["confirmed"] else "NOT confirmed"
+        print(f"{each['prefix']}: {each['state']} since {each['since']}, route {each['route']}")
+        print(f"    why    {each['reason']}")
+        print(f"    BIRD   {confirmed}: {each['bird']}")
+        print(f"    next   {each['next']}")
+        if each["fault"]:
+            print(f"    fault  {each['fault']}")
         for alarm in each["alarms"]:
-            console.print(f"alarm: {each['prefix']}: {alarm}", markup=False, highlight=False)
+            print(f"    alarm  {alarm}")

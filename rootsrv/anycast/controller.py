@@ -178,7 +178,7 @@ class Controller:
         self.instance = instance = self._witness.observe()
         now = boottime()
         for family in self.families:
-            load = self._load(family, before, after)
+            load = await self._load(family, before, after)
             family.judgement = judge(Round(family.probes, load), instance, self._policy)
             family.traffic.sample(now, self._replies_to_others(family, after))
             self._observe(family, family.judgement, now)
@@ -191,7 +191,7 @@ class Controller:
         family.probes = tuple(probe for probes in probed.values() for probe in probes)
         family.own += sum(probe.outcome is Outcome.RIGHT for probe in family.probes)
 
-    def _load(
+    async def _load(
         self,
         family: Family,
         before: Mapping[tuple[Transport, int], int],
@@ -204,8 +204,8 @@ class Controller:
             if transport is Transport.TCP and any(
                 probe.outcome is Outcome.SILENT for probe in family.probes if probe.transport is transport
             ):
-                with contextlib.suppress(OSError):
-                    full = any(full_accept_queues(self._port, family.prober.addresses).values())
+                with contextlib.suppress(NetlinkFailed):
+                    full = any((await full_accept_queues(self._port, family.prober.addresses)).values())
             load[transport] = Load(max(0, after[path] - before[path]), full)
         return load
 

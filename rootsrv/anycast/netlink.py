@@ -20,6 +20,7 @@ Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 FOREVER = 0xFFFFFFFF
 _TIMEOUT_SECONDS = 1.0  # the kernel replies in well under a millisecond
 _TCP_LISTEN = 10
+_NO_DAD = 0x02  # IFA_F_NODAD: no duplicate address detection (RFC 4862 §5.4)
 
 
 class NetlinkFailed(Exception):
@@ -77,12 +78,15 @@ class ServiceInterface:
         """All addresses of this host, on whatever interface."""
         return frozenset([address.ip async for _, address, _ in self._all()])
 
-    async def _address(self, what: str, address: Interface, **lifetime: int) -> None:
+    async def _address(self, what: str, address: Interface, **attributes: int) -> None:
         assert self._netlink is not None
+        if address.version == 6 and what != "del":
+            # Without it the address is tentative for an instant, even on lo: neither bound to nor exported.
+            attributes["ifa_flags"] = _NO_DAD
         async with self._asking(f"{what} {address}"):
             try:
                 await self._netlink.addr(
-                    what, index=self._index, address=str(address.ip), prefixlen=address.network.prefixlen, **lifetime
+                    what, index=self._index, address=str(address.ip), prefixlen=address.network.prefixlen, **attributes
                 )
             except NetlinkError as error:
                 gone = what == "del" and error.code in (99, 3)  # EADDRNOTAVAIL, ESRCH
@@ -110,12 +114,20 @@ class ServiceInterface:
             raise NetlinkFailed(f"interface {self.name}: {what}: no reply within {_TIMEOUT_SECONDS} s") from error
 
 
-def full_accept_queues(port: int, addresses: Iterable[Address]) -> Mapping[Address, bool]:
+async def full_accept_queues(port: int, addresses: Iterable[Address]) -> Mapping[Address, bool]:
     """Of each address whether, on TCP *port*, connections wait that nobody accepts, as many as the kernel queues.
 
     With several listening sockets (SO_REUSEPORT) one full queue is enough: the kernel chooses one by hash.  Raises
-    OSError.
+    NetlinkFailed.
     """
+    try:
+        # pyroute2's diagnostics run an event loop of their own, which they can only have in another thread.
+        return await asyncio.to_thread(_full_accept_queues, port, addresses)
+    except (OSError, NetlinkError) as error:
+        raise NetlinkFailed(f"TCP port {port}: socket diagnostics: {error}") from error
+
+
+def _full_accept_queues(port: int, addresses: Iterable[Address]) -> Mapping[Address, bool]:
     full = dict.fromkeys(addresses, False)
     with DiagSocket() as diagnostics:
         for family in {socket.AF_INET if address.version == 4 else socket.AF_INET6 for address in full}:

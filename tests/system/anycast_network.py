@@ -4,8 +4,8 @@
                                                       r (BIRD or FRR) ── 10.0.3.0/24, fd00:0:3::/64 ── c
     b (rootsrv, BIRD) ── 10.0.2.0/24, fd00:0:2::/64 ──┘
 
-Both are started as an operator starts them, with deploy/bird/global.conf.  Where traffic goes, and since when, is read
-from the router's kernel.  With equal paths the router prefers a, which has the lower router id.
+Both are started as an operator starts them, a with deploy/bird/global.conf, b with local.conf.  Where traffic goes, and
+since when, is read from the router's kernel.  With equal paths the router prefers a, which has the lower router id.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,6 +28,7 @@ from rootsrv.page import Page
 from tests.needs import REPOSITORY
 from tests.network import Host, network
 from tests.peers.bird import Bird, deployed_configuration, route
+from tests.peers.daemon import PeerFailed
 from tests.server.live import put, wait_until, zone_files
 
 SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
@@ -47,6 +49,9 @@ class Site:
     number: int
     host: Host
     directory: Path
+    kind: str = "global"
+    """Which of the configurations in deploy/bird its BIRD has."""
+
     bird: Bird | None = None
     process: "subprocess.Popen[bytes] | None" = None
     birds: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -77,8 +82,22 @@ class Site:
             "neighbor 2001:db8:ffff::2": f"neighbor {address(self.number, 2, 6)}",
         }
         self.bird = self.birds.enter_context(
-            route(self.host, self.directory / "bird", deployed_configuration("global", changes))
+            route(self.host, self.directory / "bird", deployed_configuration(self.kind, changes))
         )
+
+    def restart_bird(self, down: Callable[[], None] = lambda: None) -> None:
+        """SIGKILL to BIRD; then *down*; then start it again."""
+        assert self.bird is not None
+        os.kill(self.bird.pid, signal.SIGKILL)
+        with contextlib.suppress(PeerFailed):  # it ended by itself, as far as who started it knows
+            self.birds.close()
+        down()
+        self.start_bird()
+
+    def bird_says(self, *command: str) -> str:
+        """What `birdc command` prints."""
+        assert self.bird is not None
+        return self.bird.birdc(*command)
 
     # ── rootsrv ──
 
@@ -171,6 +190,33 @@ stop_linger_seconds = 1
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    # ── faults ──
+
+    @contextlib.contextmanager
+    def stopped(self, *roles: str) -> Iterator[float]:
+        """SIGSTOP to all processes of *roles* for the block, which gets the instant."""
+        pids = [pid for role in roles for pid in self.pids(role)]
+        assert pids, f"{self.host.name} has no {roles}"
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield time.time()
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def dropping(self, *rules: str) -> Iterator[float]:
+        """nft drops what matches one of *rules*, on its way in over lo, for the block, which gets the instant."""
+        self.host.run("nft", "add table inet fault; add chain inet fault in { type filter hook input priority 0; }")
+        try:
+            for rule in rules:
+                self.host.run("nft", f"add rule inet fault in iifname lo {rule} drop")
+            yield time.time()
+        finally:
+            self.host.run("nft", "delete table inet fault")
 
     # ── the operator ──
 
@@ -294,6 +340,16 @@ class Anycast:
         found = re.search(r"via (?:inet6 )?(\S+)", self.router.ip(*flags, "route", "show", PREFIX[version]))
         return found[1] if found else ""
 
+    def rest(self) -> None:
+        """Both sites up, and traffic where it goes then; where it is not so, that is waited for."""
+        for site in (self.a, self.b):
+            site.await_state("up")
+        for version in VERSIONS:
+            wait_until(
+                lambda version=version: self.gateway(version) == self.a.gateway(version),
+                f"IPv{version} traffic back to the first site",
+            )
+
     def load(self, seconds: float, rate: int = 1000) -> "Load":
         """Queries from the client at a steady rate, half of them over IPv6."""
         return Load(self.client, self.directory / "load.json", seconds, rate)
@@ -385,7 +441,7 @@ def anycast_network(directory: Path, router: str = "bird", *, anycast: str = "",
             stack.enter_context(frr(hosts["r"], directory / "router", frr_router_configuration()))
         sites = []
         for number, name in enumerate("ab", 1):
-            site = Site(number, hosts[name], directory / name)
+            site = Site(number, hosts[name], directory / name, kind="global" if name == "a" else "local")
             site.directory.mkdir()
             stack.enter_context(_ended(site))
             site.start_bird()

@@ -1,18 +1,294 @@
-"""The route follows the service: two real instances, a real router, a real client (design D30–D36)."""
+"""The route follows the service: two real instances, a real router, a real client (design D30–D36).
 
+Every row of the policy table (rootsrv/health/evidence.py) and every way to die; what is asserted is the router's view.
+"""
+
+import contextlib
+import os
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.system.anycast_network import VERSIONS, Anycast, anycast_network
+from tests.needs import require_tool
+from tests.peers.daemon import running
+from tests.server.live import wait_until, zone_files
+from tests.system.anycast_network import PREFIX, SERVICE, VERSIONS, Anycast, Site, anycast_network
+
+SERVICE_DEAD_SECONDS = 3.0
+LEASE_SECONDS = 3.0 + 1.0
+AT_ONCE_SECONDS = 1.0 + 0.5 + 0.5  # one interval, one round of probes, and BGP on a busy machine
 
 
 @pytest.fixture(scope="module")
-def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Anycast]:
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Anycast]:
     with anycast_network(tmp_path_factory.mktemp("anycast")) as made:
         yield made
 
 
-def test_traffic_goes_to_the_first_instance_while_both_are_up(net: Anycast) -> None:
-    for version in VERSIONS:
-        assert net.gateway(version) == net.a.gateway(version)
+@pytest.fixture
+def net(network: Anycast) -> Anycast:
+    network.rest()
+    return network
+
+
+def moves_to_b(
+    net: Anycast, start: float, bound: float, measured: list[str], what: str, versions: tuple[int, ...] = VERSIONS
+) -> None:
+    """The router sends *versions* to b within *bound* seconds of *start*."""
+    for version in versions:
+        took = net.watch.await_gateway(net.b.gateway(version), start, version, bound + 3)
+        measured.append(f"{what}: IPv{version} traffic moved after {took:.2f} s (bound {bound:.1f} s)")
+        assert took <= bound
+
+
+def stays(net: Anycast, start: float, seconds: float) -> None:
+    """No route of the router changes from *start* until *seconds* from now."""
+    end = time.time() + seconds
+    while time.time() < end:
+        assert [change for change in net.watch.changes if change.at >= start] == []
+        time.sleep(0.1)
+
+
+def alarms(site: Site, version: int = 4) -> str:
+    return "; ".join(site.family(version).get("alarms", []))
+
+
+# ── what withdraws ──
+
+
+def test_a_service_that_does_not_answer_is_withdrawn_and_comes_back(net: Anycast, measured: list[str]) -> None:
+    with net.a.stopped("serve", "worker") as start:
+        moves_to_b(net, start, SERVICE_DEAD_SECONDS, measured, "service stopped")
+        assert "no answer to" in net.a.family(4)["reason"]
+    net.a.await_state("up")
+
+
+def test_a_dead_transport_is_withdrawn_for_its_ip_version_alone(net: Anycast, measured: list[str]) -> None:
+    with net.a.dropping("ip daddr 192.0.2.53 tcp dport 53") as start:
+        moves_to_b(net, start, SERVICE_DEAD_SECONDS, measured, "TCP dead, UDP answers", (4,))
+    assert net.watch.since(start, 6) == []
+
+
+def test_wrong_data_is_withdrawn_at_once(net: Anycast, tmp_path: Path, measured: list[str]) -> None:
+    """Another server, with another zone, answers on the service addresses of this host."""
+    with another_zone_on(net.a, tmp_path) as start:
+        moves_to_b(net, start, AT_ONCE_SECONDS, measured, "wrong data")
+        assert "wrong data to" in net.a.family(4)["reason"]
+
+
+def test_a_lease_that_is_over_is_withdrawn_and_a_new_one_heals(net: Anycast, measured: list[str]) -> None:
+    page = net.a.page
+    granted = page.deadline(0)
+    start = time.time()
+    page.set_deadline(0, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    try:
+        moves_to_b(net, start, AT_ONCE_SECONDS, measured, "lease over")
+        assert "the root zone's lease is over" in net.a.family(4)["reason"]
+    finally:
+        page.set_deadline(0, granted)
+    net.a.await_state("up")
+
+
+def test_a_silenced_instance_is_withdrawn(net: Anycast, measured: list[str]) -> None:
+    page = net.a.page
+    start = time.time()
+    page.silenced = True
+    try:
+        moves_to_b(net, start, AT_ONCE_SECONDS, measured, "silenced (switchover failed)")
+    finally:
+        page.silenced = False
+
+
+def test_a_service_address_that_is_not_on_this_host_is_withdrawn(net: Anycast, measured: list[str]) -> None:
+    """The probes would be answered by the other instance, over the router; they are not sent."""
+    start = time.time()
+    net.a.host.ip("address", "del", f"{SERVICE[6]}/128", "dev", "lo")
+    try:
+        moves_to_b(net, start, SERVICE_DEAD_SECONDS, measured, "service address gone", (6,))
+        assert "not on this host" in net.a.family(6)["reason"]
+    finally:
+        net.a.host.ip("address", "add", f"{SERVICE[6]}/128", "dev", "lo", "nodad")
+    assert net.watch.since(start, 4) == []
+
+
+# ── what must not ──
+
+
+def test_neither_overload_nor_loss_nor_dead_workers_nor_a_dead_control_plane_move_traffic(net: Anycast) -> None:
+    start = time.time()
+    load = net.load(14)
+    with net.a.dropping("meta l4proto udp numgen random mod 2 == 0"):
+        wait_until(lambda: "probes lost" in alarms(net.a), "loss is seen")
+        stays(net, start, 3)
+    with net.a.dropping("ip daddr 192.0.2.53 udp dport 53"):
+        # Not one probe is answered, but the workers answer a thousand others meanwhile.
+        wait_until(lambda: "overload" in alarms(net.a), "overload is seen")
+        stays(net, start, 3)
+    net.a.await_state("up", 1)
+    assert [len(load.result()[str(version)]["lost"]) for version in VERSIONS] == [0, 0]
+
+    os.kill(net.a.pids("worker")[0], signal.SIGKILL)
+    stays(net, start, 1)
+    with net.a.stopped("maintain"), net.b.stopped("maintain"):
+        for site in (net.a, net.b):
+            wait_until(lambda site=site: "maintain" in alarms(site), "the dead control plane is seen")
+        stays(net, start, 2)
+    assert net.a.is_in("up")
+    assert net.b.is_in("up")
+
+
+# ── every way to die ──
+
+
+def test_a_controller_that_hangs_loses_its_route(net: Anycast, measured: list[str]) -> None:
+    with net.a.stopped("advertise") as start:
+        moves_to_b(net, start, LEASE_SECONDS, measured, "controller stopped")
+
+
+def test_a_controller_that_is_killed_loses_its_route_and_its_successor_waits(net: Anycast, measured: list[str]) -> None:
+    start = time.time()
+    net.a.signal("advertise", signal.SIGKILL)
+    moves_to_b(net, start, LEASE_SECONDS, measured, "controller killed, started again")
+    net.a.await_state("up")
+    assert net.a.family(4)["withdrawals"] > 0
+
+
+def test_an_instance_that_hangs_as_a_whole_loses_its_route(net: Anycast, measured: list[str]) -> None:
+    with net.a.stopped("run") as start:
+        moves_to_b(net, start, LEASE_SECONDS, measured, "everything stopped")
+
+
+def test_an_instance_that_is_killed_as_a_whole_loses_no_more_than_the_bounded_time(
+    net: Anycast, measured: list[str]
+) -> None:
+    load = net.load(7)
+    time.sleep(1)
+    start = time.time()
+    net.a.kill()
+    moves_to_b(net, start, LEASE_SECONDS, measured, "everything killed")
+    for version, counts in load.result().items():
+        measured.append(f"everything killed: IPv{version} lost {len(counts['lost'])} of {counts['sent']} queries")
+        assert counts["lost"]
+        assert max(counts["lost"]) <= start + LEASE_SECONDS
+    net.a.start()
+
+
+def test_bird_killed_stopped_and_started_again(net: Anycast, measured: list[str]) -> None:
+    assert net.a.bird is not None
+    start = time.time()
+    os.kill(net.a.bird.pid, signal.SIGSTOP)
+    try:
+        moves_to_b(net, start, 1.0, measured, "BIRD stopped (BFD)")
+        wait_until(lambda: "no reply" in net.a.family(4)["bird"], "the controller sees it")
+    finally:
+        os.kill(net.a.bird.pid, signal.SIGCONT)
+    net.rest()
+
+    start = time.time()
+    net.a.restart_bird(down=lambda: moves_to_b(net, start, 1.0, measured, "BIRD killed"))
+    net.rest()
+
+    # A BIRD that starts while there is no service announces none.
+    with net.a.stopped("serve", "worker"):
+        moves_to_b(net, time.time(), SERVICE_DEAD_SECONDS + 1, [], "")
+        net.a.restart_bird()
+        start = time.time()
+        wait_until(lambda: "Established" in net.a.bird_says("show", "protocols", "upstream4"), "BGP is back")
+        stays(net, start, 1)
+
+
+# ── the operator ──
+
+
+def test_a_drain_loses_nothing_and_is_taken_back_by_undrain(net: Anycast, measured: list[str]) -> None:
+    load = net.load(10)
+    time.sleep(1)
+    net.a.rootsrv("drain", "--reason", "new line card")
+    wait_until(lambda: net.gateway(4) == net.b.gateway(4), "traffic moves")
+    seen = net.birdc("show", "route", PREFIX[4], "all")
+    assert "(65535,0)" in seen  # GRACEFUL_SHUTDOWN: a still announces
+    net.a.await_state("drained", 20)
+    wait_until(lambda: "(65535,0)" not in net.birdc("show", "route", PREFIX[4], "all"), "a is withdrawn")
+    family = net.a.family(4)
+    assert (family["announced"], family["reason"], family["order"]) == (False, "new line card", "drain")
+    for version, counts in load.result().items():
+        lost = len(counts["lost"])
+        measured.append(f"drain: IPv{version} lost {lost} of {counts['sent']} queries (bound {int(version == '6')})")
+        assert lost <= (version == "6")
+
+    # The wish outlives the controller.
+    net.a.signal("advertise", signal.SIGKILL)
+    wait_until(lambda: net.a.family(4).get("state") == "drained", "drained again")
+    assert "new line card" in net.a.rootsrv("status")
+    net.a.rootsrv("undrain")
+    net.a.await_state("up")
+
+
+def test_withdraw_now_withdraws_now_one_ip_version_if_so_wished(net: Anycast, measured: list[str]) -> None:
+    start = time.time()
+    net.a.rootsrv("withdraw", "--now", "--family", "6", "--reason", "emergency")
+    try:
+        moves_to_b(net, start, AT_ONCE_SECONDS + 1.5, measured, "rootsrv withdraw --now (with its start)", (6,))
+    finally:
+        net.a.rootsrv("undrain")
+    assert net.watch.since(start, 4) == []
+
+
+def test_a_stop_withdraws_first_and_loses_nothing(net: Anycast, measured: list[str]) -> None:
+    load = net.load(6)
+    time.sleep(1)
+    assert net.a.stop() == 0
+    for version, counts in load.result().items():
+        lost = len(counts["lost"])
+        measured.append(f"stop: IPv{version} lost {lost} of {counts['sent']} queries (bound {int(version == '6')})")
+        assert lost <= (version == "6")
+    assert SERVICE[4] not in net.a.host.ip("address", "show", "dev", "lo")  # it was rootsrv that had put it there
+    net.a.start()
+
+
+def test_the_neighbour_sees_where_a_local_instance_may_be_heard(net: Anycast) -> None:
+    seen = net.birdc("show", "route", PREFIX[4], "all")
+    assert seen.count("(65535,65281)") == 1  # NO_EXPORT on b, which is local, and not on a
+
+
+@contextlib.contextmanager
+def another_zone_on(site: Site, workdir: Path) -> Iterator[float]:
+    """NSD serves another version of the zone on the site's host, and the site's own queries are led there."""
+    (workdir / "other.zone").write_bytes(zone_files().versions[1])
+    (workdir / "nsd.conf").write_text(
+        f"""
+server:
+    ip-address: {SERVICE[4]}
+    ip-address: {SERVICE[6]}
+    port: 5353
+    username: ""
+    chroot: ""
+    zonesdir: "{workdir}"
+    database: ""
+    pidfile: "{workdir}/nsd.pid"
+    xfrdfile: "{workdir}/xfrd.state"
+    zonelistfile: "{workdir}/zone.list"
+remote-control:
+    control-enable: no
+zone:
+    name: "."
+    zonefile: "other.zone"
+"""
+    )
+    command = [*site.host.prefix, require_tool("nsd"), "-d", "-c", str(workdir / "nsd.conf")]
+    with running("nsd", command, workdir / "nsd.log", lambda: ":5353" in site.host.run("ss", "-Hlun")):
+        rules = "".join(
+            f"add rule inet astray out {family} daddr {SERVICE[version]} {transport} dport 53 dnat {family} to "
+            f"{SERVICE[version] if version == 4 else f'[{SERVICE[6]}]'}:5353;"
+            for version, family in ((4, "ip"), (6, "ip6"))
+            for transport in ("udp", "tcp")
+        )
+        chain = "add table inet astray; add chain inet astray out { type nat hook output priority -100; };"
+        try:
+            site.host.run("nft", chain + rules)
+            yield time.time()
+        finally:
+            site.host.run("nft", "delete table inet astray", check=False)
