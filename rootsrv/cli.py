@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rootsrv import __version__, clock, config, config_text, log, zone_file
 from rootsrv.anycast import command as route
+from rootsrv.fastpath import command as fastpath
 from rootsrv.secondary import operator
 
 
@@ -66,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     operator.add_status(telling)
     telling.set_defaults(command=status)
     operator.add_reload(commands.add_parser("reload", help="read the configuration again, without losing a query"))
+    kernel = commands.add_parser("fastpath", help="the kernel fast path: where it answers, and how much")
+    fastpath.add_arguments(kernel)
+    kernel.set_defaults(command=fastpath.run)
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")

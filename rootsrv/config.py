@@ -18,6 +18,7 @@ from rootsrv.config_anycast import AnycastConfig, check_anycast
 from rootsrv.config_checks import ConfigError
 from rootsrv.config_checks import check_addresses as _check_addresses
 from rootsrv.config_checks import check_range as _check_range
+from rootsrv.config_fastpath import FastPathConfig
 from rootsrv.config_secondary import (
     AdminConfig,
     ClockConfig,
@@ -168,6 +169,7 @@ class Config:
     hold: HoldConfig = field(default_factory=HoldConfig)
     switchover: SwitchoverConfig = field(default_factory=SwitchoverConfig)
     clock: ClockConfig = field(default_factory=ClockConfig)
+    fastpath: FastPathConfig = field(default_factory=FastPathConfig)
 
     def __post_init__(self) -> None:
         _check_zones(self.zone)

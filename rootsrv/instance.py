@@ -31,6 +31,8 @@ from rootsrv.anycast.orders import Orders, load_flaps
 from rootsrv.anycast.probe import Expectations
 from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config import Config, ConfigError
+from rootsrv.fastpath.control import commands as fastpath_commands
+from rootsrv.fastpath.loader import FastPath
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import Page
 from rootsrv.secondary.listener import CannotListen
@@ -147,9 +149,10 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
     tables = Path(config.state.directory) / "tables"
     tables.mkdir(parents=True, exist_ok=True, mode=0o755)
     sockets = bind_all(config.service.addresses, config.service.port, workers)
+    responder = _responder_orders(config)
     orders = {
         "account": account,
-        "responder": _responder_orders(config),
+        "responder": responder,
         "tcp": {
             "connections": config.service.tcp_max_connections,
             "connections_per_client": config.service.tcp_max_connections_per_client,
@@ -157,11 +160,24 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         },
     }
     parent = Parent(sockets=sockets, page=page, page_path=page_path, tables=tables, orders=orders)
+    fastpath = FastPath(
+        config.fastpath,
+        addresses=config.service.addresses,
+        port=config.service.port,
+        responses=responder_settings(responder),
+        page=page,
+        open_table=lambda generation: _open_table(Path(config.state.directory), generation),
+    )
+    parent.commands |= fastpath_commands(fastpath)
     status = await parent.listen(runtime / "serve.sock")
     log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
+    kernel = asyncio.create_task(fastpath.run(stop), name="fastpath")
     try:
         await parent.run(stop)
     finally:
+        kernel.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await kernel
         status.close()
         (runtime / "serve.sock").unlink(missing_ok=True)
         for each in sockets:

@@ -46,6 +46,15 @@ void *libbpf_set_print(void *);
 int bpf_enable_stats(int type);
 int bpf_link_create(int prog_fd, int ifindex, int attach_type, const void *opts);
 int bpf_obj_get_info_by_fd(int fd, void *info, uint32_t *size);
+int bpf_prog_get_fd_by_id(uint32_t id);
+int bpf_map_get_fd_by_id(uint32_t id);
+int bpf_prog_attach(int prog_fd, int attachable, int attach_type, unsigned int flags);
+int bpf_prog_detach2(int prog_fd, int attachable, int attach_type);
+int bpf_prog_query(int target, int attach_type, uint32_t query_flags, uint32_t *attach_flags, uint32_t *ids,
+                   uint32_t *count);
+int bpf_xdp_attach(int ifindex, int prog_fd, uint32_t flags, const void *opts);
+int bpf_xdp_detach(int ifindex, uint32_t flags, const void *opts);
+int bpf_xdp_query_id(int ifindex, int flags, uint32_t *prog_id);
 
 struct bpf_link_create_opts { size_t sz; uint32_t flags; uint32_t rest[16]; };
 struct bpf_test_run_opts {
@@ -63,6 +72,15 @@ int bpf_tc_hook_destroy(struct bpf_tc_hook *);
 int bpf_tc_attach(const struct bpf_tc_hook *, struct bpf_tc_opts *);
 int bpf_tc_detach(const struct bpf_tc_hook *, const struct bpf_tc_opts *);
 int bpf_tc_query(const struct bpf_tc_hook *, struct bpf_tc_opts *);
+
+struct bpf_prog_info {
+    uint32_t type, id; uint8_t tag[8]; uint32_t jited_prog_len, xlated_prog_len;
+    uint64_t jited_prog_insns, xlated_prog_insns, load_time;
+    uint32_t created_by_uid, nr_map_ids; uint64_t map_ids; char name[16]; uint8_t rest[160];
+};
+struct bpf_map_info {
+    uint32_t type, id, key_size, value_size, max_entries, map_flags; char name[16]; uint8_t rest[64];
+};
 
 typedef struct ring_buffer ring_buffer;
 ring_buffer *ring_buffer__new(int map_fd, int (*sample)(void *context, void *data, size_t size), void *, const void *);
@@ -82,7 +100,7 @@ XDP_DRIVER_MODE = 1 << 2
 # BPF_F_TEST_XDP_LIVE_FRAMES (linux/bpf.h, since 5.18): the frames of a test run really go where the verdict says.
 TEST_RUN_LIVE_FRAMES = 1 << 1
 
-_TC_INGRESS = 1
+TC_INGRESS = 1
 _PER_CPU_MAP_TYPES = {5, 6, 10}  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _LOG_OCTETS = 1 << 20
 
@@ -269,6 +287,23 @@ class BpfObject:
                 return handle
         raise BpfError(errno.ENOENT, f"{self._name}: no map {name}")
 
+    def memory_octets(self) -> int:
+        """Kernel memory of maps and loaded programs, as the kernel accounts it."""
+        lib, total = library(), 0
+        descriptors = []
+        program = ffi.NULL
+        while (program := lib.bpf_object__next_program(self._handle, program)) != ffi.NULL:
+            descriptors.append(lib.bpf_program__fd(program))
+        handle = ffi.NULL
+        while (handle := lib.bpf_object__next_map(self._handle, handle)) != ffi.NULL:
+            descriptors.append(lib.bpf_map__fd(handle))
+        for descriptor in descriptors:
+            if descriptor < 0:
+                continue
+            with open(f"/proc/self/fdinfo/{descriptor}") as lines:
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
+        return total
+
     def close(self) -> None:
         """Give back everything; harmless when repeated."""
         if self._handle != ffi.NULL:
@@ -342,7 +377,7 @@ def tc_ingress(program: int, ifindex: int, *, handle: int = 1, priority: int = 1
     """
     lib = library()
     hook = ffi.new("struct bpf_tc_hook *")
-    hook.sz, hook.ifindex, hook.attach_point = ffi.sizeof("struct bpf_tc_hook"), ifindex, _TC_INGRESS
+    hook.sz, hook.ifindex, hook.attach_point = ffi.sizeof("struct bpf_tc_hook"), ifindex, TC_INGRESS
     if lib.bpf_tc_hook_create(hook) and ffi.errno != errno.EEXIST:
         raise _error(f"interface {ifindex}: clsact", ffi.errno)
     options = ffi.new("struct bpf_tc_opts *")

@@ -30,6 +30,9 @@ from rootsrv.fastpath.shared import COUNTERS_OCTETS, Counters, constant, ffi
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 TC_NEXT, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7
 
+TEST_IFINDEX = 1
+"""The loopback interface's, from which packets of test runs seem to come."""
+
 TABLE_ROOM = constant("TABLE_ROOM")
 _ELEMENT = TABLE_ROOM + constant("TABLE_SLACK")
 _MAX_ADDRESSES = constant("MAX_ADDRESSES")
@@ -158,6 +161,9 @@ class Program:
         """Answer what comes in on these interfaces."""
         records = self.control.interfaces
         chosen = list(interfaces)
+        if not any(each.ifindex == TEST_IFINDEX for each in chosen):
+            # Not attached there; but the kernel says of test runs that they came in there.
+            chosen.append(Interface(TEST_IFINDEX, 65_536, bytes(6), virtual=True, loopback=True))
         if len(chosen) > len(records):
             raise FastPathUnavailable(f"{len(chosen)} interfaces; the program knows {len(records)}")
         for position, record in enumerate(records):
@@ -200,7 +206,15 @@ class Program:
         until = self.control.answer_until[self.active if generation is None else generation]
         for zone in range(constant("MAX_ZONES")):
             until[zone] = answer_until[zone] if zone < len(answer_until) else 0
+        self.note_owner()
+
+    def note_owner(self) -> None:
+        """Let the next owner see that this one lives."""
         self.control.owner_seen = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def answer_until(self) -> tuple[int, ...]:
+        """Per zone: until when the active generation answers, nanoseconds on CLOCK_BOOTTIME."""
+        return tuple(self.control.answer_until[self.active])
 
     def publish_time(self, wall_seconds: float) -> None:
         """Tell the program the time that cookies carry, and which day's registers of unique sources to use."""
@@ -219,6 +233,10 @@ class Program:
         start = 0 if test_runs else COUNTERS_OCTETS
         per_cpu = self._per_cpu.lookup_per_cpu(0)
         return Counters.total([octets[start : start + COUNTERS_OCTETS] for octets in per_cpu])
+
+    def memory_octets(self) -> int:
+        """Kernel memory of all maps and programs."""
+        return self._object.memory_octets()
 
     def unique_sources(self, day: int) -> list[bytes]:
         """The registers of *day* (days since 1970, today or yesterday), per estimate, merged over all CPUs."""

@@ -59,6 +59,25 @@ class Counters:
         """Packets passed up, by reason; reasons that never applied are left out."""
         return {reason.name.lower(): number for reason in Reason if (number := int(self._struct.passes[reason]))}
 
+    def as_document(self) -> dict[str, Any]:
+        """By name, for status."""
+        families = ("ipv4", "ipv6")
+        return {
+            "replies": {
+                family: {str(rcode): number for rcode, number in enumerate(self.replies[index]) if number}
+                for index, family in enumerate(families)
+            },
+            "whole": self.whole,
+            "cut": self.cut,
+            "truncated": self.truncated,
+            "good_cookies": self.good_cookies,
+            "made_cookies": self.made_cookies,
+            "blocked": dict(zip(families, self.blocked, strict=True)),
+            "tapped": self.tapped,
+            "tap_lost": self.tap_lost,
+            "passes": self.passed(),
+        }
+
     def answered(self) -> int:
         """Responses sent."""
         return sum(sum(family) for family in self.replies)

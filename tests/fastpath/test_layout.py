@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from rootsrv.answer import table
+from rootsrv.answer import edns, table
 from rootsrv.fastpath.shared import Reason, constant, ffi
 
 STRUCTURES = {
@@ -74,6 +74,10 @@ def kind_of_spare(kind: object, place: tuple[int, int]) -> bool:
 def test_flags_have_the_same_values() -> None:
     for name in ("NAME_IS_DELEGATION", "NAME_HAS_HOST_ZONE", "CUT_TRUNCATED"):
         assert constant(name) == getattr(table, name)
+
+
+def test_as_many_options_are_read_as_the_responder_reads() -> None:
+    assert constant("MAX_OPTIONS") == edns.MAX_OPTIONS
 
 
 def test_there_is_a_counter_for_every_reason() -> None:

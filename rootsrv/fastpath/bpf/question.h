@@ -21,7 +21,6 @@
 #define OPTION_KEEPALIVE 11
 #define OPTION_ERROR 15
 #define OPTION_ZONEVERSION 19
-#define MAX_OPTIONS 12
 
 /* Header and question. */
 STEP read_question(struct scratch *s)

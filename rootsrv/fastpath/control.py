@@ -1,0 +1,30 @@
+"""What the status socket of *serve* does for the fast path."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rootsrv.fastpath.loader import FastPath
+
+Command = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def commands(fastpath: FastPath) -> dict[str, Command]:
+    """Name → function of the request that makes the response."""
+
+    def attach(request: dict[str, Any]) -> dict[str, Any]:
+        # In a thread of its own: netlink sockets do not go with the event loop that runs here.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(fastpath.attach_again, replace=request.get("replace") is True).result()
+        return fastpath.status()
+
+    def detach(request: dict[str, Any]) -> dict[str, Any]:
+        fastpath.detach(str(request.get("reason") or "by order"))
+        return fastpath.status()
+
+    return {
+        "fastpath-status": lambda _: fastpath.status(),
+        "fastpath-probe": lambda _: dict(fastpath.probe()),
+        "fastpath-attach": attach,
+        "fastpath-detach": detach,
+    }

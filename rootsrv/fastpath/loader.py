@@ -1,0 +1,428 @@
+"""The owner of the fast path: chooses hooks, attaches, follows the shared page, renews, heals."""
+# Theory of operation
+# -------------------
+# The workers' switchover is the kernel's too.  The owner looks at the shared page (rootsrv/page.py) all the time:
+#
+#   page.staged = n    table n is copied into the kernel's other generation and self-tested there by test runs
+#   page.active = n    when every worker has flipped to n, the kernel flips: workers first, so that a client that comes
+#                      again over TCP never meets an older zone
+#   silenced, or n cannot be used here, or is not there yet although the workers have flipped: the kernel passes
+#                      everything to the workers
+#
+# Leases are the page's, cut short to `orphan_seconds` from now and renewed every quarter of that, so the kernel stops
+# when nobody is left to watch it.
+#
+#             attach fails: reason logged                interface gone, filter removed
+#   off ◀──── retried every RETRY_SECONDS ────▶ attached ───────────────────────────────▶ off
+#
+# Nothing here is needed for answers: whatever fails, the kernel passes and the workers answer.
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rootsrv import log
+from rootsrv.answer.responder import Responder, ResponderSettings
+from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.config_fastpath import FastPathConfig
+from rootsrv.fastpath.attachment import (
+    Attachment,
+    CannotAttach,
+    FoundInterface,
+    HookName,
+    attach,
+    find_interface,
+    own_addresses,
+)
+from rootsrv.fastpath.program import FastPathUnavailable, Program, TableUnfit
+from rootsrv.fastpath.self_test import SelfTest, run_self_test
+from rootsrv.fastpath.shared import Reason
+from rootsrv.page import Page
+
+FOLLOW_SECONDS = 0.01
+"""How often the page is looked at: how far the kernel may be behind the workers at a switchover."""
+
+DUTY_SECONDS = 1.0
+"""How often the time is published, leases are renewed when due, and interfaces looked at."""
+
+REFRESH_SECONDS = 10.0
+"""How often the host's addresses and the interfaces' MTU and MAC are read again."""
+
+RETRY_SECONDS = 5.0
+"""How long after a failed attempt to attach the next one follows."""
+
+_TAILROOM_JUDGED_AT = 100
+"""So many replies must have been tried before a driver is found to have no room for them."""
+
+OpenTable = Callable[[int], AnswerTable]
+"""The answer table of a generation; TableUnusable or OSError when there is none."""
+
+
+class FastPath:
+    """Owns the program in the kernel and its attachments."""
+
+    def __init__(
+        self,
+        config: FastPathConfig,
+        *,
+        addresses: Sequence[str],
+        port: int,
+        responses: ResponderSettings,
+        page: Page,
+        open_table: OpenTable,
+    ) -> None:
+        """*addresses*, *port*: where DNS is answered; *responses*: as the workers'."""
+        self._config = config
+        self._addresses = tuple(addresses)
+        self._port = port
+        self._responses = responses
+        self._page = page
+        self._open_table = open_table
+        self.program: Program | None = None
+        self._attachments: dict[str, Attachment] = {}
+        self._why: dict[str, str] = {}
+        """By interface: why it has this hook, or none."""
+
+        self._unavailable = "" if config.interfaces else "no interfaces are configured (fastpath.interfaces)"
+        self._no_xdp: dict[str, str] = {}
+        self._retry_at = 0.0
+        self._active = self._staged = 0
+        self._slots: dict[int, int] = {}
+        """By generation of the instance: the kernel's generation (0 or 1) that holds it."""
+
+        self._tests: dict[int, SelfTest | str] = {}
+        """By generation: what became of its self-test, or why there could be none."""
+
+        self._serials: dict[int, tuple[int, ...]] = {}
+        self._responder: tuple[int, Responder] | None = None
+        self._renew_at = 0.0
+        self._head = b""
+        self._refresh_at = 0.0
+        self._detached_by_order = ""
+        self._changing = threading.RLock()
+        """Held while attachments or tables change: long calls run in threads, commands come in between."""
+
+    # ── living ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Be there until *stop*; then take everything off.  Errors of the kernel are logged and tried again."""
+        if self._config.mode == "off" or not self._config.interfaces:
+            reason = "mode = off" if self._config.mode == "off" else self._unavailable
+            self._unavailable = reason
+            if self._config.interfaces or self._config.mode not in ("auto", "off"):
+                log.event("fast path off", reason=reason)
+            return
+        try:
+            next_duty = 0.0
+            while not stop.is_set():
+                now = time.monotonic()
+                try:
+                    if now >= next_duty:
+                        next_duty = now + DUTY_SECONDS
+                        await self._do_duties(now)
+                    await self.follow()
+                except OSError as error:
+                    log.alarm("fast path failed", reason=error)
+                    with self._changing:
+                        self._detach_all("failed")
+                    self._retry_at = now + RETRY_SECONDS
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FOLLOW_SECONDS):
+                        await stop.wait()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Take the program off all interfaces."""
+        with self._changing:
+            self._suspend()
+            self._detach_all("stopped")
+            if self.program is not None:
+                self.program.close()
+                self.program = None
+
+    async def _do_duties(self, now: float) -> None:
+        if self.program is None:
+            if now < self._retry_at or self._unavailable.startswith("the BPF program is not built"):
+                return
+            try:
+                self.program = await asyncio.to_thread(self._load)
+                self._unavailable = ""
+            except FastPathUnavailable as error:
+                if str(error) != self._unavailable:
+                    log.alarm("fast path off", reason=error)
+                self._unavailable = str(error)
+                self._retry_at = now + 12 * RETRY_SECONDS
+                return
+        self.program.publish_time(time.time())
+        self._renew(now)
+        await asyncio.to_thread(self._keep_attached, now)
+
+    def _load(self) -> Program:
+        program = Program.load(tap=self._config.tap_every > 0)
+        try:
+            program.set_service(self._addresses, self._port)
+            program.set_responses(self._responses)
+            program.control.tap_every = self._config.tap_every
+            program.publish_time(time.time())
+        except FastPathUnavailable:
+            program.close()
+            raise
+        return program
+
+    # ── interfaces ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _keep_attached(self, now: float) -> None:
+        """Attach where we should be and are not; notice what has gone or changed."""
+        with self._changing:
+            program = self.program
+            if program is None or self._detached_by_order:
+                return
+            for name, attachment in list(self._attachments.items()):
+                if not attachment.is_there():
+                    self._forget(name, "the interface or the attachment is gone")
+                elif attachment.hook == "xdp" and self._config.mode == "auto" and self._lacks_tailroom():
+                    self._no_xdp[name] = "its driver left no room for replies to grow in"
+                    self._forget(name, self._no_xdp[name])
+            missing = [name for name in self._config.interfaces if name not in self._attachments]
+            if missing and now >= self._retry_at:
+                self._refresh_at = 0.0
+                program.set_own_addresses(own_addresses())
+                for name in missing:
+                    self._attach(program, name, replace=self._config.replace)
+                if any(name not in self._attachments for name in missing):
+                    self._retry_at = now + RETRY_SECONDS
+            if now >= self._refresh_at:
+                self._refresh_at = now + REFRESH_SECONDS
+                program.set_own_addresses(own_addresses())
+                program.set_interfaces([find_interface(name).kernel for name in self._attachments])
+
+    def _attach(self, program: Program, name: str, *, replace: bool) -> None:
+        """Attach to one interface by the best way that it has, and note why."""
+        passed_over: list[str] = []
+        try:
+            interface = find_interface(name)
+            # The program must know the interface before its first packet.
+            program.set_interfaces([each.interface.kernel for each in self._attachments.values()] + [interface.kernel])
+            for hook in self._hooks(interface, passed_over):
+                try:
+                    attached = attach(program, interface, hook, replace=replace, keep=self._config.keep_attached)
+                except CannotAttach as error:
+                    passed_over.append(str(error))
+                    continue
+                self._attachments[name] = attached
+                self._why[name] = "; ".join(passed_over)
+                log.event("fast path attached", interface=name, hook=hook, mode=self._config.mode,
+                          why=self._why[name] or "the best there is")  # fmt: skip
+                return
+        except CannotAttach as error:
+            passed_over.append(str(error))
+        reason = "; ".join(passed_over)
+        if self._why.get(name) != reason:
+            log.alarm("fast path not attached", interface=name, reason=reason)
+        self._why[name] = reason
+
+    def _hooks(self, interface: FoundInterface, passed_over: list[str]) -> list[HookName]:
+        """The hooks to try, best first."""
+        mode = self._config.mode
+        if mode == "xdp":
+            return ["xdp"]
+        if mode == "tc":
+            return ["tcx", "clsact"]
+        reason = self._no_xdp.get(interface.name) or interface.why_no_xdp()
+        if reason:
+            passed_over.append(f"no XDP: {reason}")
+            return ["tcx", "clsact"]
+        return ["xdp", "tcx", "clsact"]
+
+    def _lacks_tailroom(self) -> bool:
+        """Whether replies hardly ever found room: what a driver does with a full-sized packet shows only there."""
+        assert self.program is not None
+        counters = self.program.counters()
+        failed = int(counters.passes[Reason["NO_TAILROOM"]])
+        return failed >= _TAILROOM_JUDGED_AT and failed > int(counters.answered())
+
+    def _forget(self, name: str, reason: str) -> None:
+        attachment = self._attachments.pop(name)
+        attachment.detach()
+        self._why[name] = reason
+        self._retry_at = 0.0
+        log.alarm("fast path detached", interface=name, hook=attachment.hook, reason=reason)
+
+    def _detach_all(self, reason: str) -> None:
+        for name, attachment in self._attachments.items():
+            attachment.detach()
+            self._why[name] = reason
+            log.event("fast path detached", interface=name, hook=attachment.hook, reason=reason)
+        self._attachments.clear()
+
+    # ── switchover ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def follow(self) -> None:
+        """Do what the page says: stage, activate, or pass everything."""
+        page, program = self._page, self.program
+        if program is None:
+            return
+        active, staged = page.active, page.staged
+        if staged not in (0, self._active, self._staged) and staged not in self._tests:
+            await self._stage(staged)
+        if active != self._active and self._workers_have_flipped(active):
+            if active not in self._slots and active not in self._tests:
+                self._suspend()  # the workers are ahead of us: pass until the table is here
+                await self._stage(active)
+                if page.active != active:
+                    return
+            self._activate(active)
+        head = page.head()
+        if head != self._head:
+            self._head = head
+            self._renew(time.monotonic(), at_once=True)
+
+    def _workers_have_flipped(self, generation: int) -> bool:
+        """Whether every worker that is there answers from *generation*."""
+        slots = [self._page.worker(number) for number in range(self._page.workers)]
+        living = [slot for slot in slots if slot.pid]
+        return bool(living) and all(slot.active == generation for slot in living)
+
+    async def _stage(self, generation: int) -> None:
+        """Put the table of *generation* into the kernel's other generation and test it there."""
+        assert self.program is not None
+        try:
+            self._tests[generation] = await asyncio.to_thread(self._copy_and_test, self.program, generation)
+        except (TableUnfit, TableUnusable, OSError) as error:
+            self._slots.pop(generation, None)
+            self._tests[generation] = str(error)
+        self._staged = generation
+        outcome = self._tests[generation]
+        if isinstance(outcome, SelfTest) and outcome.passed:
+            log.event("fast path staged", generation=generation, self_test=outcome)
+        else:
+            self._slots.pop(generation, None)
+            log.alarm("fast path cannot serve", generation=generation, reason=outcome)
+
+    def _copy_and_test(self, program: Program, generation: int) -> SelfTest:
+        table = self._open_table(generation)
+        with self._changing:
+            slot = program.stage(table)
+            self._slots = {known: place for known, place in self._slots.items() if place != slot}
+            self._slots[generation] = slot
+            self._serials = {generation: tuple(zone.serial for zone in table.zones)} | {
+                known: serials for known, serials in self._serials.items() if known in self._slots
+            }
+            return self._test(program, generation, table)
+
+    def _test(self, program: Program, generation: int, table: AnswerTable) -> SelfTest:
+        if self._responder is None or self._responder[0] != generation:
+            self._responder = (generation, Responder(table, self._responses))
+        program.control.test_generation = self._slots[generation]
+        hooks = {attachment.hook == "xdp" for attachment in self._attachments.values()} or {False}
+        results = [
+            run_self_test(program, table, self._responder[1], self._addresses, self._port, is_xdp=is_xdp)
+            for is_xdp in sorted(hooks)
+        ]
+        return next((each for each in results if not each.passed), results[0])
+
+    def _activate(self, generation: int) -> None:
+        assert self.program is not None
+        self._active = generation
+        outcome = self._tests.get(generation)
+        slot = self._slots.get(generation)
+        if slot is None or not isinstance(outcome, SelfTest) or not outcome.passed:
+            self._suspend()
+            log.alarm("fast path passes everything", generation=generation, reason=outcome or "not staged")
+            return
+        self.program.activate(slot, self._leases())
+        self._tests = {generation: outcome}
+        self._renew_at = time.monotonic() + self._config.orphan_seconds / 4
+        serials = ",".join(map(str, self._serials.get(generation, ())))
+        log.event("fast path switched", generation=generation, serials=serials)
+
+    def _suspend(self) -> None:
+        """Pass everything to the workers."""
+        if self.program is not None:
+            self.program.renew(())
+
+    def _leases(self) -> tuple[int, ...]:
+        """Until when each zone may be answered from here, nanoseconds on CLOCK_BOOTTIME."""
+        if self._page.silenced or self._detached_by_order:
+            return ()
+        orphaned = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(self._config.orphan_seconds * 1e9)
+        return tuple(min(self._page.deadline(zone), orphaned) for zone in range(2))
+
+    def _renew(self, now: float, *, at_once: bool = False) -> None:
+        """Grant more time when a quarter of it is over, or the page has changed."""
+        assert self.program is not None
+        self.program.note_owner()
+        if not at_once and now < self._renew_at:
+            return
+        self._renew_at = now + self._config.orphan_seconds / 4
+        # While the page has moved on its leases are another table's: ours is not renewed, and soon switched from.
+        if self._slots.get(self._active) == self.program.active and self._page.active == self._active:
+            self.program.renew(self._leases())
+
+    # ── asked from outside ──────────────────────────────────────────────────────────────────────────────────────
+
+    def probe(self) -> dict[str, str]:
+        """What health wants to know: `state` is off, right, wrong or dead; `detail` says why (health/evidence.py)."""
+        program = self.program
+        if program is None or not self._attachments or self._slots.get(self._active) is None:
+            return {"state": "off", "detail": self._unavailable or "not attached"}
+        try:
+            with self._changing:
+                outcome = self._test(program, self._active, self._open_table(self._active))
+        except (OSError, TableUnusable) as error:
+            return {"state": "dead", "detail": str(error)}
+        state = "right" if outcome.passed else "wrong" if outcome.wrong else "dead"
+        return {"state": state, "detail": str(outcome)}
+
+    def detach(self, reason: str) -> None:
+        """Take the program off and leave it off until `attach_again`."""
+        with self._changing:
+            self._detached_by_order = reason
+            self._suspend()
+            self._detach_all(reason)
+
+    def attach_again(self, *, replace: bool) -> None:
+        """Attach where configured; with *replace* in the place of whoever is there."""
+        with self._changing:
+            self._detached_by_order = ""
+            if self.program is None:
+                return
+            for name in self._config.interfaces:
+                if name not in self._attachments:
+                    self._attach(self.program, name, replace=replace)
+            self._refresh_at = 0.0
+            self._renew(time.monotonic(), at_once=True)
+
+    def status(self) -> dict[str, Any]:
+        """All that is to be told, for `rootsrv fastpath status`."""
+        program = self.program
+        document: dict[str, Any] = {
+            "mode": self._config.mode,
+            "kernel": os.uname().release,
+            "unavailable": self._unavailable,
+            "detached_by_order": self._detached_by_order,
+            "active": self._active if self._slots.get(self._active) is not None else 0,
+            "serials": list(self._serials.get(self._active, ())),
+            "staged": self._staged if self._staged in self._slots else 0,
+            "self_tests": {str(generation): str(outcome) for generation, outcome in self._tests.items()},
+            "interfaces": [
+                {
+                    "name": name,
+                    "hook": attachment.hook if (attachment := self._attachments.get(name)) else "off",
+                    "why": self._why.get(name, ""),
+                }
+                for name in self._config.interfaces
+            ],
+        }
+        if program is not None:
+            now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            until = program.answer_until()
+            document["answer_until_seconds"] = [round(max(0, each - now) / 1e9, 3) for each in until]
+            document["memory_octets"] = program.memory_octets()
+            document["counters"] = program.counters().as_document()
+        return document
