@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="serve the configured zones")
     running.add_argument("--config", type=Path, required=True, metavar="FILE")
     running.add_argument(
-        "--role", choices=("serve", "maintain", "advertise"), help="only this one (default: all, supervised)"
+        "--role", choices=("serve", "maintain", "advertise", "report"), help="only this one (default: all, supervised)"
     )
     running.set_defaults(command=run)
 

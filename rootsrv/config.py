@@ -19,6 +19,7 @@ from rootsrv.config_checks import ConfigError
 from rootsrv.config_checks import check_addresses as _check_addresses
 from rootsrv.config_checks import check_range as _check_range
 from rootsrv.config_fastpath import FastPathConfig
+from rootsrv.config_report import LogConfig, ReportConfig, check_report
 from rootsrv.config_secondary import (
     AdminConfig,
     ClockConfig,
@@ -170,12 +171,15 @@ class Config:
     switchover: SwitchoverConfig = field(default_factory=SwitchoverConfig)
     clock: ClockConfig = field(default_factory=ClockConfig)
     fastpath: FastPathConfig = field(default_factory=FastPathConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         _check_zones(self.zone)
         check_secondary(
             self.admin, self.key, self.primary, self.peer, self.service.addresses, {z.name: z for z in self.zone}
         )
+        check_report(self.report, self.service.addresses)
         if self.anycast is not None:
             check_anycast(self.anycast, self.service.addresses)
 
@@ -248,7 +252,9 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         directory=absolute(config.state.directory),
         runtime_directory=absolute(config.state.runtime_directory),
     )
-    return dataclasses.replace(config, zone=zones, state=state)
+    statistics = absolute(config.report.statistics_directory) or str(Path(state.directory) / "statistics")
+    report = dataclasses.replace(config.report, statistics_directory=statistics)
+    return dataclasses.replace(config, zone=zones, state=state, report=report)
 
 
 def read(document: dict[str, Any]) -> Config:

@@ -43,10 +43,11 @@ from rootsrv.server import privileges
 from rootsrv.server.parent import Parent, environment
 from rootsrv.server.sockets import CannotBind, bind_all
 from rootsrv.server.worker import responder_settings
+from rootsrv.telemetry.report import Report
 from rootsrv.zone import instant
 
-Role = Literal["serve", "maintain", "advertise"]
-ROLES: tuple[Role, ...] = ("serve", "maintain", "advertise")
+Role = Literal["serve", "maintain", "advertise", "report"]
+ROLES: tuple[Role, ...] = ("serve", "maintain", "advertise", "report")
 
 _LOAD_WAIT_SECONDS = 20.0
 """How long `run` waits for the first table before it serves without: SERVFAIL is better than no answer at all."""
@@ -94,6 +95,9 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
                 with _alone(runtime / "advertise.lock"):
                     # uvloop has no netlink sockets; nothing here is in a hurry.
                     _run_until_signalled(lambda stop, _: advertise(config, stop), asyncio.new_event_loop)
+            case "report":
+                with _alone(state / "report.lock"):
+                    _run_until_signalled(lambda stop, _: report(config, path, stop))
             case None:
                 with _alone(state / "run.lock"):
                     _run_until_signalled(lambda stop, reload: _supervise(config, path, stop, reload))
@@ -202,6 +206,11 @@ async def maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyn
     await maintain_role(config, path, stop, reload)
 
 
+async def report(config: Config, path: Path, stop: asyncio.Event) -> None:
+    """The role *report*: metrics, status page, statistics; it reads what the others write, and nobody waits for it."""
+    await Report(config, path).run(stop)
+
+
 async def advertise(config: Config, stop: asyncio.Event) -> None:
     """The role *advertise*: announce the service prefixes while the service is right.  CannotRun names what is not."""
     if config.anycast is None:
@@ -281,6 +290,7 @@ async def _supervise(config: Config, path: Path, stop: asyncio.Event, reload: as
             if config.anycast is not None:
                 await _first_heartbeat(page, stopped)
                 roles["advertise"] = await _start("advertise", path)
+            roles["report"] = await _start("report", path)
             await _keep(roles, path, stopped, reload)
     finally:
         stopped.cancel()
@@ -345,10 +355,16 @@ async def _first_heartbeat(page: Page, stopped: "asyncio.Task[Any]") -> None:
 
 
 async def _stop(roles: dict[Role, asyncio.subprocess.Process]) -> None:
-    """End the roles: first what announces, which withdraws and waits for routers to follow (D35), then the others."""
+    """End the roles: first what announces, which withdraws and waits for routers to follow (D35), then the others.
+
+    What keeps the statistics goes last, so that it has read all that the workers have counted.
+    """
     if (advertising := roles.pop("advertise", None)) is not None:
         await _end([advertising], _WITHDRAW_SECONDS)
+    reporting = roles.pop("report", None)
     await _end(roles.values(), _STOP_SECONDS)
+    if reporting is not None:
+        await _end([reporting], _STOP_SECONDS)
 
 
 async def _end(processes: Iterable[asyncio.subprocess.Process], patience_seconds: float) -> None:

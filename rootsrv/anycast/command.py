@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv import config
-from rootsrv.anycast.witness import NoAnswer, ask
+from rootsrv.status_socket import NoAnswer, ask
 
 DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 _WAIT_POLL_SECONDS = 0.2

@@ -173,6 +173,10 @@ def check_keys(
     return keys, [key for key in anchored if key.tag in tags], list(_key_alarms(keys, contents.apex, anchors))
 
 
+UNCOVERED = "is covered by no trust anchor"
+"""In an alarm's text; metrics look for it."""
+
+
 def _key_alarms(keys: Iterable[Key], apex: bytes, anchors: Iterable[TrustAnchor]) -> Iterable[str]:
     for key in keys:
         if key.flags & REVOKED:
@@ -180,7 +184,7 @@ def _key_alarms(keys: Iterable[Key], apex: bytes, anchors: Iterable[TrustAnchor]
             if _is_covered(unrevoked, apex, anchors):
                 yield f"key {unrevoked.tag} is revoked (as {key.tag}, RFC 5011): its trust anchor no longer counts"
         elif key.flags & SEP and not _is_covered(key, apex, anchors):
-            yield f"SEP key {key.tag} is covered by no trust anchor: a roll of the key is coming"
+            yield f"SEP key {key.tag} {UNCOVERED}: a roll of the key is coming"
 
 
 def _is_covered(key: Key, apex: bytes, anchors: Iterable[TrustAnchor]) -> bool:

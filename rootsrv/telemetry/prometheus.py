@@ -1,0 +1,346 @@
+"""The view of the instance as Prometheus metrics, made anew for each scrape.
+
+docs/operations.md has the table of all of them.  A metric is 1 when the good thing is true; units are base units; names
+of zones are labels.
+"""
+
+import datetime
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import CollectorRegistry
+
+import rootsrv
+from rootsrv import counts
+from rootsrv.config import Config
+from rootsrv.telemetry.rssac002 import DayRecord
+from rootsrv.telemetry.view import ROLES, View
+from rootsrv.zone.dnssec import UNCOVERED
+
+_PATHS = [tuple(path.split("-")) for path in counts.PATHS]
+
+# Upper ends of buckets, in octets: each is the last octet of a 16-octet bin.  512 and 1232 are common limits (RFC 1035,
+# RFC 9715), so there is a bucket that ends right behind each; most of the root's responses lie in 1024 … 1071.
+REQUEST_BUCKETS = (31, 47, 63, 79, 95, 127, 191, 287)
+RESPONSE_BUCKETS = (63, 127, 255, 511, 527, 767, 895, 1023, 1071, 1231, 1247, 1535, 4095)
+
+RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"} | {
+    16: "BADVERS",
+    23: "BADCOOKIE",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The day so far."""
+
+    today: DayRecord
+    sources: Mapping[str, int]
+    """Estimates of unique sources, by rssac002.SOURCE_KEYS."""
+
+    error: str
+    """Why statistics cannot be written; empty = they can."""
+
+
+class Exposition:
+    """Makes the text of /metrics."""
+
+    def __init__(self, config: Config, digest: str) -> None:
+        """*digest*: of the configuration, so that members of a mesh can be compared (D53)."""
+        self._expected_roles = [role for role in ROLES if role != "advertise" or config.anycast is not None]
+        self._digest = digest
+
+    def text(self, view: View, statistics: Statistics, accept: str) -> tuple[bytes, str]:
+        """The metrics and their content type: OpenMetrics or Prometheus' own format, as *accept* (the header) asks."""
+        encode, content_type = choose_encoder(accept)
+        began = time.perf_counter()
+        families = [
+            *_counters(view.words),
+            *self._instance(view),
+            *_zones(view),
+            *_routes(view),
+            *_of_statistics(statistics),
+        ]
+        families.append(
+            _gauge("rootsrv_scrape_seconds", "Time that it took to gather this scrape.", time.perf_counter() - began)
+        )
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Gathered(families))
+        return encode(registry), content_type
+
+    def _instance(self, view: View) -> Iterator[Metric]:
+        yield InfoMetricFamily(
+            "rootsrv_build",
+            "Version and digest of the configuration.",
+            value={"version": rootsrv.__version__, "configuration": self._digest},
+        )
+        up = GaugeMetricFamily("rootsrv_role_up", "Whether the role answers on its status socket.", labels=["role"])
+        for role in self._expected_roles:
+            up.add_metric([role], float(role in view.roles))
+        yield up
+        yield _gauge(
+            "rootsrv_answering", "Whether the instance answers at all (0: a switchover failed).", not view.silenced
+        )
+        yield _gauge("rootsrv_active_generation", "Number of the answer table in service; 0: none.", view.generation)
+        yield _counter("rootsrv_workers_replaced", "Workers that ended or hung and were replaced.", view.replaced)
+        alive = GaugeMetricFamily(
+            "rootsrv_worker_current",
+            "Whether the worker is alive and answers from the active table.",
+            labels=["worker"],
+        )
+        age = GaugeMetricFamily("rootsrv_worker_heartbeat_age_seconds", "Since its last wake-up.", labels=["worker"])
+        for worker in view.workers:
+            fresh = worker.heartbeat_age_seconds < 1.5 and worker.active == view.generation
+            alive.add_metric([str(worker.slot)], float(bool(worker.pid) and fresh))
+            age.add_metric([str(worker.slot)], worker.heartbeat_age_seconds)
+        yield from (alive, age)
+        memory = GaugeMetricFamily("rootsrv_process_resident_memory_bytes", "Resident memory.", labels=["process"])
+        processor = CounterMetricFamily("rootsrv_process_cpu_seconds", "Processor time used.", labels=["process"])
+        for process in view.processes:
+            memory.add_metric([process.name], process.resident_octets)
+            processor.add_metric([process.name], process.cpu_seconds)
+        yield from (memory, processor)
+        sockets = view.sockets
+        yield _counter(
+            "rootsrv_udp_receive_drops",
+            "Datagrams that the kernel dropped before a worker could receive them (buffer full, bad checksum).",
+            sockets.udp_drops,
+        )
+        yield _gauge(
+            "rootsrv_udp_waiting_bytes", "Waiting in the service sockets' receive buffers.", sockets.udp_waiting_octets
+        )
+        yield _counter(
+            "rootsrv_tcp_listen_overflows", "Connections that found an accept queue full.", sockets.listen_overflows
+        )
+
+        maintain = view.role("maintain")
+        if (state := maintain.text("clock")) or maintain:
+            yield _gauge(
+                "rootsrv_clock_synchronised",
+                "Whether the kernel holds the clock synchronised.",
+                state == "synchronised",
+            )
+            yield from _maybe(
+                "rootsrv_clock_distance_seconds",
+                "From the wall clock to the time that is trusted.",
+                maintain.number("clock_distance_seconds"),
+            )
+            yield from _maybe(
+                "rootsrv_state_writable",
+                "Whether the state directory can be written.",
+                maintain.truth("state_writable"),
+            )
+            switchover = maintain.object("switchover")
+            yield _gauge(
+                "rootsrv_switchover_in_order", "0: the latest switchover was void or failed.",
+                switchover.text("state") not in ("void", "failed"),
+            )  # fmt: skip
+            yield _gauge(
+                "rootsrv_alarms",
+                "What a person should look at now, as maintain sees it.",
+                len(maintain.texts("alarms")),
+            )
+        yield _labelled_counter(
+            "rootsrv_maintain_events", "What maintain did since it started.", "event", maintain.numbers("counters")
+        )
+        yield _labelled_counter(
+            "rootsrv_security_events", "Failed TSIG, refused transfers, spoofed NOTIFY, refused control.", "event",
+            maintain.numbers("security_events"),
+        )  # fmt: skip
+
+
+class _Gathered:
+    """Families that are already there, as a collector."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """All of them."""
+        return self._families
+
+
+def _counters(words: Sequence[int]) -> Iterator[Metric]:
+    labels = ["transport", "family"]
+    for name, help_text, first in (
+        ("rootsrv_queries", "Well-formed queries that were answered.", counts.QUERIES),
+        ("rootsrv_malformed_queries", "Messages that were answered with FORMERR.", counts.MALFORMED),
+    ):
+        family = CounterMetricFamily(name, help_text, labels=labels)
+        for path, values in enumerate(_PATHS):
+            family.add_metric(values, words[first + path])
+        yield family
+    responses = CounterMetricFamily("rootsrv_responses", "Responses sent.", labels=[*labels, "rcode"])
+    truncated = CounterMetricFamily("rootsrv_truncated_responses", "Responses sent with TC set.", labels=labels)
+    for path, values in enumerate(_PATHS):
+        for rcode, number in enumerate(counts.rcodes(words, path)):
+            if number or rcode in (0, 3):
+                responses.add_metric([*values, RCODES.get(rcode, str(rcode))], number)
+        truncated.add_metric(values, sum(counts.truncated(words, path)))
+    yield from (responses, truncated)
+    yield _sizes(
+        "rootsrv_request_size_bytes",
+        "Sizes of well-formed queries.",
+        words,
+        counts.REQUEST_SIZES,
+        counts.REQUEST_BINS,
+        REQUEST_BUCKETS,
+    )
+    yield _sizes(
+        "rootsrv_response_size_bytes",
+        "Sizes of responses sent.",
+        words,
+        counts.RESPONSE_SIZES,
+        counts.RESPONSE_BINS,
+        RESPONSE_BUCKETS,
+    )
+    yield _labelled_counter(
+        "rootsrv_dropped_messages", "Messages that got no response.", "reason",
+        {reason: words[counts.DROPPED + at] for at, reason in enumerate(counts.DROP_REASONS)},
+    )  # fmt: skip
+    yield _counter("rootsrv_faults", "Exceptions of our own that a message raised.", words[counts.FAULTS])
+    yield _counter("rootsrv_unsent_responses", "UDP responses that the kernel had no room for.", words[counts.UNSENT])
+    tcp = {name: words[counts.TCP + at] for at, name in enumerate(counts.TCP_COUNTERS)}
+    yield _counter("rootsrv_tcp_connections", "TCP connections accepted.", tcp.pop("accepted"))
+    yield _gauge("rootsrv_tcp_open_connections", "TCP connections that are open.", tcp.pop("open"))
+    yield _labelled_counter(
+        "rootsrv_tcp_closed_connections", "TCP connections closed, by reason.", "reason",
+        {name.removeprefix("closed-"): number for name, number in tcp.items()},
+    )  # fmt: skip
+    signals = {str(tag): number for tag, number in counts.signals(words).items()}
+    if words[counts.SIGNALS]:
+        signals["other"] = words[counts.SIGNALS]
+    yield _labelled_counter(
+        "rootsrv_trust_anchor_signals", "Trust anchors that resolvers signal (RFC 8145).", "key_tag", signals
+    )
+
+
+def _sizes(name: str, help_text: str, words: Sequence[int], first: int, bins: int, buckets: tuple[int, ...]) -> Metric:
+    """A histogram by transport, from bins of 16 octets.  It has no sum: what is counted are bins."""
+    family = HistogramMetricFamily(name, help_text, labels=["transport"])
+    for number, transport in enumerate(("udp", "tcp")):
+        own = words[first + number * bins : first + (number + 1) * bins]
+        cumulated = [(str(float(upper)), sum(own[: upper // counts.BIN_OCTETS + 1])) for upper in buckets]
+        family.add_metric([transport], [*cumulated, ("+Inf", sum(own))], None)
+    return family
+
+
+def _zones(view: View) -> Iterator[Metric]:
+    serial = GaugeMetricFamily(
+        "rootsrv_zone_serial", "SOA serial: known, received, scheduled, served.", labels=["zone", "stage"]
+    )
+    lease = GaugeMetricFamily(
+        "rootsrv_zone_lease_seconds", "Left of the time that the zone may be served; ≤ 0: SERVFAIL.", labels=["zone"]
+    )
+    signed = GaugeMetricFamily(
+        "rootsrv_zone_signatures_expire_timestamp_seconds", "When the first signature expires.", labels=["zone"]
+    )
+    for zone in view.zones:
+        serial.add_metric([zone.name, "served"], zone.serial)
+        lease.add_metric([zone.name], zone.lease_seconds)
+        if zone.signatures_until:
+            signed.add_metric([zone.name], zone.signatures_until)
+    ages = {
+        key: GaugeMetricFamily(f"rootsrv_zone_{key}_age_seconds", help_text, labels=["zone"])
+        for key, help_text in (
+            ("known", "How long a newer serial than the served one has been known; 0: none is."),
+            ("received", "Since a version was last received."),
+            ("served", "Since the version in service went into service."),
+            ("confirmed", "Since a primary last said that the version in service is current."),
+        )
+    }
+    current = GaugeMetricFamily("rootsrv_zone_current", "Whether no newer serial is known.", labels=["zone"])
+    held = GaugeMetricFamily("rootsrv_zone_held_versions", "Versions that wait for a decision.", labels=["zone"])
+    accepted = GaugeMetricFamily(
+        "rootsrv_zone_last_version_accepted", "0: the latest version was rejected.", labels=["zone"]
+    )
+    plain = GaugeMetricFamily(
+        "rootsrv_zone_unsuspicious", "0: there are alarms about the version in service.", labels=["zone"]
+    )
+    covered = GaugeMetricFamily(
+        "rootsrv_zone_sep_keys_covered", "0: a SEP key of the zone is covered by no trust anchor.", labels=["zone"]
+    )
+    reachable = GaugeMetricFamily(
+        "rootsrv_primary_reachable", "Whether the latest exchange with the primary worked.", labels=["zone", "primary"]
+    )
+    for zone_said in view.role("maintain").objects("zones"):
+        name = zone_said.text("name")
+        for stage in ("known", "received", "scheduled"):
+            if (value := zone_said.number(stage)) is not None:
+                serial.add_metric([name, stage], value)
+        for key, family in ages.items():
+            value = zone_said.number(f"{key}_age_seconds")
+            if value is not None or key == "known":
+                family.add_metric([name], value or 0.0)
+        current.add_metric([name], float(zone_said.number("known_age_seconds") is None))
+        held.add_metric([name], len(zone_said.objects("held")))
+        accepted.add_metric([name], float(not zone_said.text("last_rejection")))
+        alarms = zone_said.texts("alarms")
+        plain.add_metric([name], float(not alarms))
+        covered.add_metric([name], float(not any(UNCOVERED in alarm for alarm in alarms)))
+        for primary in zone_said.objects("primaries"):
+            if (answers := primary.truth("reachable")) is not None:
+                reachable.add_metric([name, primary.text("name")], float(answers))
+    yield from (serial, lease, signed, *ages.values(), current, held, accepted, plain, covered, reachable)
+
+
+def _routes(view: View) -> Iterator[Metric]:
+    announced = GaugeMetricFamily("rootsrv_announced", "Whether the service prefix is announced.", labels=["family"])
+    preferred = GaugeMetricFamily(
+        "rootsrv_fully_preferred", "Whether it is announced undegraded and undrained.", labels=["family"]
+    )
+    confirmed = GaugeMetricFamily("rootsrv_route_confirmed", "Whether the routing daemon did so.", labels=["family"])
+    withdrawals = GaugeMetricFamily(
+        "rootsrv_withdrawals_remembered",
+        "Withdrawals for a failure that still count for the hold-down.",
+        labels=["family"],
+    )
+    state = GaugeMetricFamily("rootsrv_site_state", "1 for the state that the site is in.", labels=["family", "state"])
+    changed = GaugeMetricFamily("rootsrv_site_state_age_seconds", "Since the state last changed.", labels=["family"])
+    for said in view.role("advertise").objects("families"):
+        family = [f"ipv{said.text('ip_version')}"]
+        announced.add_metric(family, float(bool(said.truth("announced"))))
+        preferred.add_metric(family, float(said.text("route") == "up"))
+        confirmed.add_metric(family, float(bool(said.truth("confirmed"))))
+        withdrawals.add_metric(family, said.number("withdrawals") or 0.0)
+        state.add_metric([*family, said.text("state")], 1.0)
+        changed.add_metric(family, said.number("since_seconds") or 0.0)
+    yield from (announced, preferred, confirmed, withdrawals, state, changed)
+
+
+def _of_statistics(statistics: Statistics) -> Iterator[Metric]:
+    yield _gauge("rootsrv_statistics_writable", "Whether the day's statistics can be written.", not statistics.error)
+    start = datetime.datetime.combine(statistics.today.day, datetime.time(), datetime.UTC).timestamp()
+    yield _gauge("rootsrv_statistics_day_timestamp_seconds", "Begin of the UTC day being counted.", start)
+    sources = GaugeMetricFamily(
+        "rootsrv_unique_sources",
+        "Distinct source addresses since the day began, estimated (± 0.81 %).",
+        labels=["kind"],
+    )
+    for key, number in statistics.sources.items():
+        sources.add_metric([key.removeprefix("num-sources-")], number)
+    yield sources
+
+
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_text, value=float(value))
+
+
+def _maybe(name: str, help_text: str, value: float | None) -> Iterator[Metric]:
+    if value is not None:
+        yield _gauge(name, help_text, value)
+
+
+def _counter(name: str, help_text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, help_text, value=float(value))
+
+
+def _labelled_counter(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family

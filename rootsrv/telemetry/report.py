@@ -1,0 +1,107 @@
+"""The role *report*: answers scrapers and browsers on the administrative interface, and keeps the statistics."""
+# A process of its own: what a scraper does – ask too often, never read, send nonsense – costs neither the workers nor
+# the zones anything but a core's spare time, and a zone that is being verified delays no scrape.  It holds no secret
+# and changes nothing of what it looks at.  If the address cannot be bound (the interface may come later), statistics
+# go on.
+
+import asyncio
+import hashlib
+import time
+from pathlib import Path
+
+from rootsrv import log
+from rootsrv.config import Config
+from rootsrv.telemetry.daybook import DayBook
+from rootsrv.telemetry.http_server import CannotListen, HttpServer, Request, Response
+from rootsrv.telemetry.prometheus import Exposition, Statistics
+from rootsrv.telemetry.rssac002 import DayRecord
+from rootsrv.telemetry.view import Viewer
+
+LOOK_SECONDS = 1.0
+WRITE_SECONDS = 10.0
+"""How often the day's book is written: after a crash of ours the page still has what came since."""
+
+_LISTEN_AGAIN_SECONDS = 5.0
+_DAY_SECONDS = 86_400
+
+
+class Report:
+    """All that the role does."""
+
+    def __init__(self, config: Config, path: Path) -> None:
+        """*path*: the configuration file."""
+        self._config = config
+        state = Path(config.state.directory)
+        self._viewer = Viewer(
+            Path(config.state.runtime_directory), state, config.service.addresses, config.service.port
+        )
+        self._book = DayBook(Path(config.report.statistics_directory), config.report.service)
+        self._exposition = Exposition(config, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+        self._server = HttpServer({"/metrics": self._metrics})
+        self._sources: dict[str, int] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until *stop* is set; then the book is written."""
+        await self._viewer.refresh()
+        tasks: list[asyncio.Task[None]] = [
+            asyncio.create_task(self._viewer.watch(), name="watch"),
+            asyncio.create_task(self._keep_book(), name="book"),
+            asyncio.create_task(self._listen(), name="listen"),
+        ]
+        ended = asyncio.create_task(stop.wait())
+        try:
+            # None of the others ends before we stop, unless it fails: then the role goes down with its traceback.
+            await asyncio.wait([ended, tasks[0], tasks[1]], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            ended.cancel()
+            for task in tasks:
+                task.cancel()
+            self._server.close()
+            self._look(with_sources=True)
+            self._book.write(time.time())
+
+    async def _listen(self) -> None:
+        addresses = self._config.report.addresses or self._config.admin.addresses
+        complained = False
+        while addresses:
+            try:
+                await self._server.listen(addresses, self._config.report.port)
+            except CannotListen as error:
+                if not complained:
+                    log.alarm("cannot report", reason=error, again_seconds=_LISTEN_AGAIN_SECONDS)
+                complained = True
+                await asyncio.sleep(_LISTEN_AGAIN_SECONDS)
+                continue
+            log.event("reporting", addresses=",".join(addresses), port=self._config.report.port)
+            return
+
+    async def _keep_book(self) -> None:
+        written = 0.0
+        while True:
+            due = time.monotonic() >= written + WRITE_SECONDS
+            self._look(with_sources=due)
+            if due:
+                self._book.write(time.time())
+                written = time.monotonic()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _look(self, *, with_sources: bool) -> None:
+        page = self._viewer.page()
+        if page is None:
+            return
+        self._book.look(page)
+        if with_sources:
+            self._book.look_at_sources(page)
+            self._sources = self._today().unique_sources()
+
+    def _today(self) -> DayRecord:
+        return self._book.record(int(time.time() // _DAY_SECONDS))
+
+    async def _metrics(self, request: Request) -> Response:
+        self._look(with_sources=False)
+        statistics = Statistics(self._today(), self._sources, self._book.error)
+        body, content_type = self._exposition.text(self._viewer.view(), statistics, request.headers.get("accept", ""))
+        return Response(body, content_type)

@@ -1,0 +1,168 @@
+"""/metrics of a running instance: what was sent, and what Prometheus' own tools say of it."""
+
+import datetime
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from rootsrv.config import Config
+from rootsrv.telemetry.prometheus import Exposition, Statistics
+from rootsrv.telemetry.rssac002 import DayRecord
+from rootsrv.telemetry.view import Said, View
+from tests.needs import REPOSITORY, require_tool
+from tests.server.live import SERIALS, wait_until
+from tests.telemetry.watched import Watched, samples, total, watched
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with watched(tmp_path_factory.mktemp("metrics"), workers=2) as each:
+        each.load(300)
+        each.load(100, address="::1")
+        each.load(120, tcp=True)
+        each.load(60, tcp=True, address="::1")
+        yield each
+
+
+def test_every_query_that_was_sent_is_in_the_next_scrape(running: Watched) -> None:
+    metrics = running.metrics()
+
+    for path, amount in running.sent.items():
+        transport, family = path.split("-")
+        assert total(metrics, "rootsrv_queries_total", transport=transport, family=family) == amount
+        assert total(metrics, "rootsrv_responses_total", transport=transport, family=family) == amount
+    # A third of the questions each: the root's SOA, a name below no TLD, no TLD.
+    assert total(metrics, "rootsrv_responses_total", rcode="NOERROR") == 194
+    assert total(metrics, "rootsrv_response_size_bytes_bucket", le="+Inf") == 580
+    assert total(metrics, "rootsrv_request_size_bytes_bucket", le="31.0") == 580
+    assert total(metrics, "rootsrv_tcp_connections_total") == 2
+
+
+def test_zone_worker_role_and_process_are_told(running: Watched) -> None:
+    wait_until(lambda: running.metrics()['rootsrv_role_up{role="serve"}'] == 1, "heard of serve")
+    metrics = running.metrics()
+
+    assert metrics['rootsrv_zone_serial{stage="served",zone="."}'] == SERIALS[0]
+    assert 80_000 < metrics['rootsrv_zone_lease_seconds{zone="."}'] <= 86_400
+    assert [metrics[f'rootsrv_worker_current{{worker="{slot}"}}'] for slot in (0, 1)] == [1, 1]
+    for process in ("serve", "worker-0", "worker-1", "report"):
+        assert metrics[f'rootsrv_process_resident_memory_bytes{{process="{process}"}}'] > 10_000_000
+
+
+def test_trust_anchors_that_resolvers_signal_are_counted_by_key_tag(running: Watched) -> None:
+    before = total(running.metrics(), "rootsrv_trust_anchor_signals_total", key_tag="20326")
+    for name in ("_ta-4f66.", "_TA-4F66-9728.", "www._ta-4f66.", "_ta-4f66."):
+        running.instance.ask(name, "NULL")
+    running.instance.ask("_ta-4f66.", "A")  # not a signal: RFC 8145 §5.1 asks for NULL
+
+    metrics = running.metrics()
+    assert total(metrics, "rootsrv_trust_anchor_signals_total", key_tag="20326") == before + 3
+    assert total(metrics, "rootsrv_trust_anchor_signals_total", key_tag="38696") == 1
+
+
+def test_promtool_finds_nothing_to_complain_of(running: Watched) -> None:
+    promtool = require_tool("promtool")
+    checked = subprocess.run(
+        (promtool, "check", "metrics"), input=running.get("/metrics"), capture_output=True, text=True, check=False
+    )
+
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_openmetrics_is_given_to_who_asks_for_it(running: Watched) -> None:
+    text = running.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+
+    families = {family.name for family in text_string_to_metric_families(text)}
+    assert text.endswith("# EOF\n")
+    assert {"rootsrv_queries", "rootsrv_zone_serial", "rootsrv_announced"} <= families
+
+
+def test_every_metric_is_in_the_table_of_the_documentation_and_the_other_way_round(running: Watched) -> None:
+    documented = {
+        line.split("`")[1]
+        for line in (REPOSITORY / "docs" / "operations.md").read_text().splitlines()
+        if line.startswith("| `rootsrv_")
+    }
+    texts = (running.get("/metrics"), exposition_text(maintain={"clock": "synchronised", **WHOLE}))
+    exposed = {line.split()[2] for text in texts for line in text.splitlines() if line.startswith("# TYPE")}
+
+    assert exposed - documented == set()
+    assert documented - exposed == set()
+
+
+WHOLE = {"clock_distance_seconds": 0, "state_writable": True}
+
+
+def exposition(**roles: Any) -> dict[str, float]:
+    """The samples for what the roles say."""
+    return samples(exposition_text(**roles))
+
+
+def exposition_text(**roles: Any) -> str:
+    """/metrics for what the roles say."""
+    view = View(0.0, roles={role: Said(said) for role, said in roles.items()})
+    statistics = Statistics(DayRecord.from_words(_DAY, view.words), {}, "")
+    return Exposition(Config(), "digest").text(view, statistics, "")[0].decode()
+
+
+_DAY = datetime.date(2026, 11, 21)
+
+
+def test_what_the_roles_say_becomes_metrics() -> None:
+    metrics = exposition(
+        maintain={
+            "clock": "free-running",
+            "clock_distance_seconds": 0.25,
+            "state_writable": True,
+            "switchover": {"state": "void"},
+            "security_events": {"tsig_failed": 3},
+            "zones": [
+                {
+                    "name": ".", "known": 5, "received": 4, "scheduled": None, "known_age_seconds": 61,
+                    "held": [{"serial": 5, "reasons": ["gross"]}], "last_rejection": "serial 5: no", "alarms": [],
+                    "primaries": [{"name": "b", "reachable": False}],
+                }
+            ],
+        },
+        advertise={"families": [{"ip_version": 4, "announced": True, "route": "degraded", "state": "degraded"}]},
+    )  # fmt: skip
+
+    assert metrics["rootsrv_clock_synchronised"] == 0
+    assert metrics["rootsrv_switchover_in_order"] == 0
+    assert metrics['rootsrv_security_events_total{event="tsig_failed"}'] == 3
+    assert metrics['rootsrv_zone_serial{stage="known",zone="."}'] == 5
+    assert metrics['rootsrv_zone_current{zone="."}'] == 0
+    assert metrics['rootsrv_zone_held_versions{zone="."}'] == 1
+    assert metrics['rootsrv_zone_last_version_accepted{zone="."}'] == 0
+    assert metrics['rootsrv_primary_reachable{primary="b",zone="."}'] == 0
+    assert metrics['rootsrv_announced{family="ipv4"}'] == 1
+    assert metrics['rootsrv_fully_preferred{family="ipv4"}'] == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"zones": None, "switchover": 7, "security_events": [], "families": "none"},
+        {"zones": [None, 3, {"name": None, "held": {}, "primaries": [{}]}], "families": [{}]},
+        {"clock_distance_seconds": float("nan"), "zones": [{"known": "abc", "known_age_seconds": True}]},
+    ],
+    ids=range(4),
+)
+def test_a_role_that_says_something_else_is_no_error(said: Any) -> None:
+    metrics = exposition(maintain=said, advertise=said, serve=said)
+
+    assert metrics["rootsrv_statistics_writable"] == 1
+
+
+def test_without_any_role_or_page_there_are_still_metrics(tmp_path: Path) -> None:
+    from rootsrv.telemetry.view import Viewer
+
+    view = Viewer(tmp_path, tmp_path, ["127.0.0.1", "::1"], 53).view()
+
+    assert view.roles == {}
+    assert sum(view.words) == 0

@@ -1,0 +1,206 @@
+"""deploy/prometheus: each alert fires on what it is for, and none on an instance that is well."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+
+from tests.needs import REPOSITORY, require_tool
+from tests.server.live import free_port, wait_until
+from tests.telemetry.watched import REPORT_ADDRESS, Watched, watched
+
+DEPLOY = REPOSITORY / "deploy" / "prometheus"
+RULES = ("recording.yml", "alerts.yml")
+
+# What an instance exposes that is well, a value a minute; each alert's case changes some of it.
+WELL = {
+    'up{job="rootsrv"}': "1x40",
+    'rootsrv_role_up{role="maintain"}': "1x40",
+    "rootsrv_workers_replaced_total": "0x40",
+    "rootsrv_faults_total": "0x40",
+    'rootsrv_announced{family="ipv4"}': "1x40",
+    'rootsrv_fully_preferred{family="ipv4"}': "1x40",
+    'rootsrv_route_confirmed{family="ipv4"}': "1x40",
+    "rootsrv_answering": "1x40",
+    "rootsrv_switchover_in_order": "1x40",
+    'rootsrv_zone_known_age_seconds{zone="."}': "0x40",
+    'rootsrv_zone_confirmed_age_seconds{zone="."}': "900x40",
+    'rootsrv_zone_lease_seconds{zone="."}': "600000x40",
+    'rootsrv_zone_signatures_expire_timestamp_seconds{zone="."}': "1000000x40",
+    'rootsrv_zone_sep_keys_covered{zone="."}': "1x40",
+    'rootsrv_zone_held_versions{zone="."}': "0x40",
+    'rootsrv_zone_last_version_accepted{zone="."}': "1x40",
+    "rootsrv_clock_synchronised": "1x40",
+    'rootsrv_queries_total{transport="udp",family="ipv4"}': "0+600000x40",
+    "rootsrv_udp_receive_drops_total": "0x40",
+    "rootsrv_unsent_responses_total": "0x40",
+    'rootsrv_process_cpu_seconds_total{process="worker-0"}': "0+30x40",
+    'rootsrv_tcp_closed_connections_total{reason="for-another"}': "0x40",
+    "rootsrv_tcp_listen_overflows_total": "0x40",
+    'rootsrv_security_events_total{event="tsig_failed"}': "0x40",
+    "rootsrv_state_writable": "1x40",
+    "rootsrv_statistics_writable": "1x40",
+}
+
+CASES = {
+    "RootsrvUnreachable": {'up{job="rootsrv"}': "0x40"},
+    "RootsrvRoleDown": {'rootsrv_role_up{role="maintain"}': "0x40"},
+    "RootsrvWorkersReplaced": {"rootsrv_workers_replaced_total": "0x28 0+1x11"},
+    "RootsrvFaults": {"rootsrv_faults_total": "0x30 1x9"},
+    "RootsrvWithdrawn": {'rootsrv_announced{family="ipv4"}': "0x40"},
+    "RootsrvDegraded": {'rootsrv_fully_preferred{family="ipv4"}': "0x40"},
+    "RootsrvRouteUnconfirmed": {'rootsrv_route_confirmed{family="ipv4"}': "0x40"},
+    "RootsrvSwitchoverFailed": {"rootsrv_answering": "0x40"},
+    "RootsrvSwitchoverVoid": {"rootsrv_switchover_in_order": "0x40"},
+    "RootsrvStale": {'rootsrv_zone_known_age_seconds{zone="."}': "4000x40"},
+    "RootsrvUnconfirmed": {'rootsrv_zone_confirmed_age_seconds{zone="."}': "15000x40"},
+    "RootsrvLeaseRunsOut": {'rootsrv_zone_lease_seconds{zone="."}': "100000x40"},
+    "RootsrvSignaturesExpire": {'rootsrv_zone_signatures_expire_timestamp_seconds{zone="."}': "300000x40"},
+    "RootsrvUncoveredSepKey": {'rootsrv_zone_sep_keys_covered{zone="."}': "0x40"},
+    "RootsrvZoneHeld": {'rootsrv_zone_held_versions{zone="."}': "1x40"},
+    "RootsrvZoneRejected": {'rootsrv_zone_last_version_accepted{zone="."}': "0x40"},
+    "RootsrvClockUnsynchronised": {"rootsrv_clock_synchronised": "0x40"},
+    "RootsrvLoss": {"rootsrv_udp_receive_drops_total": "0+6000x40"},
+    "RootsrvNearCapacity": {'rootsrv_process_cpu_seconds_total{process="worker-0"}': "0+55x40"},
+    "RootsrvTcpRefused": {'rootsrv_tcp_closed_connections_total{reason="for-another"}': "0+100x40"},
+    "RootsrvSecurityEvents": {'rootsrv_security_events_total{event="tsig_failed"}': "0+5x40"},
+    "RootsrvStateUnwritable": {"rootsrv_state_writable": "0x40"},
+}
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    return require_tool("promtool")
+
+
+def run_promtool(promtool: str, *arguments: object) -> None:
+    done = subprocess.run([promtool, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=DEPLOY)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_rules_and_scrape_configuration_are_well_formed(promtool: str) -> None:
+    run_promtool(promtool, "check", "rules", "--lint=all", "--lint-fatal", *RULES)
+    run_promtool(promtool, "check", "config", "prometheus.yml")
+
+
+def test_there_is_a_case_for_every_alert_and_each_says_what_to_do() -> None:
+    text = (DEPLOY / "alerts.yml").read_text()
+
+    assert set(re.findall(r"- alert: (\w+)", text)) == set(CASES)
+    assert len(re.findall(r"^ +action: \S", text, re.MULTILINE)) == len(CASES)
+    assert len(re.findall(r"severity: (?:page|ticket)}", text)) == len(CASES)
+
+
+def test_each_alert_fires_on_its_case_alone_and_none_on_an_instance_that_is_well(promtool: str, tmp_path: Path) -> None:
+    def case(name: str, series: dict[str, str]) -> dict[str, Any]:
+        firing = [] if not name else [{"labels": f'{{alertname="{name}"}}', "value": 1}]
+        return {
+            "name": name or "well",
+            "interval": "1m",
+            "input_series": [{"series": each, "values": values} for each, values in {**WELL, **series}.items()],
+            "promql_expr_test": [
+                {
+                    "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                    "eval_time": "35m",
+                    "exp_samples": firing,
+                }
+            ],
+        }
+
+    document = {
+        "rule_files": [str(DEPLOY / each) for each in RULES],
+        "tests": [case("", {}), *(case(name, series) for name, series in CASES.items())],
+    }
+    path = tmp_path / "tests.yml"
+    path.write_text(json.dumps(document))  # JSON is YAML
+
+    run_promtool(promtool, "test", "rules", path)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with watched(tmp_path_factory.mktemp("prometheus"), workers=2) as each:
+        yield each
+
+
+@pytest.fixture
+def prometheus(running: Watched, tmp_path: Path) -> Iterator[int]:
+    """The port of a Prometheus that scrapes the instance, with our rules."""
+    program = require_tool("prometheus")
+    port = free_port()
+    configuration = (DEPLOY / "prometheus.yml").read_text()
+    for old, new in (("192.0.2.10:9353", f"{REPORT_ADDRESS}:{running.port}"), ("15s", "1s")):
+        assert old in configuration
+        configuration = configuration.replace(old, new)
+    for rules in RULES:
+        (tmp_path / rules).write_text((DEPLOY / rules).read_text())
+    (tmp_path / "prometheus.yml").write_text(configuration)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            (
+                program,
+                f"--config.file={tmp_path / 'prometheus.yml'}",
+                f"--storage.tsdb.path={tmp_path / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def ask(port: int, expression: str) -> list[dict[str, Any]]:
+    """Prometheus' answer to a query: its samples."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/api/v1/query?{urlencode({'query': expression})}", timeout=5) as response:
+            result: list[dict[str, Any]] = json.load(response)["data"]["result"]
+            return result
+    except OSError:
+        return []
+
+
+def test_a_prometheus_that_scrapes_a_loaded_instance_has_every_query(running: Watched, prometheus: int) -> None:
+    wait_until(lambda: ask(prometheus, "rootsrv_queries_total"), "the first scrape", 20)
+    for _ in range(4):
+        running.load(500)
+        running.load(200, tcp=True, address="::1")
+    sent = sum(running.sent.values())
+
+    def seen() -> bool:
+        found = ask(prometheus, "sum(rootsrv_queries_total)")
+        return bool(found) and float(found[0]["value"][1]) == sent
+
+    wait_until(seen, f"{sent} queries in Prometheus", 20)
+    wait_until(lambda: ask(prometheus, "instance:rootsrv_queries:rate1m > 0"), "a rate by our recording rule", 20)
+    assert [each["value"][1] for each in ask(prometheus, 'up{job="rootsrv"}')] == ["1"]
+    rules = json.load(urlopen(f"http://127.0.0.1:{prometheus}/api/v1/rules", timeout=5))["data"]["groups"]
+    health = {rule["name"]: rule["health"] for group in rules for rule in group["rules"]}
+    assert set(health.values()) <= {"ok", "unknown"}
+    assert "err" not in health.values()
+
+
+def test_every_query_of_the_dashboard_names_metrics_that_exist(promtool: str, tmp_path: Path, running: Watched) -> None:
+    dashboard = json.loads((REPOSITORY / "deploy" / "grafana" / "rootsrv.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    recorded = re.findall(r"- record: (\S+)", (DEPLOY / "recording.yml").read_text())
+    exposed = {line.split()[2] for line in running.get("/metrics").splitlines() if line.startswith("# TYPE")}
+    known = exposed | {f"{name}_bucket" for name in exposed} | set(recorded)
+
+    named = {name for each in expressions for name in re.findall(r"[a-z_:]*rootsrv_[a-z0-9_:]+", each)}
+    assert named - known == set()
+    rules = [
+        {"record": f"dashboard:{number}", "expr": each.replace("$__rate_interval", "1m").replace("$instance", ".*")}
+        for number, each in enumerate(expressions)
+    ]
+    path = tmp_path / "dashboard.yml"
+    path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    run_promtool(promtool, "check", "rules", path)
