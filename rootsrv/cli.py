@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rootsrv import __version__, clock, config, config_text, log, zone_file
+from rootsrv import __version__, clock, config, config_text, log, table_file, zone_file
 from rootsrv.anycast import command as route
 from rootsrv.fastpath import command as fastpath
 from rootsrv.secondary import operator
@@ -45,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     verify = zone.add_parser("verify", help="say whether a zone can be believed, and why not")
     zone_file.add_verify_arguments(verify)
     verify.set_defaults(command=zone_file.run_verify)
+
+    compiling = zone.add_parser("compile", help="verify zone files and write their answer table")
+    table_file.add_compile_arguments(compiling)
+    compiling.set_defaults(command=table_file.run_compile)
 
     running = commands.add_parser("run", help="serve the configured zones")
     running.add_argument("--config", type=Path, required=True, metavar="FILE")

@@ -60,7 +60,15 @@ def read_trust_anchors(path: Path) -> TrustAnchors:
 def add_verify_arguments(command: argparse.ArgumentParser) -> None:
     """The arguments of `rootsrv zone verify`."""
     command.add_argument("file", type=Path, metavar="FILE", help="zone file, may be gzipped")
-    command.add_argument("--name", type=_name, default=".", help="the zone's name (default: .)")
+    command.add_argument("--name", type=zone_name, default=".", help="the zone's name (default: .)")
+    add_judging_arguments(command)
+    command.add_argument(
+        "--root", type=Path, metavar="FILE", help="the root zone by which the (unsigned) zone of its hosts is judged"
+    )
+
+
+def add_judging_arguments(command: argparse.ArgumentParser) -> None:
+    """By what and as of when a root zone is judged: --anchors, --at, --zonemd."""
     command.add_argument(
         "--anchors", type=Path, required=True, metavar="FILE", help="root-anchors.xml, or DS or DNSKEY records"
     )
@@ -68,9 +76,6 @@ def add_verify_arguments(command: argparse.ArgumentParser) -> None:
         "--at", type=_instant, metavar="INSTANT", help="judge validity as of then: 2025-09-20T12:00:00Z (default: now)"
     )
     command.add_argument("--zonemd", choices=("required", "if-supported", "off"), default="if-supported")
-    command.add_argument(
-        "--root", type=Path, metavar="FILE", help="the root zone by which the (unsigned) zone of its hosts is judged"
-    )
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
@@ -82,14 +87,14 @@ def run_verify(arguments: argparse.Namespace) -> int:
     now = time.time() if arguments.at is None else arguments.at
     try:
         trust_anchors = read_trust_anchors(arguments.anchors)
-        root = _report(
+        root = report(
             arguments.root or arguments.file,
             name.ROOT,
             lambda contents: verify(contents, trust_anchors, now, zonemd=arguments.zonemd),
         )
         if root is None or arguments.root is None:
             return 0 if root else 1
-        hosts = _report(
+        hosts = report(
             arguments.file,
             arguments.name,
             lambda contents: verify_hosts(contents, root, now, zonemd=arguments.zonemd),
@@ -102,7 +107,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return 2
 
 
-def _report(path: Path, apex: bytes, judge: Callable[[ZoneContents], VerifiedZone]) -> VerifiedZone | None:
+def report(path: Path, apex: bytes, judge: Callable[[ZoneContents], VerifiedZone]) -> VerifiedZone | None:
     """Read and judge one zone, and print what comes of it; None when it is rejected."""
     started = time.perf_counter()
     octets = read_octets(path)
@@ -129,7 +134,8 @@ def _report(path: Path, apex: bytes, judge: Callable[[ZoneContents], VerifiedZon
     return zone
 
 
-def _name(text: str) -> bytes:
+def zone_name(text: str) -> bytes:
+    """A zone's name, as an argument."""
     try:
         return name.from_text(text)
     except dns.exception.DNSException as error:
