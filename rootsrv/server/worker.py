@@ -6,7 +6,6 @@ as inherited descriptors, and gives it a WorkerOrders document (JSON) on standar
 
 import asyncio
 import dataclasses
-import gc
 import json
 import os
 import signal
@@ -82,14 +81,15 @@ async def work(orders: WorkerOrders) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    slot = Page.from_descriptor(orders.page)
-    serving, counters = _prepare(orders, slot)
+    page = Page.from_descriptor(orders.page)
+    slot = page.worker(orders.slot)
+    serving, counters = _prepare(orders, page)
     if orders.account is not None:
         privileges.drop(*orders.account)
     if not privileges.die_with_parent(orders.parent):
         return
     serving.tick()
-    slot.worker(orders.slot).pid = os.getpid()
+    slot.pid = os.getpid()
 
     connections = Connections(serving, counters, TcpLimits(**orders.tcp))
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
@@ -117,8 +117,6 @@ async def work(orders: WorkerOrders) -> None:
         for each in sockets
         if each.type == socket.SOCK_STREAM
     ]
-    gc.collect()
-    gc.freeze()
 
     while not stop.is_set():
         serving.tick()
@@ -146,6 +144,7 @@ async def work(orders: WorkerOrders) -> None:
         await asyncio.sleep(TICK_SECONDS)
     connections.abort_all()
     await asyncio.sleep(0)
+    slot.pid = 0
 
 
 def _prepare(orders: WorkerOrders, page: Page) -> tuple[Serving, Counters]:
