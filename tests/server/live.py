@@ -35,6 +35,8 @@ class ZoneFiles:
     versions: tuple[bytes, bytes]
     hosts: bytes
     anchor: bytes
+    expires: int
+    """When the first signatures of the first version do, seconds since 1970."""
 
 
 @cache
@@ -53,7 +55,7 @@ def zone_files() -> ZoneFiles:
     ]
     dnskey = next(line for line in versions[0].splitlines() if b"DNSKEY" in line.split() and b"257" in line.split())
     hosts = presentation.to_text(generate.hosts_contents(serial=SERIALS[0])).encode()
-    return ZoneFiles((versions[0], versions[1]), hosts, dnskey + b"\n")
+    return ZoneFiles((versions[0], versions[1]), hosts, dnskey + b"\n", now + 86_400 + SERIALS[0] % 100)
 
 
 def free_port() -> int:

@@ -1,0 +1,250 @@
+"""Start, restart, reload: what an operator does to `rootsrv run`."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rootsrv.zone import instant
+from tests.server.live import (
+    REPOSITORY,
+    SERIALS,
+    configure,
+    free_port,
+    put,
+    running,
+    start,
+    wait_until,
+    zone_files,
+)
+
+
+def failed_start(path: Path, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """Exit status and log of an instance that does not start."""
+    instance = start(path, 1, 1, environment)
+    try:
+        return instance.process.wait(20), instance.log
+    finally:
+        if instance.process.poll() is None:
+            os.killpg(instance.process.pid, signal.SIGKILL)
+
+
+def damage(path: Path, at: int) -> None:
+    octets = bytearray(path.read_bytes())
+    octets[at] ^= 1
+    path.write_bytes(octets)
+
+
+def test_a_restart_maps_the_stored_table_and_parses_no_zone(tmp_path: Path) -> None:
+    with running(tmp_path) as instance:
+        before = instance.page.deadline(0)
+        assert instance.stop() == 0
+        log = instance.log
+    shutil.rmtree(tmp_path / "run")  # as after a reboot
+
+    restarted = start(tmp_path / "rootsrv.toml", instance.port, 1)
+    try:
+        wait_until(restarted.is_ready, "ready again")
+        assert restarted.ask(".", "SOA").answer[0][0].serial == SERIALS[0]
+        news = restarted.log[len(log) :]
+        assert 'source="stored table"' in news
+        assert "zone verified" not in news
+        # A restart never lengthens a lease.
+        assert restarted.page.deadline(0) <= before + 2_000_000_000
+    finally:
+        restarted.stop()
+
+
+def test_a_damaged_table_is_refused_and_made_anew_from_the_zone(tmp_path: Path) -> None:
+    path = configure(tmp_path, port := free_port(), 1)
+    tables = tmp_path / "state" / "tables"
+
+    def serve_once(generation: int) -> str:
+        """What a run logs that comes to serve *generation*, as if after a reboot."""
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        before = (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
+        instance = start(path, port, 1)
+        try:
+            wait_until(instance.is_ready, "ready", 20)
+            assert instance.ask(".", "SOA").answer[0][0].serial == SERIALS[0]
+            assert instance.page.active == generation
+        finally:
+            instance.stop()
+        return instance.log[len(before) :]
+
+    serve_once(1)
+    damage(tables / "1.table", 5_000)
+    log = serve_once(2)
+    assert "table refused generation=1" in log
+    assert "digest does not match" in log
+    assert "zone verified zone=." in log
+
+    (tables / "2.table").write_bytes((tables / "2.table").read_bytes()[:-100])
+    assert "table refused generation=2" in serve_once(3)
+
+    damage(tables / "3.table", 8)
+    assert "format version" in serve_once(4)
+
+    (tables / "4.json").write_bytes((tables / "4.json").read_bytes()[:-3])
+    log = serve_once(5)
+    assert "table refused" not in log
+    assert "zone verified zone=." in log
+
+
+def test_a_changed_zone_file_is_served_after_a_restart(tmp_path: Path) -> None:
+    with running(tmp_path) as instance:
+        instance.stop()
+        instance.put_zone(1)
+    restarted = start(tmp_path / "rootsrv.toml", instance.port, 1)
+    try:
+        # The generation of the last run is served until the new one is ready.
+        wait_until(lambda: restarted.page.active == 2 and restarted.is_ready(), "the new zone")
+        assert restarted.ask(".", "SOA").answer[0][0].serial == SERIALS[1]
+    finally:
+        restarted.stop()
+
+
+def test_reload_serves_what_is_in_the_files_now_and_a_bad_zone_changes_nothing(tmp_path: Path) -> None:
+    with running(tmp_path) as instance:
+        good = (tmp_path / "root.zone").read_bytes()
+        bad, changed = re.subn(rb"(\sA\s+)198\.51\.100\.\d+", rb"\g<1>192.0.2.254", good, count=1)
+        assert changed == 1
+        put(tmp_path / "root.zone", bad)
+        instance.reload()
+        wait_until(lambda: "reload refused" in instance.log, "refused")
+        refusal = next(line for line in instance.log.splitlines() if "reload refused" in line)
+        assert "zone . from" in refusal
+        assert "refused: A ZONEMD record does not match the zone's contents" in refusal
+        assert instance.ask(".", "SOA").answer[0][0].serial == SERIALS[0]
+        assert instance.page.active == 1
+
+        instance.put_zone(1)
+        instance.reload()
+        wait_until(lambda: instance.page.active == 2 and instance.is_ready(), "second version")
+        assert instance.ask(".", "SOA").answer[0][0].serial == SERIALS[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "octets", "reason"),
+    [
+        ("root.zone", b"", "zone . from"),
+        ("root.zone", b"this is no zone\n", "zone . from"),
+        ("root.zone", None, "root.zone: No such file or directory"),
+        ("anchor", b". IN DS 1 8 2 " + b"00" * 32 + b"\n", "refused: No key in the DNSKEY RRset is covered"),
+        ("anchor", b"nonsense", "trust anchors from"),
+        ("hosts.zone", b"root-servers.net. 60 IN SOA a. b. 1 1 1 1 1\n", "zone root-servers.net. from"),
+    ],
+    ids=["an empty zone", "no zone", "no file", "another anchor", "no anchor", "hosts that are not the root's"],
+)
+def test_what_cannot_be_served_is_refused_with_its_reason_at_start(
+    tmp_path: Path, file: str, octets: bytes | None, reason: str
+) -> None:
+    path = configure(tmp_path, free_port(), 1)
+    if octets is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(octets)
+
+    status, log = failed_start(path)
+
+    assert status == 1
+    assert reason in log
+    assert not list((tmp_path / "state" / "tables").glob("*.table"))
+
+
+def test_an_expired_zone_is_refused_at_the_test_clocks_time_and_not_at_the_real_one(tmp_path: Path) -> None:
+    path = configure(tmp_path, free_port(), 1)
+
+    status, log = failed_start(path, {"ROOTSRV_TEST_CLOCK": "2035-01-01T00:00:00Z"})
+
+    assert status == 1
+    assert "TEST CLOCK" in log
+    assert "now=2035-01-01T00:00:0" in log
+    assert "A signature is not valid any more" in log
+
+
+def test_a_test_clock_that_is_no_time_is_an_error_that_names_it(tmp_path: Path) -> None:
+    status, log = failed_start(configure(tmp_path, free_port(), 1), {"ROOTSRV_TEST_CLOCK": "yesterday"})
+
+    assert status == 2
+    assert "ROOTSRV_TEST_CLOCK='yesterday': must be a UTC time such as 2025-09-20T12:00:00Z" in log
+
+
+def test_a_lease_that_ends_is_servfail_without_any_restart(tmp_path: Path) -> None:
+    soon = instant.to_text(zone_files().expires - 8)
+    with running(tmp_path, environment={"ROOTSRV_TEST_CLOCK": soon}) as instance:
+        wait_until(lambda: instance.ask(".", "SOA").rcode() == 2, "expired", 60)
+        assert instance.ask("com.", "NS", tcp=True).rcode() == 2
+        assert instance.status()["test_clock_offset_seconds"] > 80_000
+
+
+def test_a_port_in_use_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        status, log = failed_start(configure(tmp_path, port, 1))
+
+    assert status == 1
+    assert f"127.0.0.1 port {port} (UDP): the port is in use" in log
+
+
+def test_demo_serves_a_validated_root_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    port = free_port()
+    demo = subprocess.Popen(
+        (sys.executable, "-m", "rootsrv", "demo", "--port", str(port), "--tlds", "60", "--workers", "1"),
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert demo.stderr is not None
+        welcome = []
+        for line in demo.stderr:
+            welcome.append(line.strip())
+            if "Ctrl-C" in line:
+                break
+        text = "\n".join(welcome)
+        assert "Trust anchor" in text
+        commands = [line.split() for line in welcome if line.startswith("dig ")]
+        assert len(commands) == 3
+        if shutil.which("dig"):
+            for command in commands:
+                printed = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+                assert "status: " in printed
+                assert "timed out" not in printed
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(20) == 0
+        assert not list(tmp_path.iterdir())
+    finally:
+        demo.kill()
+        demo.wait()
+        demo.stderr.close()
+
+
+def test_demo_names_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        command = (sys.executable, "-m", "rootsrv", "demo", "--port", str(port))
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 1
+    assert "the port is in use" in done.stderr
+    assert f"--port {port + 1}" in done.stderr
+
+
+def test_notes_of_tables_name_what_went_in(tmp_path: Path) -> None:
+    with running(tmp_path):
+        note = json.loads((tmp_path / "state" / "tables" / "1.json").read_text())
+    assert note["generation"] == 1
+    assert len(note["source"]) == 64
+    assert len(note["confirmed"]) == 2
