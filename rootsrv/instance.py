@@ -55,6 +55,9 @@ _LOAD_WAIT_SECONDS = 20.0
 _SUPERVISOR = "ROOTSRV_SUPERVISOR"
 """In the environment of a role's process: process id of the one that watches it, with which it ends."""
 
+_START_SECONDS = 2.0
+"""A role that ends with a failure before that, the first time, cannot be started at all."""
+
 _RESTART_SECONDS = (0.1, 5.0)
 _STOP_SECONDS = 10.0
 _WITHDRAW_SECONDS = 310.0
@@ -305,6 +308,7 @@ async def _keep(
     shortest, longest = _RESTART_SECONDS
     pauses = dict.fromkeys(roles, shortest)
     started = dict.fromkeys(roles, loop.time())
+    never_up = set(roles)
     ends = {asyncio.create_task(process.wait()): role for role, process in roles.items()}
     reloads = asyncio.create_task(reload.wait())
     try:
@@ -320,8 +324,9 @@ async def _keep(
             for task in [each for each in ends if each.done()]:
                 role = ends.pop(task)
                 lived = loop.time() - started[role]
-                if pauses[role] == shortest and lived < 2 and roles[role].returncode == 1:
+                if role in never_up and lived < _START_SECONDS and roles[role].returncode == 1:
                     raise CannotRun(f"the role {role} could not be started")
+                never_up.discard(role)  # from now on a role that fails takes none of the others down
                 pauses[role] = shortest if lived > 60 else min(longest, 2 * pauses[role])
                 log.alarm("role restarted", role=role, exit_status=roles[role].returncode, pause_seconds=pauses[role])
                 await asyncio.wait([stopped], timeout=pauses[role])

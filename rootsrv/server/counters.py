@@ -6,7 +6,6 @@ query by query, and are in the page before the next batch is received: a worker 
 
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 

@@ -18,11 +18,17 @@ import dns.message
 import dns.query
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from rootsrv import clock
+from rootsrv.answer.compiler import compile_table
 from rootsrv.page import Page, PageUnusable
 from rootsrv.zone import generate, presentation
+from rootsrv.zone import name as names
+from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.sign import Signing, SigningKey, sign_root
+from rootsrv.zone.verify import verify, verify_hosts
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+VALID_SECONDS = 13 * 86_400  # as the root's signatures
 TLDS = 40
 START_SECONDS = 20.0
 SERIALS = (2026112101, 2026112102)
@@ -48,14 +54,14 @@ def zone_files() -> ZoneFiles:
         presentation.to_text(
             sign_root(
                 generate.root_contents(serial=serial, tlds=TLDS, seed=3),
-                Signing(keys=keys, inception=now - 3600 + serial % 100, expiration=now + 86_400 + serial % 100),
+                Signing(keys=keys, inception=now - 3600 + serial % 100, expiration=now + VALID_SECONDS + serial % 100),
             )
         ).encode()
         for serial in SERIALS
     ]
     dnskey = next(line for line in versions[0].splitlines() if b"DNSKEY" in line.split() and b"257" in line.split())
     hosts = presentation.to_text(generate.hosts_contents(serial=SERIALS[0])).encode()
-    return ZoneFiles((versions[0], versions[1]), hosts, dnskey + b"\n", now + 86_400 + SERIALS[0] % 100)
+    return ZoneFiles((versions[0], versions[1]), hosts, dnskey + b"\n", now + VALID_SECONDS + SERIALS[0] % 100)
 
 
 def free_port() -> int:
@@ -189,11 +195,13 @@ runtime_directory = "run"
     return path
 
 
-def start(path: Path, port: int, workers: int, environment: Mapping[str, str] | None = None) -> Instance:
-    """Start `rootsrv run` with the configuration at *path*, without waiting."""
+def start(
+    path: Path, port: int, workers: int, environment: Mapping[str, str] | None = None, role: str | None = None
+) -> Instance:
+    """Start `rootsrv run` (or one role of it) with the configuration at *path*, without waiting."""
     with (path.parent / "log").open("ab") as log:
         process = subprocess.Popen(
-            (sys.executable, "-m", "rootsrv", "run", "--config", str(path)),
+            (sys.executable, "-m", "rootsrv", "run", "--config", str(path), *(("--role", role) if role else ())),
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -215,7 +223,13 @@ def running(
 ) -> Iterator[Instance]:
     """An instance that is ready, stopped and reaped at the end whatever happens."""
     port = free_port()
-    instance = start(configure(directory, port, workers, service, zone), port, workers, environment)
+    path = configure(directory, port, workers, service, zone)
+    with _stopped_at_the_end(start(path, port, workers, environment)) as instance:
+        yield instance
+
+
+@contextlib.contextmanager
+def _stopped_at_the_end(instance: Instance) -> Iterator[Instance]:
     try:
         wait_until(lambda: instance.is_ready() or instance.process.poll() is not None, "ready", START_SECONDS)
         assert instance.process.poll() is None, instance.log
@@ -227,3 +241,33 @@ def running(
             # All of its processes are in its session, stopped ones too.
             os.killpg(instance.process.pid, signal.SIGKILL)
         instance.process.wait()
+
+
+@cache
+def tables() -> tuple[bytes, bytes]:
+    """The answer tables of the two versions."""
+    files = zone_files()
+    anchors = TrustAnchors.from_text(files.anchor.decode())
+    made = []
+    for version in files.versions:
+        root = verify(presentation.from_text(version, names.ROOT), anchors, time.time())
+        hosts = presentation.from_text(files.hosts, names.from_text("root-servers.net."))
+        made.append(compile_table(root, verify_hosts(hosts, root, time.time())))
+    return made[0], made[1]
+
+
+@contextlib.contextmanager
+def serving(directory: Path, *, workers: int = 1, service: str = "") -> Iterator[Instance]:
+    """The role `serve` alone, with both versions as generations 1 and 2: the test owns the head of the page."""
+    port = free_port()
+    path = configure(directory, port, workers, service)
+    (directory / "state" / "tables").mkdir(parents=True)
+    for generation, octets in enumerate(tables(), 1):
+        (directory / "state" / "tables" / f"{generation}.table").write_bytes(octets)
+    (directory / "run").mkdir()
+    page = Page.create(directory / "run" / "page")
+    for zone in (0, 1):
+        page.set_deadline(zone, clock.boottime_ns() + 3_600_000_000_000)
+    page.active = 1
+    with _stopped_at_the_end(start(path, port, workers, role="serve")) as instance:
+        yield instance

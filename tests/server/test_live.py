@@ -91,14 +91,3 @@ def test_every_query_is_counted_once(instance: Instance) -> None:
         instance.ask(f"name{number}.example.", "A", tcp=number % 2 == 0)
 
     assert wait_until(lambda: queries() == before + 20, "20 queries counted")
-
-
-def test_a_second_instance_on_the_same_directory_is_refused(instance: Instance) -> None:
-    from tests.server.live import start
-
-    log = instance.log
-    second = start(instance.directory / "rootsrv.toml", instance.port, 1)
-
-    assert second.process.wait(10) == 1
-    assert "another instance is running on this directory" in instance.log[len(log) :]
-    assert instance.ask(".", "SOA").answer

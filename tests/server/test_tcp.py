@@ -13,7 +13,7 @@ import dns.rcode
 import pytest
 
 from rootsrv.server import tcp
-from tests.server.live import Instance, running, wait_until
+from tests.server.live import Instance, serving, wait_until
 
 IDLE_SECONDS = 1.0
 
@@ -22,7 +22,7 @@ IDLE_SECONDS = 1.0
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     """An instance that takes few connections, and few of one client."""
     service = f"tcp_max_connections = 6\ntcp_max_connections_per_client = 4\ntcp_idle_seconds = {IDLE_SECONDS}"
-    with running(tmp_path_factory.mktemp("limited"), service=service) as instance:
+    with serving(tmp_path_factory.mktemp("limited"), service=service) as instance:
         yield instance
 
 

@@ -13,15 +13,14 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from rootsrv import clock
-from rootsrv.server import counters
+from rootsrv import clock, counts
 from tests.needs import require_root
-from tests.server.live import SERIALS, Instance, running, wait_until
+from tests.server.live import SERIALS, Instance, serving, start, wait_until
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    with running(tmp_path_factory.mktemp("workers"), workers=2) as instance:
+    with serving(tmp_path_factory.mktemp("workers"), workers=2) as instance:
         yield instance
 
 
@@ -94,7 +93,7 @@ def test_a_killed_worker_is_replaced_and_what_waits_in_its_queues_is_answered(tw
 
 
 def test_a_killed_worker_takes_at_most_one_batch_of_counts_with_it(two_workers: Instance) -> None:
-    counted_before = counters.total(two_workers.page)[counters.RESPONSES]
+    counted_before = counts.total(two_workers.page)[counts.RESPONSES]
     load = Load(two_workers)
     load.start()
     wait_until(lambda: load.sent > 500, "load")
@@ -103,7 +102,7 @@ def test_a_killed_worker_takes_at_most_one_batch_of_counts_with_it(two_workers: 
     replaced(two_workers, 1, before)
     load.end()
 
-    counted = counters.total(two_workers.page)[counters.RESPONSES] - counted_before
+    counted = counts.total(two_workers.page)[counts.RESPONSES] - counted_before
     assert len(load.responses) - 64 <= counted <= load.sent
 
 
@@ -134,17 +133,19 @@ def test_a_worker_that_dies_again_and_again_is_replaced_ever_more_slowly(two_wor
     assert pauses[0] < pauses[1] < pauses[2]
 
 
-def test_workers_end_with_their_parent(two_workers: Instance) -> None:
-    pids = two_workers.worker_pids()
-    serve = two_workers.status()["pid"]
+def test_workers_end_with_their_parent_and_the_port_is_free_again(tmp_path: Path) -> None:
+    with serving(tmp_path) as instance:
+        (worker,) = instance.worker_pids()
+        instance.process.kill()
+        instance.process.wait()
+        wait_until(lambda: not is_running(worker), "worker gone")
 
-    os.kill(serve, signal.SIGKILL)
-    wait_until(lambda: not any(is_running(pid) for pid in pids), "workers gone")
-    # The supervisor starts the role again, and with it new workers on the same port.
-    wait_until(lambda: two_workers.is_ready() and not set(pids) & set(two_workers.worker_pids()), "serving again", 20)
-
-    assert two_workers.ask(".", "SOA").answer
-    assert "role restarted role=serve" in two_workers.log
+        again = start(tmp_path / "rootsrv.toml", instance.port, 1, role="serve")
+        try:
+            wait_until(lambda: again.is_ready() and again.worker_pids() != [worker], "serving again", 20)
+            assert again.ask(".", "SOA").answer
+        finally:
+            assert again.stop() == 0
 
 
 def is_running(pid: int) -> bool:
@@ -155,7 +156,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_sigterm_answers_what_waits_and_ends(tmp_path: Path) -> None:
-    with running(tmp_path) as instance:
+    with serving(tmp_path) as instance:
         (worker,) = instance.worker_pids()
         os.kill(worker, signal.SIGSTOP)
         with (
@@ -200,11 +201,11 @@ def expected(instance: Instance) -> bytes:
 
 def test_a_flip_between_two_tables_under_load_loses_nothing_and_mixes_nothing(two_workers: Instance) -> None:
     page, count = two_workers.page, two_workers.status()["workers_replaced"]
-    versions = [expected(two_workers)]
-    two_workers.put_zone(1)
-    two_workers.reload()
-    wait_until(lambda: page.active == 2 and two_workers.is_ready(), "second version in service")
-    versions.append(expected(two_workers))
+    versions = []
+    for generation in (1, 2):
+        page.active = generation
+        wait_until(two_workers.is_ready, "switched")
+        versions.append(expected(two_workers))
     assert versions[0] != versions[1]
 
     loads = [Load(two_workers) for _ in range(2)]
@@ -239,10 +240,6 @@ def test_a_flip_between_two_tables_under_load_loses_nothing_and_mixes_nothing(tw
 
 def test_memory_is_bounded_over_switchovers(two_workers: Instance) -> None:
     page = two_workers.page
-    if page.active == 1:
-        two_workers.put_zone(1)
-        two_workers.reload()
-        wait_until(lambda: page.active == 2 and two_workers.is_ready(), "second version in service")
 
     def flip(times: int) -> int:
         for turn in range(times):
@@ -278,8 +275,8 @@ def test_a_zone_whose_lease_is_over_is_servfail_and_the_other_zone_is_not(two_wo
 
 def test_a_silenced_instance_answers_nothing_and_counts_it(two_workers: Instance) -> None:
     page = two_workers.page
-    word = counters.DROPPED + counters.DROP_REASONS.index("silenced")
-    count = counters.total(page)[word]
+    word = counts.DROPPED + counts.DROP_REASONS.index("silenced")
+    count = counts.total(page)[word]
     page.silenced = True
     time.sleep(0.3)  # several wake-ups of idle workers: what follows is asked for certain after them
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
@@ -288,7 +285,7 @@ def test_a_silenced_instance_answers_nothing_and_counts_it(two_workers: Instance
         asking.send(query(1, "."))
         with pytest.raises(TimeoutError):
             asking.recv(4096)
-    assert counters.total(page)[word] == count + 1
+    assert counts.total(page)[word] == count + 1
 
     page.silenced = False
     wait_until(lambda: two_workers.ask(".", "SOA").answer, "answers again")
@@ -297,12 +294,11 @@ def test_a_silenced_instance_answers_nothing_and_counts_it(two_workers: Instance
 def test_workers_run_as_the_configured_user(tmp_path: Path) -> None:
     require_root()
     tmp_path.chmod(0o700)  # nothing in here can be reached by path after privileges are dropped
-    with running(tmp_path, service='user = "nobody"') as instance:
+    with serving(tmp_path, service='user = "nobody"') as instance:
         (worker,) = instance.worker_pids()
         status = Path(f"/proc/{worker}/status").read_text()
         assert {line for line in status.splitlines() if line.startswith("Uid")} == {"Uid:\t65534\t65534\t65534\t65534"}
         assert "NoNewPrivs:\t1" in status
-        instance.put_zone(1)
-        instance.reload()
-        wait_until(lambda: instance.page.active == 2 and instance.is_ready(), "the second table is mapped too")
+        instance.page.active = 2
+        wait_until(instance.is_ready, "the second table is mapped too")
         assert instance.ask(".", "SOA").answer[0][0].serial == SERIALS[1]
