@@ -21,7 +21,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rootsrv import clock
 from rootsrv.page import Page, PageUnusable
-from rootsrv.server.parent import environment
+from rootsrv.processes import environment
 from rootsrv.server.sockets import CannotBind, ipv6_is_there, refuse_if_taken
 from rootsrv.zone import generate, presentation, rdata
 from rootsrv.zone.contents import ZoneContents

@@ -35,12 +35,13 @@ from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.loader import FastPath
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import Page
+from rootsrv.processes import environment
 from rootsrv.secondary.listener import CannotListen
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.role import maintain as maintain_role
 from rootsrv.secondary.store import StoreFailed
 from rootsrv.server import privileges
-from rootsrv.server.parent import Parent, environment
+from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import CannotBind, bind_all
 from rootsrv.server.worker import responder_settings
 from rootsrv.telemetry.report import Report

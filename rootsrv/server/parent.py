@@ -25,8 +25,9 @@ from typing import Any
 import rootsrv
 from rootsrv import clock, counts, log
 from rootsrv.page import Page
+from rootsrv.processes import environment
+from rootsrv.server.orders import WorkerOrders
 from rootsrv.server.sockets import ServiceSocket
-from rootsrv.server.worker import WorkerOrders
 
 WATCH_SECONDS = 0.25
 
@@ -228,12 +229,6 @@ class Parent:
             return await asyncio.start_unix_server(self.answer, path, limit=_LONGEST_REQUEST_OCTETS)
         finally:
             os.umask(before)
-
-
-def environment() -> dict[str, str]:
-    """Environment in which a child process finds this very package."""
-    package = str(Path(rootsrv.__file__).parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
 
 
 def _describe_end(status: int) -> str:

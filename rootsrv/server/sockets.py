@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rootsrv.server.tcp import BACKLOG
-
 # Names that Python 3.11 does not know (linux/in.h, linux/in6.h, asm-generic/socket.h).
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER = 10, 23
 _PMTUDISC_OMIT = 5
@@ -22,6 +20,9 @@ UDP_BUFFER_OCTETS = 16 * 1024 * 1024
 
 TCP_SEND_BUFFER_OCTETS = 256 * 1024
 """What the kernel holds per connection of responses that a client has not read."""
+
+BACKLOG = 4096
+"""Connections that the kernel holds until we accept them; net.core.somaxconn caps it."""
 
 _SIOCINQ = 0x541B
 _TCP_INFO_UNACKED = struct.Struct("=24xI")  # of a listening socket: connections that wait to be accepted

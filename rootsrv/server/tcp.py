@@ -46,9 +46,6 @@ INCOMPLETE_SECONDS = 5.0
 STALLED_SECONDS = 10.0
 """From the high-water mark, or from closing, until all but a quarter of it has been read."""
 
-BACKLOG = 4096
-"""Connections that the kernel holds until we accept them; net.core.somaxconn caps it."""
-
 
 @dataclass(frozen=True, slots=True)
 class TcpLimits:

@@ -5,14 +5,11 @@ as inherited descriptors, and gives it a WorkerOrders document (JSON) on standar
 """
 
 import asyncio
-import dataclasses
-import json
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import uvloop
@@ -23,8 +20,10 @@ from rootsrv.answer.responder import ResponderSettings
 from rootsrv.page import Page
 from rootsrv.server import mmsg, privileges
 from rootsrv.server.counters import Counters
+from rootsrv.server.orders import WorkerOrders
 from rootsrv.server.serving import Serving
-from rootsrv.server.tcp import BACKLOG, Connections, TcpLimits
+from rootsrv.server.sockets import BACKLOG
+from rootsrv.server.tcp import Connections, TcpLimits
 from rootsrv.server.udp import BATCH_SIZE, Datagrams, Drain, drain_for
 
 TICK_SECONDS = 0.1
@@ -33,46 +32,6 @@ TICK_SECONDS = 0.1
 DRAIN_UDP_SECONDS = 0.5
 DRAIN_TCP_SECONDS = 3.0
 """How long a worker that is told to stop answers what is queued and sends what is written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOrders:
-    """All that a worker needs to know."""
-
-    slot: int
-    parent: int
-    """Process id; the worker ends when it does."""
-
-    page: int
-    tables: int
-    """Descriptors: the shared page (read and write), the directory of tables."""
-
-    sockets: tuple[int, ...]
-    """Descriptors: UDP sockets and listening TCP sockets."""
-
-    account: tuple[int, int] | None
-    """User and group id to run as."""
-
-    responder: dict[str, Any]
-    """ResponderSettings: octets as hexadecimal digits, `cookie_secrets` (the newest first) in place of `cookies`."""
-
-    tcp: dict[str, Any]
-    """TcpLimits."""
-
-    batched: bool = True
-    """Use recvmmsg and sendmmsg where they are to be had."""
-
-    def to_json(self) -> str:
-        """As it goes over the pipe."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "WorkerOrders":
-        """Inverse of `to_json`."""
-        document = json.loads(text)
-        document["sockets"] = tuple(document["sockets"])
-        document["account"] = document["account"] and tuple(document["account"])
-        return cls(**document)
 
 
 async def work(orders: WorkerOrders) -> None:

@@ -1,0 +1,46 @@
+"""What the parent tells a worker."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrders:
+    """All that a worker needs to know."""
+
+    slot: int
+    parent: int
+    """Process id; the worker ends when it does."""
+
+    page: int
+    tables: int
+    """Descriptors: the shared page (read and write), the directory of tables."""
+
+    sockets: tuple[int, ...]
+    """Descriptors: UDP sockets and listening TCP sockets."""
+
+    account: tuple[int, int] | None
+    """User and group id to run as."""
+
+    responder: dict[str, Any]
+    """ResponderSettings: octets as hexadecimal digits, `cookie_secrets` (the newest first) in place of `cookies`."""
+
+    tcp: dict[str, Any]
+    """TcpLimits."""
+
+    batched: bool = True
+    """Use recvmmsg and sendmmsg where they are to be had."""
+
+    def to_json(self) -> str:
+        """As it goes over the pipe."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "WorkerOrders":
+        """Inverse of `to_json`."""
+        document = json.loads(text)
+        document["sockets"] = tuple(document["sockets"])
+        document["account"] = document["account"] and tuple(document["account"])
+        return cls(**document)
