@@ -142,8 +142,8 @@ class AnycastConfig:
             prefix = ipaddress.ip_network(text)
         except ValueError as error:
             raise ConfigError(f"anycast.prefix_v{version}: {error}") from error
-        if prefix.version != version or prefix.prefixlen > prefix.max_prefixlen - 2:
-            longest = prefix.max_prefixlen - 2
+        longest = {4: 30, 6: 126}[version]
+        if prefix.version != version or prefix.prefixlen > longest:
             raise ConfigError(f"anycast.prefix_v{version}: must be an IPv{version} prefix up to /{longest}, got {text}")
         try:
             anchor = self.anchor(version)

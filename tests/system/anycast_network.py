@@ -9,6 +9,7 @@ since when, is read from the router's kernel.  With equal paths the router prefe
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ from tests.needs import REPOSITORY
 from tests.network import Host, network
 from tests.peers.bird import Bird, deployed_configuration, route
 from tests.peers.daemon import PeerFailed
+from tests.peers.frr import frr, vtysh
 from tests.server.live import put, wait_until, zone_files
 
 SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
@@ -329,8 +331,8 @@ class Anycast:
     a: Site
     b: Site
     watch: RouteWatch
-    birdc: Callable[..., str]
-    """The router's BIRD; nothing with FRR."""
+    router_says: Callable[..., str]
+    """What `birdc` prints on the router, or with FRR `vtysh`."""
 
     directory: Path
 
@@ -432,13 +434,13 @@ def anycast_network(directory: Path, router: str = "bird", *, anycast: str = "",
             hosts["r"].run("sysctl", "-qw", key)
         watch = RouteWatch(hosts["r"])
         stack.callback(watch.close)
-        birdc: Callable[..., str] = lambda *_: ""  # noqa: E731
+        router_says: Callable[..., str]
         if router == "bird":
-            birdc = stack.enter_context(route(hosts["r"], directory / "router", bird_router_configuration())).birdc
+            bird = stack.enter_context(route(hosts["r"], directory / "router", bird_router_configuration()))
+            router_says = bird.birdc
         else:
-            from tests.peers.frr import frr
-
-            stack.enter_context(frr(hosts["r"], directory / "router", frr_router_configuration()))
+            sockets = stack.enter_context(frr(hosts["r"], frr_router_configuration()))
+            router_says = functools.partial(vtysh, hosts["r"], sockets)
         sites = []
         for number, name in enumerate("ab", 1):
             site = Site(number, hosts[name], directory / name, kind="global" if name == "a" else "local")
@@ -448,7 +450,7 @@ def anycast_network(directory: Path, router: str = "bird", *, anycast: str = "",
             site.configure(workers=workers if name == "a" else 1, anycast=anycast)
             site.start()
             sites.append(site)
-        made = Anycast(hosts["r"], hosts["c"], *sites, watch=watch, birdc=birdc, directory=directory)
+        made = Anycast(hosts["r"], hosts["c"], *sites, watch=watch, router_says=router_says, directory=directory)
         for site in sites:
             site.await_state("up", 40)
         yield made
@@ -467,8 +469,8 @@ def _ended(site: Site) -> Iterator[None]:
 def frr_router_configuration() -> str:
     """FRR's bgpd at the provider, as above."""
     neighbours = [address(number, 1, version) for version in VERSIONS for number in (1, 2)]
-    lines = ["router bgp 65000", " bgp router-id 10.0.3.2", " no bgp ebgp-requires-policy", " bgp graceful-shutdown"]
-    del lines[-1]
+    lines = ["router bgp 65000", " bgp router-id 10.0.3.2"]
+    lines += [" no bgp ebgp-requires-policy", " bgp bestpath compare-routerid"]
     for each in neighbours:
         lines += [
             f" neighbor {each} remote-as {SITE_AS}",
@@ -478,7 +480,7 @@ def frr_router_configuration() -> str:
             f" neighbor {each} ttl-security hops 1",
         ]
     for version in VERSIONS:
-        lines.append(f" address-family ipv{version} unicast")
+        lines += [f" address-family ipv{version} unicast", "  maximum-paths 1"]
         for each in neighbours:
             inside = (":" in each) == (version == 6)
             lines.append(f"  {'' if inside else 'no '}neighbor {each} activate")
@@ -490,6 +492,8 @@ def frr_router_configuration() -> str:
         "route-map from-site permit 10",
         " match community graceful-shutdown",
         " set local-preference 0",
+        " set ipv6 next-hop prefer-global",
         "route-map from-site permit 20",
+        " set ipv6 next-hop prefer-global",
     ]
     return "\n".join(lines) + "\n"

@@ -204,10 +204,10 @@ def test_a_drain_loses_nothing_and_is_taken_back_by_undrain(net: Anycast, measur
     time.sleep(1)
     net.a.rootsrv("drain", "--reason", "new line card")
     wait_until(lambda: net.gateway(4) == net.b.gateway(4), "traffic moves")
-    seen = net.birdc("show", "route", PREFIX[4], "all")
+    seen = net.router_says("show", "route", PREFIX[4], "all")
     assert "(65535,0)" in seen  # GRACEFUL_SHUTDOWN: a still announces
     net.a.await_state("drained", 20)
-    wait_until(lambda: "(65535,0)" not in net.birdc("show", "route", PREFIX[4], "all"), "a is withdrawn")
+    wait_until(lambda: "(65535,0)" not in net.router_says("show", "route", PREFIX[4], "all"), "a is withdrawn")
     family = net.a.family(4)
     assert (family["announced"], family["reason"], family["order"]) == (False, "new line card", "drain")
     for version, counts in load.result().items():
@@ -246,7 +246,7 @@ def test_a_stop_withdraws_first_and_loses_nothing(net: Anycast, measured: list[s
 
 
 def test_the_neighbour_sees_where_a_local_instance_may_be_heard(net: Anycast) -> None:
-    seen = net.birdc("show", "route", PREFIX[4], "all")
+    seen = net.router_says("show", "route", PREFIX[4], "all")
     assert seen.count("(65535,65281)") == 1  # NO_EXPORT on b, which is local, and not on a
 
 
