@@ -52,7 +52,7 @@ test: system-packages lint bpf
 	$(PYTEST) $(PARALLEL)
 
 test-long: system-packages bpf $(VENV)/.installed-for-tests
-	$(PYTEST) -m long
+	$(PYTEST) $(PARALLEL) -m long
 
 check: lint
 	$(PYTEST) -x tests/zone tests/answer
