@@ -19,17 +19,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rootsrv.page import Page
-from tests.needs import REPOSITORY
+from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
 from tests.peers.bird import Bird, deployed_configuration, route
-from tests.peers.daemon import PeerFailed
+from tests.peers.daemon import PeerFailed, running
 from tests.peers.frr import frr, vtysh
 from tests.server.live import put, wait_until, zone_files
 
@@ -418,7 +418,9 @@ template bgp site {{
 
 
 @contextlib.contextmanager
-def anycast_network(directory: Path, router: str = "bird", *, anycast: str = "", workers: int = 2) -> Iterator[Anycast]:
+def anycast_network(
+    directory: Path, router: str = "bird", *, anycast: str = "", more: str = "", workers: int = 2
+) -> Iterator[Anycast]:
     """All of it, with both sites announced, until the block ends."""
     with network() as net, contextlib.ExitStack() as stack:
         hosts = {name: net.host(name) for name in "abrc"}
@@ -447,13 +449,46 @@ def anycast_network(directory: Path, router: str = "bird", *, anycast: str = "",
             site.directory.mkdir()
             stack.enter_context(_ended(site))
             site.start_bird()
-            site.configure(workers=workers if name == "a" else 1, anycast=anycast)
+            site.configure(workers=workers if name == "a" else 1, anycast=anycast, more=more)
             site.start()
             sites.append(site)
         made = Anycast(hosts["r"], hosts["c"], *sites, watch=watch, router_says=router_says, directory=directory)
         for site in sites:
             site.await_state("up", 40)
         yield made
+
+
+@contextlib.contextmanager
+def nsd_on(host: Host, workdir: Path, addresses: Sequence[str], port: int, zone: bytes) -> Iterator[int]:
+    """NSD serves the root *zone* on *host*, to whoever asks and transfers, until the block ends, which gets its pid."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "root.zone").write_bytes(zone)
+    listen = "\n".join(f"    ip-address: {each}" for each in addresses)
+    (workdir / "nsd.conf").write_text(
+        f"""
+server:
+{listen}
+    port: {port}
+    username: ""
+    chroot: ""
+    zonesdir: "{workdir}"
+    database: ""
+    pidfile: "{workdir}/nsd.pid"
+    xfrdfile: "{workdir}/xfrd.state"
+    xfrdir: "{workdir}"
+    zonelistfile: "{workdir}/zone.list"
+    cookie-secret-file: "{workdir}/cookie.secrets"
+remote-control:
+    control-enable: no
+zone:
+    name: "."
+    zonefile: "root.zone"
+    provide-xfr: 0.0.0.0/0 NOKEY
+"""
+    )
+    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(workdir / "nsd.conf")]
+    with running("nsd", command, workdir / "nsd.log", lambda: f":{port} " in host.run("ss", "-Hltn")) as pid:
+        yield pid
 
 
 @contextlib.contextmanager

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.needs import require_tool
-from tests.peers.daemon import running
 from tests.server.live import wait_until, zone_files
-from tests.system.anycast_network import PREFIX, SERVICE, VERSIONS, Anycast, Site, anycast_network
+from tests.system.anycast_network import PREFIX, SERVICE, VERSIONS, Anycast, Site, anycast_network, nsd_on
 
 SERVICE_DEAD_SECONDS = 3.0
 LEASE_SECONDS = 3.0 + 1.0
@@ -253,29 +251,7 @@ def test_the_neighbour_sees_where_a_local_instance_may_be_heard(net: Anycast) ->
 @contextlib.contextmanager
 def another_zone_on(site: Site, workdir: Path) -> Iterator[float]:
     """NSD serves another version of the zone on the site's host, and the site's own queries are led there."""
-    (workdir / "other.zone").write_bytes(zone_files().versions[1])
-    (workdir / "nsd.conf").write_text(
-        f"""
-server:
-    ip-address: {SERVICE[4]}
-    ip-address: {SERVICE[6]}
-    port: 5353
-    username: ""
-    chroot: ""
-    zonesdir: "{workdir}"
-    database: ""
-    pidfile: "{workdir}/nsd.pid"
-    xfrdfile: "{workdir}/xfrd.state"
-    zonelistfile: "{workdir}/zone.list"
-remote-control:
-    control-enable: no
-zone:
-    name: "."
-    zonefile: "other.zone"
-"""
-    )
-    command = [*site.host.prefix, require_tool("nsd"), "-d", "-c", str(workdir / "nsd.conf")]
-    with running("nsd", command, workdir / "nsd.log", lambda: ":5353" in site.host.run("ss", "-Hlun")):
+    with nsd_on(site.host, workdir, tuple(SERVICE.values()), 5353, zone_files().versions[1]):
         rules = "".join(
             f"add rule inet astray out {family} daddr {SERVICE[version]} {transport} dport 53 dnat {family} to "
             f"{SERVICE[version] if version == 4 else f'[{SERVICE[6]}]'}:5353;"
