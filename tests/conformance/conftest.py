@@ -28,6 +28,9 @@ VALID_AT = 1761998400.0
 COOKIE_SECRET = "e5e973e5a6b2a43f48e7dc849e37bfcf"
 """That of RFC 9018 appendix A."""
 
+CORPUS_SETTINGS = ResponderSettings(nsid=NSID.encode(), cookies=ServerCookies(bytes.fromhex(COOKIE_SECRET)))
+"""What the corpus expects us to be configured as."""
+
 
 @pytest.fixture(scope="session")
 def served(genuine_root: Path, genuine_root_servers_net: Path) -> Served:
@@ -46,9 +49,8 @@ def genuine_table(genuine_root: Path, genuine_root_servers_net: Path) -> AnswerT
 
 @pytest.fixture(scope="session")
 def responder(genuine_table: AnswerTable) -> Responder:
-    """Ours, in process, with the options that the corpus expects."""
-    cookies = ServerCookies(bytes.fromhex(COOKIE_SECRET))
-    return Responder(genuine_table, ResponderSettings(nsid=NSID.encode(), cookies=cookies))
+    """Ours, in process."""
+    return Responder(genuine_table, CORPUS_SETTINGS)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,69 @@
+"""The corpus, and the queries of the differential run, put to the fast path: it answers as all others do, or passes."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rootsrv.answer.responder import Responder
+from rootsrv.answer.table import AnswerTable
+from rootsrv.fastpath.program import Interface, Program
+from rootsrv.fastpath.shared import Reason
+from tests.conformance import queries
+from tests.conformance.conftest import CORPUS_SETTINGS, VALID_AT
+from tests.conformance.corpus import Case, Served, mismatches
+from tests.conformance.test_conformance import with_transport
+from tests.conformance.wire import parse, show
+from tests.fastpath.conftest import HOOKS, LOOPBACK_IFINDEX, SERVICE, Hook, InKernel, require_program
+
+GENERATED = 5_000
+
+
+@pytest.fixture(scope="module")
+def kernel(genuine_table: AnswerTable) -> Iterator[InKernel]:
+    """The program with the genuine table."""
+    program = Program.load(require_program())
+    program.set_service([SERVICE[4], SERVICE[6]], 53)
+    program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
+    in_an_hour = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9
+    program.activate(program.stage(genuine_table), [in_an_hour, in_an_hour])
+    loaded = InKernel(program, Responder(genuine_table, CORPUS_SETTINGS), genuine_table, CORPUS_SETTINGS)
+    loaded.configure(CORPUS_SETTINGS, VALID_AT)
+    yield loaded
+    program.close()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("hook", HOOKS, ids=str)
+@pytest.mark.parametrize("case", with_transport("udp"), ids=str)
+def test_the_kernel_answers_as_the_corpus_says_or_passes(
+    case: Case, hook: Hook, family: int, kernel: InKernel, served: Served
+) -> None:
+    response = kernel.ask(hook, case.query, family)
+    if not isinstance(response, Reason):
+        message = parse(response)
+        assert mismatches(case, message, served) == [], show(message)
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=str)
+def test_every_tld_and_5000_queries_are_answered_as_by_the_responder(
+    hook: Hook, kernel: InKernel, served: Served, record_property: Callable[[str, object], None]
+) -> None:
+    tlds = served.root.delegations
+    asked = [
+        *queries.of_every_tld(tlds),
+        *queries.generated(tlds, served.hosts.owners, served.root.glue_owners, GENERATED),
+    ]
+    counts: Counter[str] = Counter()
+    for number, query in enumerate(asked):
+        family = 4 + number % 2 * 2
+        response = kernel.ask(hook, query, family)
+        if isinstance(response, Reason):
+            counts[response.name.lower()] += 1
+        else:
+            counts["answered"] += 1
+            assert response == kernel.expected(query, family), query.hex()
+    told = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+    record_property("summary", f"in the kernel ({hook}): {told}")
+    assert counts["answered"] > 0.9 * len(asked)
