@@ -32,11 +32,11 @@ SMALL_LIMITS = """
 min_seconds = 1
 max_seconds = 3600
 backoff_seconds = 0.1
-query_timeout_seconds = 2
-transfer_seconds = 6
-stall_seconds = 1
+query_timeout_seconds = 5
+transfer_seconds = 15
+stall_seconds = 3
 max_octets = 300000
-max_records = 3000
+max_records = 1000
 """
 
 

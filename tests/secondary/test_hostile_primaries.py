@@ -72,7 +72,7 @@ def of_another_zone(records: list[Record]) -> list[Record]:
 
 
 def many_records(records: list[Record]) -> list[Record]:
-    more: list[Record] = [(b"\x04more\0", 16, 60, bytes((4,)) + struct.pack("!I", number)) for number in range(3000)]
+    more: list[Record] = [(b"\x04more\0", 16, 60, bytes((4,)) + struct.pack("!I", number)) for number in range(1000)]
     return [*records[:-1], *more, records[-1]]
 
 
@@ -120,10 +120,10 @@ NOW = time.time()
 MATRIX = {
     "truncated between messages": (doing(send=cut_short), "cut off after"),
     "truncated within a message": (doing(send=cut_within_a_message), "cut off after"),
-    "stalled": (doing(send=stall), "stalled for 1 s after"),
-    "trickling": (doing(send=trickle), "stalled for 1 s after"),
+    "stalled": (doing(send=stall), "stalled for 3 s after"),
+    "trickling": (doing(send=trickle), "stalled for 3 s after"),
     "endless": (doing(send=endless), "NotAuthenticated"),
-    "of too many records": (doing(records=many_records), "more than 3000 records"),
+    "of too many records": (doing(records=many_records), "more than 1000 records"),
     "of too many octets": (doing(records=large_records), "more than 300000 octets"),
     "signed with another key": (doing(key=WRONG_KEY), "NotAuthenticated"),
     "not signed": (doing(key=None), "not signed"),
