@@ -11,58 +11,26 @@ import os
 import secrets
 import signal
 import socket
-import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import uvloop
 
-from rootsrv import clock, counts, log
+from rootsrv import clock, counts, log, supervisor
 from rootsrv.answer.responder import Responder
 from rootsrv.answer.table import AnswerTable, TableUnusable
-from rootsrv.anycast import live_check
-from rootsrv.anycast.bird import Bird
-from rootsrv.anycast.control import Control
-from rootsrv.anycast.controller import Controller
-from rootsrv.anycast.managed import service_addresses
-from rootsrv.anycast.netlink import NetlinkFailed, ServiceInterface
-from rootsrv.anycast.orders import Orders, load_flaps
-from rootsrv.anycast.probe import Expectations
-from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config import Config, ConfigError
-from rootsrv.fastpath.control import commands as fastpath_commands
-from rootsrv.fastpath.loader import FastPath
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import Page
-from rootsrv.processes import environment
-from rootsrv.secondary.listener import CannotListen
-from rootsrv.secondary.loading import LoadingFailed
-from rootsrv.secondary.role import maintain as maintain_role
-from rootsrv.secondary.store import StoreFailed
 from rootsrv.server import privileges
 from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import CannotBind, bind_all
 from rootsrv.server.worker import responder_settings
-from rootsrv.telemetry.report import Report
 from rootsrv.zone import instant
 
 Role = Literal["serve", "maintain", "advertise", "report"]
-ROLES: tuple[Role, ...] = ("serve", "maintain", "advertise", "report")
-
-_LOAD_WAIT_SECONDS = 20.0
-"""How long `run` waits for the first table before it serves without: SERVFAIL is better than no answer at all."""
-
-_SUPERVISOR = "ROOTSRV_SUPERVISOR"
-"""In the environment of a role's process: process id of the one that watches it, with which it ends."""
-
-_START_SECONDS = 2.0
-"""A role that ends with a failure before that, the first time, cannot be started at all."""
-
-_RESTART_SECONDS = (0.1, 5.0)
-_STOP_SECONDS = 10.0
-_WITHDRAW_SECONDS = 310.0
-"""More than anycast.stop_linger_seconds can be, and the confirmation before it."""
+ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report")
 
 
 class CannotRun(Exception):
@@ -78,7 +46,7 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
         raise ConfigError("zone: a root zone is needed")
     if clock.test_offset_seconds():
         log.alarm("TEST CLOCK: validity is judged at another time", now=instant.to_text(clock.validity_now()))
-    if parent := os.environ.get(_SUPERVISOR):
+    if parent := os.environ.get(supervisor.SUPERVISOR):
         privileges.die_with_parent(int(parent))
     try:
         runtime = Path(config.state.runtime_directory)
@@ -104,13 +72,15 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
                     _run_until_signalled(lambda stop, _: report(config, path, stop))
             case None:
                 with _alone(state / "run.lock"):
-                    _run_until_signalled(lambda stop, reload: _supervise(config, path, stop, reload))
-    except (LoadingFailed, StoreFailed, CannotListen, CannotBind, NetlinkFailed, privileges.NoSuchUser) as error:
+                    roles = [each for each in ROLES if each != "advertise" or config.anycast is not None]
+                    page = Page.open_or_create(runtime / "page")
+                    _run_until_signalled(supervisor.Supervisor(page, path, roles).run)
+    except (CannotBind, privileges.NoSuchUser, supervisor.RoleFailed) as error:
         raise CannotRun(str(error)) from error
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Any:
+def _alone(path: Path) -> Iterator[None]:
     """Hold the lock at *path*; CannotRun if another process does."""
     try:
         lock = path.open("a")
@@ -124,12 +94,21 @@ def _alone(path: Path) -> Any:
         yield
 
 
-def _managed_addresses(config: Config) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _managed_addresses(config: Config) -> Iterator[None]:
     """The service addresses are there before anything binds them, and go after everything else (D35)."""
     if config.anycast is None or not config.anycast.manage_addresses:
-        return contextlib.nullcontext()
+        yield
+        return
+    from rootsrv.anycast.managed import service_addresses
+    from rootsrv.anycast.netlink import NetlinkFailed
+
     note = Path(config.state.runtime_directory) / "service-addresses.json"
-    return service_addresses(config.anycast.interface, config.service.addresses, note)
+    try:
+        with service_addresses(config.anycast.interface, config.service.addresses, note):
+            yield
+    except NetlinkFailed as error:
+        raise CannotRun(str(error)) from error
 
 
 def _run_until_signalled(
@@ -149,6 +128,9 @@ def _run_until_signalled(
 
 async def serve(config: Config, stop: asyncio.Event) -> None:
     """The role *serve*: bind, start the workers, keep them."""
+    from rootsrv.fastpath.control import commands as fastpath_commands
+    from rootsrv.fastpath.loader import FastPath
+
     account = privileges.account(config.service.user)
     workers = config.service.workers or len(os.sched_getaffinity(0))
     runtime = Path(config.state.runtime_directory)
@@ -206,17 +188,45 @@ def _responder_orders(config: Config) -> dict[str, Any]:
 
 
 async def maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
-    """The role *maintain*: keep the zones current."""
-    await maintain_role(config, path, stop, reload)
+    """The role *maintain*: keep the zones current.  CannotRun if there is none to begin with."""
+    from rootsrv.secondary.listener import CannotListen
+    from rootsrv.secondary.loading import LoadingFailed
+    from rootsrv.secondary.role import maintain as keep_current
+    from rootsrv.secondary.store import StoreFailed
+
+    try:
+        await keep_current(config, path, stop, reload)
+    except (LoadingFailed, StoreFailed, CannotListen) as error:
+        raise CannotRun(str(error)) from error
 
 
 async def report(config: Config, path: Path, stop: asyncio.Event) -> None:
     """The role *report*: metrics, status page, statistics; it reads what the others write, and nobody waits for it."""
+    from rootsrv.telemetry.report import Report
+
     await Report(config, path).run(stop)
 
 
 async def advertise(config: Config, stop: asyncio.Event) -> None:
     """The role *advertise*: announce the service prefixes while the service is right.  CannotRun names what is not."""
+    from rootsrv.anycast.netlink import NetlinkFailed
+
+    try:
+        await _advertise(config, stop)
+    except NetlinkFailed as error:
+        raise CannotRun(str(error)) from error
+
+
+async def _advertise(config: Config, stop: asyncio.Event) -> None:
+    from rootsrv.anycast import live_check
+    from rootsrv.anycast.bird import Bird
+    from rootsrv.anycast.control import Control
+    from rootsrv.anycast.controller import Controller
+    from rootsrv.anycast.netlink import ServiceInterface
+    from rootsrv.anycast.orders import Orders, load_flaps
+    from rootsrv.anycast.probe import Expectations
+    from rootsrv.anycast.witness import Witness, boottime
+
     if config.anycast is None:
         raise CannotRun("anycast: there is no such section in the configuration, so nothing to advertise")
     if wrong := await live_check.problems(config):
@@ -270,120 +280,3 @@ def _replies(page: Page) -> dict[tuple[ProbedTransport, int], int]:
     slots = [page.worker(slot).counters for slot in range(page.workers)]
     paths = ((transport, version) for transport in ProbedTransport for version in (4, 6))  # as in counts.PATHS
     return {path: sum(words[counts.RESPONSES + number] for words in slots) for number, path in enumerate(paths)}
-
-
-async def _supervise(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
-    """All roles: load first, then listen (D35); a role that ends is started again."""
-    page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
-    maintain_role = await _start("maintain", path)
-    roles: dict[Role, asyncio.subprocess.Process] = {"maintain": maintain_role}
-    stopped = asyncio.create_task(stop.wait())
-    ended = asyncio.create_task(maintain_role.wait())
-    try:
-        deadline = asyncio.get_running_loop().time() + _LOAD_WAIT_SECONDS
-        # A table that is active from an earlier run on this boot is served while maintain looks at the zones.
-        while not page.active and not stop.is_set() and asyncio.get_running_loop().time() < deadline:
-            await asyncio.wait([stopped, ended], timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                break
-        if ended.done() and not stop.is_set():
-            raise CannotRun("the zones could not be loaded")
-        ended.cancel()
-        if not stop.is_set():
-            roles["serve"] = await _start("serve", path)
-            if config.anycast is not None:
-                await _first_heartbeat(page, stopped)
-                roles["advertise"] = await _start("advertise", path)
-            roles["report"] = await _start("report", path)
-            await _keep(roles, path, stopped, reload)
-    finally:
-        stopped.cancel()
-        await _stop(roles)
-
-
-async def _keep(
-    roles: dict[Role, asyncio.subprocess.Process], path: Path, stopped: "asyncio.Task[Any]", reload: asyncio.Event
-) -> None:
-    """Have all roles running until told to stop; CannotRun when one fails at its very start."""
-    loop = asyncio.get_running_loop()
-    shortest, longest = _RESTART_SECONDS
-    pauses = dict.fromkeys(roles, shortest)
-    started = dict.fromkeys(roles, loop.time())
-    never_up = set(roles)
-    ends = {asyncio.create_task(process.wait()): role for role, process in roles.items()}
-    reloads = asyncio.create_task(reload.wait())
-    try:
-        while True:
-            await asyncio.wait([stopped, reloads, *ends], return_when=asyncio.FIRST_COMPLETED)
-            if stopped.done():
-                return
-            if reloads.done():
-                reload.clear()
-                reloads = asyncio.create_task(reload.wait())
-                with contextlib.suppress(ProcessLookupError):
-                    roles["maintain"].send_signal(signal.SIGHUP)
-            for task in [each for each in ends if each.done()]:
-                role = ends.pop(task)
-                lived = loop.time() - started[role]
-                if role in never_up and lived < _START_SECONDS and roles[role].returncode == 1:
-                    raise CannotRun(f"the role {role} could not be started")
-                never_up.discard(role)  # from now on a role that fails takes none of the others down
-                pauses[role] = shortest if lived > 60 else min(longest, 2 * pauses[role])
-                log.alarm("role restarted", role=role, exit_status=roles[role].returncode, pause_seconds=pauses[role])
-                await asyncio.wait([stopped], timeout=pauses[role])
-                if stopped.done():
-                    return
-                roles[role] = await _start(role, path)
-                started[role] = loop.time()
-                ends[asyncio.create_task(roles[role].wait())] = role
-    finally:
-        for task in (reloads, *ends):
-            task.cancel()
-
-
-async def _start(role: Role, path: Path) -> asyncio.subprocess.Process:
-    command = ("-m", "rootsrv", "run", "--config", str(path), "--role", role)
-    variables = environment() | {_SUPERVISOR: str(os.getpid())}
-    return await asyncio.create_subprocess_exec(sys.executable, *command, env=variables)
-
-
-async def _first_heartbeat(page: Page, stopped: "asyncio.Task[Any]") -> None:
-    """Wait until a worker is up, so that what announces finds what it is to announce (D35)."""
-    began = clock.boottime_ns()
-    deadline = asyncio.get_running_loop().time() + _LOAD_WAIT_SECONDS
-
-    def is_up() -> bool:
-        slots = [page.worker(slot) for slot in range(page.workers)]
-        return any(each.pid and each.heartbeat > began and Path(f"/proc/{each.pid}").exists() for each in slots)
-
-    while not is_up() and asyncio.get_running_loop().time() < deadline and not stopped.done():
-        await asyncio.wait([stopped], timeout=0.02)
-
-
-async def _stop(roles: dict[Role, asyncio.subprocess.Process]) -> None:
-    """End the roles: first what announces, which withdraws and waits for routers to follow (D35), then the others.
-
-    What keeps the statistics goes last, so that it has read all that the workers have counted.
-    """
-    if (advertising := roles.pop("advertise", None)) is not None:
-        await _end([advertising], _WITHDRAW_SECONDS)
-    reporting = roles.pop("report", None)
-    await _end(roles.values(), _STOP_SECONDS)
-    if reporting is not None:
-        await _end([reporting], _STOP_SECONDS)
-
-
-async def _end(processes: Iterable[asyncio.subprocess.Process], patience_seconds: float) -> None:
-    """Have them finish what is in flight; kill them when they do not."""
-    running = [process for process in processes if process.returncode is None]
-    for process in running:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-    waits: list[Coroutine[Any, Any, int]] = [process.wait() for process in running]
-    try:
-        async with asyncio.timeout(patience_seconds):
-            await asyncio.gather(*waits)
-    except TimeoutError:
-        for process in running:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()

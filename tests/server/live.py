@@ -30,7 +30,7 @@ from rootsrv.zone.verify import verify, verify_hosts
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 VALID_SECONDS = 13 * 86_400  # as the root's signatures
 TLDS = 40
-START_SECONDS = 20.0
+START_SECONDS = 45.0
 SERIALS = (2026112101, 2026112102)
 
 
@@ -78,7 +78,7 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """The first true value of *condition*; AssertionError when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

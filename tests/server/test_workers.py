@@ -142,7 +142,7 @@ def test_workers_end_with_their_parent_and_the_port_is_free_again(tmp_path: Path
 
         again = start(tmp_path / "rootsrv.toml", instance.port, 1, role="serve")
         try:
-            wait_until(lambda: again.is_ready() and again.worker_pids() != [worker], "serving again", 20)
+            wait_until(lambda: again.is_ready() and again.worker_pids() != [worker], "serving again")
             assert again.ask(".", "SOA").answer
         finally:
             assert again.stop() == 0
