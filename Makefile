@@ -8,13 +8,14 @@ BPF_SOURCES := $(wildcard rootsrv/fastpath/bpf/*.c rootsrv/fastpath/bpf/*.h)
 # A file's tests stay together in one process: they share that file's servers and compiled zones.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help venv demo test test-long lint check bpf system-packages clean
+.PHONY: help venv demo test test-long test-kernel61 lint check bpf system-packages clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       a generated, signed root zone on 127.0.0.1 and ::1, port 5300'
 	@echo 'make test       everything that is to pass before a change lands (up to 15 minutes)'
 	@echo 'make test-long  longer fuzzing and kill loops'
+	@echo 'make test-kernel61  the kernel fast path on Debian 12'"'"'s kernel, in QEMU'
 	@echo 'make check      lint, then the tests that need no other program, in this order'
 	@echo 'make lint       ruff, mypy --strict, import-linter'
 	@echo 'make venv       only the virtual environment, in $(VENV)'
@@ -53,6 +54,10 @@ test: system-packages lint bpf
 
 test-long: system-packages bpf $(VENV)/.installed-for-tests
 	$(PYTEST) $(PARALLEL) -m long
+
+# Debian 12's kernel in QEMU: no KVM, no disk, some three minutes.
+test-kernel61: system-packages bpf $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.kernel61.boot
 
 check: lint
 	$(PYTEST) -x tests/zone tests/answer
