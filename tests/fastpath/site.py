@@ -170,31 +170,34 @@ _CLONE_NEWNET = 0x40000000
 _LISTEN_ALL = 0x0003  # ETH_P_ALL
 
 
+def socket_in(host: Host, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket in the host's namespace."""
+    opened: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def open_there() -> None:
+        # A thread may enter a namespace on its own; the socket stays there when the thread is gone.
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/run/netns/{host.name}") as namespace:
+            if libc.setns(namespace.fileno(), _CLONE_NEWNET):
+                failed.append(OSError(ctypes.get_errno(), "setns"))
+            else:
+                opened.append(socket.socket(family, kind, protocol))
+
+    thread = threading.Thread(target=open_there)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return opened[0]
+
+
 class RawEnd:
     """A packet socket on the client's end of the wire: sends frames as they are, sees what arrives."""
 
     def __init__(self, host: Host) -> None:
-        opened: list[socket.socket] = []
-        failed: list[OSError] = []
-
-        def open_there() -> None:
-            # A thread may enter a namespace on its own; the socket stays there when the thread is gone.
-            libc = ctypes.CDLL(None, use_errno=True)
-            with open(f"/run/netns/{host.name}") as namespace:
-                if libc.setns(namespace.fileno(), _CLONE_NEWNET):
-                    failed.append(OSError(ctypes.get_errno(), "setns"))
-                    return
-                made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_LISTEN_ALL))
-                made.bind((WIRE, _LISTEN_ALL))
-                made.settimeout(5)
-                opened.append(made)
-
-        thread = threading.Thread(target=open_there)
-        thread.start()
-        thread.join()
-        if failed:
-            raise failed[0]
-        self.socket = opened[0]
+        self.socket = socket_in(host, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_LISTEN_ALL))
+        self.socket.bind((WIRE, _LISTEN_ALL))
 
     def send(self, frame: bytes) -> None:
         """Send a whole Ethernet frame."""
