@@ -222,6 +222,7 @@ async def _advertise(config: Config, stop: asyncio.Event) -> None:
     from rootsrv.anycast.bird import Bird
     from rootsrv.anycast.control import Control
     from rootsrv.anycast.controller import Controller
+    from rootsrv.anycast.fastpath_watch import FastPathWatch
     from rootsrv.anycast.netlink import ServiceInterface
     from rootsrv.anycast.orders import Orders, load_flaps
     from rootsrv.anycast.probe import Expectations
@@ -248,6 +249,7 @@ async def _advertise(config: Config, stop: asyncio.Event) -> None:
             addresses=tuple(ipaddress.ip_address(each) for each in config.service.addresses),
             expected=expected,
             witness=Witness(page, lambda: expected.zones, runtime / "maintain.sock", state),
+            fastpath=FastPathWatch(runtime / "serve.sock", detach=config.anycast.on_fastpath_wrong == "detach"),
             interface=interface,
             bird=bird,
             replies=lambda: _replies(page),

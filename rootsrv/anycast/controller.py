@@ -14,12 +14,13 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rootsrv import log
 from rootsrv.answer.table import TableUnusable
 from rootsrv.anycast.bird import Bird, BirdError
+from rootsrv.anycast.fastpath_watch import FastPathWatch
 from rootsrv.anycast.netlink import Interface, NetlinkFailed, ServiceInterface, full_accept_queues
 from rootsrv.anycast.orders import Orders, keep_flaps
 from rootsrv.anycast.probe import Address, Expectations, Prober
@@ -81,6 +82,7 @@ class Controller:
         addresses: tuple[Address, ...],
         expected: Expectations,
         witness: Witness,
+        fastpath: FastPathWatch,
         interface: ServiceInterface,
         bird: Bird,
         replies: Replies,
@@ -93,6 +95,7 @@ class Controller:
         self._port = port
         self._expected = expected
         self._witness = witness
+        self._fastpath = fastpath
         self._interface = interface
         self._replies = replies
         self._orders = orders
@@ -118,7 +121,6 @@ class Controller:
         self.families = tuple(
             self._family(version, limits, bird, addresses, flaps.get(version)) for version in config.versions()
         )
-        self.instance: Instance | None = None
 
     def _family(
         self, version: int, limits: Limits, bird: Bird, addresses: tuple[Address, ...], flaps: Flaps | None
@@ -140,6 +142,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._witness.watch(), name="witness"),
+                tasks.create_task(self._fastpath.watch(), name="fast-path"),
                 *(tasks.create_task(self._steer(each), name=f"steer-ipv{each.version}") for each in self.families),
             ]
             try:
@@ -175,7 +178,7 @@ class Controller:
         before = self._replies()
         await asyncio.gather(*(self._probe(family, host) for family in self.families))
         after = self._replies()
-        self.instance = instance = self._witness.observe()
+        instance = self._observe_instance()
         now = boottime()
         for family in self.families:
             load = await self._load(family, before, after)
@@ -185,6 +188,17 @@ class Controller:
             self._report_alarms(family, (*alarms, *family.judgement.alarms))
         await asyncio.gather(*(self._act(family) for family in self.families))
         self._keep_flaps()
+
+    def _observe_instance(self) -> Instance:
+        fastpath = self._fastpath
+        seen = self._witness.observe()
+        return replace(
+            seen,
+            fastpath=fastpath.state,
+            fastpath_detail=fastpath.detail,
+            fastpath_stuck=fastpath.stuck,
+            alarms=seen.alarms + ((fastpath.alarm,) if fastpath.alarm else ()),
+        )
 
     async def _probe(self, family: Family, host: frozenset[Address]) -> None:
         probed = await family.prober.probe(host)
@@ -210,7 +224,8 @@ class Controller:
         return load
 
     def _replies_to_others(self, family: Family, replies: Mapping[tuple[Transport, int], int]) -> int:
-        return sum(replies[transport, family.version] for transport in Transport) - family.own
+        workers = sum(replies[transport, family.version] for transport in Transport)
+        return workers + self._fastpath.replies[family.version] - family.own
 
     def _observe(self, family: Family, judgement: Judgement, now: float) -> None:
         order = self._orders[family.version]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rootsrv.health.evidence import FastPath, Instance
+from rootsrv.health.evidence import Instance
 from rootsrv.page import Page
 from rootsrv.status_socket import NoAnswer, ask
 
@@ -73,8 +73,6 @@ class Witness:
         self._state_directory = state_directory
         self.control_plane = ControlPlane()
         self.state_writable: bool | None = None
-        self.fastpath = FastPath.OFF
-        self.fastpath_detail = ""
 
     async def watch(self) -> None:
         """Ask maintain and try the state directory, until cancelled."""
@@ -121,8 +119,6 @@ class Witness:
             primaries_reachable=said.primaries_reachable,
             clock_synchronised=said.clock_synchronised,
             state_writable=self.state_writable,
-            fastpath=self.fastpath,
-            fastpath_detail=self.fastpath_detail,
             alarms=said.alarms,
         )
 

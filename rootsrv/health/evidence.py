@@ -20,7 +20,8 @@
 #   loss: some probes of a transport answered, some not              PASS+alarm  no
 #   some workers dead, state disk not writable, clock not
 #   synchronised, another zone's lease over, BGP session down        alarm       no
-#   fast path dead or wrong, asyncio right                           detach      on_fastpath_wrong: or CEASE
+#   fast path dead or wrong, asyncio right                           detach      on_fastpath_wrong: or CEASE if wrong
+#   fast path wrong, and it cannot be detached                       CEASE       no
 #
 # "Cannot tell" is a failed probe, not a pass: whoever cannot show that the answers are right does not attract traffic.
 # Everything that a bad zone, a clock or a primary can bring to all instances at once is either an alarm or has the
@@ -121,6 +122,9 @@ class Instance:
     state_writable: bool | None = None
     fastpath: FastPath = FastPath.OFF
     fastpath_detail: str = ""
+    fastpath_stuck: bool = False
+    """It answers wrongly and could not be detached."""
+
     alarms: tuple[str, ...] = ()
     """Further things that somebody should know and that decide nothing."""
 
@@ -161,7 +165,6 @@ class Judgement:
     """Why the route should be less attractive; empty = it should not."""
 
     alarms: tuple[str, ...] = ()
-    detach_fastpath: bool = False
     lease_seconds: float = float("inf")
     """The promise must not outlive this: what is left of the root zone's lease."""
 
@@ -180,7 +183,6 @@ def judge(round_: Round, instance: Instance, policy: Policy) -> Judgement:
         degrade.append(_behind(instance))
     elif policy.stale_soft_seconds <= instance.behind_seconds < policy.stale_hard_seconds:
         (degrade if policy.stale_soft_degrades else alarms).append(_behind(instance))
-    fastpath_bad = instance.fastpath in (FastPath.WRONG, FastPath.DEAD)
     alarms += _alarms(instance)
     if cease:
         verdict, reasons = Verdict.CEASE, cease + failures
@@ -195,7 +197,6 @@ def judge(round_: Round, instance: Instance, policy: Policy) -> Judgement:
         tuple(reasons),
         tuple(degrade),
         tuple(alarms),
-        detach_fastpath=fastpath_bad and policy.fastpath_wrong_detaches,
         lease_seconds=instance.lease_seconds,
     )
 
@@ -212,8 +213,9 @@ def _reasons_to_cease(round_: Round, instance: Instance, policy: Policy) -> Iter
         yield "the root zone's lease is over"
     if policy.stale_hard_withdraws and instance.behind_seconds >= policy.stale_hard_seconds:
         yield _behind(instance)
-    if instance.fastpath is FastPath.WRONG and not policy.fastpath_wrong_detaches:
-        yield f"fast path: wrong data ({instance.fastpath_detail})"
+    if instance.fastpath is FastPath.WRONG and (instance.fastpath_stuck or not policy.fastpath_wrong_detaches):
+        stuck = ", and it cannot be detached" if instance.fastpath_stuck else ""
+        yield f"fast path: wrong data ({instance.fastpath_detail}){stuck}"
 
 
 def _judge_probes(round_: Round, instance: Instance, policy: Policy) -> tuple[list[str], list[str], list[str]]:

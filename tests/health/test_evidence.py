@@ -158,14 +158,15 @@ def test_unknown_is_no_alarm() -> None:
     assert judge(Round(probes(), load()), unknown, POLICY).alarms == ()
 
 
-def test_a_wrong_fast_path_is_detached_or_ceases_by_policy() -> None:
+def test_a_wrong_fast_path_is_an_alarm_while_it_can_be_detached_and_ceases_when_not() -> None:
     wrong = with_(fastpath=FastPath.WRONG, fastpath_detail="eth0")
+    stuck = with_(fastpath=FastPath.WRONG, fastpath_detail="eth0", fastpath_stuck=True)
 
-    detach = judge(Round(probes(), load()), wrong, POLICY)
-    withdraw = judge(Round(probes(), load()), wrong, Policy(fastpath_wrong_detaches=False))
-
-    assert (detach.verdict, detach.detach_fastpath) == (Verdict.PASS, True)
-    assert (withdraw.verdict, withdraw.detach_fastpath) == (Verdict.CEASE, False)
+    assert judge(Round(probes(), load()), wrong, POLICY).verdict is Verdict.PASS
+    assert judge(Round(probes(), load()), wrong, Policy(fastpath_wrong_detaches=False)).verdict is Verdict.CEASE
+    assert judge(Round(probes(), load()), stuck, POLICY).reasons == (
+        "fast path: wrong data (eth0), and it cannot be detached",
+    )
 
 
 def test_stale_data_degrades_between_the_soft_and_the_hard_limit() -> None:
