@@ -454,7 +454,7 @@ def anycast_network(
             sites.append(site)
         made = Anycast(hosts["r"], hosts["c"], *sites, watch=watch, router_says=router_says, directory=directory)
         for site in sites:
-            site.await_state("up", 40)
+            site.await_state("up", 90)
         yield made
 
 
