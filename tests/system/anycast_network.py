@@ -37,6 +37,7 @@ SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
 PREFIX = {4: "192.0.2.0/24", 6: "2001:db8::/48"}
 ROUTER_AS, SITE_AS = 65000, 65001
 VERSIONS = (4, 6)
+SHORT = "hold_down_seconds = 1\nhold_down_max_seconds = 1"
 
 
 def address(network_number: int, host: int, version: int) -> str:
@@ -103,7 +104,7 @@ class Site:
 
     # ── rootsrv ──
 
-    def configure(self, *, workers: int = 1, anycast: str = "", more: str = "", zone: str = "file") -> None:
+    def configure(self, *, workers: int = 1, anycast: str = "", more: str = "", hold_down: str = SHORT) -> None:
         """Write zones and configuration; *anycast* and *more* are further lines of that section and of the file."""
         files = zone_files()
         put(self.directory / "root.zone", files.versions[0])
@@ -134,8 +135,7 @@ manage_addresses = true
 bird_socket = "{self.directory}/bird/bird.ctl"
 bgp_v4 = ["upstream4"]
 bgp_v6 = ["upstream6"]
-hold_down_seconds = 1
-hold_down_max_seconds = 1
+{hold_down}
 drain_seconds = 10
 stop_linger_seconds = 1
 {anycast}
@@ -419,7 +419,13 @@ template bgp site {{
 
 @contextlib.contextmanager
 def anycast_network(
-    directory: Path, router: str = "bird", *, anycast: str = "", more: str = "", workers: int = 2
+    directory: Path,
+    router: str = "bird",
+    *,
+    anycast: str = "",
+    more: str = "",
+    workers: int = 2,
+    hold_down: str = SHORT,
 ) -> Iterator[Anycast]:
     """All of it, with both sites announced, until the block ends."""
     with network() as net, contextlib.ExitStack() as stack:
@@ -449,7 +455,7 @@ def anycast_network(
             site.directory.mkdir()
             stack.enter_context(_ended(site))
             site.start_bird()
-            site.configure(workers=workers if name == "a" else 1, anycast=anycast, more=more)
+            site.configure(workers=workers if name == "a" else 1, anycast=anycast, more=more, hold_down=hold_down)
             site.start()
             sites.append(site)
         made = Anycast(hosts["r"], hosts["c"], *sites, watch=watch, router_says=router_says, directory=directory)
