@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -15,14 +16,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import compare, measure, offer, report, responder, zones
+from bench import compare, measure, offer, peak, report, responder, startup, zones
 from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
 from bench.network import NetworkUnavailable
 from bench.queries import QueriesUnusable, Query, read_names, read_pcap
-from bench.subjects import SUBJECTS
+from bench.subjects import SUBJECTS, SubjectUnavailable
 from rootsrv.fastpath.libbpf import BpfUnavailable
+from tests.peers import PeerFailed
 
 _console = Console(stderr=True)
 _LOAD_QUERIES = 65_536
@@ -79,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
     comparing.add_argument("--repeats", type=_positive, default=3)
     comparing.add_argument("--step-seconds", type=float, default=1.0)
+    comparing.add_argument("--further", action="store_true", help="also TCP, the nxdomain flood, the worst queries")
     comparing.add_argument("--engine", choices=("kernel", "socket"), default="kernel")
     comparing.add_argument("--cores", default="0,1", help="generator's and server's core")
     for name in ("nsd", "knot", "bind", "powerdns"):
@@ -87,6 +90,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_zones(comparing)
     _add_results(comparing)
     comparing.set_defaults(command=_compare)
+
+    peaking = commands.add_parser("peak", help="1, 2 and 3 times a peak while the zone changes (D40)")
+    peaking.add_argument(
+        "--server", choices=[n for n, s in SUBJECTS.items() if s.kind == "rootsrv"], default="rootsrv XDP"
+    )
+    peaking.add_argument("--peak", type=float, default=peak.DEFAULT_PEAK, help="queries per second")
+    peaking.add_argument("--multiples", default="1,2,3")
+    peaking.add_argument("--seconds", type=float, default=60.0, help="of each multiple")
+    peaking.add_argument("--cores", default="0,1", help="generator's and server's core")
+    _add_results(peaking)
+    peaking.set_defaults(command=_peak)
+
+    starting = commands.add_parser("startup", help="from zone file and from table file to answers")
+    starting.add_argument("--repeats", type=_positive, default=5)
+    _add_zones(starting)
+    _add_results(starting)
+    starting.set_defaults(command=_startup)
 
     responding = commands.add_parser("responder", help="what one response costs, without a network")
     responding.add_argument("--repeats", type=_positive, default=5)
@@ -121,6 +141,20 @@ def _add_zones(parser: argparse.ArgumentParser) -> None:
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=report.RESULTS, metavar="DIRECTORY")
     parser.add_argument("--name", help="stem of the result files; default: the command")
+
+
+def _cores(arguments: argparse.Namespace) -> tuple[int, int]:
+    try:
+        generator_cpu, server_cpu = (int(core) for core in arguments.cores.split(","))
+    except ValueError:
+        raise _Refused(f"--cores: expected two core numbers such as 0,1; got {arguments.cores!r}") from None
+    available = os.sched_getaffinity(0)
+    for core in (generator_cpu, server_cpu):
+        if core not in available:
+            raise _Refused(
+                f"--cores: there is no core {core} here (there are {', '.join(map(str, sorted(available)))})"
+            )
+    return generator_cpu, server_cpu
 
 
 def _mix(arguments: argparse.Namespace) -> Mix:
@@ -187,16 +221,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     for name in servers:
         if name not in SUBJECTS:
             raise _Refused(f"--servers: {name!r} is not one of {', '.join(SUBJECTS)}")
-    try:
-        generator_cpu, server_cpu = (int(core) for core in arguments.cores.split(","))
-    except ValueError:
-        raise _Refused(f"--cores: expected two core numbers such as 0,1; got {arguments.cores!r}") from None
+    generator_cpu, server_cpu = _cores(arguments)
     options = compare.Options(
         subjects=servers,
         repeats=arguments.repeats,
         step_seconds=arguments.step_seconds,
         seed=arguments.seed,
         engine=arguments.engine,
+        further=arguments.further,
         generator_cpu=generator_cpu,
         server_cpu=server_cpu,
         programs={name: path for name in ("nsd", "knot", "bind", "powerdns") if (path := getattr(arguments, name))},
@@ -229,6 +261,45 @@ def _plot(result: dict[str, Any], stem: Path) -> bool:
         return False
     plots.comparison(result, stem)
     return True
+
+
+def _peak(arguments: argparse.Namespace) -> int:
+    try:
+        multiples = tuple(float(each) for each in arguments.multiples.split(","))
+    except ValueError:
+        raise _Refused(f"--multiples: expected numbers such as 1,2,3; got {arguments.multiples!r}") from None
+    if not 1 <= arguments.peak * max(multiples) <= offer.MAX_RATE or min(multiples) <= 0:
+        raise _Refused(f"--peak: up to {offer.MAX_RATE:,.0f} queries/s are possible")
+    if not 1 <= arguments.seconds <= offer.MAX_SECONDS:
+        raise _Refused(f"--seconds: must be 1..{offer.MAX_SECONDS:.0f}, got {arguments.seconds:g}")
+    generator_cpu, server_cpu = _cores(arguments)
+    options = peak.Options(
+        arguments.server,
+        arguments.peak,
+        multiples,
+        arguments.seconds,
+        generator_cpu=generator_cpu,
+        server_cpu=server_cpu,
+    )
+    with _progress() as progress:
+        task = progress.add_task("peak: preparing", total=options.seconds)
+        try:
+            result = peak.run(
+                options,
+                lambda step, seconds: progress.update(task, completed=seconds, description=f"peak: {step}"),
+            )
+        except (SubjectUnavailable, PeerFailed) as error:
+            raise _Refused(f"{arguments.server}: {error}") from error
+    print(report.write(arguments.name or "peak", result, peak.to_markdown(result), arguments.results).read_text())
+    return 0 if result["passed"] else 1
+
+
+def _startup(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _console.status("starting"):
+        result = startup.run(served, repeats=arguments.repeats)
+    print(startup.to_markdown(result))
+    report.write(arguments.name or "startup", result, startup.to_markdown(result), arguments.results)
+    return 0
 
 
 def _responder(arguments: argparse.Namespace) -> int:

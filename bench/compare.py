@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import machine, measure, network
+from bench import further, machine, measure, network
 from bench.bpf_object import compiled
 from bench.engine_kernel import KernelEngine
 from bench.engine_process import EngineFailed, EngineProcess
@@ -52,6 +52,9 @@ class Options:
     generator_cpu: int = 0
     server_cpu: int = 1
     programs: Mapping[str, str] = field(default_factory=dict)
+    further: bool = False
+    """TCP, the nxdomain flood and the worst queries besides."""
+
     mix: Mix | None = None
     own_queries: tuple[Query, ...] = ()
 
@@ -200,6 +203,10 @@ def run(zones: Zones, options: Options, step_done: Callable[[str], None] = lambd
                 )
                 entry["version"] = figures.version
                 entry["runs"].append(asdict(figures))
+        if options.further:
+            result["further"] = further.measure_all(
+                comparison, [name for name in options.subjects if name not in result["left_out"]], reply_octets
+            )
     for entry in result["subjects"].values():
         entry["median"], entry["spread"] = _summary(entry["runs"])
     result["machine_speed"] = {"median": measure.median(speeds), "spread": measure.spread(speeds)}

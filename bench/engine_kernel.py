@@ -59,6 +59,10 @@ _RING_DROPS = "tx_queue_0_xdp_xmit_errors"  # of veth: frames for which the peer
 _MAX_REPEAT = (1 << 31) - 1
 
 
+Right = bytes | tuple[bytes, ...] | None
+"""A right response, or several of which each is right; None = not known."""
+
+
 class KernelEngineUnavailable(Exception):
     """This host cannot run the kernel engine."""
 
@@ -78,7 +82,7 @@ class KernelEngine:
     ) -> None:
         """*macs* are ours and the next hop's; *sources* an IPv4 and an IPv6 prefix with 16 host bits at least."""
         self.queries: list[Query] = []
-        self._references: Sequence[bytes | None] = ()
+        self._references: Sequence[Right] = ()
         self._target, self._macs = target, macs
         self._networks = {4: ipaddress.ip_network(sources[0]), 6: ipaddress.ip_network(sources[1])}
         for network in self._networks.values():
@@ -149,7 +153,7 @@ class KernelEngine:
             self._expected[number]["rcode"] = ANY_RCODE if query.rcode is None else query.rcode
         return len(self.queries)
 
-    def expect(self, references: Sequence[bytes | None], sizes: Sequence[int]) -> None:
+    def expect(self, references: Sequence[Right], sizes: Sequence[int]) -> None:
         """Right responses by slot: *sizes* (0 = not known) are checked of every one, the octets of a sample."""
         self._references = references
         self._expected["size"][: len(sizes)] = sizes
@@ -232,7 +236,8 @@ class KernelEngine:
             if reference is None:
                 continue
             load.compared += 1
-            if not same_response(self.queries[slot], sample[8 : 8 + size], reference):
+            rights = (reference,) if isinstance(reference, bytes) else reference
+            if not any(same_response(self.queries[slot], sample[8 : 8 + size], right) for right in rights):
                 load.wrong["content"] = load.wrong.get("content", 0) + 1
         return load
 

@@ -46,9 +46,12 @@ class Cost:
 
 def make_responder(zones: Zones) -> Responder:
     """The Responder as a worker has it."""
-    table = AnswerTable.from_octets(compile_table(*zones.verified()))
-    cookies = ServerCookies(bytes(range(16)))
-    return Responder(table, ResponderSettings(nsid=_NSID, cookies=cookies))
+    return Responder(AnswerTable.from_octets(compile_table(*zones.verified())), make_settings())
+
+
+def make_settings() -> ResponderSettings:
+    """As of a server with cookies and an NSID."""
+    return ResponderSettings(nsid=_NSID, cookies=ServerCookies(bytes(range(16))))
 
 
 def cost_of(

@@ -1,6 +1,7 @@
 """The servers that are measured: each started in the server namespace, on the server core, with one worker."""
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import socket
@@ -14,12 +15,14 @@ from bench import network
 from bench.bpf_object import compiled
 from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
 from bench.zones import Zones
+from rootsrv import __version__, config
 from rootsrv.fastpath import libbpf
 from tests import peers
 from tests.peers import daemon
 
 HERE = Path(__file__).parent
 PORT = 53
+METRICS_PORT = 9953
 
 
 class SubjectUnavailable(Exception):
@@ -117,12 +120,24 @@ def _find(tool: str) -> str:
     return path
 
 
-@contextlib.contextmanager
-def _rootsrv(bench: Bench) -> Iterator[Running]:
-    from rootsrv import __version__
+def _rootsrv(fastpath: str = "") -> Callable[[Bench], contextlib.AbstractContextManager[Running]]:
+    @contextlib.contextmanager
+    def start(bench: Bench) -> Iterator[Running]:
+        configuration = bench.workdir / "rootsrv.toml"
+        configuration.write_text(_configuration(bench, fastpath))
+        clock = [f"ROOTSRV_TEST_CLOCK={bench.zones.clock}"] if bench.zones.clock else []
+        command = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]
+        command += ["-m", "rootsrv", "run", "--config", str(configuration)]
+        with contextlib.ExitStack() as stack:
+            session = stack.enter_context(_daemon(bench, "rootsrv", command, (".", "root-servers.net.")))
+            thread = stack.enter_context(answering_thread(bench.wire, bench.server_cpu)) if fastpath else None
+            yield Running(__version__, session, thread)
 
-    configuration = bench.workdir / "rootsrv.toml"
-    configuration.write_text(f"""
+    return start
+
+
+def _configuration(bench: Bench, fastpath: str) -> str:
+    text = f"""
 [service]
 addresses = ["{SERVER_IPV4}", "{SERVER_IPV6}"]
 port = {PORT}
@@ -140,12 +155,15 @@ validation = "none"
 [state]
 directory = "{bench.workdir}/state"
 runtime_directory = "{bench.workdir}/run"
-""")
-    clock = [f"ROOTSRV_TEST_CLOCK={bench.zones.clock}"] if bench.zones.clock else []
-    interpreter = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]
-    command = [*interpreter, "-m", "rootsrv", "run", "--config", str(configuration)]
-    with _daemon(bench, "rootsrv", command) as session:
-        yield Running(__version__, session)
+"""
+    known = {each.name for each in dataclasses.fields(config.Config)}
+    if "report" in known:
+        text += f'[report]\naddresses = ["127.0.0.1"]\nport = {METRICS_PORT}\n'
+    if not fastpath:
+        return text
+    if "fastpath" not in known:
+        raise SubjectUnavailable("this rootsrv has no fast path")
+    return text + f'[fastpath]\nmode = "{fastpath}"\ninterfaces = ["{SERVER_INTERFACE}"]\n'
 
 
 @contextlib.contextmanager
@@ -222,7 +240,9 @@ def _daemon(bench: Bench, name: str, command: list[str], zones: tuple[str, ...] 
 SUBJECTS = {
     subject.name: subject
     for subject in (
-        Subject("rootsrv", _rootsrv, "rootsrv", "asyncio server, one worker"),
+        Subject("rootsrv", _rootsrv(), "rootsrv", "asyncio server, one worker"),
+        Subject("rootsrv tc", _rootsrv("tc"), "rootsrv", "fast path at tc ingress, one worker behind it", True),
+        Subject("rootsrv XDP", _rootsrv("xdp"), "rootsrv", "fast path in native XDP, one worker behind it", True),
         Subject("NSD", _peer("NSD", "nsd"), remark="Debian's is built without recvmmsg"),
         Subject("Knot", _peer("Knot", "knotd"), remark="sockets, one UDP worker"),
         Subject("BIND", _peer("BIND", "named")),

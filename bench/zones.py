@@ -1,7 +1,7 @@
 """The zones that everybody serves: generated and test-signed ones, or the operator's own files."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +34,9 @@ class Zones:
     origin: str = ""
     """Where they come from, for the report."""
 
+    made: demo_zone.GeneratedRoot | None = field(default=None, repr=False)
+    """With the keys, where it was generated."""
+
     @cached_property
     def contents(self) -> ZoneContents:
         """The root zone."""
@@ -56,6 +59,15 @@ class Zones:
         hosts = presentation.from_text(self.hosts.read_bytes(), name.from_text("root-servers.net."))
         return root, verify_hosts(hosts, root, self.now)
 
+    def successor(self, directory: Path) -> "Zones":
+        """The next version of a generated root, a few changes further on, written into *directory*."""
+        if self.made is None:
+            raise ZonesUnusable("only a generated root can be continued: there are no keys for another")
+        made = demo_zone.generate_successor(self.made)
+        following = replace(self, root=directory / f"root.zone.{made.root.serial}", made=made)
+        following.root.write_text(made.root_text)
+        return following
+
     def by_name(self) -> dict[str, Path]:
         """As the peers take them."""
         return {".": self.root, "root-servers.net": self.hosts}
@@ -70,6 +82,7 @@ def generated(directory: Path) -> Zones:
         directory / "root-servers.net.zone",
         directory / "root.anchor",
         origin=f"generated: {len(made.root.delegations)} TLDs, {made.root.record_count} records",
+        made=made,
     )
     zones.root.write_text(made.root_text)
     zones.hosts.write_text(made.hosts_text)

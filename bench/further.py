@@ -1,0 +1,86 @@
+"""What `compare` reports besides, and judges by nothing: TCP, the nxdomain flood, the worst query of each kind."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench import network
+from bench.engine_process import EngineFailed, EngineProcess
+from bench.engine_tcp import TcpEngine
+from bench.load import Target
+from bench.mix import Mix
+from bench.network import SERVER_IPV4, SERVER_IPV6
+from bench.queries import Query
+from bench.subjects import SUBJECTS, Subject, SubjectUnavailable
+from bench.worst import alternating_families, worst_queries
+from tests.peers import PeerFailed
+
+if TYPE_CHECKING:
+    from bench.compare import Comparison
+
+TARGET = Target(SERVER_IPV4, SERVER_IPV6)
+SOURCES = (network.SOURCE_PREFIX_IPV4, network.SOURCE_PREFIX_IPV6)
+
+# How clients use TCP: a busy forwarder pipelines, most have one query outstanding, many close after one.
+TCP_MANNERS: dict[str, dict[str, Any]] = {
+    "32 connections, 32 outstanding": {"connections": 32, "window": 32},
+    "32 connections, 1 outstanding": {"connections": 32, "window": 1},
+    "one query per connection": {"connections": 32, "persistent": False},
+}
+
+
+def measure_all(comparison: Comparison, names: Sequence[str], reply_octets: int) -> dict[str, Any]:
+    """Tables by title."""
+    servers = [SUBJECTS[name] for name in names if SUBJECTS[name].kind != "limit"]
+    flood = [query for query in Mix.read().only("nxdomain").queries(comparison.zones.tlds, 65536) if not query.tcp]
+    worst = {
+        kind: alternating_families(queries * 64) for kind, queries in worst_queries(comparison.zones.contents).items()
+    }
+    tcp_rows, udp_rows = {}, {}
+    for subject in servers:
+        with contextlib.suppress(SubjectUnavailable, PeerFailed, EngineFailed, network.NetworkUnavailable):
+            with comparison.serving(subject, reply_octets):
+                if not subject.in_kernel:
+                    tcp_rows[subject.name] = list(_tcp(comparison))
+                udp_rows[subject.name] = list(
+                    _floods(comparison, subject, [comparison.queries, flood, *worst.values()])
+                )
+    if comparison.kernel is not None:
+        comparison.kernel.call("use", comparison.queries)
+    return {
+        "TCP": {
+            "columns": ["responses/s", *TCP_MANNERS],
+            "rows": [[name, *(f"{rate:,.0f}" for rate in rates)] for name, rates in tcp_rows.items()],
+            "remark": "One worker each; the root mix; the client, in Python, has the other core.",
+        },
+        "Floods": {
+            "columns": ["responses/s under overload", *udp_rows],
+            "rows": [
+                [kind, *(f"{rates[place]:,.0f}" for rates in udp_rows.values())]
+                for place, kind in enumerate(["root mix", "only nxdomain", *worst])
+            ],
+            "remark": "UDP, each series of queries alone.",
+        },
+    }
+
+
+def _tcp(comparison: Comparison) -> Iterator[float]:
+    for manner in TCP_MANNERS.values():
+        build = functools.partial(TcpEngine, comparison.queries, TARGET, sources=SOURCES, **manner)
+        options = comparison.options
+        with EngineProcess(build, namespace=comparison.wire.client.path, cpu=options.generator_cpu) as engine:
+            engine.run(None, options.step_seconds / 2)
+            yield engine.run(None, options.step_seconds).answer_rate
+
+
+def _floods(comparison: Comparison, subject: Subject, series: Sequence[Sequence[Query]]) -> Iterator[float]:
+    for queries in series:
+        if comparison.kernel is None:
+            yield float("nan")
+            continue
+        comparison.kernel.call("use", list(queries))
+        comparison.kernel.run(20_000, 0.1)
+        yield comparison.kernel.run(subject.overload, comparison.options.step_seconds).answer_rate

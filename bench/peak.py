@@ -1,0 +1,271 @@
+"""`python -m bench peak`: once, twice and three times a peak, while the zone changes and statistics are taken (D40)."""
+# Theory of operation
+# -------------------
+# UDP comes from the kernel engine (or the socket engine), the TCP share over persistent connections from the socket
+# engine beside it.  A third of the way through each minute a successor zone is imported, as an operator would; two
+# thirds through, the metrics are scraped where there are any.  Responses may come from either zone: the Responder says
+# beforehand what each would answer, and every response sampled must be one or the other.
+
+import contextlib
+import functools
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dns.exception
+import dns.message
+import dns.name
+import dns.query
+import dns.rdataclass
+import dns.rdatatype
+
+from bench import machine, measure
+from bench.compare import SOURCES, TARGET
+from bench.engine_kernel import KernelEngine
+from bench.engine_process import EngineFailed, EngineProcess
+from bench.engine_socket import SocketEngine
+from bench.engine_tcp import TcpEngine
+from bench.load import Load
+from bench.mix import Mix
+from bench.network import CLIENT_INTERFACE, CLIENT_MAC, SERVER_IPV4, SERVER_MAC, Wire
+from bench.queries import Query
+from bench.report import machine_lines, thousands
+from bench.responder import make_responder
+from bench.subjects import METRICS_PORT, SUBJECTS, Bench, Running, inside
+from bench.zones import Zones, generated
+from rootsrv.answer.responder import Transport
+
+# F-root's daily average over all its sites on 2026-06-15 (RSSAC002): the yardstick of D40.
+DEFAULT_PEAK = 269_908.0
+TCP_SHARE = 0.0217
+
+PASS_SHARE = 0.9999
+PASS_P99_SECONDS = 0.010
+_SWITCH_WITHIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is offered."""
+
+    subject: str
+    peak: float = DEFAULT_PEAK
+    multiples: tuple[float, ...] = (1.0, 2.0, 3.0)
+    seconds: float = 60.0
+    seed: int = 1
+    queries: int = 65536
+    generator_cpu: int = 0
+    server_cpu: int = 1
+
+
+@dataclass
+class Step:
+    """One multiple of the peak."""
+
+    multiple: float
+    udp: Load
+    tcp: Load
+    switched: str
+    """What became of the zone switchover; empty = it happened."""
+
+    scraped: str
+    """What became of the scrape; empty = it happened."""
+
+    cpu_seconds: float
+
+    @property
+    def answered_share(self) -> float:
+        """Of everything that was sent."""
+        return (self.udp.answered + self.tcp.answered) / max(1, self.udp.sent + self.tcp.sent)
+
+    def failures(self) -> list[str]:
+        """Why this step did not pass."""
+        found = []
+        wanted = (self.udp.asked_rate or 0) + (self.tcp.asked_rate or 0)
+        offered = self.udp.offered_rate + self.tcp.offered_rate
+        if offered < 0.99 * wanted:
+            found.append(f"only {offered:,.0f}/s of {wanted:,.0f}/s were offered: the generator did not keep up")
+        if self.answered_share < PASS_SHARE:
+            found.append(f"{self.answered_share:.4%} answered, {PASS_SHARE:.2%} needed")
+        for what, count in (*self.udp.wrong.items(), *self.tcp.wrong.items()):
+            found.append(f"{count:,} responses wrong: {what}")
+        for name, load in (("UDP", self.udp), ("TCP", self.tcp)):
+            if not load.latency_at(0.99) < PASS_P99_SECONDS:
+                found.append(f"{name} p99 {load.latency_at(0.99) * 1e3:.1f} ms, under 10 ms needed")
+        if self.switched:
+            found.append(f"zone switchover: {self.switched}")
+        if self.scraped:
+            found.append(f"scrape: {self.scraped}")
+        return found
+
+
+def run(options: Options, progress: Callable[[str, float], None] = lambda step, seconds: None) -> dict[str, Any]:
+    """Offer each multiple of the peak in turn; the result as it is written to bench/results."""
+    result: dict[str, Any] = {"machine": machine.describe(), "peak": options.peak, "seconds": options.seconds,
+                              "server": options.subject, "steps": [], "remarks": []}  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rs-bench-peak-")))
+        versions = _versions(directory, len(options.multiples) + 1)
+        queries = Mix.read().queries(versions[0].tlds, options.queries, options.seed)
+        udp = [query for query in queries if not query.tcp]
+        references = [_references(zones, udp) for zones in versions]
+        wire = stack.enter_context(Wire())
+        subject = SUBJECTS[options.subject]
+        if options.generator_cpu == options.server_cpu or (machine.describe()["cores"] or 1) < 3:
+            result["remarks"].append(
+                "generator, TCP clients, scraper and zone compiler share the machine's cores with the server: a real"
+                " server has them for itself"
+            )
+        bench = Bench(wire, versions[0], directory / "server", options.server_cpu, {})
+        bench.workdir.mkdir()
+        running = stack.enter_context(subject.start(bench))
+        generator = stack.enter_context(_udp_engine(udp, wire, options))
+        connections = functools.partial(TcpEngine, queries, TARGET, sources=SOURCES, connections=64, window=8)
+        tcp = stack.enter_context(EngineProcess(connections, namespace=wire.client.path, cpu=options.generator_cpu))
+        for number, multiple in enumerate(options.multiples):
+            pair = references[number], references[number + 1]
+            if generator.is_kernel:
+                generator.process.call("expect", *_either(*pair))
+            step = _step(options, multiple, generator.process, tcp, running, bench, versions[number + 1], progress)
+            result["steps"].append(_to_plain(step))
+    result["passed"] = all(not step["failures"] for step in result["steps"])
+    return result
+
+
+def _versions(directory: Path, count: int) -> list[Zones]:
+    """A zone and its successors, each a few changes and a serial further on."""
+    zones = generated(directory)
+    versions = [zones]
+    while len(versions) < count:
+        versions.append(versions[-1].successor(directory))
+    return versions
+
+
+def _references(zones: Zones, queries: list[Query]) -> list[bytes | None]:
+    """What the Responder answers from *zones*."""
+    responder = make_responder(zones)
+    return [
+        responder.respond(query.octets, bytes(4 if query.family == 4 else 16), Transport.UDP, zones.now)
+        for query in queries
+    ]
+
+
+def _either(before: list[bytes | None], after: list[bytes | None]) -> tuple[list[tuple[bytes, ...] | None], list[int]]:
+    """Both right responses by slot, and their size where it is the same."""
+    pairs = [None if a is None or b is None else (a, b) for a, b in zip(before, after, strict=True)]
+    return list(pairs), [len(pair[0]) if pair and len(pair[0]) == len(pair[1]) else 0 for pair in pairs]
+
+
+@dataclass(frozen=True)
+class _UdpEngine:
+    process: EngineProcess
+    is_kernel: bool
+
+
+@contextlib.contextmanager
+def _udp_engine(queries: list[Query], wire: Wire, options: Options) -> Iterator[_UdpEngine]:
+    build: Callable[[], Any] = functools.partial(
+        KernelEngine, queries, TARGET, interface=CLIENT_INTERFACE, macs=(CLIENT_MAC, SERVER_MAC), sources=SOURCES
+    )
+    try:
+        process, is_kernel = EngineProcess(build, namespace=wire.client.path, cpu=options.generator_cpu), True
+    except EngineFailed:
+        build = functools.partial(SocketEngine, queries, TARGET, sources=SOURCES)
+        process, is_kernel = EngineProcess(build, namespace=wire.client.path, cpu=options.generator_cpu), False
+    with process:
+        yield _UdpEngine(process, is_kernel)
+
+
+def _step(
+    options: Options, multiple: float, udp: EngineProcess, tcp: EngineProcess, running: Running, bench: Bench,
+    successor: Zones, progress: Callable[[str, float], None],
+) -> Step:  # fmt: skip
+    rate = multiple * options.peak
+    used, start = measure.cpu_seconds(running), time.monotonic()
+    udp.start(rate * (1 - TCP_SHARE), options.seconds)
+    tcp.start(rate * TCP_SHARE, options.seconds)
+
+    def wait_until(share: float) -> None:
+        while (passed := time.monotonic() - start) < share * options.seconds:
+            progress(f"{multiple:g} × peak", passed)
+            time.sleep(0.1)
+
+    wait_until(1 / 3)
+    switched = _switch(bench, successor)
+    wait_until(2 / 3)
+    scraped = _scrape(bench)
+    wait_until(1.0)
+    loads = udp.finish(30), tcp.finish(30)
+    return Step(multiple, *loads, switched, scraped, measure.cpu_seconds(running) - used)
+
+
+def _switch(bench: Bench, successor: Zones) -> str:
+    """Import the successor and wait until the service address answers from it; what went wrong."""
+    command = [sys.executable, "-m", "rootsrv", "zone", "import", str(successor.root), "--now"]
+    command += ["--config", str(bench.workdir / "rootsrv.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        return (done.stdout + done.stderr).strip()
+    deadline = time.monotonic() + _SWITCH_WITHIN_SECONDS
+    wanted = successor.contents.serial
+    while time.monotonic() < deadline:
+        with inside(bench.wire.client, bench.server_cpu), contextlib.suppress(OSError, dns.exception.DNSException):
+            response = dns.query.tcp(dns.message.make_query(".", "SOA"), SERVER_IPV4, timeout=5)
+            soa = response.get_rrset(response.answer, dns.name.root, dns.rdataclass.IN, dns.rdatatype.SOA)
+            if soa is not None and soa[0].serial == wanted:
+                return ""
+        time.sleep(0.2)
+    return f"serial {wanted} was not served within {_SWITCH_WITHIN_SECONDS:.0f} s"
+
+
+def _scrape(bench: Bench) -> str:
+    """Take the metrics, as Prometheus would; what went wrong."""
+    with inside(bench.wire.server, bench.server_cpu):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=10) as response:
+                return "" if b"rootsrv_" in response.read() else "no metrics of rootsrv in it"
+        except (OSError, urllib.error.URLError) as error:
+            return str(error)
+
+
+def _to_plain(step: Step) -> dict[str, Any]:
+    def plain(load: Load) -> dict[str, Any]:
+        return {
+            "asked_rate": load.asked_rate, "offered_rate": load.offered_rate, "sent": load.sent,
+            "answered": load.answered, "lost": load.lost, "ring_drops": load.ring_drops, "wrong": load.wrong,
+            "compared": load.compared, "rcodes": load.rcodes, "p50": load.latency_at(0.5), "p99": load.latency_at(0.99),
+        }  # fmt: skip
+
+    return {
+        "multiple": step.multiple, "udp": plain(step.udp), "tcp": plain(step.tcp),
+        "answered_share": step.answered_share, "cpu_seconds": step.cpu_seconds, "failures": step.failures(),
+    }  # fmt: skip
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """The report."""
+    lines = ["# Three times the peak (D40)", "", *machine_lines(result["machine"])]
+    lines += [f"* peak {result['peak']:,.0f} queries/s, {result['seconds']:g} s each, {TCP_SHARE:.2%} of it TCP over"
+              f" persistent connections; server: {result['server']}"]  # fmt: skip
+    lines += [f"* {remark}" for remark in result["remarks"]]
+    lines += ["", f"**{'passed' if result['passed'] else 'not passed'}**", "",
+              "| × peak | offered/s | answered | lost | of those in the ring | wrong | compared whole | UDP p99 ms |"
+              " TCP p99 ms | server CPU s |", "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    for step in result["steps"]:
+        udp, tcp = step["udp"], step["tcp"]
+        lines.append(
+            f"| {step['multiple']:g} | {thousands(udp['offered_rate'] + tcp['offered_rate'])} |"
+            f" {step['answered_share']:.4%} | {udp['lost'] + tcp['lost']:,} | {udp['ring_drops']:,} |"
+            f" {sum(udp['wrong'].values()) + sum(tcp['wrong'].values())} | {udp['compared']:,} |"
+            f" {(udp['p99'] or 0) * 1e3:.2f} | {(tcp['p99'] or 0) * 1e3:.2f} | {step['cpu_seconds']:.1f} |"
+        )
+    for step in result["steps"]:
+        lines += [f"* {step['multiple']:g} ×: {failure}" for failure in step["failures"]]
+    return "\n".join(lines) + "\n"
