@@ -248,7 +248,8 @@ def _measure_one(
 
 
 _SUMMED_UP = (
-    "answered_rate", "peak_rate", "cpu_per_reply", "cpu_per_reply_at_peak", "memory_octets", "latency_p50",
+    "answered_rate", "peak_rate", "cpu_per_reply", "cpu_per_reply_at_peak", "memory_octets", "worker_octets",
+    "latency_p50",
     "latency_p99",
 )  # fmt: skip
 

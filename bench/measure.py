@@ -45,6 +45,9 @@ class Figures:
     memory_octets: int = 0
     """Proportional set size of all of the server's processes."""
 
+    worker_octets: int = 0
+    """Resident set of the process that works most: the worker."""
+
     latency_p50: float = 0.0
     latency_p99: float = 0.0
     walk: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -117,6 +120,7 @@ def measure(
     figures.cpu_per_reply = (cpu_seconds(running) - used) / max(1, load.answered)
     figures.latency_p50, figures.latency_p99 = load.latency_at(0.5), load.latency_at(0.99)
     figures.memory_octets = memory_octets(running)
+    figures.worker_octets = worker_octets(running)
     figures.generator_bound = ceiling is not None and figures.peak_rate > 0.9 * ceiling
     return figures
 
@@ -136,13 +140,17 @@ def processes(session: int) -> Iterator[int]:
 
 def cpu_seconds(running: Running) -> float:
     """Processor time that the server has used, to the nanosecond."""
+    pids = (*processes(running.session), *([running.thread] if running.thread else ()))
+    return sum(map(_cpu_nanoseconds, pids)) / 1e9
+
+
+def _cpu_nanoseconds(pid: int) -> int:
     nanoseconds = 0
-    for pid in (*processes(running.session), *([running.thread] if running.thread else ())):
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{task}/schedstat") as stream:
-                    nanoseconds += int(stream.read().split()[0])
-    return nanoseconds / 1e9
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/schedstat") as stream:
+                nanoseconds += int(stream.read().split()[0])
+    return nanoseconds
 
 
 def memory_octets(running: Running) -> int:
@@ -152,6 +160,16 @@ def memory_octets(running: Running) -> int:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as stream:
             total += sum(int(line.split()[1]) * 1024 for line in stream if line.startswith("Pss:"))
     return total
+
+
+def worker_octets(running: Running) -> int:
+    """Resident set of the busiest of the server's processes."""
+    busiest = max(processes(running.session), key=_cpu_nanoseconds, default=None)
+    if busiest is None:
+        return 0
+    with contextlib.suppress(OSError), open(f"/proc/{busiest}/statm") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return 0
 
 
 def median(values: list[float]) -> float:
