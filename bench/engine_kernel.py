@@ -185,7 +185,8 @@ class KernelEngine:
 
     def _generate_until(self, end_ns: int) -> None:
         while (left := (end_ns - time.monotonic_ns()) / 1e9) > 0:
-            signal.setitimer(signal.ITIMER_REAL, left + 0.0005)
+            # Again and again: a signal that comes before the call has begun would not end it.
+            signal.setitimer(signal.ITIMER_REAL, left + 0.0005, 0.005)
             with contextlib.suppress(InterruptedError):
                 libbpf.run_on_packet(
                     self._generate,
@@ -194,7 +195,7 @@ class KernelEngine:
                     flags=libbpf.TEST_RUN_LIVE_FRAMES,
                     batch=64,
                 )
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _await_the_last(self) -> None:
         """Wait until nothing comes any more, GRACE_SECONDS at most."""

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import network
 from bench.engine_process import EngineFailed, EngineProcess
+from bench.engine_socket import SocketEngine
 from bench.engine_tcp import TcpEngine
 from bench.load import Target
 from bench.mix import Mix
 from bench.network import SERVER_IPV4, SERVER_IPV6
-from bench.queries import Query
+from bench.queries import Query, read_names, write_names
 from bench.subjects import SUBJECTS, Subject, SubjectUnavailable
 from bench.worst import alternating_families, worst_queries
 from tests.peers import PeerFailed
@@ -39,12 +46,13 @@ def measure_all(comparison: Comparison, names: Sequence[str], reply_octets: int)
     worst = {
         kind: alternating_families(queries * 64) for kind, queries in worst_queries(comparison.zones.contents).items()
     }
-    tcp_rows, udp_rows = {}, {}
+    tcp_rows, udp_rows, dnsperf_rows = {}, {}, []
     for subject in servers:
         with contextlib.suppress(SubjectUnavailable, PeerFailed, EngineFailed, network.NetworkUnavailable):
             with comparison.serving(subject, reply_octets):
                 if not subject.in_kernel:
                     tcp_rows[subject.name] = list(_tcp(comparison))
+                    dnsperf_rows.append([subject.name, *_dnsperf(comparison)])
                 udp_rows[subject.name] = list(
                     _floods(comparison, subject, [comparison.queries, flood, *worst.values()])
                 )
@@ -55,6 +63,11 @@ def measure_all(comparison: Comparison, names: Sequence[str], reply_octets: int)
             "columns": ["responses/s", *TCP_MANNERS],
             "rows": [[name, *(f"{rate:,.0f}" for rate in rates)] for name, rates in tcp_rows.items()],
             "remark": "One worker each; the root mix; the client, in Python, has the other core.",
+        },
+        "An independent generator": {
+            "columns": ["responses/s", "dnsperf", "socket engine", "dnsperf / socket engine"],
+            "rows": dnsperf_rows,
+            "remark": "Both keep 512 queries outstanding from one core, over IPv4, same names and EDNS options.",
         },
         "Floods": {
             "columns": ["responses/s under overload", *udp_rows],
@@ -84,3 +97,29 @@ def _floods(comparison: Comparison, subject: Subject, series: Sequence[Sequence[
         comparison.kernel.call("use", list(queries))
         comparison.kernel.run(20_000, 0.1)
         yield comparison.kernel.run(subject.overload, comparison.options.step_seconds).answer_rate
+
+
+def _dnsperf(comparison: Comparison) -> list[str]:
+    """Responses per second that dnsperf gets, what our socket engine gets, and their ratio."""
+    program = shutil.which("dnsperf")
+    if program is None:
+        return ["not installed", "", ""]
+    options = comparison.options
+    with tempfile.TemporaryDirectory(prefix="rs-bench-dnsperf-") as directory:
+        names = Path(directory) / "names"
+        write_names([query for query in comparison.queries if query.rcode is not None][:20_000], names)
+        command = [program, "-s", SERVER_IPV4, "-d", str(names), "-c", "16", "-T", "1", "-q", "512", "-e", "-D"]
+        command += ["-l", str(max(1, round(options.step_seconds)))]
+        process = comparison.wire.client.spawn(
+            command, cpu=options.generator_cpu, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        output, _ = process.communicate(timeout=options.step_seconds + 60)
+        found = re.search(rb"Queries per second:\s+([0-9.]+)", output)
+        if found is None:
+            return [output.decode(errors="replace").strip().splitlines()[-1][:80], "", ""]
+        queries = [replace(query, family=4) for query in read_names(names, payload=4096)]
+    theirs = float(found[1])
+    build = functools.partial(SocketEngine, queries, Target(SERVER_IPV4, None), sources=SOURCES)
+    with EngineProcess(build, namespace=comparison.wire.client.path, cpu=options.generator_cpu) as engine:
+        ours = engine.run(None, options.step_seconds).answer_rate
+    return [f"{theirs:,.0f}", f"{ours:,.0f}", f"{theirs / ours:.2f}" if ours else ""]

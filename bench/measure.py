@@ -15,6 +15,7 @@ GOOD_SHARE = 0.999
 
 # The walk, in parts of what came back under overload (which costs a server some of its peak).
 _WALK = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2)
+_DOWN = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)  # only where none of those was answered: the machine is busy otherwise
 _FAILURES_TO_STOP = 3  # a single hiccup of the machine is not the end of the walk
 STEPS = len(_WALK) + 3
 """Runs of load in one measurement, at most."""
@@ -114,6 +115,13 @@ def measure(
             failures = 0
         elif (failures := failures + 1) >= _FAILURES_TO_STOP:
             break
+    for share in _DOWN:
+        if figures.answered_rate:
+            break
+        load = offer(share * peak.answer_rate, step_seconds)
+        figures.walk.append((load.offered_rate, load.answer_rate, load.latency_at(0.5), load.latency_at(0.99)))
+        if load.answered_share >= GOOD_SHARE:
+            figures.answered_rate = load.answer_rate
     half = (figures.answered_rate or peak.answer_rate) / 2
     used = cpu_seconds(running)
     load = offer(half, step_seconds)

@@ -40,6 +40,7 @@ from bench.report import machine_lines, thousands
 from bench.responder import make_responder
 from bench.subjects import METRICS_PORT, SUBJECTS, Bench, Running, inside
 from bench.zones import Zones, generated
+from rootsrv import demo_zone
 from rootsrv.answer.responder import Transport
 
 # F-root's daily average over all its sites on 2026-06-15 (RSSAC002): the yardstick of D40.
@@ -63,6 +64,7 @@ class Options:
     queries: int = 65536
     generator_cpu: int = 0
     server_cpu: int = 1
+    tlds: int = demo_zone.REAL_ROOT_TLDS
 
 
 @dataclass
@@ -112,7 +114,7 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
                               "server": options.subject, "steps": [], "remarks": []}  # fmt: skip
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rs-bench-peak-")))
-        versions = _versions(directory, len(options.multiples) + 1)
+        versions = _versions(directory, options.tlds, len(options.multiples) + 1)
         queries = Mix.read().queries(versions[0].tlds, options.queries, options.seed)
         udp = [query for query in queries if not query.tcp]
         references = [_references(zones, udp) for zones in versions]
@@ -139,10 +141,9 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
     return result
 
 
-def _versions(directory: Path, count: int) -> list[Zones]:
+def _versions(directory: Path, tlds: int, count: int) -> list[Zones]:
     """A zone and its successors, each a few changes and a serial further on."""
-    zones = generated(directory)
-    versions = [zones]
+    versions = [generated(directory, tlds)]
     while len(versions) < count:
         versions.append(versions[-1].successor(directory))
     return versions

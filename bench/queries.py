@@ -59,7 +59,9 @@ def _without_cookie(query: Query, response: bytes) -> bytes:
     if query.octets[-12:-8] != _CLIENT_COOKIE:
         return response
     at = response.rfind(query.octets[-8:]) + 8
-    return response if at < 8 else response[:at] + bytes(16) + response[at + 16 :]
+    if at < 8 or len(response) < at + 16:
+        return response
+    return response[:at] + bytes(16) + response[at + 16 :]
 
 
 def read_names(path: Path, *, payload: int = 1232, dnssec_ok: bool = True) -> list[Query]:

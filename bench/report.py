@@ -68,7 +68,8 @@ def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
         "Medians; ± is (largest − smallest) / median.  Rates per second.  *≥ 99.9 %* is the highest rate of which that"
         " share was answered.",
         "",
-        "| server | ≥ 99.9 % | ± | peak | ± | µs/reply | MiB | worker MiB | p50 µs | p99 µs | / best peer | / limit | wrong |",
+        "| server | ≥ 99.9 % | ± | peak | ± | µs/reply | MiB | worker MiB | p50 µs | p99 µs | / best peer | / limit |"
+        " wrong |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     ordered = sorted(result["subjects"].items(), key=lambda item: -item[1]["median"]["answered_rate"])

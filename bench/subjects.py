@@ -7,22 +7,25 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench import network
 from bench.bpf_object import compiled
 from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
 from bench.zones import Zones
 from rootsrv import __version__, config
-from rootsrv.fastpath import libbpf
+from rootsrv.fastpath import command, libbpf
 from tests import peers
 from tests.peers import daemon
 
 HERE = Path(__file__).parent
 PORT = 53
 METRICS_PORT = 9953
+_FASTPATH_SECONDS = 30.0
 
 
 class SubjectUnavailable(Exception):
@@ -126,14 +129,32 @@ def _rootsrv(fastpath: str = "") -> Callable[[Bench], contextlib.AbstractContext
         configuration = bench.workdir / "rootsrv.toml"
         configuration.write_text(_configuration(bench, fastpath))
         clock = [f"ROOTSRV_TEST_CLOCK={bench.zones.clock}"] if bench.zones.clock else []
-        command = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]
-        command += ["-m", "rootsrv", "run", "--config", str(configuration)]
+        words = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]
+        words += ["-m", "rootsrv", "run", "--config", str(configuration)]
         with contextlib.ExitStack() as stack:
-            session = stack.enter_context(_daemon(bench, "rootsrv", command, (".", "root-servers.net.")))
-            thread = stack.enter_context(answering_thread(bench.wire, bench.server_cpu)) if fastpath else None
-            yield Running(__version__, session, thread)
+            session = stack.enter_context(_daemon(bench, "rootsrv", words, (".", "root-servers.net.")))
+            if not fastpath:
+                yield Running(__version__, session)
+                return
+            _await_fastpath(config.load(configuration))
+            yield Running(__version__, session, stack.enter_context(answering_thread(bench.wire, bench.server_cpu)))
 
     return start
+
+
+def _await_fastpath(loaded: config.Config) -> None:
+    """Until the kernel answers from a table; SubjectUnavailable says why it does not."""
+    deadline = time.monotonic() + _FASTPATH_SECONDS
+    status: Mapping[str, Any] = {}
+    while time.monotonic() < deadline:
+        with contextlib.suppress(command.NoAnswer):
+            status = command.ask(loaded, {"command": "fastpath-status"})
+            if status["unavailable"]:
+                break
+            if status["active"] and any(each["hook"] != "off" for each in status["interfaces"]):
+                return
+        time.sleep(0.1)
+    raise SubjectUnavailable(status.get("unavailable") or f"the fast path does not answer: {status}")
 
 
 def _configuration(bench: Bench, fastpath: str) -> str:
@@ -156,14 +177,9 @@ validation = "none"
 directory = "{bench.workdir}/state"
 runtime_directory = "{bench.workdir}/run"
 """
-    known = {each.name for each in dataclasses.fields(config.Config)}
-    if "report" in known:
+    if "report" in {each.name for each in dataclasses.fields(config.Config)}:
         text += f'[report]\naddresses = ["127.0.0.1"]\nport = {METRICS_PORT}\n'
-    if not fastpath:
-        return text
-    if "fastpath" not in known:
-        raise SubjectUnavailable("this rootsrv has no fast path")
-    return text + f'[fastpath]\nmode = "{fastpath}"\ninterfaces = ["{SERVER_INTERFACE}"]\n'
+    return text if not fastpath else text + f'[fastpath]\nmode = "{fastpath}"\ninterfaces = ["{SERVER_INTERFACE}"]\n'
 
 
 @contextlib.contextmanager
@@ -177,8 +193,8 @@ def _blind_sockets(bench: Bench) -> Iterator[Running]:
     )
     if built.returncode:
         raise SubjectUnavailable(f"bench/blind/reflector.c: {built.stderr.decode(errors='replace')[:300]}")
-    command = [str(program), str(PORT), str(bench.reply_octets), SERVER_IPV4, SERVER_IPV6]
-    with _daemon(bench, "reflector", command, zones=()) as session:
+    words = [str(program), str(PORT), str(bench.reply_octets), SERVER_IPV4, SERVER_IPV6]
+    with _daemon(bench, "reflector", words, zones=()) as session:
         yield Running("", session)
 
 

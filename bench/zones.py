@@ -73,10 +73,10 @@ class Zones:
         return {".": self.root, "root-servers.net": self.hosts}
 
 
-def generated(directory: Path) -> Zones:
+def generated(directory: Path, tlds: int = demo_zone.REAL_ROOT_TLDS) -> Zones:
     """A root zone of the real one's shape with throw-away keys, written into *directory*."""
     now = time.time()
-    made = demo_zone.generate_root(inception=now - 3600, expiration=now + 14 * 86400, seed=_SEED)
+    made = demo_zone.generate_root(inception=now - 3600, expiration=now + 14 * 86400, seed=_SEED, tlds=tlds)
     zones = Zones(
         directory / "root.zone",
         directory / "root-servers.net.zone",

@@ -1,0 +1,313 @@
+"""`python -m bench load | compare | peak | responder | startup`."""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench import compare, measure, offer, peak, report, responder, startup, zones
+from bench.bpf_object import CompilerMissing
+from bench.engine_kernel import KernelEngineUnavailable
+from bench.mix import Mix, MixUnusable
+from bench.network import NetworkUnavailable
+from bench.queries import QueriesUnusable, Query, read_names, read_pcap
+from bench.subjects import SUBJECTS, SubjectUnavailable
+from rootsrv.fastpath.libbpf import BpfUnavailable
+from tests.peers import PeerFailed
+
+_console = Console(stderr=True)
+_QUERIES = 65_536
+
+
+class _Refused(Exception):
+    """What was asked for is not done; the text says why."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0: done (and passed); 1: measured, but not passed or not measurable; 2: the command is wrong."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        status: int = parsed.command(parsed)
+    except (_Refused, offer.NotOurs, offer.CannotLoad, MixUnusable, QueriesUnusable, zones.ZonesUnusable) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except (NetworkUnavailable, KernelEngineUnavailable, CompilerMissing, BpfUnavailable, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("bench: interrupted; everything it made is gone", file=sys.stderr)
+        return 130
+    return status
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m bench", description="Load, and what servers make of it.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    loading = commands.add_parser("load", help="offer load to one server")
+    loading.add_argument("--target", action="append", required=True, metavar="ADDRESS", help="once per family")
+    loading.add_argument("--port", type=int, default=53)
+    loading.add_argument("--rate", type=float, help="queries per second; default: as many as get answers")
+    loading.add_argument("--seconds", type=float, default=10.0)
+    loading.add_argument("--packets", type=int, default=0, help="send so many at most")
+    loading.add_argument("--engine", choices=("socket", "kernel", "tcp", "tcp-once"), default="socket")
+    loading.add_argument("--connections", type=_positive, default=32, help="of the tcp engines")
+    loading.add_argument("--window", type=_positive, default=1, help="queries outstanding per connection")
+    loading.add_argument("--interface", help="where the kernel engine sends and receives")
+    loading.add_argument("--source-prefix", action="append", default=[], help="of the kernel engine, once per family")
+    loading.add_argument("--i-own-this-target", action="store_true", help="needed for anything but loopback")
+    loading.add_argument("--json", action="store_true", help="print the result as JSON")
+    loading.add_argument("--zone", type=Path, metavar="FILE", help="root zone whose TLDs to ask; default: the demo's")
+    _add_queries(loading)
+    loading.set_defaults(command=_load)
+
+    comparing = commands.add_parser("compare", help="every server in turn on the same wire")
+    comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
+    comparing.add_argument("--repeats", type=_positive, default=3)
+    comparing.add_argument("--step-seconds", type=float, default=1.0)
+    comparing.add_argument("--further", action="store_true", help="also TCP, the nxdomain flood, the worst queries")
+    comparing.add_argument("--engine", choices=("kernel", "socket"), default="kernel")
+    comparing.add_argument("--cores", default="0,1", help="generator's and server's core")
+    for name in ("nsd", "knot", "bind", "powerdns"):
+        comparing.add_argument(f"--{name}", metavar="PATH", help=f"the {name} program to measure")
+    _add_queries(comparing)
+    _add_zones(comparing)
+    _add_results(comparing)
+    comparing.set_defaults(command=_compare)
+
+    peaking = commands.add_parser("peak", help="1, 2 and 3 times a peak while the zone changes (D40)")
+    peaking.add_argument(
+        "--server", choices=[n for n, s in SUBJECTS.items() if s.kind == "rootsrv"], default="rootsrv XDP"
+    )
+    peaking.add_argument("--peak", type=float, default=peak.DEFAULT_PEAK, help="queries per second")
+    peaking.add_argument("--multiples", default="1,2,3")
+    peaking.add_argument("--seconds", type=float, default=60.0, help="of each multiple")
+    peaking.add_argument("--cores", default="0,1", help="generator's and server's core")
+    _add_results(peaking)
+    peaking.set_defaults(command=_peak)
+
+    starting = commands.add_parser("startup", help="from zone file and from table file to answers")
+    starting.add_argument("--repeats", type=_positive, default=5)
+    _add_zones(starting)
+    _add_results(starting)
+    starting.set_defaults(command=_startup)
+
+    responding = commands.add_parser("responder", help="what one response costs, without a network")
+    responding.add_argument("--repeats", type=_positive, default=5)
+    _add_zones(responding)
+    _add_results(responding)
+    responding.set_defaults(command=_responder)
+    return top
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _add_queries(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mix", default="root", help='"root" or a mix file (see bench/mixes/root.toml)')
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=_positive, default=_QUERIES, help="different queries (at most 65536)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--queries", type=Path, metavar="FILE", help="lines of `name type`, as dnsperf reads them")
+    source.add_argument("--pcap", type=Path, metavar="FILE", help="the UDP queries in a capture")
+
+
+def _add_zones(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--zone", type=Path, metavar="FILE", help="root zone to serve; default: a generated one")
+    parser.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
+    parser.add_argument("--hosts", type=Path, metavar="FILE", help="zone of root-servers.net (with --zone)")
+    parser.add_argument("--anchors", type=Path, metavar="FILE", help="trust anchors (with --zone)")
+    parser.add_argument("--clock", metavar="INSTANT", help="when the zone verifies, such as 2025-09-20T12:00:00Z")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=report.RESULTS, metavar="DIRECTORY")
+    parser.add_argument("--name", help="stem of the result files; default: the command")
+
+
+def _cores(arguments: argparse.Namespace) -> tuple[int, int]:
+    try:
+        generator_cpu, server_cpu = (int(core) for core in arguments.cores.split(","))
+    except ValueError:
+        raise _Refused(f"--cores: expected two core numbers such as 0,1; got {arguments.cores!r}") from None
+    available = os.sched_getaffinity(0)
+    for core in (generator_cpu, server_cpu):
+        if core not in available:
+            raise _Refused(
+                f"--cores: there is no core {core} here (there are {', '.join(map(str, sorted(available)))})"
+            )
+    return generator_cpu, server_cpu
+
+
+def _mix(arguments: argparse.Namespace) -> Mix:
+    return Mix.read() if arguments.mix == "root" else Mix.read(Path(arguments.mix))
+
+
+def _own_queries(arguments: argparse.Namespace) -> tuple[Query, ...]:
+    if arguments.queries:
+        return tuple(read_names(arguments.queries))
+    return tuple(read_pcap(arguments.pcap)) if arguments.pcap else ()
+
+
+@contextlib.contextmanager
+def _zones(arguments: argparse.Namespace) -> Iterator[zones.Zones]:
+    with tempfile.TemporaryDirectory(prefix="rs-bench-zones-") as directory:
+        if arguments.zone is None:
+            with _console.status("generating and signing a root zone"):
+                made = zones.generated(Path(directory), arguments.tlds)
+            yield made
+            return
+        if arguments.hosts is None or arguments.anchors is None:
+            raise _Refused("--zone needs --hosts and --anchors")
+        yield zones.own(Path(directory), arguments.zone, arguments.hosts, arguments.anchors, arguments.clock)
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=_console,
+    )  # fmt: skip
+
+
+def _load(arguments: argparse.Namespace) -> int:
+    order = offer.Order(
+        targets=tuple(arguments.target),
+        port=arguments.port,
+        rate=arguments.rate,
+        seconds=arguments.seconds,
+        packets=arguments.packets,
+        engine=arguments.engine,
+        interface=arguments.interface,
+        source_prefixes=tuple(arguments.source_prefix),
+        connections=arguments.connections,
+        window=arguments.window,
+        owned=arguments.i_own_this_target,
+    )
+    order.check()
+    queries = _own_queries(arguments)
+    if not queries:
+        tlds = zones.tlds_of(arguments.zone) if arguments.zone else zones.demo_tlds()
+        queries = tuple(_mix(arguments).queries(tlds, arguments.count, arguments.seed))
+    engine = offer.make_engine(order, queries)
+    try:
+        with _console.status(f"loading {', '.join(order.targets)} for {order.bounded_seconds:g} s"):
+            load = engine.run(order.rate, order.bounded_seconds)
+    finally:
+        engine.close()
+    print(json.dumps(asdict(load)) if arguments.json else offer.to_text(load), end="\n" if arguments.json else "")
+    return 0 if load.answered else 1
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    servers = tuple(name.strip() for name in arguments.servers.split(","))
+    for name in servers:
+        if name not in SUBJECTS:
+            raise _Refused(f"--servers: {name!r} is not one of {', '.join(SUBJECTS)}")
+    generator_cpu, server_cpu = _cores(arguments)
+    options = compare.Options(
+        subjects=servers,
+        repeats=arguments.repeats,
+        step_seconds=arguments.step_seconds,
+        queries=arguments.count,
+        seed=arguments.seed,
+        engine=arguments.engine,
+        further=arguments.further,
+        generator_cpu=generator_cpu,
+        server_cpu=server_cpu,
+        programs={name: path for name in ("nsd", "knot", "bind", "powerdns") if (path := getattr(arguments, name))},
+        mix=_mix(arguments),
+        own_queries=_own_queries(arguments),
+    )
+    with _zones(arguments) as served, _progress() as progress:
+        task = progress.add_task("comparing", total=len(servers) * options.repeats * measure.STEPS)
+
+        def step_done(subject: str) -> None:
+            progress.update(task, advance=1, description=f"comparing: {subject}")
+
+        result = compare.run(served, options, step_done)
+    name = arguments.name or "compare"
+    stem = arguments.results / name
+    drawn = _plot(result, stem)
+    path = report.write(name, result, report.comparison_to_markdown(result, name if drawn else ""), arguments.results)
+    print(path.read_text())
+    return 0 if result["subjects"] else 1
+
+
+def _plot(result: dict[str, Any], stem: Path) -> bool:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        from bench import plots
+    except ImportError:
+        _console.print("matplotlib is not installed (the `bench` extra): no plots")
+        return False
+    if not result["subjects"]:
+        return False
+    plots.comparison(result, stem)
+    return True
+
+
+def _peak(arguments: argparse.Namespace) -> int:
+    try:
+        multiples = tuple(float(each) for each in arguments.multiples.split(","))
+    except ValueError:
+        raise _Refused(f"--multiples: expected numbers such as 1,2,3; got {arguments.multiples!r}") from None
+    if not 1 <= arguments.peak * max(multiples) <= offer.MAX_RATE or min(multiples) <= 0:
+        raise _Refused(f"--peak: up to {offer.MAX_RATE:,.0f} queries/s are possible")
+    if not 1 <= arguments.seconds <= offer.MAX_SECONDS:
+        raise _Refused(f"--seconds: must be 1..{offer.MAX_SECONDS:.0f}, got {arguments.seconds:g}")
+    generator_cpu, server_cpu = _cores(arguments)
+    options = peak.Options(
+        arguments.server,
+        arguments.peak,
+        multiples,
+        arguments.seconds,
+        generator_cpu=generator_cpu,
+        server_cpu=server_cpu,
+    )
+    with _progress() as progress:
+        task = progress.add_task("peak: preparing", total=options.seconds)
+        try:
+            result = peak.run(
+                options,
+                lambda step, seconds: progress.update(task, completed=seconds, description=f"peak: {step}"),
+            )
+        except (SubjectUnavailable, PeerFailed) as error:
+            raise _Refused(f"{arguments.server}: {error}") from error
+    print(report.write(arguments.name or "peak", result, peak.to_markdown(result), arguments.results).read_text())
+    return 0 if result["passed"] else 1
+
+
+def _startup(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _console.status("starting"):
+        result = startup.run(served, repeats=arguments.repeats)
+    print(startup.to_markdown(result))
+    report.write(arguments.name or "startup", result, startup.to_markdown(result), arguments.results)
+    return 0
+
+
+def _responder(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _console.status("measuring the Responder"):
+        result = responder.run(served, repeats=arguments.repeats)
+    print(responder.to_markdown(result))
+    report.write(arguments.name or "responder", result, responder.to_markdown(result), arguments.results)
+    return 0

@@ -1,0 +1,173 @@
+"""A short comparison: every figure is there, the sums add up with the interface's counters, nothing is left behind."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import compare, peak, plots, report, zones
+from bench.network import NetworkUnavailable, Wire
+from tests.needs import REPOSITORY, require_root, require_tool
+
+FIGURES = (
+    "answered_rate", "peak_rate", "cpu_per_reply", "cpu_per_reply_at_peak", "memory_octets", "latency_p50",
+    "latency_p99",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs() -> None:
+    require_root()
+    for tool in ("clang", "nsd", "ip", "ethtool", "nsenter", "taskset"):
+        require_tool(tool)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> zones.Zones:
+    return zones.generated(tmp_path_factory.mktemp("zones"), tlds=60)
+
+
+@pytest.fixture(scope="module")
+def result(served: zones.Zones) -> dict[str, object]:
+    cores = sorted(os.sched_getaffinity(0))
+    options = compare.Options(
+        subjects=("NSD", "blind kernel"), repeats=1, step_seconds=0.15, queries=2000,
+        generator_cpu=cores[0], server_cpu=cores[-1],
+    )  # fmt: skip
+    return compare.run(served, options)
+
+
+@pytest.mark.parametrize("name", ["NSD", "blind kernel"])
+def test_every_figure_is_there_and_the_sums_add_up(result: dict[str, dict[str, dict[str, object]]], name: str) -> None:
+    assert result["left_out"] == {}
+    assert result["engine"] == "kernel"
+    (run,) = result["subjects"][name]["runs"]  # type: ignore[misc]
+
+    for figure in FIGURES:
+        if name == "NSD" or figure != "memory_octets":
+            assert run[figure] > 0, figure  # type: ignore[index]
+    assert run["sent"] == run["answered"] + run["lost"]  # type: ignore[index]
+    # Neighbour discovery and the like come besides.
+    assert 0 <= run["interface_received"] - run["sent"] <= 50  # type: ignore[index]
+    assert run["wrong"] == {}  # type: ignore[index]
+    assert len(run["walk"]) >= 3  # type: ignore[index]
+
+
+def test_the_ceiling_of_the_generator_is_measured(result: dict[str, float]) -> None:
+    assert result["ceiling"] > 1000
+
+
+def test_ratios_to_the_best_peer_are_given(result: dict[str, dict[str, dict[str, dict[str, float]]]]) -> None:
+    assert result["subjects"]["NSD"]["ratios"]["answered_rate / best peer"] == 1.0
+
+
+def test_the_report_and_the_plots_are_written(result: dict[str, object], tmp_path: Path) -> None:
+    drawn = plots.comparison(result, tmp_path / "compare")
+    path = report.write("compare", result, report.comparison_to_markdown(result, "compare"), tmp_path)
+
+    assert {each.suffix for each in drawn} == {".png", ".svg"}
+    assert all(each.stat().st_size > 1000 for each in drawn)
+    assert "| NSD 4" in path.read_text() or "| NSD " in path.read_text()
+    assert json.loads((tmp_path / "compare.json").read_text())["subjects"].keys() == {"NSD", "blind kernel"}
+
+
+def test_a_missing_program_is_left_out_with_the_reason_and_the_rest_goes_on(served: zones.Zones) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    options = compare.Options(
+        subjects=("Knot", "blind sockets"), repeats=1, step_seconds=0.05, queries=300,
+        generator_cpu=cores[0], server_cpu=cores[-1], programs={"knot": "/nonexistent/knotd"},
+    )  # fmt: skip
+
+    found = compare.run(served, options)
+
+    assert "/nonexistent/knotd" in found["left_out"]["Knot"]
+    assert found["subjects"].keys() == {"blind sockets"}
+    assert "Knot was left out" in report.comparison_to_markdown(found)
+
+
+def test_three_times_a_peak_while_the_zone_changes(served: zones.Zones) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    options = peak.Options(
+        "rootsrv", peak=300, multiples=(1.0, 3.0), seconds=2.0, queries=500, tlds=60,
+        generator_cpu=cores[0], server_cpu=cores[-1],
+    )  # fmt: skip
+
+    result = peak.run(options)
+
+    for step in result["steps"]:
+        for load in (step["udp"], step["tcp"]):
+            assert load["sent"] == load["answered"] + load["lost"]
+            assert load["answered"] > 0
+            assert load["wrong"] == {}
+        assert step["udp"]["compared"] > 100
+        assert not any("switchover" in failure for failure in step["failures"]), step["failures"]
+    assert result["passed"] == (not any(step["failures"] for step in result["steps"]))
+    assert "Three times the peak" in peak.to_markdown(result)
+
+
+def _children(pid: int) -> Iterator[tuple[int, str]]:
+    """All descendants, with their command lines."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, ValueError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    yield int(entry.name), command
+                    yield from _children(int(entry.name))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_nothing_is_left_after_an_interruption(number: signal.Signals, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", "compare", "--servers", "NSD", "--step-seconds", "5", "--tlds", "60",
+         "--count", "500", "--results", str(tmp_path)],
+        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        started: dict[int, str] = {}
+        deadline = time.monotonic() + 120
+        while not any("nsd -d" in command for command in started.values()):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            started.update(_children(process.pid))
+            time.sleep(0.02)
+        started.update(_children(process.pid))
+        namespaces = {os.stat(f"/proc/{pid}/ns/net").st_ino for pid, text in started.items() if "sleep inf" in text}
+        assert len(namespaces) == 2
+        process.send_signal(number)
+        status = process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+    assert status == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    deadline = time.monotonic() + 15
+    while left := [command for pid, command in started.items() if Path(f"/proc/{pid}/exe").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+    assert not namespaces & _namespaces()
+
+
+def _namespaces() -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                found.add((entry / "ns" / "net").stat().st_ino)
+    return found
+
+
+def test_a_wire_that_cannot_be_finished_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.network.SERVER_IPV4", "not-an-address")
+
+    with pytest.raises(NetworkUnavailable, match="not-an-address"):
+        Wire()
+
+    assert not any("sleep inf" in command for _, command in _children(os.getpid()))
