@@ -9,6 +9,7 @@ BPF_SOURCES := $(wildcard rootsrv/fastpath/bpf/*.c rootsrv/fastpath/bpf/*.h)
 PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help venv demo test test-long test-kernel61 lint check bpf system-packages clean
+.PHONY: bench bench-compare bench-peak bench-responder bench-startup bench-load
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +20,7 @@ help:
 	@echo 'make check      lint, then the tests that need no other program, in this order'
 	@echo 'make lint       ruff, mypy --strict, import-linter'
 	@echo 'make venv       only the virtual environment, in $(VENV)'
+	@echo 'make bench      all benchmarks, beside NSD, Knot, BIND and PowerDNS (bench/README.md)'
 	@echo 'make bpf        the kernel fast path, where clang and libbpf are installed'
 
 # ── the virtual environment: one stamp for running, one more for testing ──
@@ -61,6 +63,22 @@ test-kernel61: system-packages bpf $(VENV)/.installed-for-tests
 
 check: lint
 	$(PYTEST) -x tests/zone tests/answer
+
+# ── benchmarks: root, an idle machine with two cores; BENCH=... adds options ──
+bench: bench-responder bench-startup bench-compare bench-peak
+
+bench-compare: $(VENV)/.installed-for-tests system-packages bpf
+	$(BIN)/python -m bench compare --further $(BENCH)
+
+bench-peak: $(VENV)/.installed-for-tests system-packages bpf
+	$(BIN)/python -m bench peak $(BENCH)
+
+bench-responder bench-startup: bench-%: $(VENV)/.installed-for-tests
+	$(BIN)/python -m bench $* $(BENCH)
+
+# make bench-load BENCH='--target 127.0.0.1 --port 5300 --rate 20000 --seconds 10'
+bench-load: $(VENV)/.installed-for-tests
+	$(BIN)/python -m bench load $(BENCH)
 
 # ── the kernel fast path ──
 bpf:
