@@ -31,16 +31,37 @@ def make(machine: FreshMachine, target: str) -> str:
     return machine.run("make", "-C", f"/{REPOSITORY_THERE}", target)
 
 
-def test_make_venv_installs_what_a_venv_needs_and_starts_nothing(machine: FreshMachine) -> None:
+POLICY = "#!/bin/sh\n# the machine's own\nexit 0\n"
+
+
+def put_policy(machine: FreshMachine) -> None:
+    """A policy-rc.d of the machine's own, which must be there again afterwards."""
     policy = machine.root / "usr/sbin/policy-rc.d"
-    policy.write_text("#!/bin/sh\n# the machine's own\nexit 0\n")
+    policy.write_text(POLICY)
     policy.chmod(0o755)
+
+
+def has_its_policy(machine: FreshMachine) -> bool:
+    found = {path.name: path.read_text() for path in (machine.root / "usr/sbin").glob("policy-rc.d*")}
+    return found == {"policy-rc.d": POLICY}
+
+
+def install(machine: FreshMachine, *words: str) -> "subprocess.CompletedProcess[str]":
+    """tests/install_system_packages.sh there, after *words*."""
+    script = f"/{REPOSITORY_THERE}/tests/install_system_packages.sh"
+    return subprocess.run(
+        machine.command(*words, script, "no-such-package-anywhere"),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_make_venv_installs_what_a_venv_needs_and_starts_nothing(machine: FreshMachine) -> None:
+    put_policy(machine)
 
     printed = make(machine, "venv")
 
     assert "installing python3-venv" in printed
-    assert policy.read_text() == "#!/bin/sh\n# the machine's own\nexit 0\n"
-    assert [path.name for path in policy.parent.glob("policy-rc.d*")] == ["policy-rc.d"]
+    assert has_its_policy(machine)
     version = machine.run(f"/{REPOSITORY_THERE}/.venv/bin/rootsrv", "--version")
     assert version.startswith("rootsrv ")
     for server in ("nsd", "named", "knotd", "clang"):
@@ -92,3 +113,32 @@ def test_a_missing_python_is_named_where_it_cannot_be_installed(machine: FreshMa
     assert done.returncode != 0
     assert "python3.99 is not installed" in done.stderr
     assert not (machine.root / "tmp/none").exists()
+
+
+def test_a_package_that_cannot_be_had_is_named_and_leaves_the_policy_as_it_was(machine: FreshMachine) -> None:
+    put_policy(machine)
+
+    done = install(machine)
+
+    assert done.returncode == 1
+    assert "could not install: no-such-package-anywhere" in done.stderr
+    assert has_its_policy(machine)
+
+
+def test_an_interrupted_installation_leaves_the_policy_as_it_was(machine: FreshMachine) -> None:
+    put_policy(machine)
+
+    done = install(machine, "timeout", "--signal=INT", "0.5")
+
+    assert done.returncode != 0
+    assert has_its_policy(machine)
+
+
+@pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
+def test_without_root_what_is_missing_is_told_and_is_a_failure_only_in_ci(
+    machine: FreshMachine, ci: str, status: int
+) -> None:
+    done = install(machine, f"CI={ci}", "setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    assert done.returncode == status, done.stderr
+    assert "not root" in done.stdout
+    assert "no-such-package-anywhere" in done.stdout
