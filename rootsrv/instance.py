@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import uvloop
 
-from rootsrv import clock, counts, log, supervisor
+from rootsrv import clock, counts, log, notification, supervisor
 from rootsrv.answer.responder import Responder
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config import Config, ConfigError
@@ -44,6 +44,7 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
     """
     if not config.zone:
         raise ConfigError("zone: a root zone is needed")
+    notification.take()
     if clock.test_offset_seconds():
         log.alarm("TEST CLOCK: validity is judged at another time", now=instant.to_text(clock.validity_now()))
     if parent := os.environ.get(supervisor.SUPERVISOR):
@@ -117,8 +118,13 @@ def _run_until_signalled(
     async def main() -> None:
         stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            notification.stopping()
+            stop.set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
         loop.add_signal_handler(signal.SIGHUP, reload.set)
         await make(stop, reload)
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rootsrv import log
+from rootsrv import log, notification
 from rootsrv.page import Page
 from rootsrv.processes import environment
 
@@ -68,6 +68,7 @@ class Supervisor:
                 if stopped.done():
                     return
                 keepers.append(asyncio.create_task(self._keep(role), name=role))
+            notification.ready("all roles are started")
             await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
             _raise_first(keepers)
         finally:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rootsrv import log
+from rootsrv import log, notification
 from rootsrv.answer.table import TableUnusable
 from rootsrv.anycast.bird import Bird, BirdError
 from rootsrv.anycast.fastpath_watch import FastPathWatch
@@ -157,6 +157,8 @@ class Controller:
         due = loop.time()
         while not stop.is_set():
             await self._round()
+            notification.alive()
+            notification.ready("the service is judged")
             # A late round moves the next ones; they are never made up for in a burst.
             due = max(due + self._config.probe_interval_seconds, loop.time())
             with contextlib.suppress(TimeoutError):

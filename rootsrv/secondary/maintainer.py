@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log
+from rootsrv import log, notification
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config import Config, ZoneConfig
 from rootsrv.config_checks import ConfigError
@@ -47,6 +47,9 @@ TICK_SECONDS = 0.5
 
 LAST_SEEN_SECONDS = 600.0
 """How often the ledger notes that time has passed, if nothing else does: what a reboot with a wrong clock costs."""
+
+WAIT_TO_SERVE_SECONDS = 20.0
+"""How long after the start the service manager is told that we are ready although no primary gave us a zone yet."""
 
 RESTAGE_SECONDS = 60.0
 """How soon a table that no worker could map is tried again."""
@@ -555,8 +558,14 @@ class Maintainer:
     # Leases, holds, the clock.
 
     async def _tick_forever(self) -> None:
+        began = self.boottime()
         while True:
             self._tick()
+            notification.alive()
+            if self.root.serving is not None:
+                notification.ready("zones are loaded")
+            elif self.boottime() > began + WAIT_TO_SERVE_SECONDS:
+                notification.ready("no zone yet: waiting for the primaries")
             await asyncio.sleep(TICK_SECONDS)
 
     def _tick(self) -> None:

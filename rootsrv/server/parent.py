@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import rootsrv
-from rootsrv import clock, counts, log
+from rootsrv import clock, counts, log, notification
 from rootsrv.page import Page
 from rootsrv.processes import environment
 from rootsrv.server.orders import WorkerOrders
@@ -144,6 +144,9 @@ class Parent:
         before = clock.boottime_ns()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            notification.alive()
+            if self._all_answer():
+                notification.ready(f"{self._workers} workers answer")
             now = clock.boottime_ns()
             # After a suspend, or when we ourselves were not let run, everybody's heartbeat looks old.
             late = now - before > 4 * WATCH_SECONDS * 1e9
@@ -156,6 +159,10 @@ class Parent:
                     self._reasons[slot] = f"did not advance for {age:.1f} s"
                     with contextlib.suppress(ProcessLookupError):
                         process.kill()
+
+    def _all_answer(self) -> bool:
+        slots = [(self._page.worker(slot), self._processes.get(slot)) for slot in range(self._workers)]
+        return all(process is not None and words.pid == process.pid for words, process in slots)
 
     def _waiting(self, slot: int) -> bool:
         return any(each.waiting() for each in self._sockets if each.worker == slot)

@@ -8,6 +8,8 @@ import sys
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
 
 
 class NoSuchUser(Exception):
@@ -33,6 +35,21 @@ def drop(user_id: int, group_id: int) -> None:
         os.setgroups([])
     os.setgid(group_id)
     os.setuid(user_id)
+
+
+def give_up_capabilities() -> None:
+    """Keep none of what a service manager gave its unprivileged account (capabilities(7)); root stays root.
+
+    OSError when the kernel refuses, which it has no reason to.
+    """
+    if os.geteuid() == 0 or not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    library.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    if library.capset(header, nothing):
+        raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
 
 
 def die_with_parent(parent: int) -> bool:

@@ -45,6 +45,7 @@ async def work(orders: WorkerOrders) -> None:
     serving, counters = _prepare(orders, page)
     if orders.account is not None:
         privileges.drop(*orders.account)
+    privileges.give_up_capabilities()
     if not privileges.die_with_parent(orders.parent):
         return
     serving.tick()

@@ -9,7 +9,7 @@ import hashlib
 import time
 from pathlib import Path
 
-from rootsrv import log
+from rootsrv import log, notification
 from rootsrv.config import Config
 from rootsrv.telemetry.daybook import DayBook
 from rootsrv.telemetry.http_server import CannotListen, HttpServer, Request, Response
@@ -83,6 +83,8 @@ class Report:
         while True:
             due = time.monotonic() >= written + WRITE_SECONDS
             self._look(with_sources=due)
+            notification.alive()
+            notification.ready("statistics are kept")
             if due:
                 self._book.write(time.time())
                 written = time.monotonic()
