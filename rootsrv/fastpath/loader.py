@@ -29,6 +29,7 @@ from rootsrv import log
 from rootsrv.answer.responder import Responder, ResponderSettings
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config_fastpath import FastPathConfig
+from rootsrv.fastpath.accounting import KernelSlot
 from rootsrv.fastpath.attachment import (
     Attachment,
     CannotAttach,
@@ -102,6 +103,8 @@ class FastPath:
         self._renew_at = 0.0
         self._head = b""
         self._refresh_at = 0.0
+        self._slot = KernelSlot(page)
+        self._registers_at = 0.0
         self._detached_by_order = ""
         self._changing = threading.RLock()
         """Held while attachments or tables change: long calls run in threads, commands come in between."""
@@ -142,6 +145,8 @@ class FastPath:
             self._suspend()
             self._detach_all("stopped")
             if self.program is not None:
+                self._registers_at = 0.0
+                self._publish(time.time())
                 self.program.close()
                 self.program = None
 
@@ -158,9 +163,21 @@ class FastPath:
                 self._unavailable = str(error)
                 self._retry_at = now + 12 * RETRY_SECONDS
                 return
-        self.program.publish_time(time.time())
+        self._publish(time.time())
         self._renew(now)
         await asyncio.to_thread(self._keep_attached, now)
+
+    def _publish(self, wall_seconds: float) -> None:
+        """Tell the program the time, and the page what the program counted."""
+        assert self.program is not None
+        program, now = self.program, time.monotonic()
+        registers = None
+        if now >= self._registers_at or int(wall_seconds // 86_400) != program.day:
+            # Merging 96 KiB per core takes some milliseconds; at midnight it is done before they are cleared.
+            self._registers_at = now + REFRESH_SECONDS
+            registers = program.unique_sources(program.day)
+        self._slot.publish(program.counters(), registers, program.day)
+        self.program.publish_time(wall_seconds)
 
     def _load(self) -> Program:
         program = Program.load(tap=self._config.tap_every > 0)

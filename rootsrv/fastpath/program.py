@@ -226,6 +226,11 @@ class Program:
                 self._unique_sources.update(key, bytes(constant("REGISTERS")))
             self.control.day = day
 
+    @property
+    def day(self) -> int:
+        """UTC days since 1970 of the registers in use."""
+        return int(self.control.day)
+
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def counters(self, *, test_runs: bool = False) -> Counters:

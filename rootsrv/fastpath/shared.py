@@ -64,7 +64,9 @@ class Counters:
         families = ("ipv4", "ipv6")
         return {
             "replies": {
-                family: {str(rcode): number for rcode, number in enumerate(self.replies[index]) if number}
+                family: {
+                    str(rcode): sum(pair) for rcode, pair in enumerate(_by_rcode(self.replies[index])) if sum(pair)
+                }
                 for index, family in enumerate(families)
             },
             "whole": self.whole,
@@ -81,6 +83,12 @@ class Counters:
     def answered(self) -> int:
         """Responses sent."""
         return sum(sum(family) for family in self.replies)
+
+
+def _by_rcode(replies: Sequence[int]) -> list[tuple[int, int]]:
+    """(whole or cut, truncated) by rcode."""
+    truncated = constant("TRUNCATED")
+    return list(zip(replies[:truncated], replies[truncated:], strict=True))
 
 
 def _plain(value: Any) -> Any:

@@ -100,12 +100,13 @@ STEP fit(struct scratch *s)
 	uint32_t body_size = cut->size, start = s->question_end;
 	uint16_t flags = s->reply_flags | answer->flags;
 
+	s->rcode = answer->flags & 0xf;
 	if (cut->flags & CUT_TRUNCATED) {
 		flags |= FLAG_TC;
 		s->cut = 2;
+		s->rcode |= TRUNCATED;
 	}
 	s->zone = zone;
-	s->rcode = answer->flags & 0xf;
 	s->body_at = answer->body_at;
 	s->body_size = body_size;
 	s->moved_by = moved_by;

@@ -20,7 +20,8 @@ enum sizes {
 	SIZE_BIN = 16,             /* octets; RSSAC002 section 2.3 */
 	QUERY_BINS = 33,
 	RESPONSE_BINS = 257,
-	RCODES = 16,
+	RCODES = 32,               /* four bits, and TRUNCATED */
+	TRUNCATED = 16,
 	REGISTERS = 16384,         /* HyperLogLog registers of one estimate, see rootsrv/unique_sources.py */
 	REGISTER_SETS = 3,         /* IPv4, IPv6, IPv6 aggregated to /64 */
 	TAP_QUERY = 512,
@@ -117,7 +118,7 @@ struct control {
 };
 
 struct counters {
-	uint64_t replies[2][16];   /* [family][rcode] */
+	uint64_t replies[2][32];   /* [family][rcode, + TRUNCATED with TC] */
 	uint64_t queries_by_size[2][33];
 	uint64_t replies_by_size[2][257];
 	uint64_t whole, cut, truncated; /* replies by how much of the answer they hold */

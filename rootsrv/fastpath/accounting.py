@@ -1,0 +1,59 @@
+"""What the kernel counted, put where the workers' counts are: a slot of the shared page that nobody else writes.
+
+So metrics, RSSAC002 files and status sum up kernel and workers without knowing of each other.
+"""
+
+from rootsrv import counts
+from rootsrv.fastpath.shared import Counters, constant
+from rootsrv.page import KERNEL_SLOT, Page
+
+_DAY_SECONDS = 86_400
+_TRUNCATED = constant("TRUNCATED")
+_UDP = 0  # transport: the first half of counts.PATHS and of the size bins
+
+
+class KernelSlot:
+    """Copies the program's counters into the page; what earlier programs counted stays counted."""
+
+    def __init__(self, page: Page) -> None:
+        self._slot = page.worker(KERNEL_SLOT)
+        self._before = self._slot.counters.tolist()
+
+    def publish(self, counters: Counters, registers: list[bytes] | None, day: int) -> None:
+        """Show *counters* (since the program was loaded) and, if given, the *registers* of *day* (UTC, since 1970)."""
+        slot = self._slot
+        if slot.day != day:
+            slot.day_start[:] = slot.counters
+            empty = slot.registers(day)
+            empty[:] = bytes(len(empty))
+            slot.day = day
+        words = slot.counters
+        for word, number in words_of(counters).items():
+            words[word] = self._before[word] + number
+        if registers is None:
+            return
+        merged = b"".join(registers)
+        shown = slot.registers(day)
+        shown[:] = bytes(map(max, merged, shown))
+
+
+def words_of(counters: Counters) -> dict[int, int]:
+    """The counter words (rootsrv/counts.py) that *counters* come to."""
+    words: dict[int, int] = {}
+    for path in (0, 1):
+        replies = counters.replies[path]
+        words[counts.QUERIES + path] = words[counts.RESPONSES + path] = sum(replies)
+        for rcode, number in enumerate(replies):
+            truncated, rcode = divmod(rcode, _TRUNCATED)
+            word = counts.RCODES + path * counts.RCODES_PER_PATH + rcode + truncated * counts.TRUNCATED_BIT
+            words[word] = number
+    words[counts.DROPPED + counts.DROP_REASONS.index("blocked")] = sum(counters.blocked)
+    for first, bins, by_size in (
+        (counts.REQUEST_SIZES, counts.REQUEST_BINS, counters.queries_by_size),
+        (counts.RESPONSE_SIZES, counts.RESPONSE_BINS, counters.replies_by_size),
+    ):
+        sizes = [sum(pair) for pair in zip(*by_size, strict=True)]
+        for position in range(bins - 1):
+            words[first + _UDP * bins + position] = sizes[position] if position < len(sizes) else 0
+        words[first + _UDP * bins + bins - 1] = sum(sizes[bins - 1 :])
+    return words
