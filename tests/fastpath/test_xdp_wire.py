@@ -1,0 +1,122 @@
+"""XDP on a wire: redirected frames have room for replies to grow and are answered; a socket's have none and go up."""
+
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fastpath.conftest import message, opt, require_program, wire
+from tests.fastpath.frames import Frame
+from tests.fastpath.site import CLIENT, SERVICE, WIRE, RawEnd, Site, mac_of, site
+from tests.needs import REPOSITORY
+
+COUNT = 32
+
+# Run in the client's namespace: sends a frame through XDP_REDIRECT out of an interface, *count* times.
+SENDER = """
+import os, socket, struct, sys, cffi; from rootsrv.fastpath import libbpf
+ffi = cffi.FFI()
+ffi.cdef("int bpf_prog_load(int, const char *, const char *, const void *, size_t, const void *);")
+lib = ffi.dlopen("libbpf.so.1")
+ifindex = socket.if_nametoindex(sys.argv[1])
+def instruction(code, destination, source, offset, immediate):
+    return struct.pack("<BBhi", code, source << 4 | destination, offset, immediate)
+def load(*instructions):
+    octets = b"".join(instructions)
+    program = lib.bpf_prog_load(6, b"test", b"Apache-2.0", ffi.from_buffer(octets), len(instructions), ffi.NULL)
+    assert program >= 0, os.strerror(ffi.errno)
+    return program
+accept = load(instruction(0xB7, 0, 0, 0, 2), instruction(0x95, 0, 0, 0, 0))  # r0 = XDP_PASS; exit
+redirect = load(instruction(0xB7, 1, 0, 0, ifindex), instruction(0xB7, 2, 0, 0, 0),
+                instruction(0x85, 0, 0, 0, 23), instruction(0x95, 0, 0, 0, 0))  # r0 = bpf_redirect(ifindex, 0); exit
+link = libbpf.link(accept, ifindex, libbpf.ATTACH_XDP, libbpf.XDP_DRIVER_MODE)  # veth takes XDP_TX only then
+print("ready", flush=True)
+for line in sys.stdin:
+    libbpf.run_on_packet(redirect, bytes.fromhex(line), repeat=1, flags=libbpf.TEST_RUN_LIVE_FRAMES)
+    print("sent", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def xdp_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    require_program()
+    with site(tmp_path_factory.mktemp("xdp"), mode="xdp") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def sender(xdp_site: Site) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen(
+        (*xdp_site.client.prefix, sys.executable, "-c", SENDER, WIRE),
+        cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def redirect(process: "subprocess.Popen[str]", octets: bytes) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(octets.hex() + "\n")
+    assert process.stdout.readline() == "sent\n"
+
+
+def query_frame(made: Site, query: bytes, family: int, **changes: object) -> bytes:
+    return Frame(
+        source=CLIENT[family], destination=SERVICE[family], source_mac=mac_of(made.client),
+        destination_mac=mac_of(made.server), payload=query, **changes,  # type: ignore[arg-type]
+    ).to_octets()  # fmt: skip
+
+
+def test_it_is_native_xdp(xdp_site: Site) -> None:
+    assert xdp_site.hook() == "xdp"
+    print(f"hook xdp, mode {xdp_site.status()['mode']}")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_redirected_frames_are_answered_in_xdp(xdp_site: Site, sender: "subprocess.Popen[str]", family: int) -> None:
+    before = xdp_site.kernel_replies(family)
+    far_end = RawEnd(xdp_site.client)
+    try:
+        for number in range(COUNT):
+            query = message(wire(b"www", b"x" * (number % 60 + 1), b"com"), opt=opt(), ident=number)
+            redirect(sender, query_frame(xdp_site, query, family))
+        replies = far_end.replies(COUNT)
+    finally:
+        far_end.close()
+
+    assert sorted(struct.unpack_from("!H", Frame.from_octets(octets).payload)[0] for octets in replies) == [
+        *range(COUNT)
+    ]
+    assert not any(Frame.from_octets(octets).partial for octets in replies)
+    assert xdp_site.kernel_replies(family) == before + COUNT
+
+
+def test_a_corrupted_checksum_is_answered_by_nobody(xdp_site: Site, sender: "subprocess.Popen[str]") -> None:
+    far_end = RawEnd(xdp_site.client)
+    try:
+        bad = message(wire(b"com"), opt=opt(), ident=1)
+        good = message(wire(b"com"), opt=opt(), ident=2)
+        redirect(sender, query_frame(xdp_site, bad, 4, udp_checksum=0x1234))
+        redirect(sender, query_frame(xdp_site, good, 4))
+        (reply,) = far_end.replies(2, seconds=1.0)
+        assert Frame.from_octets(reply).payload[:2] == b"\0\2"
+    finally:
+        far_end.close()
+
+
+def test_a_packet_without_room_to_grow_goes_up_and_is_answered_there(xdp_site: Site) -> None:
+    passed = xdp_site.status()["counters"]["passes"].get("no_tailroom", 0)
+    before = xdp_site.kernel_replies(4)
+
+    assert "NXDOMAIN" in xdp_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A", "+dnssec")
+
+    status = xdp_site.status()["counters"]
+    assert status["passes"]["no_tailroom"] == passed + 1
+    assert xdp_site.kernel_replies(4) == before
