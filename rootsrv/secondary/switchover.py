@@ -148,7 +148,7 @@ class Switchover:
         self.state = SwitchoverState.REPLACING
         for slot in self._lagging(has_it):
             self._replace(slot, generation)
-        if await self._all(has_it) or any(has_it(slot) for slot in self._alive()):
+        if await self._any(has_it):
             self._confirmed(generation)
             return True
         self.state = SwitchoverState.FAILED
@@ -177,6 +177,14 @@ class Switchover:
     async def _all(self, predicate: Callable[[int], bool]) -> bool:
         deadline = self.boottime() + self.settings.grace_seconds
         while self._lagging(predicate):
+            if self.boottime() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        return True
+
+    async def _any(self, predicate: Callable[[int], bool]) -> bool:
+        deadline = self.boottime() + self.settings.grace_seconds
+        while not any(predicate(slot) for slot in self._alive()):
             if self.boottime() >= deadline:
                 return False
             await asyncio.sleep(_POLL_SECONDS)

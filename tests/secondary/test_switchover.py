@@ -1,0 +1,216 @@
+"""Stage, flip at T, read back, replace, cease: on a real page with real processes that stand for workers."""
+
+import asyncio
+import contextlib
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from rootsrv.config_secondary import SwitchoverConfig
+from rootsrv.page import Page
+from rootsrv.secondary.switchover import Switchover, SwitchoverState, SwitchoverVoid, set_time
+from rootsrv.zone.lease import Reading, TrustedClock
+
+
+def boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    made = Page.create(tmp_path / "page")
+    made.active = 1
+    return made
+
+
+@contextlib.contextmanager
+def process() -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen(["sleep", "60"]) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def switchover(page: Page, **settings: object) -> Switchover:
+    config = SwitchoverConfig(**{"grace_seconds": 0.3, "stage_seconds": 0.3, **settings})  # type: ignore[arg-type]
+    return Switchover(page, config, TrustedClock(Reading(time.time(), boottime(), True)), boottime)
+
+
+@contextlib.asynccontextmanager
+async def worker(page: Page, slot: int, *, stages: bool = True, switches: bool = True) -> AsyncIterator[int]:
+    """A process in *slot* that follows the page as a worker does, or does not."""
+    with process() as running:
+        page.workers = max(page.workers, slot + 1)
+        words = page.worker(slot)
+        words.pid, words.active = running.pid, page.active
+
+        async def follow() -> None:
+            while True:
+                if stages and page.staged:
+                    words.staged = page.staged
+                if switches and running.poll() is None:
+                    words.active = page.active
+                await asyncio.sleep(0.005)
+
+        following = asyncio.create_task(follow())
+        try:
+            yield running.pid
+        finally:
+            following.cancel()
+
+
+def test_the_set_time_is_the_next_multiple_at_least_lead_away() -> None:
+    assert set_time(1000.0, 60, 15) == 1020
+    assert set_time(1005.1, 60, 15) == 1080
+    assert set_time(1000.0, 300, 0) == 1200
+    assert set_time(1000.5, 0, 15) == 1000.5
+
+
+def test_instances_that_verified_within_the_lead_have_the_same_set_time() -> None:
+    assert len({set_time(now, 60, 15) for now in range(946, 1006)}) == 1
+
+
+def test_without_a_synchronised_clock_it_activates_at_once(page: Page) -> None:
+    turn = switchover(page, align_seconds=60)
+    assert turn.schedule() is not None
+    turn.clock.observe(Reading(time.time(), boottime(), False))
+    assert turn.schedule() is None
+
+
+def test_workers_stage_then_flip_and_the_deadline_is_stored_after_the_flip(page: Page) -> None:
+    order = []
+
+    async def run() -> None:
+        turn = switchover(page)
+        async with worker(page, 0), worker(page, 1):
+            await turn.stage(2)
+            assert (page.staged, page.active) == (2, 1)
+            await turn.wait_until(time.time() + 0.1)
+            assert time.time() - turn.clock.wall(boottime()) < 1
+            turn.flip(2, lambda: order.append(page.active))
+            assert await turn.confirm(2)
+            assert (page.active, page.staged, turn.state) == (2, 0, SwitchoverState.NONE)
+
+    asyncio.run(run())
+    assert order == [2]
+
+
+def test_at_the_very_first_activation_the_deadlines_come_first(page: Page) -> None:
+    page.active = 0
+    order = []
+    switchover(page).flip(1, lambda: order.append(page.active))
+    assert (order, page.active) == ([0], 1)
+
+
+def test_hurry_ends_the_wait(page: Page) -> None:
+    async def run() -> None:
+        turn = switchover(page)
+        waiting = asyncio.create_task(turn.wait_until(time.time() + 3600))
+        await asyncio.sleep(0.05)
+        assert turn.state is SwitchoverState.SCHEDULED
+        turn.hurry()
+        async with asyncio.timeout(2):
+            await waiting
+
+    asyncio.run(run())
+
+
+def test_a_table_that_no_worker_can_map_is_void_and_nothing_changes(page: Page) -> None:
+    async def run() -> None:
+        turn = switchover(page)
+        async with worker(page, 0, stages=False):
+            with pytest.raises(SwitchoverVoid, match="no worker could map it"):
+                await turn.stage(2)
+        assert (page.active, page.staged, turn.state, page.silenced) == (1, 0, SwitchoverState.VOID, False)
+
+    asyncio.run(run())
+
+
+def test_one_worker_that_cannot_map_it_does_not_hold_up_the_others(page: Page) -> None:
+    async def run() -> None:
+        turn = switchover(page)
+        async with worker(page, 0), worker(page, 1, stages=False):
+            await turn.stage(2)
+        assert page.staged == 2
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_does_not_switch_is_ended_so_that_its_parent_replaces_it(page: Page) -> None:
+    async def run() -> None:
+        turn = switchover(page)
+        async with worker(page, 0), worker(page, 1, switches=False) as stuck:
+            await turn.stage(2)
+            turn.flip(2, lambda: None)
+            ended = asyncio.create_task(asyncio.to_thread(_wait_for_end, stuck))
+            assert await turn.confirm(2)
+            assert await ended
+        assert (page.silenced, turn.state) == (False, SwitchoverState.NONE)
+
+    asyncio.run(run())
+
+
+def _wait_for_end(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize(("policy", "silenced"), [("silence", True), ("keep", False)])
+def test_when_no_worker_can_be_brought_to_it_the_instance_ceases_and_heals_when_one_can(
+    page: Page, policy: str, silenced: bool
+) -> None:
+    async def run() -> None:
+        turn = switchover(page, on_failed_switchover=policy)
+        async with worker(page, 0):
+            await turn.stage(2)
+        # The parent replaces whoever is ended, but what it starts never gets to generation 2.
+        page.worker(0).active = 1
+        replacing = asyncio.create_task(_replace_forever(page))
+        try:
+            await asyncio.sleep(0)
+            turn.flip(2, lambda: None)
+            assert not await turn.confirm(2)
+            assert (turn.state, page.silenced, page.active) == (SwitchoverState.FAILED, silenced, 2)
+            assert "no worker answers from generation 2" in turn.reason
+            turn.watch()
+            assert page.silenced is silenced
+        finally:
+            replacing.cancel()
+        async with worker(page, 0):
+            page.worker(0).active = 2
+            turn.watch()
+            assert (turn.state, page.silenced) == (SwitchoverState.NONE, False)
+
+    asyncio.run(run())
+
+
+async def _replace_forever(page: Page) -> None:
+    while True:
+        with process() as running:
+            page.worker(0).active, page.worker(0).pid = 1, running.pid
+            while running.poll() is None:  # noqa: ASYNC110  (it is a process)
+                await asyncio.sleep(0.01)
+
+
+def test_with_nobody_answering_there_is_nothing_to_fail(page: Page) -> None:
+    async def run() -> None:
+        turn = switchover(page)
+        page.workers = 2
+        await turn.stage(2)
+        turn.flip(2, lambda: None)
+        assert await turn.confirm(2)
+
+    asyncio.run(run())
+    assert not page.silenced
