@@ -122,22 +122,26 @@ class ProgramInfo:
 
 
 def program_info(ident: int) -> ProgramInfo:
-    """What the kernel says of the program with this id; OSError when it is gone."""
-    lib = libbpf.library()
-    descriptor = lib.bpf_prog_get_fd_by_id(ident)
+    """What the kernel says of the program with this id; OSError when it is gone, PermissionError without privilege."""
+    descriptor = libbpf.library().bpf_prog_get_fd_by_id(ident)
     if descriptor < 0:
         raise OSError(ffi_errno(), f"program {ident}: {os.strerror(ffi_errno())}")
     try:
-        maps = libbpf.ffi.new("uint32_t[64]")
-        info = libbpf.ffi.new("struct bpf_prog_info *")
-        info.nr_map_ids, info.map_ids = 64, int(libbpf.ffi.cast("uintptr_t", maps))
-        size = libbpf.ffi.new("uint32_t *", libbpf.ffi.sizeof("struct bpf_prog_info"))
-        if lib.bpf_obj_get_info_by_fd(descriptor, info, size):
-            raise OSError(ffi_errno(), f"program {ident}: {os.strerror(ffi_errno())}")
-        name = libbpf.ffi.string(info.name).decode(errors="replace")
-        return ProgramInfo(ident, name, tuple(maps[0 : min(64, info.nr_map_ids)]))
+        return program_of(descriptor)
     finally:
         os.close(descriptor)
+
+
+def program_of(descriptor: int) -> ProgramInfo:
+    """What the kernel says of the program that is open as *descriptor*; OSError when it says nothing."""
+    maps = libbpf.ffi.new("uint32_t[64]")
+    info = libbpf.ffi.new("struct bpf_prog_info *")
+    info.nr_map_ids, info.map_ids = 64, int(libbpf.ffi.cast("uintptr_t", maps))
+    size = libbpf.ffi.new("uint32_t *", libbpf.ffi.sizeof("struct bpf_prog_info"))
+    if libbpf.library().bpf_obj_get_info_by_fd(descriptor, info, size):
+        raise OSError(ffi_errno(), f"program: {os.strerror(ffi_errno())}")
+    name = libbpf.ffi.string(info.name).decode(errors="replace")
+    return ProgramInfo(int(info.id), name, tuple(maps[0 : min(64, info.nr_map_ids)]))
 
 
 def ffi_errno() -> int:
@@ -177,7 +181,11 @@ def was_left_behind(info: ProgramInfo) -> bool:
 class Attachment:
     """The program on one hook of one interface; made by `attach`."""
 
-    def __init__(self, interface: FoundInterface, hook: HookName, link: int, made_clsact: bool = False) -> None:
+    def __init__(
+        self, interface: FoundInterface, hook: HookName, program: int, link: int, made_clsact: bool = False
+    ) -> None:
+        """*program*: the kernel's number of it."""
+        self._program = program
         self.interface = interface
         self.hook = hook
         self._link = link
@@ -195,8 +203,7 @@ class Attachment:
                 return False
         except OSError:
             return False
-        ours = PROGRAMS[self.hook]
-        return any(info.name == ours for info in attached_programs(self.ifindex, self.hook))
+        return self._program in attached_idents(self.ifindex, self.hook)
 
     def detach(self) -> None:
         """Take the program off; harmless when it or the interface is gone."""
@@ -211,7 +218,18 @@ class Attachment:
 
 
 def attached_programs(ifindex: int, hook: HookName) -> Iterator[ProgramInfo]:
-    """The programs on a hook, ours and others'."""
+    """The programs on a hook, ours and others'; nothing but its number is known of one that we may not look at."""
+    for ident in attached_idents(ifindex, hook):
+        try:
+            yield program_info(ident)
+        except PermissionError:  # only CAP_SYS_ADMIN may open a program that it does not hold already
+            yield ProgramInfo(ident, "", ())
+        except OSError:
+            continue  # gone meanwhile
+
+
+def attached_idents(ifindex: int, hook: HookName) -> list[int]:
+    """The kernel's numbers of the programs on a hook."""
     lib = libbpf.library()
     idents: list[int] = []
     if hook == "xdp":
@@ -226,9 +244,7 @@ def attached_programs(ifindex: int, hook: HookName) -> Iterator[ProgramInfo]:
         hooked, options = _clsact(ifindex)
         if lib.bpf_tc_query(hooked, options) == 0:
             idents = [options.prog_id]
-    for ident in idents:
-        with contextlib.suppress(OSError):
-            yield program_info(ident)
+    return idents
 
 
 def attach(program: Program, interface: FoundInterface, hook: HookName, *, replace: bool, keep: bool) -> Attachment:
@@ -245,14 +261,15 @@ def attach(program: Program, interface: FoundInterface, hook: HookName, *, repla
             raise CannotAttach(f"{interface.name}: {info} is on its {hook} hook (rootsrv fastpath attach --replace)")
     descriptor = program.descriptor(PROGRAMS[hook])
     try:
+        ident = program_of(descriptor).ident
         if hook == "clsact":
-            return Attachment(interface, hook, -1, _attach_clsact(ifindex, descriptor))
+            return Attachment(interface, hook, ident, -1, _attach_clsact(ifindex, descriptor))
         if keep:
             _attach_without_link(ifindex, descriptor, hook)
-            return Attachment(interface, hook, -1)
+            return Attachment(interface, hook, ident, -1)
         kind = libbpf.ATTACH_XDP if hook == "xdp" else libbpf.ATTACH_TCX_INGRESS
         flags = libbpf.XDP_DRIVER_MODE if hook == "xdp" else 0
-        return Attachment(interface, hook, libbpf.link(descriptor, ifindex, kind, flags))
+        return Attachment(interface, hook, ident, libbpf.link(descriptor, ifindex, kind, flags))
     except OSError as error:
         if hook == "tcx" and error.errno == errno.EINVAL:
             raise CannotAttach(f"{interface.name}: this kernel has no tcx (it came with Linux 6.6)") from error

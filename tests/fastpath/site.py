@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,10 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(directory: Path, fastpath: str = "", *, mode: str = "auto", workers: int = 1) -> Iterator[Site]:
-    """A site that is ready; *fastpath* are further lines of its section."""
+def site(
+    directory: Path, fastpath: str = "", *, mode: str = "auto", workers: int = 1, launcher: Sequence[str] = ()
+) -> Iterator[Site]:
+    """A site that is ready; *fastpath* are further lines of its section, *launcher* comes before the command."""
     require_tool("dig")
     with network() as made:
         server, client = made.host("server"), made.host("client")
@@ -143,7 +145,16 @@ interfaces = ["{WIRE}"]
         )
         with (directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                (*server.prefix, sys.executable, "-m", "rootsrv", "run", "--config", str(directory / "rootsrv.toml")),
+                (
+                    *server.prefix,
+                    *launcher,
+                    sys.executable,
+                    "-m",
+                    "rootsrv",
+                    "run",
+                    "--config",
+                    str(directory / "rootsrv.toml"),
+                ),
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
