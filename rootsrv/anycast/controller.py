@@ -235,6 +235,8 @@ class Controller:
         if order.wish is Wish.DRAIN:
             family.traffic.begin_drain(now)
             drained = family.traffic.has_fallen(now, self._config.drain_fraction, self._config.drain_seconds)
+            # A drain that BIRD does not show to the neighbours moves no traffic: what is left is to withdraw.
+            drained |= family.alarmed and family.health.announcement is Announcement.DRAINING
         else:
             family.traffic.end_drain()
         change = family.health.observe(judgement, now, wish=order.wish, wish_reason=order.reason, drained=drained)
@@ -360,4 +362,4 @@ class Controller:
 
 def _kind(alarm: str) -> str:
     """An alarm without its numbers, so that one whose numbers change is not a new one each second."""
-    return re.sub(r"\d+(\.\d+)?", "#", alarm)
+    return re.sub(r"-?\d+(\.\d+)?", "#", alarm)

@@ -1,8 +1,10 @@
 """`check-config --live` and the start of the role *advertise*: whatever is not as configured is a precise error."""
 
+import dataclasses
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from rootsrv import config
 from rootsrv.config import ConfigError
+from rootsrv.config_anycast import AnycastConfig
 from tests.needs import REPOSITORY
 from tests.network import Host, network
 from tests.peers.bird import deployed_configuration, route
@@ -187,3 +190,17 @@ def test_a_configuration_that_makes_no_sense_is_refused_by_its_key(anycast: dict
         config.read({"service": {"addresses": ["192.0.2.53"]}, "anycast": anycast})
 
     assert str(caught.value).startswith(words)
+
+
+def test_the_example_configuration_shows_every_key_with_its_default() -> None:
+    lines = (REPOSITORY / "deploy" / "rootsrv.toml").read_text().splitlines()
+    start = lines.index("# [anycast]")
+    end = lines.index("", start)
+    shown = tomllib.loads("\n".join(line.removeprefix("# ") for line in lines[start:end]))["anycast"]
+    defaults = {each.name: each.default for each in dataclasses.fields(AnycastConfig)}
+    of_the_site = {"prefix_v4", "prefix_v6", "bgp_v4", "bgp_v6"}
+
+    assert set(shown) == set(defaults)
+    for key in set(shown) - of_the_site:
+        assert (tuple(shown[key]) if isinstance(shown[key], list) else shown[key]) == defaults[key], key
+    config.read({"service": {"addresses": ["192.0.2.53", "2001:db8::53"]}, "anycast": shown})
