@@ -154,8 +154,12 @@ class Parent:
             if late:
                 continue
             for slot, process in list(self._processes.items()):
-                age = (now - self._page.worker(slot).heartbeat) / 1e9
-                if age > DEAD_SECONDS or (age > STUCK_SECONDS and self._waiting(slot)):
+                words = self._page.worker(slot)
+                age = (now - words.heartbeat) / 1e9
+                # One that is still starting has no heartbeat yet: on a host so busy that this takes longer than
+                # STUCK_SECONDS, killing it would have none ever start.
+                is_started = words.pid == process.pid
+                if age > DEAD_SECONDS or (is_started and age > STUCK_SECONDS and self._waiting(slot)):
                     self._reasons[slot] = f"did not advance for {age:.1f} s"
                     with contextlib.suppress(ProcessLookupError):
                         process.kill()
