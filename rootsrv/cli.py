@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rootsrv import __version__, clock, config, config_text, log, table_file, zone_file
+from rootsrv import __version__, blocks_command, clock, config, config_text, log, table_file, zone_file
 from rootsrv.anycast import command as route
 from rootsrv.fastpath import command as fastpath
 from rootsrv.secondary import operator
@@ -71,6 +71,15 @@ def parser() -> argparse.ArgumentParser:
     operator.add_status(telling)
     telling.set_defaults(command=status)
     operator.add_reload(commands.add_parser("reload", help="read the configuration again, without losing a query"))
+    for verb, text in (
+        ("block", "drop queries from a prefix, for a while"),
+        ("unblock", "end a block"),
+        ("blocks", "what is blocked, by whom, why and until when"),
+    ):
+        blocking = commands.add_parser(verb, help=text)
+        blocks_command.add_arguments(blocking, verb)
+        blocking.set_defaults(command=blocks_command.run, verb=verb)
+
     kernel = commands.add_parser("fastpath", help="the kernel fast path: where it answers, and how much")
     fastpath.add_arguments(kernel)
     kernel.set_defaults(command=fastpath.run)

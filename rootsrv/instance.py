@@ -20,6 +20,7 @@ import uvloop
 from rootsrv import clock, counts, log, notification, supervisor
 from rootsrv.answer.responder import Responder
 from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.blocks import Blocks
 from rootsrv.config import Config, ConfigError
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import Page
@@ -164,21 +165,33 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         page=page,
         open_table=lambda generation: _open_table(Path(config.state.directory), generation),
     )
-    parent.commands |= fastpath_commands(fastpath)
+    blocks = Blocks(page, runtime / "blocks.json")
+    parent.commands |= fastpath_commands(fastpath) | blocks.commands()
     status = await parent.listen(runtime / "serve.sock")
     log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
-    kernel = asyncio.create_task(fastpath.run(stop), name="fastpath")
+    beside = (
+        asyncio.create_task(fastpath.run(stop), name="fastpath"),
+        asyncio.create_task(_end_blocks(blocks), name="blocks"),
+    )
     try:
         await parent.run(stop)
     finally:
-        kernel.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await kernel
+        for task in beside:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         status.close()
         (runtime / "serve.sock").unlink(missing_ok=True)
         for each in sockets:
             each.socket.close()
         log.event("stopped serving")
+
+
+async def _end_blocks(blocks: Blocks) -> None:
+    """Forget blocks when their time is over, until cancelled."""
+    while True:
+        await asyncio.sleep(1)
+        blocks.expire()
 
 
 def _responder_orders(config: Config) -> dict[str, Any]:

@@ -11,6 +11,7 @@ may be answered from), each worker writes its own slot (what it has staged and s
 #
 #   head     magic, version, staged generation, active generation, silenced, boot, worker counts, per-zone deadlines;
 #            identity
+#   blocks   MAX_BLOCKS × 4, at the end: blocked source prefixes (rootsrv/blocks.py), written by the parent that serves
 #   workers  WORKER_SLOTS × WORKER_WORDS: pid, heartbeat, staged, active, day; counters (counts.py names them);
 #            the same counters as they were when the day began; unique-source registers of this day and the one before
 #
@@ -28,10 +29,11 @@ may be answered from), each worker writes its own slot (what it has staged and s
 import fcntl
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 MAGIC = 0x526F6F7450616765  # "RootPage"
-VERSION = 2
+VERSION = 3
 
 HEAD_WORDS = 64
 WORKER_SLOTS = 64
@@ -40,6 +42,7 @@ KERNEL_SLOT = WORKER_SLOTS - 1
 
 # Words of the head.
 _MAGIC, _VERSION, _STAGED, _ACTIVE, _SILENCED, _BOOT, _WORKERS, _REPLACED, _ZONE_DEADLINES = 0, 1, 2, 3, 4, 5, 7, 8, 16
+_BLOCK_COUNT, _BLOCK_CHANGES = 9, 10
 MAX_ZONES = 8
 _IDENTITY = 32
 HEAD_OCTETS = 8 * (_ZONE_DEADLINES + MAX_ZONES)
@@ -62,7 +65,15 @@ WORKER_WORDS = 16_896
 """132 KiB per worker, a whole number of memory pages; untouched slots take no memory."""
 
 assert WORKER_WORDS >= _FIRST_REGISTER_WORD + 2 * _DAY_REGISTER_WORDS
-_SIZE = 8 * (HEAD_WORDS + WORKER_SLOTS * WORKER_WORDS)
+
+MAX_BLOCKS = 256
+_BLOCK_WORDS = 4
+_FIRST_BLOCK_WORD = HEAD_WORDS + WORKER_SLOTS * WORKER_WORDS
+_SIZE = 8 * (_FIRST_BLOCK_WORD + MAX_BLOCKS * _BLOCK_WORDS)
+
+BlockWords = tuple[int, int, int, int]
+"""A blocked source prefix: upper and lower half of an IPv6 address (IPv4 mapped), prefix length, until when
+(CLOCK_BOOTTIME, nanoseconds)."""
 
 
 class PageUnusable(Exception):
@@ -196,6 +207,30 @@ class Page:
     def set_deadline(self, zone: int, boottime_ns: int) -> None:
         """Grant a lease on zone number *zone* until *boottime_ns* (CLOCK_BOOTTIME)."""
         self.words[_ZONE_DEADLINES + zone] = boottime_ns
+
+    @property
+    def block_changes(self) -> int:
+        """Grows whenever the blocks change."""
+        return self.words[_BLOCK_CHANGES]
+
+    def blocks(self) -> list[BlockWords]:
+        """The blocked source prefixes (rootsrv/blocks.py), ended ones too until they are removed."""
+        found = []
+        for number in range(min(self.words[_BLOCK_COUNT], MAX_BLOCKS)):
+            first = _FIRST_BLOCK_WORD + number * _BLOCK_WORDS
+            upper, lower, size, until = self.words[first : first + _BLOCK_WORDS]
+            found.append((upper, lower, size, until))
+        return found
+
+    def set_blocks(self, blocks: Sequence[BlockWords]) -> None:
+        """Replace all blocks, at most MAX_BLOCKS; who reads meanwhile sees fewer for an instant, never other ones."""
+        self.words[_BLOCK_COUNT] = 0
+        for number, block in enumerate(blocks):
+            first = _FIRST_BLOCK_WORD + number * _BLOCK_WORDS
+            for word, value in enumerate(block):
+                self.words[first + word] = value
+        self.words[_BLOCK_COUNT] = len(blocks)
+        self.words[_BLOCK_CHANGES] += 1
 
     def worker(self, slot: int) -> "WorkerSlot":
         """The slot of worker number *slot* (0 … WORKER_SLOTS − 1)."""

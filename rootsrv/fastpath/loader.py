@@ -104,6 +104,7 @@ class FastPath:
         self._head = b""
         self._refresh_at = 0.0
         self._slot = KernelSlot(page)
+        self._block_changes = 0
         self._registers_at = 0.0
         self._detached_by_order = ""
         self._changing = threading.RLock()
@@ -298,6 +299,9 @@ class FastPath:
         if head != self._head:
             self._head = head
             self._renew(time.monotonic(), at_once=True)
+            if page.block_changes != self._block_changes:
+                self._block_changes = page.block_changes
+                program.set_blocks(page.blocks())
 
     def _workers_have_flipped(self, generation: int) -> bool:
         """Whether every worker that is there answers from *generation*."""

@@ -16,6 +16,7 @@ import ctypes
 import ipaddress
 import mmap
 import os
+import struct
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import NAME_HAS_HOST_ZONE, AnswerTable
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.shared import COUNTERS_OCTETS, Counters, constant, ffi
+from rootsrv.page import BlockWords
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 TC_NEXT, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7
@@ -176,6 +178,18 @@ class Program:
             flags = constant("INTERFACE_VIRTUAL") if each.virtual else 0
             record.flags = flags | (constant("INTERFACE_LOOPBACK") if each.loopback else 0)
             record.ifindex = each.ifindex
+
+    def set_blocks(self, blocks: Sequence[BlockWords]) -> None:
+        """Drop what comes from these prefixes, each until its time; in place of all blocks before."""
+        wanted = {}
+        for upper, lower, size, until in blocks:
+            key = struct.pack("=I", size) + upper.to_bytes(8, "big") + lower.to_bytes(8, "big")
+            wanted[key] = struct.pack("=Q", until)
+        for key in set(self.blocks.keys()) - wanted.keys():
+            self.blocks.delete(key)
+        for key, value in wanted.items():
+            self.blocks.update(key, value)
+        self.control.blocks = len(wanted)
 
     # ── publishing ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from rootsrv import log
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport, not_ready
 from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.blocks import Matcher
 from rootsrv.page import MAX_ZONES, Page, WorkerSlot
 from rootsrv.server.counters import Counters
 
@@ -63,6 +64,7 @@ class Serving:
         self._mapping: asyncio.Future[Responder | None] | None = None
         self._retry_at = 0.0
         self._litter = False
+        self._blocks = Matcher((), 0)
         self._fault_logged_at = -_FAULT_LOG_SECONDS
 
     def wake_up(self) -> None:
@@ -76,13 +78,18 @@ class Serving:
             self._head = head
             self._follow()
             self._judge_leases(boottime)
+            self._blocks = Matcher(self._page.blocks(), boottime)
         elif boottime >= self._next_deadline:
             self._judge_leases(boottime)
+        if boottime >= self._blocks.next_end:
+            self._blocks = Matcher(self._page.blocks(), boottime)
 
     def respond_to_all(
         self, requests: Sequence[bytes], sources: Sequence[bytes], transport: Transport
     ) -> list[bytes | None]:
         """One response or None for each request.  Raises nothing, whatever the octets."""
+        if self._blocks and any(map(self._blocks.blocks, sources)):
+            return self._respond_to_unblocked(requests, sources, transport)
         try:
             responses = list(map(self._respond, requests, sources, repeat(transport), repeat(self._now)))
         except Exception:
@@ -93,6 +100,19 @@ class Serving:
         if None in responses:
             reason = "silenced" if self._page.silenced else "silent"
             self._counters.count_dropped(reason, responses.count(None))
+        return responses
+
+    def _respond_to_unblocked(
+        self, requests: Sequence[bytes], sources: Sequence[bytes], transport: Transport
+    ) -> list[bytes | None]:
+        """`respond_to_all` where some of *sources* are blocked: they get nothing."""
+        good = [number for number, source in enumerate(sources) if not self._blocks.blocks(source)]
+        self._counters.count_dropped("blocked", len(sources) - len(good))
+        responses: list[bytes | None] = [None] * len(requests)
+        if good:
+            answers = self.respond_to_all([requests[n] for n in good], [sources[n] for n in good], transport)
+            for number, answer in zip(good, answers, strict=True):
+                responses[number] = answer
         return responses
 
     def _respond_guarded(self, octets: bytes, source: bytes, transport: Transport) -> bytes | None:

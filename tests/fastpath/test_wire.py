@@ -183,3 +183,23 @@ def test_the_kernel_follows_a_new_zone_after_the_workers(tc_site: Site) -> None:
 
     assert "2026112102" in printed
     assert tc_site.status()["serials"][0] == 2026112102
+
+
+def test_a_blocked_prefix_gets_nothing_from_kernel_and_workers_until_its_time_is_over(tc_site: Site) -> None:
+    def rootsrv(*arguments: str) -> str:
+        command = (sys.executable, "-m", "rootsrv", *arguments, "--config", str(tc_site.directory / "rootsrv.toml"))
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=True).stdout
+
+    said = rootsrv("block", f"{CLIENT[4]}/32", "--for", "1h", "--reason", "a test")
+    assert f"{CLIENT[4]}/32" in said
+    assert said.split(",")[1] == rootsrv("blocks").split(",")[1]
+    wait_until(lambda: "NXDOMAIN" not in tc_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A", "+time=1"), "blocked")
+    assert "wire.example" not in tc_site.dig(f"@{SERVICE[4]}", "id.server.", "CH", "TXT", "+time=1")
+    wait_until(lambda: "NXDOMAIN" not in tc_site.dig(f"@{SERVICE[4]}", "x.", "A", "+tcp", "+time=1"), "blocked by TCP")
+    assert "NXDOMAIN" in tc_site.dig(f"@{SERVICE[6]}", "nosuchtld.", "A")
+    assert tc_site.status()["counters"]["blocked"]["ipv4"] >= 2
+    assert 'block made prefix=192.0.2.7/32 seconds=3600 reason="a test"' in tc_site.log
+
+    tc_site.ask_serve("block", prefix=f"{CLIENT[4]}/32", seconds=2, reason="a shorter test")
+    wait_until(lambda: "NXDOMAIN" in tc_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A", "+time=1"), "answered again", 20)
+    wait_until(lambda: rootsrv("blocks") == "nothing is blocked\n", "forgotten", 10)
