@@ -1,6 +1,7 @@
 """The operator's commands to the fast path: `rootsrv fastpath status | attach | detach`."""
 
 import argparse
+import base64
 import json
 import socket
 import sys
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for verb, text in (
         ("status", "where the kernel answers, from what, how much"),
         ("attach", "attach (again)"),
+        ("tap", "write a capture of the samples that the tap took since last asked (fastpath.tap_every)"),
         ("detach", "take the program off; the workers go on"),
     ):
         each = verbs.add_parser(verb, help=text)
@@ -33,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         each.add_argument("--json", action="store_true", help="print as JSON")
         if verb == "attach":
             each.add_argument("--replace", action="store_true", help="in the place of a program that is there already")
+        if verb == "tap":
+            each.add_argument("--write", type=Path, required=True, metavar="PCAP", help="the capture file to write")
         if verb == "detach":
             each.add_argument("--reason", default="by order", help="what the log and status will say")
 
@@ -50,7 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
     except NoAnswer as error:
         print(f"rootsrv: serve cannot be asked: {error}", file=sys.stderr)
         return 1
-    if arguments.json:
+    if arguments.verb == "tap":
+        arguments.write.write_bytes(base64.b64decode(status["pcap"]))
+        counters = status["counters"]
+        print(f"{arguments.write}: {counters.get('tapped', 0)} samples in all, {counters.get('tap_lost', 0)} lost")
+    elif arguments.json:
         print(json.dumps(status, indent=2))
     else:
         print(render(status))

@@ -1,10 +1,12 @@
 """What the status socket of *serve* does for the fast path."""
 
+import base64
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rootsrv.fastpath.loader import FastPath
+from rootsrv.fastpath.tap import clocks, to_pcap
 
 Command = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -22,7 +24,12 @@ def commands(fastpath: FastPath) -> dict[str, Command]:
         fastpath.detach(str(request.get("reason") or "by order"))
         return fastpath.status()
 
+    def tap(_: dict[str, Any]) -> dict[str, Any]:
+        pcap = to_pcap(fastpath.samples(), *clocks())
+        return {"pcap": base64.b64encode(pcap).decode(), "counters": fastpath.status().get("counters", {})}
+
     return {
+        "fastpath-tap": tap,
         "fastpath-status": lambda _: fastpath.status(),
         "fastpath-probe": lambda _: dict(fastpath.probe()),
         "fastpath-attach": attach,

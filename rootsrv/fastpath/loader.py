@@ -42,6 +42,7 @@ from rootsrv.fastpath.attachment import (
 from rootsrv.fastpath.program import FastPathUnavailable, Program, TableUnfit
 from rootsrv.fastpath.self_test import SelfTest, run_self_test
 from rootsrv.fastpath.shared import Reason
+from rootsrv.fastpath.tap import Sample, Tap
 from rootsrv.page import Page
 
 FOLLOW_SECONDS = 0.01
@@ -105,6 +106,7 @@ class FastPath:
         self._refresh_at = 0.0
         self._slot = KernelSlot(page)
         self._block_changes = 0
+        self._tap: Tap | None = None
         self._registers_at = 0.0
         self._detached_by_order = ""
         self._changing = threading.RLock()
@@ -145,6 +147,9 @@ class FastPath:
         with self._changing:
             self._suspend()
             self._detach_all("stopped")
+            if self._tap is not None:
+                self._tap.close()
+                self._tap = None
             if self.program is not None:
                 self._registers_at = 0.0
                 self._publish(time.time())
@@ -392,6 +397,8 @@ class FastPath:
         program = self.program
         if program is None or not self._attachments or self._slots.get(self._active) is None:
             return {"state": "off", "detail": self._unavailable or "not attached"}
+        if self._page.silenced or self._page.active != self._active:
+            return {"state": "off", "detail": "passes everything: silenced, or the workers are switching"}
         try:
             with self._changing:
                 outcome = self._test(program, self._active, self._open_table(self._active))
@@ -418,6 +425,14 @@ class FastPath:
                     self._attach(self.program, name, replace=replace)
             self._refresh_at = 0.0
             self._renew(time.monotonic(), at_once=True)
+
+    def samples(self) -> list[Sample]:
+        """What the tap took since the last call; empty while it is off (`fastpath.tap_every`)."""
+        if self.program is None or not self._config.tap_every:
+            return []
+        if self._tap is None:
+            self._tap = Tap(self.program.tap)
+        return self._tap.read()
 
     def status(self) -> dict[str, Any]:
         """All that is to be told, for `rootsrv fastpath status`."""
