@@ -1,0 +1,114 @@
+"""NSD and Knot as secondaries of ours: what they transfer is what we gave."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dns.exception
+import dns.message
+import dns.query
+
+from tests.needs import require_tool
+from tests.peers.daemon import running
+from tests.secondary.primaries import KEY_NAME, SECRET
+
+
+@dataclass
+class Secondary:
+    """A running secondary."""
+
+    port: int
+
+    def serial(self) -> int | None:
+        """The serial that it answers."""
+        with contextlib.suppress(OSError, dns.exception.DNSException):
+            answer = dns.query.udp(dns.message.make_query(".", "SOA"), "127.0.0.1", port=self.port, timeout=1).answer
+            if answer:
+                return int(answer[0][0].serial)
+        return None
+
+
+@contextlib.contextmanager
+def secondary(kind: str, port: int, primary_port: int, directory: Path) -> Iterator[Secondary]:
+    """Run *kind* at *port* as secondary of 127.0.0.1 at *primary_port*."""
+    directory.mkdir()
+    made = Secondary(port)
+    command = _nsd(directory, port, primary_port) if kind == "NSD" else _knot(directory, port, primary_port)
+    with running(kind, command, directory / f"{kind}.log", lambda: made.serial() is not None):
+        yield made
+
+
+def _nsd(directory: Path, port: int, primary_port: int) -> list[str]:
+    (directory / "nsd.conf").write_text(
+        f"""
+server:
+    ip-address: 127.0.0.1
+    port: {port}
+    server-count: 1
+    username: ""
+    chroot: ""
+    zonesdir: "{directory}"
+    database: ""
+    pidfile: "{directory}/nsd.pid"
+    xfrdfile: "{directory}/xfrd.state"
+    xfrdir: "{directory}"
+    zonelistfile: "{directory}/zone.list"
+    cookie-secret-file: "{directory}/cookie.secrets"
+    xfrd-reload-timeout: 0
+remote-control:
+    control-enable: no
+key:
+    name: "{KEY_NAME}"
+    algorithm: hmac-sha256
+    secret: "{SECRET}"
+zone:
+    name: "."
+    zonefile: "root.zone"
+    request-xfr: 127.0.0.1@{primary_port} {KEY_NAME}
+    allow-notify: 127.0.0.1 {KEY_NAME}
+"""
+    )
+    return [require_tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
+
+
+def _knot(directory: Path, port: int, primary_port: int) -> list[str]:
+    (directory / "knot").mkdir()
+    (directory / "knot.conf").write_text(
+        f"""
+server:
+    rundir: {directory}
+    listen: 127.0.0.1@{port}
+    udp-workers: 1
+    tcp-workers: 1
+    background-workers: 1
+control:
+    listen: {directory}/knot.sock
+database:
+    storage: {directory}/knot
+log:
+  - target: stderr
+    any: info
+key:
+  - id: {KEY_NAME}
+    algorithm: hmac-sha256
+    secret: {SECRET}
+remote:
+  - id: primary
+    address: 127.0.0.1@{primary_port}
+    key: {KEY_NAME}
+acl:
+  - id: notify
+    address: 127.0.0.1
+    action: notify
+    key: {KEY_NAME}
+zone:
+  - domain: .
+    storage: {directory}
+    file: root.zone
+    master: primary
+    acl: notify
+    semantic-checks: off
+"""
+    )
+    return [require_tool("knotd"), "-c", str(directory / "knot.conf")]
