@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rootsrv import __version__, blocks_command, clock, config, config_text, log, table_file, zone_file
 from rootsrv.anycast import command as route
+from rootsrv.doctor import command as doctor
 from rootsrv.fastpath import command as fastpath
 from rootsrv.secondary import operator
 
@@ -83,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
     kernel = commands.add_parser("fastpath", help="the kernel fast path: where it answers, and how much")
     fastpath.add_arguments(kernel)
     kernel.set_defaults(command=fastpath.run)
+
+    doctor.add_arguments(commands.add_parser("doctor", help="is this host fit for it, and if not, what to mend"))
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")

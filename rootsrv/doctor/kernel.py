@@ -1,0 +1,126 @@
+"""The kernel fast path: program, interfaces, drivers, offloads."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from rootsrv.config import Config
+from rootsrv.doctor.finding import Finding, bad, good, remark
+from rootsrv.fastpath import command
+from rootsrv.fastpath.attachment import CannotAttach, FoundInterface, find_interface
+from rootsrv.fastpath.program import FastPathUnavailable, Program
+
+LARGEST_XDP_MTU = 3_400
+"""One page (4,096) less headroom (256), skb_shared_info (320) and Ethernet with two tags.
+
+Above it drivers refuse XDP in one buffer."""
+
+# Native XDP that sends replies out of the interface they came in by: drivers that are known to do it.
+_GOOD_DRIVERS = {
+    "bnxt_en", "ena", "gve", "i40e", "iavf", "ice", "igb", "igc", "ixgbe", "mlx4_en", "mlx5_core", "nfp", "qede", "sfc",
+}  # fmt: skip
+
+_JIT = Path("/proc/sys/net/core/bpf_jit_enable")
+
+
+def checks(config: Config) -> Iterator[Finding]:
+    """All of them; one remark where the fast path is off."""
+    if config.fastpath.mode == "off" or not config.fastpath.interfaces:
+        yield remark(
+            "fast path", "is off: the workers answer everything",
+            'name the service interface in fastpath.interfaces, mode = "auto", if it is to answer from the kernel',
+        )  # fmt: skip
+        return
+    required = config.fastpath.mode != "auto"
+    yield _program(required=required)
+    if _JIT.exists() and _JIT.read_text().strip() == "0":
+        yield remark(
+            "BPF", "programs are interpreted", "sysctl net.core.bpf_jit_enable=1 (deploy/network/60-rootsrv.conf)"
+        )
+    for name in config.fastpath.interfaces:
+        try:
+            interface = find_interface(name)
+        except CannotAttach as error:
+            yield bad(f"fast path on {name}", str(error), "ip link; mend fastpath.interfaces")
+            continue
+        yield from _interface(interface, config.fastpath.mode)
+    yield from _attached(config)
+
+
+def _program(*, required: bool) -> Finding:
+    tell = bad if required else remark
+    try:
+        Program.load().close()
+    except FastPathUnavailable as error:
+        reason = str(error)
+        if "not permitted" in reason:
+            remedy = "run this as root; the units give serve CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        elif "not built" in reason:
+            remedy = "install the wheel, which carries it, or: apt install clang libbpf-dev; make bpf"
+        elif "libbpf" in reason:
+            remedy = "apt install libbpf1"
+        else:
+            remedy = "Linux 5.15 or newer is needed; until then the workers answer"
+        return tell("BPF program", reason, remedy)
+    return good("BPF program", "the kernel accepts it")
+
+
+def _interface(interface: FoundInterface, mode: str) -> Iterator[Finding]:
+    about = f"fast path on {interface.name}"
+    driver = interface.driver or interface.kind or "no driver"
+    reasons = []
+    if why := interface.why_no_xdp():
+        reasons.append((why, "a driver with native XDP"))
+    if interface.kernel.mtu > LARGEST_XDP_MTU:
+        reasons.append(
+            (f"MTU {interface.kernel.mtu}: no room for XDP in one buffer", f"ip link set {interface.name} mtu 1500")
+        )
+    if interface.driver == "virtio_net":
+        # Replies need a send queue per core; the host decides how many there are.
+        reasons.append(
+            ("virtio_net has XDP only with twice as many queues as cores, and without LRO",
+             f"ethtool -L {interface.name} combined N; ethtool -K {interface.name} lro off, or leave it to tc")
+        )  # fmt: skip
+    elif not reasons and interface.driver not in _GOOD_DRIVERS:
+        reasons.append((f"{driver} is not known to send replies from XDP", "try it: rootsrv fastpath status"))
+    features = _offloads(interface.name)
+    if features.get("large-receive-offload", "").startswith("on"):
+        reasons.append(("LRO is on, with which drivers refuse XDP", f"ethtool -K {interface.name} lro off"))
+    if reasons:
+        found = "; ".join(reason for reason, _ in reasons)
+        tell = bad if mode == "xdp" else remark
+        yield tell(about, f"{driver}: {found}" + ("" if mode == "xdp" else "; tc is used where XDP cannot be"),
+                   "; ".join(remedy for _, remedy in reasons))  # fmt: skip
+    else:
+        yield good(about, f"{driver}, MTU {interface.kernel.mtu}")
+
+
+def _offloads(name: str) -> dict[str, str]:
+    """Features of an interface by name, on or off; nothing where ethtool is missing."""
+    ethtool = shutil.which("ethtool", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if ethtool is None:
+        return {}
+    done = subprocess.run([ethtool, "-k", name], capture_output=True, text=True, check=False)
+    lines = (line.partition(":") for line in done.stdout.splitlines()[1:])
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _attached(config: Config) -> Iterator[Finding]:
+    """What the role that runs says; nothing when none does."""
+    try:
+        status = command.ask(config, {"command": "fastpath-status"})
+    except command.NoAnswer:
+        return
+    passes = status.get("counters", {}).get("passes", {})
+    for each in status["interfaces"]:
+        about = f"attachment to {each['name']}"
+        if each["hook"] == "off":
+            yield bad(about, each["why"] or status["unavailable"] or "is off", "rootsrv fastpath attach")
+        elif passes.get("no_tailroom", 0) > 100:
+            yield remark(
+                about, f"{each['hook']}: {passes['no_tailroom']:,} replies found no room to grow in",
+                f'set fastpath.mode = "tc", or a smaller MTU on {each["name"]}',
+            )  # fmt: skip
+        else:
+            yield good(about, each["hook"])
