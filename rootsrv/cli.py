@@ -16,6 +16,7 @@ from rootsrv.anycast import command as route
 from rootsrv.doctor import command as doctor
 from rootsrv.fastpath import command as fastpath
 from rootsrv.secondary import operator
+from rootsrv.telemetry import command as report_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,6 +87,9 @@ def parser() -> argparse.ArgumentParser:
     kernel.set_defaults(command=fastpath.run)
 
     doctor.add_arguments(commands.add_parser("doctor", help="is this host fit for it, and if not, what to mend"))
+
+    statistics = commands.add_parser("rssac002", help="statistics of a day (RSSAC002v5)")
+    report_command.add_arguments(statistics.add_subparsers(required=True, metavar="COMMAND"))
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")

@@ -68,7 +68,7 @@ class ServiceConfig:
         if not self.addresses:
             raise ConfigError("service.addresses: at least one address is needed")
         _check_range("service.port", self.port, 1, 65535)
-        _check_range("service.workers", self.workers, 0, 512)
+        _check_range("service.workers", self.workers, 0, 63)  # slots of the shared page, without the kernel's
         _check_range("service.max_udp_response_octets", self.max_udp_response_octets, 512, 4096)
         _check_range("service.tcp_max_connections", self.tcp_max_connections, 1, 1_000_000)
         _check_range("service.tcp_max_connections_per_client", self.tcp_max_connections_per_client, 1, 1_000_000)

@@ -40,6 +40,9 @@ WORKER_SLOTS = 64
 KERNEL_SLOT = WORKER_SLOTS - 1
 """The slot in which the owner of the kernel fast path counts what the kernel answered; it is no worker's."""
 
+KERNEL_SLOT = WORKER_SLOTS - 1
+"""The slot that holds what the kernel answered: the owner of the fast path writes it (fastpath/accounting.py)."""
+
 # Words of the head.
 _MAGIC, _VERSION, _STAGED, _ACTIVE, _SILENCED, _BOOT, _WORKERS, _REPLACED, _ZONE_DEADLINES = 0, 1, 2, 3, 4, 5, 7, 8, 16
 _BLOCK_COUNT, _BLOCK_CHANGES = 9, 10

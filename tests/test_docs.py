@@ -48,7 +48,9 @@ def test_every_rootsrv_command_that_a_document_names_is_accepted(
     document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = re.findall(
-        r"(?:`|^    (?:\$ |# |sudo )?)rootsrv ((?:[a-z][a-z-]*)(?: [a-z][a-z-]*)*)", text_of(document), re.MULTILINE
+        r"(?:`|^    (?:\$ |# |sudo )?)rootsrv ((?:[a-z][a-z0-9-]*)(?: [a-z][a-z0-9-]*)*)",
+        text_of(document),
+        re.MULTILINE,
     )
     for command in sorted(set(named)):
         with pytest.raises(SystemExit) as ended:

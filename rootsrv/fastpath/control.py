@@ -28,7 +28,12 @@ def commands(fastpath: FastPath) -> dict[str, Command]:
         pcap = to_pcap(fastpath.samples(), *clocks())
         return {"pcap": base64.b64encode(pcap).decode(), "counters": fastpath.status().get("counters", {})}
 
+    def count(request: dict[str, Any]) -> dict[str, Any]:
+        fastpath.count()
+        return {}
+
     return {
+        "fastpath-count": count,
         "fastpath-tap": tap,
         "fastpath-status": lambda _: fastpath.status(),
         "fastpath-probe": lambda _: dict(fastpath.probe()),

@@ -127,7 +127,7 @@ class FastPath:
             while not stop.is_set():
                 now = time.monotonic()
                 try:
-                    if now >= next_duty:
+                    if now >= next_duty or self._day_is_over():
                         next_duty = now + DUTY_SECONDS
                         await self._do_duties(now)
                     await self.follow()
@@ -155,6 +155,16 @@ class FastPath:
                 self._publish(time.time())
                 self.program.close()
                 self.program = None
+
+    def _day_is_over(self) -> bool:
+        """Whether the program must be told of another UTC day: statistics end at midnight, not a second later."""
+        return self.program is not None and int(time.time() // 86_400) != self.program.day
+
+    def count(self) -> None:
+        """Show in the page what the program has counted up to now."""
+        if self.program is not None:
+            with contextlib.suppress(OSError):  # it is tried again within a second
+                self._publish(time.time())
 
     async def _do_duties(self, now: float) -> None:
         if self.program is None:

@@ -71,6 +71,8 @@ class Maintainer:
         self.page = page
         self._clocks = clocks
         self.counters: Counter[str] = Counter()
+        self.verify_seconds: float | None = None
+        self.confirm_seconds: float | None = None
         self.state_error = ""
         """Why the state directory could not be written last; empty = it could."""
 
@@ -413,7 +415,8 @@ class Maintainer:
         began = time.monotonic()
         prepared = await in_child(preparation.run, self.store)
         self.state_error = ""
-        took = round(1000 * (time.monotonic() - began))
+        self.verify_seconds = time.monotonic() - began
+        took = round(1000 * self.verify_seconds)
         for each, what, verdict in ((self.root, root, prepared.root), (self.hosts, hosts, prepared.hosts)):
             if each is not None and what is not None and verdict is not None:
                 self._note_verdict(each, what, verdict, took, prepared)
@@ -527,6 +530,7 @@ class Maintainer:
         self.has_hosts = prepared.has_hosts
         for keeper, _, _ in accepted:
             keeper.activated()
+        flipped = time.monotonic()
         self.switchover.flip(generation, self._grant)
         self.ledger.generation, self.ledger.next = generation, None
         self._write_ledger()
@@ -536,7 +540,9 @@ class Maintainer:
             self._journal("zone served", zone=keeper.name, serial=delivery.candidate.serial, generation=generation)
         if self.hosts is not None and self.hosts.waiting is not None and prepared.has_hosts:
             self.hosts.waiting = None
-        if not await self.switchover.confirm(generation):
+        if await self.switchover.confirm(generation):
+            self.confirm_seconds = time.monotonic() - flipped
+        else:
             self.counters["switchovers_failed"] += 1
             self._journal("switchover failed", generation=generation, reason=self.switchover.reason)
         self.store.retire_tables({generation})

@@ -42,6 +42,8 @@ def status(maintainer: Maintainer, requests: Requests, configuration_digest: str
             generation=switchover.generation,
             activate_at=_instant(switchover.activate_at),
             reason=switchover.reason,
+            verify_seconds=maintainer.verify_seconds,
+            confirm_seconds=maintainer.confirm_seconds,
         ),
         zones=[_zone(maintainer, each, boottime) for each in maintainer.keepers.values()],
         workers=[

@@ -115,6 +115,11 @@ class SwitchoverStatus:
     generation: int
     activate_at: str | None
     reason: str
+    verify_seconds: float | None = None
+    """What it took to verify, compile and examine the latest zone, accepted or not."""
+
+    confirm_seconds: float | None = None
+    """From the flip until every worker was seen to answer from the new table."""
 
 
 @dataclass(kw_only=True)

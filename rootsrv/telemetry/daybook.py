@@ -122,6 +122,12 @@ class DayBook:
         if serial not in self.record(day).load_times:
             self._put(day, DayRecord(_date(day), load_times={serial: seconds}))
 
+    def note_served(self, serial: int | None) -> None:
+        """Remember which root zone is served."""
+        if serial != self.served:
+            self.served = serial
+            self._changed = True
+
     def _put(self, day: int, record: DayRecord) -> None:
         known = self._days.get(day)
         if known is None and (known := self._from_file(day)) is None:
@@ -230,6 +236,22 @@ class DayBook:
 def record_path(directory: Path, day: datetime.date) -> Path:
     """Where the record of *day* is kept once it is over."""
     return directory / "days" / f"{day:%Y/%m/%Y%m%d}.json"
+
+
+def find_record(directory: Path, day: datetime.date) -> DayRecord | None:
+    """What the statistics in *directory* have of *day*, over or not; None = nothing.  OSError, RecordDamaged."""
+    try:
+        book = json.loads((directory / "book.json").read_bytes())
+        if (document := book["days"].get(str((day - _EPOCH).days))) is not None:
+            return DayRecord.from_document(document)
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecordDamaged(f"{directory / 'book.json'}: {error}") from error
+    try:
+        return read_record(record_path(directory, day))
+    except FileNotFoundError:
+        return None
 
 
 def read_record(path: Path) -> DayRecord:

@@ -18,7 +18,7 @@ import rootsrv
 from rootsrv import counts
 from rootsrv.config import Config
 from rootsrv.telemetry.rssac002 import DayRecord
-from rootsrv.telemetry.view import ROLES, View
+from rootsrv.telemetry.view import KERNEL, ROLES, View
 from rootsrv.zone.dnssec import UNCOVERED
 
 _PATHS = [tuple(path.split("-")) for path in counts.PATHS]
@@ -63,6 +63,7 @@ class Exposition:
             *self._instance(view),
             *_zones(view),
             *_routes(view),
+            *_fastpath(view),
             *_of_statistics(statistics),
         ]
         families.append(
@@ -144,9 +145,14 @@ class Exposition:
                 "What a person should look at now, as maintain sees it.",
                 len(maintain.texts("alarms")),
             )
-        yield _labelled_counter(
-            "rootsrv_maintain_events", "What maintain did since it started.", "event", maintain.numbers("counters")
-        )
+            for what, help_text in (
+                ("verify", "What it took to verify, compile and examine the latest zone."),
+                ("confirm", "From the latest switchover until every worker was seen to answer from the new table."),
+            ):
+                yield from _maybe(f"rootsrv_switchover_{what}_seconds", help_text, switchover.number(f"{what}_seconds"))
+        done = maintain.numbers("counters")
+        yield _counter("rootsrv_transfer_bytes", "Received in zone transfers.", done.pop("transfer_octets", 0.0))
+        yield _labelled_counter("rootsrv_maintain_events", "What maintain did since it started.", "event", done)
         yield _labelled_counter(
             "rootsrv_security_events", "Failed TSIG, refused transfers, spoofed NOTIFY, refused control.", "event",
             maintain.numbers("security_events"),
@@ -310,6 +316,36 @@ def _routes(view: View) -> Iterator[Metric]:
         state.add_metric([*family, said.text("state")], 1.0)
         changed.add_metric(family, said.number("since_seconds") or 0.0)
     yield from (announced, preferred, confirmed, withdrawals, state, changed)
+
+
+def _fastpath(view: View) -> Iterator[Metric]:
+    said = view.role(KERNEL)
+    if not (kernel := said.object("counters")):
+        return
+    attached = GaugeMetricFamily(
+        "rootsrv_fastpath_attached", "Whether the kernel answers on the interface.", labels=["interface", "hook"]
+    )
+    for interface in said.objects("interfaces"):
+        hook = interface.text("hook")
+        attached.add_metric([interface.text("name"), hook], float(hook != "off"))
+    yield attached
+    yield _gauge(
+        "rootsrv_fastpath_current",
+        "Whether it answers from the active table.",
+        said.number("active") == view.generation,
+    )
+    replies = CounterMetricFamily(
+        "rootsrv_fastpath_responses", "Responses of the kernel; part of all.", labels=["family"]
+    )
+    for family in ("ipv4", "ipv6"):
+        replies.add_metric([family], sum(kernel.object("replies").numbers(family).values()))
+    yield replies
+    yield _labelled_counter(
+        "rootsrv_fastpath_passed_packets", "Left to the workers.", "reason", kernel.numbers("passes")
+    )
+    yield _gauge(
+        "rootsrv_fastpath_memory_bytes", "Maps and programs in the kernel.", said.number("memory_octets") or 0.0
+    )
 
 
 def _of_statistics(statistics: Statistics) -> Iterator[Metric]:

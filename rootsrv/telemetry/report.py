@@ -6,15 +6,19 @@
 
 import asyncio
 import hashlib
+import socket
 import time
 from pathlib import Path
 
 from rootsrv import log, notification
 from rootsrv.config import Config
 from rootsrv.telemetry.daybook import DayBook
+from rootsrv.telemetry.history import Events, History
 from rootsrv.telemetry.http_server import CannotListen, HttpServer, Request, Response
+from rootsrv.telemetry.load_times import LoadTimes
 from rootsrv.telemetry.prometheus import Exposition, Statistics
 from rootsrv.telemetry.rssac002 import DayRecord
+from rootsrv.telemetry.status_page import PAGE_HEADERS, Content, render
 from rootsrv.telemetry.view import Viewer
 
 LOOK_SECONDS = 1.0
@@ -37,8 +41,11 @@ class Report:
         )
         self._book = DayBook(Path(config.report.statistics_directory), config.report.service)
         self._exposition = Exposition(config, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
-        self._server = HttpServer({"/metrics": self._metrics})
+        self._server = HttpServer({"/": self._status_page, "/metrics": self._metrics})
+        self._load_times = LoadTimes(self._book.served)
         self._sources: dict[str, int] = {}
+        self._history = History()
+        self._events = Events(state / "journal.jsonl")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until *stop* is set; then the book is written."""
@@ -83,6 +90,10 @@ class Report:
         while True:
             due = time.monotonic() >= written + WRITE_SECONDS
             self._look(with_sources=due)
+            self._hear_of_root()
+            view = self._viewer.view()
+            self._history.note(view.now, view.words)
+            self._events.note(view)
             notification.alive()
             notification.ready("statistics are kept")
             if due:
@@ -99,11 +110,30 @@ class Report:
             self._book.look_at_sources(page)
             self._sources = self._today().unique_sources()
 
+    def _hear_of_root(self) -> None:
+        """Note the load time of a root zone that has gone into service."""
+        for zone in self._viewer.role("maintain").objects("zones"):
+            if zone.text("name") == ".":
+                loaded = self._load_times.hear(zone, time.time())
+                if loaded is not None:
+                    self._book.note_load_time(loaded.serial, loaded.known_at, loaded.seconds)
+                    log.event("root zone loaded", serial=loaded.serial, seconds=round(loaded.seconds, 1))
+                self._book.note_served(self._load_times.served)
+
     def _today(self) -> DayRecord:
         return self._book.record(int(time.time() // _DAY_SECONDS))
 
     async def _metrics(self, request: Request) -> Response:
-        self._look(with_sources=False)
-        statistics = Statistics(self._today(), self._sources, self._book.error)
+        statistics = await self._statistics()
         body, content_type = self._exposition.text(self._viewer.view(), statistics, request.headers.get("accept", ""))
         return Response(body, content_type)
+
+    async def _status_page(self, request: Request) -> Response:
+        content = Content(await self._statistics(), self._viewer.view(), self._history.rates(), self._events.latest(20))
+        page = render(content, self._config, self._config.identity.nsid or socket.gethostname())
+        return Response(page.encode(), "text/html; charset=utf-8", headers=PAGE_HEADERS)
+
+    async def _statistics(self) -> Statistics:
+        await self._viewer.count_kernel()
+        self._look(with_sources=False)
+        return Statistics(self._today(), self._sources, self._book.error)

@@ -4,6 +4,7 @@ Whatever is absent – a role that does not answer, a key that an older or newer
 """
 
 import asyncio
+import contextlib
 import math
 import os
 import time
@@ -20,6 +21,12 @@ from rootsrv.telemetry.host import Process, Sockets, processes, read_sockets
 from rootsrv.zone import name as names
 
 ROLES = ("serve", "maintain", "advertise")
+KERNEL = "fastpath"
+"""Asked over the socket of serve, which owns it."""
+
+COUNT_KERNEL_SECONDS = 0.02
+"""How long a scrape waits for the kernel's counters."""
+
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 """After so long without a word from a role it counts as gone; until then what it said last stands."""
@@ -154,15 +161,29 @@ class Viewer:
 
     async def refresh(self) -> None:
         """Ask the roles and the host once."""
-        await asyncio.gather(*(self._ask(role) for role in ROLES))
+        await asyncio.gather(
+            *(self._ask(role, self._runtime / f"{role}.sock", "status") for role in ROLES),
+            self._ask(KERNEL, self._runtime / "serve.sock", "fastpath-status"),
+        )
         self._sockets = read_sockets(*self._service)
 
-    async def _ask(self, role: str) -> None:
+    async def _ask(self, who: str, path: Path, command: str) -> None:
         try:
-            said = await ask(self._runtime / f"{role}.sock", {"command": "status"})
+            said = await ask(path, {"command": command})
         except NoAnswer:
             return
-        self._heard[role] = (time.monotonic(), Said(said))
+        self._heard[who] = (time.monotonic(), Said(said))
+
+    async def count_kernel(self) -> None:
+        """Have what the kernel has answered up to now put into the page; else it is at most a second old."""
+        if self.role(KERNEL).object("counters"):
+            with contextlib.suppress(NoAnswer):
+                await ask(self._runtime / "serve.sock", {"command": "fastpath-count"}, timeout=COUNT_KERNEL_SECONDS)
+
+    def role(self, who: str) -> Said:
+        """What a role, or the kernel's owner, said lately; an empty object if it does not answer."""
+        at, said = self._heard.get(who, (0.0, Said()))
+        return said if at > time.monotonic() - PATIENCE_SECONDS else Said()
 
     def view(self) -> View:
         """What is known now: counters as of this moment, the rest at most a second old."""
@@ -170,7 +191,9 @@ class Viewer:
         recent = time.monotonic() - PATIENCE_SECONDS
         roles = {role: said for role, (at, said) in self._heard.items() if at > recent}
         page = self.page()
-        pids = {role: int(said.number("pid") or 0) for role, said in roles.items()} | {"report": os.getpid()}
+        pids = {role: int(said.number("pid") or 0) for role, said in roles.items() if role != KERNEL} | {
+            "report": os.getpid()
+        }
         if page is None:
             return View(now, roles=roles, processes=processes(pids, ()), sockets=self._sockets)
         boottime = clock.boottime_ns()

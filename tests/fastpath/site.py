@@ -84,7 +84,7 @@ class Site:
             page.active
             and workers
             and all(each.pid and each.active == page.active for each in workers)
-            and status["active"] == page.active
+            and (status["mode"] == "off" or status["active"] == page.active)
         )
 
     def dig(self, *arguments: str, tool: str = "dig") -> str:
@@ -96,6 +96,23 @@ class Site:
         """The process that owns the attachment."""
         pid: int = self.ask_serve("status")["pid"]
         return pid
+
+
+def _start(server: Host, directory: Path, launcher: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+    with (directory / "log").open("ab") as log:
+        return subprocess.Popen(
+            [*server.prefix, *launcher, sys.executable, "-m", "rootsrv", "run", "--config", directory / "rootsrv.toml"],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def start_server(made: "Site") -> None:
+    """Start the server of *made* again, once it has ended; does not wait until it is ready."""
+    made.process = _start(made.server, made.directory)
 
 
 @contextlib.contextmanager
@@ -143,36 +160,19 @@ interfaces = ["{WIRE}"]
 {fastpath}
 """
         )
-        with (directory / "log").open("ab") as log:
-            process = subprocess.Popen(
-                (
-                    *server.prefix,
-                    *launcher,
-                    sys.executable,
-                    "-m",
-                    "rootsrv",
-                    "run",
-                    "--config",
-                    str(directory / "rootsrv.toml"),
-                ),
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        process = _start(server, directory, launcher)
         made_site = Site(made, server, client, directory, process, files)
         try:
-            wait_until(lambda: made_site.is_ready() or process.poll() is not None, "ready", START_SECONDS)
-            assert process.poll() is None, made_site.log
+            wait_until(lambda: made_site.is_ready() or made_site.process.poll() is not None, "ready", START_SECONDS)
+            assert made_site.process.poll() is None, made_site.log
             yield made_site
         finally:
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                process.terminate()
-                process.wait(20)
+                made_site.process.terminate()
+                made_site.process.wait(20)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                os.killpg(made_site.process.pid, signal.SIGKILL)
+            made_site.process.wait()
 
 
 # ── raw frames at the client's end ──

@@ -78,7 +78,7 @@ def samples(text: str) -> dict[str, float]:
     """The samples of a scrape."""
     found = {}
     for line in text.splitlines():
-        if not line.startswith("#"):
+        if line and not line.startswith("#"):
             name, _, value = line.rpartition(" ")
             found[name] = float(value)
     return found

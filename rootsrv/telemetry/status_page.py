@@ -1,0 +1,342 @@
+"""The status page: one HTML document, made on the server, whole without JavaScript."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import rootsrv
+from rootsrv import counts
+from rootsrv.config import Config
+from rootsrv.telemetry.history import SERIES, Event, Rates
+from rootsrv.telemetry.prometheus import RCODES, Statistics
+from rootsrv.telemetry.view import Said, ServedZone, View
+from rootsrv.zone import instant
+
+STALE_SECONDS = 3900.0
+"""As anycast.stale_soft_seconds, where that is not configured: RSSAC047v2 §5.4 looks for 65 minutes."""
+
+_REFRESH_SECONDS = 10
+_EVENTS_SHOWN = 12
+_WIDTH, _HEIGHT = 360, 90
+
+_STYLE = """
+:root{color-scheme:light dark;--text:#1b1f24;--dim:#5b636d;--line:#d5dae0;--back:#f6f7f9;--card:#fff;--good:#17803d;
+--bad:#c62828;--c0:#2563a8;--c1:#d08700;--c2:#a33b8f;--c3:#4b8f5b}
+@media(prefers-color-scheme:dark){:root{--text:#e6e8eb;--dim:#9aa3ad;--line:#333a42;--back:#14171a;--card:#1d2125;
+--good:#5fcf85;--bad:#ff7b72;--c0:#6cb0f5;--c1:#f0b429;--c2:#e58ad4;--c3:#86d19a}}
+*{box-sizing:border-box}
+body{margin:0;padding:1rem;background:var(--back);color:var(--text);font:15px/1.45 system-ui,sans-serif}
+main{max-width:64rem;margin:auto;display:grid;gap:1rem;
+grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr))}
+header,section,footer{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.9rem 1rem;
+min-width:0}
+header,footer,.wide{grid-column:1/-1}
+h1{font-size:1.25rem;margin:0}h2{font-size:.85rem;margin:0 0 .6rem;color:var(--dim);font-weight:600;
+text-transform:uppercase;letter-spacing:.04em}
+p{margin:.3rem 0}.dim{color:var(--dim)}.good{color:var(--good)}.bad{color:var(--bad)}
+.big{font-size:1.15rem;font-weight:600}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+td,th{text-align:left;padding:.2rem .6rem .2rem 0;vertical-align:top;border-top:1px solid var(--line);
+overflow-wrap:anywhere}
+tr:first-child>*{border-top:0}th{font-weight:400;color:var(--dim);overflow-wrap:normal}
+ul{margin:0;padding-left:1.1rem}li{overflow-wrap:anywhere}svg{display:block;width:100%;height:auto}
+text{fill:var(--dim);font-size:12px}.axis{stroke:var(--line)}
+.s0{fill:var(--c0)}.s1{fill:var(--c1)}.s2{fill:var(--c2)}.s3{fill:var(--c3)}
+.key span::before{content:"■ "}.k0::before{color:var(--c0)}.k1::before{color:var(--c1)}.k2::before{color:var(--c2)}
+.k3::before{color:var(--c3)}.key span{margin-right:.8rem;white-space:nowrap}
+"""
+
+_SCRIPT = f"""
+setInterval(async () => {{
+  const note = document.getElementById("late");
+  try {{
+    const answer = await fetch("/", {{cache: "no-store"}});
+    if (!answer.ok) throw 0;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    document.querySelector("main").replaceWith(page.querySelector("main"));
+    document.title = page.title;
+  }} catch {{ if (note) note.hidden = false; }}
+}}, {_REFRESH_SECONDS * 1000});
+"""
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+_POLICY = (
+    f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+PAGE_HEADERS = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
+"""Its own style and script, and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What the page shows."""
+
+    statistics: Statistics
+    view: View
+    rates: Sequence[Rates]
+    events: Sequence[Event]
+
+
+def render(content: Content, config: Config, name: str) -> str:
+    """The page of the instance called *name*."""
+    view = content.view
+    wrong = list(problems(content, config))
+    verdict = "well" if not wrong else f"{len(wrong)} to look at"
+    told = view.role("maintain").objects("zones") or [_bare_zone(each) for each in view.zones]
+    zones = [_zone(each) for each in told]
+    parts = [
+        _header(view, config, name, wrong),
+        _announcement(view, config),
+        *zones[:1],
+        _section("Queries per second, last hour", _queries_chart(content.rates)),
+        _section("Responses per second by rcode, last hour", _rcodes_chart(content.rates)),
+        *zones[1:],
+        _today(content.statistics),
+        _processes(view),
+        _events(content.events),
+        _footer(config),
+    ]
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)}: {verdict}</title>"
+        f'<noscript><meta http-equiv="refresh" content="{3 * _REFRESH_SECONDS}"></noscript>'
+        f"<style>{_STYLE}</style></head><body><main>{''.join(parts)}</main><script>{_SCRIPT}</script></body></html>\n"
+    )
+
+
+def problems(content: Content, config: Config) -> Iterator[str]:
+    """What a person should look at, worst first."""
+    view = content.view
+    maintain, advertise = view.role("maintain"), view.role("advertise")
+    if view.silenced:
+        yield "This instance has ceased to answer: a switchover failed."
+    if not view.generation:
+        yield "No zone is in service."
+    for zone in view.zones:
+        if zone.lease_seconds <= 0:
+            yield f"Zone {zone.name} may not be served any more: it is answered SERVFAIL."
+    for role in ("serve", "maintain", *(["advertise"] if config.anycast is not None else [])):
+        if role not in view.roles:
+            yield f"The role {role} does not answer."
+    for family in advertise.objects("families"):
+        name = f"IPv{family.text('ip_version')}"
+        if not family.truth("announced"):
+            yield f"{name} is not announced: {family.text('reason') or family.text('state')}."
+        elif family.text("route") != "up":
+            yield f"{name} is announced {family.text('route')}: {family.text('reason')}."
+        yield from (f"{name}: {alarm}" for alarm in family.texts("alarms"))
+    stale = config.anycast.stale_soft_seconds if config.anycast is not None else STALE_SECONDS
+    for said in maintain.objects("zones"):
+        if (age := said.number("known_age_seconds")) is not None and age > stale:
+            yield f"Zone {said.text('name')} is stale: a newer serial has been known for {span(age)}."
+        if held := said.objects("held"):
+            serials = ", ".join(each.text("serial") for each in held)
+            yield f"Zone {said.text('name')}: serial {serials} is held and waits for a decision."
+    yield from maintain.texts("alarms")
+    late = [worker for worker in view.workers if not worker.pid or worker.active != view.generation]
+    if late and view.generation:
+        yield f"{len(late)} of {len(view.workers)} workers do not answer from the active table."
+    if content.statistics.error:
+        yield f"Statistics cannot be written: {content.statistics.error}."
+
+
+# ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _section(title: str, body: str, kind: str = "") -> str:
+    return f"<section{f' class={kind}' if kind else ''}><h2>{escape(title)}</h2>{body}</section>"
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> str:
+    """A table of names and values; values are HTML already."""
+    return "<table>" + "".join(f"<tr><th>{escape(name)}</th><td>{value}</td></tr>" for name, value in rows) + "</table>"
+
+
+def _mark(good: bool, text: str) -> str:
+    """*text* with a sign that does not rest on colour alone."""
+    return f'<span class="{"good" if good else "bad"}">{"✓" if good else "✗"} {escape(text)}</span>'
+
+
+def _header(view: View, config: Config, name: str, wrong: Sequence[str]) -> str:
+    verdict = _mark(not wrong, "All is well." if not wrong else "Somebody should look:")
+    listed = "".join(f"<li>{escape(each)}</li>" for each in wrong)
+    return (
+        f"<header><h1>{escape(name)}</h1>"
+        f'<p class="dim">{escape(config.report.service)} · {", ".join(map(escape, config.service.addresses))} · '
+        f"as of <time>{escape(instant.to_text(view.now))}</time></p>"
+        f'<p class="big">{verdict}</p>{f"<ul>{listed}</ul>" if listed else ""}'
+        '<p id="late" class="bad" hidden>This page is not being refreshed: the server does not answer.</p></header>'
+    )
+
+
+def _announcement(view: View, config: Config) -> str:
+    rows = []
+    for family in view.role("advertise").objects("families"):
+        announced = bool(family.truth("announced"))
+        state = f"{family.text('state')} for {span(family.number('since_seconds'))}"
+        shown = _mark(announced and family.text("route") == "up", f"{family.text('route')} ({state})")
+        confirmed = "" if family.truth("confirmed") else ", not confirmed by the routing daemon"
+        reason = f"<br><span class=dim>{escape(family.text('reason') + confirmed)}</span>"
+        rows.append((family.text("prefix") or f"IPv{family.text('ip_version')}", shown + reason))
+    if not rows:
+        reason = "nothing is announced from here" if config.anycast is None else "the role advertise does not answer"
+        rows.append(("route", f'<span class="{"dim" if config.anycast is None else "bad"}">{reason}</span>'))
+    maintain = view.role("maintain")
+    if clock := maintain.text("clock"):
+        rows.append(("clock", _mark(clock == "synchronised", clock)))
+    if maintain:
+        turn = maintain.object("switchover")
+        at = f", set for {turn.text('activate_at')}" if turn.text("activate_at") else ""
+        reason = f" ({turn.text('reason')})" if turn.text("reason") else ""
+        text = f"{turn.text('state')}{at}{reason}"
+        rows.append(("switchover", _mark(turn.text("state") not in ("void", "failed"), text)))
+    return _section("Is it announced?", _rows(rows))
+
+
+def _bare_zone(zone: ServedZone) -> Said:
+    """What the shared page alone tells of a zone, as maintain would say it."""
+    return Said({"name": zone.name, "served": zone.serial, "lease_seconds": zone.lease_seconds})
+
+
+def _zone(zone: Said) -> str:
+    behind = zone.number("known_age_seconds")
+    lease = zone.number("lease_seconds")
+    fresh = behind is None and lease is not None and lease > 0
+    text = "fresh" if fresh else "expired" if lease is not None and lease <= 0 else f"behind for {span(behind)}"
+    rows = [("state", _mark(fresh, text))]
+    for stage in ("known", "received", "scheduled", "served"):
+        age = zone.number(f"{stage}_age_seconds") if stage != "known" else None
+        shown = escape(zone.text(stage) or "–")
+        rows.append((stage, f"{shown} <span class=dim>{escape(f'{span(age)} ago') if age is not None else ''}</span>"))
+    rows.append(("confirmed", f"{span(zone.number('confirmed_age_seconds'))} ago"))
+    rows.append(("may be served for", span(lease)))
+    if zone.text("signatures_until"):
+        rows.append(("signed until", escape(zone.text("signatures_until"))))
+    if zone.text("source"):
+        rows.append(("from", escape(zone.text("source"))))
+    for held in zone.objects("held"):
+        why = "; ".join(held.texts("reasons"))
+        rows.append(("held", _mark(False, f"{held.text('serial')}: {why}")))
+    if zone.text("last_rejection"):
+        rows.append(("last rejection", _mark(False, zone.text("last_rejection"))))
+    rows += [("suspicious", escape(alarm)) for alarm in zone.texts("alarms")]
+    for primary in zone.objects("primaries"):
+        answers = primary.truth("reachable")
+        told = f"{primary.text('name')}: {primary.text('serial') or 'no serial yet'}"
+        trouble = f" {primary.text('last_error')}" if primary.text("last_error") else ""
+        rows.append(("primary", _mark(answers is not False, told + trouble)))
+    return _section(f"Is it fresh? Zone {zone.text('name')}", _rows(rows))
+
+
+def _queries_chart(rates: Sequence[Rates]) -> str:
+    return _chart(list(counts.PATHS), [(each.at, [each.queries[path] for path in counts.PATHS]) for each in rates])
+
+
+def _rcodes_chart(rates: Sequence[Rates]) -> str:
+    return _chart(list(SERIES), [(each.at, [each.responses[name] for name in SERIES]) for each in rates])
+
+
+def _chart(names: Sequence[str], points: Sequence[tuple[float, Sequence[float]]]) -> str:
+    """Areas on top of each other over the last hour."""
+    if not points:
+        return "<p class=dim>The first minute is still being counted.</p>"
+    newest = points[-1][0]
+    points = [each for each in points if each[0] > newest - 3600]
+    top = max(sum(values) for _, values in points) or 1.0
+    shapes = []
+    below = [0.0] * len(points)
+    xs = [_WIDTH * (1 - (newest - at) / 3600) for at, _ in points]
+    # One point alone would be a line without width.
+    left = [max(0.0, xs[0] - _WIDTH / 360), *xs]
+    for number in range(len(names)):
+        above = [base + values[number] for base, (_, values) in zip(below, points, strict=True)]
+        upper = _path(left, [above[0], *above], top)
+        lower = _path(left[::-1], [*below[::-1], below[0]], top)
+        shapes.append(f'<polygon class="s{number}" points="{upper} {lower}"/>')
+        below = above
+    label = f"{', '.join(names)}: {rate(sum(points[-1][1]))} now, at most {rate(top)}"
+    key = " ".join(
+        f'<span class="k{number}">{escape(name)} {rate(points[-1][1][number])}</span>'
+        for number, name in enumerate(names)
+    )
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 18}" role="img" aria-label="{escape(label)}">{"".join(shapes)}'
+        f'<line class="axis" x1="0" x2="{_WIDTH}" y1="{_HEIGHT}" y2="{_HEIGHT}"/>'
+        f'<text x="2" y="12">{rate(top)}</text><text x="2" y="{_HEIGHT + 14}">1 h ago</text>'
+        f'<text x="{_WIDTH - 2}" y="{_HEIGHT + 14}" text-anchor="end">now</text></svg><p class="key">{key}</p>'
+    )
+
+
+def _path(xs: Sequence[float], values: Sequence[float], top: float) -> str:
+    return " ".join(
+        f"{x:.1f},{_HEIGHT - 0.95 * _HEIGHT * value / top:.1f}" for x, value in zip(xs, values, strict=True)
+    )
+
+
+def _today(statistics: Statistics) -> str:
+    record = statistics.today
+    rows = [
+        (key.removeprefix("dns-").replace("-", " "), f"{amount:,}") for key, amount in record.volume.items() if amount
+    ]
+    rows += [
+        (RCODES.get(rcode, f"rcode {rcode}"), f"{amount:,}")
+        for rcode, amount in sorted(record.rcodes.items())
+        if amount
+    ]
+    rows += [(f"load time {serial}", f"{seconds:.0f} s") for serial, seconds in record.load_times.items()]
+    rows += [(key.removeprefix("num-").replace("-", " "), f"≈ {n:,}") for key, n in statistics.sources.items()]
+    return _section(f"RSSAC002, {record.day} so far", _rows(rows) if rows else "<p class=dim>Nothing yet.</p>")
+
+
+def _processes(view: View) -> str:
+    rows = [
+        (each.name, f"{each.resident_octets / 1e6:.0f} MB, {each.cpu_seconds:.0f} s of processor time")
+        for each in view.processes
+    ]
+    rows.append(("workers replaced", str(view.replaced)))
+    rows.append(("answer table", f"generation {view.generation}"))
+    events = view.role("maintain").numbers("security_events")
+    rows += [(f"security: {name}", f"{amount:.0f}") for name, amount in events.items() if amount]
+    for interface in view.role("fastpath").objects("interfaces"):
+        why = f" <span class=dim>{escape(interface.text('why'))}</span>"
+        rows.append((f"fast path {interface.text('name')}", escape(interface.text("hook")) + why))
+    return _section("Processes", _rows(rows))
+
+
+def _events(events: Sequence[Event]) -> str:
+    rows = [(each.at, escape(each.text)) for each in events[:_EVENTS_SHOWN]]
+    return _section("Last events", _rows(rows) if rows else "<p class=dim>None yet.</p>", "wide")
+
+
+def _footer(config: Config) -> str:
+    contact = escape(config.report.contact) or "no contact is configured (report.contact)"
+    return f'<footer><p>Operator: {contact}</p><p class="dim">rootsrv {escape(rootsrv.__version__)}</p></footer>'
+
+
+def span(seconds: float | None) -> str:
+    """A duration, to two places."""
+    if seconds is None:
+        return "–"
+    if seconds < 0:
+        return f"−{span(-seconds)}"
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def rate(value: float) -> str:
+    """A rate, short."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}/s"
+    return f"{value:.0f}/s" if value >= 10 or value == 0 else f"{value:.1f}/s"
