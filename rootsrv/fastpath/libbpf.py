@@ -103,6 +103,7 @@ TEST_RUN_LIVE_FRAMES = 1 << 1
 TC_INGRESS = 1
 _PER_CPU_MAP_TYPES = {5, 6, 10}  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _LOG_OCTETS = 1 << 20
+_LOG_ALL = 2 | 4  # every instruction on every path, and statistics (BPF_LOG_LEVEL2, BPF_LOG_STATS)
 
 
 class BpfUnavailable(Exception):
@@ -230,6 +231,7 @@ class BpfObject:
     def __init__(self, handle: Any, name: str) -> None:
         self._handle = handle
         self._name = name
+        self._log_octets = _LOG_OCTETS
         self._log = ffi.new("char[]", _LOG_OCTETS)
 
     @classmethod
@@ -245,6 +247,15 @@ class BpfObject:
         if library().bpf_map__set_max_entries(self._map(name), entries):
             raise _error(f"{self._name}: map {name} cannot have {entries} entries", ffi.errno)
 
+    def keep_log(self, octets: int) -> None:
+        """Have the verifier tell all that it does with the next program that is loaded, up to so many *octets*."""
+        self._log_octets, self._log = octets, ffi.new("char[]", octets)
+
+    @property
+    def log(self) -> str:
+        """What the verifier said of the last program that was loaded: of failures, and after `keep_log` of all."""
+        return bytes(ffi.string(self._log)).decode(errors="replace")
+
     def load(self, only: str | None = None) -> Self:
         """Create the maps and have the programs verified (only the program *only*, where given)."""
         lib = library()
@@ -252,10 +263,12 @@ class BpfObject:
         while (program := lib.bpf_object__next_program(self._handle, program)) != ffi.NULL:
             if only is not None:
                 lib.bpf_program__set_autoload(program, ffi.string(lib.bpf_program__name(program)).decode() == only)
-            lib.bpf_program__set_log_buf(program, self._log, _LOG_OCTETS)
+            lib.bpf_program__set_log_buf(program, self._log, self._log_octets)
+            if self._log_octets != _LOG_OCTETS:
+                lib.bpf_program__set_log_level(program, _LOG_ALL)
         if lib.bpf_object__load(self._handle):
             number = ffi.errno
-            said = bytes(ffi.string(self._log)).decode(errors="replace").strip().splitlines()
+            said = self.log.strip().splitlines()
             raise _error(f"{self._name}: not accepted by the kernel", number, "\n".join(said[-20:]))
         return self
 
