@@ -36,6 +36,9 @@ CONFIRM_SECONDS = 3.0
 
 _STEER_AGAIN_SECONDS = 0.1
 
+_MAX_NETLINK_FAULTS = 5
+"""After so many rounds in which the kernel could not be asked the role ends, to be started with another socket."""
+
 Replies = Callable[[], Mapping[tuple[Transport, int], int]]
 """Replies that all workers have sent since ever, by transport and IP version."""
 
@@ -102,6 +105,7 @@ class Controller:
         self._flaps_path = flaps_path
         self._boot_id = boot_id
         self._kept_flaps: dict[int, Flaps] = {}
+        self._netlink_faults = 0
         self._policy = Policy(
             stale_soft_seconds=config.stale_soft_seconds,
             stale_hard_seconds=config.stale_hard_seconds,
@@ -169,7 +173,11 @@ class Controller:
         alarms: list[str] = []
         try:
             host = await self._interface.host_addresses()
+            self._netlink_faults = 0
         except NetlinkFailed as error:
+            self._netlink_faults += 1
+            if self._netlink_faults >= _MAX_NETLINK_FAULTS:
+                raise
             host = frozenset()
             alarms.append(str(error))
         try:

@@ -55,6 +55,8 @@ class Site:
     kind: str = "global"
     """Which of the configurations in deploy/bird its BIRD has."""
 
+    environment: dict[str, str] = field(default_factory=dict)
+
     bird: Bird | None = None
     process: "subprocess.Popen[bytes] | None" = None
     birds: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -152,7 +154,7 @@ stop_linger_seconds = 1
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY), **self.environment},
                 start_new_session=True,
             )
 
@@ -426,6 +428,7 @@ def anycast_network(
     more: str = "",
     workers: int = 2,
     hold_down: str = SHORT,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Anycast]:
     """All of it, with both sites announced, until the block ends."""
     with network() as net, contextlib.ExitStack() as stack:
@@ -452,6 +455,7 @@ def anycast_network(
         sites = []
         for number, name in enumerate("ab", 1):
             site = Site(number, hosts[name], directory / name, kind="global" if name == "a" else "local")
+            site.environment = environment or {}
             site.directory.mkdir()
             stack.enter_context(_ended(site))
             site.start_bird()

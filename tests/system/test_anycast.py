@@ -170,6 +170,27 @@ def test_an_instance_that_is_killed_as_a_whole_loses_no_more_than_the_bounded_ti
     net.a.start()
 
 
+def test_workers_that_hang_or_die_are_replaced_and_cost_no_more_than_the_bounded_time(
+    net: Anycast, measured: list[str]
+) -> None:
+    """Whoever is quicker: the parent, which replaces them, or the controller, which withdraws."""
+    load = net.load(9)
+    time.sleep(0.5)
+    killed = time.time()
+    old = set(net.a.pids("worker"))
+    net.a.signal("worker", signal.SIGKILL)
+    page = net.a.page
+    wait_until(lambda: not {page.worker(slot).pid for slot in range(page.workers)} & {0, *old}, "both are replaced")
+    with net.a.stopped("worker") as stopped:
+        time.sleep(SERVICE_DEAD_SECONDS + 1)
+    for version, counts in load.result().items():
+        for what, since, until in (("killed", killed, stopped), ("stopped", stopped, stopped + 60)):
+            lost = [at - since for at in counts["lost"] if since <= at < until]
+            last = max(lost, default=0.0)
+            measured.append(f"workers {what}: IPv{version} lost {len(lost)} queries, the last after {last:.2f} s")
+            assert last <= SERVICE_DEAD_SECONDS
+
+
 def test_bird_killed_stopped_and_started_again(net: Anycast, measured: list[str]) -> None:
     assert net.a.bird is not None
     start = time.time()

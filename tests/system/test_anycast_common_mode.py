@@ -1,4 +1,4 @@
-"""One bad input that reaches all instances – a zone, a primary – does not silence them all (design D31).
+"""One bad input that reaches all instances – a zone, a primary, a clock – does not silence them all (design D31).
 
 Two instances with the same only primary, on the client's host.  The limits are seconds here instead of hours; the order
 in which things happen is the real one.
@@ -6,7 +6,11 @@ in which things happen is the real one.
 
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.server.live import SERIALS, wait_until, zone_files
 from tests.system.anycast_network import PREFIX, VERSIONS, Anycast, Site, address, anycast_network, nsd_on
@@ -45,15 +49,53 @@ def routes(net: Anycast) -> list[str]:
     return re.split(r"\tvia ", net.router_says("show", "route", PREFIX[4], "all"))[1:]
 
 
-def test_two_instances_with_the_same_bad_zone_and_without_primaries_stay_until_the_hard_limit(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class WallClock:
+    """The wall clock of everything that runs with `environment`; other clocks are the machine's (libfaketime)."""
+
+    file: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables under which a program reads this clock."""
+        found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+        if not found:
+            pytest.skip("libfaketime is not installed (tests/system-packages.txt)")
+        return {
+            "LD_PRELOAD": str(found[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self.file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def step_to(self, offset: str) -> None:
+        """From now on it differs from the real one by *offset* (+0, +400d, -1h)."""
+        new = self.file.with_suffix(".new")
+        new.write_text(offset + "\n")
+        new.rename(self.file)
+
+
+def test_two_instances_with_the_same_bad_zone_clock_and_primaries_stay_until_the_hard_limit(tmp_path: Path) -> None:
     good, newer = zone_files().versions
-    with anycast_network(tmp_path, anycast=LIMITS, more=SECTIONS, workers=1) as net:
+    clock = WallClock(tmp_path / "clock")
+    clock.step_to("+0")
+    with anycast_network(tmp_path, anycast=LIMITS, more=SECTIONS, workers=1, environment=clock.environment) as net:
         sites = (net.a, net.b)
         with nsd_on(net.client, tmp_path / "same", [PRIMARY], 5399, good):
-            wait_until(lambda: all(not alarms(site) for site in sites), f"no alarm: {alarms(net.a)}")
+            wait_until(lambda: all(not alarms(site) for site in sites), "no alarm")
+
+        # The clocks of both step together, beyond the end of every signature and back before their beginning.
+        start = time.time()
+        for offset in ("+400d", "-400d", "+0"):
+            clock.step_to(offset)
+            believed = "synchronised" if offset == "+0" else "stepped"
+            for site in sites:
+                wait_until(lambda site=site, state=believed: maintain(site)["clock"] == state, "the step is seen")
+            for _ in range(15):
+                time.sleep(0.1)
+                assert len(routes(net)) == 2
 
         # Both lose their only primary.
-        start = time.time()
         for site in sites:
             wait_until(lambda site=site: "no primary can be reached" in alarms(site), "the loss is seen")
 
@@ -89,13 +131,17 @@ def test_two_instances_with_the_same_bad_zone_and_without_primaries_stay_until_t
         for version in VERSIONS:
             assert net.gateway(version)
         for site in sites:
-            served = site.ask("maintain", {"command": "status"})["zones"][0]["served"]
-            assert served == SERIALS[1]
+            assert maintain(site)["zones"][0]["served"] == SERIALS[1]
 
 
 def alarms(site: Site) -> str:
     return "; ".join(site.family(4).get("alarms", []))
 
 
+def maintain(site: Site) -> dict[str, Any]:
+    """The status of the role maintain."""
+    return site.ask("maintain", {"command": "status"})
+
+
 def behind(site: Site) -> float:
-    return float(site.ask("maintain", {"command": "status"})["health"]["behind_seconds"])
+    return float(maintain(site)["health"]["behind_seconds"])
