@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from rootsrv import zone_file
 from rootsrv.config import Config
 from rootsrv.config_checks import ConfigError
 from rootsrv.config_secondary import PrimaryConfig, RefreshConfig
@@ -194,6 +195,8 @@ class FileSource:
             contents, octets = await in_child(lambda: self._read(zone), self._store)
         except OSError as error:
             raise Unreachable(f"{self.path}: {error.strerror or error}") from error
+        except zone_file.FileUnusable as error:
+            raise Unreachable(str(error)) from error
         except ChildFailed as error:
             raise TransferMalformed(f"{self.path}: {error}") from error
         self._seen = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -201,7 +204,7 @@ class FileSource:
         return Transferred(contents, "file", contents.serial, octets, 1, time.monotonic() - began, None)
 
     def _read(self, zone: bytes) -> tuple[ZoneContents, int]:
-        octets = self.path.read_bytes()
+        octets = zone_file.read_octets(self.path)
         try:
             return _parse(octets, zone), len(octets)
         except TransferMalformed as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import http.server
 import ssl
 import threading
@@ -203,6 +204,13 @@ def test_https_has_limits_and_a_certificate_that_is_checked(tmp_path: Path, stor
             asyncio.run(https_source(port, authority.path, store, max_octets=10_000).ask(ROOT))
         with pytest.raises(TransferFailed, match="certificate verify failed"):
             asyncio.run(https_source(port, "", store).ask(ROOT))
+
+
+def test_a_file_may_be_gzipped(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "root.zone.gz"
+    path.write_bytes(gzip.compress(versions.text(versions.version(FIRST))))
+    read = asyncio.run(FileSource(path, store).fetch(ROOT, None))
+    assert read.serial == FIRST
 
 
 def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, store: Store) -> None:
