@@ -132,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     log.to_standard_error()
     loaded = config.load(arguments.config)
+    log.use_format(loaded.log.format)
     try:
         instance.run(loaded, arguments.config, arguments.role)
     except instance.CannotRun as error:

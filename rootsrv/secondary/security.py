@@ -27,4 +27,4 @@ class SecurityEvents:
             self._unlogged[kind] += 1
             return
         self._logged_at[kind] = now
-        log.alarm(f"security {kind}", source=source, reason=reason, more_like_it=self._unlogged.pop(kind, 0))
+        log.security(kind, source=source, reason=reason, more_like_it=self._unlogged.pop(kind, 0))
