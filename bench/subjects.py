@@ -20,7 +20,7 @@ from bench.zones import Zones
 from rootsrv import __version__, config
 from rootsrv.fastpath import command, libbpf
 from tests import peers
-from tests.peers import daemon
+from tests.peers import daemon, knot
 
 HERE = Path(__file__).parent
 PORT = 53
@@ -114,6 +114,21 @@ def _peer(name: str, tool: str) -> Callable[[Bench], contextlib.AbstractContextM
             yield Running(peer.version, peer.pid)
 
     return start
+
+
+@contextlib.contextmanager
+def _knot_xdp(bench: Bench) -> Iterator[Running]:
+    program = bench.programs.get("knot") or _find("knotd")
+    with contextlib.ExitStack() as stack:
+        with inside(bench.wire.server, bench.server_cpu):
+            peer = stack.enter_context(
+                knot.serve(
+                    bench.zones.by_name(), bench.workdir, address=SERVER_IPV4, also=[SERVER_IPV6], port=PORT,
+                    program=program, xdp_interface=SERVER_INTERFACE,
+                )
+            )  # fmt: skip
+        # Its packets are taken where softirqs run; in a kernel thread they are on the server's core.
+        yield Running(peer.version, peer.pid, stack.enter_context(answering_thread(bench.wire, bench.server_cpu)))
 
 
 def _find(tool: str) -> str:
@@ -261,6 +276,7 @@ SUBJECTS = {
         Subject("rootsrv XDP", _rootsrv("xdp"), "rootsrv", "fast path in native XDP, one worker behind it", True),
         Subject("NSD", _peer("NSD", "nsd"), remark="Debian's is built without recvmmsg"),
         Subject("Knot", _peer("Knot", "knotd"), remark="sockets, one UDP worker"),
+        Subject("Knot XDP", _knot_xdp, remark="AF_XDP on veth, one worker"),
         Subject("BIND", _peer("BIND", "named")),
         Subject("PowerDNS", _peer("PowerDNS", "pdns_server"), remark="packet cache on, as shipped"),
         Subject("blind sockets", _blind_sockets, "limit", "recvmmsg/sendmmsg in C, looks at nothing"),

@@ -17,16 +17,18 @@ def serve(
     port: int | None = None,
     processes: int = 1,
     program: str | None = None,
+    xdp_interface: str | None = None,
 ) -> AbstractContextManager[Peer]:
-    """Serve *zones* from *processes* UDP workers and as many TCP workers."""
+    """Serve *zones* from *processes* UDP workers and as many TCP workers; UDP on *xdp_interface* over AF_XDP."""
     knotd = program or require_tool("knotd")
 
     def configure(chosen: int) -> Sequence[str]:
         configuration = workdir / "knot.conf"
         listen = ", ".join(f"{each}@{chosen}" for each in (address, *also))
+        xdp = f"xdp:\n    listen: {xdp_interface}@{chosen}\n" if xdp_interface else ""
         configuration.write_text(
             f"""
-server:
+{xdp}server:
     rundir: {workdir}
     listen: [ {listen} ]
     udp-workers: {processes}
