@@ -9,7 +9,7 @@ BPF_SOURCES := $(wildcard rootsrv/fastpath/bpf/*.c rootsrv/fastpath/bpf/*.h)
 PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help venv demo test test-long test-kernel61 lint check bpf system-packages clean
-.PHONY: bench bench-compare bench-peak bench-responder bench-startup bench-load
+.PHONY: bench bench-compare bench-peak bench-responder bench-startup bench-notify bench-load
 .DELETE_ON_ERROR:
 
 help:
@@ -65,7 +65,7 @@ check: lint
 	$(PYTEST) -x tests/zone tests/answer
 
 # ── benchmarks: root, an idle machine with two cores; BENCH=... adds options ──
-bench: bench-responder bench-startup bench-compare bench-peak
+bench: bench-responder bench-startup bench-notify bench-compare bench-peak
 
 bench-compare: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench compare --further $(BENCH)
@@ -73,7 +73,7 @@ bench-compare: $(VENV)/.installed-for-tests system-packages bpf
 bench-peak: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench peak $(BENCH)
 
-bench-responder bench-startup: bench-%: $(VENV)/.installed-for-tests
+bench-responder bench-startup bench-notify: bench-%: $(VENV)/.installed-for-tests
 	$(BIN)/python -m bench $* $(BENCH)
 
 # make bench-load BENCH='--target 127.0.0.1 --port 5300 --rate 20000 --seconds 10'

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import compare, measure, offer, peak, report, responder, startup, zones
+from bench import compare, measure, notify, offer, peak, report, responder, startup, zones
 from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_zones(starting)
     _add_results(starting)
     starting.set_defaults(command=_startup)
+
+    notifying = commands.add_parser("notify", help="from NOTIFY until the new zone is answered")
+    notifying.add_argument("--repeats", type=_positive, default=5)
+    notifying.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
+    _add_results(notifying)
+    notifying.set_defaults(command=_notify)
 
     responding = commands.add_parser("responder", help="what one response costs, without a network")
     responding.add_argument("--repeats", type=_positive, default=5)
@@ -300,14 +306,24 @@ def _peak(arguments: argparse.Namespace) -> int:
 def _startup(arguments: argparse.Namespace) -> int:
     with _zones(arguments) as served, _console.status("starting"):
         result = startup.run(served, repeats=arguments.repeats)
-    print(startup.to_markdown(result))
-    report.write(arguments.name or "startup", result, startup.to_markdown(result), arguments.results)
+    _write(arguments, "startup", "Start", result, startup.to_markdown(result))
     return 0
+
+
+def _notify(arguments: argparse.Namespace) -> int:
+    with _console.status("notifying"):
+        result = notify.run(repeats=arguments.repeats, tlds=arguments.tlds)
+    _write(arguments, "notify", "From NOTIFY to served", result, notify.to_markdown(result))
+    return 0 if result["seconds"] else 1
+
+
+def _write(arguments: argparse.Namespace, name: str, title: str, result: dict[str, Any], table: str) -> None:
+    text = "\n".join([f"# {title}", "", *report.machine_lines(result["machine"]), "", table])
+    print(report.write(arguments.name or name, result, text, arguments.results).read_text())
 
 
 def _responder(arguments: argparse.Namespace) -> int:
     with _zones(arguments) as served, _console.status("measuring the Responder"):
         result = responder.run(served, repeats=arguments.repeats)
-    print(responder.to_markdown(result))
-    report.write(arguments.name or "responder", result, responder.to_markdown(result), arguments.results)
+    _write(arguments, "responder", "What a response costs", result, responder.to_markdown(result))
     return 0
