@@ -126,7 +126,7 @@ def to_markdown(figures: dict[str, Any]) -> str:
     speed = figures["additions_per_second"] / 1e6
     lines += [
         "",
-        f"Worst query: {figures['worst_to_mean']:.1f} × the mean of the mix.  Zones: {figures['zones']}.  A plain Python"
-        f" loop did {speed:.1f} M additions/s meanwhile.",
+        f"Worst query: {figures['worst_to_mean']:.1f} × the mean of the mix.  Zones: {figures['zones']}.  A plain"
+        f" Python loop did {speed:.1f} M additions/s meanwhile.",
     ]
     return "\n".join(lines) + "\n"

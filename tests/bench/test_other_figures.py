@@ -1,0 +1,70 @@
+"""The benchmarks without a generator: each figure is there, and the parts make the whole."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench import notify, responder, startup, zones
+from bench.worst import worst_queries
+from rootsrv.answer.responder import Transport
+from tests.needs import require_tool
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> zones.Zones:
+    return zones.generated(tmp_path_factory.mktemp("zones"), tlds=40)
+
+
+def test_what_a_response_costs(served: zones.Zones) -> None:
+    figures = responder.run(served, count=500, repeats=1)
+
+    by_name = {cost["name"]: cost for cost in figures["costs"]}
+    assert all(cost["rate"] > 0 and cost["response_octets"] > 0 for cost in figures["costs"])
+    assert by_name["root mix without COOKIE"]["to_mean"] == 1.0
+    assert figures["worst_to_mean"] == max(c["to_mean"] for name, c in by_name.items() if name.startswith("worst"))
+    assert "root mix, COOKIE in every OPT" in responder.to_markdown(figures)
+
+
+def test_every_worst_query_gets_the_response_that_it_is_said_to_get(served: zones.Zones) -> None:
+    answering = responder.make_responder(served)
+
+    for kind, queries in worst_queries(served.contents).items():
+        for query in queries[:8]:
+            response = answering.respond(query.octets, bytes(4), Transport.UDP, served.now)
+            assert response is not None, kind
+            if query.rcode is not None:
+                assert response[3] & 15 == query.rcode, kind
+            if kind.startswith("most cuts"):
+                assert response[2] & 2 or len(response) > 400, kind
+
+
+def test_start_from_zone_and_from_table(served: zones.Zones) -> None:
+    figures = startup.run(served, repeats=1)
+
+    cold = figures["from_zone"]
+    assert cold["total"] == pytest.approx(cold["read"] + cold["verify"] + cold["compile"])
+    assert min(cold.values()) > 0
+    assert figures["from_table"]["total"] > 0
+    assert "read + verify + compile" in startup.to_markdown(figures)
+
+
+def test_from_notify_to_served() -> None:
+    require_tool("nsd")
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+    result = notify.run(repeats=1, tlds=40, kinds=("rootsrv", "NSD"))
+
+    assert result["left_out"] == {}
+    assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in result["seconds"].values())
+    assert "| rootsrv |" in notify.to_markdown(result)
+
+
+def test_own_zones_that_cannot_be_believed_are_refused(served: zones.Zones, tmp_path: Path) -> None:
+    broken = tmp_path / "root.zone"
+    text = served.root.read_text().splitlines(keepends=True)
+    broken.write_text("".join(line for line in text if "ZONEMD" not in line or "RRSIG" in line))
+
+    with pytest.raises(zones.ZonesUnusable, match=str(broken)):
+        zones.own(tmp_path, broken, served.hosts, served.anchors, None)
