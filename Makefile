@@ -9,6 +9,7 @@ BPF_SOURCES := $(wildcard rootsrv/fastpath/bpf/*.c rootsrv/fastpath/bpf/*.h)
 PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help venv demo test test-long test-kernel61 lint check bpf system-packages clean
+.PHONY: man wheel
 .PHONY: bench bench-compare bench-peak bench-responder bench-startup bench-notify bench-load
 .DELETE_ON_ERROR:
 
@@ -22,6 +23,8 @@ help:
 	@echo 'make venv       only the virtual environment, in $(VENV)'
 	@echo 'make bench      all benchmarks, beside NSD, Knot, BIND and PowerDNS (bench/README.md)'
 	@echo 'make bpf        the kernel fast path, where clang and libbpf are installed'
+	@echo 'make man        manual pages and shell completion in deploy/, after a command has changed'
+	@echo 'make wheel      the wheel, with the kernel fast path in it, in dist/'
 
 # ── the virtual environment: one stamp for running, one more for testing ──
 venv: $(VENV)/.installed
@@ -98,6 +101,13 @@ rootsrv/fastpath/bpf/rootsrv.bpf.o: $(wildcard rootsrv/fastpath/bpf/*.h)
 %.bpf.o: %.bpf.c
 	clang -O2 -g -Wall -Wextra -Werror -Wno-sign-compare -target bpfel -mcpu=v3 \
 	    -I/usr/include/$(shell uname -m)-linux-gnu -c $< -o $@
+
+# ── what is shipped ──
+man: venv
+	$(BIN)/python -m rootsrv.manual deploy
+
+wheel: venv
+	ROOTSRV_BPF=required $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,58 @@
+# bash completion for rootsrv; made by `make man`.
+_rootsrv() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} path= word at=1
+    while [ $at -lt $COMP_CWORD ]; do
+        word=${COMP_WORDS[at]}
+        case " $(_rootsrv_words "$path") " in *" $word "*) case $word in -*) ;; *) path="$path $word" ;; esac ;; esac
+        at=$((at + 1))
+    done
+    case "$path $previous" in
+    " zone verify --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
+    " zone compile --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
+    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report" -- "$current")) ;;
+    " drain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
+    " undrain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
+    " withdraw --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
+    *" --config"|*" --output"|*" --anchors"|*" --hosts"|*" --root"|*" --network")
+       COMPREPLY=($(compgen -f -- "$current")) ;;
+    *) COMPREPLY=($(compgen -W "$(_rootsrv_words "$path")" -- "$current"))
+       [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- "$current")) ;;
+    esac
+}
+_rootsrv_words() {
+    case "$1" in
+    "") echo "check-config zone run drain undrain withdraw status reload block unblock blocks fastpath doctor rssac002 demo -h --help --version" ;;
+    " check-config") echo "-h --help --live" ;;
+    " zone") echo "verify compile list show refresh approve reject import export -h --help" ;;
+    " zone verify") echo "-h --help --name --anchors --at --zonemd --root" ;;
+    " zone compile") echo "-h --help --hosts --hosts-name --anchors --at --zonemd --output" ;;
+    " zone list") echo "-h --help --zone --config --json" ;;
+    " zone show") echo "-h --help --serial --zone --config --json" ;;
+    " zone refresh") echo "-h --help --zone --config --json" ;;
+    " zone approve") echo "-h --help --zone --config --json" ;;
+    " zone reject") echo "-h --help --zone --config --json" ;;
+    " zone import") echo "-h --help --now --zone --config --json" ;;
+    " zone export") echo "-h --help --serial --zone --config --json" ;;
+    " run") echo "-h --help --config --role" ;;
+    " drain") echo "-h --help --config --json --family --reason --wait" ;;
+    " undrain") echo "-h --help --config --json --family --reason" ;;
+    " withdraw") echo "-h --help --config --json --family --reason --now" ;;
+    " status") echo "-h --help --config --json" ;;
+    " reload") echo "-h --help --config --json" ;;
+    " block") echo "-h --help --config --json --for --reason" ;;
+    " unblock") echo "-h --help --config --json" ;;
+    " blocks") echo "-h --help --config --json" ;;
+    " fastpath") echo "status attach tap detach -h --help" ;;
+    " fastpath status") echo "-h --help --config --json" ;;
+    " fastpath attach") echo "-h --help --config --json --replace" ;;
+    " fastpath tap") echo "-h --help --config --json --write" ;;
+    " fastpath detach") echo "-h --help --config --json --reason" ;;
+    " doctor") echo "-h --help --config --network --json" ;;
+    " rssac002") echo "export merge validate -h --help" ;;
+    " rssac002 export") echo "-h --help --config --day --output" ;;
+    " rssac002 merge") echo "-h --help --service --output" ;;
+    " rssac002 validate") echo "-h --help --sums" ;;
+    " demo") echo "-h --help --port --tlds --workers" ;;
+    esac
+}
+complete -o filenames -F _rootsrv rootsrv
