@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dns.message
+import dns.opcode
 import dns.query
 import dns.rdatatype
 import dns.tsig
@@ -102,7 +103,7 @@ class Maintained:
         """What the service address answers."""
         query = dns.message.make_query(name, rtype, **options)
         send = dns.query.tcp if tcp else dns.query.udp
-        return send(query, self.service[0], port=self.service[1], timeout=3)  # type: ignore[operator,no-any-return]
+        return send(query, self.service[0], port=self.service[1], timeout=3)
 
     def serial(self) -> int | None:
         """The serial that is answered; None if there is no good answer."""
@@ -115,7 +116,7 @@ class Maintained:
     def notify(self, *, key: dns.tsig.Key | None = KEY, zone: str = ".") -> dns.message.Message:
         """Send a NOTIFY to the administrative address."""
         message = dns.message.make_query(zone, "SOA")
-        message.set_opcode(4)
+        message.set_opcode(dns.opcode.NOTIFY)
         message.flags = (message.flags & ~0x0100) | 0x0400
         if key is not None:
             message.use_tsig(key)
