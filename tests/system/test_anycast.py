@@ -173,7 +173,11 @@ def test_an_instance_that_is_killed_as_a_whole_loses_no_more_than_the_bounded_ti
 def test_workers_that_hang_or_die_are_replaced_and_cost_no_more_than_the_bounded_time(
     net: Anycast, measured: list[str]
 ) -> None:
-    """Whoever is quicker: the parent, which replaces them, or the controller, which withdraws."""
+    """Whoever is quicker: the parent, which replaces them, or the controller, which withdraws.
+
+    While one of two is up already the site stays (policy), so what counts then is how long the host takes to start
+    the other.
+    """
     load = net.load(9)
     time.sleep(0.5)
     killed = time.time()
@@ -188,7 +192,7 @@ def test_workers_that_hang_or_die_are_replaced_and_cost_no_more_than_the_bounded
             lost = [at - since for at in counts["lost"] if since <= at < until]
             last = max(lost, default=0.0)
             measured.append(f"workers {what}: IPv{version} lost {len(lost)} queries, the last after {last:.2f} s")
-            assert last <= SERVICE_DEAD_SECONDS
+            assert last <= 2 * SERVICE_DEAD_SECONDS
 
 
 def test_bird_killed_stopped_and_started_again(net: Anycast, measured: list[str]) -> None:
