@@ -164,6 +164,7 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         responses=responder_settings(responder),
         page=page,
         open_table=lambda generation: _open_table(Path(config.state.directory), generation),
+        note=runtime / "fastpath.json",
     )
     blocks = Blocks(page, runtime / "blocks.json")
     parent.commands |= fastpath_commands(fastpath) | blocks.commands()

@@ -12,15 +12,16 @@ Nothing that is attached already is replaced without being asked: a program of s
 #
 # xdp and tcx are held by a *link*, which the kernel takes away with the last descriptor of it, so with its owner; a
 # clsact filter stays when its owner is killed, and only `answer_until` ends its answers.  With `keep` the other two are
-# attached without a link and stay likewise.  What an owner that is gone has left behind is known by the program's name
-# and by `owner_seen` in its control block, and taken away by the next one.
+# attached without a link and stay likewise.  What an owner that is gone has left behind is taken away by the next one.
+# It is known by its number, which the owner had noted; without a note by the program's name and by `owner_seen` in its
+# control block, but only CAP_SYS_ADMIN may read those of a program that one does not hold.
 
 import contextlib
 import errno
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -192,6 +193,11 @@ class Attachment:
         self._made_clsact = made_clsact
 
     @property
+    def program(self) -> int:
+        """The kernel's number of the program."""
+        return self._program
+
+    @property
     def ifindex(self) -> int:
         """The interface's number."""
         return self.interface.kernel.ifindex
@@ -247,17 +253,27 @@ def attached_idents(ifindex: int, hook: HookName) -> list[int]:
     return idents
 
 
-def attach(program: Program, interface: FoundInterface, hook: HookName, *, replace: bool, keep: bool) -> Attachment:
+def attach(
+    program: Program,
+    interface: FoundInterface,
+    hook: HookName,
+    *,
+    replace: bool,
+    keep: bool,
+    left_behind: Collection[int] = (),
+) -> Attachment:
     """Attach *program*; CannotAttach says what is in the way.
 
     *replace*: take away whoever else is there (xdp, or our place among the clsact filters).  *keep*: stay when the
-    owner is gone.
+    owner is gone.  *left_behind*: numbers of programs known to be a dead owner's.
     """
     ifindex = interface.kernel.ifindex
     for info in list(attached_programs(ifindex, hook)):
-        if was_left_behind(info) or (replace and (hook != "tcx" or info.name in PROGRAMS.values())):
+        ours = info.name in PROGRAMS.values()
+        orphaned = info.ident in left_behind or was_left_behind(info)
+        if orphaned or (replace and (hook != "tcx" or ours)):
             _remove(ifindex, hook, info.name, info.ident)
-        elif hook != "tcx" or info.name in PROGRAMS.values():
+        elif hook != "tcx" or ours:
             raise CannotAttach(f"{interface.name}: {info} is on its {hook} hook (rootsrv fastpath attach --replace)")
     descriptor = program.descriptor(PROGRAMS[hook])
     try:

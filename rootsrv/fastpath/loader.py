@@ -19,10 +19,12 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rootsrv import log
@@ -76,8 +78,12 @@ class FastPath:
         responses: ResponderSettings,
         page: Page,
         open_table: OpenTable,
+        note: Path | None = None,
     ) -> None:
-        """*addresses*, *port*: where DNS is answered; *responses*: as the workers'."""
+        """*addresses*, *port*: where DNS is answered; *responses*: as the workers'.
+
+        *note*: file in the runtime directory, of which this process is the only user, that remembers what is attached.
+        """
         self._config = config
         self._addresses = tuple(addresses)
         self._port = port
@@ -89,6 +95,8 @@ class FastPath:
         self._why: dict[str, str] = {}
         """By interface: why it has this hook, or none."""
 
+        self._note = note
+        self._left_behind = frozenset(_noted(note))
         self._unavailable = "" if config.interfaces else "no interfaces are configured (fastpath.interfaces)"
         self._no_xdp: dict[str, str] = {}
         self._retry_at = 0.0
@@ -155,6 +163,8 @@ class FastPath:
                 self._publish(time.time())
                 self.program.close()
                 self.program = None
+            if self._note is not None:
+                self._note.unlink(missing_ok=True)
 
     def _day_is_over(self) -> bool:
         """Whether the program must be told of another UTC day: statistics end at midnight, not a second later."""
@@ -243,11 +253,19 @@ class FastPath:
             program.set_interfaces([each.interface.kernel for each in self._attachments.values()] + [interface.kernel])
             for hook in self._hooks(interface, passed_over):
                 try:
-                    attached = attach(program, interface, hook, replace=replace, keep=self._config.keep_attached)
+                    attached = attach(
+                        program,
+                        interface,
+                        hook,
+                        replace=replace,
+                        keep=self._config.keep_attached,
+                        left_behind=self._left_behind,
+                    )
                 except CannotAttach as error:
                     passed_over.append(str(error))
                     continue
                 self._attachments[name] = attached
+                self._take_note()
                 self._why[name] = "; ".join(passed_over)
                 log.event("fast path attached", interface=name, hook=hook, mode=self._config.mode,
                           why=self._why[name] or "the best there is")  # fmt: skip
@@ -258,6 +276,12 @@ class FastPath:
         if self._why.get(name) != reason:
             log.alarm("fast path not attached", interface=name, reason=reason)
         self._why[name] = reason
+
+    def _take_note(self) -> None:
+        """Remember what is attached: the owner that comes after us knows it for ours."""
+        if self._note is not None:
+            programs = {*self._left_behind, *(each.program for each in self._attachments.values())}
+            self._note.write_text(json.dumps(sorted(programs)))
 
     def _hooks(self, interface: FoundInterface, passed_over: list[str]) -> list[HookName]:
         """The hooks to try, best first."""
@@ -472,3 +496,11 @@ class FastPath:
             document["memory_octets"] = program.memory_octets()
             document["counters"] = program.counters().as_document()
         return document
+
+
+def _noted(path: Path | None) -> list[int]:
+    """The programs that an earlier owner attached; none if it has left no note."""
+    try:
+        return [int(each) for each in json.loads(path.read_text())] if path is not None else []
+    except (OSError, ValueError, TypeError):
+        return []

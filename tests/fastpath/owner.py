@@ -1,6 +1,6 @@
 """An owner of the fast path and nothing else, to be killed: attaches, activates a table, renews, until it ends.
 
-python -m tests.fastpath.owner HOOK KEEP ORPHAN_SECONDS TABLE
+python -m tests.fastpath.owner HOOK KEEP ORPHAN_SECONDS TABLE [NUMBER_OF_A_PROGRAM_LEFT_BEHIND]
 """
 
 import os
@@ -18,7 +18,7 @@ WIRE = "wire"
 SERVICE = ("192.0.2.53", "2001:db8::53")
 
 
-def main(hook: HookName, keep: bool, orphan_seconds: float, table: Path) -> None:
+def main(hook: HookName, keep: bool, orphan_seconds: float, table: Path, left_behind: set[int]) -> None:
     """Own the fast path on the wire."""
     program = Program.load()
     program.set_service(SERVICE, 53)
@@ -33,8 +33,8 @@ def main(hook: HookName, keep: bool, orphan_seconds: float, table: Path) -> None
         return [time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(orphan_seconds * 1e9)] * 2
 
     program.activate(generation, until())
-    attached = attach(program, interface, hook, replace=False, keep=keep)
-    print("attached", flush=True)
+    attached = attach(program, interface, hook, replace=False, keep=keep, left_behind=left_behind)
+    print("attached", attached.program, flush=True)
     while True:
         program.note_owner()
         if not select.select([sys.stdin], [], [], 0.5)[0]:
@@ -49,4 +49,4 @@ def main(hook: HookName, keep: bool, orphan_seconds: float, table: Path) -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] == "keep", float(sys.argv[3]), Path(sys.argv[4]))  # type: ignore[arg-type]
+    main(sys.argv[1], sys.argv[2] == "keep", float(sys.argv[3]), Path(sys.argv[4]), {*map(int, sys.argv[5:])})  # type: ignore[arg-type]

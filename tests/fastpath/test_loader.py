@@ -200,6 +200,21 @@ def test_a_restart_of_the_owner_begins_with_what_is_active(followed: Followed) -
     assert followed.serial() == 101
 
 
+def test_what_is_attached_is_noted_until_the_end(followed: Followed, tmp_path: Path) -> None:
+    note = tmp_path / "fastpath.json"
+    note.write_text("[7, 8]")
+    config = FastPathConfig(interfaces=("lo",))
+    fastpath = FastPath(
+        config, addresses=(), port=53, responses=SETTINGS, page=followed.page, open_table=lambda _: followed.tables[1],
+        note=note,
+    )  # fmt: skip
+    assert fastpath._left_behind == {7, 8}
+    fastpath._take_note()
+    assert note.read_text() == "[7, 8]"
+    fastpath.close()
+    assert not note.exists()
+
+
 def hooks(mode: str, **facts: object) -> list[str]:
     config = FastPathConfig(mode=mode, interfaces=("x",))  # type: ignore[arg-type]
     fastpath = FastPath(

@@ -42,6 +42,8 @@ class Place:
     client: Host
     asking: socket.socket
     table: Path
+    number: int = 0
+    """The kernel's number of the program that was attached last."""
 
     def is_answered(self) -> bool:
         """Whether the kernel answers a query within a fifth of a second."""
@@ -62,9 +64,11 @@ class Place:
         return names
 
     @contextlib.contextmanager
-    def owner(self, hook: str, *, keep: bool = False) -> Iterator["subprocess.Popen[str]"]:
-        """An owner that has attached."""
-        promise = (hook, "keep" if keep else "link", str(ORPHAN_SECONDS), str(self.table))
+    def owner(
+        self, hook: str, *, keep: bool = False, left_behind: tuple[int, ...] = ()
+    ) -> Iterator["subprocess.Popen[str]"]:
+        """An owner that has attached; *left_behind*: programs that it knows for a dead owner's."""
+        promise = (hook, "keep" if keep else "link", str(ORPHAN_SECONDS), str(self.table), *map(str, left_behind))
         with subprocess.Popen(
             (*self.server.prefix, sys.executable, "-m", "tests.fastpath.owner", *promise),
             cwd=REPOSITORY,
@@ -78,11 +82,12 @@ class Place:
                 assert process.stdout is not None
                 assert process.stderr is not None
                 line = process.stdout.readline()
-                if line != "attached\n":
+                if not line.startswith("attached "):
                     said = process.stderr.read()
                     if "this kernel has no tcx" in said or "no native XDP" in said:
                         pytest.skip(said.splitlines()[-1])
                     raise OwnerFailed(said)
+                self.number = int(line.split()[1])
                 yield process
             finally:
                 process.kill()
@@ -171,6 +176,18 @@ def test_the_owner_renews_its_promise(place: Place) -> None:
         owner.stdin.flush()
         assert owner.stdout.readline() == "renewed\n"
         assert [*ends, place.is_answered()] == [True, True, True]
+
+
+@pytest.mark.parametrize("hook", ["xdp", "clsact"])
+def test_what_the_dead_owner_had_noted_is_taken_over_at_once(place: Place, hook: str) -> None:
+    with place.owner(hook, keep=True) as owner:
+        kill(owner)
+    with place.owner(hook, left_behind=(place.number,)) as owner:
+        assert len(place.attached()) == 1
+        assert owner.stdin is not None
+        owner.stdin.close()
+        owner.wait(20)
+    assert place.attached() == []
 
 
 @pytest.mark.parametrize("hook", ["xdp", "clsact"])
