@@ -19,7 +19,7 @@ STALE_SECONDS = 3900.0
 
 _REFRESH_SECONDS = 10
 _EVENTS_SHOWN = 12
-_WIDTH, _HEIGHT = 360, 90
+_WIDTH, _HEIGHT, _LABEL = 360, 100, 16  # of a chart; the label stands above it
 
 _STYLE = """
 :root{color-scheme:light dark;--text:#1b1f24;--dim:#5b636d;--line:#d5dae0;--back:#f6f7f9;--card:#fff;--good:#17803d;
@@ -278,7 +278,7 @@ def _chart(names: Sequence[str], points: Sequence[tuple[float, Sequence[float]]]
 
 def _path(xs: Sequence[float], values: Sequence[float], top: float) -> str:
     return " ".join(
-        f"{x:.1f},{_HEIGHT - 0.95 * _HEIGHT * value / top:.1f}" for x, value in zip(xs, values, strict=True)
+        f"{x:.1f},{_HEIGHT - (_HEIGHT - _LABEL) * value / top:.1f}" for x, value in zip(xs, values, strict=True)
     )
 
 

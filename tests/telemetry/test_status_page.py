@@ -1,0 +1,325 @@
+"""The status page: what it says, in what state, and in a browser."""
+
+import asyncio
+import datetime
+import re
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootsrv.config import Config, read
+from rootsrv.counts import PATHS
+from rootsrv.telemetry.history import SERIES, Event, Events, History, Rates
+from rootsrv.telemetry.http_server import HttpServer, Request, Response
+from rootsrv.telemetry.prometheus import Statistics
+from rootsrv.telemetry.rssac002 import DayRecord
+from rootsrv.telemetry.status_page import PAGE_HEADERS, Content, problems, render
+from rootsrv.telemetry.view import Said, ServedZone, View, Worker
+from tests.server.live import SERIALS, wait_until
+from tests.telemetry.browser import browse
+from tests.telemetry.test_rssac002 import a_record
+from tests.telemetry.watched import REPORT_ADDRESS, Watched, watched
+
+NOW = 1_795_262_400.0  # 2026-11-21T12:00:00Z
+
+WELL: dict[str, Any] = {
+    "serve": {"pid": 2},
+    "maintain": {
+        "pid": 3, "clock": "synchronised", "switchover": {"state": "flipped", "generation": 7}, "alarms": [],
+        "zones": [
+            {
+                "name": ".", "known": 2026112101, "received": 2026112101, "scheduled": None, "served": 2026112101,
+                "known_age_seconds": None, "received_age_seconds": 4000, "served_age_seconds": 3900,
+                "confirmed_age_seconds": 700, "lease_seconds": 604_000, "signatures_until": "2026-12-03T05:00:00Z",
+                "source": "xfr.example (ixfr)", "held": [], "last_rejection": "", "alarms": [],
+                "primaries": [{"name": "xfr.example", "serial": 2026112101, "reachable": True, "last_error": ""}],
+            }
+        ],
+    },
+    "advertise": {
+        "families": [
+            {
+                "ip_version": 4, "prefix": "192.0.2.0/24", "state": "up", "announced": True, "route": "up",
+                "since_seconds": 90_000, "reason": "all probes pass", "confirmed": True, "alarms": [],
+            }
+        ]
+    },
+}  # fmt: skip
+
+ANYCAST = read(
+    {
+        "service": {"addresses": ["192.0.2.53"]},
+        "anycast": {"prefix_v4": "192.0.2.0/24", "bgp_v4": ["upstream4"]},
+        "report": {"contact": "NOC <noc@example.net>"},
+    }
+)
+
+
+def content(changes: dict[str, Any] | None = None, **view: Any) -> Content:
+    """An instance that is well but for *changes* (role → keys) and *view*."""
+    roles = {role: Said(said | (changes or {}).get(role, {})) for role, said in WELL.items()}
+    whole: dict[str, Any] = {
+        "generation": 7,
+        "workers": (Worker(0, 11, 0.01, 7),),
+        "zones": (ServedZone(".", 2026112101, 0, 604_000.0),),
+        "roles": roles,
+    }
+    rates = [
+        Rates(NOW - 10 * at, dict.fromkeys(PATHS, 100.0 + at % 7), dict.fromkeys(SERIES, 130.0))
+        for at in range(360, -1, -1)
+    ]
+    statistics = Statistics(a_record(), {"num-sources-ipv4": 7_123_456}, "")
+    return Content(
+        statistics, View(NOW, **(whole | view)), rates, [Event("2026-11-21T11:00:00Z", "zone served: zone .")]
+    )
+
+
+def shown(of: Content, config: Config = ANYCAST) -> str:
+    return render(of, config, "lax1a.example")
+
+
+class Checker(HTMLParser):
+    """Whether every element that is opened is closed."""
+
+    EMPTY = frozenset({"meta", "br", "line"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+def test_an_instance_that_is_well_says_so_and_all_that_is_asked_for_is_there() -> None:
+    page = shown(content())
+
+    assert list(problems(content(), ANYCAST)) == []
+    assert "✓ All is well." in page
+    for text in (
+        "lax1a.example", "192.0.2.0/24", "up (up for 25 h)", "2026112101", "may be served for", "7 d",
+        "2026-12-03T05:00:00Z",
+        "udp queries received ipv4", "≈ 7,123,456", "zone served: zone .", "NOC &lt;noc@example.net&gt;", "NXDOMAIN",
+    ):  # fmt: skip
+        assert text in page
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "view", "problem"),
+    [
+        ({}, {"silenced": True}, "This instance has ceased to answer"),
+        ({}, {"generation": 0, "workers": ()}, "No zone is in service"),
+        ({}, {"zones": (ServedZone(".", 1, 0, -1.0),)}, "Zone . may not be served any more"),
+        ({}, {"roles": {}}, "The role maintain does not answer"),
+        ({}, {"workers": (Worker(0, 11, 0.1, 6),)}, "1 of 1 workers do not answer from the active table"),
+        ({"maintain": {"alarms": ["clock free-running"]}}, {}, "clock free-running"),
+        ({"maintain": {"zones": [{"name": ".", "known_age_seconds": 4000}]}}, {}, "Zone . is stale"),
+        ({"maintain": {"zones": [{"name": ".", "held": [{"serial": 5}]}]}}, {}, "Zone .: serial 5 is held"),
+        (
+            {"advertise": {"families": [{"ip_version": 6, "announced": False, "reason": "no answer in 500 ms"}]}}, {},
+            "IPv6 is not announced: no answer in 500 ms.",
+        ),
+        (
+            {"advertise": {"families": [{"ip_version": 4, "announced": True, "route": "degraded", "reason": "stale"}]}},
+            {},
+            "IPv4 is announced degraded: stale.",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_stands_at_the_top(changes: dict[str, Any], view: dict[str, Any], problem: str) -> None:
+    page = shown(content(changes, **view))
+
+    assert "✗ Somebody should look:" in page
+    assert problem in page.partition("</header>")[0]
+
+
+def test_what_strangers_name_is_shown_and_not_obeyed() -> None:
+    evil = "<script>alert(1)</script>"
+    page = shown(
+        content(
+            {
+                "maintain": {
+                    "alarms": [evil], "zones": [{"name": evil, "source": evil, "last_rejection": evil, "held": [
+                        {"serial": evil, "reasons": [evil]}], "primaries": [{"name": evil, "last_error": evil}]}],
+                },
+                "advertise": {"families": [{"reason": evil, "prefix": evil, "state": evil, "route": evil}]},
+                "fastpath": {"interfaces": [{"name": evil, "hook": evil, "why": evil}]},
+            }
+        )
+    )  # fmt: skip
+
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_page_of_an_instance_of_which_nothing_is_known_is_a_page() -> None:
+    page = render(
+        Content(Statistics(DayRecord(datetime.date(2026, 11, 21)), {}, "full"), View(NOW), [], []), Config(), "x"
+    )
+
+    assert "The role serve does not answer." in page
+    assert "Statistics cannot be written: full." in page
+
+
+# ── the last hour ──
+
+
+def words(queries: int, nxdomain: int) -> list[int]:
+    from rootsrv import counts
+
+    whole = [0] * counts.END
+    whole[counts.QUERIES] = queries
+    whole[counts.RCODES] = queries - nxdomain
+    whole[counts.RCODES + 3] = nxdomain
+    return whole
+
+
+def test_rates_are_differences_of_counters_over_time() -> None:
+    history = History()
+    for at, queries in ((0, 0), (3, 50), (10, 1000), (20, 1500)):
+        history.note(NOW + at, words(queries, queries // 2))
+
+    assert [each.queries["udp-ipv4"] for each in history.rates()] == [100.0, 50.0]
+    assert [each.responses["NXDOMAIN"] for each in history.rates()] == [50.0, 25.0]
+
+
+def test_counters_that_began_anew_and_a_clock_that_stepped_back_make_no_negative_rate() -> None:
+    history = History()
+    history.note(NOW, words(5000, 0))
+    history.note(NOW + 10, words(100, 0))
+    assert [each.queries["udp-ipv4"] for each in history.rates()] == [10.0]
+
+    history.note(NOW - 3600, words(200, 0))
+    history.note(NOW - 3590, words(300, 0))
+    assert [each.queries["udp-ipv4"] for each in history.rates()] == [10.0]
+
+
+def test_it_remembers_an_hour_and_no_more() -> None:
+    history = History()
+    for number in range(1000):
+        history.note(NOW + 10 * number, words(number * 10, 0))
+
+    assert len(history.rates()) == 360
+
+
+def test_events_are_changes_with_their_reason_and_maintains_journal(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text(
+        '{"at": "2026-11-21T10:00:00Z", "event": "zone served", "zone": ".", "serial": 2026112101}\n'
+        'not json\n[]\n{"at": "2026-11-21T13:00:00Z", "event": "zone held", "reasons": ["412 delegations gone"]}\n{"at'
+    )
+    events = Events(journal)
+    events.note(content().view)
+    down = {"ip_version": 4, "state": "down", "route": "withdrawn", "reason": "no answer in 500 ms"}
+    events.note(content({"advertise": {"families": [down]}}, replaced=2).view)
+
+    assert [event.text for event in events.latest(10)] == [
+        "zone held: reasons 412 delegations gone",
+        "IPv4: up, up → down, withdrawn: no answer in 500 ms",
+        "2 workers replaced",
+        "zone served: zone ., serial 2026112101",
+    ]
+
+
+def test_without_a_journal_there_are_no_events(tmp_path: Path) -> None:
+    assert Events(tmp_path / "none").latest(10) == []
+
+
+# ── in a browser ──
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with watched(tmp_path_factory.mktemp("page"), more='contact = "NOC, +1 555 0100"') as each:
+        each.load(300)
+        yield each
+
+
+def has_all(document: str) -> bool:
+    return all(text in document for text in (str(SERIALS[0]), "NOC, +1 555 0100", "udp queries received ipv4", "300"))
+
+
+def test_a_running_instance_is_shown_on_a_phone_too_without_any_complaint_of_the_browser(
+    running: Watched, tmp_path: Path
+) -> None:
+    url = f"http://{REPORT_ADDRESS}:{running.port}/"
+    wait_until(lambda: has_all(running.get("/")), "all on the page", 20)
+    picture = tmp_path / "phone.png"
+    _, complaints = browse(url, tmp_path, "--window-size=390,1800", f"--screenshot={picture}")
+
+    octets = picture.read_bytes()
+    assert octets[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack_from("!II", octets, 16) == (390, 1800)
+    assert len(octets) > 20_000  # an empty page has some 5,000
+    assert [line for line in complaints.splitlines() if "CONSOLE" in line] == []
+
+
+@pytest.fixture
+def counting_server() -> Iterator[tuple[int, list[int]]]:
+    """A server whose pages say how often they were asked for: its port, and the number so far."""
+    asked = [0]
+
+    async def page(request: Request) -> Response:
+        asked[0] += 1
+        text = render(content(), ANYCAST, f"answer-{min(asked[0], 2)}.example")
+        return Response(text.encode(), "text/html; charset=utf-8", headers=PAGE_HEADERS)
+
+    async def page_without_scripts(request: Request) -> Response:
+        plain = await page(request)
+        policy = {"Content-Security-Policy": f"sandbox; {PAGE_HEADERS['Content-Security-Policy']}"}
+        return Response(plain.body, plain.content_type, headers=policy)
+
+    with socket.socket() as probe:
+        probe.bind((REPORT_ADDRESS, 0))
+        port = probe.getsockname()[1]
+    loop = asyncio.new_event_loop()
+    server = HttpServer({"/": page, "/plain": page_without_scripts})
+    loop.run_until_complete(server.listen((REPORT_ADDRESS,), port))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield port, asked
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+def test_the_page_refreshes_itself(counting_server: tuple[int, list[int]], tmp_path: Path) -> None:
+    port, asked = counting_server
+    document, complaints = browse(
+        f"http://{REPORT_ADDRESS}:{port}/", tmp_path, "--virtual-time-budget=25000", "--dump-dom"
+    )
+
+    assert asked[0] >= 2
+    assert "answer-2.example" in document
+    assert [line for line in complaints.splitlines() if "CONSOLE" in line] == []
+
+
+def test_without_javascript_the_page_is_whole(counting_server: tuple[int, list[int]], tmp_path: Path) -> None:
+    port, _ = counting_server
+    picture = tmp_path / "plain.png"
+    browse(f"http://{REPORT_ADDRESS}:{port}/plain", tmp_path, "--window-size=1200,1500", f"--screenshot={picture}")
+
+    assert len(picture.read_bytes()) > 20_000
+    assert re.search(r'<noscript><meta http-equiv="refresh" content="\d+"></noscript>', shown(content()))
+    whole = re.sub(r"<script>.*?</script>", "", shown(content()), flags=re.DOTALL)
+    assert re.findall(r"<[^>]+ hidden[^>]*>", whole) == ['<p id="late" class="bad" hidden>']
