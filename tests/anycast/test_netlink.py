@@ -58,7 +58,7 @@ print(round(time.monotonic() - began + 1.2, 1))
     renewed, lapsed = printed.split()
 
     assert renewed == "True"
-    assert 1.9 <= float(lapsed) <= 3.0
+    assert 1.9 <= float(lapsed) <= 3.5  # 2 s, the kernel's 0.4 s, and a busy machine
 
 
 def test_removing_what_is_not_there_is_no_error_and_what_is_there_is_listed(host: Host) -> None:
