@@ -106,6 +106,7 @@ def _zone(maintainer: Maintainer, keeper: ZoneKeeper, boottime: float) -> ZoneSt
                 failures=peer.failures,
                 backoff_seconds=round(max(0.0, peer.not_before - boottime), 1) if peer.failures else 0.0,
                 last_success_seconds=_age(boottime, peer.last_success),
+                notified_seconds=_age(boottime, peer.notified_at),
                 last_error=peer.last_error,
             )
             for peer in refresh.primaries.values()
@@ -176,7 +177,7 @@ def _reachable(failures: int, last_success: float | None) -> bool | None:
 
 
 def _age(boottime: float, since: float | None) -> float | None:
-    return None if since is None else round(boottime - since, 1)
+    return None if since is None else round(boottime - since, 3)
 
 
 def _instant(seconds: float | None) -> str | None:

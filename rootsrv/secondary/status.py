@@ -31,6 +31,9 @@ class PrimaryStatus:
     last_success_seconds: float | None
     """Since it last answered."""
 
+    notified_seconds: float | None
+    """Since its last NOTIFY of something new."""
+
     last_error: str
 
 

@@ -85,6 +85,9 @@ class Primary:
     """The newest serial that it failed to deliver or that did not verify."""
 
     last_error: str = ""
+    notified_at: float | None = None
+    """When its last NOTIFY of something new came."""
+
     last_success: float | None = None
     """When it last answered or delivered."""
 
@@ -129,6 +132,7 @@ class Refresh:
         if now < peer.not_before and (serial is None or serial == peer.failed_with):
             return
         peer.not_before = now
+        peer.notified_at = now
         peer.due = True
 
     def demand(self, now: float) -> None:
