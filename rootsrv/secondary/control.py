@@ -97,10 +97,10 @@ class Control:
             return _failed(str(error))
 
     def _zone(self, request: Document) -> ZoneKeeper:
-        name = request.get("zone") or self._maintainer.root.name
-        keeper = self._maintainer.keepers.get(name) or self._maintainer.keepers.get(f"{name}.")
+        name = request.get("zone") or self._maintainer.zones.root.name
+        keeper = self._maintainer.zones.keepers.get(name) or self._maintainer.zones.keepers.get(f"{name}.")
         if keeper is None:
-            raise Refused(f"there is no zone {name} (there are: {', '.join(self._maintainer.keepers)})")
+            raise Refused(f"there is no zone {name} (there are: {', '.join(self._maintainer.zones.keepers)})")
         return keeper
 
     async def _do_status(self, _: Document) -> Document:
@@ -111,27 +111,27 @@ class Control:
         return {"ok": True, "note": told} if done else _failed(told)
 
     async def _do_list(self, request: Document) -> Document:
-        keepers = [self._zone(request)] if request.get("zone") else self._maintainer.keepers.values()
+        keepers = [self._zone(request)] if request.get("zone") else self._maintainer.zones.keepers.values()
         versions = []
         for keeper in keepers:
-            for each in self._maintainer.versions(keeper):
+            for each in self._maintainer.zones.versions(keeper):
                 versions.append({**asdict(each), "state": _state(keeper, each.serial)})
         return {"ok": True, "versions": versions}
 
     async def _do_show(self, request: Document) -> Document:
         keeper = self._zone(request)
         serial = _serial(request, keeper)
-        for each in self._maintainer.versions(keeper):
+        for each in self._maintainer.zones.versions(keeper):
             if each.serial == serial:
                 return {"ok": True, **asdict(each), "state": _state(keeper, serial)}
         raise Refused(f"zone {keeper.name}: serial {serial} is not kept")
 
     async def _do_refresh(self, request: Document) -> Document:
-        keepers = [self._zone(request)] if request.get("zone") else list(self._maintainer.keepers.values())
+        keepers = [self._zone(request)] if request.get("zone") else list(self._maintainer.zones.keepers.values())
         for keeper in keepers:
             if not keeper.sources:
                 raise Refused(f"zone {keeper.name} has no primary")
-            keeper.refresh.demand(self._maintainer.boottime())
+            keeper.refresh.demand(self._maintainer.zones.boottime())
             keeper.wake()
         return {"ok": True}
 
@@ -168,7 +168,7 @@ class Control:
             if keeper.last_rejection.startswith(f"{serial} from "):
                 raise Refused(keeper.last_rejection)
             if keeper.scheduled is not None and keeper.scheduled.serial == serial and not request.get("now"):
-                at = self._maintainer.switchover.activate_at
+                at = self._maintainer.zones.switchover.activate_at
                 if at is not None:
                     return {"ok": True, "serial": serial, "state": "scheduled", "activate_at": at}
             if keeper.waiting is not None and keeper.waiting.candidate.serial == serial:
@@ -182,7 +182,7 @@ class Control:
         path = Path(str(request.get("file", "")))
         if not path.is_absolute():
             raise Refused(f"file: must be an absolute path, got {path}")
-        contents = self._maintainer.contents(keeper, request.get("serial"))
+        contents = self._maintainer.zones.contents(keeper, request.get("serial"))
         write_atomically(path, presentation.to_text(contents).encode(), mode=0o644)
         return {"ok": True, "serial": contents.serial, "records": contents.record_count}
 

@@ -24,17 +24,17 @@ from rootsrv.zone.serial import serial_is_newer
 
 def status(maintainer: Maintainer, requests: Requests, configuration_digest: str) -> Status:
     """Everything as it is now."""
-    boottime = maintainer.boottime()
-    page, switchover = maintainer.page, maintainer.switchover
+    boottime = maintainer.zones.boottime()
+    page, switchover = maintainer.zones.page, maintainer.zones.switchover
     return Status(
         role="maintain",
         pid=os.getpid(),
         version=rootsrv.__version__,
         configuration_digest=configuration_digest,
-        now=instant.to_text(maintainer.now()),
+        now=instant.to_text(maintainer.zones.now()),
         test_clock_offset_seconds=clock.test_offset_seconds(),
-        clock=str(maintainer.clock.state),
-        clock_distance_seconds=round(maintainer.clock.distance, 3),
+        clock=str(maintainer.zones.clock.state),
+        clock_distance_seconds=round(maintainer.zones.clock.distance, 3),
         generation=page.active,
         silenced=page.silenced,
         switchover=SwitchoverStatus(
@@ -42,10 +42,10 @@ def status(maintainer: Maintainer, requests: Requests, configuration_digest: str
             generation=switchover.generation,
             activate_at=_instant(switchover.activate_at),
             reason=switchover.reason,
-            verify_seconds=maintainer.verify_seconds,
-            confirm_seconds=maintainer.confirm_seconds,
+            verify_seconds=maintainer.zones.verify_seconds,
+            confirm_seconds=maintainer.zones.confirm_seconds,
         ),
-        zones=[_zone(maintainer, each, boottime) for each in maintainer.keepers.values()],
+        zones=[_zone(maintainer, each, boottime) for each in maintainer.zones.keepers.values()],
         workers=[
             WorkerStatus(
                 slot=slot,
@@ -59,8 +59,8 @@ def status(maintainer: Maintainer, requests: Requests, configuration_digest: str
         workers_replaced=page.replaced,
         peers=[_peer(each) for each in requests.peers.values()],
         security_events=dict(requests.security.counts),
-        counters=dict(maintainer.counters),
-        state_writable=not maintainer.state_error,
+        counters=dict(maintainer.zones.counters),
+        state_writable=not maintainer.zones.state_error,
         alarms=_alarms(maintainer),
         health=_health(maintainer, boottime),
     )
@@ -81,7 +81,7 @@ def _zone(maintainer: Maintainer, keeper: ZoneKeeper, boottime: float) -> ZoneSt
         served_age_seconds=_age(boottime, serving.served_since if serving else None),
         confirmed_age_seconds=_age(boottime, serving.lease.confirmed_boottime if serving else None),
         lease_seconds=None if left is None else round(left, 1),
-        lease_until=None if left is None else instant.to_text(maintainer.now() + left),
+        lease_until=None if left is None else instant.to_text(maintainer.zones.now() + left),
         signatures_until=_instant(serving.lease.signatures_until if serving else None),
         refresh_in_seconds=round(max(0.0, refresh.next_refresh - boottime), 1),
         source=f"{serving.source} ({serving.how})" if serving else "",
@@ -127,13 +127,15 @@ def _peer(record: PeerRecord) -> PeerStatus:
 
 def _alarms(maintainer: Maintainer) -> list[str]:
     alarms = []
-    if not maintainer.clock.synchronised:
-        alarms.append(f"clock {maintainer.clock.state}, {maintainer.clock.distance:.1f} s off the trusted time")
-    if maintainer.state_error:
-        alarms.append(f"state cannot be written: {maintainer.state_error}")
-    if maintainer.switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:
-        alarms.append(f"switchover {maintainer.switchover.state}: {maintainer.switchover.reason}")
-    for keeper in maintainer.keepers.values():
+    if not maintainer.zones.clock.synchronised:
+        alarms.append(
+            f"clock {maintainer.zones.clock.state}, {maintainer.zones.clock.distance:.1f} s off the trusted time"
+        )
+    if maintainer.zones.state_error:
+        alarms.append(f"state cannot be written: {maintainer.zones.state_error}")
+    if maintainer.zones.switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:
+        alarms.append(f"switchover {maintainer.zones.switchover.state}: {maintainer.zones.switchover.reason}")
+    for keeper in maintainer.zones.keepers.values():
         for held in keeper.held.values():
             alarms.append(f"zone {keeper.name} {held.serial} is held: {'; '.join(held.reasons)}")
         if keeper.last_rejection:
@@ -141,7 +143,7 @@ def _alarms(maintainer: Maintainer) -> list[str]:
         if keeper.distrusted:
             alarms.append(f"zone {keeper.name} is not answered: {keeper.distrusted}")
         deadline = keeper.deadline()
-        if deadline is not None and deadline <= maintainer.boottime():
+        if deadline is not None and deadline <= maintainer.zones.boottime():
             alarms.append(f"zone {keeper.name}: the lease is over, answered SERVFAIL")
         alarms += [f"primary {p.name}: {p.last_error}" for p in keeper.refresh.primaries.values() if p.failures]
         if keeper.serving is not None:
@@ -150,7 +152,7 @@ def _alarms(maintainer: Maintainer) -> list[str]:
 
 
 def _health(maintainer: Maintainer, boottime: float) -> Health:
-    root = maintainer.root
+    root = maintainer.zones.root
     held = sorted(root.held)
     known = root.known
     only_held = known is not None and any(each == known or serial_is_newer(each, known) for each in held)
@@ -163,9 +165,9 @@ def _health(maintainer: Maintainer, boottime: float) -> Health:
     return Health(
         behind_seconds=round(behind, 1),
         held_serials=held,
-        switchover_failed=maintainer.switchover.state is SwitchoverState.FAILED,
+        switchover_failed=maintainer.zones.switchover.state is SwitchoverState.FAILED,
         primaries_reachable=any(asked) if asked else None,
-        clock_synchronised=maintainer.clock.synchronised,
+        clock_synchronised=maintainer.zones.clock.synchronised,
         alarms=_alarms(maintainer),
     )
 

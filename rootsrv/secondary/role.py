@@ -46,16 +46,16 @@ class Role:
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
         self.security = SecurityEvents()
         self.requests = Requests(
-            {each.policy.apex: each for each in self.maintainer.keepers.values()},
+            {each.policy.apex: each for each in self.maintainer.zones.keepers.values()},
             store,
             self.security,
-            self.maintainer.now,
+            self.maintainer.zones.now,
             lease_left=self._lease_left,
         )
         self.requests.configure(config)
         self.listener = Listener(config.admin, self.requests)
         self._background: set[asyncio.Task[None]] = set()
-        self.maintainer.on_activated.append(self._tell_peers)
+        self.maintainer.pipeline.on_activated.append(self._tell_peers)
 
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
         """Until *stop* is set."""
@@ -77,11 +77,11 @@ class Role:
 
     def _lease_left(self, keeper: ZoneKeeper) -> float:
         deadline = keeper.deadline()
-        return 0.0 if deadline is None else deadline - self.maintainer.boottime()
+        return 0.0 if deadline is None else deadline - self.maintainer.zones.boottime()
 
     def _tell_peers(self, keeper: ZoneKeeper) -> None:
         assert keeper.serving is not None
-        config = self.maintainer.config
+        config = self.maintainer.zones.config
         for record in self.requests.peers.values():
             if not record.config.notify or keeper.name not in record.config.zones:
                 continue
@@ -109,7 +109,7 @@ class Role:
 
     def reload_now(self) -> tuple[bool, str]:
         """Read the configuration again: (whether it is in force, what to know).  What is served stays served."""
-        admin = self.maintainer.config.admin
+        admin = self.maintainer.zones.config.admin
         try:
             config = load(self._path)
             later = self.maintainer.reload(config)

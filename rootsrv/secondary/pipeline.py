@@ -1,0 +1,284 @@
+"""The pipeline: from a delivery to what the workers answer from."""
+# Theory of operation
+# -------------------
+# One keeper per zone asks and fetches (keeper.py).  What it delivers goes through one pipeline, one at a time:
+#
+#   delivery ─▶ prepare in a child process ─▶ rejected: the primary is left alone for a while
+#               (verify, keep, judge,       ─▶ held: waits in the store for a human
+#                compile, examine)          ─▶ void: our own fault, the serial is not tried again
+#                                           ─▶ accepted ─▶ stage ─▶ ledger.next ─▶ T ─▶ flip ─▶ read back ─▶ ledger
+#
+# The ledger is written before the flip, so that a crash at any instant finds either the old zone in service or the new
+# one scheduled: never a way back to an older serial.
+# Everything else (leases, holds that time out, the clock) happens in `_tick`, once a second.
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from rootsrv import log
+from rootsrv.secondary.child import ChildFailed, in_child
+from rootsrv.secondary.keeper import Delivery, ZoneKeeper
+from rootsrv.secondary.ledger import Next
+from rootsrv.secondary.preparation import Candidate, Preparation, Prepared, Verdict
+from rootsrv.secondary.store import StoreFailed
+from rootsrv.secondary.switchover import SwitchoverVoid
+from rootsrv.secondary.zones import Zones
+from rootsrv.zone import instant, plausibility
+from rootsrv.zone.serial import serial_is_newer
+
+RESTAGE_SECONDS = 60.0
+"""How soon a table that no worker could map is tried again."""
+
+
+class Pipeline:
+    """Prepares and activates what the keepers deliver, one after the other."""
+
+    def __init__(self, zones: Zones) -> None:
+        self.zones = zones
+        self.on_activated: list[Callable[[ZoneKeeper], None]] = []
+        """Told when a zone has a new version in service."""
+
+        self.now_please: set[tuple[str, int]] = set()
+        """Zones and serials that an operator wants without waiting for the set time."""
+
+    async def run(self) -> None:
+        """Take deliveries one after the other, the root's first, newest first."""
+        while True:
+            self.zones.work.clear()
+            taken = False
+            for keeper in self.zones.keepers.values():
+                if keeper.deliveries:
+                    await self.take(keeper, keeper.deliveries.pop(0), at_once=False)
+                    taken = True
+                    break
+            if not taken:
+                await self.zones.work.wait()
+
+    async def take(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
+        serial = delivery.candidate.serial
+        if keeper.serving is not None and not serial_is_newer(serial, keeper.serving.serial):
+            return
+        if keeper.floor is not None and serial_is_newer(keeper.floor, serial):
+            keeper.reject(delivery, f"older than {keeper.floor}, which was served before")
+            return
+        if keeper is self.zones.hosts and self.zones.root.serving is None:
+            keeper.waiting = delivery
+            return
+        try:
+            await self.prepare_and_activate(keeper, delivery, at_once=at_once)
+        except StoreFailed as error:
+            self.zones.state_failed(error)
+            keeper.reject(delivery, f"it cannot be kept: {error}")
+        except (ChildFailed, TimeoutError) as error:
+            log.alarm("preparation failed", zone=keeper.name, serial=serial, reason=error or type(error).__name__)
+            keeper.reject(delivery, f"preparation failed: {error or type(error).__name__}")
+
+    def preparation(self, root: Delivery | None, hosts: Delivery | None, *, generation: int) -> Preparation:
+        """What to prepare: the deliveries, and what is in service where there is none."""
+        serving_root = self.zones.root.serving
+        assert root is not None or serving_root is not None
+        if root is None and serving_root is not None:
+            root_candidate = self.zones.delivery_of(serving_root).candidate
+        else:
+            assert root is not None
+            root_candidate = root.candidate
+        hosts_candidate: Candidate | None = hosts.candidate if hosts else None
+        if hosts_candidate is None and self.zones.hosts is not None and self.zones.hosts.serving is not None:
+            hosts_candidate = self.zones.delivery_of(self.zones.hosts.serving).candidate
+        hold = self.zones.config.hold
+        return Preparation(
+            store=self.zones.store,
+            generation=generation,
+            now=self.zones.now(),
+            root_policy=self.zones.root.policy,
+            hosts_policy=self.zones.hosts.policy if self.zones.hosts else None,
+            limits=plausibility.Limits(
+                tlds_gone_percent=hold.tlds_gone_percent,
+                ds_gone_percent=hold.ds_gone_percent,
+                tlds_without_address_percent=hold.tlds_without_address_percent,
+                apex_ns_changed=hold.apex_ns_changed,
+                shrink_percent=hold.shrink_percent,
+                signatures_left_seconds=hold.signatures_left_seconds,
+            ),
+            root=root_candidate,
+            hosts=hosts_candidate,
+            new_root=root is not None,
+            new_hosts=hosts is not None,
+            serving_root=serving_root.contents if serving_root else None,
+        )
+
+    async def prepare_and_activate(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
+        generation = 1 + max([self.zones.ledger.generation, self.zones.page.active, *self.zones.store.generations()])
+        root = delivery if keeper is self.zones.root else None
+        hosts = delivery if keeper is self.zones.hosts else None
+        if root is not None and self.zones.hosts is not None and self.zones.hosts.waiting is not None:
+            hosts = self.zones.hosts.waiting
+        elif (
+            root is not None
+            and self.zones.hosts is not None
+            and self.zones.hosts.serving is None
+            and self.zones.hosts.deliveries
+        ):
+            hosts = self.zones.hosts.deliveries.pop(0)
+        preparation = self.preparation(root, hosts, generation=generation)
+        began = time.monotonic()
+        prepared = await in_child(preparation.run, self.zones.store)
+        self.zones.state_error = ""
+        self.verify_seconds = time.monotonic() - began
+        took = round(1000 * self.verify_seconds)
+        for each, what, verdict in ((self.zones.root, root, prepared.root), (self.zones.hosts, hosts, prepared.hosts)):
+            if each is not None and what is not None and verdict is not None:
+                self._note_verdict(each, what, verdict, took, prepared)
+        if not prepared.table_octets:
+            if root is not None and hosts is not None and self.zones.hosts is not None:
+                self.zones.hosts.waiting = hosts
+            return
+        accepted: list[tuple[ZoneKeeper, Delivery, Verdict]] = []
+        if root is not None and prepared.root is not None and prepared.root.outcome == "accepted":
+            accepted.append((self.zones.root, root, prepared.root))
+        if (
+            self.zones.hosts
+            and hosts is not None
+            and prepared.hosts is not None
+            and prepared.hosts.outcome == "accepted"
+        ):
+            accepted.append((self.zones.hosts, hosts, prepared.hosts))
+        if prepared.void:
+            self._void(accepted, generation, prepared.void)
+            return
+        # A root whose hosts do not fit it was approved by a human: it goes on without them.
+        if self.zones.hosts and hosts is not None and prepared.hosts is None:
+            self.zones.hosts.waiting = hosts
+        await self._activate(accepted, generation, prepared, at_once=at_once)
+
+    def _note_verdict(
+        self, keeper: ZoneKeeper, delivery: Delivery, verdict: Verdict, took: int, prepared: Prepared
+    ) -> None:
+        candidate = delivery.candidate
+        facts: dict[str, Any] = {
+            "zone": keeper.name,
+            "serial": verdict.serial,
+            "from": candidate.source,
+            "transfer": candidate.how,
+        }
+        for alarm in verdict.alarms:
+            log.alarm("zone suspicious", zone=keeper.name, serial=verdict.serial, sign=alarm)
+        match verdict.outcome:
+            case "accepted":
+                log.event("zone verified", **facts, took_ms=took)
+                self.zones.counters["zones_verified"] += 1
+            case "held":
+                self.zones.counters["zones_held"] += 1
+                reasons = "; ".join(verdict.reasons)
+                log.alarm("zone held", **facts, reason=reasons, decide=f"rootsrv zone approve|reject {verdict.serial}")
+                self._keep_held(keeper, verdict)
+            case "rejected":
+                if keeper is self.zones.hosts and verdict.reasons and prepared.root is None:
+                    # It may be the zone for a root that is still to come.
+                    keeper.waiting = delivery
+                    for serial in list(self.zones.root.held):
+                        self.zones.redeliver(self.zones.root, serial, approved=False)
+                log.alarm("zone rejected", **facts, reason=verdict.reasons[0])
+                keeper.reject(delivery, verdict.reasons[0])
+        self.zones.journal(
+            f"zone {verdict.outcome}",
+            **facts,
+            reasons=list(verdict.reasons),
+            alarms=list(verdict.alarms),
+            checks=list(verdict.checks),
+            approved=candidate.approved,
+        )
+
+    def _keep_held(self, keeper: ZoneKeeper, verdict: Verdict) -> None:
+        with contextlib.suppress(StoreFailed):
+            keeper.held[verdict.serial] = replace(
+                self.zones.store.version(keeper.policy.apex, verdict.serial)[0], reasons=verdict.reasons
+            )
+        keeper.note_known()
+
+    def _void(self, accepted: list[tuple[ZoneKeeper, Delivery, Verdict]], generation: int, reason: str) -> None:
+        self.zones.switchover.void(generation, reason)
+        self.zones.counters["switchovers_void"] += 1
+        for keeper, delivery, verdict in accepted:
+            keeper.reject(delivery, f"void: {reason}")
+            keeper.drop(verdict.serial)
+            self.zones.journal("switchover void", zone=keeper.name, serial=verdict.serial, reason=reason)
+        self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+
+    async def _activate(
+        self,
+        accepted: list[tuple[ZoneKeeper, Delivery, Verdict]],
+        generation: int,
+        prepared: Prepared,
+        *,
+        at_once: bool,
+    ) -> None:
+        """Stage, wait for T, flip, read back."""
+        versions = {
+            keeper.name: keeper.accept(delivery, verdict.signatures_until, verdict.alarms)
+            for keeper, delivery, verdict in accepted
+        }
+        hurried = {(keeper.name, delivery.candidate.serial) for keeper, delivery, _ in accepted} & self.now_please
+        self.now_please -= hurried
+        try:
+            await self.zones.switchover.stage(generation)
+        except SwitchoverVoid as error:
+            self.zones.counters["switchovers_void"] += 1
+            self.zones.journal("switchover void", generation=generation, reason=str(error))
+            self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+            for keeper, delivery, _ in accepted:
+                keeper.scheduled = None
+                # The zone is good; the workers may be able to map it later.
+                again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
+                asyncio.get_running_loop().call_later(RESTAGE_SECONDS, keeper.deliver, again)
+            return
+        activate_at = None if at_once or hurried else self.zones.switchover.schedule()
+        leases = {
+            each.name: newest.lease for each in self.zones.keepers.values() if (newest := each.newest) is not None
+        }
+        self.zones.ledger.next = Next(generation, activate_at, leases)
+        self.zones.write_ledger()
+        shown = instant.to_text(activate_at) if activate_at else "now"
+        for keeper, _, _ in accepted:
+            log.event("zone scheduled", zone=keeper.name, serial=versions[keeper.name].serial, activate_at=shown)
+        await self.zones.switchover.wait_until(activate_at)
+        before = self.zones.page.active
+        self.zones.has_hosts = prepared.has_hosts
+        for keeper, _, _ in accepted:
+            keeper.activated()
+        flipped = time.monotonic()
+        self.zones.switchover.flip(generation, self.zones.grant)
+        self.zones.ledger.generation, self.zones.ledger.next = generation, None
+        self.zones.write_ledger()
+        self.zones.counters["switchovers"] += 1
+        log.event("zones in service", generation=f"{before}->{generation}", serials=self.zones.serials(), was_due=shown)
+        for keeper, delivery, _ in accepted:
+            self.zones.journal("zone served", zone=keeper.name, serial=delivery.candidate.serial, generation=generation)
+        if self.zones.hosts is not None and self.zones.hosts.waiting is not None and prepared.has_hosts:
+            self.zones.hosts.waiting = None
+        if await self.zones.switchover.confirm(generation):
+            self.confirm_seconds = time.monotonic() - flipped
+        else:
+            self.zones.counters["switchovers_failed"] += 1
+            self.zones.journal("switchover failed", generation=generation, reason=self.zones.switchover.reason)
+        self.zones.store.retire_tables({generation})
+        for keeper, _, _ in accepted:
+            self._forget_old(keeper)
+            for tell in self.on_activated:
+                tell(keeper)
+            for serial in list(keeper.held):
+                self.zones.redeliver(keeper, serial, approved=False)
+
+    def _forget_old(self, keeper: ZoneKeeper) -> None:
+        assert keeper.serving is not None
+        served = keeper.serving.serial
+        old = [
+            each for each in self.zones.store.versions(keeper.policy.apex) if not serial_is_newer(each.serial, served)
+        ]
+        for provenance in old[: -self.zones.config.switchover.keep_versions]:
+            if provenance.serial != served:
+                self.zones.store.forget_version(keeper.policy.apex, provenance.serial)
