@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     notifying.set_defaults(command=_notify)
 
     responding = commands.add_parser("responder", help="what one response costs, without a network")
-    responding.add_argument("--repeats", type=_positive, default=5)
+    responding.add_argument("--repeats", type=_positive, default=responder.REPEATS, help="rounds")
     _add_zones(responding)
     _add_results(responding)
     responding.set_defaults(command=_responder)

@@ -1,6 +1,7 @@
 """A short comparison: every figure is there, the sums add up with the interface's counters, nothing is left behind."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -12,8 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from bench import compare, peak, plots, report, zones
-from bench.network import NetworkUnavailable, Wire
+from bench import compare, offer, peak, plots, report, zones
+from bench.engine_process import EngineProcess
+from bench.mix import Mix
+from bench.network import (
+    CLIENT_INTERFACE,
+    SERVER_IPV4,
+    SERVER_IPV6,
+    SOURCE_PREFIX_IPV4,
+    SOURCE_PREFIX_IPV6,
+    NetworkUnavailable,
+    Wire,
+)
+from bench.subjects import SUBJECTS, Bench
 from tests.needs import REPOSITORY, require_root, require_tool
 
 FIGURES = (
@@ -90,6 +102,24 @@ def test_a_missing_program_is_left_out_with_the_reason_and_the_rest_goes_on(serv
     assert "/nonexistent/knotd" in found["left_out"]["Knot"]
     assert found["subjects"].keys() == {"blind sockets"}
     assert "Knot was left out" in report.comparison_to_markdown(found)
+
+
+def test_the_kernel_engine_finds_its_way_to_a_server_of_ones_own(served: zones.Zones, tmp_path: Path) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    queries = Mix.read().queries(served.tlds, 500)
+    order = offer.Order(
+        targets=(SERVER_IPV4, SERVER_IPV6), engine="kernel", interface=CLIENT_INTERFACE, owned=True,
+        source_prefixes=(SOURCE_PREFIX_IPV4, SOURCE_PREFIX_IPV6),
+    )  # fmt: skip
+    with Wire() as wire, SUBJECTS["NSD"].start(Bench(wire, served, tmp_path, cpu, {})):
+        with EngineProcess(functools.partial(offer.make_engine, order, queries), namespace=wire.client.path) as engine:
+            load = engine.run(500, 0.4)
+            limited = engine.call("run", 5000, 0.2, 10)
+
+    assert load.sent == load.answered + load.lost
+    assert load.answered > 20
+    assert load.wrong == {}
+    assert limited.sent == 10
 
 
 def test_three_times_a_peak_while_the_zone_changes(served: zones.Zones) -> None:
