@@ -78,9 +78,7 @@ def parse(udp_octets: int, version: int, flags: int, rdata: bytes) -> Edns:
         elif code == NSID:
             nsid = True
         elif code == KEEPALIVE:
-            if size:
-                raise OptionMalformed("a keepalive time-out in a query")  # RFC 7828 §3.2.1
-            keepalive = True
+            keepalive = True  # a client should send it empty (RFC 7828 §3.2.1); what it sends says nothing to us
         elif code == ZONEVERSION:
             zoneversion = True
         at += size

@@ -18,7 +18,7 @@
 
 import enum
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,13 +66,14 @@ _TYPE_DS, _TYPE_TSIG, _TYPE_IXFR, _TYPE_AXFR, _TYPE_ANY = 43, 250, 251, 252, 255
 _CLASS_IN, _CLASS_ANY = 1, 255
 _BADKEY = 17  # RFC 8945 §3
 
-_MAX_NAME_OCTETS = 255  # RFC 1035 §3.1
+_MAX_ROOT_LABEL_AT = 12 + 255 - 1  # a name has at most 255 octets (RFC 1035 §3.1)
 _TCP_LIMIT = 65535  # RFC 1035 §4.2.2: a two-octet length
 
 Respond = Callable[[bytes, bytes, Transport, float], bytes | None]
 
-Tail = tuple[int, bool, int, int, int, int, bytes]
-"""What the octets behind a qname ask for, when they are qtype, class IN and at most a plain OPT record: OPT is there,
+Tail = tuple[bool, int, int, int, int, bytes]
+"""What a query asks for from the root label on, when that is qtype, class IN and at most a plain OPT record.
+
 DO, which of a delegation's four answers for names below it, which for the name itself, qtype, octets that may be in
 front of and in the body (without the root label, qtype and qclass), our OPT record."""
 
@@ -190,9 +191,6 @@ class Responder:
     def _shortcut(self) -> Respond:
         """Build `respond`."""
         fully = self.respond_fully
-        tail_of = self._tail
-        cookies = self._settings.cookies
-        cookie_answer = None if cookies is None or self._settings.require_server_cookie else cookies.answer
         find = self._answers.find
         labels = self._answers.labels
         delegations: dict[bytes, tuple[Ready, ...]] = {
@@ -201,6 +199,8 @@ class Responder:
         if self._answers.host_label is not None:
             delegations[self._answers.host_label] = ()  # the whole name decides
         denials = [answer.ready for answer in self._answers.denials]
+        # Labels below each first octet; the search for a label's neighbour stays between two of them.
+        low = [bisect_left(labels, bytes((octet,))) for octet in range(256)] + [len(labels)]
         nxdomain = self._answers.nxdomain.ready
         root_types, root_nodata = self._answers.owners[names.ROOT]
 
@@ -213,10 +213,9 @@ class Responder:
             for arcount in (0, 1)
         }
         tails = self._common_tails()
-        common_tails = dict(tails)
+        rare_tail = self._rare_tails(tails)
         # Bound for speed: a closure's variable is found faster than a module's.
         steps, targets, bisect, join = _STEPS, TARGETS, bisect_right, b"".join
-        max_tails = len(tails) + _MAX_RARE_TAILS
         from_bytes = int.from_bytes
         has_moved: list[Prepared] = []  # one entry for each moved body that is kept
         max_moved = _MAX_MOVED_BODIES
@@ -225,62 +224,43 @@ class Responder:
             head = heads.get(octets[2:12])
             if head is None:
                 return fully(octets, source, transport, now)
-            # Nearly all queries end in a plain OPT record or in the question itself.
+            # Nearly all queries end in the root label and a plain OPT record, or in the question itself.
             if head & 1:
-                behind = octets[-15:]
+                behind = octets[-16:]
                 end = len(octets) - 16
             else:
-                behind = octets[-4:]
+                behind = octets[-5:]
                 end = len(octets) - 5
             tail = tails.get(behind)
-            cookie = None
             if tail is None:
                 end = octets.find(0, 12)
-                behind = octets[end + 1 :]
-                if len(behind) > _MAX_TAIL_OCTETS:
-                    return fully(octets, source, transport, now)
-                tail = tails.get(behind)
-            if tail is None:
-                if behind[13:19] in _ONLY_COOKIE and len(behind) == 15 + behind[14] and cookie_answer is not None:
-                    cookie = cookie_answer(behind[19:], source, now)[0]
-                    behind = behind[:13] + b"\0\0"
-                    tail = tails.get(behind)
+                tail = rare_tail(octets[end:], head & 1, source, now)
                 if tail is None:
-                    tail = tail_of(behind)
-                    if tail is None:
-                        return fully(octets, source, transport, now)
-                    if len(tails) >= max_tails:
-                        # Somebody sends tails at random: forget them, or nobody else's would find a place.
-                        tails.clear()
-                        tails.update(common_tails)
-                    tails[behind] = tail
-            has_opt, do, deep, single, qtype, room, opt = tail
+                    return fully(octets, source, transport, now)
+            do, deep, single, qtype, room, opt = tail
 
             # Find the last label.  With a compression pointer or a label that is too long this does not come to the
             # root label at `end`; such names go the complete way.
-            at = start = 12
+            start = 12
+            at = 12 + steps[octets[12]]
             while at < end:
                 start = at
                 at += steps[octets[at]]
-            if at != end or end > 266 or octets[end] or has_opt != head & 1:
-                return fully(octets, source, transport, now)
-            label = octets[start + 1 : end].lower()
-            delegation = delegations.get(label)
-            if end == 12:
+            if at != end or end > _MAX_ROOT_LABEL_AT:
+                if end != 12:
+                    return fully(octets, source, transport, now)
                 ready = root_types.get(qtype, root_nodata)[do].ready
-            elif delegation:
-                ready = delegation[single if start == 12 else deep]
-            elif delegation is not None:
-                ready = find(octets[12 : end + 1].lower(), qtype, do=do).ready
-            elif do:
-                ready = denials[bisect(labels, label) - 1]
             else:
-                ready = nxdomain
+                label = octets[start + 1 : end].lower()
+                delegation = delegations.get(label)
+                if delegation is None:
+                    ready = denials[bisect(labels, label, low[label[0]], low[label[0] + 1]) - 1] if do else nxdomain
+                elif delegation:
+                    ready = delegation[single if start == 12 else deep]
+                else:
+                    ready = find(octets[12 : end + 1].lower(), qtype, do=do).ready
             size, anchor_end, header_tails, before, target, after, several, answer = ready
 
-            if cookie is not None:
-                opt = opt[:9] + b"\0\x1c\0\x0a\0\x18" + cookie
-                room -= 28
             if end + size > room and not transport:
                 return answer.response(octets, octets[12 : end + 5], opt, room + 5 + len(opt))
             moved_by = end - anchor_end
@@ -302,20 +282,52 @@ class Responder:
 
         return respond
 
-    def _tail(self, tail: bytes) -> Tail | None:
-        """What the octets behind a qname ask for; None if the complete way must look at them."""
-        if len(tail) < 4:
+    def _rare_tails(self, tails: dict[bytes, Tail]) -> Callable[[bytes, int, bytes, float], Tail | None]:
+        """Build what the shortcut asks about a tail that is not in *tails*; it puts there what it may."""
+        cookies = self._settings.cookies
+        cookie_answer = None if cookies is None or self._settings.require_server_cookie else cookies.answer
+        common_tails = dict(tails)
+        max_tails = len(tails) + _MAX_RARE_TAILS
+
+        def plain_tail(behind: bytes) -> Tail | None:
+            tail = tails.get(behind)
+            if tail is None:
+                tail = self._tail(behind)
+                if tail is not None:
+                    if len(tails) >= max_tails:
+                        # Somebody sends tails at random: forget them, or nobody else's would find a place.
+                        tails.clear()
+                        tails.update(common_tails)
+                    tails[behind] = tail
+            return tail
+
+        def rare_tail(behind: bytes, arcount: int, source: bytes, now: float) -> Tail | None:
+            if len(behind) > _MAX_TAIL_OCTETS or arcount != (len(behind) > 5):
+                return None
+            if behind[14:20] not in _ONLY_COOKIE or len(behind) != 16 + behind[15] or cookie_answer is None:
+                return plain_tail(behind)
+            tail = plain_tail(behind[:14] + b"\0\0")
+            if tail is None:
+                return None
+            do, deep, single, qtype, room, opt = tail
+            cookie, _ = cookie_answer(behind[20:], source, now)
+            return do, deep, single, qtype, room - 28, opt[:9] + b"\0\x1c\0\x0a\0\x18" + cookie
+
+        return rare_tail
+
+    def _tail(self, behind: bytes) -> Tail | None:
+        """What root label, qtype, qclass and OPT ask for; None if the complete way must look at them."""
+        if len(behind) < 5 or behind[0]:
             return None
-        qtype, qclass = struct.unpack_from("!HH", tail)
+        qtype, qclass = struct.unpack_from("!HH", behind, 1)
         if qclass != _CLASS_IN or qtype in (_TYPE_AXFR, _TYPE_IXFR):
             return None
-        if len(tail) == 4:
-            return 0, False, 0, 2 if qtype == _TYPE_DS else 0, qtype, edns.MIN_UDP_OCTETS - 5, b""
-        record = edns.OPT.unpack_from(tail, 4) if len(tail) >= 4 + edns.OPT_OCTETS else None
-        if record is None:
+        if len(behind) == 5:
+            return False, 0, 2 if qtype == _TYPE_DS else 0, qtype, edns.MIN_UDP_OCTETS - 5, b""
+        if len(behind) < 5 + edns.OPT_OCTETS:
             return None
-        owner, rtype, udp_octets, rcode, version, flags, size = record
-        options = tail[4 + edns.OPT_OCTETS :]
+        owner, rtype, udp_octets, rcode, version, flags, size = edns.OPT.unpack_from(behind, 5)
+        options = behind[5 + edns.OPT_OCTETS :]
         plain = (owner, rtype, rcode, version, size) == (0, edns.TYPE_OPT, 0, 0, len(options))
         if not plain or options not in (b"", _ASKS_NSID):
             return None
@@ -323,13 +335,13 @@ class Responder:
         full_size = self._settings.max_udp_response_octets
         opt = edns.opt_record(full_size, self._nsid if asked.nsid else b"", do=asked.do)
         room = min(asked.udp_octets, full_size) - 5 - len(opt)
-        return 1, asked.do, int(asked.do), asked.do + (2 if qtype == _TYPE_DS else 0), qtype, room, opt
+        return asked.do, int(asked.do), asked.do + (2 if qtype == _TYPE_DS else 0), qtype, room, opt
 
     def _common_tails(self) -> dict[bytes, Tail]:
         """The tails that resolvers send, known from the start."""
         tails = {}
         for qtype in _COMMON_QTYPES:
-            question = struct.pack("!HH", qtype, _CLASS_IN)
+            question = struct.pack("!BHH", 0, qtype, _CLASS_IN)
             plain_opts = [edns.opt_record(size, do=do) for size in _COMMON_UDP_OCTETS for do in (False, True)]
             for tail in (question, *(question + opt for opt in plain_opts)):
                 meaning = self._tail(tail)
@@ -349,7 +361,7 @@ _ONLY_COOKIE = frozenset(struct.pack("!HHH", 4 + size, edns.COOKIE, size) for si
 _COMMON_QTYPES = (1, 2, 5, 6, 12, 15, 16, 28, 33, 43, 48, 64, 65, 255)
 _COMMON_UDP_OCTETS = (512, 1220, 1232, 1280, 1400, 1410, 1432, 1452, 1472, 4000, 4096, 8192, 65535)
 _MAX_RARE_TAILS = 8192
-_MAX_TAIL_OCTETS = 43  # qtype, qclass, OPT and a full cookie
+_MAX_TAIL_OCTETS = 44  # root label, qtype, qclass, OPT and a full cookie
 
 # Moving a referral's 20 to 50 pointers takes as long as all the rest, and few TLDs take most of the referrals: bodies
 # that were moved are kept, 3 MB of them at most, and all forgotten when there are more.
