@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.machine import debian
 from tests.needs import REPOSITORY, require_root, require_tool
 from tests.network import network
 from tests.server.live import wait_until
-from tests.system.fresh_machine import fresh_machine
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -48,10 +48,9 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
     require_tool("buildah")
     made = Buildah(tmp_path_factory.mktemp("buildah"))
     try:
-        with fresh_machine(tmp_path_factory.mktemp("base")) as machine:
-            container = made("from", "--isolation", "chroot", "scratch")
-            made("copy", container, f"{machine.root}/", "/")
-            made("commit", "--rm", container, BASE)
+        container = made("from", "--isolation", "chroot", "scratch")
+        made("copy", container, f"{debian(tmp_path_factory.mktemp('base'))}/", "/")
+        made("commit", "--rm", container, BASE)
         options = ["--isolation", "chroot", "--pull-never", "--build-arg", f"BASE={BASE}", "--tag", IMAGE]
         if bundle := os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE"):
             options += ["--volume", f"{bundle}:/run/ca.crt:ro", "--build-arg", "PIP_CERT=/run/ca.crt"]

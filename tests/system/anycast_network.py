@@ -362,7 +362,9 @@ class Anycast:
 class Load:
     """Queries that a client sends at a steady rate, each counted as answered or lost."""
 
-    def __init__(self, client: Host, report: Path, seconds: float, rate: int) -> None:
+    def __init__(
+        self, client: Host, report: Path, seconds: float, rate: int, addresses: Sequence[str] = tuple(SERVICE.values())
+    ) -> None:
         report.unlink(missing_ok=True)
         self._report = report
         command = [
@@ -372,7 +374,7 @@ class Load:
             str(seconds),
             str(rate),
         ]
-        self._process = subprocess.Popen([*client.prefix, *command, SERVICE[4], SERVICE[6]], start_new_session=True)
+        self._process = subprocess.Popen([*client.prefix, *command, *addresses], start_new_session=True)
 
     def result(self) -> dict[str, Any]:
         """{"4": {"sent": n, "lost": [epoch seconds, …]}, "6": …}, once it has ended."""

@@ -1,0 +1,355 @@
+"""docs/install.md, followed command by command on Debian machines that boot, up to the route and a signed answer.
+
+    manager ── eth0 ── box ── eth1 ── router ──┐
+                                               core ── client
+    manager ── eth0 ── box ── eth1 ── router ──┘
+
+Both sites have the addresses of the guide; the second box comes from the first one's medium.  The addresses are those
+of deploy/, so nothing in the files has to be edited.  Left out: fetching from the Internet, and setting the clock.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.machine import Machine, booted, debian
+from tests.needs import REPOSITORY, require_tool
+from tests.network import Host, Network, network
+from tests.peers.bird import route
+from tests.server.live import wait_until, zone_files
+from tests.system.anycast_network import Load
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+
+SERVICE = "192.0.2.53"
+PREFIX = "192.0.2.0/24"
+GUIDE = (REPOSITORY / "docs" / "install.md").read_text()
+
+
+def block(label: str) -> str:
+    """The commands of the guide below the comment *label*."""
+    found = re.findall(rf"<!-- {re.escape(label)} -->\n```sh\n(.*?)```", GUIDE, re.DOTALL)
+    assert len(found) == 1, label
+    return str(found[0])
+
+
+def test_every_block_of_the_guide_is_followed_or_left_out_for_a_reason() -> None:
+    labels = re.findall(r"<!-- (.*?) -->\n```sh", GUIDE)
+    assert len(re.findall(r"^```sh", GUIDE, re.MULTILINE)) == len(labels)
+    assert [each for each in labels if each.startswith("not in the lab")] == [
+        "not in the lab: fetched from elsewhere", "not in the lab: sets the clock",
+    ]  # fmt: skip
+    source = Path(__file__).read_text()
+    assert [each for each in labels if f'"{each}"' not in source] == []
+
+
+# ── the lab ──
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a box is plugged in."""
+
+    box: Host
+    manager: Host
+    router: Host
+
+
+def cable(net: Network, number: int, core: Host) -> Site:
+    """A rack: management network and router, the same addresses in each."""
+    box, manager, router = (net.host(f"{name}{number}") for name in ("box", "mgr", "rtr"))
+    net.link(box, manager, "eth0", (("203.0.113.10/24", "203.0.113.53/24"), ("2001:db8:a::10/64", "2001:db8:a::53/64")))
+    net.link(
+        box, router, "eth1", (("198.51.100.1/30", "198.51.100.2/30"), ("2001:db8:ffff::1/64", "2001:db8:ffff::2/64"))
+    )
+    net.link(router, core, f"core{number}", ((f"10.9.{number}.1/30", f"10.9.{number}.2/30"),))
+    box.ip("route", "add", "default", "via", "203.0.113.53")
+    router.ip("route", "add", "default", "via", f"10.9.{number}.2")
+    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    return Site(box, manager, router)
+
+
+def router_configuration(number: int) -> str:
+    """BIRD of the rack's router: the box on one side, the core on the other."""
+    return f"""
+log stderr all;
+router id 10.9.{number}.1;
+protocol device {{ scan time 10; }}
+protocol kernel {{ ipv4 {{ import none; export all; }}; }}
+protocol bfd {{ interface "eth1" {{ min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }}; }}
+template bgp box {{
+    local as 65000; hold time 9; connect delay time 1; error wait time 1, 5; bfd yes; ttl security yes;
+    password "change-me"; graceful restart no;
+}}
+protocol bgp box4 from box {{
+    local 198.51.100.2; neighbor 198.51.100.1 as 65001; ipv4 {{ import all; export none; }};
+}}
+protocol bgp box6 from box {{
+    local 2001:db8:ffff::2; neighbor 2001:db8:ffff::1 as 65001; ipv6 {{ import all; export none; }};
+}}
+protocol bgp core {{
+    local 10.9.{number}.1 as 65000; neighbor 10.9.{number}.2 as 65100; connect delay time 1; error wait time 1, 5;
+    graceful restart no; ipv4 {{ import none; export where proto = "box4"; next hop self; }};
+}}
+"""
+
+
+CORE = """
+log stderr all;
+router id 10.9.0.1;
+protocol device { scan time 10; }
+protocol kernel { ipv4 { import none; export all; }; }
+filter from_site { if (65535, 0) ~ bgp_community then bgp_local_pref = 0; accept; }
+template bgp site {
+    local as 65100; connect delay time 1; error wait time 1, 5; graceful restart no;
+}
+protocol bgp site1 from site {
+    local 10.9.1.2; neighbor 10.9.1.1 as 65000; ipv4 { import filter from_site; export none; };
+}
+protocol bgp site2 from site {
+    local 10.9.2.2; neighbor 10.9.2.1 as 65000; ipv4 { import filter from_site; export none; };
+}
+"""
+
+NSD = """
+server:
+    ip-address: 203.0.113.53
+    username: ""
+    chroot: ""
+    zonesdir: "{0}"
+    database: ""
+    pidfile: ""
+    xfrdfile: ""
+    xfrdir: "{0}"
+    zonelistfile: "{0}/zone.list"
+    cookie-secret-file: "{0}/cookies"
+remote-control:
+    control-enable: no
+zone:
+    name: "."
+    zonefile: "root.zone"
+    provide-xfr: 203.0.113.10 NOKEY
+"""
+
+
+@contextlib.contextmanager
+def primary(site: Site, directory: Path) -> Iterator[None]:
+    """The hidden primary of a rack: NSD."""
+    nsd = require_tool("nsd")
+    directory.mkdir()
+    (directory / "root.zone").write_bytes(zone_files().versions[0])
+    (directory / "nsd.conf").write_text(NSD.format(directory))
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*site.manager.prefix, nsd, "-d", "-c", "nsd.conf"], cwd=directory, stdout=log, stderr=log
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@dataclass
+class Lab:
+    """Everything."""
+
+    directory: Path
+    sites: tuple[Site, Site]
+    core: Host
+    client: Host
+    first: Machine
+    stack: contextlib.ExitStack
+    second: Machine | None = None
+
+    def nexthop(self) -> str:
+        """Where the core sends the service prefix."""
+        found = re.search(r"via (\S+)", self.core.ip("route", "show", PREFIX))
+        return found[1] if found else ""
+
+    def answer(self) -> str:
+        """What the client gets."""
+        return self.client.run(
+            "dig", f"@{SERVICE}", "+dnssec", "+norec", "+tries=1", "+time=2", ".", "SOA", check=False
+        )
+
+
+def wheels(directory: Path) -> None:
+    """The wheel of now, and the same as the next version."""
+    for version, text in (("0.1.0", None), ("0.2.0", "0.2.0")):
+        source = directory / version
+        listed = subprocess.run(["git", "-C", REPOSITORY, "ls-files", "-z"], capture_output=True, text=True, check=True)
+        for name in filter(None, listed.stdout.split("\0")):
+            if (REPOSITORY / name).exists() and not name.startswith(("tests/", "bench/")):
+                (source / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(REPOSITORY / name, source / name)
+        if text:
+            for name in ("pyproject.toml", "rootsrv/__init__.py"):
+                path = source / name
+                path.write_text(re.sub(r'^(_*version_* = )"[^"]+"', rf'\1"{text}"', path.read_text(), flags=re.M))
+        subprocess.run(
+            [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), str(source)],
+            env={**os.environ, "ROOTSRV_BPF": "required"}, check=True, timeout=300,
+        )  # fmt: skip
+
+
+def in_chroot(root: Path, script: str) -> None:
+    """Run part of the guide before the machine boots, with this machine's way to the package archives."""
+    names = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL")
+    words = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+    if bundle := os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE"):
+        shutil.copy(bundle, root / "ca-bundle.crt")
+        words.append("PIP_CERT=/ca-bundle.crt")
+    enter = 'mount -t proc proc "$1/proc"; exec chroot "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", enter, "sh", str(root), "/usr/bin/env", "-i",
+         "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *words,
+         "sh", "-ec", f"cd /root\n{script}"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Two racks; the first has a Debian box on which the guide's packages and software are installed."""
+    directory = tmp_path_factory.mktemp("guide")
+    (directory / "wheels").mkdir()
+    wheels(directory / "wheels")
+    with network() as net, contextlib.ExitStack() as stack:
+        core, client = net.host("core"), net.host("client")
+        sites = (cable(net, 1, core), cable(net, 2, core))
+        net.link(core, client, "inside", (("100.64.0.1/24", "100.64.0.2/24"),))
+        client.ip("route", "add", "default", "via", "100.64.0.1")
+        core.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        for number, site in enumerate(sites, 1):
+            stack.enter_context(route(site.router, directory / f"router{number}", router_configuration(number)))
+            stack.enter_context(primary(site, directory / f"primary{number}"))
+        stack.enter_context(route(core, directory / "core", CORE))
+        (directory / "one").mkdir()
+        root = debian(directory / "one")
+        for wheel in (directory / "wheels").glob("*.whl"):
+            shutil.copy(wheel, root / "root")
+        in_chroot(root, block("box: packages"))
+        # The second box is bare: packages, and nothing of ours.
+        (directory / "two").mkdir()
+        subprocess.run(["cp", "-a", "--reflink=auto", root, directory / "two" / "root"], check=True, timeout=300)
+        in_chroot(root, block("box: software"))
+        in_chroot(
+            root, block("box: upgrade-install").splitlines()[0] + "\n" + block("box: upgrade-install").splitlines()[1]
+        )
+        first = stack.enter_context(booted(root, sites[0].box))
+        yield Lab(directory, sites, core, client, first, stack)
+
+
+# ── the guide ──
+
+
+def test_the_guide_leads_from_a_bare_box_to_a_signed_answer_at_the_client(lab: Lab) -> None:
+    box = lab.first
+    box.run(block("box: files"))
+    files = zone_files()
+    for name, octets in (
+        ("root.zone", files.versions[0]), ("root-servers.net.zone", files.hosts), ("root-anchors.xml", files.anchor)
+    ):  # fmt: skip
+        box.path(f"/etc/rootsrv/{name}").write_bytes(octets)
+    box.run(block("box: zones"))
+    box.run(block("box: network"))
+    box.run(block("box: router"))
+    fit = box.run(block("box: doctor"), check=False)
+    failures = [line for line in fit.splitlines() if line.startswith("FAIL")]
+    assert [line for line in failures if not line.startswith("FAIL  clock")] == [], fit
+
+    printed = box.run(block("box: serve"), check=False)
+    assert "RRSIG" in printed, printed + box.journal()
+    assert lab.nexthop() == ""
+
+    box.run(block("box: announce"))
+    wait_until(lambda: lab.nexthop() == "10.9.1.1", f"the core has the route\n{box.journal()}", 60)
+    wait_until(lambda: "RRSIG" in lab.answer(), "the client has a signed answer", 30)
+    active = box.run("systemctl is-active rootsrv-maintain rootsrv-serve rootsrv-report rootsrv-advertise")
+    assert active.split() == ["active"] * 4
+
+
+def test_no_role_runs_as_root_and_workers_have_no_capability(lab: Lab) -> None:
+    for line in lab.first.run(
+        "ps -eo user:20,args | grep '[r]ootsrv.*run --config\\|[r]ootsrv.server.worker'"
+    ).splitlines():
+        assert line.split()[0] == "rootsrv", line
+    told = lab.first.run("for pid in $(pgrep -f rootsrv.server.worker); do grep -h 'Cap[PEA]' /proc/$pid/status; done")
+    assert told
+    assert set(re.findall(r"\t(\w+)", told)) == {"0" * 16}
+
+
+def test_a_role_that_hangs_is_restarted_by_the_watchdog(lab: Lab) -> None:
+    show = "systemctl show -P MainPID rootsrv-report"
+    before = lab.first.run(show)
+    lab.first.run("systemctl show -P WatchdogUSec rootsrv-report")
+    lab.first.run("mkdir -p /run/systemd/system/rootsrv-report.service.d; "
+                  "printf '[Service]\\nWatchdogSec=3\\n' > /run/systemd/system/rootsrv-report.service.d/short.conf; "
+                  "systemctl daemon-reload; systemctl restart rootsrv-report")  # fmt: skip
+    running = lab.first.run(show)
+    assert running != before
+    lab.first.run(f"kill -STOP {running}")
+    wait_until(lambda: lab.first.run(show) not in (running, "0\n", ""), "another process", 60)
+
+
+def test_an_empty_second_box_is_restored_from_the_medium_in_one_command(lab: Lab) -> None:
+    lab.first.run(block("box: save"))
+    medium = lab.directory / "two" / "root" / "media" / "rootsrv"
+    shutil.copytree(lab.first.path("/media/rootsrv"), medium)
+    box = lab.second = lab.stack.enter_context(booted(lab.directory / "two" / "root", lab.sites[1].box))
+
+    printed = box.run(block("second box: restore"))
+
+    assert "restored version 0.1.0" in printed
+    wait_until(
+        lambda: "192.0.2.0/24" in lab.sites[1].router.ip("route", "show", PREFIX),
+        f"its router has the route\n{printed}\n{box.journal()}", 90,
+    )  # fmt: skip
+    asked = lab.sites[1].router.run("dig", f"@{SERVICE}", "+dnssec", "+norec", "+tries=1", ".", "SOA")
+    assert "RRSIG" in asked
+    again = box.run(block("second box: restore"), check=False)
+    assert "there is an instance on this box already" in again
+
+
+def test_an_upgrade_under_load_loses_no_query(lab: Lab) -> None:
+    assert lab.second is not None
+    wait_until(lambda: lab.nexthop() == "10.9.1.1", "traffic at the first site", 60)
+    checked = lab.first.run(block("box: upgrade-install").splitlines()[2])
+    assert "192.0.2.53" in checked
+    load = Load(lab.client, lab.directory / "load.json", 60, 200, addresses=[SERVICE])
+
+    lab.first.run(block("box: upgrade"))
+
+    result = load.result()
+    assert lab.first.run("rootsrv --version") == "rootsrv 0.2.0\n"
+    assert '"version": "0.2.0"' in lab.first.run("rootsrv status --json")
+    assert result["4"]["sent"] > 5000
+    assert result["4"]["lost"] == []
+    wait_until(lambda: lab.nexthop() == "10.9.1.1", "traffic back at the first site", 60)
+
+
+def test_a_medium_that_is_not_whole_restores_nothing(lab: Lab, tmp_path: Path) -> None:
+    shutil.copytree(lab.directory / "two" / "root" / "media" / "rootsrv", tmp_path / "medium")
+    with (tmp_path / "medium" / "state.tar").open("r+b") as state:
+        state.seek(2000)
+        state.write(b"damaged")
+    box = lab.second
+    assert box is not None
+    shutil.copytree(tmp_path / "medium", box.path("/media/damaged"))
+    box.run("mv /opt/rootsrv/current /opt/rootsrv/away")
+    try:
+        printed = box.run("/media/damaged/rootsrv-medium restore", check=False)
+        assert "the medium is not complete" in printed
+        assert not box.path("/opt/rootsrv/current").is_symlink()
+    finally:
+        box.run("mv /opt/rootsrv/away /opt/rootsrv/current")
