@@ -31,6 +31,9 @@ from rootsrv.zone.sign import Signing, SigningKey, sign_root
 _VALIDITY_SECONDS = 13 * 86_400  # as the root's signatures
 _READY_SECONDS = 120.0  # a loaded machine; on an idle one it takes three
 _STOP_SECONDS = 15.0
+REPORT_ADDRESS, REPORT_PORT = "127.0.0.2", 9353
+"""Of the status page: on loopback, but no service address; of two demos the second one has none."""
+
 _HOST_ZONE = "root-servers.net."
 
 
@@ -99,6 +102,10 @@ validation = "none"
 [state]
 directory = "state"
 runtime_directory = "run"
+
+[report]
+addresses = ["{REPORT_ADDRESS}"]
+port = {REPORT_PORT}
 
 [fastpath]
 interfaces = [{'"lo"' if os.geteuid() == 0 else ""}]
@@ -200,6 +207,8 @@ def _print_welcome(console: Console, zones: DemoZones, addresses: tuple[str, ...
         f"  dig @127.0.0.1 -p {port} . NS +norecurse",
         f"  dig @{addresses[-1]} -p {port} www.example.{tld} A +dnssec +norecurse",
         f"  dig @127.0.0.1 -p {port} no-such-tld. A +dnssec +nsid +tcp +norecurse",
+        "",
+        f"Status page and metrics: http://{REPORT_ADDRESS}:{REPORT_PORT}/ and /metrics",
         "",
         "Ctrl-C stops it.",
     )

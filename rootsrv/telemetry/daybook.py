@@ -19,6 +19,7 @@
 import datetime
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ class DayBook:
         self.error = ""
         """Why the book cannot be written now; empty = it can."""
 
+        self._lock = threading.Lock()
+        """`write` may run in a thread of its own; it and what adds to the book exclude each other."""
+
         self._days: dict[int, DayRecord] = {}
         self._unwritten: set[int] = set()
         self._identity = 0
@@ -68,13 +72,14 @@ class DayBook:
 
     def look(self, page: Page) -> None:
         """Add what *page* has counted since the last look.  Some 0.3 ms per slot in use."""
-        if page.identity != self._identity:
-            self._identity = page.identity
-            self._read.clear()
-        for number in range(WORKER_SLOTS):
-            slot = page.worker(number)
-            if slot.day:
-                self._look_at(number, slot)
+        with self._lock:
+            if page.identity != self._identity:
+                self._identity = page.identity
+                self._read.clear()
+            for number in range(WORKER_SLOTS):
+                slot = page.worker(number)
+                if slot.day:
+                    self._look_at(number, slot)
 
     def _look_at(self, number: int, slot: WorkerSlot) -> None:
         day = slot.day
@@ -105,10 +110,11 @@ class DayBook:
 
     def look_at_sources(self, page: Page) -> None:
         """Add the unique sources that *page* holds.  Some 3 ms per slot in use and changed."""
-        for number in range(WORKER_SLOTS):
-            slot = page.worker(number)
-            if slot.day:
-                self._merge_registers(slot.day, slot)
+        with self._lock:
+            for number in range(WORKER_SLOTS):
+                slot = page.worker(number)
+                if slot.day:
+                    self._merge_registers(slot.day, slot)
 
     def _merge_registers(self, day: int, slot: WorkerSlot) -> None:
         octets = bytes(slot.registers(day))
@@ -119,8 +125,9 @@ class DayBook:
     def note_load_time(self, serial: int, known_at: float, seconds: float) -> None:
         """The root zone *serial* was known at *known_at* (seconds since 1970) and served *seconds* later."""
         day = int(known_at // _DAY_SECONDS)
-        if serial not in self.record(day).load_times:
-            self._put(day, DayRecord(_date(day), load_times={serial: seconds}))
+        with self._lock:
+            if serial not in self.record(day).load_times:
+                self._put(day, DayRecord(_date(day), load_times={serial: seconds}))
 
     def note_served(self, serial: int | None) -> None:
         """Remember which root zone is served."""
@@ -146,7 +153,10 @@ class DayBook:
 
     def write(self, now: float) -> None:
         """Write the book and the files of days that are over at *now*; what cannot be written is tried again."""
-        today = int((now - SETTLE_SECONDS) // _DAY_SECONDS)
+        with self._lock:
+            self._write_all(int((now - SETTLE_SECONDS) // _DAY_SECONDS))
+
+    def _write_all(self, today: int) -> None:
         try:
             for day in sorted(self._unwritten):
                 if day < today:

@@ -44,6 +44,7 @@ class Report:
         self._server = HttpServer({"/": self._status_page, "/metrics": self._metrics})
         self._load_times = LoadTimes(self._book.served)
         self._sources: dict[str, int] = {}
+        self._writing = False
         self._history = History()
         self._events = Events(state / "journal.jsonl")
 
@@ -97,13 +98,21 @@ class Report:
             notification.alive()
             notification.ready("statistics are kept")
             if due:
-                self._book.write(time.time())
+                await self._write()
                 written = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
 
+    async def _write(self) -> None:
+        """Write the book in a thread: a slow disk delays no scrape.  Nothing is added to it meanwhile."""
+        self._writing = True
+        try:
+            await asyncio.to_thread(self._book.write, time.time())
+        finally:
+            self._writing = False
+
     def _look(self, *, with_sources: bool) -> None:
         page = self._viewer.page()
-        if page is None:
+        if page is None or self._writing:
             return
         self._book.look(page)
         if with_sources:
