@@ -227,11 +227,15 @@ class Pipeline:
         try:
             await self.zones.switchover.stage(generation)
         except SwitchoverVoid as error:
+            for keeper, _, _ in accepted:
+                keeper.scheduled = None
+            if error.differs:
+                self._void(accepted, generation, str(error))
+                return
             self.zones.counters["switchovers_void"] += 1
             self.zones.journal("switchover void", generation=generation, reason=str(error))
             self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
             for keeper, delivery, _ in accepted:
-                keeper.scheduled = None
                 # The zone is good; the workers may be able to map it later.
                 again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
                 asyncio.get_running_loop().call_later(RESTAGE_SECONDS, keeper.deliver, again)

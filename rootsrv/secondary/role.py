@@ -17,6 +17,7 @@ from rootsrv.secondary.listener import CannotListen, Listener
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.notify import notify
+from rootsrv.secondary.operator import NoAnswer, ask
 from rootsrv.secondary.requests import Requests
 from rootsrv.secondary.security import SecurityEvents
 from rootsrv.secondary.store import Store
@@ -44,6 +45,7 @@ class Role:
         self._socket = Path(config.state.runtime_directory) / "maintain.sock"
         page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
+        self.maintainer.zones.switchover.kernel = self._fastpath_status
         self.security = SecurityEvents()
         self.requests = Requests(
             {each.policy.apex: each for each in self.maintainer.zones.keepers.values()},
@@ -74,6 +76,14 @@ class Role:
                 task.cancel()
             await asyncio.gather(reloading, *self._background, return_exceptions=True)
             await self.listener.close()
+
+    async def _fastpath_status(self) -> dict[str, Any]:
+        """What the owner of the fast path says; empty if there is none or it does not answer."""
+        try:
+            told = await ask(self._socket.with_name("serve.sock"), {"command": "fastpath-status"}, 2.0)
+        except NoAnswer:
+            return {}
+        return {} if "error" in told else told
 
     def _lease_left(self, keeper: ZoneKeeper) -> float:
         deadline = keeper.deadline()

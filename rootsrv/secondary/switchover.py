@@ -5,7 +5,7 @@
 #             table written            every worker that lives          T, or told to hurry
 #             and examined             has it mapped
 #      NONE ───────────────▶ STAGING ───────────────────────▶ SCHEDULED ─────────────────▶ FLIPPED
-#        ▲                     │  no worker can map it                                      │   │
+#        ▲                     │  no worker can map it,                                     │   │
 #        │                     ▼                                                            │   │ T + grace: somebody
 #        │                   VOID (the zone in service goes on)            all have it      │   │ answers from another
 #        ├──────────────────────────────────────────────────────────────────────────────────┘   ▼
@@ -14,6 +14,7 @@
 #        │        a worker that has it                                                          ▼ nobody has it
 #        └─────────────────────────────────────────────────────────────────────────────────── FAILED (silent)
 #
+# VOID also when the BPF program, where it is on, answers a test run otherwise than the Responder.
 # The flip is one store to the page's ACTIVE; the new deadlines follow it (page.py says why).  There is no way back: no
 # branch stores an older generation.  A worker without a process answers nothing and fails nothing.
 # Between T and T + grace both the old and the new serial are right answers.
@@ -24,8 +25,9 @@ import enum
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rootsrv import log
 from rootsrv.config_secondary import SwitchoverConfig
@@ -52,6 +54,11 @@ class SwitchoverState(enum.StrEnum):
 class SwitchoverVoid(Exception):
     """The next table cannot be staged; what is in service goes on."""
 
+    def __init__(self, reason: str, *, differs: bool = False) -> None:
+        """*differs*: it gives wrong answers, so trying it again is no use."""
+        super().__init__(reason)
+        self.differs = differs
+
 
 def set_time(now: float, align_seconds: int, lead_seconds: float) -> float:
     """The next multiple of *align_seconds* (UTC, seconds since 1970) at least *lead_seconds* after *now*."""
@@ -69,6 +76,9 @@ class Switchover:
     clock: TrustedClock
     boottime: Callable[[], float]
     """CLOCK_BOOTTIME, seconds."""
+
+    kernel: Callable[[], Awaitable[dict[str, Any]]] | None = None
+    """Asks the owner of the fast path for its status (fastpath/loader.py); empty if there is none."""
 
     state: SwitchoverState = SwitchoverState.NONE
     generation: int = 0
@@ -113,6 +123,23 @@ class Switchover:
                 log.alarm("not all workers have staged", generation=generation, slots=lagging)
                 break
             await asyncio.sleep(_POLL_SECONDS)
+        if wrong := await self._examined_by_kernel(generation, deadline):
+            self.void(generation, f"fast path {wrong}")
+            raise SwitchoverVoid(self.reason, differs=True)
+
+    async def _examined_by_kernel(self, generation: int, deadline: float) -> str:
+        """What the test runs of the BPF program found wrong with *generation*; empty if nothing, or if it is not on.
+
+        A kernel that cannot take the table (too large, no memory) is no difference: it then passes everything up.
+        """
+        while self.kernel is not None and self.boottime() < deadline:
+            told = await self.kernel()
+            if all(each["hook"] == "off" for each in told.get("interfaces", ())):
+                return ""
+            if outcome := told["self_tests"].get(str(generation)):
+                return str(outcome) if outcome.startswith("wrong") else ""
+            await asyncio.sleep(5 * _POLL_SECONDS)
+        return ""
 
     async def wait_until(self, activate_at: float | None) -> None:
         """Wait for T or until told to hurry.  Steps of the wall clock do not move what the trusted clock says."""

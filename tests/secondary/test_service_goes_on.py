@@ -193,7 +193,8 @@ def test_no_single_bad_input_silences_three_instances_at_once(tmp_path: Path) ->
 def kill_loop(tmp_path: Path, rounds: int, seed: int) -> None:
     chance = random.Random(seed)
     with scripted(version(FIRST)) as primary:
-        with maintained(tmp_path, primary_section(primary, "scripted")) as instance:
+        switchover = "align_seconds = 1\nlead_seconds = 0.2"  # so that some instants are between staging and T
+        with maintained(tmp_path, primary_section(primary, "scripted"), switchover=switchover) as instance:
             instance.wait_for_serial(FIRST)
             serial = FIRST
             for _ in range(rounds):

@@ -204,6 +204,37 @@ async def _replace_forever(page: Page) -> None:
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("status", "void"),
+    [
+        ({}, False),
+        ({"interfaces": [{"hook": "off"}], "self_tests": {"2": "wrong: x"}}, False),
+        ({"interfaces": [{"hook": "tc"}], "self_tests": {"2": "300 of 300 queries answered, all rightly"}}, False),
+        ({"interfaces": [{"hook": "tc"}], "self_tests": {"2": "the table has 9,000,000 octets"}}, False),
+        ({"interfaces": [{"hook": "xdp"}], "self_tests": {"2": "wrong: com. DS: other octets"}}, True),
+    ],
+)
+def test_a_table_that_the_kernel_answers_otherwise_from_is_void(
+    page: Page, status: dict[str, object], void: bool
+) -> None:
+    async def kernel() -> dict[str, object]:
+        return status
+
+    async def run() -> None:
+        turn = switchover(page)
+        turn.kernel = kernel
+        async with worker(page, 0):
+            if not void:
+                await turn.stage(2)
+                return
+            with pytest.raises(SwitchoverVoid, match="fast path wrong: com") as raised:
+                await turn.stage(2)
+            assert raised.value.differs
+            assert (page.active, page.staged, turn.state) == (1, 0, SwitchoverState.VOID)
+
+    asyncio.run(run())
+
+
 def test_with_nobody_answering_there_is_nothing_to_fail(page: Page) -> None:
     async def run() -> None:
         turn = switchover(page)
