@@ -113,6 +113,12 @@ class Maintained:
                 return int(answer[0][0].serial)
         return None
 
+    def rcode(self) -> int | None:
+        """The rcode of what is answered; None without an answer."""
+        with contextlib.suppress(OSError, dns.exception.DNSException):
+            return int(self.ask().rcode())
+        return None
+
     def notify(self, *, key: dns.tsig.Key | None = KEY, zone: str = ".") -> dns.message.Message:
         """Send a NOTIFY to the administrative address."""
         message = dns.message.make_query(zone, "SOA")
