@@ -1,7 +1,7 @@
 """EDNS(0): the OPT record of queries and of responses (RFC 6891)."""
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 NSID, COOKIE, KEEPALIVE, EXTENDED_ERROR, ZONEVERSION = 3, 10, 11, 15, 19
 """Option codes: RFC 5001, RFC 7873, RFC 7828, RFC 8914, RFC 9660."""
@@ -30,8 +30,7 @@ class OptionMalformed(ValueError):
     """An OPT record or one of its options is not what its RFC says; the answer is FORMERR."""
 
 
-@dataclass(frozen=True, slots=True)
-class Edns:
+class Edns(NamedTuple):
     """What a query's OPT record asks for."""
 
     udp_octets: int

@@ -86,8 +86,12 @@ class Prepared:
         header = octets[:2] + _HEADER_TAIL.pack(flags, 1, ancount, nscount, arcount + (1 if opt else 0))
         moved_by = len(question) - 4 - self._anchor_size
         if moved_by and even + odd:
-            pointers = struct.unpack_from(f"<{even + odd}H", self._table.octets, end)
-            body = (int.from_bytes(self.body[:size]) + moved_by * _mask(pointers, size)).to_bytes(size)
+            whole, several = self.ready[0], self.ready[6]
+            if size == whole and several:
+                mask = several
+            else:
+                mask = _mask(struct.unpack_from(f"<{even + odd}H", self._table.octets, end), size)
+            body = (int.from_bytes(self.body[:size]) + moved_by * mask).to_bytes(size)
         else:
             body = self.body[:size]
         return b"".join((header, question, body, opt))
