@@ -187,6 +187,11 @@ stop_linger_seconds = 1
                         found.append(int(entry.name))
         return found
 
+    def has_all_workers(self) -> bool:
+        """Whether every worker is up and there is none that is being replaced."""
+        page, pids = self.page, set(self.pids("worker"))
+        return {page.worker(slot).pid for slot in range(page.workers)} == pids
+
     def signal(self, role: str, number: signal.Signals) -> None:
         """Send a signal to all processes of a role."""
         pids = self.pids(role)
@@ -347,6 +352,7 @@ class Anycast:
     def rest(self) -> None:
         """Both sites up, and traffic where it goes then; where it is not so, that is waited for."""
         for site in (self.a, self.b):
+            wait_until(site.has_all_workers, "all workers up")
             site.await_state("up")
         for version in VERSIONS:
             wait_until(

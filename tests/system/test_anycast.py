@@ -17,7 +17,7 @@ from tests.system.anycast_network import PREFIX, SERVICE, VERSIONS, Anycast, Sit
 
 SERVICE_DEAD_SECONDS = 3.0
 LEASE_SECONDS = 3.0 + 1.0
-AT_ONCE_SECONDS = 1.0 + 0.5 + 0.5  # one interval, one round of probes, and BGP on a busy machine
+AT_ONCE_SECONDS = 1.0 + 0.5 + 1.0  # one interval, one round of probes, and BGP on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -113,25 +113,23 @@ def test_a_service_address_that_is_not_on_this_host_is_withdrawn(net: Anycast, m
 
 def test_neither_overload_nor_loss_nor_dead_workers_nor_a_dead_control_plane_move_traffic(net: Anycast) -> None:
     start = time.time()
-    load = net.load(14)
-    with net.a.dropping("meta l4proto udp numgen random mod 2 == 0"):
-        wait_until(lambda: "probes lost" in alarms(net.a), "loss is seen")
-        stays(net, start, 3)
-    with net.a.dropping("ip daddr 192.0.2.53 udp dport 53"):
-        # Not one probe is answered, but the workers answer a thousand others meanwhile.
-        wait_until(lambda: "overload" in alarms(net.a), "overload is seen")
-        stays(net, start, 3)
-    net.a.await_state("up", 1)
+    load = net.load(15)
+    with net.a.stopped("maintain"), net.b.stopped("maintain"):
+        with net.a.dropping("meta l4proto udp numgen random mod 2 == 0"):
+            wait_until(lambda: "probes lost" in alarms(net.a), "loss is seen")
+            stays(net, start, 3)
+        with net.a.dropping("ip daddr 192.0.2.53 udp dport 53"):
+            # Not one probe is answered, but the workers answer a thousand others meanwhile.
+            wait_until(lambda: "overload" in alarms(net.a), "overload is seen")
+            stays(net, start, 3)
+        for site in (net.a, net.b):
+            wait_until(lambda site=site: "maintain" in alarms(site), "the dead control plane is seen")
+        net.a.await_state("up", 2)
+        net.b.await_state("up", 2)
     assert [len(load.result()[str(version)]["lost"]) for version in VERSIONS] == [0, 0]
 
     os.kill(net.a.pids("worker")[0], signal.SIGKILL)
     stays(net, start, 1)
-    with net.a.stopped("maintain"), net.b.stopped("maintain"):
-        for site in (net.a, net.b):
-            wait_until(lambda site=site: "maintain" in alarms(site), "the dead control plane is seen")
-        stays(net, start, 2)
-    assert net.a.is_in("up")
-    assert net.b.is_in("up")
 
 
 # ── every way to die ──
@@ -183,8 +181,7 @@ def test_workers_that_hang_or_die_are_replaced_and_cost_no_more_than_the_bounded
     killed = time.time()
     old = set(net.a.pids("worker"))
     net.a.signal("worker", signal.SIGKILL)
-    page = net.a.page
-    wait_until(lambda: not {page.worker(slot).pid for slot in range(page.workers)} & {0, *old}, "both are replaced")
+    wait_until(lambda: not old & set(net.a.pids("worker")) and net.a.has_all_workers(), "both are replaced")
     with net.a.stopped("worker") as stopped:
         time.sleep(SERVICE_DEAD_SECONDS + 1)
     for version, counts in load.result().items():
@@ -223,8 +220,8 @@ def test_bird_killed_stopped_and_started_again(net: Anycast, measured: list[str]
 
 
 def test_a_drain_loses_nothing_and_is_taken_back_by_undrain(net: Anycast, measured: list[str]) -> None:
-    load = net.load(10)
-    time.sleep(1)
+    load = net.load(8)
+    time.sleep(0.5)
     net.a.rootsrv("drain", "--reason", "new line card")
     wait_until(lambda: net.gateway(4) == net.b.gateway(4), "traffic moves")
     seen = net.router_says("show", "route", PREFIX[4], "all")
