@@ -161,7 +161,7 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], port: in
             console.print("The server did not start:", markup=False)
             console.print(output.read_text(), markup=False, end="")
             return 1
-        _print_welcome(console, zones, addresses, port, time.monotonic() - began)
+        _print_welcome(console, zones, addresses, port, time.monotonic() - began, path)
         status = server.wait()
         console.print(output.read_text(), markup=False, end="")
         console.print(f"The server ended with exit status {status}.", markup=False)
@@ -193,7 +193,9 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", page_path: Path) -> boo
     return False
 
 
-def _print_welcome(console: Console, zones: DemoZones, addresses: tuple[str, ...], port: int, seconds: float) -> None:
+def _print_welcome(
+    console: Console, zones: DemoZones, addresses: tuple[str, ...], port: int, seconds: float, path: Path
+) -> None:
     listening = " and ".join(addresses)
     tld = _a_signed_tld(zones.root)
     lines = (
@@ -207,6 +209,7 @@ def _print_welcome(console: Console, zones: DemoZones, addresses: tuple[str, ...
         f"  dig @127.0.0.1 -p {port} . NS +norecurse",
         f"  dig @{addresses[-1]} -p {port} www.example.{tld} A +dnssec +norecurse",
         f"  dig @127.0.0.1 -p {port} no-such-tld. A +dnssec +nsid +tcp +norecurse",
+        *((f"  rootsrv fastpath status --config {path}",) if os.geteuid() == 0 else ()),
         "",
         f"Status page and metrics: http://{REPORT_ADDRESS}:{REPORT_PORT}/ and /metrics",
         "",
