@@ -139,8 +139,9 @@ class FastPath:
                         next_duty = now + DUTY_SECONDS
                         await self._do_duties(now)
                     await self.follow()
-                except OSError as error:
-                    log.alarm("fast path failed", reason=error)
+                except Exception as error:
+                    # Whatever it is (netlink has errors of its own): answers come from the workers, and we try again.
+                    log.alarm("fast path failed", reason=f"{type(error).__name__}: {error}")
                     with self._changing:
                         self._detach_all("failed")
                     self._retry_at = now + RETRY_SECONDS
@@ -242,7 +243,11 @@ class FastPath:
             if now >= self._refresh_at:
                 self._refresh_at = now + REFRESH_SECONDS
                 program.set_own_addresses(own_addresses())
-                program.set_interfaces([find_interface(name).kernel for name in self._attachments])
+                found = []
+                for name in self._attachments:
+                    with contextlib.suppress(CannotAttach):  # gone this very moment: noticed at the next look
+                        found.append(find_interface(name).kernel)
+                program.set_interfaces(found)
 
     def _attach(self, program: Program, name: str, *, replace: bool) -> None:
         """Attach to one interface by the best way that it has, and note why."""

@@ -193,6 +193,22 @@ def test_a_failed_self_test_keeps_the_kernel_from_answering(
     assert "a difference" in followed.fastpath.status()["self_tests"]["1"]
 
 
+def test_an_unexpected_error_detaches_and_is_tried_again(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = asyncio.Event()
+    tried = []
+
+    async def fail(now: float) -> None:
+        tried.append(now)
+        if len(tried) == 2:
+            stop.set()
+        raise RuntimeError("netlink has errors of its own")
+
+    monkeypatch.setattr(loader_module, "DUTY_SECONDS", 0.0)
+    monkeypatch.setattr(followed.fastpath, "_do_duties", fail)
+    asyncio.run(followed.fastpath.run(stop))
+    assert len(tried) == 2
+
+
 def test_a_restart_of_the_owner_begins_with_what_is_active(followed: Followed) -> None:
     followed.page.active = 2
     followed.workers(2)

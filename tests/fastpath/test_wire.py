@@ -1,6 +1,9 @@
 """On a wire between two network namespaces: the kernel answers real clients, and steps aside when it should."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -159,18 +162,32 @@ def test_detached_by_order_the_workers_answer_alone_until_it_is_attached_again(t
 
 def test_an_interface_that_goes_away_and_comes_back_is_attached_to_again(tc_site: Site) -> None:
     tc_site.server.ip("link", "delete", WIRE)
-    wait_until(lambda: tc_site.hook() == "off", "detached", 15)
+    wait_until(lambda: tc_site.hook() == "off", "detached", 40)
     tc_site.network.link(
         tc_site.server,
         tc_site.client,
         WIRE,
         tuple((f"{SERVICE[family]}/{length}", f"{CLIENT[family]}/{length}") for family, length in ((4, 24), (6, 64))),
     )
-    wait_until(lambda: tc_site.hook() != "off", "attached again", 20)
+    wait_until(lambda: tc_site.hook() != "off", "attached again", 60)
     before = tc_site.kernel_replies(4)
 
     assert "NXDOMAIN" in tc_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A")
     assert tc_site.kernel_replies(4) == before + 1
+
+
+def test_killed_the_owner_is_started_again_and_with_it_the_fast_path(tc_site: Site) -> None:
+    os.kill(before := tc_site.serve_pid(), signal.SIGKILL)
+
+    def is_back() -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return tc_site.serve_pid() != before and tc_site.is_ready() and tc_site.hook() != "off"
+        return False
+
+    wait_until(is_back, "back", 60)
+    before_asking = tc_site.kernel_replies(4)
+    assert "NXDOMAIN" in tc_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A")
+    assert tc_site.kernel_replies(4) == before_asking + 1
 
 
 def test_the_kernel_follows_a_new_zone_after_the_workers(tc_site: Site) -> None:
