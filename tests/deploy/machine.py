@@ -29,6 +29,13 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
+# What is not the namespace's own is the whole machine's, and not ours to set: a copy takes what is written.
+for each in kernel vm fs; do
+    mkdir -p "$root/run/sys/$each"
+    cp -r "$root/proc/sys/$each/." "$root/run/sys/$each" 2>/dev/null || true
+    chmod -R u+w "$root/run/sys/$each"
+    mount --bind "$root/run/sys/$each" "$root/proc/sys/$each"
+done
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 for each in null zero full random urandom tty; do
     touch "$root/dev/$each"
@@ -84,7 +91,7 @@ class Machine:
             ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C",
              f"--root=/proc/{self.pid}/root", "--wd=/",
              "env", "-i", "HOME=/root", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-             "sh", "-ec", script],
+             "sh", "-ec", f"cd /\n{script}"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{script}\nstatus {done.returncode}\n{done.stdout}\n{done.stderr}"

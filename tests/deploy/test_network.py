@@ -152,11 +152,12 @@ validation = "none"
 
 
 def sysctls() -> dict[str, str]:
-    """Keys and values of the deployed file."""
+    """Keys and values of the deployed file, but for patterns."""
     lines = (DEPLOYED / "60-rootsrv.conf").read_text().splitlines()
     return {
         key.strip(): value.strip()
         for key, value in (line.split("=", 1) for line in lines if line and not line.startswith("#"))
+        if "*" not in key
     }
 
 
