@@ -76,8 +76,14 @@ bench-compare: $(VENV)/.installed-for-tests system-packages bpf
 bench-peak: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench peak $(BENCH)
 
-bench-responder bench-startup bench-notify: bench-%: $(VENV)/.installed-for-tests
-	$(BIN)/python -m bench $* $(BENCH)
+bench-responder: $(VENV)/.installed-for-tests
+	$(BIN)/python -m bench responder $(BENCH)
+
+bench-startup: $(VENV)/.installed-for-tests
+	$(BIN)/python -m bench startup $(BENCH)
+
+bench-notify: $(VENV)/.installed-for-tests system-packages
+	$(BIN)/python -m bench notify $(BENCH)
 
 # make bench-load BENCH='--target 127.0.0.1 --port 5300 --rate 20000 --seconds 10'
 bench-load: $(VENV)/.installed-for-tests
