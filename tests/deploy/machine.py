@@ -92,7 +92,7 @@ class Machine:
              f"--root=/proc/{self.pid}/root", "--wd=/",
              "env", "-i", "HOME=/root", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
              "sh", "-ec", f"cd /\n{script}"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False,
+            cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{script}\nstatus {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
