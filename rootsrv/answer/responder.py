@@ -302,16 +302,27 @@ class Responder:
             return tail
 
         def rare_tail(behind: bytes, arcount: int, source: bytes, now: float) -> Tail | None:
-            if len(behind) > _MAX_TAIL_OCTETS or arcount != (len(behind) > 5):
+            if len(behind) <= _PLAIN_TAIL_OCTETS:
+                return plain_tail(behind) if arcount == (len(behind) > 5) else None
+            if behind[14:20] in _ONLY_COOKIE and len(behind) == 16 + behind[15] and cookie_answer is not None:
+                options = b"\0\x0a\0\x18" + cookie_answer(behind[20:], source, now)[0]
+            else:
+                try:
+                    asked = edns.parse(0, 0, 0, behind[_PLAIN_TAIL_OCTETS:])
+                except edns.OptionMalformed:
+                    return None
+                if asked.keepalive or asked.zoneversion or (asked.cookie is not None and cookie_answer is None):
+                    return None
+                options = self._nsid if asked.nsid else b""
+                if asked.cookie is not None and cookie_answer is not None:
+                    options += b"\0\x0a\0\x18" + cookie_answer(asked.cookie, source, now)[0]
+            if not arcount or int.from_bytes(behind[14:16]) != len(behind) - _PLAIN_TAIL_OCTETS:
                 return None
-            if behind[14:20] not in _ONLY_COOKIE or len(behind) != 16 + behind[15] or cookie_answer is None:
-                return plain_tail(behind)
             tail = plain_tail(behind[:14] + b"\0\0")
             if tail is None:
                 return None
             do, deep, single, qtype, room, opt = tail
-            cookie, _ = cookie_answer(behind[20:], source, now)
-            return do, deep, single, qtype, room - 28, opt[:9] + b"\0\x1c\0\x0a\0\x18" + cookie
+            return do, deep, single, qtype, room - len(options), opt[:9] + len(options).to_bytes(2) + options
 
         return rare_tail
 
@@ -324,16 +335,14 @@ class Responder:
             return None
         if len(behind) == 5:
             return False, 0, 2 if qtype == _TYPE_DS else 0, qtype, edns.MIN_UDP_OCTETS - 5, b""
-        if len(behind) < 5 + edns.OPT_OCTETS:
+        if len(behind) != _PLAIN_TAIL_OCTETS:
             return None
         owner, rtype, udp_octets, rcode, version, flags, size = edns.OPT.unpack_from(behind, 5)
-        options = behind[5 + edns.OPT_OCTETS :]
-        plain = (owner, rtype, rcode, version, size) == (0, edns.TYPE_OPT, 0, 0, len(options))
-        if not plain or options not in (b"", _ASKS_NSID):
+        if (owner, rtype, rcode, version, size) != (0, edns.TYPE_OPT, 0, 0, 0):
             return None
-        asked = edns.parse(udp_octets, version, flags, options)
+        asked = edns.parse(udp_octets, version, flags, b"")
         full_size = self._settings.max_udp_response_octets
-        opt = edns.opt_record(full_size, self._nsid if asked.nsid else b"", do=asked.do)
+        opt = edns.opt_record(full_size, do=asked.do)
         room = min(asked.udp_octets, full_size) - 5 - len(opt)
         return asked.do, int(asked.do), asked.do + (2 if qtype == _TYPE_DS else 0), qtype, room, opt
 
@@ -353,15 +362,13 @@ class Responder:
 # Offset from a label's length octet to the next; far away for what is not an ordinary label's length.
 _STEPS = [size + 1 if 0 < size <= 63 else 1 << 20 for size in range(256)]
 
-_ASKS_NSID = edns.option(edns.NSID, b"")
-
 # RDLENGTH, code and length of an OPT record's only option, when that is a client cookie or a full RFC 9018 cookie.
 _ONLY_COOKIE = frozenset(struct.pack("!HHH", 4 + size, edns.COOKIE, size) for size in (8, 24))
 
 _COMMON_QTYPES = (1, 2, 5, 6, 12, 15, 16, 28, 33, 43, 48, 64, 65, 255)
 _COMMON_UDP_OCTETS = (512, 1220, 1232, 1280, 1400, 1410, 1432, 1452, 1472, 4000, 4096, 8192, 65535)
 _MAX_RARE_TAILS = 8192
-_MAX_TAIL_OCTETS = 44  # root label, qtype, qclass, OPT and a full cookie
+_PLAIN_TAIL_OCTETS = 5 + edns.OPT_OCTETS  # root label, qtype, qclass, OPT without options
 
 # Moving a referral's 20 to 50 pointers takes as long as all the rest, and few TLDs take most of the referrals: bodies
 # that were moved are kept, 3 MB of them at most, and all forgotten when there are more.
