@@ -89,7 +89,7 @@ class Machine:
         """What a root shell there prints."""
         done = subprocess.run(
             ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C",
-             f"--root=/proc/{self.pid}/root", "--wd=/",
+             f"--root=/proc/{self.pid}/root", "--wdns=/",
              "env", "-i", "HOME=/root", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
              "sh", "-ec", f"cd /\n{script}"],
             cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False,
