@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CACHE = REPOSITORY / "build" / "kernel61"
 PACKAGES = ("cffi", "_cffi_backend", "pycparser", "dns", "siphash24", "pyroute2", "cryptography")
 MODULES = ("kernel/net/sched/sch_ingress.ko", "kernel/net/sched/cls_bpf.ko")
-BOOT_SECONDS = 420
+BOOT_SECONDS = 540
 
 
 class CannotBoot(Exception):
