@@ -286,7 +286,9 @@ def test_no_role_runs_as_root_and_workers_have_no_capability(lab: Lab) -> None:
     ours = [line.split() for line in processes if "/opt/rootsrv/" in line and "python" in line.split()[1]]
     assert len(ours) >= 5
     assert {words[0] for words in ours} == {"rootsrv"}
-    told = lab.first.run("for pid in $(pgrep -f rootsrv.server.worker); do grep -h 'Cap[PEA]' /proc/$pid/status; done")
+    told = lab.first.run(
+        "for pid in $(pgrep -f '[r]ootsrv.server.worker'); do grep -h 'Cap[PEA]' /proc/$pid/status; done"
+    )
     assert told
     assert set(re.findall(r"\t(\w+)", told)) == {"0" * 16}
 
