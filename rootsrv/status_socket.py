@@ -1,8 +1,10 @@
-"""Asking a role over its status socket: a line of JSON each way."""
+"""The roles' status sockets: a line of JSON each way."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,42 @@ class NoAnswer(Exception):
     """A role's status socket did not give an answer."""
 
 
+_LONGEST_PATH_OCTETS = 107  # sun_path has 108, the last of them zero (unix(7))
+
+
+@contextlib.contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """A name for the socket *path* that fits into a socket address, however long the path is; valid in the context."""
+    if len(os.fsencode(path)) <= _LONGEST_PATH_OCTETS:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+async def listen(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], path: Path, limit: int
+) -> asyncio.Server:
+    """Have *serve* called for each client of the Unix socket *path* (owner and group only); *limit*: octets a line."""
+    path.unlink(missing_ok=True)
+    before = os.umask(0o117)
+    try:
+        with reachable(path) as name:
+            return await asyncio.start_unix_server(serve, name, limit=limit)
+    finally:
+        os.umask(before)
+
+
 async def ask(path: Path, request: Mapping[str, Any], timeout: float = 0.5) -> dict[str, Any]:
     """One request to the status socket at *path*: a line of JSON each way.  Raises NoAnswer."""
     writer = None
     try:
         async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_unix_connection(str(path), limit=_LONGEST_LINE)
+            with reachable(path) as name:
+                reader, writer = await asyncio.open_unix_connection(name, limit=_LONGEST_LINE)
             writer.write(json.dumps(request).encode() + b"\n")
             document = json.loads(await reader.readline())
     except (OSError, ValueError, TimeoutError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import rootsrv
-from rootsrv import log
+from rootsrv import log, status_socket
 from rootsrv.anycast.controller import Controller, Family
 from rootsrv.anycast.orders import Order, Orders, WishNotKept
 from rootsrv.anycast.witness import boottime
@@ -34,12 +34,7 @@ class Control:
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Listen on the Unix socket *path* (owner and group only)."""
-        path.unlink(missing_ok=True)
-        before = os.umask(0o117)
-        try:
-            return await asyncio.start_unix_server(self._serve, path, limit=_LONGEST_REQUEST_OCTETS)
-        finally:
-            os.umask(before)
+        return await status_socket.listen(self._serve, path, _LONGEST_REQUEST_OCTETS)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rootsrv import config
+from rootsrv import config, status_socket
 
 DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 _PATIENCE_SECONDS = 10.0
@@ -71,7 +71,8 @@ def ask(loaded: config.Config, request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX) as asking:
             asking.settimeout(_PATIENCE_SECONDS)
-            asking.connect(str(path))
+            with status_socket.reachable(path) as name:
+                asking.connect(name)
             asking.sendall(json.dumps(dict(request)).encode() + b"\n")
             document = json.loads(asking.makefile().readline())
     except (OSError, ValueError) as error:

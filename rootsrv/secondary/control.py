@@ -6,7 +6,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -14,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log
+from rootsrv import log, status_socket
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.security import SecurityEvents
@@ -61,12 +60,7 @@ class Control:
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Listen on the Unix socket *path*, for owner and group only."""
-        path.unlink(missing_ok=True)
-        before = os.umask(0o117)
-        try:
-            return await asyncio.start_unix_server(self._converse, path, limit=LONGEST_REQUEST_OCTETS)
-        finally:
-            os.umask(before)
+        return await status_socket.listen(self._converse, path, LONGEST_REQUEST_OCTETS)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asker = _asker(writer)

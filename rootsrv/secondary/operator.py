@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rootsrv import config
+from rootsrv import config, status_socket
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,8 @@ async def ask(path: Path, request: dict[str, Any], timeout_seconds: float = _TIM
     """One request over the control socket at *path*, one response."""
     try:
         async with asyncio.timeout(timeout_seconds):
-            reader, writer = await asyncio.open_unix_connection(str(path), limit=_LONGEST_LINE)
+            with status_socket.reachable(path) as name:
+                reader, writer = await asyncio.open_unix_connection(name, limit=_LONGEST_LINE)
             try:
                 writer.write(json.dumps(request).encode() + b"\n")
                 line = await reader.readline()

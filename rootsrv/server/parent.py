@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import rootsrv
-from rootsrv import clock, counts, log, notification
+from rootsrv import clock, counts, log, notification, status_socket
 from rootsrv.page import Page
 from rootsrv.processes import environment
 from rootsrv.server.orders import WorkerOrders
@@ -234,12 +234,7 @@ class Parent:
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Listen for `answer`'s clients on the Unix socket *path* (owner and group only)."""
-        path.unlink(missing_ok=True)
-        before = os.umask(0o117)
-        try:
-            return await asyncio.start_unix_server(self.answer, path, limit=_LONGEST_REQUEST_OCTETS)
-        finally:
-            os.umask(before)
+        return await status_socket.listen(self.answer, path, _LONGEST_REQUEST_OCTETS)
 
 
 def _describe_end(status: int) -> str:
