@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rootsrv import zone_file
 from rootsrv.answer.compiler import compile_table
-from rootsrv.answer.table import Answer, AnswerTable
+from rootsrv.answer.table import AnswerTable
 from rootsrv.zone import instant, name
 from rootsrv.zone.anchors import AnchorsMalformed
 from rootsrv.zone.verify import verify, verify_hosts
@@ -73,7 +73,7 @@ def describe(table: AnswerTable) -> Iterator[str]:
     for zone in table.zones:
         until = instant.to_text(zone.signatures_until) if zone.signatures_until else "no signature expires"
         yield f"zone {name.to_text(zone.name)} serial {zone.serial}, expire {zone.expire} s, signatures until {until}"
-    answers = list(_answers(table))
+    answers = list(table.answers())
     referrals = sum(1 for info in table.names() if info.label)
     kinds = Counter("positive" if answer.cuts[-1].ancount else "other" for answer in answers)
     yield f"{len(table.octets)} octets, SHA-256 {table.digest.hex()}"
@@ -84,15 +84,6 @@ def describe(table: AnswerTable) -> Iterator[str]:
         f" at most {max(len(answer.pointers) for answer in answers)} compression pointers"
         f" and {max(len(answer.cuts) for answer in answers)} cuts"
     )
-
-
-def _answers(table: AnswerTable) -> Iterator[Answer]:
-    offsets = {info.nxdomain for info in table.names()}
-    offsets |= {offset for info in table.names() for offset in (*info.referral, *info.ds)}
-    for owner in table.owners():
-        offsets |= {*owner.nodata, *(offset for pair in owner.types.values() for offset in pair)}
-    offsets |= {offset for zone in table.zones for offset in zone.nxdomain}
-    return (table.answer(offset) for offset in sorted(offsets - {0}))
 
 
 def _write(path: Path, octets: bytes) -> None:

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Sequence
 
 from rootsrv.answer.table import Answer, Cut
+from rootsrv.zone import name as names
 from rootsrv.zone.contents import RRset
 
 _QNAME_AT = 12  # size of the DNS header (RFC 1035 §4.1.1)
@@ -103,7 +104,7 @@ class Body:
         self._octets += _FIXED.pack(rtype, _CLASS_IN, ttl, 0)
         rest = rdata
         for _ in range(1 if rtype == _TYPE_NS else 2):
-            size = _name_size(rest)
+            size = names.end(rest, 0)
             self._name(rest[:size])
             rest = rest[size:]
         self._octets += rest
@@ -132,10 +133,3 @@ class Body:
                 return
             self._seen.setdefault(written[position:] + rest, at + position)
             position += 1 + written[position]
-
-
-def _name_size(octets: bytes) -> int:
-    at = 0
-    while octets[at]:
-        at += 1 + octets[at]
-    return at + 1

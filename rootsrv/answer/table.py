@@ -254,6 +254,15 @@ class AnswerTable:
                 types[rtype] = (plain, do)
             yield OwnerInfo(wire[:size], zone, types, (nodata, nodata_do))
 
+    def answers(self) -> Iterator[Answer]:
+        """Every answer once, in the file's order."""
+        offsets = {info.nxdomain for info in self.names()}
+        offsets |= {offset for info in self.names() for offset in (*info.referral, *info.ds)}
+        for owner in self.owners():
+            offsets |= {*owner.nodata, *(offset for pair in owner.types.values() for offset in pair)}
+        offsets |= {offset for zone in self.zones for offset in zone.nxdomain}
+        return (self.answer(offset) for offset in sorted(offsets - {0}))
+
     def answer(self, at: int) -> Answer:
         """The answer at offset *at*."""
         body_at, body_size, flags, anchor_size, pointer_count, cut_count, zone, _ = ANSWER.unpack_from(self.octets, at)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from rootsrv.zone import name
 from rootsrv.zone.name import canonical_key
 
 Record = tuple[bytes, int, int, bytes]
@@ -53,18 +54,12 @@ class Soa:
     def from_rdata(cls, rdata: bytes) -> "Soa":
         """Parse canonical (uncompressed) SOA RDATA; ZoneMalformed when it is not that."""
         try:
-            mname_end = _name_end(rdata, 0)
-            rname_end = _name_end(rdata, mname_end)
+            mname_end = name.end(rdata, 0)
+            rname_end = name.end(rdata, mname_end)
             serial, refresh, retry, expire, minimum = struct.unpack("!IIIII", rdata[rname_end:])
         except (IndexError, struct.error) as error:
             raise ZoneMalformed(f"SOA RDATA of {len(rdata)} octets cannot be parsed") from error
         return cls(rdata[:mname_end], rdata[mname_end:rname_end], serial, refresh, retry, expire, minimum)
-
-
-def _name_end(octets: bytes, at: int) -> int:
-    while size := octets[at]:
-        at += 1 + size
-    return at + 1
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,13 @@ def to_text(name: bytes) -> str:
 _PLAIN = re.compile(rb"[A-Za-z0-9_.-]+").fullmatch
 
 
+def end(octets: bytes, at: int) -> int:
+    """Offset behind the uncompressed name at offset *at* of *octets*; IndexError if it is cut off."""
+    while size := octets[at]:
+        at += 1 + size
+    return at + 1
+
+
 def labels(name: bytes) -> tuple[bytes, ...]:
     """The labels of *name* from left to right, without the root's empty one."""
     found = []
