@@ -1,6 +1,7 @@
 """DNS cookies: interoperable server cookies (RFC 7873, RFC 9018)."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from siphash24 import siphash24
@@ -37,6 +38,21 @@ class ServerCookies:
         stamped = client_cookie + _VERSION + _U32.pack(int(now) & 0xFFFFFFFF)
         digest: bytes = siphash24(stamped + source, key=self.secret).digest()
         return stamped + digest
+
+    def maker(self) -> Callable[[bytes, bytes, float], bytes]:
+        """`make`, for many calls with the same *now*."""
+        secret, pack = self.secret, _U32.pack
+        stamped_for, stamp = -1.0, b""
+
+        def make(client_cookie: bytes, source: bytes, now: float) -> bytes:
+            nonlocal stamped_for, stamp
+            if now != stamped_for:
+                stamped_for, stamp = now, _VERSION + pack(int(now) & 0xFFFFFFFF)
+            stamped = client_cookie + stamp
+            digest: bytes = siphash24(stamped + source, key=secret).digest()
+            return stamped + digest
+
+        return make
 
     def answer(self, cookie: bytes, source: bytes, now: float) -> tuple[bytes, bool]:
         """The full cookie to send back for the COOKIE option's data, and whether its server cookie was good.

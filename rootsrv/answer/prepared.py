@@ -2,7 +2,8 @@
 
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 from rootsrv.answer.table import ANSWER, CUT, CUT_TRUNCATED, AnswerTable
 from rootsrv.zone import name as names
@@ -12,12 +13,12 @@ _HEADER_TAIL = struct.Struct("!5H")  # flags and counts
 _QR, _TC, _RD = 0x8000, 0x0200, 0x0100
 _TYPE_DS = 43
 
-Ready = tuple[int, int, tuple[bytes, ...], bytes, int, bytes, int, "Prepared"]
+Ready = tuple[int, int, tuple[bytes, ...], bytes, int, bytes, bool, "Prepared"]
 """What the shortcut needs of an answer that is sent whole.
 
 Size of the body; size of header and anchor; header tails (by 2 × RD + has OPT); the body up to its only pointer, that
-pointer's target, and what is behind it (a body with no pointer or several: all of it, −1, nothing); for several
-pointers a number with a one at each of them, read as the body is; and the answer itself."""
+pointer's target, and what is behind it (a body with no pointer or several: all of it, −1, nothing); whether it has
+several pointers; and the answer itself."""
 
 _NOT_ONE_POINTER = -1
 
@@ -25,101 +26,188 @@ _NOT_ONE_POINTER = -1
 class Prepared:
     """One answer, ready to be fitted and moved."""
 
-    __slots__ = (
-        "_anchor_size",
-        "_cuts_at",
-        "_flags",
-        "_sizes",
-        "_table",
-        "body",
-        "moved",
-        "ready",
-        "zone",
-    )
+    __slots__ = ("_at", "_flags", "_shared", "_sizes", "parts", "pick", "ready", "zone")
 
-    def __init__(self, table: AnswerTable, at: int, heads: dict[tuple[int, ...], bytes]) -> None:
-        """Prepare the answer at offset *at*; *heads* collects header tails, which many answers share."""
-        octets = table.octets
+    pick: Callable[[Sequence[bytes]], Sequence[bytes]]
+    """Takes all pointers of the body, in order, out of a list of `_Shifted`.  Set with `parts`."""
+
+    def __init__(self, shared: "_Shared", at: int) -> None:
+        """Prepare the answer at offset *at*."""
+        octets = shared.table.octets
         body_at, size, flags, anchor_size, pointer_count, cut_count, zone, _ = ANSWER.unpack_from(octets, at)
-        cuts_at = at + ANSWER.size
-        pointers_at = cuts_at + cut_count * CUT.size
-        pointers = struct.unpack_from(f"<{pointer_count}H", octets, pointers_at)
+        pointers_at = at + ANSWER.size + cut_count * CUT.size
         body = bytes(octets[body_at : body_at + size])
 
         self.zone: int = zone
-        self.body = body
-
-        self.moved: dict[int, bytes] = {}
-        """Bodies that were moved before, by how far; the shortcut fills it and bounds it."""
-
-        self._table = table
+        self._shared = shared
+        self._at = at
         self._flags: int = _QR | flags
-        self._anchor_size: int = anchor_size
-        self._cuts_at = (cuts_at, pointers_at)
+        self.parts: list[bytes] = []
+        """id, header tail, question, a part of the body, a pointer, a part of the body …, OPT; empty until `split`."""
+
         self._sizes: list[int] = []  # of the cuts; filled when first needed
 
-        _, ancount, nscount, arcount, *_ = CUT.unpack_from(octets, pointers_at - CUT.size)
-        tails = []
-        for rd in (0, _RD):
-            for opt in (0, 1):
-                key = (self._flags | rd, 1, ancount, nscount, arcount + opt)
-                tails.append(heads.get(key) or heads.setdefault(key, _HEADER_TAIL.pack(*key)))
+        counts = CUT.unpack_from(octets, pointers_at - CUT.size)[1:4]
         before, target, behind = body, _NOT_ONE_POINTER, b""
         if pointer_count == 1:
-            (offset,) = pointers
+            (offset,) = struct.unpack_from("<H", octets, pointers_at)
             before, behind = body[:offset], body[offset + 2 :]
             target = (body[offset] << 8 | body[offset + 1]) & 0x3FFF
-        several = _mask(pointers, size) if pointer_count > 1 else 0
-        self.ready: Ready = (size, 11 + anchor_size, tuple(tails), before, target, behind, several, self)
+        if pointer_count:
+            shared.shifted.longest = max(shared.shifted.longest, 16 + anchor_size + size)
+        keep = shared.numbers.setdefault
+        ends = keep(size, size), 11 + anchor_size
+        header_tails = shared.header_tails(self._flags, *counts)
+        self.ready: Ready = (*ends, header_tails, before, keep(target, target), behind, pointer_count > 1, self)
 
-    def response(self, octets: bytes, question: bytes, opt: bytes, limit: int) -> bytes:
-        """The response to the query *octets*, at most *limit* octets long, with as much of the body as fits."""
-        room = limit - 12 - len(question) - len(opt)
-        first, end = self._cuts_at
-        if not self._sizes:
-            self._sizes = self._table.octets[first:end].cast("H").tolist()[:: CUT.size // 2]
-        chosen = max(bisect_right(self._sizes, room), 1) - 1
+    def fitted(self, octets: bytes, question: bytes, opt: bytes, room: int) -> bytes:
+        """The response to the query *octets* with a body of as many octets as *room* has, its smallest cut at least."""
+        sizes, shared = self._sizes, self._shared
+        if not sizes:
+            cuts_at = self._at + ANSWER.size
+            cut_count = ANSWER.unpack_from(shared.table.octets, self._at)[5]
+            cuts = shared.table.octets[cuts_at : cuts_at + cut_count * CUT.size]
+            sizes = self._sizes = cuts.cast("H").tolist()[:: CUT.size // 2]
+        cut = bisect_right(sizes, room) or 1
+        key = self._at << 16 | cut
+        try:
+            size, header_tails, count, last_part = shared.cuts[key]
+        except KeyError:
+            size, header_tails, count, last_part = shared.cuts.keep(key, self._cut(cut - 1))
+        _, anchor_end, _, before, target, behind, several, _ = self.ready
+        header_tail = header_tails[2 * (octets[2] & 1) + bool(opt)]
+        moved_by = len(question) + 7 - anchor_end
+        if not count or (several and not moved_by):
+            return b"".join((octets[:2], header_tail, question, before[:size], opt))
+        if not several:
+            pointer = TARGETS[target + moved_by]
+            return b"".join((octets[:2], header_tail, question, before, pointer, behind[: size - len(before) - 2], opt))
+        parts = (self.parts or self.split())[: _FIRST_PART + 2 * count]
+        parts[0], parts[1], parts[2] = octets[:2], header_tail, question
+        parts[_FIRST_PART + 1 :: 2] = self.pick(shared.shifted[moved_by])[:count]
+        parts += (last_part, opt)
+        return b"".join(parts)
+
+    def _cut(self, cut: int) -> "_Cut":
+        octets = self._shared.table.octets
         size, ancount, nscount, arcount, _, even, odd, cut_flags = CUT.unpack_from(
-            self._table.octets, first + chosen * CUT.size
+            octets, self._at + ANSWER.size + cut * CUT.size
         )
-        flags = self._flags | (octets[2] << 8 & _RD) | (_TC if cut_flags & CUT_TRUNCATED else 0)
-        header = octets[:2] + _HEADER_TAIL.pack(flags, 1, ancount, nscount, arcount + (1 if opt else 0))
-        moved_by = len(question) - 4 - self._anchor_size
-        if moved_by and even + odd:
-            whole, several = self.ready[0], self.ready[6]
-            if size == whole and several:
-                mask = several
-            else:
-                mask = _mask(struct.unpack_from(f"<{even + odd}H", self._table.octets, end), size)
-            body = (int.from_bytes(self.body[:size]) + moved_by * mask).to_bytes(size)
-        else:
-            body = self.body[:size]
-        return b"".join((header, question, body, opt))
+        flags = self._flags | (_TC if cut_flags & CUT_TRUNCATED else 0)
+        count = even + odd
+        last_part = b""
+        if self.ready[6] and count:
+            pointers_at = self._at + ANSWER.size + ANSWER.unpack_from(octets, self._at)[5] * CUT.size
+            (last_pointer,) = struct.unpack_from("<H", octets, pointers_at + 2 * (count - 1))
+            last_part = self.ready[3][last_pointer + 2 : size]
+        return size, self._shared.header_tails(flags, ancount, nscount, arcount), count, last_part
 
+    def split(self) -> list[bytes]:
+        """Fill `parts` and `pick` of a body with several pointers; returns the former.
+
+        What is not of the body is the caller's to set, and so are the pointers.
+        """
+        shared = self._shared
+        body, octets = self.ready[3], shared.table.octets
+        pointer_count, cut_count = ANSWER.unpack_from(octets, self._at)[4:6]
+        offsets = struct.unpack_from(f"<{pointer_count}H", octets, self._at + ANSWER.size + cut_count * CUT.size)
+        keep, keep_number = shared.pieces.setdefault, shared.numbers.setdefault
+        self.parts = [b"", b"", b""]
+        targets = []
+        at = 0
+        for offset in offsets:
+            piece = body[at:offset]
+            self.parts += (keep(piece, piece), b"")
+            target = (body[offset] << 8 | body[offset + 1]) & 0x3FFF
+            targets.append(keep_number(target, target))
+            at = offset + 2
+        self.parts += (body[at:], b"")
+        self.pick = itemgetter(*targets)
+        return self.parts
+
+
+_FIRST_PART = 3  # of the body, in Prepared.parts
+
+_Cut = tuple[int, tuple[bytes, ...], int, bytes]
+"""Size of the body up to a cut, header tails, pointers, what is behind the last of several pointers."""
 
 TARGETS = [struct.pack("!H", 0xC000 | target) for target in range(0x4000)]
 """Compression pointers (RFC 1035 §4.1.4) by the offset that they point to."""
 
 
-def _mask(pointers: Sequence[int], size: int) -> int:
-    """The number that adds one to every pointer of a body of *size* octets, read as a number."""
-    mask = bytearray(size)
-    for offset in pointers:
-        mask[offset + 1] = 1
-    return int.from_bytes(mask)
+class _Shifted(dict[int, list[bytes]]):
+    """By how far an answer is moved (0 … 254): where its pointers then point to, by where they pointed before."""
+
+    longest = 0
+    """Octets of the longest message that has pointers to move, before it is moved."""
+
+    def __missing__(self, moved_by: int) -> list[bytes]:
+        self[moved_by] = pointers = TARGETS[moved_by : moved_by + self.longest]
+        return pointers
+
+
+class _Recent(dict[int, _Cut]):
+    """Cuts that were used recently."""
+
+    # A list of all by their last use would cost a step at each use; here a use costs nothing until many others came.
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._older: dict[int, _Cut] = {}
+
+    def __missing__(self, key: int) -> _Cut:
+        return self.keep(key, self._older[key])
+
+    def keep(self, key: int, cut: _Cut) -> _Cut:
+        """Keep *cut*."""
+        if len(self) == _CUTS_KEPT:
+            self._older = dict(self)
+            self.clear()
+        self[key] = cut
+        return cut
+
+
+class _Shared:
+    """What the prepared answers of one table have in common: equal things are kept once, which keeps them in cache."""
+
+    def __init__(self, table: AnswerTable) -> None:
+        self.table = table
+        self.numbers: dict[int, int] = {}
+
+        self.pieces: dict[bytes, bytes] = {}
+        """Parts of bodies: type, class, TTL and the like are the same in many."""
+
+        self.shifted = _Shifted()
+        self.cuts = _Recent()
+        """By offset of the answer and number of the cut."""
+
+        self._header_tails: dict[tuple[int, ...], tuple[bytes, ...]] = {}
+
+    def header_tails(self, flags: int, ancount: int, nscount: int, arcount: int) -> tuple[bytes, ...]:
+        """Flags and counts by 2 × RD + has OPT."""
+        key = (flags, ancount, nscount, arcount)
+        if key not in self._header_tails:
+            self._header_tails[key] = tuple(
+                _HEADER_TAIL.pack(flags | rd, 1, ancount, nscount, arcount + opt) for rd in (0, _RD) for opt in (0, 1)
+            )
+        return self._header_tails[key]
+
+
+_CUTS_KEPT = 4096  # and as many older ones; 0.2 kB each
 
 
 class PreparedAnswers:
     """All answers of a table and the ways to find them."""
 
     def __init__(self, table: AnswerTable) -> None:
-        heads: dict[tuple[int, ...], bytes] = {}
+        shared = _Shared(table)
+        self.shifted = shared.shifted
         prepared: dict[int, Prepared] = {}
 
         def at(offset: int) -> Prepared:
             found = prepared.get(offset)
             if found is None:
-                found = prepared[offset] = Prepared(table, offset, heads)
+                found = prepared[offset] = Prepared(shared, offset)
             return found
 
         self.labels: list[bytes] = []

@@ -13,18 +13,18 @@
 # without taking the name apart; ready-made headers; one join; everything bound to local names of a closure.
 #
 # Moving an answer to a longer qname adds the same number d to all its compression pointers (body.py).  A signed
-# nxdomain has one pointer: it is replaced.  With more they are all moved by one addition of big integers
-# (int(body) + d × mask), which costs the same for 2 as for 50, and what was moved is kept for a while.
+# nxdomain has one pointer: it is replaced.  A referral has 20 to 50: its body is kept in the parts between them, all
+# pointers are picked from a list that is shifted by d (one call, in C), and everything is joined.
 
 import enum
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rootsrv.answer import edns, identity
 from rootsrv.answer.cookies import ServerCookies
-from rootsrv.answer.prepared import TARGETS, Prepared, PreparedAnswers, Ready
+from rootsrv.answer.prepared import TARGETS, PreparedAnswers, Ready
 from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query, Tsig
 from rootsrv.answer.table import AnswerTable
 from rootsrv.zone import name as names
@@ -157,7 +157,7 @@ class Responder:
             limit = edns.MIN_UDP_OCTETS
         else:
             limit = min(asked.udp_octets, self._settings.max_udp_response_octets)
-        return answer.response(octets, query.question, opt, limit)
+        return answer.fitted(octets, query.question, opt, limit - 12 - len(query.question) - len(opt))
 
     def _opt(self, query: Query, options: bytes = b"", *, rcode: int = 0) -> bytes:
         """The OPT record of a response to *query*: none if it had none (RFC 6891 §6.1.1)."""
@@ -198,9 +198,7 @@ class Responder:
         }
         if self._answers.host_label is not None:
             delegations[self._answers.host_label] = ()  # the whole name decides
-        denials = [answer.ready for answer in self._answers.denials]
-        # Labels below each first octet; the search for a label's neighbour stays between two of them.
-        low = [bisect_left(labels, bytes((octet,))) for octet in range(256)] + [len(labels)]
+        denials = _by_first_octet(labels, [answer.ready for answer in self._answers.denials])
         nxdomain = self._answers.nxdomain.ready
         root_types, root_nodata = self._answers.owners[names.ROOT]
 
@@ -212,32 +210,44 @@ class Responder:
             for low in (0x00, 0x10, 0x20, 0x30)
             for arcount in (0, 1)
         }
-        tails = self._common_tails()
-        rare_tail = self._rare_tails(tails)
+        tails = _Remembered(self._common_tails())
+        cookie_tails = _Remembered()
+        rare_tail = self._rare_tails(tails, cookie_tails)
+        cookies = self._settings.cookies
+        make_cookie = None if cookies is None or self._settings.require_server_cookie else cookies.maker()
+        versions = [edns.zone_version(len(names.labels(zone.name)), zone.serial) for zone in self.table.zones]
         # Bound for speed: a closure's variable is found faster than a module's.
         steps, targets, bisect, join = _STEPS, TARGETS, bisect_right, b"".join
-        from_bytes = int.from_bytes
-        has_moved: list[Prepared] = []  # one entry for each moved body that is kept
-        max_moved = _MAX_MOVED_BODIES
+        shifted = self._answers.shifted
 
         def respond(octets: bytes, source: bytes, transport: Transport, now: float) -> bytes | None:
             head = heads.get(octets[2:12])
             if head is None:
                 return fully(octets, source, transport, now)
-            # Nearly all queries end in the root label and a plain OPT record, or in the question itself.
+            # Nearly all queries end in the root label and a plain OPT record, or in the question itself; most others
+            # in an OPT record with nothing but a client cookie.
             if head & 1:
-                behind = octets[-16:]
-                end = len(octets) - 16
+                tail = tails.get(octets[-16:])
+                if tail is not None:
+                    end = len(octets) - 16
+                    do, deep, single, qtype, room, opt = tail
+                else:
+                    tail = cookie_tails.get(octets[-28:-8])
+                    if tail is not None:
+                        end = len(octets) - 28
+                        do, deep, single, qtype, room, opt = tail
+                        opt += make_cookie(octets[-8:], source, now)  # type: ignore[misc]
             else:
-                behind = octets[-5:]
-                end = len(octets) - 5
-            tail = tails.get(behind)
+                tail = tails.get(octets[-5:])
+                if tail is not None:
+                    end = len(octets) - 5
+                    do, deep, single, qtype, room, opt = tail
             if tail is None:
                 end = octets.find(0, 12)
                 tail = rare_tail(octets[end:], head & 1, source, now)
                 if tail is None:
                     return fully(octets, source, transport, now)
-            do, deep, single, qtype, room, opt = tail
+                do, deep, single, qtype, room, opt = tail
 
             # Find the last label.  With a compression pointer or a label that is too long this does not come to the
             # root label at `end`; such names go the complete way.
@@ -254,75 +264,97 @@ class Responder:
                 label = octets[start + 1 : end].lower()
                 delegation = delegations.get(label)
                 if delegation is None:
-                    ready = denials[bisect(labels, label, low[label[0]], low[label[0] + 1]) - 1] if do else nxdomain
+                    if do:
+                        others, covering = denials[label[0]]
+                        ready = covering[bisect(others, label)]
+                    else:
+                        ready = nxdomain
                 elif delegation:
                     ready = delegation[single if start == 12 else deep]
                 else:
                     ready = find(octets[12 : end + 1].lower(), qtype, do=do).ready
-            size, anchor_end, header_tails, before, target, after, several, answer = ready
+            size, anchor_end, header_tails, before, target, behind, several, answer = ready
 
-            if end + size > room and not transport:
-                return answer.response(octets, octets[12 : end + 5], opt, room + 5 + len(opt))
-            moved_by = end - anchor_end
             question = octets[12 : end + 5]
+            if end + size > room:
+                if room < 0:
+                    room += _ZONEVERSION_ASKED
+                    opt += versions[answer.zone]
+                if end + size > room and not transport:
+                    return answer.fitted(octets, question, opt, room - end)
             if target >= 0:
-                return join((octets[:2], header_tails[head], question, before, targets[target + moved_by], after, opt))
-            if several and moved_by:
-                moved = answer.moved.get(moved_by)
-                if moved is None:
-                    moved = (from_bytes(before, "big") + moved_by * several).to_bytes(size, "big")
-                    if len(has_moved) == max_moved:
-                        for each in has_moved:
-                            each.moved.clear()
-                        has_moved.clear()
-                    has_moved.append(answer)
-                    answer.moved[moved_by] = moved
-                return join((octets[:2], header_tails[head], question, moved, opt))
+                pointer = targets[target + end - anchor_end]
+                return join((octets[:2], header_tails[head], question, before, pointer, behind, opt))
+            if several and end != anchor_end:
+                parts = answer.parts or answer.split()
+                parts[0], parts[1], parts[2], parts[-1] = octets[:2], header_tails[head], question, opt
+                parts[4:-1:2] = answer.pick(shifted[end - anchor_end])
+                return join(parts)
             return join((octets[:2], header_tails[head], question, before, opt))
 
         return respond
 
-    def _rare_tails(self, tails: dict[bytes, Tail]) -> Callable[[bytes, int, bytes, float], Tail | None]:
-        """Build what the shortcut asks about a tail that is not in *tails*; it puts there what it may."""
+    def _rare_tails(
+        self, tails: "_Remembered", cookie_tails: "_Remembered"
+    ) -> Callable[[bytes, int, bytes, float], Tail | None]:
+        """Build what the shortcut asks about a tail that it does not know; it puts into its arguments what it may.
+
+        *tails* are whole; *cookie_tails* lack the data of a client cookie, which ends them and their OPT record alike.
+        """
         cookies = self._settings.cookies
-        cookie_answer = None if cookies is None or self._settings.require_server_cookie else cookies.answer
-        common_tails = dict(tails)
-        max_tails = len(tails) + _MAX_RARE_TAILS
+        make_answer = None if cookies is None or self._settings.require_server_cookie else cookies.answer
+        answered_tails = _Remembered()
 
         def plain_tail(behind: bytes) -> Tail | None:
+            """With no option at all."""
             tail = tails.get(behind)
             if tail is None:
                 tail = self._tail(behind)
                 if tail is not None:
-                    if len(tails) >= max_tails:
-                        # Somebody sends tails at random: forget them, or nobody else's would find a place.
-                        tails.clear()
-                        tails.update(common_tails)
-                    tails[behind] = tail
+                    tails.remember(behind, tail)
             return tail
+
+        def optioned_tail(behind: bytes) -> tuple[Tail, bytes | None] | None:
+            """With options, and the cookie among them; our own COOKIE is still to be appended."""
+            if int.from_bytes(behind[14:16]) != len(behind) - _PLAIN_TAIL_OCTETS:
+                return None
+            plain = plain_tail(behind[:14] + b"\0\0")
+            if plain is None:
+                return None
+            try:
+                asked = edns.parse(0, 0, 0, behind[_PLAIN_TAIL_OCTETS:])
+            except edns.OptionMalformed:
+                return None
+            if asked.keepalive or (asked.cookie is not None and make_answer is None and cookies is not None):
+                return None
+            options = self._nsid if asked.nsid else b""
+            cookie = None if make_answer is None else asked.cookie
+            size = len(options) + (28 if cookie is not None else 0) + (10 if asked.zoneversion else 0)
+            do, deep, single, qtype, room, opt = plain
+            opt = opt[:9] + size.to_bytes(2) + options + (b"\0\x0a\0\x18" if cookie is not None else b"")
+            room -= size + (_ZONEVERSION_ASKED if asked.zoneversion else 0)
+            return (do, deep, single, qtype, room, opt), cookie
 
         def rare_tail(behind: bytes, arcount: int, source: bytes, now: float) -> Tail | None:
             if len(behind) <= _PLAIN_TAIL_OCTETS:
                 return plain_tail(behind) if arcount == (len(behind) > 5) else None
-            if behind[14:20] in _ONLY_COOKIE and len(behind) == 16 + behind[15] and cookie_answer is not None:
-                options = b"\0\x0a\0\x18" + cookie_answer(behind[20:], source, now)[0]
-            else:
-                try:
-                    asked = edns.parse(0, 0, 0, behind[_PLAIN_TAIL_OCTETS:])
-                except edns.OptionMalformed:
-                    return None
-                if asked.keepalive or asked.zoneversion or (asked.cookie is not None and cookie_answer is None):
-                    return None
-                options = self._nsid if asked.nsid else b""
-                if asked.cookie is not None and cookie_answer is not None:
-                    options += b"\0\x0a\0\x18" + cookie_answer(asked.cookie, source, now)[0]
-            if not arcount or int.from_bytes(behind[14:16]) != len(behind) - _PLAIN_TAIL_OCTETS:
+            if not arcount:
                 return None
-            tail = plain_tail(behind[:14] + b"\0\0")
-            if tail is None:
+            tail = answered_tails.get(behind)
+            if tail is not None:
+                return tail
+            found = optioned_tail(behind)
+            if found is None:
                 return None
-            do, deep, single, qtype, room, opt = tail
-            return do, deep, single, qtype, room - len(options), opt[:9] + len(options).to_bytes(2) + options
+            tail, cookie = found
+            if cookie is not None and make_answer is not None:
+                if behind[14:20] == _ONLY_CLIENT_COOKIE:
+                    cookie_tails.remember(behind[:20], tail)
+                do, deep, single, qtype, room, opt = tail
+                return do, deep, single, qtype, room, opt + make_answer(cookie, source, now)[0]
+            if len(behind) <= _MAX_REMEMBERED_OCTETS:
+                answered_tails.remember(behind, tail)
+            return tail
 
         return rare_tail
 
@@ -359,20 +391,46 @@ class Responder:
         return tails
 
 
+def _by_first_octet(labels: list[bytes], denials: list[Ready]) -> list[tuple[list[bytes], list[Ready]]]:
+    """For each first octet: the *labels* that begin with it, the denial for what comes before them, and theirs."""
+    low = [bisect_left(labels, bytes((octet,))) for octet in range(1, 256)]
+    return [
+        (labels[first:last], denials[first - 1 : last])
+        for first, last in zip([1, *low], [*low, len(labels)], strict=True)
+    ]
+
+
 # Offset from a label's length octet to the next; far away for what is not an ordinary label's length.
 _STEPS = [size + 1 if 0 < size <= 63 else 1 << 20 for size in range(256)]
 
-# RDLENGTH, code and length of an OPT record's only option, when that is a client cookie or a full RFC 9018 cookie.
-_ONLY_COOKIE = frozenset(struct.pack("!HHH", 4 + size, edns.COOKIE, size) for size in (8, 24))
+# RDLENGTH, code and length of an OPT record's only option, when that is a client cookie.
+_ONLY_CLIENT_COOKIE = struct.pack("!HHH", 12, edns.COOKIE, 8)
 
 _COMMON_QTYPES = (1, 2, 5, 6, 12, 15, 16, 28, 33, 43, 48, 64, 65, 255)
 _COMMON_UDP_OCTETS = (512, 1220, 1232, 1280, 1400, 1410, 1432, 1452, 1472, 4000, 4096, 8192, 65535)
 _MAX_RARE_TAILS = 8192
+_MAX_REMEMBERED_OCTETS = 96  # of a tail; longer ones are padded, or somebody's experiment
 _PLAIN_TAIL_OCTETS = 5 + edns.OPT_OCTETS  # root label, qtype, qclass, OPT without options
 
-# Moving a referral's 20 to 50 pointers takes as long as all the rest, and few TLDs take most of the referrals: bodies
-# that were moved are kept, 3 MB of them at most, and all forgotten when there are more.
-_MAX_MOVED_BODIES = 4096
+# What is taken from a tail's room when ZONEVERSION was asked for: what the option says depends on the answer's zone, so
+# such a query shall seem not to fit and be looked at twice.
+_ZONEVERSION_ASKED = 1 << 20
+
+
+class _Remembered(dict[bytes, Tail]):
+    """What tails mean: those known from the start, and some that came."""
+
+    def __init__(self, common: Mapping[bytes, Tail] = {}) -> None:
+        super().__init__(common)
+        self._common = dict(common)
+
+    def remember(self, behind: bytes, tail: Tail) -> None:
+        """Keep what *behind* means for the next query."""
+        if len(self) >= len(self._common) + _MAX_RARE_TAILS:
+            # Somebody sends tails at random: forget them, or nobody else's would find a place.
+            self.clear()
+            self.update(self._common)
+        self[behind] = tail
 
 
 def not_ready(octets: bytes, max_udp_octets: int = 1232) -> bytes | None:

@@ -110,7 +110,7 @@ def test_every_cut_of_every_answer_parses_behind_a_longer_qname(
             question = qname + struct.pack("!HH", rtype, 1)
             query = struct.pack("!6H", 7, 0, 1, 0, 0, 0) + question
             for limit in (len(query), 300, 512, 700, 900, 1232, 65535):
-                response = prepared.response(query, question, b"", limit)
+                response = prepared.fitted(query, question, b"", limit - len(query))
                 assert len(response) <= max(limit, len(query))
                 parsed = dns.message.from_wire(response, ignore_trailing=False)
                 for rrset in (*parsed.answer, *parsed.authority, *parsed.additional):
