@@ -1,4 +1,4 @@
-"""`python -m bench load | compare | peak | responder | startup`."""
+"""The commands of `python -m bench`."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import compare, measure, notify, offer, peak, report, responder, startup, zones
+from bench import abreast, compare, measure, notify, offer, peak, report, responder, startup, zones
 from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
@@ -90,6 +90,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_zones(comparing)
     _add_results(comparing)
     comparing.set_defaults(command=_compare)
+
+    turns = commands.add_parser("abreast", help="servers that run at once, loaded in short turns: their ratios")
+    turns.add_argument(
+        "--servers", default="rootsrv,NSD,Knot", help=f"the first is compared with: {', '.join(SUBJECTS)}"
+    )
+    turns.add_argument("--rounds", type=_positive, default=20)
+    turns.add_argument("--turn-seconds", type=float, default=0.4)
+    turns.add_argument("--no-tcp", action="store_true", help="UDP only")
+    turns.add_argument("--cores", default="0,1", help="generator's and server's core")
+    for name in ("nsd", "knot", "bind", "powerdns"):
+        turns.add_argument(f"--{name}", metavar="PATH", help=f"the {name} program to measure")
+    _add_queries(turns)
+    _add_zones(turns)
+    _add_results(turns)
+    turns.set_defaults(command=_abreast)
 
     peaking = commands.add_parser("peak", help="1, 2 and 3 times a peak while the zone changes (D40)")
     peaking.add_argument(
@@ -224,26 +239,52 @@ def _load(arguments: argparse.Namespace) -> int:
     return 0 if load.answered else 1
 
 
-def _compare(arguments: argparse.Namespace) -> int:
+def _options(arguments: argparse.Namespace) -> compare.Options:
+    """What `compare` and `abreast` have in common."""
     servers = tuple(name.strip() for name in arguments.servers.split(","))
     for name in servers:
         if name not in SUBJECTS:
             raise _Refused(f"--servers: {name!r} is not one of {', '.join(SUBJECTS)}")
     generator_cpu, server_cpu = _cores(arguments)
-    options = compare.Options(
+    return compare.Options(
         subjects=servers,
-        repeats=arguments.repeats,
-        step_seconds=arguments.step_seconds,
         queries=arguments.count,
         seed=arguments.seed,
-        engine=arguments.engine,
-        further=arguments.further,
         generator_cpu=generator_cpu,
         server_cpu=server_cpu,
         programs={name: path for name in ("nsd", "knot", "bind", "powerdns") if (path := getattr(arguments, name))},
         mix=_mix(arguments),
         own_queries=_own_queries(arguments),
     )
+
+
+def _abreast(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    if not 0.05 <= arguments.turn_seconds <= 60:
+        raise _Refused(f"--turn-seconds: must be 0.05..60, got {arguments.turn_seconds:g}")
+    with _zones(arguments) as served, _progress() as progress:
+        task = progress.add_task("abreast", total=None)
+        result = abreast.run(
+            served,
+            options,
+            rounds=arguments.rounds,
+            turn_seconds=arguments.turn_seconds,
+            tcp=not arguments.no_tcp,
+            step_done=lambda what: progress.update(task, advance=1, description=f"abreast: {what}"),
+        )
+    _write(arguments, "abreast", "Servers abreast", result, abreast.to_markdown(result))
+    return 0 if result["manners"][abreast.UDP] else 1
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    options = replace(
+        _options(arguments),
+        repeats=arguments.repeats,
+        step_seconds=arguments.step_seconds,
+        engine=arguments.engine,
+        further=arguments.further,
+    )
+    servers = options.subjects
     with _zones(arguments) as served, _progress() as progress:
         task = progress.add_task("comparing", total=len(servers) * options.repeats * measure.STEPS)
 

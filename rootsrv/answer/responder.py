@@ -219,26 +219,27 @@ class Responder:
         # Bound for speed: a closure's variable is found faster than a module's.
         steps, targets, bisect, join = _STEPS, TARGETS, bisect_right, b"".join
         shifted = self._answers.shifted
+        known_head, known_tail, known_cookie_tail, delegated = heads.get, tails.get, cookie_tails.get, delegations.get
 
         def respond(octets: bytes, source: bytes, transport: Transport, now: float) -> bytes | None:
-            head = heads.get(octets[2:12])
+            head = known_head(octets[2:12])
             if head is None:
                 return fully(octets, source, transport, now)
             # Nearly all queries end in the root label and a plain OPT record, or in the question itself; most others
             # in an OPT record with nothing but a client cookie.
             if head & 1:
-                tail = tails.get(octets[-16:])
+                tail = known_tail(octets[-16:])
                 if tail is not None:
                     end = len(octets) - 16
                     do, deep, single, qtype, room, opt = tail
                 else:
-                    tail = cookie_tails.get(octets[-28:-8])
+                    tail = known_cookie_tail(octets[-28:-8])
                     if tail is not None:
                         end = len(octets) - 28
                         do, deep, single, qtype, room, opt = tail
                         opt += make_cookie(octets[-8:], source, now)  # type: ignore[misc]
             else:
-                tail = tails.get(octets[-5:])
+                tail = known_tail(octets[-5:])
                 if tail is not None:
                     end = len(octets) - 5
                     do, deep, single, qtype, room, opt = tail
@@ -262,7 +263,7 @@ class Responder:
                 ready = root_types.get(qtype, root_nodata)[do].ready
             else:
                 label = octets[start + 1 : end].lower()
-                delegation = delegations.get(label)
+                delegation = delegated(label)
                 if delegation is None:
                     if do:
                         others, covering = denials[label[0]]

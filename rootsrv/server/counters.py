@@ -79,22 +79,9 @@ class Counters:
         if _FORMERR in rcodes:
             amount -= self._take_back_malformed(path, requests, rcodes)
         words[QUERIES + path] += amount
-        if b"_ta-" in b"".join(requests).lower():
+        joined = b"".join(requests)
+        if b"_" in joined and b"_ta-" in joined.lower():
             self._count_signals(requests)
-
-    def count_one(self, path: int, request: bytes, response: bytes) -> None:
-        """Count one query and its response, for less than a batch of one costs."""
-        words = self._words
-        names = self._paths[path]
-        rcode = names.rcodes_by_head[response[2:12]]
-        if rcode == _FORMERR or len(response) >= _LARGEST_BINS * BIN_OCTETS or b"_ta-" in request.lower():
-            self.count(path, (request,), (response,))
-            return
-        words[names.rcodes + rcode] += 1
-        words[names.request_sizes + names.request_bins[len(request)]] += 1
-        words[names.response_sizes + names.response_bins[len(response)]] += 1
-        words[RESPONSES + path] += 1
-        words[QUERIES + path] += 1
 
     def note_sources(self, sources: Iterable[bytes]) -> None:
         """Put packed source addresses into the registers of unique sources."""

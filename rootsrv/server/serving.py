@@ -54,6 +54,9 @@ class Serving:
         self._settings = settings
         self._head = b""
         self._now = 0.0
+        self.woken_ns = 0
+        """When the page was read last, CLOCK_BOOTTIME."""
+
         self._generation = 0
         self._responder: Responder | None = None
         self._respond: Respond = _not_ready
@@ -69,8 +72,7 @@ class Serving:
 
     def wake_up(self) -> None:
         """Read the page.  Everything answered until the next call comes from what it says now."""
-        boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self._slot.heartbeat = boottime
+        self.woken_ns = self._slot.heartbeat = boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._now = time.time()
         self._counters.turn_day(self._now)
         head = self._page.head()
@@ -101,6 +103,19 @@ class Serving:
             reason = "silenced" if self._page.silenced else "silent"
             self._counters.count_dropped(reason, responses.count(None))
         return responses
+
+    def respond_to(self, octets: bytes, source: bytes, transport: Transport) -> bytes | None:
+        """The response to one request, or None.  Raises nothing, whatever the octets."""
+        if self._blocks and self._blocks.blocks(source):
+            self._counters.count_dropped("blocked")
+            return None
+        try:
+            response = self._respond(octets, source, transport, self._now)
+        except Exception:
+            response = self._respond_guarded(octets, source, transport)
+        if response is None:
+            self._counters.count_dropped("silenced" if self._page.silenced else "silent")
+        return response
 
     def _respond_to_unblocked(
         self, requests: Sequence[bytes], sources: Sequence[bytes], transport: Transport

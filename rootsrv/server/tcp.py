@@ -3,7 +3,8 @@
 # -------------------
 # A connection is read into one buffer that all share; whole messages in it are answered at once, with one write; what
 # is left (part of a message) is kept.  So an idle connection holds no memory to speak of, and a busy one holds at most
-# one read, one incomplete message, the transport's write buffer and one step's responses.
+# one read, one incomplete message, the transport's write buffer and one step's responses.  The page is read and
+# responses are counted once per turn of the event loop (turns.py).
 #
 # Every connection stands in `_by_activity`, oldest first: a dict that is re-inserted into at each query, so the head is
 # the one idle longest.  Three things have a time limit, each with a dict ordered by when it began:
@@ -26,10 +27,12 @@ from typing import cast
 from rootsrv.answer.responder import Transport
 from rootsrv.server.counters import Counters
 from rootsrv.server.mmsg import MAX_QUERY_OCTETS
-from rootsrv.server.serving import Serving
+from rootsrv.server.turns import Turns
 
 READ_OCTETS = 16_384
 """Octets read at once: some 300 pipelined queries."""
+
+_MAX_ALONE = 2 + MAX_QUERY_OCTETS
 
 STEP_QUERIES = 32
 """Queries answered before the write buffer is looked at: bounds one step's responses to some 40 kB."""
@@ -59,8 +62,8 @@ class TcpLimits:
 class Connections:
     """All TCP connections of one worker."""
 
-    def __init__(self, serving: Serving, counters: Counters, limits: TcpLimits) -> None:
-        self.serving = serving
+    def __init__(self, turns: Turns, counters: Counters, limits: TcpLimits) -> None:
+        self.turns = turns
         self.counters = counters
         self.limits = limits
         self.read_buffer = memoryview(bytearray(READ_OCTETS))
@@ -193,7 +196,7 @@ class Connection(asyncio.BufferedProtocol):
         self._source = socket.inet_pton(family, peer[0].partition("%")[0])
         self._path = 2 + int(family == socket.AF_INET6)
         self.client = self._source[:8]
-        self._all.serving.wake_up()
+        self._all.turns.begin()
         self._admitted = self._all.admit(self)
         if not self._admitted:
             self._transport.abort()
@@ -208,9 +211,18 @@ class Connection(asyncio.BufferedProtocol):
         """Answer the messages that are complete now."""
         if self._closing:
             return
-        self._all.serving.wake_up()
-        octets = bytes(self._all.read_buffer[:size])
-        self._answer(self._rest + octets if self._rest else octets)
+        everybody = self._all
+        everybody.turns.begin()
+        octets = bytes(everybody.read_buffer[:size])
+        alone = 2 < size <= _MAX_ALONE and (octets[0] << 8 | octets[1]) == size - 2
+        if not alone or self._rest or self._paused:
+            self._answer(self._rest + octets)
+            return
+        # One whole message and nothing else, as from a client that waits for each response.
+        response = everybody.turns.respond(self._path, octets[2:], self._source, Transport.TCP)
+        everybody.active(self)
+        if response is not None:
+            self._transport.write(len(response).to_bytes(2, "big") + response)
 
     def _answer(self, octets: bytes) -> None:
         """Answer all complete messages in *octets*, in steps between which the write buffer is looked at."""
@@ -244,19 +256,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _respond(self, requests: list[bytes]) -> None:
         everybody = self._all
-        responses = everybody.serving.respond_to_all(requests, [self._source] * len(requests), Transport.TCP)
+        respond, path, source = everybody.turns.respond, self._path, self._source
+        parts: list[bytes] = []
+        for request in requests:
+            response = respond(path, request, source, Transport.TCP)
+            if response is not None:
+                parts += (len(response).to_bytes(2, "big"), response)
         everybody.active(self)
-        if len(requests) == 1 and (only := responses[0]) is not None:
-            self._transport.write(len(only).to_bytes(2, "big") + only)
-            everybody.counters.count_one(self._path, requests[0], only)
-            everybody.counters.note_sources((self._source,))
-            return
-        answered = [(request, each) for request, each in zip(requests, responses, strict=True) if each is not None]
-        if answered:
-            asked, sent = zip(*answered, strict=True)
-            self._transport.write(b"".join([part for each in sent for part in (len(each).to_bytes(2, "big"), each)]))
-            everybody.counters.count(self._path, asked, sent)
-            everybody.counters.note_sources((self._source,))
+        if parts:
+            self._transport.write(b"".join(parts))
 
     def pause_writing(self) -> None:
         """The client does not read: read no more from it."""
@@ -273,7 +281,7 @@ class Connection(asyncio.BufferedProtocol):
         self._all.set_stalled(self, False)
         if not self._ended:
             self._transport.resume_reading()
-        self._all.serving.wake_up()
+        self._all.turns.begin()
         self._answer(self._rest)
 
     def eof_received(self) -> bool:

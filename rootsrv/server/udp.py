@@ -15,6 +15,7 @@ from rootsrv.answer.responder import Transport
 from rootsrv.server.counters import Counters
 from rootsrv.server.mmsg import Batch
 from rootsrv.server.serving import Serving
+from rootsrv.server.turns import Turns
 
 BATCH_SIZE = 64
 """Datagrams per wake-up.  32 … 128 do equally well; more only adds to the latency of the first."""
@@ -78,10 +79,10 @@ class Drain:
 class Datagrams(asyncio.DatagramProtocol):
     """Answers all that arrives on one UDP socket where there is no recvmmsg."""
 
-    def __init__(self, family: int, serving: Serving, counters: Counters) -> None:
+    def __init__(self, family: int, turns: Turns, counters: Counters) -> None:
         self._path = int(family == socket.AF_INET6)
         self._family = family
-        self._serving = serving
+        self._turns = turns
         self._counters = counters
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -90,17 +91,16 @@ class Datagrams(asyncio.DatagramProtocol):
 
     def datagram_received(self, octets: bytes, address: tuple[str, int]) -> None:
         """Answer one datagram."""
-        self._serving.wake_up()
+        self._turns.begin()
         source = socket.inet_pton(self._family, address[0].partition("%")[0])
-        (response,) = self._serving.respond_to_all([octets], [source], Transport.UDP)
-        if response is not None:
-            if self._transport.get_write_buffer_size() > 1 << 20:
-                self._counters.count_one(self._path, octets, response)
-                self._counters.count_unsent(self._path, [response])
-                return
-            self._transport.sendto(response, address)
-            self._counters.count_one(self._path, octets, response)
-            self._counters.note_sources([source])
+        response = self._turns.respond(self._path, octets, source, Transport.UDP)
+        if response is None:
+            return
+        if self._transport.get_write_buffer_size() > 1 << 20:
+            self._turns.end()  # what is taken back must have been counted
+            self._counters.count_unsent(self._path, [response])
+            return
+        self._transport.sendto(response, address)
 
     def error_received(self, error: Exception) -> None:
         """A destination that cannot be reached is the sender's affair."""

@@ -24,6 +24,7 @@ from rootsrv.server.orders import WorkerOrders
 from rootsrv.server.serving import Serving
 from rootsrv.server.sockets import BACKLOG
 from rootsrv.server.tcp import Connections, TcpLimits
+from rootsrv.server.turns import Turns
 from rootsrv.server.udp import BATCH_SIZE, Datagrams, Drain, drain_for
 
 TICK_SECONDS = 0.1
@@ -51,7 +52,8 @@ async def work(orders: WorkerOrders) -> None:
     serving.tick()
     slot.pid = os.getpid()
 
-    connections = Connections(serving, counters, TcpLimits(**orders.tcp))
+    turns = Turns(serving, counters)
+    connections = Connections(turns, counters, TcpLimits(**orders.tcp))
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     readers: list[Callable[[], int]] = []
     endpoints: list[asyncio.DatagramTransport] = []
@@ -68,7 +70,7 @@ async def work(orders: WorkerOrders) -> None:
         else:
             family = each.family
             endpoint, _ = await loop.create_datagram_endpoint(
-                lambda family=family: Datagrams(family, serving, counters),  # type: ignore[misc]
+                lambda family=family: Datagrams(family, turns, counters),  # type: ignore[misc]
                 sock=each,
             )
             endpoints.append(endpoint)

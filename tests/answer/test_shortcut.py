@@ -57,7 +57,7 @@ def test_a_flood_of_different_tails_does_not_grow_without_bound(responder: Respo
     closure = dict(
         zip(responder._fast.__code__.co_freevars, responder._fast.__closure__ or (), strict=True)  # type: ignore[attr-defined]
     )
-    tails = closure["tails"].cell_contents
+    tails = closure["known_tail"].cell_contents.__self__
     for number in range(20_000):
         fields = (0, 41, number & 0xFFFF, 0, 0, 0x8000 | number >> 4 & 0x7FFF)
         opt = struct.pack("!BHHBBHH", *fields, 0)

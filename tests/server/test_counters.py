@@ -46,7 +46,7 @@ def test_a_batch_and_its_queries_one_by_one_count_the_same(page: Page) -> None:
 
     batch.count(UDP6, requests, responses)
     for asked, answered in zip(requests, responses, strict=True):
-        singly.count_one(UDP6, asked, answered)
+        singly.count(UDP6, [asked], [answered])
 
     assert page.worker(0).counters.tolist() == page.worker(1).counters.tolist()
     words = page.worker(0).counters
@@ -122,13 +122,13 @@ def test_the_day_turns_once_and_remembers_where_it_began(page: Page) -> None:
     slot.day = 20_000
     counting = Counters(slot)  # begins today, whatever it is
     today = slot.day
-    counting.count_one(UDP4, query(), response())
+    counting.count(UDP4, [query()], [response()])
     counting.note_sources([b"\xc0\0\2\1"])
 
     counting.turn_day((today + 1) * DAY - 1)
     assert slot.day == today
     counting.turn_day((today + 1) * DAY)
-    counting.count_one(UDP4, query(), response())
+    counting.count(UDP4, [query()], [response()])
     counting.turn_day((today + 1) * DAY - 5)  # a small step back over midnight
 
     assert slot.day == today + 1
@@ -151,7 +151,7 @@ def test_a_source_counts_again_on_the_next_day(page: Page) -> None:
 
 
 def test_a_replaced_worker_counts_on(page: Page) -> None:
-    Counters(page.worker(0)).count_one(UDP4, query(), response())
-    Counters(page.worker(0)).count_one(UDP4, query(), response())
+    Counters(page.worker(0)).count(UDP4, [query()], [response()])
+    Counters(page.worker(0)).count(UDP4, [query()], [response()])
 
     assert page.worker(0).counters[counts.QUERIES + UDP4] == 2
