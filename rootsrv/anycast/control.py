@@ -99,6 +99,10 @@ def _family(family: Family, order: Order) -> dict[str, Any]:
         "promise_seconds": round(health.promise(now), 1),
         "hold_down_seconds": round(health.hold_down_left(now), 1),
         "withdrawals": health.flaps.withdrawals,
+        "changes": [
+            {"route": announcement.value, "reason": cause.value, "count": number}
+            for (announcement, cause), number in health.changes.items()
+        ],
         "anchor_held": family.held,
         "fault": family.fault,
         "confirmed": family.reading.confirmed and family.reading.wanted is health.announcement,

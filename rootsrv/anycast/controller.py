@@ -28,7 +28,19 @@ from rootsrv.anycast.route import Reading, Route
 from rootsrv.anycast.traffic import Traffic
 from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config_anycast import AnycastConfig
-from rootsrv.health.evidence import Instance, Judgement, Load, Outcome, Policy, Probe, Round, Transport, Verdict, judge
+from rootsrv.health.evidence import (
+    Cause,
+    Instance,
+    Judgement,
+    Load,
+    Outcome,
+    Policy,
+    Probe,
+    Round,
+    Transport,
+    Verdict,
+    judge,
+)
 from rootsrv.health.state import Announcement, Change, Flaps, Health, Limits, Wish
 
 CONFIRM_SECONDS = 3.0
@@ -314,7 +326,9 @@ class Controller:
         """The end: withdraw, have it confirmed, and leave time for packets that are on their way."""
         unseen = Judgement(Verdict.UNSURE)
         for family in self.families:
-            change = family.health.observe(unseen, boottime(), wish=Wish.WITHDRAW, wish_reason="stopping")
+            change = family.health.observe(
+                unseen, boottime(), wish=Wish.WITHDRAW, wish_reason="stopping", wish_cause=Cause.STOPPING
+            )
             if change is not None:
                 self._report(family, change)
         was_announced = any(family.held for family in self.families)

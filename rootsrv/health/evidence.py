@@ -141,6 +141,28 @@ class Policy:
     fastpath_wrong_detaches: bool = True
 
 
+class Cause(Enum):
+    """Why the announcement is changed, in one word: what a metric can have as a label."""
+
+    HEALTHY = "healthy"
+    """The probes pass, and nothing is stale."""
+    STALE = "stale"
+    NO_ANSWER = "no_answer"
+    NOT_ON_HOST = "not_on_host"
+    CANNOT_TELL = "cannot_tell"
+    WRONG_DATA = "wrong_data"
+    SWITCHOVER_FAILED = "switchover_failed"
+    SILENCED = "silenced"
+    NO_ZONE = "no_zone"
+    LEASE_OVER = "lease_over"
+    FASTPATH_WRONG = "fastpath_wrong"
+    OPERATOR = "operator"
+    STOPPING = "stopping"
+
+
+_CAUSES_OF_FAILURE = {Outcome.ABSENT: Cause.NOT_ON_HOST, Outcome.CANNOT_TELL: Cause.CANNOT_TELL}
+
+
 class Verdict(Enum):
     """What one round says about the service of one IP version."""
 
@@ -160,6 +182,9 @@ class Judgement:
     verdict: Verdict
     reasons: tuple[str, ...] = ()
     """Why it is not a pass, most important first."""
+
+    cause: Cause = Cause.CANNOT_TELL
+    """Of a failure: the kind of the first of the reasons."""
 
     degrade: tuple[str, ...] = ()
     """Why the route should be less attractive; empty = it should not."""
@@ -185,46 +210,49 @@ def judge(round_: Round, instance: Instance, policy: Policy) -> Judgement:
         (degrade if policy.stale_soft_degrades else alarms).append(_behind(instance))
     alarms += _alarms(instance)
     if cease:
-        verdict, reasons = Verdict.CEASE, cease + failures
+        verdict, failed = Verdict.CEASE, cease + failures
     elif failures:
-        verdict, reasons = Verdict.FAIL, failures
+        verdict, failed = Verdict.FAIL, failures
     elif unsure:
-        verdict, reasons = Verdict.UNSURE, unsure
+        verdict, failed = Verdict.UNSURE, []
     else:
-        verdict, reasons = Verdict.PASS, []
+        verdict, failed = Verdict.PASS, []
     return Judgement(
         verdict,
-        tuple(reasons),
-        tuple(degrade),
-        tuple(alarms),
+        tuple(text for _, text in failed) or tuple(unsure),
+        cause=failed[0][0] if failed else Cause.CANNOT_TELL,
+        degrade=tuple(degrade),
+        alarms=tuple(alarms),
         lease_seconds=instance.lease_seconds,
     )
 
 
-def _reasons_to_cease(round_: Round, instance: Instance, policy: Policy) -> Iterable[str]:
-    yield from (str(probe) for probe in round_.probes if probe.outcome is Outcome.WRONG)
+def _reasons_to_cease(round_: Round, instance: Instance, policy: Policy) -> Iterable[tuple[Cause, str]]:
+    yield from ((Cause.WRONG_DATA, str(probe)) for probe in round_.probes if probe.outcome is Outcome.WRONG)
     if instance.switchover_failed:
-        yield "switchover failed"
+        yield Cause.SWITCHOVER_FAILED, "switchover failed"
     if instance.silenced:
-        yield "the instance is silenced"
+        yield Cause.SILENCED, "the instance is silenced"
     if instance.generation == 0:
-        yield "no zone is in service"
+        yield Cause.NO_ZONE, "no zone is in service"
     elif instance.lease_seconds <= 0:
-        yield "the root zone's lease is over"
+        yield Cause.LEASE_OVER, "the root zone's lease is over"
     if policy.stale_hard_withdraws and instance.behind_seconds >= policy.stale_hard_seconds:
-        yield _behind(instance)
+        yield Cause.STALE, _behind(instance)
     if instance.fastpath is FastPath.WRONG and (instance.fastpath_stuck or not policy.fastpath_wrong_detaches):
         stuck = ", and it cannot be detached" if instance.fastpath_stuck else ""
-        yield f"fast path: wrong data ({instance.fastpath_detail}){stuck}"
+        yield Cause.FASTPATH_WRONG, f"fast path: wrong data ({instance.fastpath_detail}){stuck}"
 
 
-def _judge_probes(round_: Round, instance: Instance, policy: Policy) -> tuple[list[str], list[str], list[str]]:
+def _judge_probes(
+    round_: Round, instance: Instance, policy: Policy
+) -> tuple[list[tuple[Cause, str]], list[str], list[str]]:
     """(failures, what could not be seen for load, alarms) of the probes alone."""
-    failures: list[str] = []
+    failures: list[tuple[Cause, str]] = []
     unsure: list[str] = []
     alarms: list[str] = []
     if not round_.probes:
-        return ["nothing was probed"], unsure, alarms
+        return [(Cause.CANNOT_TELL, "nothing was probed")], unsure, alarms
     groups: dict[tuple[str, Transport], list[Probe]] = {}
     for probe in round_.probes:
         groups.setdefault((probe.address, probe.transport), []).append(probe)
@@ -233,7 +261,7 @@ def _judge_probes(round_: Round, instance: Instance, policy: Policy) -> tuple[li
         broken = [probe for probe in probes if probe.outcome in (Outcome.ABSENT, Outcome.CANNOT_TELL)]
         silent = [probe for probe in probes if probe.outcome is Outcome.SILENT]
         if broken:
-            failures.append(str(broken[0]))
+            failures.append((_CAUSES_OF_FAILURE[broken[0].outcome], str(broken[0])))
         elif len(silent) == len(probes):
             load = _load_reason(round_, instance, transport)
             if load:
@@ -251,7 +279,10 @@ def _judge_probes(round_: Round, instance: Instance, policy: Policy) -> tuple[li
             if any(probe.outcome is Outcome.RIGHT for probe in groups[address, transport])
         ]
         keep = answering and not policy.transport_dead_fails
-        (alarms if keep else failures).extend(by_transport.values())
+        if keep:
+            alarms += by_transport.values()
+        else:
+            failures += [(Cause.NO_ANSWER, text) for text in by_transport.values()]
     alarms += unsure
     return failures, unsure, alarms
 

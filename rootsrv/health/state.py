@@ -33,7 +33,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from rootsrv.health.evidence import Judgement, Verdict
+from rootsrv.health.evidence import Cause, Judgement, Verdict
 
 
 class State(Enum):
@@ -106,6 +106,14 @@ _ANNOUNCED = {
     State.DEGRADED: Announcement.DEGRADED,
 }
 
+POSSIBLE_CHANGES: tuple[tuple[Announcement, Cause], ...] = (
+    (Announcement.UP, Cause.HEALTHY),
+    (Announcement.DEGRADED, Cause.STALE),
+    (Announcement.DRAINING, Cause.OPERATOR),
+    *((Announcement.WITHDRAWN, cause) for cause in Cause if cause is not Cause.HEALTHY),
+)
+"""To what an announcement can change, and why."""
+
 
 class Health:
     """The state of one IP version's service prefix.  Times are seconds on one clock that never steps."""
@@ -118,13 +126,23 @@ class Health:
         """When `state` last changed."""
         self.reason = "starting"
         """Why it is what it is."""
+        self.changes = dict.fromkeys(POSSIBLE_CHANGES, 0)
+        """How often the announcement became what it then was, and why; since this object was made."""
+        self._cause = Cause.HEALTHY
         self.flaps = flaps or Flaps()
         self._passes = 0
         self._failures = 0
         self._promise_until = now
 
     def observe(
-        self, judgement: Judgement, now: float, *, wish: Wish = Wish.SERVE, wish_reason: str = "", drained: bool = False
+        self,
+        judgement: Judgement,
+        now: float,
+        *,
+        wish: Wish = Wish.SERVE,
+        wish_reason: str = "",
+        wish_cause: Cause = Cause.OPERATOR,
+        drained: bool = False,
     ) -> Change | None:
         """Take one round's *judgement* and the operator's *wish*; *drained* = traffic fell enough to end a drain.
 
@@ -138,6 +156,7 @@ class Health:
             self._flap(quiet_since=now)
         gone = judgement.verdict is Verdict.CEASE or self._failures >= self.limits.fall
 
+        self._cause = wish_cause
         if wish is not Wish.SERVE:
             self._drain(judgement, now, gone, drained or wish is Wish.WITHDRAW, wish_reason)
         elif self.state is State.DRAINED:
@@ -157,6 +176,8 @@ class Health:
         if (self.state, self.announcement) == before:
             return None
         self.since = now
+        if self.announcement is not before[1]:
+            self.changes[self.announcement, self._cause] += 1
         return Change(before[0], self.state, before[1], self.announcement, self.reason)
 
     def promise(self, now: float) -> float:
@@ -206,6 +227,7 @@ class Health:
         self.state = State.DEGRADED if judgement.degrade else State.UP
         self.announcement = _ANNOUNCED[self.state]
         self.reason = judgement.reason or "passing"
+        self._cause = Cause.STALE if judgement.degrade else Cause.HEALTHY
         if self.flaps.announced_since is None:
             self._flap(announced_since=now)
 
@@ -214,6 +236,7 @@ class Health:
         steady = since is not None and now - since >= self.limits.flap_memory_seconds
         self._flap(withdrawals=1 if steady else self.flaps.withdrawals + 1, announced_since=None)
         self.state, self.announcement, self.reason = State.DOWN, Announcement.WITHDRAWN, judgement.reason
+        self._cause = judgement.cause
 
     def _drain(self, judgement: Judgement, now: float, gone: bool, finish: bool, reason: str) -> None:
         announced = self.announcement is not Announcement.WITHDRAWN

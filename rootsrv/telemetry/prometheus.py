@@ -306,6 +306,11 @@ def _routes(view: View) -> Iterator[Metric]:
         labels=["family"],
     )
     state = GaugeMetricFamily("rootsrv_site_state", "1 for the state that the site is in.", labels=["family", "state"])
+    changes = CounterMetricFamily(
+        "rootsrv_announcement_changes",
+        "How often the announcement became what `route` says, by reason, since the role started.",
+        labels=["family", "route", "reason"],
+    )
     changed = GaugeMetricFamily("rootsrv_site_state_age_seconds", "Since the state last changed.", labels=["family"])
     for said in view.role("advertise").objects("families"):
         family = [f"ipv{said.text('ip_version')}"]
@@ -315,7 +320,10 @@ def _routes(view: View) -> Iterator[Metric]:
         withdrawals.add_metric(family, said.number("withdrawals") or 0.0)
         state.add_metric([*family, said.text("state")], 1.0)
         changed.add_metric(family, said.number("since_seconds") or 0.0)
-    yield from (announced, preferred, confirmed, withdrawals, state, changed)
+        for each in said.objects("changes"):
+            labels = [*family, each.text("route"), each.text("reason")]
+            changes.add_metric(labels, each.number("count") or 0.0)
+    yield from (announced, preferred, confirmed, withdrawals, state, changed, changes)
 
 
 def _fastpath(view: View) -> Iterator[Metric]:

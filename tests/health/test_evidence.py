@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rootsrv.health.evidence import (
+    Cause,
     FastPath,
     Instance,
     Load,
@@ -50,6 +51,30 @@ def test_no_answer_while_nobody_is_answered_fails() -> None:
 
     assert judgement.verdict is Verdict.FAIL
     assert judgement.reasons[0] == "UDP 192.0.2.53: no answer to . SOA"
+
+
+@pytest.mark.parametrize(
+    ("seen", "instance", "cause"),
+    [
+        (probes(Outcome.SILENT, Outcome.SILENT), GOOD, Cause.NO_ANSWER),
+        (probes(Outcome.ABSENT, Outcome.ABSENT), GOOD, Cause.NOT_ON_HOST),
+        (probes(Outcome.CANNOT_TELL), GOOD, Cause.CANNOT_TELL),
+        ((), GOOD, Cause.CANNOT_TELL),
+        (probes(Outcome.WRONG, Outcome.SILENT), with_(silenced=True), Cause.WRONG_DATA),
+        (probes(), with_(switchover_failed=True, silenced=True), Cause.SWITCHOVER_FAILED),
+        (probes(Outcome.SILENT, Outcome.SILENT), with_(silenced=True), Cause.SILENCED),
+        (probes(), with_(generation=0), Cause.NO_ZONE),
+        (probes(), with_(lease_seconds=0.0), Cause.LEASE_OVER),
+        (probes(), with_(behind_seconds=172_800.0), Cause.STALE),
+        (probes(), with_(fastpath=FastPath.WRONG, fastpath_stuck=True), Cause.FASTPATH_WRONG),
+    ],
+    ids=lambda value: value.value if isinstance(value, Cause) else "",
+)
+def test_a_failure_has_the_cause_of_its_first_reason(seen: tuple[Probe, ...], instance: Instance, cause: Cause) -> None:
+    judgement = judge(Round(seen, load(0, 0)), instance, POLICY)
+
+    assert judgement.verdict in (Verdict.FAIL, Verdict.CEASE)
+    assert judgement.cause is cause
 
 
 def test_one_dead_transport_fails_although_the_other_answers() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rootsrv.health.evidence import (
+    Cause,
     Instance,
     Judgement,
     Load,
@@ -21,8 +22,8 @@ from rootsrv.health.state import Announcement, Flaps, Health, Limits, State, Wis
 
 PASS = Judgement(Verdict.PASS)
 STALE = Judgement(Verdict.PASS, degrade=("a newer serial has been known and not served for 4000 s",))
-SILENT = Judgement(Verdict.FAIL, ("UDP 192.0.2.53: no answer to . SOA",))
-WRONG = Judgement(Verdict.CEASE, ("UDP 192.0.2.53: wrong data to . SOA",))
+SILENT = Judgement(Verdict.FAIL, ("UDP 192.0.2.53: no answer to . SOA",), Cause.NO_ANSWER)
+WRONG = Judgement(Verdict.CEASE, ("UDP 192.0.2.53: wrong data to . SOA",), Cause.WRONG_DATA)
 LOADED = Judgement(Verdict.UNSURE, ("overload",))
 
 
@@ -147,6 +148,24 @@ def test_a_fault_every_two_seconds_for_two_minutes_changes_the_route_at_most_thr
         assert len(site.announcements) - 2 <= 3
 
 
+def test_changes_of_the_announcement_are_counted_by_what_it_became_and_why() -> None:
+    site = site_that_is_up(hold_down_seconds=0)
+    site.see(STALE, SILENT, STALE, PASS, LOADED)
+    site.see(SILENT, SILENT, PASS, PASS, PASS)
+    site.see(PASS, PASS, wish=Wish.DRAIN)
+    site.see(PASS, wish=Wish.DRAIN, drained=True)
+    site.see(PASS, PASS, PASS, PASS, WRONG, STALE, STALE, STALE)
+
+    assert {(route.value, cause.value): n for (route, cause), n in site.health.changes.items() if n} == {
+        ("up", "healthy"): 4,  # the start, fresh again, answering again, undrained
+        ("degraded", "stale"): 2,
+        ("draining", "operator"): 1,
+        ("withdrawn", "operator"): 1,
+        ("withdrawn", "no_answer"): 1,
+        ("withdrawn", "wrong_data"): 1,
+    }
+
+
 def test_a_drain_announces_graceful_shutdown_until_traffic_has_fallen() -> None:
     site = site_that_is_up()
     site.see(PASS, PASS, wish=Wish.DRAIN)
@@ -228,10 +247,14 @@ def test_no_sequence_announces_past_the_lease_or_what_must_not_be_answered(
 ) -> None:
     now = 0.0
     health = Health(Limits(rise=1, hold_down_seconds=1), now)
+    changes = 0
     for wait, round_, instance, wish, drained in sequence:
         now += wait
+        before = health.announcement
         health.observe(judge(round_, instance, Policy()), now, wish=wish, drained=drained)
         announced = health.announcement is not Announcement.WITHDRAWN
+        changes += health.announcement is not before
+        assert sum(health.changes.values()) == changes
         promise = health.promise(now)
 
         assert (promise > 0) <= announced

@@ -75,6 +75,8 @@ def test_wrong_data_is_withdrawn_at_once(net: Anycast, tmp_path: Path, measured:
     with another_zone_on(net.a, tmp_path) as start:
         moves_to_b(net, start, AT_ONCE_SECONDS, measured, "wrong data")
         assert "wrong data to" in net.a.family(4)["reason"]
+        changes = {(each["route"], each["reason"]): each["count"] for each in net.a.family(4)["changes"]}
+        assert changes["withdrawn", "wrong_data"] == 1
 
 
 def test_a_lease_that_is_over_is_withdrawn_and_a_new_one_heals(net: Anycast, measured: list[str]) -> None:

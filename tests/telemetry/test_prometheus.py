@@ -133,7 +133,17 @@ def test_what_the_roles_say_becomes_metrics() -> None:
                 }
             ],
         },
-        advertise={"families": [{"ip_version": 4, "announced": True, "route": "degraded", "state": "degraded"}]},
+        advertise={
+            "families": [
+                {
+                    "ip_version": 4, "announced": True, "route": "degraded", "state": "degraded",
+                    "changes": [
+                        {"route": "degraded", "reason": "stale", "count": 2},
+                        {"route": "withdrawn", "reason": "no_answer", "count": 0},
+                    ],
+                }
+            ]
+        },
     )  # fmt: skip
 
     assert metrics["rootsrv_clock_synchronised"] == 0
@@ -146,6 +156,9 @@ def test_what_the_roles_say_becomes_metrics() -> None:
     assert metrics['rootsrv_primary_reachable{primary="b",zone="."}'] == 0
     assert metrics['rootsrv_announced{family="ipv4"}'] == 1
     assert metrics['rootsrv_fully_preferred{family="ipv4"}'] == 0
+    changes = "rootsrv_announcement_changes_total"
+    assert metrics[changes + '{family="ipv4",reason="stale",route="degraded"}'] == 2
+    assert metrics[changes + '{family="ipv4",reason="no_answer",route="withdrawn"}'] == 0
 
 
 @pytest.mark.parametrize(
