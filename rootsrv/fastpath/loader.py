@@ -50,6 +50,8 @@ from rootsrv.page import Page
 FOLLOW_SECONDS = 0.01
 """How often the page is looked at: how far the kernel may be behind the workers at a switchover."""
 
+_DAY_SECONDS = 86_400
+
 DUTY_SECONDS = 1.0
 """How often the time is published, leases are renewed when due, and interfaces looked at."""
 
@@ -130,12 +132,13 @@ class FastPath:
             if self._config.interfaces or self._config.mode not in ("auto", "off"):
                 log.event("fast path off", reason=reason)
             return
+        days = asyncio.create_task(self._turn_days(), name="fastpath-days")
         try:
             next_duty = 0.0
             while not stop.is_set():
                 now = time.monotonic()
                 try:
-                    if now >= next_duty or self._day_is_over():
+                    if now >= next_duty:
                         next_duty = now + DUTY_SECONDS
                         await self._do_duties(now)
                     await self.follow()
@@ -149,7 +152,17 @@ class FastPath:
                     async with asyncio.timeout(FOLLOW_SECONDS):
                         await stop.wait()
         finally:
+            days.cancel()
             self.close()
+
+    async def _turn_days(self) -> None:
+        """End each UTC day for the statistics when it is over, whatever is being staged or attached meanwhile."""
+        while True:
+            # A second at most: the clock may be stepped.
+            await asyncio.sleep(min(DUTY_SECONDS, _DAY_SECONDS - time.time() % _DAY_SECONDS))
+            if self.program is not None and int(time.time() // _DAY_SECONDS) != self.program.day:
+                self.count()  # up to now it was the old day
+                self.count()
 
     def close(self) -> None:
         """Take the program off all interfaces."""
@@ -166,10 +179,6 @@ class FastPath:
                 self.program = None
             if self._note is not None:
                 self._note.unlink(missing_ok=True)
-
-    def _day_is_over(self) -> bool:
-        """Whether the program must be told of another UTC day: statistics end at midnight, not a second later."""
-        return self.program is not None and int(time.time() // 86_400) != self.program.day
 
     def count(self) -> None:
         """Show in the page what the program has counted up to now."""
@@ -198,12 +207,13 @@ class FastPath:
         """Tell the program the time, and the page what the program counted."""
         assert self.program is not None
         program, now = self.program, time.monotonic()
+        counters = program.counters()
         registers = None
-        if now >= self._registers_at or int(wall_seconds // 86_400) != program.day:
+        if now >= self._registers_at or int(wall_seconds // _DAY_SECONDS) != program.day:
             # Merging 96 KiB per core takes some milliseconds; at midnight it is done before they are cleared.
             self._registers_at = now + REFRESH_SECONDS
             registers = program.unique_sources(program.day)
-        self._slot.publish(program.counters(), registers, program.day)
+        self._slot.publish(counters, registers, program.day)
         self.program.publish_time(wall_seconds)
 
     def _load(self) -> Program:

@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from rootsrv.fastpath.loader import DUTY_SECONDS
+from rootsrv.page import KERNEL_SLOT
 from rootsrv.server.udp import BATCH_SIZE
 from rootsrv.telemetry.daybook import find_record
 from rootsrv.telemetry.rssac002 import SIZE_KEYS, SOURCE_KEYS, VOLUME_KEYS, DayRecord
@@ -26,6 +28,7 @@ from tests.fastpath.conftest import require_program
 from tests.fastpath.site import SERVICE, WIRE, Site, site, start_server
 from tests.needs import require_tool
 from tests.server.live import put, wait_until
+from tests.telemetry.shifted_clock import DAY_SECONDS, ShiftedClock
 from tests.telemetry.watched import samples, total
 
 REPORT_PORT = 9353
@@ -99,13 +102,13 @@ class Load:
 
 
 @contextlib.contextmanager
-def loaded(directory: Path, mode: str) -> Iterator[Load]:
+def loaded(directory: Path, mode: str, launcher: Sequence[str] = ()) -> Iterator[Load]:
     require_tool("dnsperf")
     if mode != "off":
         require_program()
     names = directory / "names"
     names.write_text(NAMES)
-    with site(directory, REPORT, mode=mode) as made:
+    with site(directory, REPORT, mode=mode, launcher=launcher) as made:
         if mode == "xdp":
             receive_what_xdp_sends(made)
         wait_until(lambda: "reporting addresses" in made.log, "reporting", 20)
@@ -274,12 +277,14 @@ def test_load_metrics_and_rssac002_agree_over_a_switchover_and_a_restart(tmp_pat
         assert serial == 2026112102
 
 
-def test_a_worker_that_is_killed_under_load_loses_at_most_one_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_a_worker_that_is_killed_under_load_loses_at_most_one_batch(tmp_path: Path, transport: str) -> None:
     with loaded(tmp_path, "off") as load:
-        running = load.start(4, "udp", "-l", "4", "-Q", "20000")
+        # Over TCP a batch is a turn of the event loop (server/turns.py): no more than is being asked at a time.
+        running = load.start(4, transport, "-l", "4", "-Q", "20000", "-q", str(BATCH_SIZE), "-t", "1")
         wait_until(lambda: sum(load.site.page.worker(0).counters[4:8]) > 5_000, "load", 10)
         os.kill(load.site.page.worker(0).pid, signal.SIGKILL)
-        load.finish(running, 4, "udp")
+        load.finish(running, 4, transport)
         wait_until(load.site.is_ready, "replaced", 20)
 
         counted = total(scrape(load.site), "rootsrv_responses_total")
@@ -288,3 +293,80 @@ def test_a_worker_that_is_killed_under_load_loses_at_most_one_batch(tmp_path: Pa
         assert 0 <= answered - counted <= BATCH_SIZE
         stop(load.site)
         assert sum(today(load.site).rcodes.values()) == counted
+
+
+def test_midnight_splits_what_kernel_and_workers_count_under_load(tmp_path: Path) -> None:
+    clock = ShiftedClock(tmp_path)
+    clock.set_before_midnight(1800)
+    with loaded(tmp_path, "tc", clock.launcher) as load:
+        load.run(times=50)
+        before = dict(load.answered)
+        by_kernel = load.site.kernel_replies(6)
+        assert by_kernel > 0
+        clock.set_before_midnight(1.5)
+        running = load.start(4, "udp", "-l", "4", "-Q", "2000")
+        assert load.finish(running, 4, "udp") == 0
+        today_number = int(clock.midnight // DAY_SECONDS)
+        slots = [load.site.page.worker(number) for number in (0, KERNEL_SLOT)]
+        wait_until(lambda: all(slot.day == today_number for slot in slots), "both have turned the day", 10)
+        over_midnight = load.answered["udp-ipv4"] - before["udp-ipv4"]
+        load.run(times=30)
+        after = {path: load.answered[path] - before[path] for path in before}
+        assert load.site.kernel_replies(6) > by_kernel
+
+        # Asked again, the metrics have counted on: no midnight in them.
+        assert_metrics_agree(load)
+        clock.set_before_midnight(-60)
+        date, yesterday = (
+            datetime.datetime.fromtimestamp(clock.midnight + shift, datetime.UTC).date() for shift in (0, -1)
+        )
+        statistics = load.site.directory / "state" / "statistics"
+        written = (
+            statistics / f"rssac002/{yesterday:%Y/%m}/traffic-volume/x-root-{yesterday:%Y%m%d}-traffic-volume.yaml"
+        )
+        wait_until(written.exists, "the files of the day", 20)
+        stop(load.site)
+
+        volume = {key: int(str(value)) for key, value in parse(written.read_text()).items() if key in VOLUME_KEYS}
+        records = [find_record(statistics, day) for day in (yesterday, date)]
+        assert records[0] is not None
+        assert records[1] is not None
+        assert volume == records[0].volume
+        for key in VOLUME_KEYS:
+            _, transport, *_, family = key.split("-")
+            path = f"{transport}-{family}"
+            counted = tuple(record.volume[key] for record in records if record)
+            if path != "udp-ipv4":  # nobody asked there at midnight: there is no room for doubt
+                assert (key, *counted) == (key, before[path], after[path])
+            else:
+                assert sum(counted) == load.answered[path]
+                assert 0 < counted[0] - before[path] < over_midnight
+        for record in records:
+            assert record is not None
+            responses = sum(number for key, number in record.volume.items() if "responses" in key)
+            assert sum(record.rcodes.values()) == responses
+            sizes = sum(sum(record.sizes[f"{transport}-response-sizes"].values()) for transport in ("udp", "tcp"))
+            assert sizes == responses
+            assert record.unique_sources()["num-sources-ipv6"] == 1
+
+
+def test_when_the_kernels_owner_is_killed_a_second_of_what_it_counted_is_lost_at_most(tmp_path: Path) -> None:
+    rate = 1000
+    with loaded(tmp_path, "tc") as load:
+        running = load.start(4, "udp", "-l", "8", "-Q", str(rate), "-t", "1")
+        kernel = load.site.page.worker(KERNEL_SLOT)
+        wait_until(lambda: kernel.counters[4] > 2 * rate, "counted by the kernel", 20)
+        owner = load.site.serve_pid()
+        os.kill(owner, signal.SIGKILL)
+        load.finish(running, 4, "udp")
+        wait_until(lambda: load.site.is_ready() and load.site.serve_pid() != owner, "another owner", 40)
+
+        load.run(times=20)
+        counted = lambda: total(scrape(load.site), "rootsrv_responses_total", transport="udp", family="ipv6")  # noqa: E731
+        wait_until(lambda: counted() == load.answered["udp-ipv6"], "the new owner has counted", 5)
+        lost = load.answered["udp-ipv4"] - total(
+            scrape(load.site), "rootsrv_responses_total", transport="udp", family="ipv4"
+        )
+        # Its timer may be late by half of it on a busy machine; the workers lose a batch.
+        assert 0 <= lost <= 1.5 * DUTY_SECONDS * rate + BATCH_SIZE
+        stop(load.site)
