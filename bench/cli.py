@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import abreast, compare, measure, notify, offer, peak, report, responder, startup, zones
+from bench import abreast, compare, measure, notify, offer, parts, peak, report, responder, startup, zones
 from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
@@ -128,6 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     notifying.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
     _add_results(notifying)
     notifying.set_defaults(command=_notify)
+
+    taking_apart = commands.add_parser(
+        "parts", help="what each part of the kernel fast path costs, and its worst queries"
+    )
+    taking_apart.add_argument("--rounds", type=_positive, default=parts.ROUNDS)
+    _add_zones(taking_apart)
+    _add_results(taking_apart)
+    taking_apart.set_defaults(command=_parts)
 
     responding = commands.add_parser("responder", help="what one response costs, without a network")
     responding.add_argument("--repeats", type=_positive, default=responder.REPEATS, help="rounds")
@@ -356,6 +364,18 @@ def _notify(arguments: argparse.Namespace) -> int:
         result = notify.run(repeats=arguments.repeats, tlds=arguments.tlds)
     _write(arguments, "notify", "From NOTIFY to served", result, notify.to_markdown(result))
     return 0 if result["seconds"] else 1
+
+
+def _parts(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _progress() as progress:
+        task = progress.add_task("parts", total=None)
+        result = parts.run(
+            served,
+            rounds=arguments.rounds,
+            step_done=lambda what: progress.update(task, advance=1, description=f"parts: {what}"),
+        )
+    _write(arguments, "parts", "What the fast path costs", result, parts.to_markdown(result))
+    return 0
 
 
 def _write(arguments: argparse.Namespace, name: str, title: str, result: dict[str, Any], table: str) -> None:

@@ -29,7 +29,7 @@ from bench.mix import Mix
 from bench.network import CLIENT_INTERFACE, CLIENT_MAC, SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, SERVER_MAC, Wire
 from bench.queries import Query, same_response
 from bench.responder import make_responder
-from bench.subjects import SUBJECTS, Bench, Running, Subject, SubjectUnavailable, inside
+from bench.subjects import LOOKUP, SUBJECTS, Bench, Running, Subject, SubjectUnavailable, inside
 from bench.zones import Zones
 from rootsrv.answer.responder import Transport
 from rootsrv.fastpath import libbpf
@@ -263,7 +263,7 @@ def _summary(runs: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, fl
 
 
 def _add_ratios(result: dict[str, Any]) -> None:
-    """Each server's answered rate and peak in terms of the best peer's and of the limit's."""
+    """Each server's rates in terms of the best peer's, of the limit's and, in the kernel, of the bare look-up's."""
     subjects = result["subjects"]
 
     def best(figure: str, kind: str, in_kernel: bool | None = None) -> float:
@@ -280,6 +280,7 @@ def _add_ratios(result: dict[str, Any]) -> None:
             for label, reference in (
                 ("best peer", best(figure, "peer")),
                 ("limit", best(figure, "limit", entry["in_kernel"])),
+                ("look-up", subjects[LOOKUP]["median"][figure] if LOOKUP in subjects and entry["in_kernel"] else 0.0),
             ):
                 if reference:
                     entry["ratios"][f"{figure} / {label}"] = entry["median"][figure] / reference

@@ -1,97 +1,155 @@
-"""What each part of the fast path costs per packet: `python -m bench.parts`.  Needs root and clang, and no interface.
+"""`python -m bench parts`: what each part of the fast path costs per packet, and what the worst queries cost.
 
-The fastest of many short rounds counts: whatever else the machine does only ever makes a round slower.
+Both hooks, by test runs: needs root and clang, and no interface.  Every round goes through all parts; of each the
+fastest counts: whatever else the machine does only ever makes a run slower.
 """
 
 import itertools
 import mmap
 import struct
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from bench import machine
 from bench.bpf_object import compiled
 from bench.mix import Mix
+from bench.queries import Query
+from bench.responder import make_settings
+from bench.worst import alternating_families, worst_queries
+from bench.zones import Zones
 from rootsrv.answer.compiler import compile_table
-from rootsrv.answer.cookies import ServerCookies
-from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import AnswerTable
-from rootsrv.demo_zone import generate_root
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.program import TEST_IFINDEX, Interface, Program
-from rootsrv.zone.anchors import TrustAnchors
-from rootsrv.zone.verify import verify, verify_hosts
+from rootsrv.fastpath.shared import Reason
 from tests.fastpath.frames import Frame
 
-PARTS = ("restore", "headers", "question", "checksum", "find", "OPT", "fit", "send", "count")
-SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
-CLIENT = {4: "198.51.100.7", 6: "2001:db8:1::7"}
+PARTS = ("restore", "headers", "question", "checksum", "find", "OPT", "cut, sums", "send", "count")
+HOOKS = {"XDP": "parts_xdp", "tc": "parts_tc"}
 QUERIES = 2048
-ROUNDS, REPEAT = 60, 2048
-_SLOT = 1028
+ROUNDS = 40
+_REPEAT = 2048
+_SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
+_CLIENT = {4: "198.51.100.7", 6: "2001:db8:1::7"}
+_FRAME_ROOM = 1024
+_PACKET = 2048
 
 
-def table(now: float) -> tuple[AnswerTable, list[str]]:
-    """A generated root of the real one's size."""
-    generated = generate_root(inception=now - 86_400, expiration=now + 86_400)
-    root = verify(generated.root, TrustAnchors.from_text(generated.trust_anchor), now)
-    octets = compile_table(root, verify_hosts(generated.hosts, root, now))
-    labels = [owner[1:-1].decode() for owner in generated.root.delegations]
-    return AnswerTable.from_octets(octets), labels
+class _Measuring:
+    """The program with its parts in the kernel, and a table."""
 
+    def __init__(self, zones: Zones, rounds: int) -> None:
+        self._loaded = libbpf.BpfObject.open(compiled("parts"), "rootsrv").load()
+        self.program = program = Program(self._loaded)
+        self._rounds = rounds
+        program.set_service(list(_SERVICE.values()), 53)
+        program.set_responses(make_settings())
+        program.set_interfaces([Interface(TEST_IFINDEX, 65_536, bytes(6), virtual=True, loopback=False)])
+        program.publish_time(zones.now)
+        program.activate(program.stage(AnswerTable.from_octets(compile_table(*zones.verified()))), [1 << 62] * 2)
 
-def measure(program: Program, loaded: libbpf.BpfObject, frames: Sequence[bytes]) -> list[float]:
-    """Nanoseconds per packet up to each part."""
-    queries = loaded.map("queries")
-    for number, frame in enumerate(frames):
-        queries.update(number, struct.pack("=I", len(frame)) + frame.ljust(_SLOT - 4, b"\0"))
-    with mmap.mmap(loaded.map(".data.parts").fd, mmap.PAGESIZE) as block:
-        fastest = []
-        for part in range(len(PARTS)):
-            best = float("inf")
-            for _ in range(ROUNDS):
-                block[:16] = struct.pack("=4I", len(frames), 0, part, 0)
-                run = libbpf.run_on_packet(program.descriptor("parts_xdp"), frames[0].ljust(1500, b"\0"), repeat=REPEAT)
-                best = min(best, run.nanoseconds)
-            fastest.append(best)
+    def put(self, queries: Sequence[Query]) -> int:
+        """Make these the queries that are asked in turn; how many frames that are."""
+        frames = [
+            Frame(source=_CLIENT[query.family], destination=_SERVICE[query.family], payload=query.octets).to_octets()
+            for query in queries[:QUERIES]
+        ]
+        places = self._loaded.map("queries")
+        for number, octets in enumerate(frames):
+            places.update(number, struct.pack("=I", len(octets)) + octets.ljust(_FRAME_ROOM, b"\0"))
+        return len(frames)
+
+    def up_to(self, hook: str, parts: Sequence[int], count: int) -> tuple[list[float], float]:
+        """Nanoseconds per packet up to each of *parts*, and the share that was answered at the last."""
+        descriptor, best = self.program.descriptor(HOOKS[hook]), [float("inf")] * len(parts)
+        repeat = -(-_REPEAT // count) * count
+        with mmap.mmap(self._loaded.map(".data.parts").fd, mmap.PAGESIZE) as block:
+            for _ in range(self._rounds):
+                for place, part in enumerate(parts):
+                    block[:16] = struct.pack("=4I", count, 0, part, 0)
+                    run = libbpf.run_on_packet(descriptor, bytes(_PACKET), repeat=repeat)
+                    best[place] = min(best[place], run.nanoseconds)
             (answered,) = struct.unpack_from("=I", block, 12)
-            if PARTS[part] in ("send", "count") and answered < REPEAT * 0.98:
-                raise RuntimeError(f"only {answered} of {REPEAT} were answered")
-    return fastest
+        return best, answered / repeat
+
+    def why_passed(self, hook: str, query: Query) -> str:
+        """The reason for which the program itself passes *query* up."""
+        before = self.program.counters(test_runs=True).passed()
+        octets = Frame(
+            source=_CLIENT[query.family], destination=_SERVICE[query.family], payload=query.octets
+        ).to_octets()
+        self.program.control.test_generation = self.program.active
+        libbpf.run_on_packet(self.program.descriptor({"XDP": "xdp_test", "tc": "tc_test"}[hook]), octets)
+        after = self.program.counters(test_runs=True).passed()
+        return next((reason for reason, count in after.items() if count != before.get(reason, 0)), "")
 
 
-def main() -> int:
-    """Print a table; the exit status."""
-    now = time.time()
-    made, labels = table(now)
-    loaded = libbpf.BpfObject.open(compiled("parts"), "rootsrv").load()
-    program = Program(loaded)
-    program.set_service(list(SERVICE.values()), 53)
-    program.set_responses(ResponderSettings(nsid=b"bench.example", cookies=ServerCookies(bytes(16))))
-    program.set_interfaces([Interface(TEST_IFINDEX, 65_536, bytes(6), virtual=True, loopback=False)])
-    program.publish_time(now)
-    program.activate(program.stage(made), [1 << 62] * 2)
+def run(zones: Zones, *, rounds: int = ROUNDS, step_done: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
+    """All figures: `parts` by hook and series of queries, `worst` by kind; nanoseconds."""
+    measuring = _Measuring(zones, rounds)
     mix = Mix.read()
-    kinds = {
-        "mix": mix.with_edns(cookie=0.0),
-        "mix, cookies": mix.with_edns(cookie=1.0),
-        **{kind: mix.only(kind).with_edns(cookie=0.0) for kind in ("nxdomain", "referral", "apex")},
-    }
-    print("nanoseconds per packet, by part; fastest of", ROUNDS, "rounds")
-    print(f"{'':18}", *(f"{part:>9}" for part in (*PARTS, "all")))
-    for family in (4, 6):
-        for name, drawn in kinds.items():
-            frames = [
-                Frame(source=CLIENT[family], destination=SERVICE[family], payload=query.octets).to_octets()
-                for query in drawn.queries(labels, QUERIES)
-                if query.kind != "chaos"
-            ]
-            sums = measure(program, loaded, frames)
-            costs = [sums[0], *(after - before for before, after in itertools.pairwise(sums))]
-            print(f"IPv{family} {name:13}", *(f"{cost:9.0f}" for cost in (*costs, sums[-1] - sums[0])), flush=True)
-    program.close()
-    return 0
+    series = {"mix": mix.with_edns(cookie=0.0), "mix, cookies": mix.with_edns(cookie=1.0)}
+    series |= {kind: mix.only(kind).with_edns(cookie=0.0) for kind in ("nxdomain", "referral", "apex")}
+    result: dict[str, Any] = {
+        "machine": machine.describe(), "zones": zones.origin, "rounds": rounds, "parts": [], "worst": [],
+    }  # fmt: skip
+    try:
+        for (name, drawn), family in itertools.product(series.items(), (4, 6)):
+            asked = [q for q in drawn.queries(zones.tlds, QUERIES) if q.kind != "chaos"]
+            count = measuring.put([Query(q.octets, q.kind, q.rcode, family) for q in asked])
+            for hook in HOOKS:
+                sums, answered = measuring.up_to(hook, range(len(PARTS)), count)
+                costs = [after - before for before, after in itertools.pairwise(sums)]
+                row = {"hook": hook, "family": family, "queries": name, "restore": sums[0], "answered": answered}
+                row |= {"nanoseconds": dict(zip(PARTS[1:], costs, strict=True)), "all": sums[-1] - sums[0]}
+                result["parts"].append(row)
+            step_done(name)
+        result["worst"] = _worst(measuring, zones, step_done)
+    finally:
+        measuring.program.close()
+    return result
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _worst(measuring: _Measuring, zones: Zones, step_done: Callable[[str], None]) -> list[dict[str, Any]]:
+    rows = []
+    for kind, queries in worst_queries(zones.contents).items():
+        count = measuring.put(alternating_families(queries))
+        row: dict[str, Any] = {"kind": kind}
+        for hook in HOOKS:
+            (restored, whole), row["answered"] = measuring.up_to(hook, (0, len(PARTS) - 1), count)
+            row[hook] = whole - restored
+        row["passed"] = measuring.why_passed("XDP", queries[0])
+        rows.append(row)
+        step_done(kind)
+    return sorted(rows, key=lambda each: -float(each["XDP"]))
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """Both tables."""
+    lines = [
+        "Nanoseconds per packet, by part.", "",
+        "| | " + " | ".join(PARTS[1:]) + " | all |", "|---|" + "--:|" * len(PARTS),
+    ]  # fmt: skip
+    mean: dict[str, float] = {}
+    for row in result["parts"]:
+        mean.setdefault(row["hook"], row["all"])
+        cells = [f"{cost:.0f}" for cost in row["nanoseconds"].values()]
+        lines.append(
+            f"| {row['hook']}, IPv{row['family']}, {row['queries']} | {' | '.join(cells)} | {row['all']:.0f} |"
+        )
+    lines += [
+        "", "Worst queries of each kind, nanoseconds from the packet to the reply, or until it is passed up.", "",
+        "| query | XDP | × mean | tc | × mean | |", "|---|--:|--:|--:|--:|---|",
+    ]  # fmt: skip
+    for row in result["worst"]:
+        what = f"passed up: {Reason[row['passed'].upper()].name.lower()}" if row["passed"] else "answered"
+        lines.append(
+            f"| {row['kind']} | {row['XDP']:.0f} | {row['XDP'] / mean['XDP']:.1f}"
+            f" | {row['tc']:.0f} | {row['tc'] / mean['tc']:.1f} | {what} |"
+        )
+    lines += [
+        "",
+        f"Test runs without a network, the fastest of {result['rounds']} rounds; × mean: in terms of the mix without"
+        f" cookies over IPv4.  What is passed up costs the workers besides.  Zones: {result['zones']}.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -69,8 +69,8 @@ def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
         " share was answered.",
         "",
         "| server | ≥ 99.9 % | ± | peak | ± | µs/reply | MiB | worker MiB | p50 µs | p99 µs | / best peer | / limit |"
-        " wrong |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        " / look-up | wrong |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     ordered = sorted(result["subjects"].items(), key=lambda item: -item[1]["median"]["answered_rate"])
     for name, entry in ordered:
@@ -83,7 +83,7 @@ def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
             f" | {median['memory_octets'] / 2**20:.0f}"
             f" | {median['worker_octets'] / 2**20:.0f} | {median['latency_p50'] * 1e6:.0f}"
             f" | {median['latency_p99'] * 1e6:.0f} | {_ratio(ratios, 'answered_rate / best peer')}"
-            f" | {_ratio(ratios, 'answered_rate / limit')} | {wrong} |"
+            f" | {_ratio(ratios, 'answered_rate / limit')} | {_ratio(ratios, 'answered_rate / look-up')} | {wrong} |"
         )
     lines += [
         "",

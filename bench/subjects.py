@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import mmap
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ from bench.bpf_object import compiled
 from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
 from bench.zones import Zones
 from rootsrv import __version__, config
+from rootsrv.answer.compiler import compile_table
 from rootsrv.fastpath import command, libbpf
 from tests import peers
 from tests.peers import daemon, knot
@@ -26,6 +28,8 @@ HERE = Path(__file__).parent
 PORT = 53
 METRICS_PORT = 9953
 _FASTPATH_SECONDS = 30.0
+LOOKUP = "look-up kernel"
+"""What a program makes that only looks up, copies and sends (bench/bpf/lookup.bpf.c)."""
 
 
 class SubjectUnavailable(Exception):
@@ -218,14 +222,33 @@ def _blind_kernel(bench: Bench) -> Iterator[Running]:
     with libbpf.BpfObject.open(compiled("reflector"), "reflector") as reflector:
         reflector.load()
         reflector.map("settings").update(0, bench.reply_octets.to_bytes(4, sys.byteorder))
-        with inside(bench.wire.server, bench.server_cpu):
-            ifindex = socket.if_nametoindex(SERVER_INTERFACE)
-            link = libbpf.link(reflector.program("reflect"), ifindex, libbpf.ATTACH_XDP, libbpf.XDP_DRIVER_MODE)
-        try:
-            with answering_thread(bench.wire, bench.server_cpu) as thread:
-                yield Running("", 0, thread)
-        finally:
-            os.close(link)
+        with _in_xdp(bench, reflector.program("reflect")) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def _lookup_kernel(bench: Bench) -> Iterator[Running]:
+    table = compile_table(*bench.zones.verified())
+    with libbpf.BpfObject.open(compiled("lookup"), "lookup") as loaded:
+        loaded.load()
+        room = loaded.map("tables")
+        with mmap.mmap(room.fd, -(-room.value_size // mmap.PAGESIZE) * mmap.PAGESIZE) as copied:
+            copied[: len(table)] = table
+        with _in_xdp(bench, loaded.program("look_up")) as running:
+            yield running
+
+
+@contextlib.contextmanager
+def _in_xdp(bench: Bench, program: int) -> Iterator[Running]:
+    """A benchmark's own program, attached to the server's interface."""
+    with inside(bench.wire.server, bench.server_cpu):
+        ifindex = socket.if_nametoindex(SERVER_INTERFACE)
+        link = libbpf.link(program, ifindex, libbpf.ATTACH_XDP, libbpf.XDP_DRIVER_MODE)
+    try:
+        with answering_thread(bench.wire, bench.server_cpu) as thread:
+            yield Running("", 0, thread)
+    finally:
+        os.close(link)
 
 
 @contextlib.contextmanager
@@ -280,6 +303,7 @@ SUBJECTS = {
         Subject("BIND", _peer("BIND", "named")),
         Subject("PowerDNS", _peer("PowerDNS", "pdns_server"), remark="packet cache on, as shipped"),
         Subject("blind sockets", _blind_sockets, "limit", "recvmmsg/sendmmsg in C, looks at nothing"),
+        Subject(LOOKUP, _lookup_kernel, "limit", "XDP on veth: looks up, copies and sends only", in_kernel=True),
         Subject("blind kernel", _blind_kernel, "limit", "XDP on veth, looks at nothing", in_kernel=True),
     )
 }

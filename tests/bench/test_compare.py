@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench import compare, offer, peak, plots, report, zones
+from bench.bpf_object import compiled
 from bench.engine_process import EngineProcess
 from bench.mix import Mix
 from bench.network import (
@@ -25,7 +27,13 @@ from bench.network import (
     NetworkUnavailable,
     Wire,
 )
+from bench.responder import make_responder
 from bench.subjects import SUBJECTS, Bench
+from rootsrv.answer.compiler import compile_table
+from rootsrv.answer.responder import Transport
+from rootsrv.fastpath import libbpf
+from rootsrv.fastpath.program import XDP_TX
+from tests.fastpath.frames import Frame
 from tests.needs import REPOSITORY, require_root, require_tool
 
 FIGURES = (
@@ -74,6 +82,30 @@ def test_every_figure_is_there_and_the_sums_add_up(result: dict[str, dict[str, d
 
 def test_the_ceiling_of_the_generator_is_measured(result: dict[str, float]) -> None:
     assert result["ceiling"] > 1000
+
+
+def test_the_bare_look_up_in_the_kernel_sends_bodies_of_the_right_size(served: zones.Zones) -> None:
+    require_tool("clang")
+    table = compile_table(*served.verified())
+    answering = make_responder(served)
+    queries = [query for query in Mix.read().with_edns(cookie=0.0).queries(served.tlds, 2000) if query.kind != "chaos"]
+    same = 0
+    with libbpf.BpfObject.open(compiled("lookup"), "lookup") as loaded:
+        loaded.load()
+        room = loaded.map("tables")
+        with mmap.mmap(room.fd, -(-room.value_size // mmap.PAGESIZE) * mmap.PAGESIZE) as copied:
+            copied[: len(table)] = table
+        for query in queries:
+            addresses = {6: {"source": "2001:db8:1::7", "destination": "2001:db8::53"}}.get(query.family, {})
+            sent = Frame(payload=query.octets, **addresses)
+            run = libbpf.run_on_packet(loaded.program("look_up"), sent.to_octets())
+            assert run.verdict == XDP_TX, query
+            received = Frame.from_octets(run.packet).payload
+            expected = answering.respond(query.octets, bytes(4), Transport.UDP, served.now)
+            assert expected is not None
+            same += len(received) == len(expected) and received[:12] == expected[:12]
+    # The others would have been cut, have an NSID, or are names of the host zone.
+    assert same > 0.85 * len(queries)
 
 
 def test_ratios_to_the_best_peer_are_given(result: dict[str, dict[str, dict[str, dict[str, float]]]]) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import notify, responder, startup, zones
+from bench import notify, parts, responder, startup, zones
 from bench.worst import worst_queries
 from rootsrv.answer.responder import Transport
-from tests.needs import require_tool
+from tests.needs import require_root, require_tool
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,21 @@ def test_own_zones_that_cannot_be_believed_are_refused(served: zones.Zones, tmp_
 
     with pytest.raises(zones.ZonesUnusable, match=str(broken)):
         zones.own(tmp_path, broken, served.hosts, served.anchors, None)
+
+
+def test_what_the_parts_of_the_fast_path_cost_and_its_worst_queries(served: zones.Zones) -> None:
+    require_root()
+    require_tool("clang")
+
+    figures = parts.run(served, rounds=1)
+
+    assert {row["hook"] for row in figures["parts"]} == {"XDP", "tc"}
+    for row in figures["parts"]:
+        # A sum of 16 bits that is right in two ways is left to the stack, and a few queries are cut to nothing.
+        assert row["answered"] > 0.98, row
+        assert sum(row["nanoseconds"].values()) == pytest.approx(row["all"])
+    worst = {row["kind"]: row for row in figures["worst"]}
+    assert worst["longest qname, referral"]["answered"] == 1
+    assert worst["CHAOS"]["passed"] == "qclass"
+    assert worst["CHAOS"]["answered"] == 0
+    assert "| tc, IPv6, mix, cookies |" in parts.to_markdown(figures)
