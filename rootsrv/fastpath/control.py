@@ -24,6 +24,11 @@ def commands(fastpath: FastPath) -> dict[str, Command]:
         fastpath.detach(str(request.get("reason") or "by order"))
         return fastpath.status()
 
+    def suspend(request: dict[str, Any]) -> dict[str, Any]:
+        wanted = request.get("wanted")
+        fastpath.suspend(wanted if isinstance(wanted, int) else 0, str(request.get("reason") or "by order"))
+        return fastpath.status()
+
     def tap(_: dict[str, Any]) -> dict[str, Any]:
         pcap = to_pcap(fastpath.samples(), *clocks())
         return {"pcap": base64.b64encode(pcap).decode(), "counters": fastpath.status().get("counters", {})}
@@ -39,4 +44,5 @@ def commands(fastpath: FastPath) -> dict[str, Command]:
         "fastpath-probe": lambda _: dict(fastpath.probe()),
         "fastpath-attach": attach,
         "fastpath-detach": detach,
+        "fastpath-suspend": suspend,
     }

@@ -119,6 +119,7 @@ class FastPath:
         self._tap: Tap | None = None
         self._registers_at = 0.0
         self._detached_by_order = ""
+        self._suspended_by_order = False
         self._changing = threading.RLock()
         """Held while attachments or tables change: long calls run in threads, commands come in between."""
 
@@ -352,6 +353,8 @@ class FastPath:
         head = page.head()
         if head != self._head:
             self._head = head
+            if page.silenced:
+                self._suspend()  # also when the kernel is a generation behind, whose leases are not renewed
             self._renew(time.monotonic(), at_once=True)
             if page.block_changes != self._block_changes:
                 self._block_changes = page.block_changes
@@ -404,6 +407,7 @@ class FastPath:
     def _activate(self, generation: int) -> None:
         assert self.program is not None
         self._active = generation
+        self._suspended_by_order = False
         outcome = self._tests.get(generation)
         slot = self._slots.get(generation)
         if slot is None or not isinstance(outcome, SelfTest) or not outcome.passed:
@@ -423,7 +427,7 @@ class FastPath:
 
     def _leases(self) -> tuple[int, ...]:
         """Until when each zone may be answered from here, nanoseconds on CLOCK_BOOTTIME."""
-        if self._page.silenced or self._detached_by_order:
+        if self._page.silenced or self._detached_by_order or self._suspended_by_order:
             return ()
         orphaned = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(self._config.orphan_seconds * 1e9)
         return tuple(min(self._page.deadline(zone), orphaned) for zone in range(2))
@@ -462,6 +466,14 @@ class FastPath:
             self._detached_by_order = reason
             self._suspend()
             self._detach_all(reason)
+
+    def suspend(self, wanted: int, reason: str) -> None:
+        """Pass everything until the next switchover, unless the kernel has the generation that is *wanted*."""
+        if wanted == self._active:
+            return  # it followed while the order was on its way
+        log.alarm("fast path passes everything", generation=self._active, reason=reason)
+        self._suspended_by_order = True
+        self._suspend()
 
     def attach_again(self, *, replace: bool) -> None:
         """Attach where configured; with *replace* in the place of whoever is there."""

@@ -241,7 +241,8 @@ class Pipeline:
                 asyncio.get_running_loop().call_later(RESTAGE_SECONDS, keeper.deliver, again)
             return
         # Where nothing is answered there is nothing to keep in step with: every second is one of SERVFAIL.
-        unanswered = self.zones.page.active == 0 or (self.zones.root.deadline() or 0.0) <= self.zones.boottime()
+        silent = self.zones.page.active == 0 or self.zones.page.silenced
+        unanswered = silent or (self.zones.root.deadline() or 0.0) <= self.zones.boottime()
         activate_at = None if at_once or hurried or unanswered else self.zones.switchover.schedule()
         leases = {
             each.name: newest.lease for each in self.zones.keepers.values() if (newest := each.newest) is not None

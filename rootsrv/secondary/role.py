@@ -45,7 +45,10 @@ class Role:
         self._socket = Path(config.state.runtime_directory) / "maintain.sock"
         page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
-        self.maintainer.zones.switchover.kernel = self._fastpath_status
+        self.maintainer.zones.switchover.kernel = lambda: self._ask_fastpath("fastpath-status")
+        self.maintainer.zones.switchover.suspend_kernel = lambda wanted, why: self._ask_fastpath(
+            "fastpath-suspend", wanted=wanted, reason=why
+        )
         self.security = SecurityEvents()
         self.requests = Requests(
             {each.policy.apex: each for each in self.maintainer.zones.keepers.values()},
@@ -77,10 +80,10 @@ class Role:
             await asyncio.gather(reloading, *self._background, return_exceptions=True)
             await self.listener.close()
 
-    async def _fastpath_status(self) -> dict[str, Any]:
-        """What the owner of the fast path says; empty if there is none or it does not answer."""
+    async def _ask_fastpath(self, command: str, **facts: int | str) -> dict[str, Any]:
+        """The status that the owner of the fast path answers; empty if there is none or it does not answer."""
         try:
-            told = await ask(self._socket.with_name("serve.sock"), {"command": "fastpath-status"}, 2.0)
+            told = await ask(self._socket.with_name("serve.sock"), {"command": command, **facts}, 2.0)
         except NoAnswer:
             return {}
         return {} if "error" in told else told

@@ -15,6 +15,8 @@
 #        └─────────────────────────────────────────────────────────────────────────────────── FAILED (silent)
 #
 # VOID also when the BPF program, where it is on, answers a test run otherwise than the Responder.
+# At T + grace the kernel is looked at too: one that still answers from another generation is told to pass everything.
+# FAILED ends when any worker has what is active, or with the next switchover that is confirmed.
 # The flip is one store to the page's ACTIVE; the new deadlines follow it (page.py says why).  There is no way back: no
 # branch stores an older generation.  A worker without a process answers nothing and fails nothing.
 # Between T and T + grace both the old and the new serial are right answers.
@@ -37,6 +39,9 @@ from rootsrv.zone.lease import TrustedClock
 
 _POLL_SECONDS = 0.01
 _WAIT_SECONDS = 0.5
+
+START_SECONDS = 5.0
+"""How long a worker that was replaced may take to start and to map the table, on a machine that is busy."""
 
 
 class SwitchoverState(enum.StrEnum):
@@ -80,6 +85,9 @@ class Switchover:
     kernel: Callable[[], Awaitable[dict[str, Any]]] | None = None
     """Asks the owner of the fast path for its status (fastpath/loader.py); empty if there is none."""
 
+    suspend_kernel: Callable[[int, str], Awaitable[dict[str, Any]]] | None = None
+    """Orders that owner to have the kernel pass everything unless it has this generation; why; what it says then."""
+
     state: SwitchoverState = SwitchoverState.NONE
     generation: int = 0
     """The one that the latest switchover leads or led to."""
@@ -92,6 +100,7 @@ class Switchover:
 
     def __post_init__(self) -> None:
         self._hurry = asyncio.Event()
+        self._kernel_was_on = False
 
     def hurry(self) -> None:
         """Do not wait for the set time."""
@@ -134,7 +143,8 @@ class Switchover:
         """
         while self.kernel is not None and self.boottime() < deadline:
             told = await self.kernel()
-            if all(each["hook"] == "off" for each in told.get("interfaces", ())):
+            self._kernel_was_on = _is_on(told)
+            if not self._kernel_was_on:
                 return ""
             if outcome := told["self_tests"].get(str(generation)):
                 return str(outcome) if outcome.startswith("wrong") else ""
@@ -169,49 +179,65 @@ class Switchover:
         def has_it(slot: int) -> bool:
             return self._active(slot) == generation
 
-        if await self._all(has_it):
-            self._confirmed(generation)
-            return True
-        self.state = SwitchoverState.REPLACING
-        for slot in self._lagging(has_it):
-            self._replace(slot, generation)
-        if await self._any(has_it):
-            self._confirmed(generation)
-            return True
+        due = self.boottime() + self.settings.grace_seconds
+        if not await self._until(due, lambda: not self._lagging(has_it)):
+            self.state = SwitchoverState.REPLACING
+            for slot in self._lagging(has_it):
+                self._replace(slot, generation)
+            started = self.boottime() + max(self.settings.grace_seconds, START_SECONDS)
+            if not await self._until(started, lambda: any(map(has_it, self._alive()))):
+                self._failed(generation)
+                return False
+        await self._have_kernel_follow(generation, due)
+        self._confirmed(generation)
+        return True
+
+    def _failed(self, generation: int) -> None:
         self.state = SwitchoverState.FAILED
         self.reason = f"no worker answers from generation {generation}"
         silence = self.settings.on_failed_switchover == "silence"
         log.alarm("switchover failed", generation=generation, reason=self.reason, silenced=silence)
         if silence:
-            self.page.silenced = True
-        return False
+            self.page.silenced = True  # the kernel's owner reads it too, and passes everything
+
+    async def _have_kernel_follow(self, generation: int, due: float) -> None:
+        """A kernel that still answers from another generation when it is *due* is switched off."""
+        while self.kernel is not None and self._kernel_was_on:
+            told = await self.kernel()
+            if told and not _answers_from_another(told, generation):
+                return
+            if self.boottime() >= due:
+                break
+            await asyncio.sleep(5 * _POLL_SECONDS)
+        else:
+            return
+        reason = f"it does not follow to generation {generation}" if told else "its owner does not answer"
+        log.alarm("fast path does not switch", generation=generation, has=told.get("active"), reason=reason)
+        told = await self.suspend_kernel(generation, reason) if self.suspend_kernel is not None else {}
+        if not told or _answers_from_another(told, generation):
+            log.alarm("fast path cannot be switched off", ends="by itself, within fastpath.orphan_seconds")
 
     def watch(self) -> None:
-        """Called every second: a switchover that failed is over as soon as a worker has the generation."""
-        if self.state is SwitchoverState.FAILED and any(
-            self._active(slot) == self.generation for slot in self._alive()
-        ):
-            for slot in self._lagging(lambda slot: self._active(slot) == self.generation):
-                self._replace(slot, self.generation)
-            self._confirmed(self.generation)
-            self.page.silenced = False
-            log.event("switchover healed", generation=self.generation)
+        """Called every second: a failure is over as soon as a worker has what is active, whoever had it fail."""
+        settled = self.state in {SwitchoverState.NONE, SwitchoverState.VOID}
+        if self.state is not SwitchoverState.FAILED and not (settled and self.page.silenced):
+            return
+        active = self.page.active
+        lagging = self._lagging(lambda slot: self._active(slot) == active)
+        if len(lagging) < len(self._alive()):
+            for slot in lagging:
+                self._replace(slot, active)
+            self._confirmed(active)
+            log.event("switchover healed", generation=active)
 
     def _confirmed(self, generation: int) -> None:
         self.state, self.reason = SwitchoverState.NONE, ""
+        self.page.silenced = False
         log.event("switchover confirmed", generation=generation, workers=len(self._alive()), at=self._now())
 
-    async def _all(self, predicate: Callable[[int], bool]) -> bool:
-        deadline = self.boottime() + self.settings.grace_seconds
-        while self._lagging(predicate):
-            if self.boottime() >= deadline:
-                return False
-            await asyncio.sleep(_POLL_SECONDS)
-        return True
-
-    async def _any(self, predicate: Callable[[int], bool]) -> bool:
-        deadline = self.boottime() + self.settings.grace_seconds
-        while not any(predicate(slot) for slot in self._alive()):
+    async def _until(self, deadline: float, condition: Callable[[], bool]) -> bool:
+        """Whether *condition* came true before *deadline* (CLOCK_BOOTTIME, seconds)."""
+        while not condition():
             if self.boottime() >= deadline:
                 return False
             await asyncio.sleep(_POLL_SECONDS)
@@ -240,6 +266,16 @@ class Switchover:
 
     def _now(self) -> str:
         return instant.to_text(self.clock.wall(self.boottime()))
+
+
+def _is_on(told: dict[str, Any]) -> bool:
+    """Whether the program is attached anywhere."""
+    return any(each["hook"] != "off" for each in told.get("interfaces", ()))
+
+
+def _answers_from_another(told: dict[str, Any], generation: int) -> bool:
+    """Whether the kernel gives answers, and not from *generation*."""
+    return _is_on(told) and any(told["answer_until_seconds"]) and told["active"] != generation
 
 
 def _process_exists(pid: int) -> bool:

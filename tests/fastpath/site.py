@@ -52,9 +52,16 @@ class Site:
 
     def ask_serve(self, command: str, **request: Any) -> dict[str, Any]:
         """One command over the status socket of *serve*."""
+        return self._ask("serve", command, request)
+
+    def order(self, command: str, **request: Any) -> dict[str, Any]:
+        """One command over the control socket of *maintain*."""
+        return self._ask("maintain", command, request)
+
+    def _ask(self, role: str, command: str, request: dict[str, Any]) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(10)
-            asking.connect(str(self.directory / "run" / "serve.sock"))
+            asking.settimeout(20)
+            asking.connect(str(self.directory / "run" / f"{role}.sock"))
             asking.sendall(json.dumps({"command": command, **request}).encode() + b"\n")
             document: dict[str, Any] = json.loads(asking.makefile().readline())
             return document

@@ -11,6 +11,7 @@ import pytest
 
 from rootsrv.config_secondary import SwitchoverConfig
 from rootsrv.page import Page
+from rootsrv.secondary import switchover as switchovers
 from rootsrv.secondary.switchover import Switchover, SwitchoverState, SwitchoverVoid, set_time
 from rootsrv.zone.lease import Reading, TrustedClock
 
@@ -169,8 +170,10 @@ def _wait_for_end(pid: int) -> bool:
 
 @pytest.mark.parametrize(("policy", "silenced"), [("silence", True), ("keep", False)])
 def test_when_no_worker_can_be_brought_to_it_the_instance_ceases_and_heals_when_one_can(
-    page: Page, policy: str, silenced: bool
+    page: Page, policy: str, silenced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(switchovers, "START_SECONDS", 0.3)
+
     async def run() -> None:
         turn = switchover(page, on_failed_switchover=policy)
         async with worker(page, 0):
@@ -245,3 +248,48 @@ def test_with_nobody_answering_there_is_nothing_to_fail(page: Page) -> None:
 
     asyncio.run(run())
     assert not page.silenced
+
+
+LAGGING = {
+    "interfaces": [{"hook": "tc"}],
+    "self_tests": {"2": "all rightly"},
+    "active": 1,
+    "answer_until_seconds": [9.0],
+}
+
+
+@pytest.mark.parametrize(
+    ("then", "ordered"),
+    [
+        (LAGGING, True),
+        ({}, True),
+        ({**LAGGING, "active": 2}, False),
+        ({**LAGGING, "answer_until_seconds": [0.0, 0.0]}, False),
+        ({**LAGGING, "interfaces": [{"hook": "off"}]}, False),
+    ],
+)
+def test_a_kernel_that_does_not_follow_by_the_end_of_the_grace_is_switched_off(
+    page: Page, then: dict[str, object], ordered: bool
+) -> None:
+    orders = []
+
+    async def run() -> None:
+        turn = switchover(page)
+        told: list[dict[str, object]] = [LAGGING]
+
+        async def kernel() -> dict[str, object]:
+            return told[0]
+
+        async def suspend(wanted: int, reason: str) -> dict[str, object]:
+            orders.append(wanted)
+            return {**LAGGING, "answer_until_seconds": [0.0, 0.0]}
+
+        turn.kernel, turn.suspend_kernel = kernel, suspend
+        async with worker(page, 0):
+            await turn.stage(2)
+            turn.flip(2, lambda: None)
+            told[0] = then
+            assert await turn.confirm(2)
+
+    asyncio.run(run())
+    assert orders == ([2] if ordered else [])
