@@ -14,6 +14,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import add
 from typing import Any
 
 import cffi
@@ -90,7 +91,7 @@ class Batch:
         self._addresses = _ffi.buffer(self._names)
         self._starts = [index * _STRIDE for index in range(size)]
         first, last = (8, 24) if family == socket.AF_INET6 else (4, 8)
-        self._address_bounds = [(index * _NAME_OCTETS + first, index * _NAME_OCTETS + last) for index in range(size)]
+        self._address_slices = [slice(at + first, at + last) for at in range(0, size * _NAME_OCTETS, _NAME_OCTETS)]
 
     def receive(self, descriptor: int) -> tuple[list[bytes], list[bytes]]:
         """What waits on the socket, without blocking: datagrams and their packed source addresses; empty if nothing.
@@ -104,7 +105,8 @@ class Batch:
             return [], []
         octets, addresses = self._octets, self._addresses
         lengths = self._lengths[:count].tolist()
-        datagrams = [octets[start : start + length] for start, length in zip(self._starts, lengths, strict=False)]
+        ends = map(add, self._starts, lengths)
+        datagrams = list(map(octets.__getitem__, map(slice, self._starts, ends)))
         self.oversized = 0
         flags = self._flags[:count].tolist()
         if any(flags):  # MSG_TRUNC is the only flag that a UDP socket sets here
@@ -112,7 +114,7 @@ class Batch:
                 b"" if each & socket.MSG_TRUNC else whole for whole, each in zip(datagrams, flags, strict=True)
             ]
             self.oversized = sum(1 for each in flags if each & socket.MSG_TRUNC)
-        return datagrams, [addresses[first:last] for first, last in self._address_bounds[:count]]
+        return datagrams, list(map(addresses.__getitem__, self._address_slices[:count]))
 
     def send(self, descriptor: int, first: int, responses: Sequence[bytes]) -> list[int]:
         """Send `responses[i]` to where received datagram *first* + i came from, without blocking.
