@@ -109,6 +109,7 @@ bpf-objects: rootsrv/fastpath/bpf/rootsrv.bpf.o
 rootsrv/fastpath/bpf/rootsrv.bpf.o: $(wildcard rootsrv/fastpath/bpf/*.h)
 %.bpf.o: %.bpf.c
 	clang -O2 -g -Wall -Wextra -Werror -Wno-sign-compare -target bpfel -mcpu=v3 \
+	    -DLAYOUT=0x$(shell cat $(dir $@)shared.h $(dir $@)table.h | sha256sum | cut -c 1-16)ULL \
 	    -I/usr/include/$(shell uname -m)-linux-gnu -c $< -o $@
 
 # ── what is shipped ──

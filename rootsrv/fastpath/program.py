@@ -26,7 +26,7 @@ from typing import Self
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import NAME_HAS_HOST_ZONE, AnswerTable
 from rootsrv.fastpath import libbpf
-from rootsrv.fastpath.shared import COUNTERS_OCTETS, Counters, constant, ffi
+from rootsrv.fastpath.shared import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
 from rootsrv.page import BlockWords
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
@@ -102,7 +102,12 @@ class Program:
         try:
             if not tap:
                 loaded.resize_map("tap", mmap.PAGESIZE)
-            return cls(loaded.load())
+            loaded.load()
+            _check_layout(loaded)
+            return cls(loaded)
+        except FastPathUnavailable:
+            loaded.close()
+            raise
         except OSError as error:
             loaded.close()
             raise FastPathUnavailable(f"{error.strerror}") from error
@@ -264,6 +269,16 @@ class Program:
             per_cpu = self._unique_sources.lookup_per_cpu(day % 2 * constant("REGISTER_SETS") + estimate)
             merged.append(bytes(map(max, *per_cpu)) if len(per_cpu) > 1 else per_cpu[0])
         return merged
+
+
+def _check_layout(loaded: libbpf.BpfObject) -> None:
+    """FastPathUnavailable for a program that was compiled with other headers than Python reads."""
+    try:
+        built = loaded.map(".rodata.layout").lookup(0)
+    except libbpf.BpfError:
+        built = None  # from before the headers were told apart
+    if built is None or int.from_bytes(built[:8], "little") != LAYOUT:
+        raise FastPathUnavailable("the BPF program was built from other sources than these (make bpf)")
 
 
 def check_table(table: AnswerTable) -> None:

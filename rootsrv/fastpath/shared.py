@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import hashlib
 import struct
 from collections.abc import Sequence
 from importlib import resources
@@ -10,8 +11,12 @@ from typing import Any, Self
 import cffi
 
 ffi: Any = cffi.FFI()  # attributes of C structs are beyond its type stubs
-for _header in ("shared.h", "table.h"):
-    ffi.cdef(resources.files("rootsrv.fastpath").joinpath("bpf", _header).read_text())
+_headers = [resources.files("rootsrv.fastpath").joinpath("bpf", name).read_text() for name in ("shared.h", "table.h")]
+for _header in _headers:
+    ffi.cdef(_header)
+
+LAYOUT = int(hashlib.sha256("".join(_headers).encode()).hexdigest()[:16], 16)
+"""Tells these headers from others: `make bpf` compiles it into the program."""
 
 
 @functools.cache

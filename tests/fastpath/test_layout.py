@@ -6,7 +6,9 @@ import struct
 import pytest
 
 from rootsrv.answer import edns, table
-from rootsrv.fastpath.shared import Reason, constant, ffi
+from rootsrv.fastpath.program import FastPathUnavailable, Program
+from rootsrv.fastpath.shared import LAYOUT, Reason, constant, ffi
+from tests.fastpath.conftest import require_program
 
 STRUCTURES = {
     "table_header": table.HEADER,
@@ -97,3 +99,17 @@ def test_array_sizes_that_are_spelt_out_are_those_that_have_a_name() -> None:
     assert control["answer_until"].type.item.length == constant("MAX_ZONES")
     assert counters["queries_by_size"].type.item.length == constant("QUERY_BINS")
     assert counters["replies_by_size"].type.item.length == constant("RESPONSE_BINS")
+
+
+@pytest.mark.parametrize("stale", ["another layout", "no layout"])
+def test_a_program_that_was_built_from_other_headers_is_not_used(stale: str) -> None:
+    elf = require_program()
+    if stale == "another layout":
+        octets = LAYOUT.to_bytes(8, "little")
+        assert elf.count(octets) == 1
+        elf = elf.replace(octets, bytes(8))
+    else:
+        elf = elf.replace(b".rodata.layout\0", b".unused.layout\0")
+
+    with pytest.raises(FastPathUnavailable, match=r"built from other sources than these \(make bpf\)"):
+        Program.load(elf)

@@ -15,6 +15,7 @@ from rootsrv.fastpath import loader as loader_module
 from rootsrv.fastpath.attachment import FoundInterface
 from rootsrv.fastpath.loader import FastPath
 from rootsrv.fastpath.program import FastPathUnavailable, Interface
+from rootsrv.fastpath.shared import constant
 from rootsrv.page import Page
 from tests.fastpath.conftest import DAY, NOW, SERVICE, SETTINGS, compiled, require_program
 
@@ -191,6 +192,36 @@ def test_a_failed_self_test_keeps_the_kernel_from_answering(
     followed.follow()
     assert followed.serial() == 0
     assert "a difference" in followed.fastpath.status()["self_tests"]["1"]
+
+
+def test_a_damaged_copy_fails_its_self_test_and_the_table_before_it_goes_on(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    program = followed.fastpath.program
+    assert program is not None
+    stage = program.stage
+
+    def damage(table: AnswerTable) -> int:
+        generation = stage(table)
+        # One bit in the kernel's copy, in the signed answer for a type that the apex does not have.
+        start = generation * (constant("TABLE_ROOM") + constant("TABLE_SLACK"))
+        at = bytes(table.octets).index(table.answer(next(table.owners()).nodata[1]).body)
+        program._tables[start + at + 20] ^= 1
+        return generation
+
+    monkeypatch.setattr(program, "stage", damage)
+    followed.page.staged = 2
+    followed.follow()
+
+    status = followed.fastpath.status()
+    assert status["self_tests"]["2"].startswith("wrong: the response to")
+    assert (status["staged"], status["active"], followed.serial()) == (0, 1, 100)
+    followed.page.staged = 0  # the switchover is void
+    followed.follow()
+    assert followed.serial() == 100
 
 
 def test_an_unexpected_error_detaches_and_is_tried_again(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
