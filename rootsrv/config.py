@@ -50,7 +50,7 @@ class ServiceConfig:
     """The largest UDP response, whatever a client offers (RFC 9715; 1232 = 1280 − 40 − 8 is never fragmented)."""
 
     user: str = ""
-    """Account the workers run as; empty = stay as started."""
+    """Account the workers and the role report run as; empty = stay as started."""
 
     tcp_max_connections: int = 1000
     """TCP connections per worker; over it the one idle longest is closed (RFC 9210 §4)."""

@@ -224,7 +224,31 @@ async def report(config: Config, path: Path, stop: asyncio.Event) -> None:
     """The role *report*: metrics, status page, statistics; it reads what the others write, and nobody waits for it."""
     from rootsrv.telemetry.report import Report
 
-    await Report(config, path).run(stop)
+    making = Report(config, path)
+    _keep_what_report_needs(config)
+    await making.run(stop)
+
+
+def _keep_what_report_needs(config: Config) -> None:
+    """Take the role's privileges from it, before anybody can talk to it.
+
+    It runs as the workers' account, but in the group that it was started in: to that the page and the other roles'
+    sockets are open.  Of capabilities it keeps the one for a port below 1024, if that is its own.
+    """
+    capability = privileges.NET_BIND_SERVICE if config.report.port < 1024 else None
+    account = privileges.account(config.service.user)
+    if account is not None and os.geteuid() == 0:
+        statistics = Path(config.report.statistics_directory)
+        privileges.hand_over(statistics, account[0])
+        needed = (statistics, Path(config.state.directory), Path(config.state.runtime_directory))
+        if closed := privileges.unreachable(needed, account[0]):
+            log.alarm("report keeps running as root", reason=f"{closed[0]} is closed to {config.service.user}")
+            return
+        privileges.keep_group_only(account[0], capability)
+    else:
+        privileges.give_up_capabilities(capability)
+    if parent := os.environ.get(supervisor.SUPERVISOR):
+        privileges.die_with_parent(int(parent))
 
 
 async def advertise(config: Config, stop: asyncio.Event) -> None:

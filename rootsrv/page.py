@@ -108,25 +108,26 @@ class Page:
         return page
 
     @classmethod
-    def open(cls, path: Path) -> "Page":
+    def open(cls, path: Path, *, writable: bool = True) -> "Page":
         """Map the page at *path*; PageUnusable if there is none of this version."""
         try:
-            descriptor = os.open(path, os.O_RDWR)
+            descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         except OSError as error:
             raise PageUnusable(f"{path}: {error.strerror}") from error
         try:
-            return cls.from_descriptor(descriptor)
+            return cls.from_descriptor(descriptor, writable=writable)
         except PageUnusable as error:
             raise PageUnusable(f"{path}: {error}") from error
         finally:
             os.close(descriptor)
 
     @classmethod
-    def from_descriptor(cls, descriptor: int) -> "Page":
+    def from_descriptor(cls, descriptor: int, *, writable: bool = True) -> "Page":
         """Map the page that *descriptor* refers to, which stays open; PageUnusable if it is none of this version."""
         if (size := os.fstat(descriptor).st_size) != _SIZE:
             raise PageUnusable(f"{size} octets, expected {_SIZE}")
-        page = cls(mmap.mmap(descriptor, _SIZE))
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        page = cls(mmap.mmap(descriptor, _SIZE, access=access))
         if page.words[_MAGIC] != MAGIC or page.words[_VERSION] != VERSION:
             raise PageUnusable(f"not a shared page of version {VERSION}")
         return page

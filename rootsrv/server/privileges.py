@@ -1,12 +1,18 @@
-"""Giving up what a worker does not need."""
+"""Giving up what a process does not need."""
 
 import ctypes
 import os
 import pwd
 import signal
 import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+NET_BIND_SERVICE = 10
+"""The capability to listen on a port below 1024 (capabilities(7))."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -37,18 +43,49 @@ def drop(user_id: int, group_id: int) -> None:
     os.setuid(user_id)
 
 
-def give_up_capabilities() -> None:
+def hand_over(directory: Path, user_id: int) -> None:
+    """Make *directory*, with all that is in it, that user's."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for _, names, files, descriptor in os.fwalk(directory):
+        for name in (*names, *files):
+            # By descriptor and without following: who owns a part of it already cannot have us give away anything else.
+            if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_nlink == 1 or name in names:
+                os.chown(name, user_id, -1, dir_fd=descriptor, follow_symlinks=False)
+    os.chown(directory, user_id, -1)
+
+
+def unreachable(paths: Iterable[Path], user_id: int) -> list[Path]:
+    """Those directories that root could not use any more as that user, in root's own group; only root may ask."""
+    os.seteuid(user_id)
+    try:
+        return [path for path in paths if not os.access(path, os.R_OK | os.X_OK, effective_ids=True)]
+    finally:
+        os.seteuid(0)
+
+
+def keep_group_only(user_id: int, capability: int | None = None) -> None:
+    """Let root become that user for good, with no supplementary groups; its group it keeps, and *capability*."""
+    library = ctypes.CDLL(None, use_errno=True)
+    os.setgroups([])
+    library.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    os.setuid(user_id)
+    give_up_capabilities(capability)
+
+
+def give_up_capabilities(but: int | None = None) -> None:
     """Keep none of what a service manager gave its unprivileged account (capabilities(7)); root stays root.
 
-    OSError when the kernel refuses, which it has no reason to.
+    *but*: one that is kept, if it is held.  OSError when the kernel refuses, which it has no reason to.
     """
     if os.geteuid() == 0 or not sys.platform.startswith("linux"):
         return
     library = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()
+    held = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: 0 … 31, then 32 … 63
+    library.capget(header, held)
+    kept = held[1] & (1 << but) if but is not None else 0
     library.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    if library.capset(header, nothing):
+    if library.capset(header, (ctypes.c_uint32 * 6)(kept, kept)):
         raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
 
 

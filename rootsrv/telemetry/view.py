@@ -147,7 +147,7 @@ class Viewer:
         try:
             status = path.stat()
             if self._page is None or self._page_file != (status.st_dev, status.st_ino):
-                self._page = Page.open(path)
+                self._page = Page.open(path, writable=False)
                 self._page_file = (status.st_dev, status.st_ino)
         except (OSError, PageUnusable):
             return None
