@@ -3,9 +3,11 @@
 import struct
 
 import dns.message
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rootsrv.answer import prepared
 from rootsrv.answer.responder import Responder, Transport
 from tests.answer.conftest import NOW
 
@@ -63,3 +65,25 @@ def test_a_flood_of_different_tails_does_not_grow_without_bound(responder: Respo
         opt = struct.pack("!BHHBBHH", *fields, 0)
         responder.respond(b"\0\0\0\0\0\1\0\0\0\0\0\1\3com\0\0\1\0\1" + opt, bytes(4), Transport.UDP, NOW)
     assert len(tails) <= 8192 + 1000
+
+
+def test_cuts_that_are_kept_do_not_grow_without_bound_and_stay_right(
+    responder: Responder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "_CUTS_KEPT", 8)
+    kept = responder._answers.nxdomain._shared.cuts
+    kept.clear()
+    labels = [label for label in responder._answers.delegations if label]
+    for number in range(200):
+        label = labels[number % len(labels)]
+        prefix = b"\x01x" * (number % 60)
+        question = prefix + bytes((len(label),)) + label + b"\0\0\1\0\1"
+        opt = struct.pack("!BHHBBHH", 0, 41, 512 + number % 7, 0, 0, 0x8000, 0)
+        octets = b"\0\7\0\0\0\1\0\0\0\0\0\1" + question + opt
+        response = responder.respond(octets, bytes(4), Transport.UDP, NOW)
+        assert response is not None
+        assert len(response) <= 512 + number % 7
+        parsed = dns.message.from_wire(response)
+        assert parsed.question[0].name.to_wire() == question[:-4]
+        assert len(kept) <= 8
+        assert len(kept._older) <= 8
