@@ -119,7 +119,11 @@ class Preparation:
         hosts, hosts_verdict = self._verify_hosts(root)
         if self.new_root and hosts_verdict and hosts_verdict.outcome == "rejected" and not self.root.approved:
             reason = f"{self.hosts_policy.name if self.hosts_policy else 'hosts'}: {hosts_verdict.reasons[0]}"
-            verdict = replace(verdict, outcome="held", reasons=(*verdict.reasons, reason))
+            if self.serving_root is None:
+                # The root is verified, and to hold it would be silence: it goes on without the zone of its hosts.
+                verdict = replace(verdict, alarms=(*verdict.alarms, f"served without {reason}"))
+            else:
+                verdict = replace(verdict, outcome="held", reasons=(*verdict.reasons, reason))
             if not self.new_hosts:
                 hosts_verdict = None
         timer.mark("judge")

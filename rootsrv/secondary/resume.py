@@ -16,6 +16,11 @@ from rootsrv.zone.serial import serial_is_newer
 from rootsrv.zone.transfer import TransferFailed
 
 
+def _why_held(keeper: ZoneKeeper) -> str:
+    reasons = [reason for each in keeper.held.values() for reason in each.reasons]
+    return "; ".join(reasons) or "it was not accepted"
+
+
 class Resumption:
     """Brings one instance to where it was when it ended."""
 
@@ -149,4 +154,4 @@ class Resumption:
         while root.serving is None and root.deliveries:
             await self._pipeline.take(root, root.deliveries.pop(0), at_once=True)
             if root.serving is None and not root.deliveries and only_files:
-                raise LoadingFailed(f"zone {root.name}: {root.last_rejection or 'is held'}")
+                raise LoadingFailed(f"zone {root.name}: {root.last_rejection or _why_held(root)}")

@@ -141,3 +141,16 @@ def test_anchors_that_cannot_be_read_reject_and_say_so(store: Store, tmp_path: P
     assert prepared.root is not None
     assert prepared.root.outcome == "rejected"
     assert "No such file or directory" in prepared.root.reasons[0]
+
+
+def test_with_no_root_in_service_a_root_whose_hosts_do_not_fit_goes_on_without_them_and_says_so(store: Store) -> None:
+    hosts = versions.hosts()
+    owner = next(key for key in hosts.rrsets if key[1] == 1)
+    moved = ZoneContents(HOSTS, {**hosts.rrsets, owner: replace(hosts.rrsets[owner], rdatas=(b"\xc0\0\2\xee",))})
+    prepared = prepare(store, version(FIRST), moved).run()
+    assert prepared.root is not None
+    assert prepared.hosts is not None
+    assert (prepared.root.outcome, prepared.hosts.outcome, prepared.has_hosts) == ("accepted", "rejected", False)
+    assert prepared.root.alarms[-1].startswith("served without root-servers.net.: ")
+    assert "192.0.2.238" in prepared.root.alarms[-1]
+    assert prepared.table_octets > 0
