@@ -10,7 +10,7 @@ PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help venv demo test test-long test-kernel61 lint check bpf system-packages clean
 .PHONY: man wheel
-.PHONY: bench bench-compare bench-peak bench-responder bench-startup bench-notify bench-load bench-parts
+.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-notify bench-load bench-parts
 .DELETE_ON_ERROR:
 
 help:
@@ -68,10 +68,13 @@ check: lint
 	$(PYTEST) -x tests/zone tests/answer
 
 # ── benchmarks: root, an idle machine with two cores; BENCH=... adds options ──
-bench: bench-responder bench-startup bench-parts bench-notify bench-compare bench-peak
+bench: bench-responder bench-startup bench-parts bench-notify bench-abreast bench-compare bench-peak
 
 bench-compare: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench compare --further $(BENCH)
+
+bench-abreast: $(VENV)/.installed-for-tests system-packages bpf
+	$(BIN)/python -m bench abreast $(BENCH)
 
 bench-peak: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench peak $(BENCH)

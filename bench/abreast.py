@@ -4,27 +4,32 @@ Where the machine itself becomes faster and slower within a minute (a virtual ma
 measured minutes apart cannot be compared.  Here every server has a wire and a generator of its own and all wait
 together; only one is loaded at a time, each for a moment, over and over.  What is reported is the median over the
 rounds of the ratio to the first server in the same round: what changes more slowly than a round meets all of them.
+
+Overload says what a server can do at most; that all is answered is another matter, above all for those in the kernel,
+which take packets faster than they can be asked for.  So each server also gets a rate of its own that follows it: up
+after a turn in which enough was answered, down after one in which it was not, in ever smaller steps.
 """
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import machine, measure
 from bench.compare import SOURCES, TARGET, Comparison, Options
-from bench.engine_process import EngineFailed, EngineProcess
+from bench.engine_process import EngineProcess
 from bench.engine_tcp import TcpEngine
-from bench.further import TCP_MANNERS
-from bench.network import NetworkUnavailable
+from bench.further import TCP_LIMIT, TCP_MANNERS
+from bench.load import Load
 from bench.report import thousands
-from bench.subjects import SUBJECTS, Running, SubjectUnavailable
+from bench.subjects import FAILURES, SUBJECTS, Running
 from bench.zones import Zones
-from tests.peers import PeerFailed
 
 UDP = "UDP, overload"
+ANSWERED = "UDP, all answered"
 _OVERLOAD = 300_000  # queries per second for a server with sockets: more than any takes, and little in vain
+_FIRST_STEP, _LAST_STEP = 0.5, 0.02  # of the rate that follows a server
 
 
 @dataclass
@@ -35,13 +40,118 @@ class _Lane:
     running: Running
     comparison: Comparison
     tcp: dict[str, EngineProcess]
+    ceiling: float | None
+    """What the generator itself can do, where that was measured."""
 
-    def load(self, manner: str, seconds: float) -> float:
-        """Responses per second."""
-        if manner != UDP:
-            return self.tcp[manner].run(None, seconds).answer_rate
-        overload = None if SUBJECTS[self.name].in_kernel else _OVERLOAD
-        return self.comparison.generator.run(overload, seconds).answer_rate
+    stack: contextlib.ExitStack
+    follower: "_Follower | None" = None
+
+    def load(self, manner: str, seconds: float) -> Load:
+        """One turn."""
+        if manner == UDP:
+            overload = None if SUBJECTS[self.name].in_kernel else _OVERLOAD
+            return self.comparison.generator.run(overload, seconds)
+        if manner == ANSWERED:
+            assert self.follower is not None
+            load = self.comparison.generator.run(self.follower.rate, seconds)
+            self.follower.observe(_good(load.answered_share))
+            return load
+        return self.tcp[manner].run(None, seconds)
+
+
+@dataclass
+class _Follower:
+    """A rate, in queries per second, that is raised while all is answered and lowered when not."""
+
+    rate: float
+    step: float = _FIRST_STEP
+    went_up: bool | None = None
+
+    def observe(self, all_answered: bool) -> None:
+        if self.went_up not in (None, all_answered):
+            self.step = max(_LAST_STEP, self.step / 2)
+        self.went_up = all_answered
+        self.rate = self.rate * (1 + self.step) if all_answered else self.rate / (1 + self.step)
+
+
+@dataclass
+class _Turns:
+    """What one server did in one manner, round by round."""
+
+    rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    lost_in_ring: int = 0
+    wrong: int = 0
+
+    def all_answered(self) -> list[float]:
+        """The rates of the turns in the second half in which all was answered."""
+        half = len(self.rates) // 2
+        return [r for r, s in zip(self.rates[half:], self.shares[half:], strict=True) if _good(s)]
+
+    def count(self, load: Load, used_seconds: float) -> None:
+        self.rates.append(load.answer_rate)
+        self.costs.append(used_seconds / max(1, load.answered))
+        self.shares.append(load.answered_share)
+        self.lost_in_ring += load.ring_drops
+        self.wrong += load.wrong_count
+
+
+class _Breadth:
+    """All lanes, as long as they last: a server that fails is taken out, and the others go on."""
+
+    def __init__(self, result: dict[str, Any], step_done: Callable[[str], None]) -> None:
+        self.result, self.step_done = result, step_done
+        self.lanes: list[_Lane] = []
+
+    def open(self, zones: Zones, options: Options, *, tcp: bool) -> None:
+        # What the TCP client gets from the server that looks at nothing is the client's own ceiling.
+        beside = (TCP_LIMIT,) if tcp and TCP_LIMIT not in options.subjects else ()
+        for name in (*options.subjects, *beside):
+            try:
+                lane = _lane(zones, options, name, tcp=tcp, ceiling=not self.lanes)
+            except FAILURES as error:
+                self.leave_out(name, error)
+            else:
+                self.lanes.append(lane)
+                self.result["versions"][name] = lane.running.version
+            self.step_done(name)
+
+    def close(self) -> None:
+        while self.lanes:
+            self._close(self.lanes.pop())
+
+    def _close(self, lane: _Lane) -> None:
+        try:
+            lane.stack.close()
+        except FAILURES as error:
+            self.leave_out(lane.name, error)  # a server that had ended by itself is found out here
+
+    def leave_out(self, name: str, error: BaseException) -> None:
+        self.result["left_out"].setdefault(name, str(error) or type(error).__name__)
+
+    def rounds(self, manner: str, rounds: int, seconds: float) -> None:
+        lanes = [lane for lane in self.lanes if manner in (UDP, ANSWERED) or manner in lane.tcp]
+        turns = {lane.name: _Turns() for lane in lanes}
+        try:
+            for number in range(rounds + 1):
+                for lane in list(lanes):
+                    try:
+                        used = measure.cpu_seconds(lane.running)
+                        load = lane.load(manner, seconds)
+                        if number:  # the first round is the warm-up
+                            turns[lane.name].count(load, measure.cpu_seconds(lane.running) - used)
+                    except FAILURES as error:
+                        self.leave_out(lane.name, error)
+                        lanes.remove(lane)
+                        self.lanes.remove(lane)
+                        self._close(lane)
+                    self.step_done(f"{lane.name}, {manner}")
+        finally:
+            for name, found in turns.items():
+                if SUBJECTS[name].kind == "limit":
+                    found.wrong = 0  # it answers nothing, so nothing can be right
+            self.result["manners"][manner] = _figures(turns, manner)
 
 
 def run(
@@ -53,68 +163,92 @@ def run(
     tcp: bool = True,
     step_done: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
-    """Load `options.subjects` in turns; rates, ratios to the first and processor time per response, by manner."""
+    """Load `options.subjects` in turns; rates, ratios to the first and processor time per response, by manner.
+
+    KeyboardInterrupt ends it early: `interrupted` is set and the rounds until then stay.
+    """
     result: dict[str, Any] = {
         "machine": machine.describe(), "zones": zones.origin, "rounds": rounds, "turn_seconds": turn_seconds,
-        "cores": [options.generator_cpu, options.server_cpu], "left_out": {}, "manners": {},
+        "cores": [options.generator_cpu, options.server_cpu], "engine": options.engine, "ceiling": None,
+        "versions": {}, "left_out": {}, "manners": {}, "interrupted": False,
     }  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        lanes: list[_Lane] = []
-        for name in options.subjects:
-            try:
-                lanes.append(stack.enter_context(_lane(zones, options, name, tcp=tcp)))
-            except (SubjectUnavailable, PeerFailed, EngineFailed, NetworkUnavailable, OSError) as error:
-                result["left_out"][name] = str(error)
-            step_done(name)
-        for manner in (UDP, *(TCP_MANNERS if tcp else ())):
-            result["manners"][manner] = _rounds(
-                [lane for lane in lanes if manner == UDP or manner in lane.tcp], manner, rounds, turn_seconds, step_done
-            )
-        result["versions"] = {lane.name: lane.running.version for lane in lanes}
+    breadth = _Breadth(result, step_done)
+    try:
+        try:
+            breadth.open(zones, options, tcp=tcp)
+            if breadth.lanes:
+                result["engine"] = "kernel" if breadth.lanes[0].comparison.kernel else "socket"
+                result["ceiling"] = breadth.lanes[0].ceiling
+            breadth.rounds(UDP, rounds, turn_seconds)
+            for lane in breadth.lanes:
+                lane.follower = _Follower(max(1000.0, 0.7 * result["manners"][UDP][lane.name]["median"]))
+            breadth.rounds(ANSWERED, rounds, turn_seconds)
+            for manner in TCP_MANNERS if tcp else ():
+                breadth.rounds(manner, rounds, turn_seconds)
+        finally:
+            breadth.close()
+    except KeyboardInterrupt:
+        result["interrupted"] = True
+    _mark_bound(result)
     return result
 
 
-@contextlib.contextmanager
-def _lane(zones: Zones, options: Options, name: str, *, tcp: bool) -> Iterator[_Lane]:
+def _lane(zones: Zones, options: Options, name: str, *, tcp: bool, ceiling: bool) -> _Lane:
+    """*name* served on a wire of its own; all of it ends with the lane's `stack`."""
     subject = SUBJECTS[name]
     with contextlib.ExitStack() as stack:
         comparison = Comparison(zones, replace(options, subjects=(name,)), stack)
+        can_send = comparison.ceiling() if ceiling else None
         running = stack.enter_context(comparison.serving(subject, comparison.mean_reply_octets()))
         engines: dict[str, EngineProcess] = {}
-        if tcp and not subject.in_kernel and subject.kind != "limit":
+        if tcp and not subject.in_kernel:
             for manner, settings in TCP_MANNERS.items():
                 build = functools.partial(TcpEngine, comparison.queries, TARGET, sources=SOURCES, **settings)
                 engines[manner] = stack.enter_context(
                     EngineProcess(build, namespace=comparison.wire.client.path, cpu=options.generator_cpu)
                 )
-        yield _Lane(name, running, comparison, engines)
+        return _Lane(name, running, comparison, engines, can_send, stack.pop_all())
 
 
-def _rounds(
-    lanes: list[_Lane], manner: str, rounds: int, seconds: float, step_done: Callable[[str], None]
-) -> dict[str, Any]:
-    rates: dict[str, list[float]] = {lane.name: [] for lane in lanes}
-    costs: dict[str, list[float]] = {lane.name: [] for lane in lanes}
-    for number in range(rounds + 1):
-        for lane in lanes:
-            used = measure.cpu_seconds(lane.running)
-            rate = lane.load(manner, seconds)
-            if number:  # the first round is the warm-up
-                rates[lane.name].append(rate)
-                costs[lane.name].append((measure.cpu_seconds(lane.running) - used) / max(1.0, rate * seconds))
-            step_done(f"{lane.name}, {manner}")
-    first = rates[lanes[0].name] if lanes else []
-    return {
-        name: {
-            "rates": values,
-            "median": measure.median(values),
-            "best": max(values, default=0.0),
-            "cpu_per_response": measure.median(costs[name]),
-            "first_to_this": measure.median([one / each for one, each in zip(first, values, strict=True) if each]),
-            "quartiles": _quartiles([one / each for one, each in zip(first, values, strict=True) if each]),
-        }
-        for name, values in rates.items()
-    }
+def _figures(turns: dict[str, _Turns], manner: str) -> dict[str, dict[str, Any]]:
+    first = next(iter(turns.values()), _Turns())
+    figures = {}
+    for name, found in turns.items():
+        judged = found.rates
+        ratios = [one / each for one, each in zip(first.rates, found.rates, strict=False) if each]
+        if manner == ANSWERED:
+            # What the rate had found by the second half; the turns before only led there.
+            judged, theirs = found.all_answered(), first.all_answered()
+            ratios = [measure.median(theirs) / measure.median(judged)] if judged and theirs else []
+        figures[name] = {
+            "rates": found.rates,
+            "shares": found.shares,
+            "median": measure.median(judged),
+            "best": max((r for r, s in zip(found.rates, found.shares, strict=True) if manner != ANSWERED or _good(s)),
+                        default=0.0),
+            "share": measure.median(found.shares),
+            "lost_in_ring": found.lost_in_ring,
+            "wrong": found.wrong,
+            "cpu_per_response": measure.median(found.costs),
+            "first_to_this": measure.median(ratios),
+            "quartiles": _quartiles(ratios),
+            "generator_bound": False,
+        }  # fmt: skip
+    return figures
+
+
+def _good(share: float) -> bool:
+    return share >= measure.GOOD_SHARE
+
+
+def _mark_bound(result: dict[str, Any]) -> None:
+    for manner, servers in result["manners"].items():
+        ceiling = result["ceiling"]
+        if manner in TCP_MANNERS:
+            ceiling = servers.get(TCP_LIMIT, {}).get("median")
+        for name, figures in servers.items():
+            if manner not in TCP_MANNERS or name != TCP_LIMIT:
+                figures["generator_bound"] = measure.generator_bound(figures["median"], ceiling or None)
 
 
 def _quartiles(values: list[float]) -> tuple[float, float]:
@@ -131,20 +265,33 @@ def to_markdown(result: dict[str, Any]) -> str:
         first = next(iter(servers))
         lines += [
             f"## {manner}", "",
-            f"| server | median/s | best/s | µs/response | {first} / this | quartiles |", "|---|--:|--:|--:|--:|--:|",
+            f"| server | median/s | best/s | answered | µs/response | {first} / this | quartiles | wrong |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|",
         ]  # fmt: skip
         for name, figures in servers.items():
             low, high = figures["quartiles"]
             lines.append(
-                f"| {name} {result['versions'][name]} | {thousands(figures['median'])} | {thousands(figures['best'])}"
+                f"| {name} {result['versions'][name]}{' †' if figures['generator_bound'] else ''}"
+                f" | {thousands(figures['median'])} | {thousands(figures['best'])} | {figures['share']:.2%}"
                 f" | {figures['cpu_per_response'] * 1e6:.2f} | {figures['first_to_this']:.2f}"
-                f" | {low:.2f} … {high:.2f} |"
+                f" | {low:.2f} … {high:.2f} | {figures['wrong']:,} |"
             )
         lines.append("")
     lines.append(
         f"{result['rounds']} rounds of {result['turn_seconds']:g} s per server, all servers running; one worker each,"
         f" server on core {result['cores'][1]}, generator on core {result['cores'][0]}.  Zones: {result['zones']}."
-        "  Processor time: of the server's processes.  TCP: the client is Python, too."
+        "  Processor time: of the server's processes or of the kernel thread that answers."
     )
+    lines.append(
+        f"*{ANSWERED}*: each server is offered a rate of its own that rises after a turn with"
+        f" ≥ {measure.GOOD_SHARE:.1%} answered and falls after any other; median (second half) and best are of such"
+        " turns."
+    )
+    if result["ceiling"]:
+        lines.append(
+            f"The generator itself, UDP: {thousands(result['ceiling'])}/s ({result['engine']} engine).  TCP, a client"
+            f" in Python: what it gets from {TCP_LIMIT}.  † within 10 % of that: it may be the generator that is"
+            " measured."
+        )
     lines += [f"* {name} was left out: {reason.splitlines()[0]}" for name, reason in result["left_out"].items()]
     return "\n".join(lines) + "\n"

@@ -28,6 +28,7 @@ from tests.peers import PeerFailed
 
 _console = Console(stderr=True)
 _QUERIES = 65_536
+_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 class _Refused(Exception):
@@ -37,7 +38,8 @@ class _Refused(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0: done (and passed); 1: measured, but not passed or not measurable; 2: the command is wrong."""
     parsed = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     try:
         status: int = parsed.command(parsed)
     except (_Refused, offer.NotOurs, offer.CannotLoad, MixUnusable, QueriesUnusable, zones.ZonesUnusable) as error:
@@ -48,11 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("bench: interrupted; everything it made is gone", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     return status
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    # Once: what cleans up is not to be interrupted again (SIGKILL ends everything at once, see bench/network.py).
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -280,8 +285,11 @@ def _abreast(arguments: argparse.Namespace) -> int:
             tcp=not arguments.no_tcp,
             step_done=lambda what: progress.update(task, advance=1, description=f"abreast: {what}"),
         )
+    measured = any(figures["rates"] for servers in result["manners"].values() for figures in servers.values())
+    if result["interrupted"] and not measured:
+        raise KeyboardInterrupt
     _write(arguments, "abreast", "Servers abreast", result, abreast.to_markdown(result))
-    return 0 if result["manners"][abreast.UDP] else 1
+    return _status(result, measured=measured)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -300,12 +308,25 @@ def _compare(arguments: argparse.Namespace) -> int:
             progress.update(task, advance=1, description=f"comparing: {subject}")
 
         result = compare.run(served, options, step_done)
-    name = arguments.name or "compare"
-    stem = arguments.results / name
-    drawn = _plot(result, stem)
+    if result["interrupted"] and not result["subjects"]:
+        raise KeyboardInterrupt
+    name = _stem(arguments, "compare", result)
+    drawn = _plot(result, arguments.results / name)
     path = report.write(name, result, report.comparison_to_markdown(result, name if drawn else ""), arguments.results)
     print(path.read_text())
-    return 0 if result["subjects"] else 1
+    return _status(result, measured=bool(result["subjects"]))
+
+
+def _stem(arguments: argparse.Namespace, command: str, result: dict[str, Any]) -> str:
+    """Of the result files: an interrupted run does not take the place of a whole one."""
+    return (arguments.name or command) + ("-interrupted" if result.get("interrupted") else "")
+
+
+def _status(result: dict[str, Any], *, measured: bool) -> int:
+    if result["interrupted"]:
+        print("bench: interrupted; what was measured is written, everything else it made is gone", file=sys.stderr)
+        return _INTERRUPTED
+    return 0 if measured else 1
 
 
 def _plot(result: dict[str, Any], stem: Path) -> bool:
@@ -379,8 +400,9 @@ def _parts(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace, name: str, title: str, result: dict[str, Any], table: str) -> None:
-    text = "\n".join([f"# {title}", "", *report.machine_lines(result["machine"]), "", table])
-    print(report.write(arguments.name or name, result, text, arguments.results).read_text())
+    head = [*report.machine_lines(result["machine"]), *report.interrupted_lines(result)]
+    text = "\n".join([f"# {title}", "", *head, "", table])
+    print(report.write(_stem(arguments, name, result), result, text, arguments.results).read_text())
 
 
 def _responder(arguments: argparse.Namespace) -> int:

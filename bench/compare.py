@@ -29,11 +29,10 @@ from bench.mix import Mix
 from bench.network import CLIENT_INTERFACE, CLIENT_MAC, SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, SERVER_MAC, Wire
 from bench.queries import Query, same_response
 from bench.responder import make_responder
-from bench.subjects import LOOKUP, SUBJECTS, Bench, Running, Subject, SubjectUnavailable, inside
+from bench.subjects import FAILURES, LOOKUP, SUBJECTS, Bench, Running, Subject, inside
 from bench.zones import Zones
 from rootsrv.answer.responder import Transport
 from rootsrv.fastpath import libbpf
-from tests.peers import PeerFailed
 
 TARGET = Target(SERVER_IPV4, SERVER_IPV6)
 SOURCES = (network.SOURCE_PREFIX_IPV4, network.SOURCE_PREFIX_IPV6)
@@ -101,9 +100,18 @@ class Comparison:
         return self.kernel or self.sockets
 
     def ceiling(self) -> float | None:
-        """What the generator itself can send when the far end throws everything away; None = not to be known."""
+        """What the generator itself can do, per second; None = not to be known.
+
+        The kernel engine sends to an interface that throws everything away; the socket engine, which waits for
+        responses, asks the reflector that looks at nothing.
+        """
         if self.kernel is None:
-            return None
+            try:
+                with self.serving(SUBJECTS["blind sockets"], self.mean_reply_octets()):
+                    return self.sockets.run(None, self.options.step_seconds).answer_rate
+            except FAILURES as error:
+                self.remarks.append(f"the generator's own ceiling is not known: {error}")
+                return None
         with libbpf.BpfObject.open(compiled("load"), "load") as programs:
             programs.load(only="discard")
             with inside(self.wire.server, self.options.server_cpu):
@@ -169,17 +177,35 @@ class Comparison:
 
 
 def run(zones: Zones, options: Options, step_done: Callable[[str], None] = lambda subject: None) -> dict[str, Any]:
-    """Measure all subjects; the result as it is written to bench/results."""
-    described = machine.describe()
+    """Measure all subjects; the result as it is written to bench/results.
+
+    KeyboardInterrupt ends it early: `interrupted` is set and what was measured to its end stays.
+    """
     result: dict[str, Any] = {
-        "machine": described,
+        "machine": machine.describe(),
         "zones": zones.origin,
         "options": {"repeats": options.repeats, "step_seconds": options.step_seconds, "seed": options.seed,
                     "queries": options.queries, "cores": [options.generator_cpu, options.server_cpu]},
+        "engine": options.engine, "ceiling": None, "mean_reply_octets": 0, "remarks": [],
         "subjects": {},
         "left_out": {},
+        "interrupted": False,
     }  # fmt: skip
     speeds: list[float] = []
+    try:
+        _measure_all(zones, options, result, speeds, step_done)
+    except KeyboardInterrupt:
+        result["interrupted"] = True
+    for entry in result["subjects"].values():
+        entry["median"], entry["spread"] = _summary(entry["runs"])
+    result["machine_speed"] = {"median": measure.median(speeds), "spread": measure.spread(speeds)}
+    _add_ratios(result)
+    return result
+
+
+def _measure_all(
+    zones: Zones, options: Options, result: dict[str, Any], speeds: list[float], step_done: Callable[[str], None]
+) -> None:
     with contextlib.ExitStack() as stack:
         comparison = Comparison(zones, options, stack)
         result["engine"] = "kernel" if comparison.kernel else "socket"
@@ -195,8 +221,8 @@ def run(zones: Zones, options: Options, step_done: Callable[[str], None] = lambd
                 speeds.append(machine.additions_per_second(options.server_cpu))
                 try:
                     figures = _measure_one(comparison, subject, reply_octets, ceiling, step_done)
-                except (SubjectUnavailable, PeerFailed, EngineFailed, network.NetworkUnavailable, OSError) as error:
-                    result["left_out"][name] = str(error)
+                except FAILURES as error:
+                    result["left_out"][name] = str(error) or type(error).__name__
                     continue
                 entry = result["subjects"].setdefault(
                     name, {"kind": subject.kind, "remark": subject.remark, "in_kernel": subject.in_kernel, "runs": []}
@@ -204,14 +230,16 @@ def run(zones: Zones, options: Options, step_done: Callable[[str], None] = lambd
                 entry["version"] = figures.version
                 entry["runs"].append(asdict(figures))
         if options.further:
-            result["further"] = further.measure_all(
-                comparison, [name for name in options.subjects if name not in result["left_out"]], reply_octets
-            )
-    for entry in result["subjects"].values():
-        entry["median"], entry["spread"] = _summary(entry["runs"])
-    result["machine_speed"] = {"median": measure.median(speeds), "spread": measure.spread(speeds)}
-    _add_ratios(result)
-    return result
+            rows = further.Rows()
+            try:
+                further.measure_all(
+                    comparison,
+                    [name for name in options.subjects if name not in result["left_out"]],
+                    reply_octets,
+                    rows,
+                )
+            finally:
+                result["further"] = further.tables(rows)
 
 
 def _measure_one(

@@ -129,8 +129,13 @@ def measure(
     figures.latency_p50, figures.latency_p99 = load.latency_at(0.5), load.latency_at(0.99)
     figures.memory_octets = memory_octets(running)
     figures.worker_octets = worker_octets(running)
-    figures.generator_bound = ceiling is not None and figures.peak_rate > 0.9 * ceiling
+    figures.generator_bound = generator_bound(figures.peak_rate, ceiling)
     return figures
+
+
+def generator_bound(rate: float, ceiling: float | None) -> bool:
+    """Whether *rate* is within 10 % of what the generator itself can do (None: not known), or above."""
+    return ceiling is not None and rate > 0.9 * ceiling
 
 
 def processes(session: int) -> Iterator[int]:

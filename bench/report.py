@@ -38,6 +38,14 @@ def machine_lines(described: dict[str, Any]) -> list[str]:
     ]
 
 
+def interrupted_lines(result: dict[str, Any]) -> list[str]:
+    """What a reader must know first about a result that is not whole."""
+    return ["* **interrupted**: what follows was measured until then"] if result.get("interrupted") else []
+
+
+_CEILING = {"kernel": "an interface that drops", "socket": "a reflector that looks at nothing"}
+
+
 def thousands(rate: float) -> str:
     """A rate in thousands per second."""
     return f"{rate / 1000:,.1f} k"
@@ -45,7 +53,7 @@ def thousands(rate: float) -> str:
 
 def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
     """The report of `compare`; *figures* is the stem of the plots beside it."""
-    lines = ["# Comparison", "", *machine_lines(result["machine"])]
+    lines = ["# Comparison", "", *machine_lines(result["machine"]), *interrupted_lines(result)]
     options = result["options"]
     lines += [
         f"* zones: {result['zones']}; {options['queries']:,} different queries (seed {options['seed']}), mean response"
@@ -55,7 +63,7 @@ def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
     ]
     if result.get("ceiling"):
         lines.append(
-            f"* the generator itself, against an interface that drops: {thousands(result['ceiling'])} queries/s"
+            f"* the generator itself, against {_CEILING[result['engine']]}: {thousands(result['ceiling'])} queries/s"
         )
     speed = result["machine_speed"]
     lines.append(

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import network
-from bench.bpf_object import compiled
+from bench.bpf_object import CompilerMissing, compiled
+from bench.engine_process import EngineFailed
 from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
 from bench.zones import Zones
 from rootsrv import __version__, config
@@ -34,6 +35,13 @@ LOOKUP = "look-up kernel"
 
 class SubjectUnavailable(Exception):
     """This server cannot be measured here."""
+
+
+FAILURES = (
+    SubjectUnavailable, peers.PeerFailed, network.NetworkUnavailable, EngineFailed, CompilerMissing,
+    libbpf.BpfUnavailable, subprocess.SubprocessError, OSError,
+)  # fmt: skip
+"""What ends the measurement of one server and not that of the others."""
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,37 @@ def test_nothing_is_left_after_an_interruption(number: signal.Signals, tmp_path:
     assert not namespaces & _namespaces()
 
 
+def test_what_was_measured_before_an_interruption_is_written_beside_an_earlier_result(tmp_path: Path) -> None:
+    whole = tmp_path / "compare.md"
+    whole.write_text("an earlier result")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", "compare", "--servers", "blind sockets,NSD", "--step-seconds", "0.05",
+         "--tlds", "60", "--count", "500", "--repeats", "100", "--results", str(tmp_path)],
+        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not any("nsd -d" in command for _, command in _children(process.pid)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+        process.wait()
+
+    assert process.returncode == 130
+    assert "what was measured is written" in said
+    found = json.loads((tmp_path / "compare-interrupted.json").read_text())
+    assert found["interrupted"]
+    assert found["subjects"]["blind sockets"]["median"]["peak_rate"] > 0
+    assert "NSD" not in found["left_out"]
+    assert "**interrupted**" in (tmp_path / "compare-interrupted.md").read_text()
+    assert whole.read_text() == "an earlier result"
+
+
 def _namespaces() -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
