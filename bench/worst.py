@@ -8,7 +8,7 @@ from bench.queries import Query
 from rootsrv.zone import name
 from rootsrv.zone.contents import ZoneContents
 
-_NS, _A, _AAAA, _DS, _OPT, _COOKIE, _NSID, _PADDING, _ZONEVERSION = 2, 1, 28, 43, 41, 10, 3, 12, 19
+_NS, _A, _AAAA, _DS, _OPT, _COOKIE, _NSID, _PADDING, _ZONEVERSION, _KEEPALIVE = 2, 1, 28, 43, 41, 10, 3, 12, 19, 11
 _NAME_ROOM = 255
 
 
@@ -42,6 +42,17 @@ def worst_queries(root: ZoneContents) -> dict[str, list[Query]]:
             _signed("referral", _longest(owner, 150), _A, 0, options=_option(_ZONEVERSION, b"") + _option(_NSID, b""))
             for owner in by_size
         ],
+        "keepalive and NSID": [
+            _signed("referral", _longest(owner, 150), _A, 0, options=_option(_KEEPALIVE, b"") + _option(_NSID, b""))
+            for owner in by_size
+        ],
+        "eight options, forged cookie last": [
+            _signed("referral", _longest(owner, 150), _A, 0,
+                    options=b"".join(_option(65001 + n, bytes([number, n])) for n in range(7))
+                    + _option(_COOKIE, bytes([number] * 8 + [1, 0, 0, 0] + [7] * 12)))
+            for number, owner in enumerate(by_size)
+        ],
+        "longest qname, 126 labels, referral": [_signed("referral", _most_labels(owner), _A, 0) for owner in by_size],
         "options that mean nothing": [
             _signed("nxdomain", owner, _A, 3, options=b"".join(_option(65001 + n, b"") for n in range(24)))
             for owner in missing

@@ -250,7 +250,7 @@ class Responder:
                     do, deep, single, qtype, room, opt = tail
             if tail is None:
                 end = octets.find(0, 12)
-                tail = rare_tail(octets[end:], head & 1, source, now)
+                tail = rare_tail(octets[end:], head & 1, source, transport, now)
                 if tail is None:
                     return fully(octets, source, transport, now)
                 do, deep, single, qtype, room, opt = tail
@@ -302,7 +302,7 @@ class Responder:
 
     def _rare_tails(
         self, tails: "_Remembered", cookie_tails: "_Remembered"
-    ) -> Callable[[bytes, int, bytes, float], Tail | None]:
+    ) -> Callable[[bytes, int, bytes, Transport, float], Tail | None]:
         """Build what the shortcut asks about a tail that it does not know; it puts into its arguments what it may.
 
         *tails* are whole; *cookie_tails* lack the data of a client cookie, which ends them and their OPT record alike.
@@ -320,8 +320,8 @@ class Responder:
                     tails.remember(behind, tail)
             return tail
 
-        def optioned_tail(behind: bytes) -> tuple[Tail, bytes | None] | None:
-            """With options, and the cookie among them; our own COOKIE is still to be appended."""
+        def optioned_tail(behind: bytes, transport: Transport) -> tuple[Tail, bytes | None, bool] | None:
+            """With options; the cookie among them, for our own is still to be appended; whether TCP means the same."""
             if int.from_bytes(behind[14:16]) != len(behind) - _PLAIN_TAIL_OCTETS:
                 return None
             plain = plain_tail(behind[:14] + b"\0\0")
@@ -331,7 +331,9 @@ class Responder:
                 asked = edns.parse(0, 0, 0, behind[_PLAIN_TAIL_OCTETS:])
             except edns.OptionMalformed:
                 return None
-            if asked.keepalive or (asked.cookie is not None and make_answer is None and cookies is not None):
+            if asked.keepalive and transport is Transport.TCP:
+                return None
+            if asked.cookie is not None and make_answer is None and cookies is not None:
                 return None
             options = self._nsid if asked.nsid else b""
             cookie = None if make_answer is None else asked.cookie
@@ -339,9 +341,9 @@ class Responder:
             do, deep, single, qtype, room, opt = plain
             opt = opt[:9] + size.to_bytes(2) + options + (b"\0\x0a\0\x18" if cookie is not None else b"")
             room -= size + (_ZONEVERSION_ASKED if asked.zoneversion else 0)
-            return (do, deep, single, qtype, room, opt), cookie
+            return (do, deep, single, qtype, room, opt), cookie, not asked.keepalive
 
-        def rare_tail(behind: bytes, arcount: int, source: bytes, now: float) -> Tail | None:
+        def rare_tail(behind: bytes, arcount: int, source: bytes, transport: Transport, now: float) -> Tail | None:
             if len(behind) <= _PLAIN_TAIL_OCTETS:
                 return plain_tail(behind) if arcount == (len(behind) > 5) else None
             if not arcount:
@@ -349,16 +351,16 @@ class Responder:
             tail = answered_tails.get(behind)
             if tail is not None:
                 return tail
-            found = optioned_tail(behind)
+            found = optioned_tail(behind, transport)
             if found is None:
                 return None
-            tail, cookie = found
+            tail, cookie, on_tcp_too = found
             if cookie is not None and make_answer is not None:
                 if behind[14:20] == _ONLY_CLIENT_COOKIE:
                     cookie_tails.remember(behind[:20], tail)
                 do, deep, single, qtype, room, opt = tail
                 return do, deep, single, qtype, room, opt + make_answer(cookie, source, now)[0]
-            if len(behind) <= _MAX_REMEMBERED_OCTETS:
+            if on_tcp_too and len(behind) <= _MAX_REMEMBERED_OCTETS:
                 answered_tails.remember(behind, tail)
             return tail
 
