@@ -14,30 +14,6 @@ from tests.needs import REPOSITORY
 
 COUNT = 32
 
-# Run in the client's namespace: sends a frame through XDP_REDIRECT out of an interface, *count* times.
-SENDER = """
-import os, socket, struct, sys, cffi; from rootsrv.fastpath import libbpf
-ffi = cffi.FFI()
-ffi.cdef("int bpf_prog_load(int, const char *, const char *, const void *, size_t, const void *);")
-lib = ffi.dlopen("libbpf.so.1")
-ifindex = socket.if_nametoindex(sys.argv[1])
-def instruction(code, destination, source, offset, immediate):
-    return struct.pack("<BBhi", code, source << 4 | destination, offset, immediate)
-def load(*instructions):
-    octets = b"".join(instructions)
-    program = lib.bpf_prog_load(6, b"test", b"Apache-2.0", ffi.from_buffer(octets), len(instructions), ffi.NULL)
-    assert program >= 0, os.strerror(ffi.errno)
-    return program
-accept = load(instruction(0xB7, 0, 0, 0, 2), instruction(0x95, 0, 0, 0, 0))  # r0 = XDP_PASS; exit
-redirect = load(instruction(0xB7, 1, 0, 0, ifindex), instruction(0xB7, 2, 0, 0, 0),
-                instruction(0x85, 0, 0, 0, 23), instruction(0x95, 0, 0, 0, 0))  # r0 = bpf_redirect(ifindex, 0); exit
-link = libbpf.link(accept, ifindex, libbpf.ATTACH_XDP, libbpf.XDP_DRIVER_MODE)  # veth takes XDP_TX only then
-print("ready", flush=True)
-for line in sys.stdin:
-    libbpf.run_on_packet(redirect, bytes.fromhex(line), repeat=1, flags=libbpf.TEST_RUN_LIVE_FRAMES)
-    print("sent", flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
 def xdp_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -49,7 +25,7 @@ def xdp_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def sender(xdp_site: Site) -> Iterator["subprocess.Popen[str]"]:
     with subprocess.Popen(
-        (*xdp_site.client.prefix, sys.executable, "-c", SENDER, WIRE),
+        (*xdp_site.client.prefix, sys.executable, "-m", "tests.fastpath.sender", WIRE),
         cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
     ) as process:  # fmt: skip
         try:

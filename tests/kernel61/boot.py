@@ -22,7 +22,7 @@ from tests.kernel61 import corpus
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CACHE = REPOSITORY / "build" / "kernel61"
 PACKAGES = ("cffi", "_cffi_backend", "pycparser", "dns", "siphash24", "pyroute2", "cryptography")
-MODULES = ("kernel/net/sched/sch_ingress.ko", "kernel/net/sched/cls_bpf.ko")
+MODULES = ("kernel/net/sched/sch_ingress.ko", "kernel/net/sched/cls_bpf.ko", "kernel/drivers/net/veth.ko")
 BOOT_SECONDS = 540
 
 

@@ -65,7 +65,9 @@ def main() -> None:
         assert answers > 0.9 * (len(cases) - passes)
         print(f"{name}: {answers} answered as the Responder does, {passes} passed up")
 
-    attach_and_ask(program, table, settings, list(map(bytes.fromhex, corpus["plain"])))
+    queries = list(map(bytes.fromhex, corpus["plain"]))
+    attach_and_ask(program, table, settings, queries)
+    answer_on_a_wire(program, table, settings, corpus["service"], queries)
 
 
 def attach_and_ask(program: object, table: object, settings: object, queries: list[bytes]) -> None:
@@ -79,7 +81,7 @@ def attach_and_ask(program: object, table: object, settings: object, queries: li
         os.close(descriptor)
     set_up_loopback()
     lo = find_interface("lo")
-    program.set_service(["127.0.0.1"], 53)  # type: ignore[attr-defined]
+    program.set_service(["127.0.0.1", "::1"], 53)  # type: ignore[attr-defined]
     program.set_interfaces([lo.kernel])  # type: ignore[attr-defined]
     for hook, expected in (("xdp", "no native XDP"), ("tcx", "no tcx")):
         refused = ""
@@ -91,14 +93,60 @@ def attach_and_ask(program: object, table: object, settings: object, queries: li
     attached = attach(program, lo, "clsact", replace=False, keep=False)  # type: ignore[arg-type]
     assert attached.is_there()
     responder = Responder(table, settings)  # type: ignore[arg-type]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(10)
-        for query in queries:
-            client.sendto(query, ("127.0.0.1", 53))
-            assert client.recv(4096) == responder.respond(query, b"\x7f\0\0\1", Transport.UDP, 0.0)
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            source = socket.inet_pton(family, address)
+            for query in queries:
+                client.sendto(query, (address, 53))
+                assert client.recv(4096) == responder.respond(query, source, Transport.UDP, 0.0), address
     attached.detach()
     assert not attached.is_there()
-    print("clsact: attached to lo, answered without a server, detached")
+    print("clsact: attached to lo, answered without a server over IPv4 and IPv6, detached")
+
+
+def answer_on_a_wire(
+    program: object, table: object, settings: object, services: list[str], queries: list[bytes]
+) -> None:
+    """Native XDP on a veth: frames that are redirected into it come back as replies."""
+    from pyroute2 import IPRoute
+
+    from rootsrv.answer.responder import Responder, Transport
+    from rootsrv.fastpath.attachment import attach, find_interface
+    from tests.fastpath.frames import Frame
+    from tests.fastpath.sender import Sender
+
+    with IPRoute() as netlink:
+        netlink.link("add", ifname="server", kind="veth", peer={"ifname": "client"})
+        for name in ("server", "client"):
+            netlink.link("set", index=socket.if_nametoindex(name), state="up")
+    server, client = find_interface("server"), find_interface("client")
+    program.set_service(services, 53)  # type: ignore[attr-defined]
+    program.set_interfaces([server.kernel])  # type: ignore[attr-defined]
+    attached = attach(program, server, "xdp", replace=False, keep=False)  # type: ignore[arg-type]
+    sender = Sender("client")
+    responder = Responder(table, settings)  # type: ignore[arg-type]
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as far_end:
+        far_end.bind(("client", 3))
+        far_end.settimeout(20)
+        for query in queries:
+            for source, service in zip(("198.51.100.7", "2001:db8:1:2::7"), services, strict=True):
+                sent = Frame(
+                    source=source, destination=service, source_mac=client.kernel.mac,
+                    destination_mac=server.kernel.mac, payload=query,
+                )  # fmt: skip
+                sender.send(sent.to_octets())
+                while True:
+                    octets, address = far_end.recvfrom(65535)
+                    # The interfaces greet their neighbours, too.
+                    if address[2] != socket.PACKET_OUTGOING and octets[:12] == sent.source_mac + sent.destination_mac:
+                        break
+                packed = socket.inet_pton(socket.AF_INET6 if ":" in source else socket.AF_INET, source)
+                expected = responder.respond(query, packed, Transport.UDP, 0.0)
+                assert Frame.from_octets(octets).payload == expected, source
+    assert program.counters().answered() >= 2 * len(queries)  # type: ignore[attr-defined]
+    attached.detach()
+    print("xdp: attached to a veth, answered redirected frames over IPv4 and IPv6, detached")
 
 
 def set_up_loopback() -> None:
