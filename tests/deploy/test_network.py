@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -299,6 +300,34 @@ def test_up_may_be_repeated_and_down_leaves_nothing(site: Site) -> None:
     finally:
         site.script("firewall", "up")
         site.script("routing", "up")
+
+
+@contextlib.contextmanager
+def routing_kept(site: Site) -> Iterator[None]:
+    """What the unit rootsrv-routing runs."""
+    process = subprocess.Popen(
+        [*site.box.prefix, str(SCRIPT), "routing", "keep"],
+        env={**os.environ, "ROOTSRV_NETWORK": str(site.directory)}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+        assert process.poll() is None
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_responses_leave_again_when_the_service_interface_was_down_and_is_up(site: Site) -> None:
+    with routing_kept(site):
+        site.box.ip("link", "set", "eth1", "down")
+        for version in VERSIONS:
+            assert site.box.ip(f"-{version}", "route", "show", "table", "53") == ""
+            # By the other side they do not leave meanwhile.
+            assert probe(site.client, "udp", CLIENT[version], SERVICE[version], 53) == "silent"
+        site.box.ip("link", "set", "eth1", "up")
+        for version in VERSIONS:
+            answers = lambda: probe(site.client, "udp", CLIENT[version], SERVICE[version], 53, 1) == "answers"  # noqa: B023, E731
+            wait_until(answers, f"IPv{version} is answered", 20)
 
 
 BAD = {
