@@ -291,6 +291,10 @@ def attach(
             raise CannotAttach(f"{interface.name}: this kernel has no tcx (it came with Linux 6.6)") from error
         if hook == "xdp" and error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
             raise CannotAttach(f"{interface.name}: no native XDP in its driver {interface.driver or '?'}") from error
+        if hook == "xdp" and error.errno == errno.ERANGE:
+            # The program takes frames in one buffer only (no xdp.frags).
+            mtu = interface.kernel.mtu
+            raise CannotAttach(f"{interface.name}: its MTU of {mtu} is more than XDP takes there") from error
         if error.errno == errno.EBUSY:
             raise CannotAttach(f"{interface.name}: another program is on its {hook} hook") from error
         raise CannotAttach(f"{interface.name}: {hook}: {error.strerror}") from error
