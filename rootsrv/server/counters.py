@@ -6,7 +6,7 @@ query by query, and are in the page before the next batch is received: a worker 
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
 
 from rootsrv import unique_sources
@@ -83,10 +83,10 @@ class Counters:
         if b"_" in joined and b"_ta-" in joined.lower():
             self._count_signals(requests)
 
-    def note_sources(self, sources: Iterable[bytes]) -> None:
+    def note_sources(self, sources: Collection[bytes]) -> None:
         """Put packed source addresses into the registers of unique sources."""
-        fresh = set(sources).difference(self._remembered)
-        if fresh:
+        if not self._remembered.issuperset(sources):
+            fresh = set(sources).difference(self._remembered)
             unique_sources.observe(self._registers, fresh)
             if len(self._remembered) > _MAX_REMEMBERED_SOURCES:
                 self._remembered.clear()

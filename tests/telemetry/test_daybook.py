@@ -193,10 +193,10 @@ def test_steps_that_nobody_looked_at_lose_nothing_either(site: Site) -> None:
 
 
 def test_unique_sources_of_a_day_are_kept_when_the_day_turns_and_the_page_goes(site: Site) -> None:
-    site.worker.note_sources(number.to_bytes(4, "big") for number in range(2_000))
+    site.worker.note_sources([number.to_bytes(4, "big") for number in range(2_000)])
     site.book.look_at_sources(site.page)
     site.book.write(MIDNIGHT + 3600)
-    site.worker.note_sources(number.to_bytes(4, "big") for number in range(1_000, 3_000))
+    site.worker.note_sources([number.to_bytes(4, "big") for number in range(1_000, 3_000)])
     site.count(1)
     site.look()
     site.worker.turn_day(MIDNIGHT + 86_400)
