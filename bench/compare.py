@@ -133,6 +133,19 @@ class Comparison:
             with subject.start(bench) as running:
                 yield running
 
+    @contextlib.contextmanager
+    def sending(self, queries: Sequence[Query]) -> Iterator[EngineProcess]:
+        """The engine that loads, with *queries* in the place of the comparison's own."""
+        if self.kernel is None:
+            with self._process(functools.partial(SocketEngine, queries, TARGET, sources=SOURCES)) as engine:
+                yield engine
+            return
+        self.kernel.call("use", list(queries))
+        try:
+            yield self.kernel
+        finally:
+            self.kernel.call("use", self.queries)
+
     def teach(self, subject: Subject) -> dict[str, int]:
         """Ask every query once and expect what came from now on; how many were wrong already, by what."""
         if subject.kind == "limit":
