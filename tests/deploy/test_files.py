@@ -93,8 +93,8 @@ def test_bird_accepts_its_configuration(kind: str) -> None:
 
 
 def test_the_shell_accepts_the_script_and_its_settings() -> None:
-    for name in ("rootsrv-network", "network.conf"):
-        done = run("sh", "-n", str(DEPLOY / "network" / name))
+    for name in ("network/rootsrv-network", "network/network.conf", "rootsrv-medium", "container/rootsrv-container"):
+        done = run("sh", "-n", str(DEPLOY / name))
         assert (done.returncode, done.stderr) == (0, "")
     for line in (DEPLOY / "network" / "network.conf").read_text().splitlines():
         if line and not line.startswith("#"):

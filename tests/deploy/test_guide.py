@@ -24,13 +24,17 @@ from tests.deploy.machine import Machine, booted, debian
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, Network, network
 from tests.peers.bird import route
-from tests.server.live import wait_until, zone_files
+from tests.secondary import versions
+from tests.server.live import SERIALS, wait_until, zone_files
 from tests.system.anycast_network import Load
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 SERVICE = "192.0.2.53"
 PREFIX = "192.0.2.0/24"
+APPROVED = 2026112200
+"""The serial that the guide approves."""
+
 GUIDE = (REPOSITORY / "docs" / "install.md").read_text()
 
 
@@ -306,11 +310,26 @@ def test_a_role_that_hangs_is_restarted_by_the_watchdog(lab: Lab) -> None:
     wait_until(lambda: lab.first.run(show) not in (running, "0\n", ""), "another process", 60)
 
 
+OF_THE_BOX = """
+find /etc/rootsrv /opt /var/lib/rootsrv /usr/local /etc/systemd/system /etc/sysctl.d /etc/chrony /etc/bird 2>/dev/null |
+    sort || true
+md5sum /etc/bird/bird.conf
+"""
+"""Lists what a restore brings, and what a package's file is that it replaces."""
+
+
 def test_an_empty_second_box_is_restored_from_the_medium_in_one_command(lab: Lab) -> None:
     lab.first.run(block("box: save"))
     medium = lab.directory / "two" / "root" / "media" / "rootsrv"
     shutil.copytree(lab.first.path("/media/rootsrv"), medium)
     box = lab.second = lab.stack.enter_context(booted(lab.directory / "two" / "root", lab.sites[1].box))
+
+    box.run("mount -t tmpfs -o size=4m tmpfs /opt")  # a disk that is full before the end
+    before = box.run(OF_THE_BOX)
+    failed = box.run(block("second box: restore"), check=False)
+    assert "not restored" in failed
+    assert box.run(OF_THE_BOX) == before
+    box.run("umount /opt")
 
     printed = box.run(block("second box: restore"))
 
@@ -340,6 +359,37 @@ def test_an_upgrade_under_load_loses_no_query(lab: Lab) -> None:
     assert result["4"]["sent"] > 5000
     assert result["4"]["lost"] == []
     wait_until(lambda: lab.nexthop() == "10.9.1.1", "traffic back at the first site", 60)
+
+
+def test_a_rollback_under_load_takes_the_software_back_and_not_the_zone(lab: Lab) -> None:
+    box = lab.first
+    box.path("/media/root.zone").write_bytes(zone_files().versions[1])
+    box.run(block("box: emergency"))
+    served = box.run(f"dig @{SERVICE} +short . SOA")
+    assert str(SERIALS[1]) in served
+    load = Load(lab.client, lab.directory / "rollback.json", 60, 200, addresses=[SERVICE])
+
+    box.run(block("box: rollback"))
+
+    result = load.result()
+    assert box.run("rootsrv --version") == "rootsrv 0.1.0\n"
+    assert '"version": "0.1.0"' in box.run("rootsrv status --json")
+    assert result["4"]["lost"] == []
+    assert box.run(f"dig @{SERVICE} +short . SOA") == served
+    wait_until(lambda: lab.nexthop() == "10.9.1.1", "traffic back at the first site", 60)
+
+
+def test_a_zone_with_the_rolled_key_is_taken_after_the_guides_roll_and_a_gross_one_after_a_word(lab: Lab) -> None:
+    box = lab.first
+    contents = versions.version(APPROVED, tlds=10)  # with another KSK, too
+    box.path("/media/root.zone").write_bytes(versions.text(contents))
+    assert "refused" in box.run(block("box: emergency"), check=False)
+    anchors = zone_files().anchor.decode() + versions.anchor()
+    box.path("/etc/rootsrv/root-anchors.xml.new").write_text(anchors)
+    box.run(block("box: ksk"))
+    assert "held" in box.run(block("box: emergency"), check=False)
+    box.run(block("box: emergency held"))
+    wait_until(lambda: str(APPROVED) in lab.answer(), "the client has the new zone", 30)
 
 
 def test_a_medium_that_is_not_whole_restores_nothing(lab: Lab, tmp_path: Path) -> None:
