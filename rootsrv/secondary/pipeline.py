@@ -86,9 +86,9 @@ class Pipeline:
         else:
             assert root is not None
             root_candidate = root.candidate
-        hosts_candidate: Candidate | None = hosts.candidate if hosts else None
-        if hosts_candidate is None and self.zones.hosts is not None and self.zones.hosts.serving is not None:
-            hosts_candidate = self.zones.delivery_of(self.zones.hosts.serving).candidate
+        serving_hosts: Candidate | None = None
+        if self.zones.hosts is not None and self.zones.hosts.serving is not None:
+            serving_hosts = self.zones.delivery_of(self.zones.hosts.serving).candidate
         hold = self.zones.config.hold
         return Preparation(
             store=self.zones.store,
@@ -105,10 +105,11 @@ class Pipeline:
                 signatures_left_seconds=hold.signatures_left_seconds,
             ),
             root=root_candidate,
-            hosts=hosts_candidate,
+            hosts=hosts.candidate if hosts else serving_hosts,
             new_root=root is not None,
             new_hosts=hosts is not None,
             serving_root=serving_root.contents if serving_root else None,
+            serving_hosts=serving_hosts,
         )
 
     async def prepare_and_activate(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
@@ -265,7 +266,7 @@ class Pipeline:
         log.event("zones in service", generation=f"{before}->{generation}", serials=self.zones.serials(), was_due=shown)
         for keeper, delivery, _ in accepted:
             self.zones.journal("zone served", zone=keeper.name, serial=delivery.candidate.serial, generation=generation)
-        if self.zones.hosts is not None and self.zones.hosts.waiting is not None and prepared.has_hosts:
+        if self.zones.hosts is not None and any(keeper is self.zones.hosts for keeper, _, _ in accepted):
             self.zones.hosts.waiting = None
         if await self.zones.switchover.confirm(generation):
             self.confirm_seconds = time.monotonic() - flipped

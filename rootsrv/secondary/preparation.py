@@ -17,7 +17,6 @@ from rootsrv.zone import rdata as rdatas
 from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
 from rootsrv.zone.contents import ZoneContents, ZoneMalformed
 from rootsrv.zone.name import to_text
-from rootsrv.zone.rejection import NotTheHosts
 from rootsrv.zone.verify import VerifiedZone, ZoneRejected, accept_unverified, verify, verify_hosts
 
 
@@ -102,6 +101,9 @@ class Preparation:
     new_root: bool
     new_hosts: bool
     serving_root: ZoneContents | None
+    serving_hosts: Candidate | None = None
+    """What the root goes on with if new hosts do not fit it: one bad zone of hosts must not hold up every root."""
+
     keep_only: bool = False
     """Verify, keep and judge; make no table."""
 
@@ -116,8 +118,12 @@ class Preparation:
             return Prepared(_rejected(self.root, error), None, milliseconds=timer.marks)
         timer.mark("verify")
         verdict = self._judge(root)
-        hosts, hosts_verdict = self._verify_hosts(root)
-        if self.new_root and hosts_verdict and hosts_verdict.outcome == "rejected" and not self.root.approved:
+        hosts, hosts_verdict = self._verify_hosts(root, self.hosts)
+        new_hosts = hosts
+        if self.new_root and self.new_hosts and hosts is None:
+            hosts, _ = self._verify_hosts(root, self.serving_hosts)
+        contradicted = hosts is None and hosts_verdict is not None and hosts_verdict.outcome == "rejected"
+        if self.new_root and contradicted and hosts_verdict and not self.root.approved:
             reason = f"{self.hosts_policy.name if self.hosts_policy else 'hosts'}: {hosts_verdict.reasons[0]}"
             if self.serving_root is None:
                 # The root is verified, and to hold it would be silence: it goes on without the zone of its hosts.
@@ -129,8 +135,8 @@ class Preparation:
         timer.mark("judge")
         if self.new_root and not self.root.kept:
             self._keep(self.root_policy, self.root, verdict, root)
-        if hosts and hosts_verdict and self.hosts_policy and self.hosts and self.new_hosts and not self.hosts.kept:
-            self._keep(self.hosts_policy, self.hosts, hosts_verdict, hosts)
+        if new_hosts and hosts_verdict and self.hosts_policy and self.hosts and self.new_hosts and not self.hosts.kept:
+            self._keep(self.hosts_policy, self.hosts, hosts_verdict, new_hosts)
         timer.mark("keep")
         prepared = Prepared(
             verdict if self.new_root else None,
@@ -175,16 +181,16 @@ class Preparation:
             return replace(accepted, outcome="held", reasons=judgement.reasons)
         return accepted
 
-    def _verify_hosts(self, root: VerifiedZone) -> tuple[VerifiedZone | None, Verdict | None]:
-        if self.hosts is None or self.hosts_policy is None:
+    def _verify_hosts(
+        self, root: VerifiedZone, candidate: Candidate | None
+    ) -> tuple[VerifiedZone | None, Verdict | None]:
+        if candidate is None or self.hosts_policy is None:
             return None, None
         try:
-            hosts = verify_hosts(self.hosts.contents, root, self.now, zonemd=self.hosts_policy.zonemd)
-        except NotTheHosts as error:
-            return None, _rejected(self.hosts, error)
+            hosts = verify_hosts(candidate.contents, root, self.now, zonemd=self.hosts_policy.zonemd)
         except ZoneRejected as error:
-            return None, _rejected(self.hosts, error)
-        return hosts, Verdict("accepted", self.hosts.serial, alarms=hosts.alarms, checks=hosts.checks)
+            return None, _rejected(candidate, error)
+        return hosts, Verdict("accepted", candidate.serial, alarms=hosts.alarms, checks=hosts.checks)
 
     def _keep(self, policy: ZonePolicy, candidate: Candidate, verdict: Verdict, zone: VerifiedZone) -> None:
         zonemd = candidate.contents.rrset(policy.apex, rdatas.ZONEMD)

@@ -159,6 +159,8 @@ def _name(octets: bytes, at: int, names: dict[int, bytes]) -> tuple[bytes, int]:
             # Only ever backwards, so it ends (RFC 1035 §4.1.4: "a prior occurrence").
             if target >= limit or target < 12:
                 raise MessageMalformed(f"compression pointer at {at} does not point back")
+            # Remembered too: a chain of pointers, with every name at its end, would be followed 1,300 steps each time.
+            pieces.append((at, size_so_far))
             at = limit = target
             continue
         if size > 63:

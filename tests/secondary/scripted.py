@@ -18,11 +18,13 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import dns.tsig
+from dns.rdtypes.ANY.TSIG import TSIG
 
 from rootsrv.zone.contents import Record, ZoneContents
 from tests.secondary.primaries import KEY, KEY_NAME, SECRET
 
 RECORDS_A_MESSAGE = 60
+_TSIG: Any = TSIG  # dnspython has no types for it
 
 Send = Callable[[socket.socket, list[bytes]], None]
 
@@ -53,6 +55,12 @@ class ScriptedPrimary:
         self.records: Callable[[list[Record]], list[Record]] = lambda records: records
         self.messages: Callable[[list[bytes]], list[bytes]] = lambda messages: messages
         self.send: Send = send_all
+        self.differences: list[Record] = []
+        """The records of its answer to IXFR; empty = the whole zone."""
+
+        self.raw: Callable[[int], bytes] | None = None
+        """Makes its answer to a transfer request, without TSIG, from the id of the request."""
+
         self.key: dns.tsig.Key | None = KEY
         """Signs its answers, whatever the request was signed with; None = unsigned."""
 
@@ -80,9 +88,14 @@ class ScriptedPrimary:
         if rcode:
             send_all(connection, self._render(query, [[]], rcode))
             return
+        if self.raw is not None:
+            self.send(connection, [self._sign(query, self.raw(query.id))])
+            return
         soa = self.contents.rrsets[self.contents.apex, 6]
         first: Record = (self.contents.apex, 6, soa.ttl, soa.rdatas[0])
         records = self.records([first, *(each for each in self.contents.records() if each[1] != 6), first])
+        if qtype == "IXFR" and self.differences:
+            records = self.differences
         chunks = [records[at : at + RECORDS_A_MESSAGE] for at in range(0, len(records), RECORDS_A_MESSAGE)]
         self.last_sent = self.messages(self._render(query, chunks))
         self.send(connection, self.last_sent)
@@ -93,6 +106,18 @@ class ScriptedPrimary:
         if self.named is not None:
             rdata = rdata[:-20] + struct.pack("!I", self.named) + rdata[-16:]
         return self.contents.apex, 6, soa.ttl, rdata
+
+    def _sign(self, query: Any, octets: bytes) -> bytes:
+        """*octets* as the only message of a response, with TSIG."""
+        assert self.key is not None
+        signed_at = int(time.time())
+        blank: Any = _TSIG(
+            dns.rdataclass.ANY, dns.rdatatype.TSIG, self.key.algorithm, signed_at, 300, b"", query.id, 0, b""
+        )
+        signer: Any = dns.tsig.sign  # dnspython has no types for it
+        rdata: bytes = signer(octets, self.key, blank, signed_at, query.mac)[0].to_wire()
+        header = struct.pack("!HHIH", dns.rdatatype.TSIG, dns.rdataclass.ANY, 0, len(rdata))
+        return octets[:10] + struct.pack("!H", 1) + octets[12:] + (self.key.name.to_wire() or b"") + header + rdata
 
     def _render(self, query: Any, chunks: list[list[Record]], rcode: int = 0) -> list[bytes]:
         context = None

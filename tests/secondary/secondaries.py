@@ -10,7 +10,7 @@ import dns.message
 import dns.query
 
 from tests.needs import require_tool
-from tests.peers.daemon import running
+from tests.peers.daemon import START_SECONDS, running
 from tests.secondary.primaries import KEY_NAME, SECRET
 
 
@@ -30,16 +30,29 @@ class Secondary:
 
 
 @contextlib.contextmanager
-def secondary(kind: str, port: int, primary_port: int, directory: Path) -> Iterator[Secondary]:
-    """Run *kind* at *port* as secondary of 127.0.0.1 at *primary_port*."""
+def secondary(
+    kind: str,
+    port: int,
+    primary_port: int,
+    directory: Path,
+    *,
+    tls: tuple[Path, str] | None = None,
+    seconds: float = START_SECONDS,
+) -> Iterator[Secondary]:
+    """Run *kind* at *port* as secondary of 127.0.0.1 at *primary_port*; NSD over TLS: (CA, host name).
+
+    PeerFailed when it has no zone after so many *seconds*.
+    """
     directory.mkdir()
     made = Secondary(port)
-    command = _nsd(directory, port, primary_port) if kind == "NSD" else _knot(directory, port, primary_port)
-    with running(kind, command, directory / f"{kind}.log", lambda: made.serial() is not None):
+    command = _nsd(directory, port, primary_port, tls) if kind == "NSD" else _knot(directory, port, primary_port)
+    with running(kind, command, directory / f"{kind}.log", lambda: made.serial() is not None, seconds):
         yield made
 
 
-def _nsd(directory: Path, port: int, primary_port: int) -> list[str]:
+def _nsd(directory: Path, port: int, primary_port: int, tls: tuple[Path, str] | None) -> list[str]:
+    bundle = f'    tls-cert-bundle: "{tls[0]}"\n' if tls else ""
+    authentication = f'tls-auth:\n    name: "strict"\n    auth-domain-name: "{tls[1]}"\n' if tls else ""
     (directory / "nsd.conf").write_text(
         f"""
 server:
@@ -56,16 +69,16 @@ server:
     zonelistfile: "{directory}/zone.list"
     cookie-secret-file: "{directory}/cookie.secrets"
     xfrd-reload-timeout: 0
-remote-control:
+{bundle}remote-control:
     control-enable: no
 key:
     name: "{KEY_NAME}"
     algorithm: hmac-sha256
     secret: "{SECRET}"
-zone:
+{authentication}zone:
     name: "."
     zonefile: "root.zone"
-    request-xfr: 127.0.0.1@{primary_port} {KEY_NAME}
+    request-xfr: 127.0.0.1@{primary_port} {KEY_NAME} {"strict" if tls else ""}
     allow-notify: 127.0.0.1 {KEY_NAME}
 """
     )

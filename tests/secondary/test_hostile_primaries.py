@@ -12,6 +12,7 @@ import pytest
 
 from rootsrv.zone import rdata as rdatas
 from rootsrv.zone.contents import Record, Soa, ZoneContents
+from rootsrv.zone.transfer import difference
 from tests.secondary import versions
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.primaries import KEY_NAME
@@ -84,6 +85,23 @@ def large_records(records: list[Record]) -> list[Record]:
     return [*records[:-1], *more, records[-1]]
 
 
+def bomb(records: list[Record]) -> list[Record]:
+    """Some 20 KB on the wire: names of 250 octets that are written once per message and pointed to."""
+    name = b"".join(bytes((63,)) + bytes((letter,)) * 63 for letter in b"abc") + bytes((57,)) + b"d" * 57 + b"\0"
+    more: list[Record] = [(name, rdatas.NS, 60, b"\3" + f"{number:03}".encode() + name) for number in range(700)]
+    return [records[0], *more, *records[1:]]
+
+
+def pointing(target: int) -> Callable[[ScriptedPrimary], None]:
+    """A message whose one record has an owner that is a pointer to offset *target*; itself stands at 12."""
+
+    def apply(primary: ScriptedPrimary) -> None:
+        record = struct.pack("!HHHIH", 0xC000 | target, rdatas.SOA, 1, 60, 0)
+        primary.raw = lambda number: struct.pack("!HHHHHH", number, 0x8400, 0, 1, 0, 0) + record
+
+    return apply
+
+
 def tampered(rtype: int, change: Callable[[bytes], bytes] = flipped) -> Callable[[ScriptedPrimary], None]:
     def apply(primary: ScriptedPrimary) -> None:
         primary.contents = versions.with_rdata(primary.contents, rtype, change)
@@ -125,6 +143,10 @@ MATRIX = {
     "endless": (doing(send=endless), "NotAuthenticated"),
     "of too many records": (doing(records=many_records), "more than 1000 records"),
     "of too many octets": (doing(records=large_records), "more than 300000 octets"),
+    "of names that only pointers make long": (doing(records=bomb), "more than 300000 octets when uncompressed"),
+    "of a pointer to itself": (pointing(12), "compression pointer at 12 does not point back"),
+    "of a pointer ahead": (pointing(40), "compression pointer at 12 does not point back"),
+    "of a pointer into the header": (pointing(2), "compression pointer at 12 does not point back"),
     "signed with another key": (doing(key=WRONG_KEY), "NotAuthenticated"),
     "not signed": (doing(key=None), "not signed"),
     "signed an hour ago": (doing(signed_at=NOW - 3600), "BadTime"),
@@ -225,6 +247,63 @@ def test_ixfr_that_is_refused_is_followed_by_axfr_at_once(running: Fixture) -> N
     instance.wait_for_serial(served + 1)
     assert primary.asked["IXFR"] == before["IXFR"] + 1
     assert primary.asked["AXFR"] == before["AXFR"] + 1
+
+
+def test_records_that_come_twice_are_one_record(running: Fixture) -> None:
+    instance, primary = running
+    served = instance.serial()
+    assert served is not None
+    primary.publish(versions.version(served + 1))
+    primary.records = lambda records: [*records[:200], *records[1:]]
+    instance.order("zone-refresh")
+    instance.wait_for_serial(served + 1)
+    kept = instance.order("zone-show", serial=served + 1)
+    assert kept["records"] == primary.contents.record_count
+
+
+@pytest.mark.parametrize("fault", ["added twice", "deleted twice", "deleted that is not there", "added that is there"])
+def test_differences_that_do_not_fit_are_followed_by_axfr_at_once(running: Fixture, fault: str) -> None:
+    instance, primary = running
+    served = instance.serial()
+    assert served is not None
+    assert instance.zone()["served"] == served
+    # What it has is what the primary published last.
+    older, newer = primary.contents, versions.version(served + 1)
+    assert older.serial == served
+    gone, come = difference(older, newer)
+    same = next(each for each in older.records() if each[1] == rdatas.NS and each in set(newer.records()))
+    match fault:
+        case "added twice":
+            come.append(come[-1])
+        case "deleted twice":
+            gone.append(gone[-1])
+        case "deleted that is not there":
+            gone.append(come[-1])
+        case "added that is there":
+            come.append(same)
+    primary.publish(newer)
+    primary.differences = [come[0], *gone, *come, come[0]]
+    before = dict(primary.asked)
+    instance.order("zone-refresh")
+    instance.wait_for_serial(served + 1)
+    assert primary.asked["IXFR"] == before["IXFR"] + 1
+    assert primary.asked["AXFR"] == before["AXFR"] + 1
+    assert instance.zone()["source"] == "scripted (axfr)"
+
+
+def test_differences_that_fit_are_taken(running: Fixture) -> None:
+    instance, primary = running
+    served = instance.serial()
+    assert served is not None
+    older, newer = primary.contents, versions.version(served + 1)
+    gone, come = difference(older, newer)
+    primary.publish(newer)
+    primary.differences = [come[0], *gone, *come, come[0]]
+    before = dict(primary.asked)
+    instance.order("zone-refresh")
+    instance.wait_for_serial(served + 1)
+    assert primary.asked["AXFR"] == before["AXFR"]
+    assert instance.zone()["source"] == "scripted (ixfr)"
 
 
 def test_a_signed_notify_brings_the_zone_and_a_spoofed_one_is_counted(running: Fixture) -> None:

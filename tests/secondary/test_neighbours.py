@@ -10,7 +10,7 @@ import pytest
 
 from rootsrv.zone import presentation
 from tests.needs import genuine_root_zone_text, require_genuine_zones, require_tool
-from tests.peers.daemon import free_port
+from tests.peers.daemon import PeerFailed, free_port
 from tests.secondary.certificates import Authority
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.primaries import KEY_NAME, SECRET, hidden_primary, without_last_soa
@@ -147,6 +147,21 @@ def test_a_secondary_transfers_from_us_and_follows_our_notify(giving: Giving, ki
         instance.wait(lambda: peer.serial() == served + 1, f"{kind} follows")
         record = next(each for each in instance.status()["peers"] if each["name"] == kind)
         assert record["notify"] == f"{served + 1}: confirmed"
+
+
+def test_nsd_transfers_from_us_over_tls_and_not_from_another_name(giving: Giving, tmp_path: Path) -> None:
+    """XoT (RFC 9103) with strict authentication of our certificate, and TSIG inside."""
+    instance, primary, authority, tls_port, ports = giving
+    other = (authority.path, "other.example")
+    with pytest.raises(PeerFailed):
+        with secondary("NSD", ports["NSD"], tls_port, tmp_path / "other", tls=other, seconds=4):
+            pass
+    with secondary("NSD", ports["NSD"], tls_port, tmp_path / "NSD", tls=(authority.path, "admin.example")) as peer:
+        served = instance.serial() or 0
+        instance.wait(lambda: peer.serial() == served, f"NSD has {served}")
+        primary.publish(version(served + 1))
+        instance.notify()
+        instance.wait(lambda: peer.serial() == served + 1, "NSD follows")
 
 
 def test_the_service_address_takes_no_notify_and_gives_no_transfer(giving: Giving) -> None:

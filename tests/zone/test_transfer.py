@@ -149,6 +149,31 @@ def test_a_pointer_that_does_not_point_back_is_malformed(target: int) -> None:
         parse(header + struct.pack("!HHHIH", 0xC000 | target, 6, 1, 60, 0))
 
 
+def pointer_chain(count: int) -> bytes:
+    """A message of *count* records whose owners point each to the one before, as long as pointers reach."""
+    octets = struct.pack("!HHHHHH", ID, 0x8400, 0, count, 0, 0) + b"\1a\0" + struct.pack("!HHIH", 16, 1, 60, 0)
+    target = 12
+    for _ in range(count - 1):
+        at = len(octets)
+        octets += struct.pack("!H", 0xC000 | target) + struct.pack("!HHIH", 16, 1, 60, 0)
+        target = at if at < 0x4000 else target
+    return octets
+
+
+def test_a_chain_of_pointers_is_followed_once() -> None:
+    steps = 0
+
+    class Octets(bytes):
+        def __getitem__(self, key):  # type: ignore[no-untyped-def]
+            nonlocal steps
+            steps += isinstance(key, int)
+            return super().__getitem__(key)
+
+    count = 5400
+    assert {owner for owner, *_ in parse(Octets(pointer_chain(count))).answers} == {b"\1a\0"}
+    assert steps < 10 * count
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_whatever_is_flipped_in_an_ixfr_it_gives_the_zone_or_another_whole_zone_or_an_exception(
