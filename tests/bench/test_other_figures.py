@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import notify, parts, responder, startup, zones
+from bench import notify, parts, plots, responder, startup, zones
 from bench.worst import worst_queries
 from rootsrv.answer.responder import Transport
 from tests.needs import require_root, require_tool
@@ -59,6 +59,21 @@ def test_from_notify_to_served() -> None:
     assert result["left_out"] == {}
     assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in result["seconds"].values())
     assert "| rootsrv |" in notify.to_markdown(result)
+
+
+def test_plots_draw_the_median_of_all_repeats_and_how_far_they_lie_apart() -> None:
+    walks = (
+        [(10.0, 10.0, 1.0, 2.0), (20.0, 19.0, 1.5, 9.0)],
+        [(12.0, 12.0, 3.0, 4.0), (22.0, 15.0, 2.5, 7.0)],
+        [(11.0, 8.0, 2.0, float("nan"))],
+    )
+
+    steps = plots.medians([{"walk": walk} for walk in walks])
+
+    assert steps == [
+        ((11.0, 10.0, 2.0, 3.0), (11.0, 8.0, 1.0, 2.0), (11.0, 12.0, 3.0, 4.0)),
+        ((21.0, 17.0, 2.0, 8.0), (21.0, 15.0, 1.5, 7.0), (21.0, 19.0, 2.5, 9.0)),
+    ]
 
 
 def test_own_zones_that_cannot_be_believed_are_refused(served: zones.Zones, tmp_path: Path) -> None:
