@@ -268,18 +268,22 @@ def attach(
     owner is gone.  *left_behind*: numbers of programs known to be a dead owner's.
     """
     ifindex = interface.kernel.ifindex
+    inherited = False
     for info in list(attached_programs(ifindex, hook)):
         ours = info.name in PROGRAMS.values()
         orphaned = info.ident in left_behind or was_left_behind(info)
         if orphaned or (replace and (hook != "tcx" or ours)):
             _remove(ifindex, hook, info.name, info.ident)
+            inherited |= orphaned
         elif hook != "tcx" or ours:
             raise CannotAttach(f"{interface.name}: {info} is on its {hook} hook (rootsrv fastpath attach --replace)")
     descriptor = program.descriptor(PROGRAMS[hook])
     try:
         ident = program_of(descriptor).ident
         if hook == "clsact":
-            return Attachment(interface, hook, ident, -1, _attach_clsact(ifindex, descriptor))
+            # The qdisc that a dead owner's filter was in may be of its making: it goes with us, if nobody else uses it.
+            made_clsact = _attach_clsact(ifindex, descriptor) or inherited
+            return Attachment(interface, hook, ident, -1, made_clsact)
         if keep:
             _attach_without_link(ifindex, descriptor, hook)
             return Attachment(interface, hook, ident, -1)

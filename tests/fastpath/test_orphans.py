@@ -188,6 +188,23 @@ def test_what_the_dead_owner_had_noted_is_taken_over_at_once(place: Place, hook:
         owner.stdin.close()
         owner.wait(20)
     assert place.attached() == []
+    # The queueing discipline that the dead owner had made for its filter is gone, too.
+    assert "clsact" not in place.server.run("tc", "qdisc", "show", "dev", WIRE)
+
+
+def test_a_queueing_discipline_that_others_use_stays(place: Place) -> None:
+    with place.owner("clsact") as owner:
+        kill(owner)
+    try:
+        everything = ("bytecode", "1,6 0 0 4294967295")
+        place.server.run("tc", "filter", "add", "dev", WIRE, "egress", "prio", "7", "bpf", *everything)
+        with place.owner("clsact", left_behind=(place.number,)) as owner:
+            assert owner.stdin is not None
+            owner.stdin.close()
+            owner.wait(20)
+        assert "pref 7" in place.server.run("tc", "filter", "show", "dev", WIRE, "egress")
+    finally:
+        place.server.run("tc", "qdisc", "del", "dev", WIRE, "clsact")
 
 
 @pytest.mark.parametrize("hook", ["xdp", "clsact"])
