@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rootsrv.config import Config
@@ -11,7 +11,7 @@ from rootsrv.fastpath import command
 from rootsrv.fastpath.attachment import CannotAttach, FoundInterface, find_interface
 from rootsrv.fastpath.program import FastPathUnavailable, Program
 
-LARGEST_XDP_MTU = 3_400
+LARGEST_XDP_MTU = 4_096 - 256 - 320 - 22
 """One page (4,096) less headroom (256), skb_shared_info (320) and Ethernet with two tags.
 
 Above it drivers refuse XDP in one buffer."""
@@ -20,6 +20,8 @@ Above it drivers refuse XDP in one buffer."""
 _GOOD_DRIVERS = {
     "bnxt_en", "ena", "gve", "i40e", "iavf", "ice", "igb", "igc", "ixgbe", "mlx4_en", "mlx5_core", "nfp", "qede", "sfc",
 }  # fmt: skip
+
+_NO_XDP_KINDS = {"bridge", "vlan", "macvlan", "ipvlan", "dummy", "ifb"}
 
 _JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 
@@ -44,7 +46,7 @@ def checks(config: Config) -> Iterator[Finding]:
         except CannotAttach as error:
             yield bad(f"fast path on {name}", str(error), "ip link; mend fastpath.interfaces")
             continue
-        yield from _interface(interface, config.fastpath.mode)
+        yield advice(interface, config.fastpath.mode, _offloads(name))
     yield from _attached(config)
 
 
@@ -66,8 +68,11 @@ def _program(*, required: bool) -> Finding:
     return good("BPF program", "the kernel accepts it")
 
 
-def _interface(interface: FoundInterface, mode: str) -> Iterator[Finding]:
+def advice(interface: FoundInterface, mode: str, features: Mapping[str, str]) -> Finding:
+    """What driver, MTU and *features* (as ethtool -k names them) mean for XDP on *interface* (docs/fastpath.md)."""
     about = f"fast path on {interface.name}"
+    if mode == "tc":
+        return good(about, f"{interface.driver or interface.kind or 'no driver'}, tc: none of its offloads matters")
     driver = interface.driver or interface.kind or "no driver"
     reasons = []
     if why := interface.why_no_xdp():
@@ -82,18 +87,32 @@ def _interface(interface: FoundInterface, mode: str) -> Iterator[Finding]:
             ("virtio_net has XDP only with twice as many queues as cores, and without LRO",
              f"ethtool -L {interface.name} combined N; ethtool -K {interface.name} lro off, or leave it to tc")
         )  # fmt: skip
+    elif interface.kind == "bond":
+        members = "name its members in fastpath.interfaces, or leave it to tc"
+        reasons.append(("queries come in on the members of a bond", members))
+    elif interface.kind in _NO_XDP_KINDS:
+        reasons.append((f"{interface.kind} has no native XDP", "name the interface below it, or leave it to tc"))
     elif not reasons and interface.driver not in _GOOD_DRIVERS:
         reasons.append((f"{driver} is not known to send replies from XDP", "try it: rootsrv fastpath status"))
-    features = _offloads(interface.name)
     if features.get("large-receive-offload", "").startswith("on"):
         reasons.append(("LRO is on, with which drivers refuse XDP", f"ethtool -K {interface.name} lro off"))
     if reasons:
         found = "; ".join(reason for reason, _ in reasons)
         tell = bad if mode == "xdp" else remark
-        yield tell(about, f"{driver}: {found}" + ("" if mode == "xdp" else "; tc is used where XDP cannot be"),
-                   "; ".join(remedy for _, remedy in reasons))  # fmt: skip
-    else:
-        yield good(about, f"{driver}, MTU {interface.kernel.mtu}")
+        return tell(about, f"{driver}: {found}" + ("" if mode == "xdp" else "; tc is used where XDP cannot be"),
+                    "; ".join(remedy for _, remedy in reasons))  # fmt: skip
+    if features.get("rx-vlan-offload", "").startswith("on"):
+        return remark(
+            about, f"{driver}: it takes VLAN tags off, so that replies to tagged queries would lose theirs",
+            f"ethtool -K {interface.name} rxvlan off, unless queries come untagged",
+        )  # fmt: skip
+    return good(about, f"{driver}, MTU {interface.kernel.mtu}")
+
+
+def features_of(text: str) -> dict[str, str]:
+    """Features by name, "on" or "off" and perhaps "[fixed]", from what `ethtool -k` prints."""
+    lines = (line.partition(":") for line in text.splitlines()[1:])
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def _offloads(name: str) -> dict[str, str]:
@@ -102,8 +121,7 @@ def _offloads(name: str) -> dict[str, str]:
     if ethtool is None:
         return {}
     done = subprocess.run([ethtool, "-k", name], capture_output=True, text=True, check=False)
-    lines = (line.partition(":") for line in done.stdout.splitlines()[1:])
-    return {key.strip(): value.strip() for key, _, value in lines}
+    return features_of(done.stdout)
 
 
 def _attached(config: Config) -> Iterator[Finding]:
