@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log
+from rootsrv import log, whole_file
 from rootsrv.page import MAX_BLOCKS, BlockWords, Page
 
 MAX_SECONDS = 86_400
@@ -122,9 +122,7 @@ class Blocks:
 
     def _store(self) -> None:
         self._page.set_blocks([block.words() for block in self._blocks.values()])
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(json.dumps([asdict(block) for block in self._blocks.values()]))
-        temporary.rename(self._path)
+        whole_file.replace(self._path, json.dumps([asdict(block) for block in self._blocks.values()]).encode())
 
     def block(self, prefix: str, seconds: int, reason: str, who: str) -> Block:
         """Block *prefix* from now on for so many seconds; a block of the same prefix is replaced."""

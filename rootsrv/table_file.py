@@ -1,15 +1,13 @@
 """`rootsrv zone compile`: an answer table from zone files, and what is in it."""
 
 import argparse
-import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from rootsrv import zone_file
+from rootsrv import whole_file, zone_file
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.zone import instant, name
@@ -52,7 +50,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
         started = time.perf_counter()
         octets = compile_table(root, hosts)
         seconds = time.perf_counter() - started
-        _write(arguments.output, octets)
+        whole_file.replace(arguments.output, octets, 0o644)
     except AnchorsMalformed as error:
         print(f"rootsrv: {arguments.anchors}: {error}", file=sys.stderr)
         return 2
@@ -84,18 +82,3 @@ def describe(table: AnswerTable) -> Iterator[str]:
         f" at most {max(len(answer.pointers) for answer in answers)} compression pointers"
         f" and {max(len(answer.cuts) for answer in answers)} cuts"
     )
-
-
-def _write(path: Path, octets: bytes) -> None:
-    """Put *octets* at *path* whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(octets)
-            file.flush()
-            os.fsync(descriptor)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,12 +1,12 @@
 """What the operator wished, kept where a restart finds it."""
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rootsrv import whole_file
 from rootsrv.health.state import Flaps, Wish
 
 
@@ -56,7 +56,7 @@ class Orders:
         orders = self._orders | dict.fromkeys(versions, order)
         document = {str(each): asdict(order) | {"wish": order.wish.value} for each, order in orders.items()}
         try:
-            _write(self._path, document)
+            whole_file.replace(self._path, json.dumps(document).encode())
         except OSError as error:
             raise WishNotKept(f"{self._path}: {error.strerror}") from error
         self._orders = orders
@@ -89,13 +89,5 @@ def load_flaps(path: Path, boot_id: str, now: float) -> dict[int, Flaps]:
 
 def keep_flaps(path: Path, boot_id: str, flaps: dict[int, Flaps]) -> None:
     """Write what `load_flaps` reads; OSError passes through."""
-    _write(path, {"boot": boot_id} | {str(version): asdict(each) for version, each in flaps.items()})
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        json.dump(document, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    document = {"boot": boot_id} | {str(version): asdict(each) for version, each in flaps.items()}
+    whole_file.replace(path, json.dumps(document).encode())

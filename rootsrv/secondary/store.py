@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rootsrv import whole_file
 from rootsrv.zone.name import to_text
 
 MAX_JOURNAL_OCTETS = 10_000_000
@@ -90,7 +91,9 @@ class Store:
         except OSError as error:
             os.close(self._lock)
             raise StoreFailed(f"{directory}: another instance uses this state directory") from error
-        for leftover in directory.rglob("*.writing"):
+        pattern = f"*{whole_file.SUFFIX}"  # of ours only: other roles may be writing in the same state directory
+        ledgers = directory.glob(f"ledger.json{pattern}")
+        for leftover in (*ledgers, *self.tables.rglob(pattern), *(directory / "zones").rglob(pattern)):
             leftover.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -218,23 +221,7 @@ def _parse_header(path: Path, header: bytes) -> tuple[Provenance, str]:
 
 def write_atomically(path: Path, octets: bytes, mode: int = 0o640) -> None:
     """Put *octets* at *path*: after a crash there is the old file or the new one.  StoreFailed says what hinders."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.writing")
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        try:
-            view = memoryview(octets)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        beside.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        whole_file.replace(path, octets, mode)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise StoreFailed(f"{path}: {error.strerror}") from error

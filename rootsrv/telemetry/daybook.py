@@ -18,13 +18,12 @@
 
 import datetime
 import json
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log
+from rootsrv import log, whole_file
 from rootsrv.counts import END
 from rootsrv.page import REGISTER_SETS, REGISTERS, WORKER_SLOTS, Page, WorkerSlot
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
@@ -163,7 +162,7 @@ class DayBook:
                     self._write_day(day)
             if self._changed:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                _write(self.directory / "book.json", json.dumps(self._to_document()).encode())
+                whole_file.replace(self.directory / "book.json", json.dumps(self._to_document()).encode())
                 self._changed = False
         except OSError as error:
             reason = f"{error.filename or self.directory}: {error.strerror}"
@@ -182,11 +181,11 @@ class DayBook:
         record = self._days[day]
         path = self._record_path(day)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(record.to_document()).encode() + b"\n")
+        whole_file.replace(path, json.dumps(record.to_document()).encode() + b"\n")
         for name, text in record.texts(self.service).items():
             target = self.directory / "rssac002" / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write(target, text.encode())
+            whole_file.replace(target, text.encode())
         self._unwritten.discard(day)
         self._changed = True
         log.event("statistics of a day written", day=record.day, queries=sum(record.volume.values()) // 2)
@@ -276,13 +275,3 @@ def read_record(path: Path) -> DayRecord:
 
 def _date(day: int) -> datetime.date:
     return _EPOCH + datetime.timedelta(days=day)
-
-
-def _write(path: Path, octets: bytes) -> None:
-    """Replace *path*: a reader finds the old or the new octets, also after a crash."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(octets)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv import whole_file
 from rootsrv.page import Page
 from rootsrv.server.counters import Counters
 from rootsrv.telemetry import daybook
@@ -258,7 +259,7 @@ def test_a_full_disk_loses_nothing_and_is_told_once(
 ) -> None:
     caplog.set_level("INFO", "rootsrv")
     with monkeypatch.context() as disk:
-        disk.setattr(daybook, "_write", full)
+        disk.setattr(whole_file, "replace", full)
         for day in range(3):
             site.count(10)
             site.worker.turn_day(MIDNIGHT + (day + 1) * 86_400)
