@@ -112,6 +112,23 @@ def test_ratios_to_the_best_peer_are_given(result: dict[str, dict[str, dict[str,
     assert result["subjects"]["NSD"]["ratios"]["answered_rate / best peer"] == 1.0
 
 
+def test_servers_in_the_kernel_are_compared_with_the_bare_look_up() -> None:
+    rates = {"NSD": 100.0, "rootsrv": 80.0, "rootsrv XDP": 900.0, "look-up kernel": 1000.0, "blind kernel": 2000.0}
+    subjects = {
+        name: {"median": {"answered_rate": rate, "peak_rate": rate}, "kind": SUBJECTS[name].kind,
+               "in_kernel": SUBJECTS[name].in_kernel}
+        for name, rate in rates.items()
+    }  # fmt: skip
+
+    compare._add_ratios({"subjects": subjects})
+
+    ratios: dict[str, float] = subjects["rootsrv XDP"]["ratios"]  # type: ignore[assignment]
+    assert ratios["answered_rate / look-up"] == 0.9
+    assert ratios["answered_rate / limit"] == 0.45
+    assert ratios["answered_rate / best peer"] == 9.0
+    assert "answered_rate / look-up" not in subjects["rootsrv"]["ratios"]  # type: ignore[operator]
+
+
 def test_the_report_and_the_plots_are_written(result: dict[str, object], tmp_path: Path) -> None:
     drawn = plots.comparison(result, tmp_path / "compare")
     path = report.write("compare", result, report.comparison_to_markdown(result, "compare"), tmp_path)
