@@ -64,6 +64,7 @@ class SocketEngine:
         self._idle = idle
         count = len(self._queries)
         self._pending: NDArray[numpy.bool_] = numpy.zeros(count, bool)
+        self._given_up: NDArray[numpy.bool_] = numpy.zeros(count, bool)
         self._sent_at: NDArray[numpy.int64] = numpy.zeros(count, numpy.int64)
         self._rcodes = numpy.array([-1 if query.rcode is None else query.rcode for query in self._queries], numpy.int16)
         self._sizes: NDArray[numpy.uint32] = numpy.zeros(count, numpy.uint32)
@@ -127,6 +128,7 @@ class SocketEngine:
     def _run(self, rate: float | None, seconds: float, *, once: bool = False, keep: bool = False) -> Load:
         self._drain()
         self._pending[:] = False
+        self._given_up[:] = False
         load = Load(seconds, rate, 0, 0, 0, latency=[0] * BINS)
         histogram: NDArray[numpy.int64] = numpy.zeros(BINS, numpy.int64)
         rcodes: NDArray[numpy.int64] = numpy.zeros(16, numpy.int64)
@@ -169,6 +171,7 @@ class SocketEngine:
             if rate is None and not ready and due <= 0 and clock() - int(self._sent_at.max()) > 50_000_000:
                 # Nothing came for 50 ms with a full window: those are lost, go on without them.
                 load.lost += int(numpy.count_nonzero(self._pending))
+                self._given_up |= self._pending
                 self._pending[:] = False
             if due <= 0 and not ready and self._idle:
                 self._epoll.poll(0.0002)
@@ -199,7 +202,11 @@ class SocketEngine:
         slots = flow.slots[ids]
         fresh = self._pending[slots]
         if not fresh.all():
-            _wrong(load, "duplicate", len(slots) - int(numpy.count_nonzero(fresh)))
+            # A response to a query that was given up is late, not wrong.
+            twice = int(numpy.count_nonzero(~fresh & ~self._given_up[slots]))
+            if twice:
+                _wrong(load, "duplicate", twice)
+            self._given_up[slots[~fresh]] = False
             octets, sizes, slots = octets[fresh], sizes[fresh], slots[fresh]
         self._pending[slots] = False
         load.answered += len(slots)

@@ -1,7 +1,9 @@
 """The safety of `python -m bench load`, and its engines against the real server."""
 
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,8 +146,6 @@ def test_tcp_queries_are_answered(server: Peer, window: int, persistent: bool) -
 
 
 def test_silence_is_loss(tmp_path: Path) -> None:
-    import socket
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         queries = [query for query in Mix.read().queries(["com"], 200) if not query.tcp and query.family == 4]
@@ -157,6 +157,31 @@ def test_silence_is_loss(tmp_path: Path) -> None:
 
     assert load.sent == load.lost > 50
     assert load.answered == 0
+
+
+def test_a_response_that_comes_too_late_is_lost_and_not_wrong() -> None:
+    queries = [query for query in Mix.read().queries(["com"], 4000) if not query.tcp and query.family == 4]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as late:
+        late.bind(("127.0.0.1", 0))
+        late.settimeout(20)
+
+        def answer_the_first_when_they_were_given_up() -> None:
+            # 512 are outstanding at most: who sends the 600th has given up the first.
+            seen = [late.recvfrom(4096) for _ in range(600)]
+            for octets, source in seen[:100]:
+                late.sendto(octets[:2] + bytes([octets[2] | 0x80]) + octets[3:], source)
+
+        server = threading.Thread(target=answer_the_first_when_they_were_given_up)
+        server.start()
+        engine = SocketEngine(queries, Target("127.0.0.1", None, late.getsockname()[1]))
+        try:
+            load = engine.run(None, 1.0)
+        finally:
+            engine.close()
+            server.join()
+
+    assert load.sent == load.lost >= 600
+    assert load.wrong == {}
 
 
 def test_the_command_loads_a_server_on_loopback(server: Peer) -> None:
