@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rootsrv import log
 from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.page import MAX_ZONES
 from rootsrv.secondary.child import ChildFailed, in_child
 from rootsrv.secondary.keeper import Version, ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
@@ -44,6 +45,25 @@ class Resumption:
         self.zones.ledger.next = None
         self.zones.save_ledger()
 
+    def _answer_from_table(self) -> bool:
+        """Until the kept zones have been read: answer from their table, within the leases that were written down."""
+        page, ledger = self.zones.page, self.zones.ledger
+        if page.active or self.zones.root.name not in ledger.leases:
+            return False
+        try:
+            table = AnswerTable.open(self.zones.store.table(ledger.generation))
+        except (OSError, TableUnusable):  # told by `_adopt_table`
+            return False
+        leases = [ledger.leases[name] for name in self.zones.keepers if name in ledger.leases][: len(table.zones)]
+        if [lease.serial for lease in leases] != [info.serial for info in table.zones]:
+            return False
+        for number, lease in enumerate(leases):
+            deadline = lease.deadline(self.zones.clock, self.zones.boottime())
+            page.set_deadline(number, max(0, int(deadline * 1e9)))
+        page.active = ledger.generation
+        log.event("stored table answers", generation=ledger.generation, until="the kept zones have been read")
+        return True
+
     def _recall(self, keeper: ZoneKeeper) -> None:
         """The version in service, and those that were kept but not (yet) served."""
         lease = self.zones.ledger.leases.get(keeper.name)
@@ -76,7 +96,7 @@ class Resumption:
                 self.zones.redeliver(keeper, provenance.serial, approved=False)
 
     def _adopt_table(self) -> bool:
-        """Answer from the table of the last run, if it is there and fits: no zone need be parsed for that."""
+        """Go on with the table of the last run, if it is there and is of the zones that were kept."""
         generation = self.zones.ledger.generation
         try:
             table = AnswerTable.open(self.zones.store.table(generation))
@@ -138,13 +158,18 @@ class Resumption:
     async def run(self) -> None:
         """Go on from what is kept: the table at once, the zones verified anew; else from files."""
         self._finish_next()
+        answers = self._answer_from_table()
         for keeper in self.zones.keepers.values():
             self._recall(keeper)
-        if self.zones.root.serving is not None:
-            if not self._adopt_table():
-                await self._rebuild_table()
-            else:
-                await self._verify_kept()
+        adopted = self.zones.root.serving is not None and self._adopt_table()
+        if answers and not adopted:
+            log.alarm("stored table is not answered from any more", generation=self.zones.page.active)
+            for number in range(MAX_ZONES):
+                self.zones.page.set_deadline(number, 0)
+        if adopted:
+            await self._verify_kept()
+        elif self.zones.root.serving is not None:
+            await self._rebuild_table()
         for keeper in self.zones.keepers.values():
             await self._load_file(keeper)
         root = self.zones.root

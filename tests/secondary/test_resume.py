@@ -43,12 +43,15 @@ def test_it_goes_on_from_the_stored_table_without_a_primary(stopped: Fixture) ->
     instance, _ = stopped
     instance.start()
     instance.wait_for_serial(FIRST + 1)
-    assert 'source="stored table"' in instance.log
+    answers = instance.log.index("stored table answers")
+    adopted = instance.log.index('source="stored table"')
+    assert answers < adopted  # before the zone, which takes a genuine root the most of a second, has been read
 
 
 def test_a_table_that_is_gone_or_damaged_is_made_again_from_the_kept_zone(stopped: Fixture) -> None:
     instance, _ = stopped
-    (table,) = (instance.directory / "state" / "tables").glob("*.table")
+    # It may have ended before it retired the table of FIRST.
+    table = max((instance.directory / "state" / "tables").glob("*.table"), key=lambda path: int(path.stem))
     table.write_bytes(table.read_bytes()[:-8] + b"damaged!")
     instance.start()
     instance.wait_for_serial(FIRST + 1)
@@ -63,6 +66,8 @@ def test_a_kept_zone_that_is_damaged_is_fetched_again_and_nothing_older_is_taken
     instance.start()
     instance.wait(lambda: "older than" in instance.zone().get("last_rejection", ""), "the older one is refused")
     assert "kept zone unusable" in instance.log
+    assert "stored table is not answered from any more" in instance.log
+    instance.wait(lambda: instance.rcode() == dns.rcode.SERVFAIL, "SERVFAIL")
     assert instance.zone()["served"] is None
     primary.publish(version(FIRST + 1))
     instance.order("zone-refresh")
