@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_LONGEST_LINE = 1 << 22
+_LONGEST_LINE = 1 << 24
 
 
 class NoAnswer(Exception):
@@ -44,22 +44,35 @@ async def listen(
         os.umask(before)
 
 
-async def ask(path: Path, request: Mapping[str, Any], timeout: float = 0.5) -> dict[str, Any]:
-    """One request to the status socket at *path*: a line of JSON each way.  Raises NoAnswer."""
+async def exchange(path: Path, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """One request to the socket at *path*, one response, within *timeout* seconds.  Raises NoAnswer."""
     writer = None
     try:
         async with asyncio.timeout(timeout):
             with reachable(path) as name:
                 reader, writer = await asyncio.open_unix_connection(name, limit=_LONGEST_LINE)
             writer.write(json.dumps(request).encode() + b"\n")
-            document = json.loads(await reader.readline())
-    except (OSError, ValueError, TimeoutError) as error:
-        raise NoAnswer(f"{path}: {error or type(error).__name__}") from error
+            line = await reader.readline()
+        if not line:
+            raise NoAnswer(f"{path}: closed without an answer")
+        document = json.loads(line)
+    except TimeoutError as error:
+        raise NoAnswer(f"{path}: no answer in {timeout:g} s") from error
+    except OSError as error:
+        raise NoAnswer(f"{path}: {error.strerror or error}; is it running?") from error
+    except ValueError as error:
+        raise NoAnswer(f"{path}: {error}") from error
     finally:
         if writer is not None:
             writer.close()
     if not isinstance(document, dict):
         raise NoAnswer(f"{path}: not a JSON object")
+    return document
+
+
+async def ask(path: Path, request: Mapping[str, Any], timeout: float = 0.5) -> dict[str, Any]:
+    """As `exchange`; a response that is an error is none."""
+    document = await exchange(path, request, timeout)
     if "error" in document:
         raise NoAnswer(f"{path}: {document['error']}")
     return document

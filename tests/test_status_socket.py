@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import stat
 from pathlib import Path
 
@@ -33,3 +34,21 @@ def test_a_socket_is_reached_however_long_its_path_is(tmp_path: Path, length: in
 def test_a_role_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(status_socket.NoAnswer, match=r"serve\.sock: .*No such file"):
         asyncio.run(status_socket.ask(tmp_path / "serve.sock", {"command": "status"}))
+
+
+def test_a_role_that_hangs_up_or_stays_silent_is_told_apart(tmp_path: Path) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.close()
+
+    async def ask_both() -> None:
+        async with await status_socket.listen(hang_up, tmp_path / "serve.sock", 1000):
+            with pytest.raises(status_socket.NoAnswer, match="closed without an answer"):
+                await status_socket.exchange(tmp_path / "serve.sock", {}, 20)
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(str(tmp_path / "silent.sock"))
+            silent.listen()
+            with pytest.raises(status_socket.NoAnswer, match=r"no answer in 0\.01 s"):
+                await status_socket.exchange(tmp_path / "silent.sock", {}, 0.01)
+
+    asyncio.run(ask_both())

@@ -14,33 +14,12 @@ if TYPE_CHECKING:
 
 DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 
-_LONGEST_LINE = 1 << 24
 _TIMEOUT_SECONDS = 300.0  # an import without --now may wait for a transfer that is being prepared
-
-
-class NoAnswer(Exception):
-    """The role maintain does not answer on its socket."""
 
 
 async def ask(path: Path, request: dict[str, Any], timeout_seconds: float = _TIMEOUT_SECONDS) -> dict[str, Any]:
     """One request over the control socket at *path*, one response."""
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            with status_socket.reachable(path) as name:
-                reader, writer = await asyncio.open_unix_connection(name, limit=_LONGEST_LINE)
-            try:
-                writer.write(json.dumps(request).encode() + b"\n")
-                line = await reader.readline()
-                if not line:
-                    raise NoAnswer(f"{path}: closed without an answer")
-                document: dict[str, Any] = json.loads(line)
-            finally:
-                writer.close()
-    except OSError as error:
-        raise NoAnswer(f"{path}: {error.strerror or error}; is it running?") from error
-    except (ValueError, TimeoutError) as error:
-        raise NoAnswer(f"{path}: {error or 'no answer in time'}") from error
-    return document
+    return await status_socket.exchange(path, request, timeout_seconds)
 
 
 def add_zone_commands(zone: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -96,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         request["file"] = str(arguments.file.absolute())
     try:
         response = asyncio.run(ask(path, request))
-    except NoAnswer as error:
+    except status_socket.NoAnswer as error:
         return _fail(arguments, str(error))
     if "error" in response:
         return _fail(arguments, response["error"])
@@ -113,7 +92,7 @@ def gather(runtime_directory: Path) -> dict[str, dict[str, Any]]:
     for role in ("maintain", "serve", "advertise"):
         try:
             told[role] = asyncio.run(ask(runtime_directory / f"{role}.sock", {"command": "status"}, 5.0))
-        except NoAnswer as error:
+        except status_socket.NoAnswer as error:
             told[role] = {"error": str(error)}
     return told
 

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log
+from rootsrv import log, status_socket
 from rootsrv.config import Config, ConfigError, load
 from rootsrv.page import Page
 from rootsrv.secondary import report
@@ -17,7 +17,6 @@ from rootsrv.secondary.listener import CannotListen, Listener
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.notify import notify
-from rootsrv.secondary.operator import NoAnswer, ask
 from rootsrv.secondary.requests import Requests
 from rootsrv.secondary.security import SecurityEvents
 from rootsrv.secondary.store import Store
@@ -83,10 +82,9 @@ class Role:
     async def _ask_fastpath(self, command: str, **facts: int | str) -> dict[str, Any]:
         """The status that the owner of the fast path answers; empty if there is none or it does not answer."""
         try:
-            told = await ask(self._socket.with_name("serve.sock"), {"command": command, **facts}, 2.0)
-        except NoAnswer:
+            return await status_socket.ask(self._socket.with_name("serve.sock"), {"command": command, **facts}, 2.0)
+        except status_socket.NoAnswer:
             return {}
-        return {} if "error" in told else told
 
     def _lease_left(self, keeper: ZoneKeeper) -> float:
         deadline = keeper.deadline()
