@@ -22,6 +22,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import cast
 
 from rootsrv.answer.responder import Transport
@@ -33,6 +34,17 @@ READ_OCTETS = 16_384
 """Octets read at once: some 300 pipelined queries."""
 
 _MAX_ALONE = 2 + MAX_QUERY_OCTETS
+
+
+class _Lengths(dict[int, bytes]):
+    """The two octets that go before a message of so many (RFC 1035 §4.2.2)."""
+
+    def __missing__(self, size: int) -> bytes:
+        self[size] = octets = size.to_bytes(2, "big")
+        return octets
+
+
+_LENGTHS = _Lengths()
 
 STEP_QUERIES = 32
 """Queries answered before the write buffer is looked at: bounds one step's responses to some 40 kB."""
@@ -222,7 +234,7 @@ class Connection(asyncio.BufferedProtocol):
         response = everybody.turns.respond(self._path, octets[2:], self._source, Transport.TCP)
         everybody.active(self)
         if response is not None:
-            self._transport.write(len(response).to_bytes(2, "big") + response)
+            self._transport.write(_LENGTHS[len(response)] + response)
 
     def _answer(self, octets: bytes) -> None:
         """Answer all complete messages in *octets*, in steps between which the write buffer is looked at."""
@@ -235,10 +247,11 @@ class Connection(asyncio.BufferedProtocol):
                 if not 0 < length <= MAX_QUERY_OCTETS:
                     fault = "closed-oversized" if length else "closed-empty"
                     break
-                if size - at - 2 < length:
+                end = at + 2 + length
+                if end > size:
                     break
-                requests.append(octets[at + 2 : at + 2 + length])
-                at += 2 + length
+                requests.append(octets[at + 2 : end])
+                at = end
             if requests:
                 self._respond(requests)
             if fault:
@@ -256,15 +269,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def _respond(self, requests: list[bytes]) -> None:
         everybody = self._all
-        respond, path, source = everybody.turns.respond, self._path, self._source
-        parts: list[bytes] = []
-        for request in requests:
-            response = respond(path, request, source, Transport.TCP)
-            if response is not None:
-                parts += (len(response).to_bytes(2, "big"), response)
+        responses = everybody.turns.respond_to_all(self._path, requests, self._source, Transport.TCP)
         everybody.active(self)
-        if parts:
-            self._transport.write(b"".join(parts))
+        sent = [each for each in responses if each is not None]
+        if sent:
+            lengths = map(_LENGTHS.__getitem__, map(len, sent))
+            self._transport.write(b"".join(chain.from_iterable(zip(lengths, sent, strict=True))))
 
     def pause_writing(self) -> None:
         """The client does not read: read no more from it."""

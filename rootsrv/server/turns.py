@@ -40,6 +40,18 @@ class Turns:
             self._sources.add(source)
         return response
 
+    def respond_to_all(
+        self, path: int, requests: list[bytes], source: bytes, transport: Transport
+    ) -> list[bytes | None]:
+        """`respond` for many messages from one source."""
+        responses = self._serving.respond_to_all(requests, [source] * len(requests), transport)
+        answered = [(asked, each) for asked, each in zip(requests, responses, strict=True) if each is not None]
+        if answered:
+            self._requests[path] += [asked for asked, _ in answered]
+            self._responses[path] += [each for _, each in answered]
+            self._sources.add(source)
+        return responses
+
     def end(self) -> None:
         """Count what was answered."""
         self._begun = False
