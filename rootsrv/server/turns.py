@@ -47,8 +47,8 @@ class Turns:
         responses = self._serving.respond_to_all(requests, [source] * len(requests), transport)
         answered = [(asked, each) for asked, each in zip(requests, responses, strict=True) if each is not None]
         if answered:
-            self._requests[path] += [asked for asked, _ in answered]
-            self._responses[path] += [each for _, each in answered]
+            self._requests[path].extend(asked for asked, _ in answered)
+            self._responses[path].extend(each for _, each in answered)
             self._sources.add(source)
         return responses
 
