@@ -64,9 +64,7 @@ class Prepared:
         """The response to the query *octets* with a body of as many octets as *room* has, its smallest cut at least."""
         sizes, shared = self._sizes, self._shared
         if not sizes:
-            cuts_at = self._at + ANSWER.size
-            cut_count = ANSWER.unpack_from(shared.table.octets, self._at)[5]
-            cuts = shared.table.octets[cuts_at : cuts_at + cut_count * CUT.size]
+            cuts = shared.table.octets[self._at + ANSWER.size : self._pointers_at]
             sizes = self._sizes = cuts.cast("H").tolist()[:: CUT.size // 2]
         cut = bisect_right(sizes, room) or 1
         key = self._at << 16 | cut
@@ -88,6 +86,12 @@ class Prepared:
         parts += (last_part, opt)
         return b"".join(parts)
 
+    @property
+    def _pointers_at(self) -> int:
+        """Where in the table this answer's pointers stand: behind its cuts."""
+        cut_count: int = ANSWER.unpack_from(self._shared.table.octets, self._at)[5]
+        return self._at + ANSWER.size + cut_count * CUT.size
+
     def _cut(self, cut: int) -> "_Cut":
         octets = self._shared.table.octets
         size, ancount, nscount, arcount, _, even, odd, cut_flags = CUT.unpack_from(
@@ -97,8 +101,7 @@ class Prepared:
         count = even + odd
         last_part = b""
         if self.ready[6] and count:
-            pointers_at = self._at + ANSWER.size + ANSWER.unpack_from(octets, self._at)[5] * CUT.size
-            (last_pointer,) = struct.unpack_from("<H", octets, pointers_at + 2 * (count - 1))
+            (last_pointer,) = struct.unpack_from("<H", octets, self._pointers_at + 2 * (count - 1))
             last_part = self.ready[3][last_pointer + 2 : size]
         return size, self._shared.header_tails(flags, ancount, nscount, arcount), count, last_part
 
@@ -109,8 +112,8 @@ class Prepared:
         """
         shared = self._shared
         body, octets = self.ready[3], shared.table.octets
-        pointer_count, cut_count = ANSWER.unpack_from(octets, self._at)[4:6]
-        offsets = struct.unpack_from(f"<{pointer_count}H", octets, self._at + ANSWER.size + cut_count * CUT.size)
+        pointer_count = ANSWER.unpack_from(octets, self._at)[4]
+        offsets = struct.unpack_from(f"<{pointer_count}H", octets, self._pointers_at)
         keep, keep_number = shared.pieces.setdefault, shared.numbers.setdefault
         self.parts = [b"", b"", b""]
         targets = []

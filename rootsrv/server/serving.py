@@ -54,9 +54,6 @@ class Serving:
         self._settings = settings
         self._head = b""
         self._now = 0.0
-        self.woken_ns = 0
-        """When the page was read last, CLOCK_BOOTTIME."""
-
         self._generation = 0
         self._responder: Responder | None = None
         self._respond: Respond = _not_ready
@@ -72,7 +69,7 @@ class Serving:
 
     def wake_up(self) -> None:
         """Read the page.  Everything answered until the next call comes from what it says now."""
-        self.woken_ns = self._slot.heartbeat = boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._slot.heartbeat = boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._now = time.time()
         self._counters.turn_day(self._now)
         head = self._page.head()
