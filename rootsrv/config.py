@@ -92,6 +92,9 @@ class IdentityConfig:
                 raise ConfigError(f"{key}: at most 128 octets, got {len(value.encode())}")
 
 
+_MAX_PREVIOUS_SECRETS = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CookieConfig:
     """`[cookies]`: DNS cookies (RFC 7873, RFC 9018) with a secret shared by all instances of the service address."""
@@ -100,15 +103,22 @@ class CookieConfig:
     """32 hexadecimal digits (SipHash-2-4 key); empty = random at start: right for one instance only."""
 
     previous_secrets: tuple[str, ...] = ()
-    """Secrets still accepted during a roll-over (RFC 9018 §5)."""
+    """Secrets still accepted during a roll-over (RFC 9018 §5): at most three, as the kernel has room for."""
 
     require_server_cookie: bool = False
     """BADCOOKIE for UDP queries that carry a COOKIE without a valid server part (RFC 7873 §5.2.3)."""
 
     def __post_init__(self) -> None:
-        for key, value in (("secret", self.secret), *(("previous_secrets", s) for s in self.previous_secrets)):
-            if value and (len(value) != 32 or not all(c in "0123456789abcdefABCDEF" for c in value)):
+        if len(self.previous_secrets) > _MAX_PREVIOUS_SECRETS:
+            raise ConfigError(
+                f"cookies.previous_secrets: at most {_MAX_PREVIOUS_SECRETS}, got {len(self.previous_secrets)}"
+            )
+        given = [("secret", self.secret)] if self.secret else []
+        for key, value in (*given, *(("previous_secrets", each) for each in self.previous_secrets)):
+            if len(value) != 32 or not all(c in "0123456789abcdefABCDEF" for c in value):
                 raise ConfigError(f"cookies.{key}: must be 32 hexadecimal digits")
+        if self.previous_secrets and not self.secret:
+            raise ConfigError("cookies.secret: is missing beside cookies.previous_secrets")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

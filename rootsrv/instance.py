@@ -21,7 +21,7 @@ from rootsrv import clock, counts, log, notification, supervisor
 from rootsrv.answer.responder import Responder
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.blocks import Blocks
-from rootsrv.config import Config, ConfigError
+from rootsrv.config import Config, ConfigError, load
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import Page
 from rootsrv.server import privileges
@@ -61,7 +61,7 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
         match role:
             case "serve":
                 with _alone(runtime / "serve.lock"), _managed_addresses(config):
-                    _run_until_signalled(lambda stop, _: serve(config, stop))
+                    _run_until_signalled(lambda stop, reload: serve(config, path, stop, reload))
             case "maintain":
                 with _alone(state / "maintain.lock"):
                     _run_until_signalled(lambda stop, reload: maintain(config, path, stop, reload))
@@ -133,8 +133,8 @@ def _run_until_signalled(
         runner.run(main())
 
 
-async def serve(config: Config, stop: asyncio.Event) -> None:
-    """The role *serve*: bind, start the workers, keep them."""
+async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """The role *serve*: bind, start the workers, keep them; read *path* again when *reload* is set."""
     from rootsrv.fastpath.control import commands as fastpath_commands
     from rootsrv.fastpath.loader import FastPath
 
@@ -146,10 +146,10 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
     tables = Path(config.state.directory) / "tables"
     tables.mkdir(parents=True, exist_ok=True, mode=0o755)
     sockets = bind_all(config.service.addresses, config.service.port, workers)
-    responder = _responder_orders(config)
+    answers = _Answers(config, path)
     orders = {
         "account": account,
-        "responder": responder,
+        "responder": answers.orders,
         "tcp": {
             "connections": config.service.tcp_max_connections,
             "connections_per_client": config.service.tcp_max_connections_per_client,
@@ -161,18 +161,20 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         config.fastpath,
         addresses=config.service.addresses,
         port=config.service.port,
-        responses=responder_settings(responder),
+        responses=responder_settings(answers.orders),
         page=page,
         open_table=lambda generation: _open_table(Path(config.state.directory), generation),
         note=runtime / "fastpath.json",
     )
     blocks = Blocks(page, runtime / "blocks.json")
-    parent.commands |= fastpath_commands(fastpath) | blocks.commands()
+    answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
+    parent.commands |= fastpath_commands(fastpath) | blocks.commands() | {"reload": answers.reload}
     status = await parent.listen(runtime / "serve.sock")
     log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
     beside = (
         asyncio.create_task(fastpath.run(stop), name="fastpath"),
         asyncio.create_task(_end_blocks(blocks), name="blocks"),
+        asyncio.create_task(answers.follow(reload), name="reload"),
     )
     try:
         await parent.run(stop)
@@ -195,13 +197,52 @@ async def _end_blocks(blocks: Blocks) -> None:
         blocks.expire()
 
 
-def _responder_orders(config: Config) -> dict[str, Any]:
-    secret = config.cookies.secret or secrets.token_hex(16)
+class _Answers:
+    """How queries are answered, as far as the configuration says; identity and cookies may change meanwhile."""
+
+    def __init__(self, config: Config, path: Path) -> None:
+        self._path = path
+        self._own_secret = secrets.token_hex(16)  # in case that none is configured
+        self.orders = _responder_orders(config, self._own_secret)
+        """`WorkerOrders.responder`."""
+
+        self.users: list[Callable[[dict[str, Any]], None]] = []
+        """Called with the orders when these have changed."""
+
+    async def follow(self, reload: asyncio.Event) -> None:
+        """Read the file whenever *reload* is set, until cancelled."""
+        while True:
+            await reload.wait()
+            reload.clear()
+            self.reload({})
+
+    def reload(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Read the file now; the response to this command on the status socket.  An error in it changes nothing."""
+        try:
+            read = _responder_orders(load(self._path), self._own_secret)
+        except ConfigError as error:
+            log.alarm("reload refused", reason=error)
+            return {"ok": False, "error": str(error)}
+        orders = self.orders | {key: read[key] for key in _CHANGEABLE}
+        if orders != self.orders:
+            self.orders = orders
+            for use in self.users:
+                use(orders)
+            log.event("identity and cookies reloaded", file=self._path)
+        return {"ok": True}
+
+
+_CHANGEABLE = ("nsid", "version", "cookie_secrets", "require_server_cookie")
+"""Of `WorkerOrders.responder`.  The rest is of `[service]`, as sockets and limits are, which only a restart changes."""
+
+
+def _responder_orders(config: Config, own_secret: str) -> dict[str, Any]:
+    """`WorkerOrders.responder`; *own_secret* for cookies if none is configured (hexadecimal digits)."""
     return {
         "max_udp_response_octets": config.service.max_udp_response_octets,
         "nsid": (config.identity.nsid or socket.gethostname()).encode().hex(),
         "version": config.identity.version.encode().hex(),
-        "cookie_secrets": [secret, *config.cookies.previous_secrets],
+        "cookie_secrets": [config.cookies.secret or own_secret, *config.cookies.previous_secrets],
         "require_server_cookie": config.cookies.require_server_cookie,
         "tcp_idle_seconds": config.service.tcp_idle_seconds,
     }
@@ -278,7 +319,7 @@ async def _advertise(config: Config, stop: asyncio.Event) -> None:
         raise CannotRun("; ".join(wrong))
     runtime, state = Path(config.state.runtime_directory), Path(config.state.directory)
     page = Page.open_or_create(runtime / "page")
-    settings = responder_settings(_responder_orders(config))
+    settings = responder_settings(_responder_orders(config, secrets.token_hex(16)))
     expected = Expectations(
         page, lambda generation: Responder(_open_table(state, generation), settings), config.switchover.grace_seconds
     )

@@ -114,13 +114,14 @@ class Supervisor:
         return await asyncio.create_subprocess_exec(sys.executable, *command, env=variables)
 
     async def _forward(self, reload: asyncio.Event) -> None:
-        """SIGHUP is for the role that reads zones and configuration anew."""
+        """SIGHUP is for the roles that read zones and configuration anew."""
         while True:
             await reload.wait()
             reload.clear()
-            if (maintain := self._running.get("maintain")) is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    maintain.send_signal(signal.SIGHUP)
+            for role in ("maintain", "serve"):
+                if (process := self._running.get(role)) is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.send_signal(signal.SIGHUP)
 
     async def _stop(self) -> None:
         """End the roles: first what announces, which withdraws and waits for routers to follow, then the others."""

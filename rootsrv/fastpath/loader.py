@@ -475,6 +475,17 @@ class FastPath:
         self._suspended_by_order = True
         self._suspend()
 
+    def respond_as(self, responses: ResponderSettings) -> None:
+        """Respond as *responses* say, which the workers are told as well; while it changes, queries pass to them."""
+        with self._changing:
+            self._responses, self._responder = responses, None
+            program = self.program
+            if program is None:
+                return
+            program.pass_everything()
+            program.set_responses(responses)
+            self._renew(time.monotonic(), at_once=True)
+
     def attach_again(self, *, replace: bool) -> None:
         """Attach where configured; with *replace* in the place of whoever is there."""
         with self._changing:

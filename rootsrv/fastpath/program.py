@@ -143,7 +143,7 @@ class Program:
             setattr(self.control, f"{which}_ipv{family}_count", len(packed))
 
     def set_responses(self, settings: ResponderSettings) -> None:
-        """Respond as the Responder does with *settings*."""
+        """Respond as the Responder does with *settings*.  Not while queries are answered (`pass_everything`)."""
         control = self.control
         control.max_udp_response = settings.max_udp_response_octets
         nsid = b""
@@ -226,6 +226,11 @@ class Program:
         for zone in range(constant("MAX_ZONES")):
             until[zone] = answer_until[zone] if zone < len(answer_until) else 0
         self.note_owner()
+
+    def pass_everything(self) -> None:
+        """Answer nothing until `renew`; returns when nothing is being answered any more."""
+        self.renew(())
+        _wait_for_packets_under_way()
 
     def note_owner(self) -> None:
         """Let the next owner see that this one lives."""

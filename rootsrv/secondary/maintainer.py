@@ -165,5 +165,5 @@ class Maintainer:
             keeper.set_sources(sources[zone.name])
         self.zones.switchover.settings = config.switchover
         self.zones.journal("configuration reloaded")
-        later = ("service", "identity", "cookies", "state", "anycast", "clock")
+        later = ("service", "state", "anycast", "clock")
         return [key for key in later if getattr(old, key) != getattr(config, key)]

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def add_status(parser: argparse.ArgumentParser) -> None:
 def add_reload(parser: argparse.ArgumentParser) -> None:
     """The options of `rootsrv reload`."""
     _add_common(parser)
-    parser.set_defaults(command=run, verb="reload")
+    parser.set_defaults(command=reload)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -79,10 +80,22 @@ def run(arguments: argparse.Namespace) -> int:
         return _fail(arguments, str(error))
     if "error" in response:
         return _fail(arguments, response["error"])
-    if arguments.json:
-        print(json.dumps(response, indent=2))
-    else:
-        _RENDER.get(arguments.verb, _render_done)(response)
+    _tell(arguments, response, _RENDER.get(arguments.verb, _render_done))
+    return 0
+
+
+def reload(arguments: argparse.Namespace) -> int:
+    """`rootsrv reload`: maintain reads all of the configuration, serve what is its own.  The exit status."""
+    runtime = Path(config.load(arguments.config).state.runtime_directory)
+    responses = []
+    for role in ("maintain", "serve"):
+        try:
+            responses.append(asyncio.run(ask(runtime / f"{role}.sock", {"command": "reload"})))
+        except status_socket.NoAnswer as error:
+            return _fail(arguments, str(error))
+        if "error" in responses[-1]:
+            return _fail(arguments, responses[-1]["error"])
+    _tell(arguments, responses[0], _render_done)
     return 0
 
 
@@ -95,6 +108,13 @@ def gather(runtime_directory: Path) -> dict[str, dict[str, Any]]:
         except status_socket.NoAnswer as error:
             told[role] = {"error": str(error)}
     return told
+
+
+def _tell(arguments: argparse.Namespace, response: dict[str, Any], render: Callable[[dict[str, Any]], None]) -> None:
+    if arguments.json:
+        print(json.dumps(response, indent=2))
+    else:
+        render(response)
 
 
 def _fail(arguments: argparse.Namespace, reason: str) -> int:

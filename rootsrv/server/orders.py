@@ -1,4 +1,4 @@
-"""What the parent tells a worker."""
+"""What the parent tells a worker: WorkerOrders a line on its standard input, other settings in further lines."""
 
 import dataclasses
 import json
@@ -34,11 +34,11 @@ class WorkerOrders:
     """Use recvmmsg and sendmmsg where they are to be had."""
 
     def to_json(self) -> str:
-        """As it goes over the pipe."""
+        """As it goes over the pipe: one line without its end."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "WorkerOrders":
+    def from_json(cls, text: str | bytes) -> "WorkerOrders":
         """Inverse of `to_json`."""
         document = json.loads(text)
         document["sockets"] = tuple(document["sockets"])

@@ -135,9 +135,15 @@ class Parent:
         )
         self._processes[slot] = process
         assert process.stdin is not None
-        process.stdin.write(orders.to_json().encode())
-        process.stdin.write_eof()
+        process.stdin.write(orders.to_json().encode() + b"\n")
         return process
+
+    def change_responder(self, responder: dict[str, Any]) -> None:
+        """Have all workers go on with other settings (`WorkerOrders.responder`), without losing a query."""
+        self._orders = {**self._orders, "responder": responder}
+        for process in self._processes.values():
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(responder).encode() + b"\n")
 
     async def _watch(self) -> None:
         """Kill workers that do not advance."""

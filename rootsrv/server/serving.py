@@ -12,6 +12,9 @@
 # A generation that becomes active without having been staged (start, a missed turn) is mapped on the spot.  One that
 # cannot be used leaves the worker on the old generation: slot.active tells, and whoever switched decides what follows.
 # A zone whose lease is over is answered SERVFAIL (D27); a new lease heals that at the next wake-up.
+#
+# Other settings (a cookie secret, the NSID) take the same way as another generation: the active one is mapped once
+# more, in the thread, and the old answers go on until it is there.
 
 import asyncio
 import gc
@@ -60,12 +63,20 @@ class Serving:
         self._zone_count = 0
         self._expired: frozenset[int] | None = None
         self._next_deadline = _NEVER
+        self._outdated = False  # whether the responder has other settings than it should
         self._mapped: tuple[int, Responder] | None = None
         self._mapping: asyncio.Future[Responder | None] | None = None
         self._retry_at = 0.0
         self._litter = False
         self._blocks = Matcher((), 0)
         self._fault_logged_at = -_FAULT_LOG_SECONDS
+
+    def change_settings(self, settings: ResponderSettings) -> None:
+        """Respond with *settings* as soon as the answers are prepared anew: in about a tenth of a second."""
+        self._settings = settings
+        self._outdated = self._responder is not None
+        self._mapped = None
+        self._head = b""
 
     def wake_up(self) -> None:
         """Read the page.  Everything answered until the next call comes from what it says now."""
@@ -148,24 +159,30 @@ class Serving:
             self._switch(active)
         staged = page.staged
         already = staged in {0, self._generation} or (self._mapped is not None and self._mapped[0] == staged)
-        if not already and self._mapping is None:
+        if self._mapping is None and self._outdated:
+            self._stage(self._generation)
+        elif self._mapping is None and not already:
             self._stage(staged)
 
     def _switch(self, generation: int) -> None:
-        if generation == 0:
-            self._generation, self._responder, self._zone_count = 0, None, 0
-        else:
+        responder: Responder | None = None
+        if generation:
             if self._mapped is not None and self._mapped[0] == generation:
-                responder: Responder | None = self._mapped[1]
+                responder = self._mapped[1]
             else:
                 responder = self._map(generation)
             self._mapped = None
             if responder is None:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
                 return
-            self._generation, self._responder = generation, responder
-            self._litter = True
-            self._zone_count = min(len(responder.table.zones), MAX_ZONES)
+        self._adopt(generation, responder)
+
+    def _adopt(self, generation: int, responder: Responder | None) -> None:
+        """Answer with *responder* from now on; None: there is nothing to answer from."""
+        self._generation, self._responder = generation, responder
+        self._outdated = False
+        self._litter = True
+        self._zone_count = 0 if responder is None else min(len(responder.table.zones), MAX_ZONES)
         self._expired = None
         self._slot.staged = self._slot.active = generation
 
@@ -184,6 +201,7 @@ class Serving:
     def _stage(self, generation: int) -> None:
         # In a thread: mapping takes some 0.1 s of Python, in which datagrams would overflow their queue.
         loop = asyncio.get_running_loop()
+        settings = self._settings
         self._mapping = loop.run_in_executor(None, self._map, generation)
 
         def mapped(done: asyncio.Future[Responder | None]) -> None:
@@ -192,9 +210,14 @@ class Serving:
             if responder is None:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
                 return
-            self._mapped = (generation, responder)
-            self._slot.staged = generation
             self._head = b""
+            if settings is not self._settings:
+                return  # they changed meanwhile: the next wake-up begins again
+            if generation == self._generation:
+                self._adopt(generation, responder)
+            elif generation == self._page.staged:
+                self._mapped = (generation, responder)
+                self._slot.staged = generation
 
         self._mapping.add_done_callback(mapped)
 

@@ -1,10 +1,12 @@
 """A worker: one unprivileged process that answers on the sockets which its parent bound.
 
 The parent starts it as `python -m rootsrv.server.worker` with the sockets, the shared page and the directory of tables
-as inherited descriptors, and gives it a WorkerOrders document (JSON) on standard input.
+as inherited descriptors, and gives it a WorkerOrders document (a line of JSON) on standard input.  Each further line is
+a new value of `WorkerOrders.responder`.
 """
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -35,9 +37,12 @@ DRAIN_TCP_SECONDS = 3.0
 """How long a worker that is told to stop answers what is queued and sends what is written."""
 
 
-async def work(orders: WorkerOrders) -> None:
-    """Answer until told to stop (SIGTERM, SIGINT, or the parent is gone)."""
+async def work() -> None:
+    """Follow the orders on standard input until told to stop (SIGTERM, SIGINT, or the parent is gone)."""
     loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    orders = WorkerOrders.from_json(await lines.readline())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -52,6 +57,7 @@ async def work(orders: WorkerOrders) -> None:
     serving.tick()
     slot.pid = os.getpid()
 
+    follower = asyncio.create_task(_follow_changes(lines, serving), name="orders")
     turns = Turns(serving, counters)
     connections = Connections(turns, counters, TcpLimits(**orders.tcp))
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
@@ -91,6 +97,7 @@ async def work(orders: WorkerOrders) -> None:
         except TimeoutError:
             pass
 
+    follower.cancel()
     # What is in flight is answered: datagrams queued, connections the kernel has accepted, responses written.
     drain_for(DRAIN_UDP_SECONDS, readers)
     await asyncio.sleep(TICK_SECONDS)
@@ -107,6 +114,11 @@ async def work(orders: WorkerOrders) -> None:
     connections.abort_all()
     await asyncio.sleep(0)
     slot.pid = 0
+
+
+async def _follow_changes(lines: asyncio.StreamReader, serving: Serving) -> None:
+    while line := await lines.readline():
+        serving.change_settings(responder_settings(json.loads(line)))
 
 
 def _prepare(orders: WorkerOrders, page: Page) -> tuple[Serving, Counters]:
@@ -127,11 +139,10 @@ def responder_settings(document: dict[str, Any]) -> ResponderSettings:
 
 
 def main() -> int:
-    """Read the orders and follow them; returns the exit status."""
+    """Be a worker; returns the exit status."""
     log.to_standard_error()
-    orders = WorkerOrders.from_json(sys.stdin.read())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work(orders))
+        runner.run(work())
     return 0
 
 

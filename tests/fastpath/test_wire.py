@@ -202,6 +202,23 @@ def test_the_kernel_follows_a_new_zone_after_the_workers(tc_site: Site) -> None:
     assert tc_site.status()["serials"][0] == 2026112102
 
 
+def test_a_reload_changes_what_the_kernel_answers_as_well(tc_site: Site) -> None:
+    path = tc_site.directory / "rootsrv.toml"
+    path.write_text(path.read_text().replace('nsid = "wire.example"', 'nsid = "a-longer-name.example"'))
+    tc_site.process.send_signal(1)
+    before = 0
+
+    def new_name_from_the_kernel() -> bool:
+        nonlocal before
+        before = tc_site.kernel_replies(4)
+        return "a-longer-name.example" in tc_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A", "+nsid")
+
+    wait_until(new_name_from_the_kernel, "the new name")
+
+    assert tc_site.kernel_replies(4) == before + 1
+    assert tc_site.ask_serve("fastpath-probe")["state"] == "right"
+
+
 def test_a_blocked_prefix_gets_nothing_from_kernel_and_workers_until_its_time_is_over(tc_site: Site) -> None:
     def rootsrv(*arguments: str) -> str:
         command = (sys.executable, "-m", "rootsrv", *arguments, "--config", str(tc_site.directory / "rootsrv.toml"))
