@@ -20,7 +20,7 @@ from tests.conformance.corpus import NSID, Served
 from tests.conformance.zone_file import ZoneFile
 from tests.needs import require_genuine_zones
 from tests.peers import AUTHORITATIVE, Peer
-from tests.server.live import Instance, free_port, start, wait_until
+from tests.server.live import Instance, free_port, start, wait_until, zone_sections
 
 VALID_AT = 1761998400.0
 """2025-11-01T12:00:00Z, when the genuine zone was valid."""
@@ -70,17 +70,7 @@ workers = 1
 nsid = "{NSID}"
 [cookies]
 secret = "{COOKIE_SECRET}"
-[[zone]]
-name = "."
-file = "{genuine_root}"
-trust_anchors = "{require_genuine_zones() / "root-anchors.xml"}"
-[[zone]]
-name = "root-servers.net."
-file = "{genuine_root_servers_net}"
-validation = "none"
-[state]
-directory = "state"
-runtime_directory = "run"
+{zone_sections(genuine_root, genuine_root_servers_net, require_genuine_zones() / "root-anchors.xml")}
 """
     )
     environment = {"ROOTSRV_TEST_CLOCK": "2025-11-01T12:00:00Z"}

@@ -20,7 +20,7 @@ from rootsrv.page import Page, PageUnusable
 from tests.fastpath.conftest import require_program
 from tests.needs import REPOSITORY, require_root, require_tool
 from tests.network import Host, network
-from tests.server.live import put, wait_until, zone_files
+from tests.server.live import put_zones, wait_until
 from tests.server.test_privileges import NOBODY, capabilities
 
 SCRIPT = REPOSITORY / "deploy" / "container" / "rootsrv-container"
@@ -68,24 +68,13 @@ def directory() -> Iterator[Path]:
 
 
 def configure(directory: Path) -> None:
-    files = zone_files()
-    put(directory / "root.zone", files.versions[0])
-    put(directory / "hosts.zone", files.hosts)
-    put(directory / "anchor", files.anchor)
+    zones = put_zones(directory)
     (directory / "rootsrv.toml").write_text(
         f"""
 service = {{ addresses = ["{SERVICE}"], workers = 1 }}
 admin = {{ addresses = ["{ADMIN}"] }}
-state = {{ directory = "state", runtime_directory = "run" }}
 fastpath = {{ mode = "tc", interfaces = ["wire"] }}
-[[zone]]
-name = "."
-file = "root.zone"
-trust_anchors = "anchor"
-[[zone]]
-name = "root-servers.net."
-file = "hosts.zone"
-validation = "none"
+{zones}
 """
     )
     for each in (directory, *directory.iterdir()):

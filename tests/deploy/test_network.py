@@ -21,7 +21,7 @@ import pytest
 
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
-from tests.server.live import put, wait_until, zone_files
+from tests.server.live import put_zones, wait_until
 
 DEPLOYED = REPOSITORY / "deploy" / "network"
 SCRIPT = DEPLOYED / "rootsrv-network"
@@ -113,23 +113,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @contextlib.contextmanager
 def instance(box: Host, directory: Path) -> Iterator[None]:
     """`rootsrv run` on the box: DNS on the service addresses, transfers and metrics on the administrative ones."""
-    files = zone_files()
-    put(directory / "root.zone", files.versions[0])
-    put(directory / "hosts.zone", files.hosts)
-    put(directory / "anchor", files.anchor)
+    zones = put_zones(directory)
     (directory / "rootsrv.toml").write_text(
         f"""
 service = {{ addresses = ["{SERVICE[4]}", "{SERVICE[6]}"], workers = 1 }}
 admin = {{ addresses = ["{ADMIN[4]}", "{ADMIN[6]}"] }}
-state = {{ directory = "state", runtime_directory = "run" }}
-[[zone]]
-name = "."
-file = "root.zone"
-trust_anchors = "anchor"
-[[zone]]
-name = "root-servers.net."
-file = "hosts.zone"
-validation = "none"
+{zones}
 """
     )
     with (directory / "log").open("wb") as log:

@@ -15,7 +15,7 @@ import pytest
 from rootsrv.doctor.network import SYSCTLS, SYSCTLS_OF_THE_HOST, NetworkSettings
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
-from tests.server.live import put, wait_until, zone_files
+from tests.server.live import put_zones, wait_until, zone_sections
 
 DEPLOYED = REPOSITORY / "deploy" / "network"
 OF_THE_MACHINE = {"account rootsrv", "clock", "memory"}
@@ -84,10 +84,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     directory = tmp_path_factory.mktemp("doctor")
     for name in ("network.conf", "rootsrv.nft"):
         shutil.copy(DEPLOYED / name, directory)
-    files = zone_files()
-    put(directory / "root.zone", files.versions[0])
-    put(directory / "hosts.zone", files.hosts)
-    put(directory / "anchor", files.anchor)
+    put_zones(directory)
     for name in ("state", "run"):
         (directory / name).mkdir()
     (directory / "rootsrv.toml").write_text(CONFIGURATION)
@@ -120,18 +117,10 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
             primary.wait(20)
 
 
-CONFIGURATION = """
-service = { addresses = ["192.0.2.53", "2001:db8::53"] }
-admin = { addresses = ["203.0.113.10", "2001:db8:a::10"] }
-state = { directory = "state", runtime_directory = "run" }
-[[zone]]
-name = "."
-file = "root.zone"
-trust_anchors = "anchor"
-[[zone]]
-name = "root-servers.net."
-file = "hosts.zone"
-validation = "none"
+CONFIGURATION = f"""
+service = {{ addresses = ["192.0.2.53", "2001:db8::53"] }}
+admin = {{ addresses = ["203.0.113.10", "2001:db8:a::10"] }}
+{zone_sections("root.zone", "hosts.zone", "anchor")}
 [[primary]]
 name = "lab"
 address = "203.0.113.53"

@@ -21,7 +21,7 @@ from typing import Any
 from rootsrv.page import Page, PageUnusable
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, Network, network
-from tests.server.live import ZoneFiles, put, wait_until, zone_files
+from tests.server.live import ZoneFiles, put_zones, wait_until, zone_files
 
 WIRE = "wire"
 SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
@@ -136,10 +136,7 @@ def site(
             WIRE,
             ((f"{SERVICE[4]}/24", f"{CLIENT[4]}/24"), (f"{SERVICE[6]}/64", f"{CLIENT[6]}/64")),
         )
-        files = zone_files()
-        put(directory / "root.zone", files.versions[0])
-        put(directory / "hosts.zone", files.hosts)
-        put(directory / "anchor", files.anchor)
+        zones = put_zones(directory)
         (directory / "rootsrv.toml").write_text(
             f"""
 [service]
@@ -150,17 +147,7 @@ workers = {workers}
 nsid = "wire.example"
 [cookies]
 secret = "000102030405060708090a0b0c0d0e0f"
-[[zone]]
-name = "."
-file = "root.zone"
-trust_anchors = "anchor"
-[[zone]]
-name = "root-servers.net."
-file = "hosts.zone"
-validation = "none"
-[state]
-directory = "state"
-runtime_directory = "run"
+{zones}
 [fastpath]
 mode = "{mode}"
 interfaces = ["{WIRE}"]
@@ -168,7 +155,7 @@ interfaces = ["{WIRE}"]
 """
         )
         process = _start(server, directory, launcher)
-        made_site = Site(made, server, client, directory, process, files)
+        made_site = Site(made, server, client, directory, process, zone_files())
         try:
             wait_until(lambda: made_site.is_ready() or made_site.process.poll() is not None, "ready", START_SECONDS)
             assert made_site.process.poll() is None, made_site.log

@@ -162,12 +162,36 @@ def put(path: Path, octets: bytes) -> None:
     new.rename(path)
 
 
-def configure(directory: Path, port: int, workers: int, service: str = "", zone: str = "") -> Path:
-    """Write zones and configuration into *directory*; *service* and *zone* are further lines of those sections."""
+def put_zones(directory: Path) -> str:
+    """Put the first version of the zones into *directory*; `zone_sections` of it."""
     files = zone_files()
     put(directory / "root.zone", files.versions[0])
     put(directory / "hosts.zone", files.hosts)
     put(directory / "anchor", files.anchor)
+    return zone_sections("root.zone", "hosts.zone", "anchor")
+
+
+def zone_sections(root: Path | str, hosts: Path | str, anchors: Path | str, more: str = "") -> str:
+    """`[[zone]]` and `[state]` of a configuration in whose directory the state is to be; *more* is said of the root."""
+    return f"""
+[[zone]]
+name = "."
+file = "{root}"
+trust_anchors = "{anchors}"
+{more}
+[[zone]]
+name = "root-servers.net."
+file = "{hosts}"
+validation = "none"
+[state]
+directory = "state"
+runtime_directory = "run"
+"""
+
+
+def configure(directory: Path, port: int, workers: int, service: str = "", zone: str = "") -> Path:
+    """Write zones and configuration into *directory*; *service* and *zone* are further lines of those sections."""
+    put_zones(directory)
     path = directory / "rootsrv.toml"
     path.write_text(
         f"""
@@ -178,18 +202,7 @@ workers = {workers}
 {service}
 [identity]
 nsid = "live.example"
-[[zone]]
-name = "."
-file = "root.zone"
-trust_anchors = "anchor"
-{zone}
-[[zone]]
-name = "root-servers.net."
-file = "hosts.zone"
-validation = "none"
-[state]
-directory = "state"
-runtime_directory = "run"
+{zone_sections("root.zone", "hosts.zone", "anchor", zone)}
 """
     )
     return path

@@ -31,7 +31,7 @@ from tests.network import Host, network
 from tests.peers.bird import Bird, deployed_configuration, route
 from tests.peers.daemon import PeerFailed, running
 from tests.peers.frr import frr, vtysh
-from tests.server.live import put, wait_until, zone_files
+from tests.server.live import put_zones, wait_until
 
 SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
 PREFIX = {4: "192.0.2.0/24", 6: "2001:db8::/48"}
@@ -108,10 +108,7 @@ class Site:
 
     def configure(self, *, workers: int = 1, anycast: str = "", more: str = "", hold_down: str = SHORT) -> None:
         """Write zones and configuration; *anycast* and *more* are further lines of that section and of the file."""
-        files = zone_files()
-        put(self.directory / "root.zone", files.versions[0])
-        put(self.directory / "hosts.zone", files.hosts)
-        put(self.directory / "anchor", files.anchor)
+        zones = put_zones(self.directory)
         (self.directory / "rootsrv.toml").write_text(
             f"""
 [service]
@@ -119,17 +116,7 @@ addresses = ["{SERVICE[4]}", "{SERVICE[6]}"]
 workers = {workers}
 [identity]
 nsid = "{self.host.name}"
-[[zone]]
-name = "."
-file = "root.zone"
-trust_anchors = "anchor"
-[[zone]]
-name = "root-servers.net."
-file = "hosts.zone"
-validation = "none"
-[state]
-directory = "state"
-runtime_directory = "run"
+{zones}
 [anycast]
 prefix_v4 = "{PREFIX[4]}"
 prefix_v6 = "{PREFIX[6]}"

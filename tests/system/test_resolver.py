@@ -22,7 +22,7 @@ from tests.needs import REPOSITORY, require_genuine_zones, require_tool
 from tests.network import Host, network
 from tests.peers import unbound
 from tests.peers.daemon import running
-from tests.server.live import wait_until
+from tests.server.live import wait_until, zone_sections
 
 UNSIGNED_TLD = "ae."
 """A delegation without DS, whose name server we can be without being bogus."""
@@ -154,18 +154,7 @@ def served(directory: Path, host: Host, owned: list[str], root: Path, hosts: Pat
 [service]
 addresses = {owned}
 workers = 1
-[[zone]]
-name = "."
-file = "{root}"
-trust_anchors = "{require_genuine_zones() / "root-anchors.xml"}"
-zonemd = "required"
-[[zone]]
-name = "root-servers.net."
-file = "{hosts}"
-validation = "none"
-[state]
-directory = "state"
-runtime_directory = "run"
+{zone_sections(root, hosts, require_genuine_zones() / "root-anchors.xml", 'zonemd = "required"')}
 """
     )
     command = [*host.prefix, sys.executable, "-m", "rootsrv", "run", "--config", str(directory / "rootsrv.toml")]
