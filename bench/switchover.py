@@ -3,14 +3,15 @@
     python -m bench.switchover GENUINE_ZONES
 
 BIND is the hidden primary, `align_seconds` is 0.  First the October pair by IXFR, then by AXFR (the primary refuses
-IXFR).  A client asks 2,000 times a second all the while.  Prints one JSON document.
+IXFR).  A steady client (steady.py) asks 2,000 times a second all the while; memory is watched in runs of their own,
+since watching it holds up what is watched.  Prints one JSON document.
 """
 
 import argparse
 import contextlib
 import gzip
+import itertools
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -19,11 +20,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import steady
 from rootsrv.page import Page, PageUnusable
 
 SERIALS = (2025103001, 2025103100)
@@ -31,7 +32,11 @@ CLOCK = "2025-11-01T12:00:00Z"
 KEY, SECRET = "transfer.example.", "YmVuY2gga2V5LCBub3QgYSBzZWNyZXQuLi4="
 QUERIES_A_SECOND = 2000
 _SETTLE_SECONDS = 3.0
+_AFTER_SECONDS = 0.5
 _LONGEST_SECONDS = 60.0
+
+Events = list[tuple[float, str]]
+"""What a process logged, with when (CLOCK_MONOTONIC)."""
 
 
 def _free_port() -> int:
@@ -42,8 +47,8 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _bind(directory: Path, zone: bytes, notify_port: int, *, ixfr: bool) -> Iterator[tuple[int, int]]:
-    """BIND with *zone*: its port and process id."""
+def _bind(directory: Path, zone: bytes, notify_port: int, *, ixfr: bool) -> Iterator[tuple[int, int, Events]]:
+    """BIND with *zone*: its port, process id and what it logs."""
     directory.mkdir()
     (directory / "root.zone").write_bytes(zone)
     port = _free_port()
@@ -62,17 +67,17 @@ zone "." {{ type primary; file "{directory}/root.zone"; check-names ignore; ixfr
     also-notify {{ 127.0.0.1 port {notify_port} key "{KEY}"; }}; allow-transfer {{ key "{KEY}"; }}; }};
 """
     )
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(["named", "-g", "-n", "1", "-c", str(directory / "named.conf")], stderr=log)
+    process = subprocess.Popen(["named", "-g", "-n", "1", "-c", str(directory / "named.conf")], stderr=subprocess.PIPE)
     try:
-        yield port, process.pid
+        yield port, process.pid, _events_of(process, str.strip)
     finally:
         process.terminate()
         process.wait()
 
 
 @contextlib.contextmanager
-def _rootsrv(directory: Path, zones: Path, primary: int, admin: int, service: int) -> Iterator[int]:
+def _rootsrv(directory: Path, zones: Path, primary: int, admin: int, service: int) -> Iterator[list[tuple[float, str]]]:
+    """A running instance; gives what it logs, with when (CLOCK_MONOTONIC)."""
     configuration = directory / "rootsrv.toml"
     configuration.write_text(
         f"""
@@ -105,15 +110,14 @@ align_seconds = 0
 source = "trusted"
 """
     )
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rootsrv", "run", "--config", str(configuration)],
-            env={**os.environ, "ROOTSRV_TEST_CLOCK": CLOCK},
-            stderr=log,
-            start_new_session=True,
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rootsrv", "run", "--config", str(configuration)],
+        env={**os.environ, "ROOTSRV_TEST_CLOCK": CLOCK},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
-        yield process.pid
+        yield _events_of(process, _our_event)
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -122,32 +126,23 @@ source = "trusted"
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _load(service: int, orders: Connection) -> None:
-    """Ask at a fixed rate until told to stop; then send [(when, seconds or None if lost)]."""
-    samples: list[tuple[float, float | None]] = []
-    query = b"\0\0\0\0\0\1\0\0\0\0\0\1\x03www\x07example\x03org\0\0\1\0\1\0\0\x29\4\xd0\0\0\x80\0\0\0"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.connect(("127.0.0.2", service))
-        client.settimeout(1.0)
-        due = time.monotonic()
-        number = 0
-        while not orders.poll():
-            due += 1 / QUERIES_A_SECOND
-            if (wait := due - time.monotonic()) > 0:
-                time.sleep(wait)
-            else:
-                due = time.monotonic()
-            number = (number + 1) & 0xFFFF
-            began = time.monotonic()
-            client.send(number.to_bytes(2, "big") + query[2:])
-            try:
-                while client.recv(4096)[:2] != number.to_bytes(2, "big"):
-                    pass
-            except (TimeoutError, OSError):
-                samples.append((began, None))
-                continue
-            samples.append((began, time.monotonic() - began))
-    orders.send(samples)
+def _events_of(process: "subprocess.Popen[bytes]", event: Callable[[str], str]) -> Events:
+    """What *process* writes to standard error from now on, by *event* of each line."""
+    events: Events = []
+
+    def note() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            events.append((time.monotonic(), event(line.decode())))
+
+    threading.Thread(target=note, daemon=True).start()
+    return events
+
+
+def _our_event(line: str) -> str:
+    """What happened, and the steps of a preparation if it tells them."""
+    what = " ".join(itertools.takewhile(lambda word: "=" not in word, line.split()[1:]))
+    return what + (f" ({line.partition('steps=')[2].strip()})" if "steps=" in line else "")
 
 
 def _percentile(values: list[float], share: float) -> float:
@@ -155,23 +150,20 @@ def _percentile(values: list[float], share: float) -> float:
 
 
 class _Memory:
-    """The largest resident memory of the role maintain, and of it with its children, while it runs."""
+    """The largest memory of the role maintain, and of it with its children, while it runs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, pid: int) -> None:
         self.role = self.together = 0
-        self._socket = directory / "run" / "maintain.sock"
+        self._pid = pid
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        pid = 0
         while not self._stop.wait(0.03):
-            with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
-                pid = pid or _ask(self._socket)["pid"]
-                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-                role = _pss(pid)
-                self.role = max(self.role, role)
+            children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+            self.role = max(self.role, role := _pss(self._pid))
+            with contextlib.suppress(OSError):
                 self.together = max(self.together, role + sum(_pss(int(child)) for child in children))
 
     def stop(self) -> None:
@@ -221,58 +213,62 @@ def _wait(condition: Any, what: str) -> float:
     return time.monotonic()
 
 
-def measure(zones: Path, *, ixfr: bool) -> dict[str, Any]:
-    """One update under load."""
+def measure(zones: Path, *, ixfr: bool, watch_memory: bool = False) -> dict[str, Any]:
+    """One update, under load or with memory watched."""
     texts = [gzip.decompress((zones / f"root.zone.{serial}.gz").read_bytes()) for serial in SERIALS]
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         admin, service = _free_port(), _free_port()
-        primary, named = stack.enter_context(_bind(directory / "bind", texts[0], admin, ixfr=ixfr))
-        stack.enter_context(_rootsrv(directory, zones, primary, admin, service))
+        primary, named, bind_events = stack.enter_context(_bind(directory / "bind", texts[0], admin, ixfr=ixfr))
+        events = stack.enter_context(_rootsrv(directory, zones, primary, admin, service))
         _wait(lambda: _all_workers_at(directory, 1), "the first zone")
-        memory = _Memory(directory)
-        ours, theirs = multiprocessing.Pipe()
-        load = multiprocessing.Process(target=_load, args=(service, theirs), daemon=True)
-        load.start()
-        time.sleep(_SETTLE_SECONDS)
         maintain = int(_ask(directory / "run" / "maintain.sock")["pid"])
+        if watch_memory:
+            memory = _Memory(maintain)
+        else:
+            load = stack.enter_context(steady.asking(("127.0.0.2", service), QUERIES_A_SECOND))
+            time.sleep(_SETTLE_SECONDS)
         cpu_before = _cpu_seconds(maintain)
         (directory / "bind" / "root.zone").write_bytes(texts[1])
+        asked = time.monotonic()
         os.kill(named, signal.SIGHUP)
         done = _wait(lambda: _all_workers_at(directory, 2), "the update")
-        log = (directory / "bind" / "log").read_text()
-        time.sleep(0.5)
+        if watch_memory:
+            memory.stop()
+            return {"maintain_octets": memory.role, "maintain_with_children_octets": memory.together}
+        time.sleep(_AFTER_SECONDS)
         cpu = _cpu_seconds(maintain) - cpu_before
-        ours.send(None)
-        samples: list[tuple[float, float | None]] = ours.recv()
-        load.join()
-        memory.stop()
-        began = done - _seconds_since_notify(directory, done)
+        server, reflector, client_first = load.stop()
         status = _ask(directory / "run" / "maintain.sock")
-    during = [each for when, each in samples if began <= when <= done]
-    before = [each for when, each in samples if when < began - 0.2]
-    quiet, busy = [e for e in before if e is not None], [e for e in during if e is not None]
+    began = next(at for at, what in bind_events if at > asked and "zone ./IN: sending notifies" in what)
+    steps = {what: round(at - began, 3) for at, what in events if at > began}
     return {
         "transfer": status["zones"][0]["source"],
         "seconds_from_notify_to_all_workers": round(done - began, 3),
+        "seconds_from_notify_to": steps,
         "maintain_cpu_seconds": round(cpu, 2),
-        "queries_during": len(during),
-        "lost": sum(each is None for _, each in samples),
-        "p99_ms_before": round(1000 * _percentile(quiet, 0.99), 3),
-        "p99_ms_during": round(1000 * _percentile(busy, 0.99), 3),
-        "median_ms_before": round(1000 * _percentile(quiet, 0.5), 3),
-        "median_ms_during": round(1000 * _percentile(busy, 0.5), 3),
-        "maintain_octets": memory.role,
-        "maintain_with_children_octets": memory.together,
-        "notified": "sending notifies" in log,
+        "client_runs_first": client_first,
+        "lost": sum(each.seconds is None for each in server),
+        "server": _latencies(server, began, done),
+        "reflector": _latencies(reflector, began, done),
     }
 
 
-def _seconds_since_notify(directory: Path, done: float) -> float:
-    """How long before *done* the NOTIFY came in, by what the role says of it."""
-    zone = _ask(directory / "run" / "maintain.sock")["zones"][0]
-    primary = zone["primaries"][0]
-    return float(primary["notified_seconds"]) - (time.monotonic() - done)
+def _latencies(samples: list[steady.Sample], began: float, done: float) -> dict[str, dict[str, float]]:
+    """Milliseconds before and during the update; *during* ends when the workers have put the old table away."""
+    parts = {
+        "before": [each.seconds for each in samples if each.at < began - 0.2 and each.seconds is not None],
+        "during": [
+            each.seconds for each in samples if began <= each.at <= done + _AFTER_SECONDS and each.seconds is not None
+        ],
+    }
+    return {
+        name: {
+            "queries": len(found),
+            **{f"p{share:g}": round(1000 * _percentile(found, share / 100), 3) for share in (50, 90, 99, 99.9, 100)},
+        }
+        for name, found in parts.items()
+    }
 
 
 def main() -> None:
@@ -282,9 +278,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     arguments = parser.parse_args()
     results = [measure(arguments.zones, ixfr=ixfr) for _ in range(arguments.runs) for ixfr in (True, False)]
-    print(
-        json.dumps({"load_queries_a_second": QUERIES_A_SECOND, "cores": os.cpu_count(), "results": results}, indent=2)
-    )
+    memory = {
+        name: measure(arguments.zones, ixfr=ixfr, watch_memory=True) for name, ixfr in (("ixfr", True), ("axfr", False))
+    }
+    found = {"load_queries_a_second": QUERIES_A_SECOND, "cores": os.cpu_count(), "results": results, "memory": memory}
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

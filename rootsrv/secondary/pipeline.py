@@ -170,7 +170,8 @@ class Pipeline:
             log.alarm("zone suspicious", zone=keeper.name, serial=verdict.serial, sign=alarm)
         match verdict.outcome:
             case "accepted":
-                log.event("zone verified", **facts, took_ms=took)
+                steps = ",".join(f"{step}:{each}" for step, each in prepared.milliseconds.items())
+                log.event("zone verified", **facts, took_ms=took, steps=steps)
                 self.zones.counters["zones_verified"] += 1
             case "held":
                 self.zones.counters["zones_held"] += 1

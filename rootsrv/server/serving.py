@@ -11,6 +11,11 @@
 #
 # A generation that becomes active without having been staged (start, a missed turn) is mapped on the spot.  One that
 # cannot be used leaves the worker on the old generation: slot.active tells, and whoever switched decides what follows.
+#
+# A responder is some 50,000 objects that live as long as its table.  No collection walks them: they are made with the
+# collector off, are frozen then, and in the end are taken apart a little at each tick; else a switchover would hold up
+# whoever asks for 20 to 100 ms (bench/switchover.py).
+#
 # A zone whose lease is over is answered SERVFAIL (D27); a new lease heals that at the next wake-up.
 #
 # Other settings (a cookie secret, the NSID) take the same way as another generation: the active one is mapped once
@@ -21,7 +26,7 @@ import gc
 import mmap
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 
@@ -33,6 +38,7 @@ from rootsrv.page import MAX_ZONES, Page, WorkerSlot
 from rootsrv.server.counters import Counters
 
 _NEVER = 1 << 63
+_DONE = object()
 _RETRY_SECONDS = 1.0
 _FAULT_LOG_SECONDS = 10.0  # one faulty message a second in the log is one too many: a packet must not fill a disk
 
@@ -67,7 +73,7 @@ class Serving:
         self._mapped: tuple[int, Responder] | None = None
         self._mapping: asyncio.Future[Responder | None] | None = None
         self._retry_at = 0.0
-        self._litter = False
+        self._retired: list[Iterator[None]] = []
         self._blocks = Matcher((), 0)
         self._fault_logged_at = -_FAULT_LOG_SECONDS
 
@@ -75,7 +81,7 @@ class Serving:
         """Respond with *settings* as soon as the answers are prepared anew: in about a tenth of a second."""
         self._settings = settings
         self._outdated = self._responder is not None
-        self._mapped = None
+        self._drop_mapped()
         self._head = b""
 
     def wake_up(self) -> None:
@@ -168,10 +174,10 @@ class Serving:
         responder: Responder | None = None
         if generation:
             if self._mapped is not None and self._mapped[0] == generation:
-                responder = self._mapped[1]
+                responder, self._mapped = self._mapped[1], None
             else:
                 responder = self._map(generation)
-            self._mapped = None
+                self._drop_mapped()
             if responder is None:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
                 return
@@ -179,15 +185,17 @@ class Serving:
 
     def _adopt(self, generation: int, responder: Responder | None) -> None:
         """Answer with *responder* from now on; None: there is nothing to answer from."""
+        self._retire(self._responder)
         self._generation, self._responder = generation, responder
         self._outdated = False
-        self._litter = True
         self._zone_count = 0 if responder is None else min(len(responder.table.zones), MAX_ZONES)
         self._expired = None
         self._slot.staged = self._slot.active = generation
 
     def _map(self, generation: int) -> Responder | None:
         """A Responder on answer table *generation*; None, with an alarm, if that cannot be used."""
+        gc.collect()  # what is frozen below is never collected; there is little to walk, the rest is frozen already
+        gc.disable()
         try:
             responder = Responder(open_table(self._tables, generation), self._settings)
             if isinstance(mapping := responder.table.octets.obj, mmap.mmap):
@@ -197,6 +205,20 @@ class Serving:
         except (OSError, TableUnusable) as error:
             log.alarm("table unusable", generation=generation, serving=self._generation, error=error)
             return None
+        finally:
+            gc.freeze()
+            gc.enable()
+
+    def _drop_mapped(self) -> None:
+        """What was mapped will not be switched to."""
+        if self._mapped is not None:
+            self._retire(self._mapped[1])
+            self._mapped = None
+
+    def _retire(self, responder: Responder | None) -> None:
+        """Nobody is or will be answered from *responder*."""
+        if responder is not None:
+            self._retired.append(responder.take_apart())
 
     def _stage(self, generation: int) -> None:
         # In a thread: mapping takes some 0.1 s of Python, in which datagrams would overflow their queue.
@@ -212,12 +234,15 @@ class Serving:
                 return
             self._head = b""
             if settings is not self._settings:
-                return  # they changed meanwhile: the next wake-up begins again
-            if generation == self._generation:
+                self._retire(responder)  # they changed meanwhile: the next wake-up begins again
+            elif generation == self._generation:
                 self._adopt(generation, responder)
             elif generation == self._page.staged:
+                self._drop_mapped()
                 self._mapped = (generation, responder)
                 self._slot.staged = generation
+            else:
+                self._retire(responder)
 
         self._mapping.add_done_callback(mapped)
 
@@ -243,13 +268,8 @@ class Serving:
             self._retry_at = 0.0
             self._head = b""
         self.wake_up()
-        if self._litter:
-            # A responder refers to itself: the old one goes only by a collection, some 20 ms, now rather than in the
-            # middle of a batch.  What is left lives as long as its table: no later collection shall walk it.
-            self._litter = False
-            gc.unfreeze()
-            gc.collect()
-            gc.freeze()
+        if self._retired and next(self._retired[0], _DONE) is _DONE:
+            del self._retired[0]
 
 
 def open_table(directory: int, generation: int) -> AnswerTable:

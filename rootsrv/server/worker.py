@@ -32,6 +32,9 @@ from rootsrv.server.udp import BATCH_SIZE, Datagrams, Drain, drain_for
 TICK_SECONDS = 0.1
 """How often an idle worker reads the shared page, and everyone looks after time limits."""
 
+GIL_SECONDS = 50e-6
+"""How long who answers waits for the thread that maps the next table; Python has 5 ms, at each system call anew."""
+
 DRAIN_UDP_SECONDS = 0.5
 DRAIN_TCP_SECONDS = 3.0
 """How long a worker that is told to stop answers what is queued and sends what is written."""
@@ -141,6 +144,7 @@ def responder_settings(document: dict[str, Any]) -> ResponderSettings:
 def main() -> int:
     """Be a worker; returns the exit status."""
     log.to_standard_error()
+    sys.setswitchinterval(GIL_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work())
     return 0

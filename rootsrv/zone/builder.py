@@ -1,6 +1,6 @@
 """From records in any order to ZoneContents."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from rootsrv.zone import rdata as rdatas
 from rootsrv.zone.contents import Record, RRset, ZoneContents, ZoneMalformed
@@ -36,7 +36,7 @@ class ContentsBuilder:
         self._added += 1
         if self._added > MAX_RECORDS:
             raise ZoneMalformed(f"more than {MAX_RECORDS} records")
-        covered = rdata[0] << 8 | rdata[1] if rtype == rdatas.RRSIG else rtype
+        covered = covered_type(rtype, rdata)
         group = self._groups.get((owner, covered))
         if group is None:
             self._check(owner, rtype, ttl)
@@ -59,19 +59,35 @@ class ContentsBuilder:
         """What was added, as contents; ZoneMalformed if there is not exactly one SOA."""
         if not self._groups:
             raise ZoneMalformed("there are no records")
-        contents = ZoneContents(
-            self.apex,
-            {
-                key: RRset(key[0], key[1], ttl, _in_order(found), _in_order(rrsigs))
-                for key, (ttl, found, rrsigs) in self._groups.items()
-            },
-        )
+        return self._checked(self._rrsets())
+
+    def contents_over(self, base: ZoneContents, replaced: Collection[tuple[bytes, int]]) -> ZoneContents:
+        """*base* with what was added in place of its RRsets in *replaced*, (owner, type); ZoneMalformed as above."""
+        kept = {key: rrset for key, rrset in base.rrsets.items() if key not in replaced}
+        contents = self._checked(kept | self._rrsets())
+        if contents.record_count > MAX_RECORDS:
+            raise ZoneMalformed(f"more than {MAX_RECORDS} records")
+        return contents
+
+    def _rrsets(self) -> dict[tuple[bytes, int], RRset]:
+        return {
+            key: RRset(key[0], key[1], ttl, _in_order(found), _in_order(rrsigs))
+            for key, (ttl, found, rrsigs) in self._groups.items()
+        }
+
+    def _checked(self, rrsets: Mapping[tuple[bytes, int], RRset]) -> ZoneContents:
+        contents = ZoneContents(self.apex, rrsets)
         soa = contents.rrset(self.apex, rdatas.SOA)
         if soa is None or len(soa.rdatas) != 1:
             found_soas = len(soa.rdatas) if soa else 0
             raise ZoneMalformed(f"{to_text(self.apex)} has {found_soas} different SOA records instead of one")
         contents.soa  # noqa: B018  (raises if it cannot be parsed)
         return contents
+
+
+def covered_type(rtype: int, rdata: bytes) -> int:
+    """The type of the RRset that a record belongs to, or that it signs."""
+    return rdata[0] << 8 | rdata[1] if rtype == rdatas.RRSIG else rtype
 
 
 def _in_order(found: list[bytes]) -> tuple[bytes, ...]:

@@ -37,6 +37,13 @@ class RRset:
     rrsigs: tuple[bytes, ...] = ()
     """RDATA of the RRSIG records that cover this RRset, in canonical order."""
 
+    def records(self) -> Iterator[Record]:
+        """Every record, RRSIGs last."""
+        for rdata in self.rdatas:
+            yield self.owner, self.rtype, self.ttl, rdata
+        for rrsig in self.rrsigs:
+            yield self.owner, 46, self.ttl, rrsig
+
 
 @dataclass(frozen=True, slots=True)
 class Soa:
@@ -105,12 +112,9 @@ class ZoneContents:
 
     def records(self) -> Iterator[Record]:
         """Every record: owners in canonical order, types ascending, RRSIGs behind what they cover."""
-        for owner, rrsets in self.by_owner.items():
+        for rrsets in self.by_owner.values():
             for rrset in rrsets:
-                for rdata in rrset.rdatas:
-                    yield owner, rrset.rtype, rrset.ttl, rdata
-                for rrsig in rrset.rrsigs:
-                    yield owner, 46, rrset.ttl, rrsig
+                yield from rrset.records()
 
     @property
     def record_count(self) -> int:

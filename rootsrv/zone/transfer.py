@@ -16,6 +16,7 @@
 # Everything after DONE is a fault.  Nothing here is believed: verify() comes afterwards.
 
 import enum
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ import dns.rdata
 import dns.tsig
 
 from rootsrv.zone import rdata as rdatas
-from rootsrv.zone.builder import ContentsBuilder
+from rootsrv.zone.builder import ContentsBuilder, covered_type
 from rootsrv.zone.contents import Record, Soa, ZoneContents, ZoneMalformed
 from rootsrv.zone.message import CLASS_IN, IXFR, Message, MessageMalformed, TsigRecord, parse
 from rootsrv.zone.serial import serial_is_newer
@@ -165,7 +166,8 @@ class Inbound:
         self._state = _State.FIRST
         self._first: Record | None = None
         self._builder = ContentsBuilder(zone)
-        self._current: set[Record] = set()
+        self._changed: dict[tuple[bytes, int], set[Record]] = {}
+        """All records of the RRsets that a difference names, with their signatures, as they are by now."""
         self._at_serial = 0
 
     @property
@@ -211,10 +213,12 @@ class Inbound:
         if self._state is not _State.DONE:
             raise TransferMalformed("not complete")
         try:
-            if self.incremental:
-                for owner, rtype, ttl, rdata in self._current:
-                    self._builder.add(owner, rtype, ttl, rdata)
-            return self._builder.contents()
+            if not self.incremental:
+                return self._builder.contents()
+            assert self._base is not None
+            for record in itertools.chain.from_iterable(self._changed.values()):
+                self._builder.add(*record)
+            return self._builder.contents_over(self._base, self._changed.keys())
         except ZoneMalformed as error:
             raise (TransferInconsistent if self.incremental else TransferMalformed)(str(error)) from error
 
@@ -264,13 +268,15 @@ class Inbound:
         elif is_soa:
             self._turn(record)
         elif self._state is _State.DELETIONS:
-            if record not in self._current:
+            present = self._present(record)
+            if record not in present:
                 raise TransferInconsistent("a record is to be deleted that we do not have")
-            self._current.discard(record)
+            present.discard(record)
         else:
-            if record in self._current:
+            present = self._present(record)
+            if record in present:
                 raise TransferInconsistent("a record is to be added that we have")
-            self._current.add(record)
+            present.add(record)
 
     def _receive_first(self, record: Record, is_soa: bool) -> None:
         if not is_soa:
@@ -286,7 +292,6 @@ class Inbound:
         assert self._first is not None
         if is_soa and self.qtype == IXFR and self._base is not None:
             self.incremental = True
-            self._current = set(self._base.records())
             self._at_serial = self._base.serial
             self._state = _State.ADDITIONS
             self._turn(record)
@@ -304,19 +309,32 @@ class Inbound:
             if not serial_is_newer(serial, self._at_serial):
                 raise TransferInconsistent(f"a difference leads from {self._at_serial} back to {serial}")
             self._at_serial = serial
-            if record in self._current:
+            present = self._present(record)
+            if record in present:
                 raise TransferInconsistent("a difference does not change the SOA")
-            self._current.add(record)
+            present.add(record)
             self._state = _State.ADDITIONS
         elif record == self._first and self._at_serial == self.serial:
             self._state = _State.DONE
         else:
             if serial != self._at_serial:
                 raise TransferInconsistent(f"a difference starts from {serial}, we are at {self._at_serial}")
-            if record not in self._current:
+            present = self._present(record)
+            if record not in present:
                 raise TransferInconsistent("the SOA that a difference starts from is not ours")
-            self._current.discard(record)
+            present.discard(record)
             self._state = _State.DELETIONS
+
+    def _present(self, record: Record) -> set[Record]:
+        """The records that we have by now of the RRset to which *record* belongs, or which it signs."""
+        assert self._base is not None
+        owner, rtype, _, rdata = record
+        key = (owner, covered_type(rtype, rdata))
+        present = self._changed.get(key)
+        if present is None:
+            rrset = self._base.rrsets.get(key)
+            present = self._changed[key] = set(rrset.records()) if rrset else set()
+        return present
 
 
 def difference(older: ZoneContents, newer: ZoneContents) -> tuple[list[Record], list[Record]]:
