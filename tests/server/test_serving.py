@@ -1,0 +1,49 @@
+"""What a worker answers from: generations come and go without a collection that would hold up who asks."""
+
+import gc
+import os
+import weakref
+from pathlib import Path
+
+import pytest
+
+from rootsrv.answer.responder import ResponderSettings
+from rootsrv.answer.table import AnswerTable
+from rootsrv.page import Page
+from rootsrv.server import serving as module
+from rootsrv.server.counters import Counters
+from rootsrv.server.serving import Serving, table_path
+from tests.answer.conftest import Compiled, compiled  # noqa: F401  (a fixture)
+
+
+def test_a_table_that_is_no_longer_answered_from_is_let_go_of_without_a_collection(
+    tmp_path: Path,
+    compiled: Compiled,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables: list[weakref.ref[AnswerTable]] = []
+    open_table = module.open_table
+
+    def noted(directory: int, generation: int) -> AnswerTable:
+        table = open_table(directory, generation)
+        tables.append(weakref.ref(table))
+        return table
+
+    monkeypatch.setattr(module, "open_table", noted)
+    page, directory = Page.create(tmp_path / "page"), os.open(tmp_path, os.O_RDONLY)
+    try:
+        slot = page.worker(0)
+        serving = Serving(page, slot, Counters(slot), directory, ResponderSettings())
+        for generation in (1, 2, 3):
+            table_path(tmp_path, generation).write_bytes(compiled.octets)
+            page.active = generation
+            serving.wake_up()
+            assert slot.active == generation
+        gc.disable()
+        for _ in range(1000):
+            serving.tick()
+        assert [table() is None for table in tables] == [True, True, False]
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        os.close(directory)
