@@ -22,6 +22,7 @@
 # more, in the thread, and the old answers go on until it is there.
 
 import asyncio
+import collections
 import gc
 import mmap
 import os
@@ -38,7 +39,6 @@ from rootsrv.page import MAX_ZONES, Page, WorkerSlot
 from rootsrv.server.counters import Counters
 
 _NEVER = 1 << 63
-_DONE = object()
 _RETRY_SECONDS = 1.0
 _FAULT_LOG_SECONDS = 10.0  # one faulty message a second in the log is one too many: a packet must not fill a disk
 
@@ -73,7 +73,7 @@ class Serving:
         self._mapped: tuple[int, Responder] | None = None
         self._mapping: asyncio.Future[Responder | None] | None = None
         self._retry_at = 0.0
-        self._retired: list[Iterator[None]] = []
+        self._retired: Iterator[None] = iter(())
         self._blocks = Matcher((), 0)
         self._fault_logged_at = -_FAULT_LOG_SECONDS
 
@@ -218,7 +218,8 @@ class Serving:
     def _retire(self, responder: Responder | None) -> None:
         """Nobody is or will be answered from *responder*."""
         if responder is not None:
-            self._retired.append(responder.take_apart())
+            collections.deque(self._retired, maxlen=0)  # what is left of the one before: two in memory are enough
+            self._retired = responder.take_apart()
 
     def _stage(self, generation: int) -> None:
         # In a thread: mapping takes some 0.1 s of Python, in which datagrams would overflow their queue.
@@ -268,8 +269,7 @@ class Serving:
             self._retry_at = 0.0
             self._head = b""
         self.wake_up()
-        if self._retired and next(self._retired[0], _DONE) is _DONE:
-            del self._retired[0]
+        next(self._retired, None)
 
 
 def open_table(directory: int, generation: int) -> AnswerTable:
