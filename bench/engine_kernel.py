@@ -34,6 +34,7 @@ GRACE_SECONDS = 0.5
 MAX_SLOTS = 65536
 MAX_FRAME = 448
 ANY_RCODE = 0xFF
+SAMPLED = 16
 SLOT = numpy.dtype(
     [
         ("frame_size", "u2"), ("family", "u1"), ("unused", "u1"), ("ip_sum", "u4"), ("udp_sum", "u4"),
@@ -48,8 +49,9 @@ CONTROL = numpy.dtype(
         ("slots", "u4"), ("ifindex", "u4"), ("sample_every", "u4"), ("taking", "u4"),
     ]
 )  # fmt: skip
+STAMP = numpy.dtype([("s", "u8"), ("sent_ns", "u8")])
 _SEEN = (
-    "answered", "octets", "truncated", "wrong_id", "wrong_rcode", "wrong_size", "duplicate", "late", "other",
+    "answered", "octets", "truncated", "wrong_id", "wrong_rcode", "wrong_size", "duplicate", "untimed", "late", "other",
     "samples_lost",
 )  # fmt: skip
 
@@ -98,7 +100,7 @@ class KernelEngine:
             self._slots = self._map("slots", SLOT)
             self._expected = self._map("expectations", EXPECTED)
             self._control = self._map("controls", CONTROL)
-            self._stamps = self._map("stamps", numpy.dtype("u8"))
+            self._stamps = self._map("stamps", STAMP)
             self._results = self._object.map("results")
             self._samples = self._object.map("samples")
             self.use(queries)
@@ -163,7 +165,7 @@ class KernelEngine:
         control = self._control[0]
         self._results.update(0, bytes(self._results.value_size))
         libbpf.consume_ring(self._samples)
-        self._stamps[:] = 0
+        self._stamps["sent_ns"] = 0
         expected = (rate or 3e6) * seconds
         control["slots"], control["ifindex"] = len(self.queries), self._ifindex
         control["sample_every"] = max(1, int(expected / _SAMPLES_PER_RUN)) if self._references else 0
@@ -231,6 +233,8 @@ class KernelEngine:
             )
             if count
         }
+        if seen["untimed"]:
+            load.remarks.append(f"{seen['untimed'] * SAMPLED:,} responses came too late to be timed")
         for sample in libbpf.consume_ring(self._samples):
             slot, size = struct.unpack_from("=II", sample)
             reference = self._references[slot] if slot < len(self._references) else None
