@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import network
+from bench import c_source, network
 from bench.bpf_object import CompilerMissing, compiled
 from bench.engine_process import EngineFailed
 from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
@@ -211,15 +211,8 @@ runtime_directory = "{bench.workdir}/run"
 
 @contextlib.contextmanager
 def _blind_sockets(bench: Bench) -> Iterator[Running]:
-    compiler = shutil.which("cc") or shutil.which("clang")
-    if compiler is None:
-        raise SubjectUnavailable("no C compiler for bench/blind/reflector.c")
     program = bench.workdir / "reflector"
-    built = subprocess.run(
-        [compiler, "-O2", "-o", str(program), str(HERE / "blind" / "reflector.c")], capture_output=True, check=False
-    )
-    if built.returncode:
-        raise SubjectUnavailable(f"bench/blind/reflector.c: {built.stderr.decode(errors='replace')[:300]}")
+    c_source.program("blind/reflector.c", program)
     words = [str(program), str(PORT), str(bench.reply_octets), SERVER_IPV4, SERVER_IPV6]
     with _daemon(bench, "reflector", words, zones=()) as session:
         yield Running("", session)
