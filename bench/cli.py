@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from bench import abreast, compare, measure, notify, offer, parts, peak, report, responder, startup, zones
 from bench.bpf_object import CompilerMissing
-from bench.engine_kernel import KernelEngineUnavailable
+from bench.engine_kernel import MAX_RING, Card, KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
 from bench.network import NetworkUnavailable
 from bench.queries import QueriesUnusable, Query, read_names, read_pcap
@@ -118,7 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     peaking.add_argument("--peak", type=float, default=peak.DEFAULT_PEAK, help="queries per second")
     peaking.add_argument("--multiples", default="1,2,3")
     peaking.add_argument("--seconds", type=float, default=60.0, help="of each multiple")
-    peaking.add_argument("--cores", default="0,1", help="generator's and server's core")
+    peaking.add_argument("--ring", type=int, default=Card.ring, help="places of the network card's ring; 0: veth's 256")
+    peaking.add_argument("--cores", default="0,1", help="what answers has the second for itself")
     _add_results(peaking)
     peaking.set_defaults(command=_peak)
 
@@ -351,6 +352,8 @@ def _peak(arguments: argparse.Namespace) -> int:
         raise _Refused(f"--peak: up to {offer.MAX_RATE:,.0f} queries/s are possible")
     if not 1 <= arguments.seconds <= offer.MAX_SECONDS:
         raise _Refused(f"--seconds: must be 1..{offer.MAX_SECONDS:.0f}, got {arguments.seconds:g}")
+    if not 0 <= arguments.ring <= MAX_RING:
+        raise _Refused(f"--ring: must be 0..{MAX_RING}, got {arguments.ring}")
     generator_cpu, server_cpu = _cores(arguments)
     options = peak.Options(
         arguments.server,
@@ -359,6 +362,7 @@ def _peak(arguments: argparse.Namespace) -> int:
         arguments.seconds,
         generator_cpu=generator_cpu,
         server_cpu=server_cpu,
+        card=Card(arguments.ring) if arguments.ring else None,
     )
     with _progress() as progress:
         task = progress.add_task("peak: preparing", total=options.seconds)

@@ -16,6 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -45,7 +46,8 @@ EXPECTED = numpy.dtype([("size", "u2"), ("rcode", "u1"), ("unused", "u1"), ("pad
 CONTROL = numpy.dtype(
     [
         ("start_ns", "u8"), ("end_ns", "u8"), ("rate", "u8"), ("first", "u8"), ("limit", "u8"), ("next", "u8"),
-        ("scheduled", "u8"),
+        ("scheduled", "u8"), ("granted", "u8"), ("next_grant_ns", "u8"), ("gather_ns", "u8"), ("overflowed", "u8"),
+        ("retry_ns", "u8"), ("seen_ns", "u8"), ("absent_ns", "u8"), ("ring", "u4"), ("cpu", "u4"),
         ("slots", "u4"), ("ifindex", "u4"), ("sample_every", "u4"), ("taking", "u4"),
     ]
 )  # fmt: skip
@@ -55,9 +57,11 @@ _SEEN = (
     "samples_lost",
 )  # fmt: skip
 
+MAX_RING = 65_536
 _START_AGAIN = 1 << 31  # of the 2^32 query numbers that can be told apart
 _SAMPLES_PER_RUN = 3000  # whole responses; the ring buffer holds 4,000
 _RING_DROPS = "tx_queue_0_xdp_xmit_errors"  # of veth: frames for which the peer's ring had no room
+_RING_EMPTIES_NS = 50_000_000  # what a card still holds at the end goes, too
 _MAX_REPEAT = (1 << 31) - 1
 
 
@@ -67,6 +71,17 @@ Right = bytes | tuple[bytes, ...] | None
 
 class KernelEngineUnavailable(Exception):
     """This host cannot run the kernel engine."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The network card that the engine stands for: how it hands over what came in."""
+
+    ring: int = 4096
+    """Queries that wait while the server has no room; more are lost.  Cards have up to 1,024 … 8,192 places."""
+
+    gather_seconds: float = 50e-6
+    """Between two bursts, as cards moderate their interrupts (Intel's: 50 µs)."""
 
 
 class KernelEngine:
@@ -81,8 +96,12 @@ class KernelEngine:
         macs: tuple[str, str],
         sources: tuple[str, str],
         generic: bool = False,
+        card: Card | None = None,
     ) -> None:
-        """*macs* are ours and the next hop's; *sources* an IPv4 and an IPv6 prefix with 16 host bits at least."""
+        """*macs* are ours and the next hop's; *sources* an IPv4 and an IPv6 prefix with 16 host bits at least.
+
+        Without a *card* each query goes when it is due, and what finds the server's ring full is lost.
+        """
         self.queries: list[Query] = []
         self._references: Sequence[Right] = ()
         self._target, self._macs = target, macs
@@ -92,7 +111,8 @@ class KernelEngine:
                 raise KernelEngineUnavailable(f"source prefix {network}: at least 16 host bits are needed")
         self._interface = interface
         self._object = libbpf.BpfObject.open(compiled("load"), "load")
-        self._link = -1
+        self._card = card
+        self._links: list[int] = []
         self._mappings: list[mmap.mmap] = []
         try:
             self._object.load()
@@ -101,12 +121,15 @@ class KernelEngine:
             self._expected = self._map("expectations", EXPECTED)
             self._control = self._map("controls", CONTROL)
             self._stamps = self._map("stamps", STAMP)
+            self._transit = self._object.map("transits")
             self._results = self._object.map("results")
             self._samples = self._object.map("samples")
             self.use(queries)
             self._ifindex = socket.if_nametoindex(interface)
             mode = libbpf.XDP_GENERIC_MODE if generic else libbpf.XDP_DRIVER_MODE
-            self._link = libbpf.link(self._object.program("sink"), self._ifindex, libbpf.ATTACH_XDP, mode)
+            self._links.append(libbpf.link(self._object.program("sink"), self._ifindex, libbpf.ATTACH_XDP, mode))
+            if card:
+                self._links.append(libbpf.trace(self._object.program("handed_over"), "xdp_devmap_xmit"))
         except BaseException:
             self.close()
             raise
@@ -173,13 +196,18 @@ class KernelEngine:
             control["next"] = 0
         control["first"] = first = control["next"]
         control["rate"], control["limit"] = int(rate or 0), first + limit if limit else (1 << 32) - 1
-        control["scheduled"] = 0
+        for name in ("scheduled", "granted", "next_grant_ns", "overflowed", "absent_ns"):
+            control[name] = 0
+        card = self._card if rate else None
+        control["ring"], control["gather_ns"] = (card.ring, int(card.gather_seconds * 1e9)) if card else (0, 0)
+        self._transit.update(0, bytes(self._transit.value_size))
         before = _driver_counters(self._interface)
         start = time.monotonic_ns() + 1_000_000
+        control["seen_ns"] = start
         control["start_ns"], control["end_ns"] = start, start + int(seconds * 1e9)
         control["taking"] = 1
         try:
-            self._generate_until(start + int(seconds * 1e9))
+            self._generate_until(start + int(seconds * 1e9) + (_RING_EMPTIES_NS if card else 0))
             self._await_the_last()
         finally:
             control["taking"] = 0
@@ -217,7 +245,10 @@ class KernelEngine:
         seen = {name: int(counts[place]) for place, name in enumerate(_SEEN)}
         after = _driver_counters(self._interface)
         ring_drops = after.get(_RING_DROPS, 0) - before.get(_RING_DROPS, 0)
-        sent = int(self._control[0]["next"] - self._control[0]["first"])
+        overflowed = int(self._control[0]["overflowed"])
+        sent = int(self._control[0]["next"] - self._control[0]["first"]) + overflowed
+        if self._control[0]["ring"]:
+            ring_drops = overflowed  # what veth had no room for went again
         load = Load(seconds, rate, sent, seen["answered"], sent - seen["answered"], seen["octets"])
         load.ring_drops = ring_drops
         load.truncated = seen["truncated"]
@@ -248,9 +279,8 @@ class KernelEngine:
 
     def close(self) -> None:
         """Detach the sink and drop programs and maps."""
-        if self._link >= 0:
-            os.close(self._link)
-            self._link = -1
+        while self._links:
+            os.close(self._links.pop())
         self._object.close()
 
 

@@ -153,11 +153,11 @@ def processes(session: int) -> Iterator[int]:
 
 def cpu_seconds(running: Running) -> float:
     """Processor time that the server has used, to the nanosecond."""
-    pids = (*processes(running.session), *([running.thread] if running.thread else ()))
-    return sum(map(_cpu_nanoseconds, pids)) / 1e9
+    return sum(map(cpu_nanoseconds, (*processes(running.session), *running.threads))) / 1e9
 
 
-def _cpu_nanoseconds(pid: int) -> int:
+def cpu_nanoseconds(pid: int) -> int:
+    """Processor time of all threads of a process that is still there."""
     nanoseconds = 0
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -177,7 +177,7 @@ def memory_octets(running: Running) -> int:
 
 def worker_octets(running: Running) -> int:
     """Resident set of the busiest of the server's processes."""
-    busiest = max(processes(running.session), key=_cpu_nanoseconds, default=None)
+    busiest = max(processes(running.session), key=cpu_nanoseconds, default=None)
     if busiest is None:
         return 0
     with contextlib.suppress(OSError), open(f"/proc/{busiest}/statm") as stream:

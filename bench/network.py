@@ -93,7 +93,10 @@ class Wire:
     the server side routes them back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tcp_apart: bool = False) -> None:
+        """*tcp_apart*: two queues, as cards have several: what sockets send does not wait, nor get lost, behind what
+        the kernel engine sends."""
+        self._queues = 2 if tcp_apart else 1
         self.server = Namespace()
         try:
             self.client = Namespace()
@@ -108,9 +111,10 @@ class Wire:
 
     def _connect(self) -> None:
         pid = self.client.path.split("/")[2]
+        queues = f"numtxqueues {self._queues} numrxqueues {self._queues}"
         self.server.run(
-            *f"ip link add {SERVER_INTERFACE} address {SERVER_MAC} type veth "
-            f"peer name {CLIENT_INTERFACE} address {CLIENT_MAC} netns {pid}".split()
+            *f"ip link add {SERVER_INTERFACE} address {SERVER_MAC} {queues} type veth "
+            f"peer name {CLIENT_INTERFACE} address {CLIENT_MAC} {queues} netns {pid}".split()
         )
         for side, interface, ipv4, ipv6, peers in (
             (self.server, SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, (CLIENT_IPV4, CLIENT_IPV6, CLIENT_MAC)),
@@ -132,6 +136,12 @@ class Wire:
         self.server.run("ip", "route", "add", SOURCE_PREFIX_IPV6, "via", CLIENT_IPV6)
         self.client.run("ip", "route", "add", "local", SOURCE_PREFIX_IPV4, "dev", "lo")
         self.client.run("ip", "route", "add", "local", SOURCE_PREFIX_IPV6, "dev", "lo")
+
+    def send_apart_from(self, cpu: int) -> None:
+        """Have sockets use the queue that a program on *cpu* does not redirect to (veth: its number by queues)."""
+        every_cpu = f"{(1 << (os.cpu_count() or 1)) - 1:x}"
+        setting = f"/sys/class/net/{CLIENT_INTERFACE}/queues/tx-{(cpu + 1) % self._queues}/xps_cpus"
+        self.client.run("unshare", "--mount", "sh", "-c", f"mount -t sysfs none /sys && echo {every_cpu} > {setting}")
 
     def close(self) -> None:
         """Take all of it down."""

@@ -1,13 +1,17 @@
 """`python -m bench peak`: once, twice and three times a peak, while the zone changes and statistics are taken (D40)."""
 # Theory of operation
 # -------------------
-# UDP comes from the kernel engine (or the socket engine), the TCP share over persistent connections from the socket
-# engine beside it.  A third of the way through each minute a successor zone is imported, as an operator would; two
+# UDP comes from the kernel engine (or the socket engine), the TCP share over persistent connections from the TCP
+# engine beside it.  The kernel engine stands for a network card: a ring of 4,096 where veth has one of 256, bursts every
+# 50 µs, and queues enough that TCP does not wait behind UDP.  Two cores hold all of it: what answers (the kernel's
+# threads and the workers) has one, all else the other: generator, clients, the server's other roles and the import.
+# There the TCP client goes first, since it has little to do and stands for many machines, and the import last.  A third of the way through each minute a successor zone is imported, as an operator would; two
 # thirds through, the metrics are scraped where there are any.  Responses may come from either zone: the Responder says
 # beforehand what each would answer, and every response sampled must be one or the other.
 
 import contextlib
 import functools
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,9 +30,9 @@ import dns.query
 import dns.rdataclass
 import dns.rdatatype
 
-from bench import machine, measure
+from bench import cores, machine, measure
 from bench.compare import SOURCES, TARGET
-from bench.engine_kernel import KernelEngine
+from bench.engine_kernel import Card, KernelEngine
 from bench.engine_process import EngineFailed, EngineProcess
 from bench.engine_socket import SocketEngine
 from bench.engine_tcp import TcpEngine
@@ -50,6 +54,7 @@ TCP_SHARE = 0.0217
 PASS_SHARE = 0.9999
 PASS_P99_SECONDS = 0.010
 _SWITCH_WITHIN_SECONDS = 30.0
+_GENERATOR_NICENESS, _IMPORT_NICENESS = -10, 15
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ class Options:
     queries: int = 65536
     generator_cpu: int = 0
     server_cpu: int = 1
+    card: Card | None = Card()
+    """None = each query goes when it is due, and what finds veth's ring of 256 full is lost."""
+
     tlds: int = demo_zone.REAL_ROOT_TLDS
 
 
@@ -81,6 +89,8 @@ class Step:
     """What became of the scrape; empty = it happened."""
 
     cpu_seconds: float
+    cores: dict[str, dict[str, float]]
+    """Who had how much of each core's time, see bench/cores.py."""
 
     @property
     def answered_share(self) -> float:
@@ -118,7 +128,8 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
         queries = Mix.read().queries(versions[0].tlds, options.queries, options.seed)
         udp = [query for query in queries if not query.tcp]
         references = [_references(zones, udp) for zones in versions]
-        wire = stack.enter_context(Wire())
+        wire = stack.enter_context(Wire(tcp_apart=True))
+        wire.send_apart_from(options.generator_cpu)
         subject = SUBJECTS[options.subject]
         if options.generator_cpu == options.server_cpu or (machine.describe()["cores"] or 1) < 3:
             result["remarks"].append(
@@ -131,6 +142,7 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
         generator = stack.enter_context(_udp_engine(udp, wire, options))
         connections = functools.partial(TcpEngine, queries, TARGET, sources=SOURCES, connections=64, window=8)
         tcp = stack.enter_context(EngineProcess(connections, namespace=wire.client.path, cpu=options.generator_cpu))
+        _place(running, generator.process, tcp, options)
         for number, multiple in enumerate(options.multiples):
             pair = references[number], references[number + 1]
             if generator.is_kernel:
@@ -139,6 +151,16 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
             result["steps"].append(_to_plain(step))
     result["passed"] = all(not step["failures"] for step in result["steps"])
     return result
+
+
+def _place(running: Running, udp: EngineProcess, tcp: EngineProcess, options: Options) -> None:
+    """What answers has the server's core for itself; see above who goes first on the other."""
+    everything_else = [pid for pid in measure.processes(running.session) if not cores.is_worker(pid)]
+    for pid in (os.getpid(), *everything_else):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(task), {options.generator_cpu})
+    os.setpriority(os.PRIO_PROCESS, udp.pid, _GENERATOR_NICENESS)
+    os.sched_setscheduler(tcp.pid, os.SCHED_FIFO, os.sched_param(1))
 
 
 def _versions(directory: Path, tlds: int, count: int) -> list[Zones]:
@@ -173,8 +195,9 @@ class _UdpEngine:
 @contextlib.contextmanager
 def _udp_engine(queries: list[Query], wire: Wire, options: Options) -> Iterator[_UdpEngine]:
     build: Callable[[], Any] = functools.partial(
-        KernelEngine, queries, TARGET, interface=CLIENT_INTERFACE, macs=(CLIENT_MAC, SERVER_MAC), sources=SOURCES
-    )
+        KernelEngine, queries, TARGET, interface=CLIENT_INTERFACE, macs=(CLIENT_MAC, SERVER_MAC), sources=SOURCES,
+        card=options.card,
+    )  # fmt: skip
     try:
         process, is_kernel = EngineProcess(build, namespace=wire.client.path, cpu=options.generator_cpu), True
     except EngineFailed:
@@ -189,6 +212,10 @@ def _step(
     successor: Zones, progress: Callable[[str, float], None],
 ) -> Step:  # fmt: skip
     rate = multiple * options.peak
+    watched = cores.Cores(
+        running, server_cpu=options.server_cpu, generator_cpu=options.generator_cpu,
+        clients={"UDP generator": udp.pid, "TCP client": tcp.pid},
+    )  # fmt: skip
     used, start = measure.cpu_seconds(running), time.monotonic()
     udp.start(rate * (1 - TCP_SHARE), options.seconds)
     tcp.start(rate * TCP_SHARE, options.seconds)
@@ -203,13 +230,24 @@ def _step(
     wait_until(2 / 3)
     scraped = _scrape(bench)
     wait_until(1.0)
-    loads = udp.finish(30), tcp.finish(30)
-    return Step(multiple, *loads, switched, scraped, measure.cpu_seconds(running) - used)
+    used, shares = measure.cpu_seconds(running) - used, watched.shares()
+    return Step(multiple, udp.finish(30), tcp.finish(30), switched, scraped, used, shares)
 
 
 def _switch(bench: Bench, successor: Zones) -> str:
     """Import the successor and wait until the service address answers from it; what went wrong."""
-    command = [sys.executable, "-m", "rootsrv", "zone", "import", str(successor.root), "--now"]
+    command = [
+        "nice",
+        "-n",
+        str(_IMPORT_NICENESS),
+        sys.executable,
+        "-m",
+        "rootsrv",
+        "zone",
+        "import",
+        str(successor.root),
+        "--now",
+    ]
     command += ["--config", str(bench.workdir / "rootsrv.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
@@ -246,7 +284,8 @@ def _to_plain(step: Step) -> dict[str, Any]:
 
     return {
         "multiple": step.multiple, "udp": plain(step.udp), "tcp": plain(step.tcp),
-        "answered_share": step.answered_share, "cpu_seconds": step.cpu_seconds, "failures": step.failures(),
+        "answered_share": step.answered_share, "cpu_seconds": step.cpu_seconds, "cores": step.cores,
+        "failures": step.failures(),
     }  # fmt: skip
 
 
@@ -267,6 +306,7 @@ def to_markdown(result: dict[str, Any]) -> str:
             f" {sum(udp['wrong'].values()) + sum(tcp['wrong'].values())} | {udp['compared']:,} |"
             f" {(udp['p99'] or 0) * 1e3:.2f} | {(tcp['p99'] or 0) * 1e3:.2f} | {step['cpu_seconds']:.1f} |"
         )
+    lines.append("")
     for step in result["steps"]:
-        lines += [f"* {step['multiple']:g} ×: {failure}" for failure in step["failures"]]
+        lines += [f"* {step['multiple']:g} ×: {line}" for line in (*step["failures"], *cores.to_text(step["cores"]))]
     return "\n".join(lines) + "\n"

@@ -52,8 +52,8 @@ class Running:
     session: int
     """Its processes are those of this session."""
 
-    thread: int | None = None
-    """The kernel thread that answers, for a server in the kernel."""
+    threads: tuple[int, ...] = ()
+    """The kernel threads that answer (one per queue), for a server in the kernel."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _knot_xdp(bench: Bench) -> Iterator[Running]:
                 )
             )  # fmt: skip
         # Its packets are taken where softirqs run; in a kernel thread they are on the server's core.
-        yield Running(peer.version, peer.pid, stack.enter_context(answering_thread(bench.wire, bench.server_cpu)))
+        yield Running(peer.version, peer.pid, stack.enter_context(answering_threads(bench.wire, bench.server_cpu)))
 
 
 def _find(tool: str) -> str:
@@ -164,7 +164,7 @@ def _rootsrv(fastpath: str = "") -> Callable[[Bench], contextlib.AbstractContext
                 yield Running(__version__, session)
                 return
             _await_fastpath(config.load(configuration))
-            yield Running(__version__, session, stack.enter_context(answering_thread(bench.wire, bench.server_cpu)))
+            yield Running(__version__, session, stack.enter_context(answering_threads(bench.wire, bench.server_cpu)))
 
     return start
 
@@ -246,15 +246,15 @@ def _in_xdp(bench: Bench, program: int) -> Iterator[Running]:
         ifindex = socket.if_nametoindex(SERVER_INTERFACE)
         link = libbpf.link(program, ifindex, libbpf.ATTACH_XDP, libbpf.XDP_DRIVER_MODE)
     try:
-        with answering_thread(bench.wire, bench.server_cpu) as thread:
-            yield Running("", 0, thread)
+        with answering_threads(bench.wire, bench.server_cpu) as threads:
+            yield Running("", 0, threads)
     finally:
         os.close(link)
 
 
 @contextlib.contextmanager
-def answering_thread(wire: Wire, cpu: int) -> Iterator[int | None]:
-    """Have the server interface's packets handled by a kernel thread on *cpu*: its pid.
+def answering_threads(wire: Wire, cpu: int) -> Iterator[tuple[int, ...]]:
+    """Have the server interface's packets handled by kernel threads on *cpu*, one per queue: their pids.
 
     Otherwise an answer from the kernel is made on whatever core the query came from, which is the generator's.
     """
@@ -268,7 +268,7 @@ def answering_thread(wire: Wire, cpu: int) -> Iterator[int | None]:
             # On a box a card's packets are handled in softirqs, before any process.
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
-        yield new[0] if new else None
+        yield tuple(new)
     finally:
         wire.server.run("unshare", "--mount", "sh", "-c", set_threaded % 0)
 

@@ -12,6 +12,11 @@
  *     source port    port(low, epoch)       1024 … 65535
  *
  * so the sink computes s from id and address, and the port tells whether all three belong together.
+ *
+ * With a `ring` the generator stands for a network card: queries that are due wait in a ring of that many places, are
+ * handed over in a burst every `gather_ns` (as a card moderates its interrupts), and what veth has no room for goes
+ * again: `handed_over` learns that from the tracepoint of the driver's call.  What comes when all places are taken is
+ * lost.  Time counts from when a query was due, so what it waited here is part of its latency.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -27,6 +32,10 @@
 #define SAMPLED 16            /* one latency in so many */
 #define STAMPS (1 << 20)      /* so many times SAMPLED later, a query takes the place of an earlier one: 20 s at 810 k/s */
 #define BURST 128             /* frames sent at once after the generator was held up; what is behind it is not made up */
+#define MAX_BURST 128         /* queries between generate and handed_over: a batch of the test run (64), a bulk (16) */
+#define BULK 16               /* frames that the kernel hands over at once (DEV_MAP_BULK_SIZE) */
+#define RETRY_NS 5000
+#define ABSENT_NS 100000      /* the generator itself did not run */
 #define BINS 656              /* bench/load.py: 16 per power of two, up to 2^40 ns */
 #define SAMPLE_OCTETS 2048
 #define ANY_RCODE 0xff
@@ -54,6 +63,15 @@ struct control {
 	__u64 limit;              /* s of the first query that is too many */
 	__u64 next;               /* s of the next query */
 	__u64 scheduled;          /* slots of the schedule used or forfeited */
+	__u64 granted;            /* slots of it that were due when that was last looked at */
+	__u64 next_grant_ns;
+	__u64 gather_ns;          /* between two such looks */
+	__u64 overflowed;         /* queries for which the ring had no place */
+	__u64 retry_ns;           /* when what veth had no room for goes again */
+	__u64 seen_ns;            /* when `generate` ran last */
+	__u64 absent_ns;          /* how long it did not run since all that was due had gone */
+	__u32 ring;               /* queries that wait for room; 0 = none does */
+	__u32 cpu;                /* where `generate` runs */
 	__u32 slots;
 	__u32 ifindex;
 	__u32 sample_every;       /* responses; 0 = none */
@@ -79,6 +97,16 @@ struct seen {
 struct stamp {
 	__u64 s;
 	__u64 sent_ns;            /* 0 = answered */
+};
+
+/* What the generator gave to the kernel and has not heard of yet, and what is to go again, in order. */
+struct transit {
+	__u64 given;
+	__u64 handed;
+	__u64 again;
+	__u64 gone_again;
+	__u64 order[MAX_BURST];   /* s by given */
+	__u64 waiting[MAX_BURST]; /* s by again */
 };
 
 struct sample {
@@ -120,6 +148,13 @@ struct {
 } stamps SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct transit);
+} transits SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
@@ -152,6 +187,35 @@ static __always_inline __u16 port_of(__u16 low, __u16 epoch)
 	return 1024 + ((mixed * 64512u) >> 16);
 }
 
+/* Takes a slot of the schedule, if one is due. */
+static __always_inline int due(struct control *control, __u64 now)
+{
+	if (!control->rate)
+		return 1;
+	if (control->scheduled >= control->granted) {
+		if (now < control->next_grant_ns)
+			return 0;
+		__u64 until = now < control->end_ns ? now : control->end_ns, room = control->ring ?: BURST;
+		__u64 granted = (until - control->start_ns) * control->rate / 1000000000;
+		__u64 behind = granted - control->scheduled;
+		if (behind > room) {
+			/* What was due while the generator itself did not run, it cannot be said to have offered. */
+			__u64 absent = control->absent_ns * control->rate / 1000000000;
+			if (control->ring && behind - room > absent)
+				control->overflowed += behind - room - absent;
+			control->scheduled = granted - room;
+		}
+		if (behind < BURST || behind > room)
+			control->absent_ns = 0;
+		control->granted = granted;
+		control->next_grant_ns = now + control->gather_ns;
+		if (control->scheduled >= granted)
+			return 0;
+	}
+	control->scheduled++;
+	return 1;
+}
+
 SEC("xdp")
 int generate(struct xdp_md *ctx)
 {
@@ -159,21 +223,26 @@ int generate(struct xdp_md *ctx)
 	if (!control || !control->slots)
 		return XDP_ABORTED;
 
-	__u64 now = bpf_ktime_get_ns();
-	__u64 s = control->next;
-	if (now >= control->end_ns || s >= control->limit || now < control->start_ns)
+	struct transit *transit = bpf_map_lookup_elem(&transits, &zero);
+	__u64 now = bpf_ktime_get_ns(), stamped = now, s;
+	if (!transit || now < control->start_ns)
 		return XDP_DROP;
-	if (control->rate) {
-		__u64 due = (now - control->start_ns) * control->rate / 1000000000;
-		__u64 scheduled = control->scheduled;
-		if (scheduled >= due)
+	if (now - control->seen_ns > ABSENT_NS)
+		control->absent_ns += now - control->seen_ns;
+	control->seen_ns = now;
+	if (transit->gone_again != transit->again) {
+		if (now < control->retry_ns)
 			return XDP_DROP;
-		if (due - scheduled > BURST)
-			scheduled = due - BURST;
-		control->scheduled = scheduled + 1;
+		s = transit->waiting[transit->gone_again++ % MAX_BURST];
+		stamped = 0;
+	} else {
+		s = control->next;
+		if (s >= control->limit || (now >= control->end_ns && !control->ring) || !due(control, now))
+			return XDP_DROP;
+		if (control->ring)
+			stamped = control->start_ns + (control->scheduled - 1) * 1000000000 / (control->rate ?: 1);
+		control->next = s + 1;
 	}
-	control->next = s + 1;
-
 	__u32 number = s % control->slots;
 	struct slot *slot = bpf_map_lookup_elem(&slots, &number);
 	if (!slot)
@@ -218,15 +287,39 @@ int generate(struct xdp_md *ctx)
 	udp->check = bpf_htons(checksum);
 	*(__u16 *)(udp + 1) = bpf_htons(id);
 
-	if (s % SAMPLED == 0) {
+	if (s % SAMPLED == 0 && stamped) {
 		__u32 at = s / SAMPLED % STAMPS;
 		struct stamp *stamp = bpf_map_lookup_elem(&stamps, &at);
 		if (stamp) {
 			stamp->s = s;
-			stamp->sent_ns = now;
+			stamp->sent_ns = stamped;
 		}
 	}
+	if (control->ring) {
+		control->cpu = bpf_get_smp_processor_id();
+		transit->order[transit->given++ % MAX_BURST] = s;
+	}
 	return bpf_redirect(control->ifindex, 0);
+}
+
+/* Arguments: from, to, sent, dropped, error.  Of what was given the first *sent* went, the rest found no room. */
+SEC("raw_tp/xdp_devmap_xmit")
+int handed_over(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct control *control = bpf_map_lookup_elem(&controls, &zero);
+	struct transit *transit = bpf_map_lookup_elem(&transits, &zero);
+	__u32 sent = ctx->args[2], dropped = ctx->args[3];
+
+	if (!control || !transit || !control->ring || control->cpu != bpf_get_smp_processor_id())
+		return 0;
+	if (sent + dropped > transit->given - transit->handed)
+		return 0; /* somebody else's */
+	transit->handed += sent;
+	for (__u32 i = 0; i < BULK && i < dropped; i++)
+		transit->waiting[transit->again++ % MAX_BURST] = transit->order[transit->handed++ % MAX_BURST];
+	if (dropped)
+		control->retry_ns = bpf_ktime_get_ns() + RETRY_NS;
+	return 0;
 }
 
 static __always_inline void measure(struct seen *seen, __u64 s)

@@ -65,6 +65,8 @@ struct bpf_test_run_opts {
 };
 int bpf_prog_test_run_opts(int prog_fd, struct bpf_test_run_opts *);
 
+int bpf_raw_tracepoint_open(const char *name, int prog_fd);
+
 struct bpf_tc_hook { size_t sz; int ifindex; int attach_point; uint32_t parent; };
 struct bpf_tc_opts { size_t sz; int prog_fd; uint32_t flags; uint32_t prog_id; uint32_t handle; uint32_t priority; };
 int bpf_tc_hook_create(struct bpf_tc_hook *);
@@ -379,6 +381,14 @@ def link(program: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
     descriptor = int(library().bpf_link_create(program, ifindex, attach_type, options))
     if descriptor < 0:
         raise _error(f"interface {ifindex}: attach (type {attach_type}, flags {flags})", ffi.errno)
+    return descriptor
+
+
+def trace(program: int, tracepoint: str) -> int:
+    """Run *program* at a tracepoint of the kernel until the returned descriptor is closed."""
+    descriptor = int(library().bpf_raw_tracepoint_open(tracepoint.encode(), program))
+    if descriptor < 0:
+        raise _error(f"tracepoint {tracepoint}", ffi.errno)
     return descriptor
 
 

@@ -1,14 +1,31 @@
-"""What the kernel engine makes of responses, fed to its sink one by one."""
+"""What the kernel engine makes of responses, fed to its sink one by one, and of a server that has no room."""
 
+import functools
 import ipaddress
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy
 import pytest
 
+from bench import zones
 from bench.bpf_object import compiled
-from bench.engine_kernel import CONTROL, SAMPLED, STAMP
-from bench.load import BINS
+from bench.engine_kernel import CONTROL, SAMPLED, STAMP, Card, KernelEngine
+from bench.engine_process import EngineProcess
+from bench.load import BINS, Target
+from bench.mix import Mix
+from bench.network import (
+    CLIENT_INTERFACE,
+    CLIENT_MAC,
+    SERVER_IPV4,
+    SERVER_IPV6,
+    SERVER_MAC,
+    SOURCE_PREFIX_IPV4,
+    SOURCE_PREFIX_IPV6,
+    Wire,
+)
+from bench.subjects import SUBJECTS, Bench
 from rootsrv.fastpath import libbpf
 from tests.fastpath.frames import Frame
 from tests.needs import require_root, require_tool
@@ -39,9 +56,7 @@ class Sink:
         port = 1024 + (((low * 31421 + epoch * 6927 + 2311) & 0xFFFF) * 64512 >> 16)
         message = (low * 40503 & 0xFFFF).to_bytes(2, "big") + bytes.fromhex("8400 0001 0000 0000 0000 00 0001 0001")
         address = str(ipaddress.ip_address("198.19.0.0") + host)
-        frame = Frame(
-            payload=message, source="198.18.0.53", destination=address, source_port=53, destination_port=port
-        )
+        frame = Frame(payload=message, source="198.18.0.53", destination=address, source_port=53, destination_port=port)
         libbpf.run_on_packet(self._programs.program("sink"), frame.to_octets())
 
     @property
@@ -90,3 +105,27 @@ def test_a_response_whose_port_does_not_belong_to_its_id_is_wrong(sink: Sink) ->
     sink.responded(1 << 31)  # not sent yet
 
     assert sink.seen == {"answered": 1, "wrong_id": 1}
+
+
+@pytest.mark.parametrize(("ring", "lost"), [(8192, (0.0, 0.0)), (100, (0.9, 1.0))], ids=["it all waits", "it does not"])
+def test_a_burst_waits_in_the_cards_ring_and_what_has_no_place_there_is_lost(
+    ring: int, lost: tuple[float, float], tmp_path: Path
+) -> None:
+    require_root()
+    require_tool("clang")
+    cores = sorted(os.sched_getaffinity(0))
+    queries = [query for query in Mix.read().queries(["com"], 500) if not query.tcp]
+    # Ten times what veth's ring of 256 takes, at once.
+    card = Card(ring=ring, gather_seconds=0.01)
+    with Wire(tcp_apart=True) as wire:
+        build = functools.partial(
+            KernelEngine, queries, Target(SERVER_IPV4, SERVER_IPV6), interface=CLIENT_INTERFACE,
+            macs=(CLIENT_MAC, SERVER_MAC), sources=(SOURCE_PREFIX_IPV4, SOURCE_PREFIX_IPV6), card=card,
+        )  # fmt: skip
+        bench = Bench(wire, zones.generated(tmp_path, 10), tmp_path, cores[-1], {})
+        with SUBJECTS["blind kernel"].start(bench), EngineProcess(build, namespace=wire.client.path) as engine:
+            load = engine.run(256_000, 0.3)
+
+    assert load.sent == load.answered + load.lost > 10_000
+    assert load.lost == load.ring_drops
+    assert lost[0] <= load.lost / load.sent <= lost[1]
