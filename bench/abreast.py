@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench import machine, measure
+from bench import machine, measure, report
 from bench.compare import SOURCES, TARGET, Comparison, Options
 from bench.engine_process import EngineProcess
 from bench.engine_tcp import TcpEngine
@@ -29,7 +29,8 @@ from bench.zones import Zones
 UDP = "UDP, overload"
 ANSWERED = "UDP, all answered"
 _OVERLOAD = 300_000  # queries per second for a server with sockets: more than any takes, and little in vain
-_FIRST_STEP, _LAST_STEP = 0.5, 0.02  # of the rate that follows a server
+_FIRST_SHARE = 0.8  # of what came back under overload: near what most can answer all of
+_FIRST_STEP, _LAST_STEP, _LONGEST_STEP = 0.16, 0.02, 0.5  # of the rate that follows a server
 
 
 @dataclass
@@ -66,10 +67,18 @@ class _Follower:
     rate: float
     step: float = _FIRST_STEP
     went_up: bool | None = None
+    same: int = 0
 
     def observe(self, all_answered: bool) -> None:
-        if self.went_up not in (None, all_answered):
-            self.step = max(_LAST_STEP, self.step / 2)
+        """Halve the step where the rate turns back; double it where it goes on and on, as far from the mark."""
+        if all_answered == self.went_up:
+            self.same += 1
+            if self.same > 2:
+                self.step = min(_LONGEST_STEP, self.step * 2)
+        else:
+            if self.went_up is not None:
+                self.step = max(_LAST_STEP, self.step / 2)
+            self.same = 1
         self.went_up = all_answered
         self.rate = self.rate * (1 + self.step) if all_answered else self.rate / (1 + self.step)
 
@@ -170,10 +179,10 @@ def run(
     result: dict[str, Any] = {
         "machine": machine.describe(), "zones": zones.origin, "rounds": rounds, "turn_seconds": turn_seconds,
         "cores": [options.generator_cpu, options.server_cpu], "engine": options.engine, "ceiling": None,
-        "versions": {}, "left_out": {}, "manners": {}, "interrupted": False,
+        "versions": {}, "left_out": {}, "manners": {},
     }  # fmt: skip
     breadth = _Breadth(result, step_done)
-    try:
+    with report.kept(result):
         try:
             breadth.open(zones, options, tcp=tcp)
             if breadth.lanes:
@@ -181,14 +190,12 @@ def run(
                 result["ceiling"] = breadth.lanes[0].ceiling
             breadth.rounds(UDP, rounds, turn_seconds)
             for lane in breadth.lanes:
-                lane.follower = _Follower(max(1000.0, 0.7 * result["manners"][UDP][lane.name]["median"]))
+                lane.follower = _Follower(max(1000.0, _FIRST_SHARE * result["manners"][UDP][lane.name]["median"]))
             breadth.rounds(ANSWERED, rounds, turn_seconds)
             for manner in TCP_MANNERS if tcp else ():
                 breadth.rounds(manner, rounds, turn_seconds)
         finally:
             breadth.close()
-    except KeyboardInterrupt:
-        result["interrupted"] = True
     _mark_bound(result)
     return result
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from bench.mix import Mix, MixUnusable
 from bench.network import NetworkUnavailable
 from bench.queries import QueriesUnusable, Query, read_names, read_pcap
 from bench.subjects import SUBJECTS, SubjectUnavailable
+from rootsrv import demo_zone
 from rootsrv.fastpath.libbpf import BpfUnavailable
 from tests.peers import PeerFailed
 
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     peaking.add_argument("--seconds", type=float, default=60.0, help="of each multiple")
     peaking.add_argument("--ring", type=int, default=Card.ring, help="places of the network card's ring; 0: veth's 256")
     peaking.add_argument("--cores", default="0,1", help="what answers has the second for itself")
+    peaking.add_argument("--tlds", type=_positive, default=demo_zone.REAL_ROOT_TLDS, help="of the generated zone")
     _add_results(peaking)
     peaking.set_defaults(command=_peak)
 
@@ -287,10 +289,7 @@ def _abreast(arguments: argparse.Namespace) -> int:
             step_done=lambda what: progress.update(task, advance=1, description=f"abreast: {what}"),
         )
     measured = any(figures["rates"] for servers in result["manners"].values() for figures in servers.values())
-    if result["interrupted"] and not measured:
-        raise KeyboardInterrupt
-    _write(arguments, "abreast", "Servers abreast", result, abreast.to_markdown(result))
-    return _status(result, measured=measured)
+    return _finish(arguments, "abreast", "Servers abreast", result, abreast.to_markdown, measured=measured)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -302,6 +301,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         further=arguments.further,
     )
     servers = options.subjects
+    _console.print(f"this takes about {compare.expected_seconds(options) / 60:.0f} minutes")
     with _zones(arguments) as served, _progress() as progress:
         task = progress.add_task("comparing", total=len(servers) * options.repeats * measure.STEPS)
 
@@ -309,21 +309,35 @@ def _compare(arguments: argparse.Namespace) -> int:
             progress.update(task, advance=1, description=f"comparing: {subject}")
 
         result = compare.run(served, options, step_done)
-    if result["interrupted"] and not result["subjects"]:
-        raise KeyboardInterrupt
-    name = _stem(arguments, "compare", result)
-    drawn = _plot(result, arguments.results / name)
-    path = report.write(name, result, report.comparison_to_markdown(result, name if drawn else ""), arguments.results)
-    print(path.read_text())
-    return _status(result, measured=bool(result["subjects"]))
+    stem = _stem(arguments, "compare", result)
+    drawn = _plot(result, arguments.results / stem)
+
+    def to_markdown(found: dict[str, Any]) -> str:
+        return report.comparison_to_markdown(found, stem if drawn else "")
+
+    return _finish(arguments, "compare", "Comparison", result, to_markdown, measured=bool(result["subjects"]))
 
 
 def _stem(arguments: argparse.Namespace, command: str, result: dict[str, Any]) -> str:
     """Of the result files: an interrupted run does not take the place of a whole one."""
-    return (arguments.name or command) + ("-interrupted" if result.get("interrupted") else "")
+    return (arguments.name or command) + ("-interrupted" if result["interrupted"] else "")
 
 
-def _status(result: dict[str, Any], *, measured: bool) -> int:
+def _finish(
+    arguments: argparse.Namespace,
+    command: str,
+    title: str,
+    result: dict[str, Any],
+    to_markdown: Callable[[dict[str, Any]], str],
+    *,
+    measured: bool,
+) -> int:
+    """Write and show *result*, unless it was interrupted before anything was measured; the exit status."""
+    if result["interrupted"] and not measured:
+        raise KeyboardInterrupt
+    head = [*report.machine_lines(result["machine"]), *report.interrupted_lines(result)]
+    text = "\n".join([f"# {title}", "", *head, "", to_markdown(result)])
+    print(report.write(_stem(arguments, command, result), result, text, arguments.results).read_text())
     if result["interrupted"]:
         print("bench: interrupted; what was measured is written, everything else it made is gone", file=sys.stderr)
         return _INTERRUPTED
@@ -363,6 +377,7 @@ def _peak(arguments: argparse.Namespace) -> int:
         generator_cpu=generator_cpu,
         server_cpu=server_cpu,
         card=Card(arguments.ring) if arguments.ring else None,
+        tlds=arguments.tlds,
     )
     with _progress() as progress:
         task = progress.add_task("peak: preparing", total=options.seconds)
@@ -373,22 +388,24 @@ def _peak(arguments: argparse.Namespace) -> int:
             )
         except (SubjectUnavailable, PeerFailed) as error:
             raise _Refused(f"{arguments.server}: {error}") from error
-    print(report.write(arguments.name or "peak", result, peak.to_markdown(result), arguments.results).read_text())
-    return 0 if result["passed"] else 1
+    status = _finish(
+        arguments, "peak", "Three times the peak (D40)", result, peak.to_markdown, measured=bool(result["steps"])
+    )
+    return status or (0 if result["passed"] else 1)
 
 
 def _startup(arguments: argparse.Namespace) -> int:
     with _zones(arguments) as served, _console.status("starting"):
         result = startup.run(served, repeats=arguments.repeats)
-    _write(arguments, "startup", "Start", result, startup.to_markdown(result))
-    return 0
+    return _finish(arguments, "startup", "Start", result, startup.to_markdown, measured=result["repeats"] > 0)
 
 
 def _notify(arguments: argparse.Namespace) -> int:
     with _console.status("notifying"):
         result = notify.run(repeats=arguments.repeats, tlds=arguments.tlds)
-    _write(arguments, "notify", "From NOTIFY to served", result, notify.to_markdown(result))
-    return 0 if result["seconds"] else 1
+    return _finish(
+        arguments, "notify", "From NOTIFY to served", result, notify.to_markdown, measured=bool(result["seconds"])
+    )
 
 
 def _parts(arguments: argparse.Namespace) -> int:
@@ -399,18 +416,13 @@ def _parts(arguments: argparse.Namespace) -> int:
             rounds=arguments.rounds,
             step_done=lambda what: progress.update(task, advance=1, description=f"parts: {what}"),
         )
-    _write(arguments, "parts", "What the fast path costs", result, parts.to_markdown(result))
-    return 0
-
-
-def _write(arguments: argparse.Namespace, name: str, title: str, result: dict[str, Any], table: str) -> None:
-    head = [*report.machine_lines(result["machine"]), *report.interrupted_lines(result)]
-    text = "\n".join([f"# {title}", "", *head, "", table])
-    print(report.write(_stem(arguments, name, result), result, text, arguments.results).read_text())
+    result["interrupted"] = False  # half of its rounds would be of nothing to compare with: then there is no result
+    return _finish(arguments, "parts", "What the fast path costs", result, parts.to_markdown, measured=True)
 
 
 def _responder(arguments: argparse.Namespace) -> int:
     with _zones(arguments) as served, _console.status("measuring the Responder"):
         result = responder.run(served, repeats=arguments.repeats)
-    _write(arguments, "responder", "What a response costs", result, responder.to_markdown(result))
-    return 0
+    return _finish(
+        arguments, "responder", "What a response costs", result, responder.to_markdown, measured=bool(result["costs"])
+    )

@@ -22,7 +22,7 @@ class Cores:
         self._began = self._read()
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """By core, parts of its time by name: they sum up to 1, but for the clock ticks that idle time is counted in."""
+        """By core, parts of its time by name; their sum is 1, but for the clock ticks in which idle time is counted."""
         (seconds, ticks, used), now = self._began, self._read()
         passed = now[0] - seconds
         found: dict[str, dict[str, float]] = {}
@@ -48,8 +48,8 @@ class Cores:
         used: dict[tuple[str, str], int] = {}
         on_server, on_generator = self._cpus
         for pid in measure.processes(self._running.session):
-            name = (on_server, "workers") if is_worker(pid) else (on_generator, "the server's other processes")
-            used[name] = used.get(name, 0) + measure.cpu_nanoseconds(pid)
+            part = (on_server, "workers") if is_worker(pid) else (on_generator, "the server's other processes")
+            used[part] = used.get(part, 0) + measure.cpu_nanoseconds(pid)
         if self._running.threads:
             used[on_server, "answers in the kernel"] = sum(map(measure.cpu_nanoseconds, self._running.threads))
         for client, pid in self._clients.items():

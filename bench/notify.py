@@ -17,7 +17,7 @@ import dns.message
 import dns.opcode
 import dns.query
 
-from bench import machine
+from bench import machine, report
 from bench.zones import Zones, generated
 from tests.peers import PeerFailed
 from tests.peers.daemon import free_port
@@ -36,14 +36,15 @@ class NotServed(Exception):
 def run(*, repeats: int = 5, tlds: int = 1440, kinds: tuple[str, ...] = ("rootsrv", "NSD", "Knot")) -> dict[str, Any]:
     """Seconds from NOTIFY to the first answer with the new serial, for each kind of secondary."""
     result: dict[str, Any] = {"machine": machine.describe(), "seconds": {}, "left_out": {}}
-    with tempfile.TemporaryDirectory(prefix="rs-bench-notify-") as directory:
+    with report.kept(result), tempfile.TemporaryDirectory(prefix="rs-bench-notify-") as directory:
         versions = [generated(Path(directory), tlds)]
         result["zones"] = versions[0].origin
         for _ in range(repeats):
             versions.append(versions[-1].successor(Path(directory)))
         for kind in kinds:
             try:
-                result["seconds"][kind] = list(_times(kind, Path(directory) / kind, versions))
+                for seconds in _times(kind, Path(directory) / kind, versions):
+                    result["seconds"].setdefault(kind, []).append(seconds)
             except (PeerFailed, NotServed, OSError, AssertionError) as error:
                 result["left_out"][kind] = str(error)[-300:]
     return result

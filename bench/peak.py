@@ -2,12 +2,16 @@
 # Theory of operation
 # -------------------
 # UDP comes from the kernel engine (or the socket engine), the TCP share over persistent connections from the TCP
-# engine beside it.  The kernel engine stands for a network card: a ring of 4,096 where veth has one of 256, bursts every
-# 50 µs, and queues enough that TCP does not wait behind UDP.  Two cores hold all of it: what answers (the kernel's
-# threads and the workers) has one, all else the other: generator, clients, the server's other roles and the import.
-# There the TCP client goes first, since it has little to do and stands for many machines, and the import last.  A third of the way through each minute a successor zone is imported, as an operator would; two
-# thirds through, the metrics are scraped where there are any.  Responses may come from either zone: the Responder says
-# beforehand what each would answer, and every response sampled must be one or the other.
+# engine beside it.  The kernel engine stands for a network card: a ring of 4,096 where veth has one of 256, bursts
+# every 50 µs, and queues enough that TCP does not wait behind UDP.
+#
+# Two cores hold all of it.  What answers (the kernel's threads and the workers) has one, all else the other: generator,
+# clients, the server's other roles and the import.  There the TCP client goes first, since it has little to do and
+# stands for many machines, and the import last.
+#
+# A third of the way through each minute a successor zone is imported, as an operator would; two thirds through, the
+# metrics are scraped where there are any.  Responses may come from either zone: the Responder says beforehand what each
+# would answer, and every response sampled must be one or the other.
 
 import contextlib
 import functools
@@ -19,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,7 @@ import dns.query
 import dns.rdataclass
 import dns.rdatatype
 
-from bench import cores, machine, measure
+from bench import cores, machine, measure, report
 from bench.compare import SOURCES, TARGET
 from bench.engine_kernel import Card, KernelEngine
 from bench.engine_process import EngineFailed, EngineProcess
@@ -40,7 +44,7 @@ from bench.load import Load
 from bench.mix import Mix
 from bench.network import CLIENT_INTERFACE, CLIENT_MAC, SERVER_IPV4, SERVER_MAC, Wire
 from bench.queries import Query
-from bench.report import machine_lines, thousands
+from bench.report import thousands
 from bench.responder import make_responder
 from bench.subjects import METRICS_PORT, SUBJECTS, Bench, Running, inside
 from bench.zones import Zones, generated
@@ -69,7 +73,7 @@ class Options:
     queries: int = 65536
     generator_cpu: int = 0
     server_cpu: int = 1
-    card: Card | None = Card()
+    card: Card | None = field(default_factory=Card)
     """None = each query goes when it is due, and what finds veth's ring of 256 full is lost."""
 
     tlds: int = demo_zone.REAL_ROOT_TLDS
@@ -122,7 +126,7 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
     """Offer each multiple of the peak in turn; the result as it is written to bench/results."""
     result: dict[str, Any] = {"machine": machine.describe(), "peak": options.peak, "seconds": options.seconds,
                               "server": options.subject, "steps": [], "remarks": []}  # fmt: skip
-    with contextlib.ExitStack() as stack:
+    with report.kept(result), contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rs-bench-peak-")))
         versions = _versions(directory, options.tlds, len(options.multiples) + 1)
         queries = Mix.read().queries(versions[0].tlds, options.queries, options.seed)
@@ -149,7 +153,7 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
                 generator.process.call("expect", *_either(*pair))
             step = _step(options, multiple, generator.process, tcp, running, bench, versions[number + 1], progress)
             result["steps"].append(_to_plain(step))
-    result["passed"] = all(not step["failures"] for step in result["steps"])
+    result["passed"] = not result["interrupted"] and all(not step["failures"] for step in result["steps"])
     return result
 
 
@@ -291,8 +295,7 @@ def _to_plain(step: Step) -> dict[str, Any]:
 
 def to_markdown(result: dict[str, Any]) -> str:
     """The report."""
-    lines = ["# Three times the peak (D40)", "", *machine_lines(result["machine"])]
-    lines += [f"* peak {result['peak']:,.0f} queries/s, {result['seconds']:g} s each, {TCP_SHARE:.2%} of it TCP over"
+    lines = [f"* peak {result['peak']:,.0f} queries/s, {result['seconds']:g} s each, {TCP_SHARE:.2%} of it TCP over"
               f" persistent connections; server: {result['server']}"]  # fmt: skip
     lines += [f"* {remark}" for remark in result["remarks"]]
     lines += ["", f"**{'passed' if result['passed'] else 'not passed'}**", "",

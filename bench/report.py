@@ -1,7 +1,9 @@
-"""Results as Markdown and JSON under bench/results/."""
+"""Results as Markdown and JSON under bench/results/, also of a run that was interrupted."""
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,19 @@ def write(name: str, result: dict[str, Any], markdown: str, directory: Path = RE
     path = directory / f"{name}.md"
     path.write_text(markdown)
     return path
+
+
+@contextlib.contextmanager
+def kept(result: dict[str, Any]) -> Iterator[None]:
+    """The block in which *result* is filled: KeyboardInterrupt ends it and sets `interrupted`; what is there stays.
+
+    What the block opens is to be closed in it.
+    """
+    result["interrupted"] = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        result["interrupted"] = True
 
 
 def _plain(value: Any) -> Any:
@@ -52,10 +67,9 @@ def thousands(rate: float) -> str:
 
 
 def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
-    """The report of `compare`; *figures* is the stem of the plots beside it."""
-    lines = ["# Comparison", "", *machine_lines(result["machine"]), *interrupted_lines(result)]
+    """The body of the report of `compare`; *figures* is the stem of the plots beside it."""
     options = result["options"]
-    lines += [
+    lines = [
         f"* zones: {result['zones']}; {options['queries']:,} different queries (seed {options['seed']}), mean response"
         f" {result['mean_reply_octets']} octets",
         f"* {result['engine']} engine; generator on core {options['cores'][0]}, server on core {options['cores'][1]};"
@@ -67,8 +81,8 @@ def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
         )
     speed = result["machine_speed"]
     lines.append(
-        f"* steadiness: a plain Python loop ran {speed['median'] / 1e6:.1f} M additions/s before each measurement,"
-        f" spread {speed['spread']:.0%}"
+        f"* steadiness: a plain Python loop ran {speed['median'] / 1e6:.1f} M additions/s around each measurement,"
+        f" spread {speed['spread']:.0%}; {_unsteady(result)}"
     )
     lines += [f"* {remark}" for remark in result["remarks"]]
     lines += [
@@ -120,6 +134,14 @@ def comparison_to_markdown(result: dict[str, Any], figures: str = "") -> str:
                   f"![Latency over queries offered]({figures}-latency.svg)", "",
                   f"![Highest rates, with the limits]({figures}-bars.svg)"]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _unsteady(result: dict[str, Any]) -> str:
+    runs = [run["steady"] for entry in result["subjects"].values() for run in entry["runs"]]
+    return (
+        f"{runs.count(False)} of {len(runs)} measurements, in which it changed by more than 15 %, count only where a"
+        " server has no other"
+    )
 
 
 def _ratio(ratios: dict[str, float], name: str) -> str:

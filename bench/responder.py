@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench import machine
+from bench import machine, report
 from bench.mix import Mix
 from bench.queries import Query
 from bench.worst import worst_queries
@@ -76,21 +76,22 @@ def run(zones: Zones, *, count: int = QUERIES, repeats: int = REPEATS) -> dict[s
         add(f"worst: {name}", queries)
     gc.freeze()  # as a worker does after loading
     times: dict[str, list[float]] = {name: [] for name in series}
-    for _ in range(repeats):
-        for name, messages in series.items():
-            times[name].append(_time(responder, messages))
+    result: dict[str, Any] = {"machine": machine.describe(), "zones": zones.origin}
+    with report.kept(result):
+        for _ in range(repeats):
+            for name, messages in series.items():
+                times[name].append(_time(responder, messages))
     # The fastest round is the one that the rest of the machine disturbed least.
-    mean = min(times[_MEAN])
+    mean = min(times[_MEAN], default=0.0)
     costs = [
         Cost(name, min(rounds), min(rounds) / mean, _mean_size(responder, series[name]))
         for name, rounds in times.items()
+        if rounds
     ]
-    return {
-        "machine": machine.describe(),
-        "zones": zones.origin,
+    return result | {
         "additions_per_second": machine.additions_per_second(min(os.sched_getaffinity(0))),
         "costs": [{**asdict(cost), "rate": cost.rate} for cost in costs],
-        "worst_to_mean": max(cost.to_mean for cost in costs if cost.name.startswith("worst")),
+        "worst_to_mean": max((cost.to_mean for cost in costs if cost.name.startswith("worst")), default=0.0),
     }
 
 

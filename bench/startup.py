@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, report
 from bench.responder import make_settings
 from bench.zones import Zones
 from rootsrv.answer.compiler import compile_table
@@ -30,16 +30,24 @@ def run(zones: Zones, *, repeats: int = 5) -> dict[str, Any]:
         table = Path(directory) / "1.table"
         table.write_bytes(compile_table(*zones.verified()))
         files = replace(zones, made=None)  # keys cannot be handed over
-        cold = [_in_fresh_process(_from_zone, files) for _ in range(repeats)]
-        warm = [_in_fresh_process(_from_table, table) for _ in range(repeats)]
+        result: dict[str, Any] = {"machine": machine.describe(), "zones": zones.origin}
+        cold: list[dict[str, float]] = []
+        warm: list[dict[str, float]] = []
+        with report.kept(result):
+            for _ in range(repeats):
+                cold.append(_in_fresh_process(_from_zone, files))
+                warm.append(_in_fresh_process(_from_table, table))
         octets = table.stat().st_size
-    return {
-        "machine": machine.describe(),
-        "zones": zones.origin,
-        "from_zone": {step: statistics.median(run[step] for run in cold) for step in cold[0]},
-        "from_table": {step: statistics.median(run[step] for run in warm) for step in warm[0]},
+    return result | {
+        "repeats": len(warm),
+        "from_zone": _medians(cold[: len(warm)]),
+        "from_table": _medians(warm),
         "table_octets": octets,
     }
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {step: statistics.median(run[step] for run in runs) for step in (runs[0] if runs else ())}
 
 
 def _in_fresh_process(work: Callable[[Any], dict[str, float]], argument: Any) -> dict[str, float]:

@@ -92,11 +92,21 @@ def test_the_rate_that_follows_a_server_finds_what_it_can_answer(capacity: float
     assert offered[-10:] == pytest.approx([capacity] * 10, rel=0.05)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.82, 1.0, 1.2, 2.0])
+def test_eight_rounds_lead_to_what_a_server_can_answer_from_what_it_does_under_overload(share: float) -> None:
+    follower = abreast._Follower(abreast._FIRST_SHARE)
+
+    for _ in range(8):
+        follower.observe(follower.rate <= share)
+
+    assert follower.rate == pytest.approx(share, rel=0.1)
+
+
 def test_each_server_in_the_kernel_has_a_thread_of_its_own_on_the_servers_core(
     served: zones.Zones, tmp_path: Path
 ) -> None:
     with contextlib.ExitStack() as stack:
-        threads = []
+        threads: list[int] = []
         for number in range(2):
             workdir = tmp_path / str(number)
             workdir.mkdir()

@@ -1,11 +1,14 @@
 """The benchmarks without a generator: each figure is there, and the parts make the whole."""
 
+import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from bench import notify, parts, plots, responder, startup, zones
+from bench import notify, parts, peak, plots, responder, startup, zones
+from bench.cli import main
 from bench.worst import worst_queries
 from rootsrv.answer.responder import Transport
 from tests.needs import require_root, require_tool
@@ -74,6 +77,39 @@ def test_plots_draw_the_median_of_all_repeats_and_how_far_they_lie_apart() -> No
         ((11.0, 10.0, 2.0, 3.0), (11.0, 8.0, 1.0, 2.0), (11.0, 12.0, 3.0, 4.0)),
         ((21.0, 17.0, 2.0, 8.0), (21.0, 15.0, 1.5, 7.0), (21.0, 19.0, 2.5, 9.0)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "measuring"),
+    [
+        ("startup", startup, "_in_fresh_process"),
+        ("responder", responder, "_time"),
+        ("notify", notify, "_notify"),
+        ("peak", peak, "_step"),
+    ],
+)
+def test_what_was_measured_before_an_interruption_is_written(
+    command: str, module: ModuleType, measuring: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_root()
+    require_tool("nsd")
+    options = ["--tlds", "40", *(["--peak", "100", "--seconds", "1"] if command == "peak" else [])]
+    enough = {"responder": 30, "startup": 3}.get(command, 1)
+    genuine, calls = getattr(module, measuring), 0
+
+    def interrupted_later(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > enough:
+            raise KeyboardInterrupt
+        return genuine(*arguments)
+
+    monkeypatch.setattr(module, measuring, interrupted_later)
+
+    assert main([command, *options, "--results", str(tmp_path)]) == 130
+    assert json.loads((tmp_path / f"{command}-interrupted.json").read_text())["interrupted"]
+    assert "**interrupted**" in (tmp_path / f"{command}-interrupted.md").read_text()
+    assert not (tmp_path / f"{command}.md").exists()
 
 
 def test_own_zones_that_cannot_be_believed_are_refused(served: zones.Zones, tmp_path: Path) -> None:
