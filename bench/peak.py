@@ -159,9 +159,8 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
 
 def _place(running: Running, udp: EngineProcess, tcp: EngineProcess, options: Options) -> None:
     """What answers has the server's core for itself; see above who goes first on the other."""
-    everything_else = [pid for pid in measure.processes(running.session) if not cores.is_worker(pid)]
-    for pid in (os.getpid(), *everything_else):
-        for task in os.listdir(f"/proc/{pid}/task"):
+    for pid in measure.processes(running.session):
+        for task in () if cores.is_worker(pid) else os.listdir(f"/proc/{pid}/task"):
             os.sched_setaffinity(int(task), {options.generator_cpu})
     os.setpriority(os.PRIO_PROCESS, udp.pid, _GENERATOR_NICENESS)
     os.sched_setscheduler(tcp.pid, os.SCHED_FIFO, os.sched_param(1))
@@ -230,7 +229,7 @@ def _step(
             time.sleep(0.1)
 
     wait_until(1 / 3)
-    switched = _switch(bench, successor)
+    switched = _switch(bench, successor, options.generator_cpu)
     wait_until(2 / 3)
     scraped = _scrape(bench)
     wait_until(1.0)
@@ -238,20 +237,10 @@ def _step(
     return Step(multiple, udp.finish(30), tcp.finish(30), switched, scraped, used, shares)
 
 
-def _switch(bench: Bench, successor: Zones) -> str:
+def _switch(bench: Bench, successor: Zones, generator_cpu: int) -> str:
     """Import the successor and wait until the service address answers from it; what went wrong."""
-    command = [
-        "nice",
-        "-n",
-        str(_IMPORT_NICENESS),
-        sys.executable,
-        "-m",
-        "rootsrv",
-        "zone",
-        "import",
-        str(successor.root),
-        "--now",
-    ]
+    command = ["taskset", "--cpu-list", str(generator_cpu), "nice", "-n", str(_IMPORT_NICENESS), sys.executable]
+    command += ["-m", "rootsrv", "zone", "import", str(successor.root), "--now"]
     command += ["--config", str(bench.workdir / "rootsrv.toml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:

@@ -85,7 +85,7 @@ def test_plots_draw_the_median_of_all_repeats_and_how_far_they_lie_apart() -> No
         ("startup", startup, "_in_fresh_process"),
         ("responder", responder, "_time"),
         ("notify", notify, "_notify"),
-        ("peak", peak, "_step"),
+        pytest.param("peak", peak, "_step", marks=pytest.mark.long),
     ],
 )
 def test_what_was_measured_before_an_interruption_is_written(
