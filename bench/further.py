@@ -55,7 +55,8 @@ def measure_all(comparison: Comparison, names: Sequence[str], reply_octets: int,
     """Fill *rows*, server by server."""
     flood = [query for query in Mix.read().only("nxdomain").queries(comparison.zones.tlds, 65536) if not query.tcp]
     worst = {
-        kind: alternating_families(queries * 64) for kind, queries in worst_queries(comparison.zones.contents).items()
+        kind: alternating_families(queries * 64)
+        for kind, queries in worst_queries(comparison.zones.contents, comparison.zones.now).items()
     }
     rows.series = ["root mix", "only nxdomain", *worst]
     with contextlib.ExitStack() as stack:

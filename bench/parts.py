@@ -112,7 +112,7 @@ def run(zones: Zones, *, rounds: int = ROUNDS, step_done: Callable[[str], None] 
 
 def _worst(measuring: _Measuring, zones: Zones, step_done: Callable[[str], None]) -> list[dict[str, Any]]:
     rows = []
-    for kind, queries in worst_queries(zones.contents).items():
+    for kind, queries in worst_queries(zones.contents, zones.now).items():
         count = measuring.put(alternating_families(queries))
         row: dict[str, Any] = {"kind": kind}
         for hook in HOOKS:

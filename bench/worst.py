@@ -12,8 +12,12 @@ _NS, _A, _AAAA, _DS, _OPT, _COOKIE, _NSID, _PADDING, _ZONEVERSION, _KEEPALIVE = 
 _NAME_ROOM = 255
 
 
-def worst_queries(root: ZoneContents) -> dict[str, list[Query]]:
-    """Queries by what is bad about them, a few of each so that no cache line stays warm by accident."""
+def worst_queries(root: ZoneContents, now: float) -> dict[str, list[Query]]:
+    """Queries by what is bad about them, a few of each so that no cache line stays warm by accident.
+
+    *now*: epoch seconds at which forged server cookies seem fresh, so that they must be checked.
+    """
+    forged = b"\1\0\0\0" + int(now).to_bytes(4, "big") + bytes([7] * 8)
     by_size = sorted(root.delegations, key=lambda owner: _referral_size(root, owner), reverse=True)[:8]
     missing = [b"\x0fnosuchtoplevel%c" % letter + b"\0" for letter in b"abcdefgh"]
     kinds: dict[str, list[Query]] = {
@@ -30,7 +34,7 @@ def worst_queries(root: ZoneContents) -> dict[str, list[Query]]:
             for number, owner in enumerate(missing)
         ],
         "cookie, forged server part": [
-            _signed("nxdomain", owner, _A, 3, options=_option(_COOKIE, bytes([number] * 8 + [1, 0, 0, 0] + [7] * 12)))
+            _signed("nxdomain", owner, _A, 3, options=_option(_COOKIE, bytes([number] * 8) + forged))
             for number, owner in enumerate(missing)
         ],
         "NSID, cookie and padding": [
@@ -49,7 +53,7 @@ def worst_queries(root: ZoneContents) -> dict[str, list[Query]]:
         "eight options, forged cookie last": [
             _signed("referral", _longest(owner, 150), _A, 0,
                     options=b"".join(_option(65001 + n, bytes([number, n])) for n in range(7))
-                    + _option(_COOKIE, bytes([number] * 8 + [1, 0, 0, 0] + [7] * 12)))
+                    + _option(_COOKIE, bytes([number] * 8) + forged))
             for number, owner in enumerate(by_size)
         ],
         "longest qname, 126 labels, referral": [_signed("referral", _most_labels(owner), _A, 0) for owner in by_size],

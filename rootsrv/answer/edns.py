@@ -55,33 +55,39 @@ def parse(udp_octets: int, version: int, flags: int, rdata: bytes) -> Edns:
     do = bool(flags & _DO)
     if not rdata or version != 0:
         return Edns(udp_octets, version, do)
+    return Edns(udp_octets, version, do, *parse_options(rdata))
+
+
+def parse_options(rdata: bytes) -> tuple[bool, bytes | None, bool, bool]:
+    """The last four fields of `Edns`; OptionMalformed says what is wrong."""
     nsid = keepalive = zoneversion = False
     cookie: bytes | None = None
+    unpack, answered = _OPTION.unpack_from, _ANSWERED
     at, end = 0, len(rdata)
     for _ in range(MAX_OPTIONS):
-        if at == end:
+        if at >= end:
             break
-        if at + 4 > end:
-            raise OptionMalformed("an option is cut off")
-        code, size = _OPTION.unpack_from(rdata, at)
-        at += 4
-        if at + size > end:
-            raise OptionMalformed("an option is longer than its OPT record")
-        if code not in _ANSWERED:
-            pass
-        elif code == COOKIE:
+        try:
+            code, size = unpack(rdata, at)
+        except struct.error:
+            raise OptionMalformed("an option is cut off") from None
+        at += 4 + size
+        if code not in answered:
+            continue
+        if code == COOKIE:
             if size != 8 and not 16 <= size <= 40:
                 raise OptionMalformed(f"a COOKIE of {size} octets")  # RFC 7873 §5.2.2
             if cookie is None:
-                cookie = rdata[at : at + size]
+                cookie = rdata[at - size : at]
         elif code == NSID:
             nsid = True
         elif code == KEEPALIVE:
             keepalive = True  # a client should send it empty (RFC 7828 §3.2.1); what it sends says nothing to us
-        elif code == ZONEVERSION:
+        else:
             zoneversion = True
-        at += size
-    return Edns(udp_octets, version, do, nsid, cookie, keepalive, zoneversion)
+    if at > end:
+        raise OptionMalformed("an option is longer than its OPT record")
+    return nsid, cookie, keepalive, zoneversion
 
 
 def opt_record(udp_octets: int, options: bytes = b"", *, do: bool = False, rcode: int = 0) -> bytes:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rootsrv.answer import edns, identity
-from rootsrv.answer.cookies import ServerCookies
+from rootsrv.answer.cookies import FULL_COOKIE_OCTETS, ServerCookies
 from rootsrv.answer.prepared import TARGETS, PreparedAnswers, Ready
 from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query, Tsig
 from rootsrv.answer.table import AnswerTable
@@ -336,29 +336,6 @@ class Responder:
                     tails.remember(behind, tail)
             return tail
 
-        def optioned_tail(behind: bytes, transport: Transport) -> tuple[Tail, bytes | None, bool] | None:
-            """With options; the cookie among them, for our own is still to be appended; whether TCP means the same."""
-            if int.from_bytes(behind[14:16]) != len(behind) - _PLAIN_TAIL_OCTETS:
-                return None
-            plain = plain_tail(behind[:14] + b"\0\0")
-            if plain is None:
-                return None
-            try:
-                asked = edns.parse(0, 0, 0, behind[_PLAIN_TAIL_OCTETS:])
-            except edns.OptionMalformed:
-                return None
-            if asked.keepalive and transport is Transport.TCP:
-                return None
-            if asked.cookie is not None and make_answer is None and cookies is not None:
-                return None
-            options = self._nsid if asked.nsid else b""
-            cookie = None if make_answer is None else asked.cookie
-            size = len(options) + (28 if cookie is not None else 0) + (10 if asked.zoneversion else 0)
-            do, deep, single, qtype, room, opt = plain
-            opt = opt[:9] + size.to_bytes(2) + options + (b"\0\x0a\0\x18" if cookie is not None else b"")
-            room -= size + (_ZONEVERSION_ASKED if asked.zoneversion else 0)
-            return (do, deep, single, qtype, room, opt), cookie, not asked.keepalive
-
         def rare_tail(behind: bytes, arcount: int, source: bytes, transport: Transport, now: float) -> Tail | None:
             if len(behind) <= _PLAIN_TAIL_OCTETS:
                 return plain_tail(behind) if arcount == (len(behind) > 5) else None
@@ -367,17 +344,34 @@ class Responder:
             tail = answered_tails.get(behind)
             if tail is not None:
                 return tail
-            found = optioned_tail(behind, transport)
-            if found is None:
+            if int.from_bytes(behind[14:16]) != len(behind) - _PLAIN_TAIL_OCTETS:
                 return None
-            tail, cookie, on_tcp_too = found
+            tail = plain_tail(behind[:14] + b"\0\0")
+            if tail is None:
+                return None
+            try:
+                nsid, cookie, keepalive, zoneversion = edns.parse_options(behind[_PLAIN_TAIL_OCTETS:])
+            except edns.OptionMalformed:
+                return None
+            if keepalive and transport is Transport.TCP:
+                return None
+            if cookie is not None and make_answer is None:
+                if cookies is not None:
+                    return None  # it decides whether there is an answer at all
+                cookie = None
+            options = self._nsid if nsid else b""
+            size = len(options) + (_COOKIE_OCTETS if cookie is not None else 0) + (10 if zoneversion else 0)
+            do, deep, single, qtype, room, opt = tail
+            opt = opt[:9] + size.to_bytes(2) + options
+            room -= size + (_ZONEVERSION_ASKED if zoneversion else 0)
             if cookie is not None and make_answer is not None:
+                opt += _COOKIE_HEAD
                 if behind[14:20] == _ONLY_CLIENT_COOKIE:
-                    cookie_tails.remember(behind[:20], tail)
-                do, deep, single, qtype, room, opt = tail
+                    cookie_tails.remember(behind[:20], (do, deep, single, qtype, room, opt))
                 return do, deep, single, qtype, room, opt + make_answer(cookie, source, now)[0]
-            if on_tcp_too and len(behind) <= _MAX_REMEMBERED_OCTETS:
-                answered_tails.remember(behind, tail)
+            tail = do, deep, single, qtype, room, opt
+            if not keepalive and len(behind) <= _MAX_REMEMBERED_OCTETS:
+                answered_tails.remember(behind, tail)  # for TCP as well
             return tail
 
         return rare_tail
@@ -429,6 +423,10 @@ _STEPS = [size + 1 if 0 < size <= 63 else 1 << 20 for size in range(256)]
 
 # RDLENGTH, code and length of an OPT record's only option, when that is a client cookie.
 _ONLY_CLIENT_COOKIE = struct.pack("!HHH", 12, edns.COOKIE, 8)
+
+# Code and length of the COOKIE option of a response, and all its octets.
+_COOKIE_HEAD = struct.pack("!HH", edns.COOKIE, FULL_COOKIE_OCTETS)
+_COOKIE_OCTETS = len(_COOKIE_HEAD) + FULL_COOKIE_OCTETS
 
 _COMMON_QTYPES = (1, 2, 5, 6, 12, 15, 16, 28, 33, 43, 48, 64, 65, 255)
 _COMMON_UDP_OCTETS = (512, 1220, 1232, 1280, 1400, 1410, 1432, 1452, 1472, 4000, 4096, 8192, 65535)

@@ -32,7 +32,7 @@ def test_what_a_response_costs(served: zones.Zones) -> None:
 def test_every_worst_query_gets_the_response_that_it_is_said_to_get(served: zones.Zones) -> None:
     answering = responder.make_responder(served)
 
-    for kind, queries in worst_queries(served.contents).items():
+    for kind, queries in worst_queries(served.contents, served.now).items():
         for query in queries[:8]:
             response = answering.respond(query.octets, bytes(4), Transport.UDP, served.now)
             assert response is not None, kind
