@@ -34,8 +34,7 @@ class Prepared:
     def __init__(self, shared: "_Shared", at: int) -> None:
         """Prepare the answer at offset *at*."""
         octets = shared.table.octets
-        body_at, size, flags, anchor_size, pointer_count, cut_count, zone, _ = ANSWER.unpack_from(octets, at)
-        pointers_at = at + ANSWER.size + cut_count * CUT.size
+        body_at, size, flags, anchor_size, pointer_count, _, zone, _ = ANSWER.unpack_from(octets, at)
         body = bytes(octets[body_at : body_at + size])
 
         self.zone: int = zone
@@ -47,10 +46,10 @@ class Prepared:
 
         self._sizes: list[int] = []  # of the cuts; filled when first needed
 
-        counts = CUT.unpack_from(octets, pointers_at - CUT.size)[1:4]
+        counts = CUT.unpack_from(octets, at - CUT.size)[1:4]
         before, target, behind = body, _NOT_ONE_POINTER, b""
         if pointer_count == 1:
-            (offset,) = struct.unpack_from("<H", octets, pointers_at)
+            (offset,) = struct.unpack_from("<H", octets, at + ANSWER.size)
             before, behind = body[:offset], body[offset + 2 :]
             target = (body[offset] << 8 | body[offset + 1]) & 0x3FFF
         if pointer_count:
@@ -64,7 +63,7 @@ class Prepared:
         """The response to the query *octets* with a body of as many octets as *room* has, its smallest cut at least."""
         sizes, shared = self._sizes, self._shared
         if not sizes:
-            cuts = shared.table.octets[self._at + ANSWER.size : self._pointers_at]
+            cuts = shared.table.octets[self._cuts_at : self._at]
             sizes = self._sizes = cuts.cast("H").tolist()[:: CUT.size // 2]
         cut = bisect_right(sizes, room) or 1
         key = self._at << 16 | cut
@@ -87,21 +86,21 @@ class Prepared:
         return b"".join(parts)
 
     @property
-    def _pointers_at(self) -> int:
-        """Where in the table this answer's pointers stand: behind its cuts."""
+    def _cuts_at(self) -> int:
+        """Where in the table this answer's cuts stand: before it, its pointers behind it."""
         cut_count: int = ANSWER.unpack_from(self._shared.table.octets, self._at)[5]
-        return self._at + ANSWER.size + cut_count * CUT.size
+        return self._at - cut_count * CUT.size
 
     def _cut(self, cut: int) -> "_Cut":
         octets = self._shared.table.octets
         size, ancount, nscount, arcount, _, even, odd, cut_flags = CUT.unpack_from(
-            octets, self._at + ANSWER.size + cut * CUT.size
+            octets, self._cuts_at + cut * CUT.size
         )
         flags = self._flags | (_TC if cut_flags & CUT_TRUNCATED else 0)
         count = even + odd
         last_part = b""
         if self.ready[6] and count:
-            (last_pointer,) = struct.unpack_from("<H", octets, self._pointers_at + 2 * (count - 1))
+            (last_pointer,) = struct.unpack_from("<H", octets, self._at + ANSWER.size + 2 * (count - 1))
             last_part = self.ready[3][last_pointer + 2 : size]
         return size, self._shared.header_tails(flags, ancount, nscount, arcount), count, last_part
 
@@ -113,7 +112,7 @@ class Prepared:
         shared = self._shared
         body, octets = self.ready[3], shared.table.octets
         pointer_count = ANSWER.unpack_from(octets, self._at)[4]
-        offsets = struct.unpack_from(f"<{pointer_count}H", octets, self._pointers_at)
+        offsets = struct.unpack_from(f"<{pointer_count}H", octets, self._at + ANSWER.size)
         keep, keep_number = shared.pieces.setdefault, shared.numbers.setdefault
         self.parts = [b"", b"", b""]
         targets = []

@@ -7,18 +7,23 @@
 #
 #   HEADER                      128 octets
 #   ZONE     × zone_count       320: the root is zone 0, its host zone (root-servers.net) zone 1
-#   KEY      × name_count         8: first eight octets of each label, zero-padded, as a number (big-endian reading)
-#   NAME     × name_count        80: one per NSEC owner of the root in canonical order; number 0 is the root itself
+#   NAME     × name_count        32: one per NSEC owner of the root in canonical order; number 0 is the root itself
+#   REST     × name_count        56: octets 9 to 64 of each label, zero-padded: only long labels are looked up here
 #   INDEX    65,537 × u16           number of names whose first two octets (zero-padded) are less than the position
 #   OWNER    × owner_count      288: the names where we answer with authority by type: ".", then the host zone's
 #   TYPE     × type_count        12: per owner, ascending
-#   ANSWERS                         ANSWER (16), its CUTs (16 each), its pointers (u16 each), its body
+#   ANSWERS                         CUTs (16 each), their ANSWER (16), its pointers (u16 each), its body
+#
+# A table is larger than most caches, so what is read together stands together: two NAMEs share 64 octets (a cache
+# line), and in the 64 octets in which an ANSWER stands there are, in this order, its last cut (the whole body, which is
+# nearly always what is sent), itself and its first pointers.
 #
 # An ANSWER's offset 0 means: there is none.  Where two offsets stand side by side the first is for DO=0, the second for
 # DO=1 (RFC 3225).
 #
 # Canonical order (RFC 4034 §6.1) of labels is the order of (octets padded with zeros, length): a label's first eight
-# octets compare as one number, the next 56 as seven more, then the length decides ("a" before "a\0").
+# octets compare as one number (big-endian reading), the next 56 as seven more, then the length decides ("a" before
+# "a\0").
 #
 # What an answer holds and how it is moved to a longer qname: answer/body.py.
 
@@ -32,26 +37,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 MAGIC = b"rootsrv\x1a"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 HEADER = struct.Struct("<8sII32sIIIIIIIIIIII32x")
 ZONE = struct.Struct("<256sIIIIIIQQIIII8x")
-KEY = struct.Struct("<Q")
-NAME = struct.Struct("<7QBBHIIIII")
+NAME = struct.Struct("<QBBHIIIII")
+REST = struct.Struct("<7Q")
 OWNER = struct.Struct("<HHIIIB15x256s")
 TYPE = struct.Struct("<HHII")
 ANSWER = struct.Struct("<IHHHHBBH")
 CUT = struct.Struct("<8H")
 
-assert (HEADER.size, ZONE.size, NAME.size, OWNER.size, TYPE.size, ANSWER.size, CUT.size) == (
+assert [each.size for each in (HEADER, ZONE, NAME, REST, OWNER, TYPE, ANSWER, CUT)] == [
     128,
     320,
-    80,
+    32,
+    56,
     288,
     12,
     16,
     16,
-)
+]
+
+_LINE = 64  # octets; what memory is fetched by on every processor that we know of
 
 INDEX_COUNT = 65537
 MAX_NAMES = 65535
@@ -157,14 +165,18 @@ class Answer(NamedTuple):
 
     body: bytes
 
+    def placed_behind(self, end: int) -> int:
+        """The offset of the answer when everything before *end* is taken: its last cut starts a line."""
+        return _aligned(end + CUT.size * (len(self.cuts) - 1), _LINE) + CUT.size
+
     def to_octets(self, at: int) -> bytes:
-        """The answer as it stands in the file at offset *at* (a multiple of 8)."""
-        body_at = at + ANSWER.size + CUT.size * len(self.cuts) + 2 * len(self.pointers)
+        """The answer at offset *at*, with its cuts, which stand before that."""
+        body_at = at + ANSWER.size + 2 * len(self.pointers)
         sizes = (self.anchor_size, len(self.pointers), len(self.cuts))
         return b"".join(
             (
-                ANSWER.pack(body_at, len(self.body), self.flags, *sizes, self.zone, 0),
                 *(CUT.pack(*cut[:-1], CUT_TRUNCATED if cut.truncated else 0) for cut in self.cuts),
+                ANSWER.pack(body_at, len(self.body), self.flags, *sizes, self.zone, 0),
                 struct.pack(f"<{len(self.pointers)}H", *self.pointers),
                 self.body,
             )
@@ -192,8 +204,8 @@ class AnswerTable:
             self._zone_count,
             self._zones_at,
             self._name_count,
-            self._keys_at,
             self._names_at,
+            self._rests_at,
             self._index_at,
             self._owner_count,
             self._owners_at,
@@ -235,10 +247,10 @@ class AnswerTable:
     def names(self) -> Iterator[NameInfo]:
         """All NSEC owners of the root in canonical order; the first is the root itself (empty label)."""
         for number in range(self._name_count):
-            (key,) = KEY.unpack_from(self.octets, self._keys_at + number * KEY.size)
-            *rest, size, flags, _, referral, referral_do, ds, ds_do, nxdomain = NAME.unpack_from(
+            key, size, flags, _, referral, referral_do, ds, ds_do, nxdomain = NAME.unpack_from(
                 self.octets, self._names_at + number * NAME.size
             )
+            rest = REST.unpack_from(self.octets, self._rests_at + number * REST.size)
             label = struct.pack(">8Q", key, *rest)[:size]
             yield NameInfo(label, flags, (referral, referral_do), (ds, ds_do), nxdomain)
 
@@ -266,13 +278,11 @@ class AnswerTable:
     def answer(self, at: int) -> Answer:
         """The answer at offset *at*."""
         body_at, body_size, flags, anchor_size, pointer_count, cut_count, zone, _ = ANSWER.unpack_from(self.octets, at)
-        at += ANSWER.size
         cuts = tuple(
             Cut._make((*numbers, bool(cut_flags & CUT_TRUNCATED)))
-            for *numbers, cut_flags in CUT.iter_unpack(self.octets[at : at + cut_count * CUT.size])
+            for *numbers, cut_flags in CUT.iter_unpack(self.octets[at - cut_count * CUT.size : at])
         )
-        at += cut_count * CUT.size
-        pointers = struct.unpack_from(f"<{pointer_count}H", self.octets, at)
+        pointers = struct.unpack_from(f"<{pointer_count}H", self.octets, at + ANSWER.size)
         body = bytes(self.octets[body_at : body_at + body_size])
         return Answer(flags, anchor_size, zone, cuts, pointers, body)
 
@@ -299,22 +309,23 @@ def to_octets(contents: TableContents) -> bytes:
         raise ValueError(f"{len(names)} names; the index counts to {MAX_NAMES}")
     type_count = sum(len(owner.types) for owner in owners)
     zones_at = HEADER.size
-    keys_at = zones_at + ZONE.size * len(contents.zones)
-    names_at = keys_at + KEY.size * len(names)
-    index_at = names_at + NAME.size * len(names)
+    names_at = _aligned(zones_at + ZONE.size * len(contents.zones), _LINE)
+    rests_at = names_at + NAME.size * len(names)
+    index_at = rests_at + REST.size * len(names)
     owners_at = _aligned(index_at + 2 * INDEX_COUNT)
     types_at = owners_at + OWNER.size * len(owners)
     answers_at = _aligned(types_at + TYPE.size * type_count)
 
     offsets = [0]
-    answers = []
-    at = answers_at
+    answers: list[bytes] = []
+    end = answers_at
     for answer in contents.answers:
+        at = answer.placed_behind(end)
+        padding = bytes(at - CUT.size * len(answer.cuts) - end)
         octets = answer.to_octets(at)
-        octets += bytes(-len(octets) % 8)
         offsets.append(at)
-        answers.append(octets)
-        at += len(octets)
+        answers += (padding, octets)
+        end += len(padding) + len(octets)
 
     file = bytearray(answers_at)
     for number, (zone, minimum) in enumerate(zip(contents.zones, contents.minimums, strict=True)):
@@ -326,9 +337,9 @@ def to_octets(contents: TableContents) -> bytes:
     for number, name in enumerate(names):
         key, *rest = struct.unpack(">8Q", name.label.ljust(64, b"\0"))
         prefixes[(key >> 48) + 1] += 1
-        KEY.pack_into(file, keys_at + number * KEY.size, key)
         targets = (offsets[each] for each in (*name.referral, *name.ds, name.nxdomain))
-        NAME.pack_into(file, names_at + number * NAME.size, *rest, len(name.label), name.flags, 0, *targets)
+        NAME.pack_into(file, names_at + number * NAME.size, key, len(name.label), name.flags, 0, *targets)
+        REST.pack_into(file, rests_at + number * REST.size, *rest)
     below = 0
     index = []
     for position in range(INDEX_COUNT):
@@ -345,16 +356,16 @@ def to_octets(contents: TableContents) -> bytes:
             TYPE.pack_into(file, type_at, rtype, 0, plain, do)
             type_at += TYPE.size
 
-    counts = (len(contents.zones), zones_at, len(names), keys_at, names_at, index_at, len(owners), owners_at)
+    counts = (len(contents.zones), zones_at, len(names), names_at, rests_at, index_at, len(owners), owners_at)
     tail = (type_count, types_at, len(contents.answers), answers_at)
-    HEADER.pack_into(file, 0, MAGIC, FORMAT_VERSION, at, bytes(_DIGEST_OCTETS), *counts, *tail)
+    HEADER.pack_into(file, 0, MAGIC, FORMAT_VERSION, end, bytes(_DIGEST_OCTETS), *counts, *tail)
     whole = bytearray(b"".join((file, *answers)))
     whole[_DIGEST_AT : _DIGEST_AT + _DIGEST_OCTETS] = _digest(memoryview(whole))
     return bytes(whole)
 
 
-def _aligned(at: int) -> int:
-    return (at + 7) & ~7
+def _aligned(at: int, to: int = 8) -> int:
+    return -(-at // to) * to
 
 
 def _digest(view: memoryview) -> bytes:

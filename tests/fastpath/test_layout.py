@@ -14,6 +14,7 @@ STRUCTURES = {
     "table_header": table.HEADER,
     "table_zone": table.ZONE,
     "table_name": table.NAME,
+    "table_rest": table.REST,
     "table_owner": table.OWNER,
     "table_type": table.TYPE,
     "table_answer": table.ANSWER,

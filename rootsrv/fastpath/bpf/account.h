@@ -17,19 +17,20 @@ static __always_inline void note_source(uint32_t estimate, uint64_t hash)
 
 	if (!registers)
 		return;
-	/* 1 + the number of leading zeros among the lower 50 bits, at most 51 */
+	/* The rank is 1 + the number of leading zeros among the lower 50 bits, at most 51; only a higher one is kept. */
 	uint64_t rest = hash & 0x3ffffffffffff;
-	uint8_t value = 51;
-	if (rest >> 32) { value -= 32; rest >>= 32; }
-	if (rest >> 16) { value -= 16; rest >>= 16; }
-	if (rest >> 8) { value -= 8; rest >>= 8; }
-	if (rest >> 4) { value -= 4; rest >>= 4; }
-	if (rest >> 2) { value -= 2; rest >>= 2; }
-	if (rest >> 1) { value -= 1; rest >>= 1; }
-	value -= rest;
 	uint8_t *place = &registers->values[hash >> 50];
-	if (*place < value)
-		*place = value;
+	uint32_t kept = *place;
+	if (kept > 50 || rest >> (50 - kept)) /* most often: no higher than before */
+		return;
+	uint8_t rank = 51;
+	if (rest >> 32) { rank -= 32; rest >>= 32; }
+	if (rest >> 16) { rank -= 16; rest >>= 16; }
+	if (rest >> 8) { rank -= 8; rest >>= 8; }
+	if (rest >> 4) { rank -= 4; rest >>= 4; }
+	if (rest >> 2) { rank -= 2; rest >>= 2; }
+	if (rest >> 1) { rank -= 1; rest >>= 1; }
+	*place = rank - rest;
 }
 
 STEP count_source(struct scratch *s)

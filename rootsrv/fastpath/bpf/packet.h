@@ -12,10 +12,11 @@
 #define UDP_HEADER 8
 #define HOP_LIMIT 64 /* RFC 1700's default, and Linux's */
 
+/* Not "packed", though they stand at odd places: clang would take every field octet by octet. */
 struct ethernet {
 	uint8_t to[6], from[6];
 	uint16_t type;
-} __attribute__((packed));
+};
 
 struct ipv4 {
 	uint8_t version_and_size, service;
@@ -23,18 +24,18 @@ struct ipv4 {
 	uint8_t hop_limit, protocol;
 	uint16_t check;
 	uint32_t from, to;
-} __attribute__((packed));
+};
 
 struct ipv6 {
 	uint32_t version_and_flow;
 	uint16_t size;
 	uint8_t protocol, hop_limit;
 	uint64_t from[2], to[2];
-} __attribute__((packed));
+};
 
 struct udp {
 	uint16_t from, to, size, check;
-} __attribute__((packed));
+};
 
 /* Whether the packet was sent to a service address, from an address that is not this host's. */
 STEP judge_addresses(struct scratch *s)
@@ -120,6 +121,8 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 
 	if (data + ETH_HEADER + VLAN_TAG > data_end)
 		return PASS_SHORT;
+	if (data + CACHE_LINE + 1 <= data_end)
+		fetch(data + CACHE_LINE); /* the message, while we look at the headers */
 	s->frame_size = frame_size;
 	s->is_tc = !is_xdp;
 	int reason = judge_interface(s, ethernet, is_xdp);
@@ -189,11 +192,27 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 	s->service_port = udp->to;
 	s->udp_check = udp->check;
 	s->partial = 0;
-	uint32_t size = udp_size - UDP_HEADER;
+	uint64_t size = udp_size - UDP_HEADER;
 	if (size < DNS_HEADER + 5 || size > MAX_QUERY)
 		return PASS_MESSAGE_SIZE;
 	s->size = size;
+	for (uint32_t i = 0; i < SUMMED_AT_ONCE; i += 8) /* early, so that the sum need not wait for what is written here */
+		*(uint64_t *)(s->message + size + i) = 0;
 	return 0;
+}
+
+/* The next of a series of random numbers (Marsaglia 2003, xorshift64), which is this CPU's own. */
+static __always_inline uint16_t next_ip_id(struct scratch *s)
+{
+	uint64_t word = s->ip_id;
+
+	if (!word)
+		word = (uint64_t)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
+	word ^= word << 13;
+	word ^= word >> 7;
+	word ^= word << 17;
+	s->ip_id = word;
+	return word >> 32;
 }
 
 /* Turns the headers round and writes the DNS header; the frame has its new size already.  Nonzero: cannot happen. */
@@ -202,29 +221,31 @@ static __always_inline int write_headers(struct scratch *s, void *data, void *da
 	struct ethernet *ethernet = data;
 	uint64_t network_at = s->network_at;
 	struct udp *udp;
-	uint8_t mac[6];
 	uint16_t udp_size = s->response_size + UDP_HEADER;
 
 	BOUND(network_at, 31);
 	if (data + ETH_HEADER > data_end || data + network_at + IPV4_HEADER + UDP_HEADER + DNS_HEADER > data_end)
 		return -1;
-	__builtin_memcpy(mac, ethernet->to, 6);
-	__builtin_memcpy(ethernet->to, ethernet->from, 6);
-	__builtin_memcpy(ethernet->from, mac, 6);
+	uint32_t mac = LOAD32(ethernet->to);
+	uint16_t mac_end = LOAD16(ethernet->to + 4);
+	*(uint32_t *)ethernet->to = LOAD32(ethernet->from);
+	*(uint16_t *)(ethernet->to + 4) = LOAD16(ethernet->from + 4);
+	*(uint32_t *)ethernet->from = mac;
+	*(uint16_t *)(ethernet->from + 4) = mac_end;
 	if (s->family == IPV4) {
 		struct ipv4 *ip = data + network_at;
 		/* Without "don't fragment" the id must differ among fragments in flight (RFC 6864 section 4.3). */
+		uint16_t id = next_ip_id(s), size = bpf_htons(udp_size + IPV4_HEADER);
 		ip->version_and_size = 0x45;
 		ip->service = 0;
-		ip->size = bpf_htons(udp_size + IPV4_HEADER);
-		ip->id = bpf_get_prandom_u32();
+		ip->size = size;
+		ip->id = id;
 		ip->fragment = 0;
 		ip->hop_limit = HOP_LIMIT;
 		ip->protocol = PROTOCOL_UDP;
-		ip->check = 0;
+		ip->check = ~fold((uint64_t)0x45 + size + id + (HOP_LIMIT | PROTOCOL_UDP << 8) + s->address_sum);
 		ip->from = s->service[0];
 		ip->to = s->source[0];
-		ip->check = ~fold(halves(LOAD64(ip)) + halves(LOAD64((void *)ip + 8)) + LOAD32((void *)ip + 16));
 		udp = (void *)(ip + 1);
 	} else {
 		struct ipv6 *ip = data + network_at;
@@ -253,19 +274,35 @@ static __always_inline int write_headers(struct scratch *s, void *data, void *da
 	return 0;
 }
 
+/* Our OPT record without options, behind the body; one with options is stored by the caller.  Nonzero: cannot happen. */
+static __always_inline int write_bare_opt(struct scratch *s, void *data, void *data_end)
+{
+	if (s->opt_size != OPT_HEADER)
+		return 0;
+	uint64_t offset = s->message_at + s->question_end + s->body_size;
+	BOUND(offset, 8191);
+	uint8_t *opt = data + offset;
+	if ((void *)(opt + OPT_HEADER) > data_end)
+		return -1;
+	*(uint64_t *)opt = LOAD64(s->opt);
+	*(uint32_t *)(opt + OPT_HEADER - 4) = LOAD32(s->opt + OPT_HEADER - 4);
+	return 0;
+}
+
 /* Moves the body's compression pointers, which are in the packet already.  Nonzero: cannot happen. */
 static __always_inline int move_pointers(struct scratch *s, void *data, void *data_end)
 {
 	const uint8_t *table = table_of(s->generation);
 	uint32_t count = s->pointer_count, moved_by = s->moved_by;
-	uint64_t body = s->message_at + s->question_end, pointers_at = s->pointers_at;
+	uint64_t body = s->message_at + s->question_end;
 
 	if (!table)
 		return -1;
+	const uint16_t *offsets = at(table, s->pointers_at);
 	for (uint32_t i = 0; i < MAX_POINTERS; i++) {
 		if (i >= count)
 			return 0;
-		uint64_t offset = body + LOAD16(at(table, pointers_at + i * 2));
+		uint64_t offset = body + offsets[i];
 		BOUND(offset, 8191);
 		uint16_t *pointer = data + offset;
 		if ((void *)(pointer + 1) > data_end)

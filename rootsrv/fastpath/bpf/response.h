@@ -1,6 +1,7 @@
 /* What the response holds: OPT record, cut, header and checksum.  Nothing is written into the packet here. */
 
 #define MAX_POINTERS 256
+#define FETCHED 640 /* octets: what follows the processor fetches by itself */
 
 /* Our OPT record into s->opt: root name, type, our size, extended RCODE 0, version 0, DO copied; NSID, COOKIE. */
 STEP build_opt(struct scratch *s)
@@ -9,9 +10,11 @@ STEP build_opt(struct scratch *s)
 		return PASS_OPT;
 
 	uint64_t size = OPT_HEADER;
-	*(uint64_t *)s->opt = (uint64_t)bpf_htons(TYPE_OPT) << 8 |
-			      (uint64_t)bpf_htons(control.max_udp_response) << 24;
-	*(uint32_t *)(s->opt + 7) = s->do_flag ? 0x80 : 0;
+	uint64_t head = (uint64_t)bpf_htons(TYPE_OPT) << 8 | (uint64_t)bpf_htons(control.max_udp_response) << 24 |
+			(uint64_t)s->do_flag << 63;
+	*(uint64_t *)s->opt = head;
+	*(uint32_t *)(s->opt + 8) = 0;
+	s->opt_sum = fold(halves(head));
 
 	if (s->asks_nsid) {
 		uint32_t nsid = control.nsid_option_size;
@@ -32,8 +35,11 @@ STEP build_opt(struct scratch *s)
 			return reason;
 		size += 4 + COOKIE_OPTION_SIZE;
 	}
-	*(uint16_t *)(s->opt + 9) = bpf_htons(size - OPT_HEADER);
 	s->opt_size = size;
+	if (size == OPT_HEADER)
+		return 0;
+	*(uint16_t *)(s->opt + 9) = bpf_htons(size - OPT_HEADER);
+	s->opt_sum = fold(sum_octets(s->opt, size, OPT_ROOM));
 	return 0;
 }
 
@@ -80,12 +86,12 @@ STEP fit(struct scratch *s)
 	if (taken > s->limit || s->name_size < answer->anchor_size)
 		return PASS_TABLE;
 	uint32_t space = s->limit - taken;
-	uint64_t cuts_at = s->answer_at + sizeof(*answer), cut_at = 0;
+	uint64_t cut_at = 0;
 
-	for (uint32_t i = 1; i <= 255; i++) {
+	for (uint32_t i = 1; i <= 255; i++) { /* the longest stands next to the answer */
 		if (i > count)
 			break;
-		uint64_t candidate = cuts_at + (uint64_t)(count - i) * sizeof(struct table_cut);
+		uint64_t candidate = s->answer_at - i * sizeof(struct table_cut);
 		if (((const struct table_cut *)at(table, candidate))->size <= space) {
 			cut_at = candidate;
 			s->cut = i != 1;
@@ -110,7 +116,7 @@ STEP fit(struct scratch *s)
 	s->body_at = answer->body_at;
 	s->body_size = body_size;
 	s->moved_by = moved_by;
-	s->pointers_at = cuts_at + (uint64_t)count * sizeof(*cut);
+	s->pointers_at = s->answer_at + sizeof(*answer);
 	s->pointer_count = moved_by ? cut->even_pointers + cut->odd_pointers : 0;
 	s->response_size = start + body_size + s->opt_size;
 	if (s->response_size > MAX_RESPONSE || s->pointer_count > MAX_POINTERS)
@@ -134,10 +140,22 @@ STEP fit(struct scratch *s)
 	sum += LOAD16(s->message) + s->reply_flags + bpf_htons(1) + s->ancount + s->nscount + s->arcount;
 	sum += s->question_sum + swapped_if_odd(body, start);
 	if (s->has_opt)
-		sum += swapped_if_odd(sum_opt(s, s->opt_size), start + body_size);
+		sum += swapped_if_odd(s->opt_sum, start + body_size);
 	uint16_t check = ~fold(sum);
 	s->reply_check = check ? check : 0xffff; /* 0 means "none" (RFC 768) */
 	return 0;
+}
+
+/* An answer is seldom in the cache.  Its cut, pointers and body follow each other, so that all can be on their way at once. */
+static __always_inline void fetch_answer(const struct scratch *s)
+{
+	const uint8_t *table = table_of(s->generation);
+
+	if (!table)
+		return;
+	const uint8_t *answer = at(table, s->answer_at);
+	for (uint32_t i = 0; i < FETCHED; i += CACHE_LINE)
+		fetch(answer + i);
 }
 
 /* From the query in s->message to everything that the response needs. */
@@ -152,12 +170,13 @@ static __always_inline int decide(struct scratch *s)
 		if (reason)
 			return reason;
 	}
-	reason = verify_checksum(s);
-	if (reason)
-		return reason;
 	s->opt_size = 0;
 	s->generation = s->live ? READ_ONCE(control.active) : control.test_generation;
 	reason = find_answer(s);
+	if (reason)
+		return reason;
+	fetch_answer(s); /* before the checksum, so that something else is done meanwhile */
+	reason = verify_checksum(s);
 	if (reason)
 		return reason;
 	if (s->has_opt) {

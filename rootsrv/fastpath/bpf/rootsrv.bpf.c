@@ -6,32 +6,17 @@
  * it goes up as it came), and filled: headers turned round in place, the question left where it is, the body copied
  * from the table in one go and its pointers moved, our OPT record behind it.
  *
- * The files, in the order in which a packet meets them: packet.h (headers), question.h (query), checksum.h, find.h (which
- * answer), cookie.h, response.h (which cut, OPT, checksum), account.h; state.h holds the maps.  shared.h and table.h are
+ * The files, in the order in which a packet meets them: packet.h (headers), question.h (query), find.h (which answer),
+ * checksum.h, cookie.h, response.h (which cut, OPT, checksum), account.h; state.h holds the maps.  shared.h and table.h are
  * what Python knows too.
  */
 
-#include <linux/bpf.h>
-#include <linux/types.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_endian.h>
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "the answer table is little-endian, and so must the host be"
-#endif
-
-typedef __u8 uint8_t;
-typedef __u16 uint16_t;
-typedef __u32 uint32_t;
-typedef __u64 uint64_t;
-typedef __s32 int32_t;
-typedef __s64 int64_t;
-
+#include "kernel.h"
 #include "shared.h"
 #include "table.h"
 #include "state.h"
-#include "checksum.h"
 #include "question.h"
+#include "checksum.h"
 #include "find.h"
 #include "cookie.h"
 #include "response.h"
@@ -95,7 +80,7 @@ STEP send_xdp(struct xdp_md *ctx, struct scratch *s)
 		if (bpf_xdp_store_bytes(ctx, body_at, (void *)at(table, s->body_at), size))
 			return XDP_ABORTED;
 	}
-	if (s->has_opt) {
+	if (s->opt_size > OPT_HEADER) {
 		uint64_t size = s->opt_size - 1;
 		BOUND(size, OPT_ROOM - 1);
 		size++;
@@ -103,7 +88,7 @@ STEP send_xdp(struct xdp_md *ctx, struct scratch *s)
 			return XDP_ABORTED;
 	}
 	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
-	if (write_headers(s, data, data_end) || move_pointers(s, data, data_end))
+	if (write_headers(s, data, data_end) || move_pointers(s, data, data_end) || write_bare_opt(s, data, data_end))
 		return XDP_ABORTED;
 	return XDP_TX;
 }
@@ -212,7 +197,7 @@ STEP send_tc(struct __sk_buff *ctx, struct scratch *s)
 		if (bpf_skb_store_bytes(ctx, body_at, at(table, s->body_at), size, 0))
 			return TC_DROP;
 	}
-	if (s->has_opt) {
+	if (s->opt_size > OPT_HEADER) {
 		uint64_t size = s->opt_size - 1;
 		BOUND(size, OPT_ROOM - 1);
 		size++;
@@ -220,7 +205,7 @@ STEP send_tc(struct __sk_buff *ctx, struct scratch *s)
 			return TC_DROP;
 	}
 	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
-	if (write_headers(s, data, data_end) || move_pointers(s, data, data_end))
+	if (write_headers(s, data, data_end) || move_pointers(s, data, data_end) || write_bare_opt(s, data, data_end))
 		return TC_DROP;
 	return bpf_redirect(ctx->ifindex, 0);
 }

@@ -30,7 +30,7 @@ struct scratch {
 	uint32_t size;             /* octets of the DNS message */
 	uint64_t source[2], service[2]; /* network order; IPv4: the first four octets */
 	uint16_t source_port, service_port, udp_check, unused;
-	uint32_t address_sum;      /* of both addresses and both ports */
+	uint32_t address_sum;      /* of both addresses */
 	uint32_t partial;          /* a local sender left the checksum to be finished */
 
 	/* What it asks. */
@@ -46,6 +46,7 @@ struct scratch {
 	uint32_t cookie_size;      /* 0: none; else 8 … 40 */
 	uint32_t cookie_at;
 	uint32_t question_sum;     /* ones' complement sum of the question section, little-endian words */
+	uint32_t opt_sum;          /* the same of our OPT record, as if it started at an even offset */
 
 	/* What to answer. */
 	uint32_t live;             /* 0 in a test run */
@@ -55,7 +56,7 @@ struct scratch {
 	uint32_t name;             /* its place among the names, or that of the one before it */
 	uint32_t found;
 	uint32_t zone;
-	uint64_t answer_at;        /* offset of the ANSWER in the table */
+	uint64_t answer_at;        /* offset of the ANSWER in the table; its cuts stand before it, its pointers behind it */
 	uint64_t body_at, pointers_at;
 	uint32_t pointer_count;
 	uint32_t moved_by;
@@ -69,6 +70,7 @@ struct scratch {
 	uint16_t rcode;
 
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
+	uint64_t ip_id;            /* the state of a random number generator; 0: not yet seeded */
 	uint64_t siphash_words[5];
 	uint64_t siphash_k0, siphash_k1;
 
@@ -151,11 +153,20 @@ static __always_inline const uint8_t *message_at(const struct scratch *s, uint64
 	return s->message + offset;
 }
 
+/* The first *octets* of a word, 1 or more; without branches, since how many there are is different for every packet. */
 static __always_inline uint64_t first_octets(uint64_t word, int64_t octets)
 {
-	if (octets >= 8)
-		return word;
-	if (octets <= 0)
-		return 0;
-	return word & ((1ULL << (octets * 8)) - 1);
+	int64_t missing = 8 - octets;
+
+	return word & ~0ULL >> (uint64_t)(missing * 8 & ~(missing >> 63));
+}
+
+#define CACHE_LINE 64
+
+/* Has memory brought into the cache: nobody waits for what is loaded, so other work goes on until it is there. */
+static __always_inline void fetch(const void *memory)
+{
+	uint64_t unused;
+
+	asm volatile("%0 = *(u8 *)(%1 + 0)" : "=r"(unused) : "r"(memory));
 }

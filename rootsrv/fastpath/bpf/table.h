@@ -6,7 +6,7 @@ struct table_header {
 	uint8_t magic[8];
 	uint32_t version, size;
 	uint8_t digest[32];
-	uint32_t zone_count, zones_at, name_count, keys_at, names_at, index_at;
+	uint32_t zone_count, zones_at, name_count, names_at, rests_at, index_at;
 	uint32_t owner_count, owners_at, type_count, types_at, answer_count, answers_at;
 	uint8_t unused[32];
 };
@@ -20,10 +20,14 @@ struct table_zone {
 };
 
 struct table_name {
-	uint64_t rest[7];
+	uint64_t key;
 	uint8_t size, flags;
 	uint16_t unused;
 	uint32_t referral[2], ds[2], nxdomain;
+};
+
+struct table_rest {
+	uint64_t words[7];
 };
 
 struct table_owner {
