@@ -10,6 +10,7 @@ from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.fastpath import command
 from rootsrv.fastpath.attachment import CannotAttach, FoundInterface, find_interface
 from rootsrv.fastpath.program import FastPathUnavailable, Program
+from rootsrv.status_socket import NoAnswer
 
 LARGEST_XDP_MTU = 4_096 - 256 - 320 - 22
 """One page (4,096) less headroom (256), skb_shared_info (320) and Ethernet with two tags.
@@ -128,7 +129,7 @@ def _attached(config: Config) -> Iterator[Finding]:
     """What the role that runs says; nothing when none does."""
     try:
         status = command.ask(config, {"command": "fastpath-status"})
-    except command.NoAnswer:
+    except NoAnswer:
         return
     passes = status.get("counters", {}).get("passes", {})
     for each in status["interfaces"]:

@@ -1,9 +1,9 @@
 """The operator's commands to the fast path: `rootsrv fastpath status | attach | detach`."""
 
 import argparse
+import asyncio
 import base64
 import json
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,6 @@ from rootsrv import config, status_socket
 
 DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 _PATIENCE_SECONDS = 10.0
-
-
-class NoAnswer(Exception):
-    """The role *serve* cannot be asked."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         request["reason"] = arguments.reason
     try:
         status = ask(loaded, request)
-    except NoAnswer as error:
+    except status_socket.NoAnswer as error:
         print(f"rootsrv: serve cannot be asked: {error}", file=sys.stderr)
         return 1
     if arguments.verb == "tap":
@@ -66,20 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def ask(loaded: config.Config, request: Mapping[str, Any]) -> dict[str, Any]:
-    """One request to the status socket of the instance that *loaded* configures.  Raises NoAnswer."""
+    """One request to the status socket of the instance that *loaded* configures.  Raises status_socket.NoAnswer."""
     path = Path(loaded.state.runtime_directory) / "serve.sock"
-    try:
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(_PATIENCE_SECONDS)
-            with status_socket.reachable(path) as name:
-                asking.connect(name)
-            asking.sendall(json.dumps(dict(request)).encode() + b"\n")
-            document = json.loads(asking.makefile().readline())
-    except (OSError, ValueError) as error:
-        raise NoAnswer(f"{path}: {error}") from error
-    if "error" in document:
-        raise NoAnswer(str(document["error"]))
-    return dict(document)
+    return asyncio.run(status_socket.ask(path, request, _PATIENCE_SECONDS))
 
 
 def render(status: Mapping[str, Any]) -> str:

@@ -23,13 +23,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rootsrv import log
-from rootsrv.answer.responder import Responder, ResponderSettings
-from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.answer.responder import ResponderSettings
+from rootsrv.answer.table import TableUnusable
 from rootsrv.config_fastpath import FastPathConfig
 from rootsrv.fastpath.accounting import KernelSlot
 from rootsrv.fastpath.attachment import (
@@ -41,9 +41,9 @@ from rootsrv.fastpath.attachment import (
     find_interface,
     own_addresses,
 )
-from rootsrv.fastpath.program import FastPathUnavailable, Program, TableUnfit
-from rootsrv.fastpath.self_test import SelfTest, run_self_test
+from rootsrv.fastpath.program import FastPathUnavailable, Program
 from rootsrv.fastpath.shared import Reason
+from rootsrv.fastpath.staging import OpenTable, Staging
 from rootsrv.fastpath.tap import Sample, Tap
 from rootsrv.page import Page
 
@@ -63,9 +63,6 @@ RETRY_SECONDS = 5.0
 
 _TAILROOM_JUDGED_AT = 100
 """So many replies must have been tried before a driver is found to have no room for them."""
-
-OpenTable = Callable[[int], AnswerTable]
-"""The answer table of a generation; TableUnusable or OSError when there is none."""
 
 
 class FastPath:
@@ -91,7 +88,6 @@ class FastPath:
         self._port = port
         self._responses = responses
         self._page = page
-        self._open_table = open_table
         self.program: Program | None = None
         self._attachments: dict[str, Attachment] = {}
         self._why: dict[str, str] = {}
@@ -102,15 +98,7 @@ class FastPath:
         self._unavailable = "" if config.interfaces else "no interfaces are configured (fastpath.interfaces)"
         self._no_xdp: dict[str, str] = {}
         self._retry_at = 0.0
-        self._active = self._staged = 0
-        self._slots: dict[int, int] = {}
-        """By generation of the instance: the kernel's generation (0 or 1) that holds it."""
-
-        self._tests: dict[int, SelfTest | str] = {}
-        """By generation: what became of its self-test, or why there could be none."""
-
-        self._serials: dict[int, tuple[int, ...]] = {}
-        self._responder: tuple[int, Responder] | None = None
+        self._active = 0
         self._renew_at = 0.0
         self._head = b""
         self._refresh_at = 0.0
@@ -122,6 +110,8 @@ class FastPath:
         self._suspended_by_order = False
         self._changing = threading.RLock()
         """Held while attachments or tables change: long calls run in threads, commands come in between."""
+
+        self._staging = Staging(open_table, responses, addresses, port, self._changing)
 
     # ── living ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -341,12 +331,12 @@ class FastPath:
         if program is None:
             return
         active, staged = page.active, page.staged
-        if staged not in (0, self._active, self._staged) and staged not in self._tests:
-            await self._stage(staged)
+        if staged not in (0, self._active, self._staging.latest) and not self._staging.is_known(staged):
+            await self._staging.stage(program, staged, self._hooks_in_use())
         if active != self._active and self._workers_have_flipped(active):
-            if active not in self._slots and active not in self._tests:
+            if not self._staging.is_known(active):
                 self._suspend()  # the workers are ahead of us: pass until the table is here
-                await self._stage(active)
+                await self._staging.stage(program, active, self._hooks_in_use())
                 if page.active != active:
                     return
             self._activate(active)
@@ -366,58 +356,23 @@ class FastPath:
         living = [slot for slot in slots if slot.pid]
         return bool(living) and all(slot.active == generation for slot in living)
 
-    async def _stage(self, generation: int) -> None:
-        """Put the table of *generation* into the kernel's other generation and test it there."""
-        assert self.program is not None
-        try:
-            self._tests[generation] = await asyncio.to_thread(self._copy_and_test, self.program, generation)
-        except (TableUnfit, TableUnusable, OSError) as error:
-            self._slots.pop(generation, None)
-            self._tests[generation] = str(error)
-        self._staged = generation
-        outcome = self._tests[generation]
-        if isinstance(outcome, SelfTest) and outcome.passed:
-            log.event("fast path staged", generation=generation, self_test=outcome)
-        else:
-            self._slots.pop(generation, None)
-            log.alarm("fast path cannot serve", generation=generation, reason=outcome)
-
-    def _copy_and_test(self, program: Program, generation: int) -> SelfTest:
-        table = self._open_table(generation)
-        with self._changing:
-            slot = program.stage(table)
-            self._slots = {known: place for known, place in self._slots.items() if place != slot}
-            self._slots[generation] = slot
-            self._serials = {generation: tuple(zone.serial for zone in table.zones)} | {
-                known: serials for known, serials in self._serials.items() if known in self._slots
-            }
-            return self._test(program, generation, table)
-
-    def _test(self, program: Program, generation: int, table: AnswerTable) -> SelfTest:
-        if self._responder is None or self._responder[0] != generation:
-            self._responder = (generation, Responder(table, self._responses))
-        program.control.test_generation = self._slots[generation]
-        hooks = {attachment.hook == "xdp" for attachment in self._attachments.values()} or {False}
-        results = [
-            run_self_test(program, table, self._responder[1], self._addresses, self._port, is_xdp=is_xdp)
-            for is_xdp in sorted(hooks)
-        ]
-        return next((each for each in results if not each.passed), results[0])
+    def _hooks_in_use(self) -> list[bool]:
+        """Whether each attachment is in XDP."""
+        return [attachment.hook == "xdp" for attachment in self._attachments.values()]
 
     def _activate(self, generation: int) -> None:
         assert self.program is not None
         self._active = generation
         self._suspended_by_order = False
-        outcome = self._tests.get(generation)
-        slot = self._slots.get(generation)
-        if slot is None or not isinstance(outcome, SelfTest) or not outcome.passed:
+        place = self._staging.place(generation)
+        if place is None:
             self._suspend()
-            log.alarm("fast path passes everything", generation=generation, reason=outcome or "not staged")
+            log.alarm("fast path passes everything", generation=generation, reason=self._staging.outcome(generation))
             return
-        self.program.activate(slot, self._leases())
-        self._tests = {generation: outcome}
+        self.program.activate(place, self._leases())
+        self._staging.forget_others(generation)
         self._renew_at = time.monotonic() + self._config.orphan_seconds / 4
-        serials = ",".join(map(str, self._serials.get(generation, ())))
+        serials = ",".join(map(str, self._staging.serials(generation)))
         log.event("fast path switched", generation=generation, serials=serials)
 
     def _suspend(self) -> None:
@@ -440,7 +395,7 @@ class FastPath:
             return
         self._renew_at = now + self._config.orphan_seconds / 4
         # While the page has moved on its leases are another table's: ours is not renewed, and soon switched from.
-        if self._slots.get(self._active) == self.program.active and self._page.active == self._active:
+        if self._staging.place(self._active) == self.program.active and self._page.active == self._active:
             self.program.renew(self._leases())
 
     # ── asked from outside ──────────────────────────────────────────────────────────────────────────────────────
@@ -448,13 +403,12 @@ class FastPath:
     def probe(self) -> dict[str, str]:
         """What health wants to know: `state` is off, right, wrong or dead; `detail` says why (health/evidence.py)."""
         program = self.program
-        if program is None or not self._attachments or self._slots.get(self._active) is None:
+        if program is None or not self._attachments or self._staging.place(self._active) is None:
             return {"state": "off", "detail": self._unavailable or "not attached"}
         if self._page.silenced or self._page.active != self._active:
             return {"state": "off", "detail": "passes everything: silenced, or the workers are switching"}
         try:
-            with self._changing:
-                outcome = self._test(program, self._active, self._open_table(self._active))
+            outcome = self._staging.test_again(program, self._active, self._hooks_in_use())
         except (OSError, TableUnusable) as error:
             return {"state": "dead", "detail": str(error)}
         state = "right" if outcome.passed else "wrong" if outcome.wrong else "dead"
@@ -514,10 +468,10 @@ class FastPath:
             "kernel": os.uname().release,
             "unavailable": self._unavailable,
             "detached_by_order": self._detached_by_order,
-            "active": self._active if self._slots.get(self._active) is not None else 0,
-            "serials": list(self._serials.get(self._active, ())),
-            "staged": self._staged if self._staged in self._slots else 0,
-            "self_tests": {str(generation): str(outcome) for generation, outcome in self._tests.items()},
+            "active": self._active if self._staging.place(self._active) is not None else 0,
+            "serials": list(self._staging.serials(self._active)),
+            "staged": self._staging.latest if self._staging.place(self._staging.latest) is not None else 0,
+            "self_tests": {str(generation): str(outcome) for generation, outcome in self._staging.outcomes().items()},
             "interfaces": [
                 {
                     "name": name,

@@ -12,6 +12,7 @@ from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config_fastpath import FastPathConfig
 from rootsrv.demo_zone import generate_root, generate_successor
 from rootsrv.fastpath import loader as loader_module
+from rootsrv.fastpath import staging
 from rootsrv.fastpath.attachment import FoundInterface
 from rootsrv.fastpath.loader import FastPath
 from rootsrv.fastpath.program import FastPathUnavailable, Interface
@@ -185,8 +186,8 @@ def test_a_table_that_cannot_be_had_is_left_to_the_workers_and_the_next_one_is_t
 def test_a_failed_self_test_keeps_the_kernel_from_answering(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = loader_module.SelfTest(5, 5, "a difference")
-    monkeypatch.setattr(loader_module, "run_self_test", lambda *_, **__: wrong)
+    wrong = staging.SelfTest(5, 5, "a difference")
+    monkeypatch.setattr(staging, "run_self_test", lambda *_, **__: wrong)
     followed.page.staged = followed.page.active = 1
     followed.workers(1)
     followed.follow()
