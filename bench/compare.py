@@ -29,7 +29,7 @@ from bench.mix import Mix
 from bench.network import CLIENT_INTERFACE, CLIENT_MAC, SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, SERVER_MAC, Wire
 from bench.queries import Query, same_response
 from bench.responder import make_responder
-from bench.subjects import FAILURES, LOOKUP, SUBJECTS, Bench, Running, Subject, inside
+from bench.subjects import FAILURES, LOOKUP, LOOKUP_TC, SUBJECTS, Bench, Running, Subject, inside
 from bench.zones import Zones
 from rootsrv.answer.responder import Transport
 from rootsrv.fastpath import libbpf
@@ -331,13 +331,14 @@ def _add_ratios(result: dict[str, Any]) -> None:
         ]
         return max(rates, default=0.0)
 
-    for entry in subjects.values():
+    for name, entry in subjects.items():
         entry["ratios"] = {}
+        lookup = LOOKUP_TC if name.endswith(" tc") else LOOKUP
         for figure in ("answered_rate", "peak_rate"):
             for label, reference in (
                 ("best peer", best(figure, "peer")),
                 ("limit", best(figure, "limit", entry["in_kernel"])),
-                ("look-up", subjects[LOOKUP]["median"][figure] if LOOKUP in subjects and entry["in_kernel"] else 0.0),
+                ("look-up", subjects[lookup]["median"][figure] if lookup in subjects and entry["in_kernel"] else 0.0),
             ):
                 if reference:
                     entry["ratios"][f"{figure} / {label}"] = entry["median"][figure] / reference

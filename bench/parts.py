@@ -24,7 +24,7 @@ from rootsrv.fastpath.program import TEST_IFINDEX, Interface, Program
 from rootsrv.fastpath.shared import Reason
 from tests.fastpath.frames import Frame
 
-PARTS = ("restore", "headers", "question", "checksum", "find", "OPT", "cut, sums", "send", "count")
+PARTS = ("restore", "headers", "question", "find", "checksum", "OPT", "cut, sums", "send", "count")
 HOOKS = {"XDP": "parts_xdp", "tc": "parts_tc"}
 QUERIES = 2048
 ROUNDS = 40

@@ -19,7 +19,7 @@ from bench.bpf_object import CompilerMissing, compiled
 from bench.engine_process import EngineFailed
 from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
 from bench.zones import Zones
-from rootsrv import __version__, config
+from rootsrv import __version__, config, status_socket
 from rootsrv.answer.compiler import compile_table
 from rootsrv.fastpath import command, libbpf
 from tests import peers
@@ -29,8 +29,8 @@ HERE = Path(__file__).parent
 PORT = 53
 METRICS_PORT = 9953
 _FASTPATH_SECONDS = 30.0
-LOOKUP = "look-up kernel"
-"""What a program makes that only looks up, copies and sends (bench/bpf/lookup.bpf.c)."""
+LOOKUP, LOOKUP_TC = "look-up kernel", "look-up kernel tc"
+"""What a program makes that only looks up, copies and sends (bench/bpf/lookup.bpf.c), in XDP and at tc ingress."""
 
 
 class SubjectUnavailable(Exception):
@@ -174,7 +174,7 @@ def _await_fastpath(loaded: config.Config) -> None:
     deadline = time.monotonic() + _FASTPATH_SECONDS
     status: Mapping[str, Any] = {}
     while time.monotonic() < deadline:
-        with contextlib.suppress(command.NoAnswer):
+        with contextlib.suppress(status_socket.NoAnswer):
             status = command.ask(loaded, {"command": "fastpath-status"})
             if status["unavailable"]:
                 break
@@ -223,28 +223,42 @@ def _blind_kernel(bench: Bench) -> Iterator[Running]:
     with libbpf.BpfObject.open(compiled("reflector"), "reflector") as reflector:
         reflector.load()
         reflector.map("settings").update(0, bench.reply_octets.to_bytes(4, sys.byteorder))
-        with _in_xdp(bench, reflector.program("reflect")) as running:
+        with _attached(bench, reflector.program("reflect")) as running:
             yield running
 
 
 @contextlib.contextmanager
-def _lookup_kernel(bench: Bench) -> Iterator[Running]:
-    table = compile_table(*bench.zones.verified())
+def lookup_program(table: bytes) -> Iterator[libbpf.BpfObject]:
+    """bench/bpf/lookup.bpf.c with *table*: programs look_up_xdp and look_up_tc."""
     with libbpf.BpfObject.open(compiled("lookup"), "lookup") as loaded:
         loaded.load()
         room = loaded.map("tables")
         with mmap.mmap(room.fd, -(-room.value_size // mmap.PAGESIZE) * mmap.PAGESIZE) as copied:
             copied[: len(table)] = table
-        with _in_xdp(bench, loaded.program("look_up")) as running:
+        yield loaded
+
+
+def _lookup_kernel(hook: str) -> Callable[[Bench], contextlib.AbstractContextManager[Running]]:
+    @contextlib.contextmanager
+    def start(bench: Bench) -> Iterator[Running]:
+        with (
+            lookup_program(compile_table(*bench.zones.verified())) as loaded,
+            _attached(bench, loaded.program(f"look_up_{hook}"), hook) as running,
+        ):
             yield running
+
+    return start
 
 
 @contextlib.contextmanager
-def _in_xdp(bench: Bench, program: int) -> Iterator[Running]:
+def _attached(bench: Bench, program: int, hook: str = "xdp") -> Iterator[Running]:
     """A benchmark's own program, attached to the server's interface."""
     with inside(bench.wire.server, bench.server_cpu):
         ifindex = socket.if_nametoindex(SERVER_INTERFACE)
-        link = libbpf.link(program, ifindex, libbpf.ATTACH_XDP, libbpf.XDP_DRIVER_MODE)
+        if hook == "xdp":
+            link = libbpf.link(program, ifindex, libbpf.ATTACH_XDP, libbpf.XDP_DRIVER_MODE)
+        else:
+            link = libbpf.link(program, ifindex, libbpf.ATTACH_TCX_INGRESS)
     try:
         with answering_threads(bench.wire, bench.server_cpu) as threads:
             yield Running("", 0, threads)
@@ -307,7 +321,8 @@ SUBJECTS = {
         Subject("BIND", _peer("BIND", "named")),
         Subject("PowerDNS", _peer("PowerDNS", "pdns_server"), remark="packet cache on, as shipped"),
         Subject("blind sockets", _blind_sockets, "limit", "recvmmsg/sendmmsg in C, looks at nothing"),
-        Subject(LOOKUP, _lookup_kernel, "limit", "XDP on veth: looks up, copies and sends only", in_kernel=True),
+        Subject(LOOKUP, _lookup_kernel("xdp"), "limit", "XDP on veth: looks up, copies and sends only", True),
+        Subject(LOOKUP_TC, _lookup_kernel("tc"), "limit", "the same at tc ingress", True),
         Subject("blind kernel", _blind_kernel, "limit", "XDP on veth, looks at nothing", in_kernel=True),
     )
 }

@@ -5,7 +5,7 @@
  */
 #include "../../rootsrv/fastpath/bpf/rootsrv.bpf.c"
 
-enum { RESTORE, HEADERS, QUESTION, CHECKSUM, FIND, OPT, FIT, SEND, COUNT };
+enum { RESTORE, HEADERS, QUESTION, FIND, CHECKSUM, OPT, FIT, SEND, COUNT };
 
 struct query {
 	uint32_t size;
@@ -25,91 +25,78 @@ struct parts {
 
 struct parts parts SEC(".data.parts");
 
-static __always_inline struct query *next_query(void)
+#define TC_REDIRECT 7
+
+#define AT_XDP(xdp, tc) (is_xdp ? (xdp) : (tc))
+#define XDP ((struct xdp_md *)ctx)
+#define SKB ((struct __sk_buff *)ctx)
+
+/* Puts the next query into the frame. */
+static __always_inline int restore(void *ctx, int is_xdp)
 {
 	__u32 key = parts.next;
 
 	parts.next = key + 1 < parts.count ? key + 1 : 0;
-	return bpf_map_lookup_elem(&queries, &key);
-}
-
-STEP restore_xdp(struct xdp_md *ctx)
-{
-	struct query *query = next_query();
-
+	struct query *query = bpf_map_lookup_elem(&queries, &key);
 	if (!query)
 		return -1;
 	uint64_t size = query->size - 1;
 	BOUND(size, 1023);
 	size++;
-	if (bpf_xdp_adjust_tail(ctx, (int)size - (int)bpf_xdp_get_buff_len(ctx)))
+	if (AT_XDP(bpf_xdp_adjust_tail(XDP, (int)size - (int)bpf_xdp_get_buff_len(XDP)),
+		   bpf_skb_change_tail(SKB, size, 0)))
 		return -1;
-	return bpf_xdp_store_bytes(ctx, 0, query->frame, size);
+	return AT_XDP(bpf_xdp_store_bytes(XDP, 0, query->frame, size), bpf_skb_store_bytes(SKB, 0, query->frame, size, 0));
 }
 
-STEP restore_tc(struct __sk_buff *ctx)
-{
-	struct query *query = next_query();
-
-	if (!query)
-		return -1;
-	uint64_t size = query->size - 1;
-	BOUND(size, 1023);
-	size++;
-	if (bpf_skb_change_tail(ctx, size, 0))
-		return -1;
-	return bpf_skb_store_bytes(ctx, 0, query->frame, size, 0);
-}
-
-/* From the headers that are read to the response that is decided: nonzero when the chosen part was the last, or one passes. */
+/* As `decide` does it; nonzero when the chosen part was the last, or one passes. */
 static __always_inline int decide_up_to(struct scratch *s, uint32_t last)
 {
 	if (read_question(s) || (s->has_opt && read_opt(s)) || last == QUESTION)
 		return 1;
-	if (verify_checksum(s) || last == CHECKSUM)
-		return 1;
 	s->opt_size = 0;
 	s->generation = READ_ONCE(control.active);
-	if (find_answer(s) || last == FIND)
+	if (find_answer(s))
+		return 1;
+	fetch_answer(s);
+	if (last == FIND || verify_checksum(s) || last == CHECKSUM)
 		return 1;
 	if ((s->has_opt && build_opt(s)) || last == OPT)
 		return 1;
 	return fit(s) || last == FIT;
 }
 
-SEC("xdp")
-int parts_xdp(struct xdp_md *ctx)
+/* 1: answered; 0: passed, or not to be answered; -1: the frame cannot be used. */
+static __always_inline int run_parts(void *ctx, int is_xdp)
 {
 	struct scratch *s = scratch_of_this_cpu(1);
 	uint32_t last = parts.last_part;
 
-	if (!s || restore_xdp(ctx))
-		return XDP_ABORTED;
-	if (last == RESTORE || receive_xdp(ctx, s) || last == HEADERS || decide_up_to(s, last))
-		return XDP_PASS;
-	if (send_xdp(ctx, s) != XDP_TX)
-		return XDP_PASS;
+	if (!s || restore(ctx, is_xdp))
+		return -1;
+	if (last == RESTORE || AT_XDP(receive_xdp(XDP, s), receive_tc(SKB, s)) || last == HEADERS || decide_up_to(s, last))
+		return 0;
+	int verdict = AT_XDP(send_xdp(XDP, s), send_tc(SKB, s));
+	if (verdict != AT_XDP(XDP_TX, TC_REDIRECT))
+		return 0;
 	parts.answered++;
 	if (last == COUNT)
 		count_answer(s);
-	return XDP_TX;
+	return 1;
+}
+
+SEC("xdp")
+int parts_xdp(struct xdp_md *ctx)
+{
+	int answered = run_parts(ctx, 1);
+
+	return answered < 0 ? XDP_ABORTED : answered ? XDP_TX : XDP_PASS;
 }
 
 SEC("tc")
 int parts_tc(struct __sk_buff *ctx)
 {
-	struct scratch *s = scratch_of_this_cpu(1);
-	uint32_t last = parts.last_part;
+	int answered = run_parts(ctx, 0);
 
-	if (!s || restore_tc(ctx))
-		return TC_DROP;
-	if (last == RESTORE || receive_tc(ctx, s) || last == HEADERS || decide_up_to(s, last))
-		return TC_NEXT;
-	int verdict = send_tc(ctx, s);
-	if (verdict == TC_NEXT || verdict == TC_DROP)
-		return TC_NEXT;
-	parts.answered++;
-	if (last == COUNT)
-		count_answer(s);
-	return verdict;
+	return answered < 0 ? TC_DROP : answered ? TC_REDIRECT : TC_NEXT;
 }

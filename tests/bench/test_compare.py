@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import mmap
 import os
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from bench import compare, offer, peak, plots, report, zones
-from bench.bpf_object import compiled
 from bench.engine_process import EngineProcess
 from bench.mix import Mix
 from bench.network import (
@@ -28,11 +26,11 @@ from bench.network import (
     Wire,
 )
 from bench.responder import make_responder
-from bench.subjects import SUBJECTS, Bench
+from bench.subjects import SUBJECTS, Bench, lookup_program
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.responder import Transport
 from rootsrv.fastpath import libbpf
-from rootsrv.fastpath.program import XDP_TX
+from rootsrv.fastpath.program import TC_REDIRECT, XDP_TX
 from tests.fastpath.frames import Frame
 from tests.needs import REPOSITORY, require_root, require_tool
 
@@ -84,27 +82,26 @@ def test_the_ceiling_of_the_generator_is_measured(result: dict[str, float]) -> N
     assert result["ceiling"] > 1000
 
 
-def test_the_bare_look_up_in_the_kernel_sends_bodies_of_the_right_size(served: zones.Zones) -> None:
+@pytest.mark.parametrize(("hook", "replies"), [("xdp", XDP_TX), ("tc", TC_REDIRECT)])
+def test_the_bare_look_up_in_the_kernel_sends_bodies_of_the_right_size(
+    served: zones.Zones, hook: str, replies: int
+) -> None:
     require_tool("clang")
     table = compile_table(*served.verified())
     answering = make_responder(served)
     queries = [query for query in Mix.read().with_edns(cookie=0.0).queries(served.tlds, 2000) if query.kind != "chaos"]
     same = 0
-    with libbpf.BpfObject.open(compiled("lookup"), "lookup") as loaded:
-        loaded.load()
-        room = loaded.map("tables")
-        with mmap.mmap(room.fd, -(-room.value_size // mmap.PAGESIZE) * mmap.PAGESIZE) as copied:
-            copied[: len(table)] = table
+    with lookup_program(table) as loaded:
         for query in queries:
             addresses = {6: {"source": "2001:db8:1::7", "destination": "2001:db8::53"}}.get(query.family, {})
             sent = Frame(payload=query.octets, **addresses)
-            run = libbpf.run_on_packet(loaded.program("look_up"), sent.to_octets())
-            assert run.verdict == XDP_TX, query
+            run = libbpf.run_on_packet(loaded.program(f"look_up_{hook}"), sent.to_octets())
+            assert run.verdict == replies, query
             received = Frame.from_octets(run.packet).payload
             expected = answering.respond(query.octets, bytes(4), Transport.UDP, served.now)
             assert expected is not None
             same += len(received) == len(expected) and received[:12] == expected[:12]
-    # The others would have been cut, have an NSID, or are names of the host zone.
+    # The others would have been cut or have an NSID.
     assert same > 0.85 * len(queries)
 
 
@@ -113,7 +110,15 @@ def test_ratios_to_the_best_peer_are_given(result: dict[str, dict[str, dict[str,
 
 
 def test_servers_in_the_kernel_are_compared_with_the_bare_look_up() -> None:
-    rates = {"NSD": 100.0, "rootsrv": 80.0, "rootsrv XDP": 900.0, "look-up kernel": 1000.0, "blind kernel": 2000.0}
+    rates = {
+        "NSD": 100.0,
+        "rootsrv": 80.0,
+        "rootsrv XDP": 900.0,
+        "look-up kernel": 1000.0,
+        "blind kernel": 2000.0,
+        "rootsrv tc": 400.0,
+        "look-up kernel tc": 500.0,
+    }
     subjects = {
         name: {"median": {"answered_rate": rate, "peak_rate": rate}, "kind": SUBJECTS[name].kind,
                "in_kernel": SUBJECTS[name].in_kernel}
@@ -124,6 +129,7 @@ def test_servers_in_the_kernel_are_compared_with_the_bare_look_up() -> None:
 
     ratios: dict[str, float] = subjects["rootsrv XDP"]["ratios"]  # type: ignore[assignment]
     assert ratios["answered_rate / look-up"] == 0.9
+    assert subjects["rootsrv tc"]["ratios"]["answered_rate / look-up"] == 0.8  # type: ignore[index]
     assert ratios["answered_rate / limit"] == 0.45
     assert ratios["answered_rate / best peer"] == 9.0
     assert "answered_rate / look-up" not in subjects["rootsrv"]["ratios"]  # type: ignore[operator]
