@@ -296,8 +296,8 @@ def to_markdown(result: dict[str, Any]) -> str:
     )
     if result["ceiling"]:
         lines.append(
-            f"The generator itself, UDP: {thousands(result['ceiling'])}/s ({result['engine']} engine).  TCP, a client"
-            f" in Python: what it gets from {TCP_LIMIT}.  † within 10 % of that: it may be the generator that is"
+            f"The generator itself, UDP: {thousands(result['ceiling'])}/s ({result['engine']} engine).  TCP:"
+            f" what the client gets from {TCP_LIMIT}.  † within 10 % of that: it may be the generator that is"
             " measured."
         )
     lines += [f"* {name} was left out: {reason.splitlines()[0]}" for name, reason in result["left_out"].items()]

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing = commands.add_parser("compare", help="every server in turn on the same wire")
     comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
     comparing.add_argument("--repeats", type=_positive, default=3)
-    comparing.add_argument("--step-seconds", type=float, default=1.0)
+    comparing.add_argument("--step-seconds", type=float, default=0.6)
     comparing.add_argument("--further", action="store_true", help="also TCP, the nxdomain flood, the worst queries")
     comparing.add_argument("--engine", choices=("kernel", "socket"), default="kernel")
     comparing.add_argument("--cores", default="0,1", help="generator's and server's core")
