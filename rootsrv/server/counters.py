@@ -33,6 +33,8 @@ from rootsrv.counts import (
 from rootsrv.page import WorkerSlot
 
 _FORMERR = 1
+# Messages up to which a loop is cheaper than what a batch costs, whatever is in it: for one 2.0 against 3.4 us.
+_FEW = 2
 _DAY_SECONDS = 86_400
 
 # Sources remembered since they were last put into the registers; bounds memory (some 10 MB) and costs nothing but
@@ -60,6 +62,9 @@ class Counters:
 
     def count(self, path: int, requests: Sequence[bytes], responses: Sequence[bytes]) -> None:
         """Count a batch on *path*: `responses[i]` answers `requests[i]`."""
+        if len(requests) <= _FEW:
+            self._count_few(path, requests, responses)
+            return
         # Bins as octets of a bytes object, so that C loops sort them; bench/server.py "counting" guards this.
         words = self._words
         names = self._paths[path]
@@ -82,6 +87,22 @@ class Counters:
         joined = b"".join(requests)
         if b"_" in joined and b"_ta-" in joined.lower():
             self._count_signals(requests)
+
+    def _count_few(self, path: int, requests: Sequence[bytes], responses: Sequence[bytes]) -> None:
+        words = self._words
+        names = self._paths[path]
+        for request, response in zip(requests, responses, strict=True):
+            rcode = names.rcodes_by_head[response[2:12]]
+            words[names.rcodes + rcode] += 1
+            words[names.response_sizes + min(len(response) // BIN_OCTETS, RESPONSE_BINS - 1)] += 1
+            words[RESPONSES + path] += 1
+            if rcode == _FORMERR:
+                words[MALFORMED + path] += 1
+            else:
+                words[names.request_sizes + names.request_bins[len(request)]] += 1
+                words[QUERIES + path] += 1
+            if b"_" in request and b"_ta-" in request.lower():
+                self._count_signals((request,))
 
     def note_sources(self, sources: Collection[bytes]) -> None:
         """Put packed source addresses into the registers of unique sources."""
