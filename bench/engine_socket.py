@@ -163,13 +163,15 @@ class SocketEngine:
                     flow.next += taken
                 if flow.next == flow.batch.rows and not once:
                     flow.next = 0
-                if once and load.sent == len(self._queries) and not self._pending.any():
-                    break
+            all_sent = once and load.sent == len(self._queries)
+            if all_sent and not self._pending.any():
+                break
             ready = self._epoll.poll(0)
             for descriptor, _ in ready:
                 self._receive(self._flows[descriptor], load, histogram, rcodes, keep)
-            if rate is None and not ready and due <= 0 and clock() - int(self._sent_at.max()) > 50_000_000:
-                # Nothing came for 50 ms with a full window: those are lost, go on without them.
+            waiting = rate is None and not ready and (due <= 0 or all_sent)
+            if waiting and clock() - int(self._sent_at.max()) > 50_000_000:
+                # Nothing came for 50 ms, and nothing more may go: those are lost, go on without them.
                 load.lost += int(numpy.count_nonzero(self._pending))
                 self._given_up |= self._pending
                 self._pending[:] = False
