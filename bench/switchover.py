@@ -204,11 +204,11 @@ def _all_workers_at(directory: Path, generation: int) -> bool:
     return bool(slots) and all(slot.pid and slot.active == generation for slot in slots)
 
 
-def _wait(condition: Any, what: str) -> float:
+def _wait(condition: Callable[[], bool], what: str, events: Events) -> float:
     deadline = time.monotonic() + _LONGEST_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit(f"not within {_LONGEST_SECONDS} s: {what}")
+            raise SystemExit(f"not within {_LONGEST_SECONDS} s: {what}; the instance told {events[-5:]}")
         time.sleep(0.002)
     return time.monotonic()
 
@@ -221,7 +221,7 @@ def measure(zones: Path, *, ixfr: bool, watch_memory: bool = False) -> dict[str,
         admin, service = _free_port(), _free_port()
         primary, named, bind_events = stack.enter_context(_bind(directory / "bind", texts[0], admin, ixfr=ixfr))
         events = stack.enter_context(_rootsrv(directory, zones, primary, admin, service))
-        _wait(lambda: _all_workers_at(directory, 1), "the first zone")
+        _wait(lambda: _all_workers_at(directory, 1), "the first zone", events)
         maintain = int(_ask(directory / "run" / "maintain.sock")["pid"])
         if watch_memory:
             memory = _Memory(maintain)
@@ -232,7 +232,7 @@ def measure(zones: Path, *, ixfr: bool, watch_memory: bool = False) -> dict[str,
         (directory / "bind" / "root.zone").write_bytes(texts[1])
         asked = time.monotonic()
         os.kill(named, signal.SIGHUP)
-        done = _wait(lambda: _all_workers_at(directory, 2), "the update")
+        done = _wait(lambda: _all_workers_at(directory, 2), "the update", events)
         if watch_memory:
             memory.stop()
             return {"maintain_octets": memory.role, "maintain_with_children_octets": memory.together}

@@ -66,8 +66,7 @@ class Body:
             if rtype in (_TYPE_NS, _TYPE_SOA):
                 self._record_with_names(rtype, ttl, rdata)
             else:
-                self._octets += _FIXED.pack(rtype, _CLASS_IN, ttl, len(rdata))
-                self._octets += rdata
+                self._octets += _FIXED.pack(rtype, _CLASS_IN, ttl, len(rdata)) + rdata
         self._counts[section] += len(rdatas)
         if cut:
             self.cut(needed=True)
@@ -112,6 +111,10 @@ class Body:
 
     def _name(self, name: bytes) -> None:
         """Append *name*, its longest suffix that was written before replaced by a pointer."""
+        if (target := self._seen.get(name)) is not None:
+            self._pointers.append(len(self._octets))
+            self._octets += struct.pack("!H", 0xC000 | target)
+            return
         at = 0
         while name[at]:
             target = self._seen.get(name[at:])

@@ -1,4 +1,4 @@
-"""NSD and Knot as secondaries of ours: what they transfer is what we gave."""
+"""NSD, Knot and BIND as secondaries of ours: what they transfer is what we gave."""
 
 import contextlib
 from collections.abc import Iterator
@@ -39,13 +39,16 @@ def secondary(
     tls: tuple[Path, str] | None = None,
     seconds: float = START_SECONDS,
 ) -> Iterator[Secondary]:
-    """Run *kind* at *port* as secondary of 127.0.0.1 at *primary_port*; NSD over TLS: (CA, host name).
+    """Run *kind* at *port* as secondary of 127.0.0.1 at *primary_port*; NSD and BIND over TLS: (CA, host name).
 
     PeerFailed when it has no zone after so many *seconds*.
     """
     directory.mkdir()
     made = Secondary(port)
-    command = _nsd(directory, port, primary_port, tls) if kind == "NSD" else _knot(directory, port, primary_port)
+    if kind == "Knot":
+        command = _knot(directory, port, primary_port)  # 3.2 has no XoT
+    else:
+        command = (_nsd if kind == "NSD" else _bind)(directory, port, primary_port, tls)
     with running(kind, command, directory / f"{kind}.log", lambda: made.serial() is not None, seconds):
         yield made
 
@@ -125,3 +128,25 @@ zone:
 """
     )
     return [require_tool("knotd"), "-c", str(directory / "knot.conf")]
+
+
+def _bind(directory: Path, port: int, primary_port: int, tls: tuple[Path, str] | None) -> list[str]:
+    context = f'tls strict {{ ca-file "{tls[0]}"; remote-hostname "{tls[1]}"; }};' if tls else ""
+    (directory / "named.conf").write_text(
+        f"""
+key "{KEY_NAME}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
+{context}
+options {{
+    directory "{directory}"; pid-file "{directory}/named.pid"; lock-file none;
+    session-keyfile "{directory}/session.key"; managed-keys-directory "{directory}";
+    listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+    recursion no; dnssec-validation no; empty-zones-enable no; notify no; min-retry-time 1; max-retry-time 1;
+}};
+controls {{ }};
+zone "." {{
+    type secondary; file "{directory}/root"; masterfile-format text; allow-notify {{ key "{KEY_NAME}"; }};
+    primaries {{ 127.0.0.1 port {primary_port} key "{KEY_NAME}" {"tls strict" if tls else ""}; }};
+}};
+"""
+    )
+    return [require_tool("named"), "-g", "-n", "1", "-c", str(directory / "named.conf")]

@@ -1,4 +1,4 @@
-"""NSD, Knot and BIND as our hidden primaries with genuine zones; dig, kdig, NSD and Knot as those whom we give."""
+"""NSD, Knot and BIND as our hidden primaries with genuine zones; dig, kdig and the three as those whom we give."""
 
 import contextlib
 import subprocess
@@ -63,7 +63,7 @@ def giving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Giving]:
     authority = Authority(directory)
     certified = authority.certify("admin.example")
     tls_port = free_port()
-    ports = {"NSD": free_port(), "Knot": free_port()}
+    ports = {kind: free_port() for kind in KINDS}
     peers = "".join(
         f'[[peer]]\nname = "{kind}"\naddress = "127.0.0.1"\nport = {port}\nkey = "{KEY_NAME}"\n'
         for kind, port in ports.items()
@@ -136,7 +136,7 @@ def test_kdig_transfers_over_tls_with_the_key_or_a_certificate(giving: Giving, t
         assert ("REFUSED" in shown) is not accepted
 
 
-@pytest.mark.parametrize("kind", ["NSD", "Knot"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_secondary_transfers_from_us_and_follows_our_notify(giving: Giving, kind: str, tmp_path: Path) -> None:
     instance, primary, _, _, ports = giving
     with secondary(kind, ports[kind], instance.admin[1], tmp_path / kind) as peer:
@@ -149,19 +149,22 @@ def test_a_secondary_transfers_from_us_and_follows_our_notify(giving: Giving, ki
         assert record["notify"] == f"{served + 1}: confirmed"
 
 
-def test_nsd_transfers_from_us_over_tls_and_not_from_another_name(giving: Giving, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["NSD", "BIND"])
+def test_a_secondary_transfers_from_us_over_tls_and_not_from_another_name(
+    giving: Giving, kind: str, tmp_path: Path
+) -> None:
     """XoT (RFC 9103) with strict authentication of our certificate, and TSIG inside."""
     instance, primary, authority, tls_port, ports = giving
     other = (authority.path, "other.example")
     with pytest.raises(PeerFailed):
-        with secondary("NSD", ports["NSD"], tls_port, tmp_path / "other", tls=other, seconds=4):
+        with secondary(kind, ports[kind], tls_port, tmp_path / "other", tls=other, seconds=3):
             pass
-    with secondary("NSD", ports["NSD"], tls_port, tmp_path / "NSD", tls=(authority.path, "admin.example")) as peer:
+    with secondary(kind, ports[kind], tls_port, tmp_path / kind, tls=(authority.path, "admin.example")) as peer:
         served = instance.serial() or 0
-        instance.wait(lambda: peer.serial() == served, f"NSD has {served}")
+        instance.wait(lambda: peer.serial() == served, f"{kind} has {served}")
         primary.publish(version(served + 1))
         instance.notify()
-        instance.wait(lambda: peer.serial() == served + 1, "NSD follows")
+        instance.wait(lambda: peer.serial() == served + 1, f"{kind} follows")
 
 
 def test_the_service_address_takes_no_notify_and_gives_no_transfer(giving: Giving) -> None:

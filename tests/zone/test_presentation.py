@@ -1,5 +1,8 @@
 """Zone files: the short way reads nothing otherwise than dnspython does, and errors name line and cause."""
 
+import ipaddress
+import struct
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +12,8 @@ from rootsrv.zone import builder, presentation
 from rootsrv.zone.contents import ZoneContents, ZoneMalformed
 from rootsrv.zone.name import ROOT
 from rootsrv.zone.name import from_text as name_from_text
-from rootsrv.zone.rdata import AAAA, DS, MX, NS, NSEC, RRSIG, SOA, TXT, A
+from rootsrv.zone.rdata import AAAA, DS, MX, NS, NSEC, RRSIG, SOA, TXT, A, type_bitmap
+from rootsrv.zone.rdata import to_text as rdata_to_text
 from tests.needs import genuine_root_zone_text
 
 SOA_LINE = "@ 300 IN SOA ns.example. host.example. 1 2 3 4 5\n"
@@ -319,3 +323,17 @@ def test_records_from_a_transfer_become_canonical() -> None:
 def test_malformed_rdata_is_refused(rtype: int, rdata: bytes) -> None:
     with pytest.raises(ZoneMalformed, match=f"^{len(rdata)} octets are not "):
         builder.from_records(APEX, [(APEX, rtype, 300, rdata)])
+
+
+@given(st.lists(st.sampled_from((0, 0, 1, 0x10, 0x1000, 0xABCD)), min_size=8, max_size=8))
+def test_an_address_is_written_as_rfc_5952_wants_it(groups: list[int]) -> None:
+    octets = struct.pack("!8H", *groups)
+
+    assert presentation._write_aaaa(octets, presentation._NamesToText()) == str(ipaddress.IPv6Address(octets))
+
+
+@given(st.sets(st.integers(1, 300), min_size=1))
+def test_nsec_is_written_as_dnspython_writes_it(types: set[int]) -> None:
+    rdata = name_from_text("Next.example.") + type_bitmap(types)
+
+    assert presentation._write_nsec(rdata, presentation._NamesToText()) == rdata_to_text(NSEC, rdata)
