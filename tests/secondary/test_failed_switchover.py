@@ -128,6 +128,7 @@ def test_with_keep_it_answers_servfail_and_never_the_old_zone_and_a_mended_table
         assert "switchover healed" in instance.log
 
 
+@pytest.mark.long
 def test_an_instance_that_was_silenced_and_ends_is_healed_by_its_start(tmp_path: Path) -> None:
     with scheduled(tmp_path, workers=1) as (instance, primary):
         stop(*pids(instance))

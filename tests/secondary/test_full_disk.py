@@ -51,7 +51,7 @@ def fill(directory: Path, leave: int = 0) -> Path:
 
 
 # Full at once, or as soon as the zone (some 25 KB) and a part of the table have been written.
-@pytest.mark.parametrize("leave", [0, 40_960])
+@pytest.mark.parametrize("leave", [0, pytest.param(40_960, marks=pytest.mark.long)])
 def test_a_full_file_system_stops_no_answer_loses_nothing_and_room_heals_it_unasked(
     running: tuple[Maintained, ScriptedPrimary], leave: int
 ) -> None:

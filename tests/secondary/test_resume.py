@@ -106,7 +106,7 @@ def test_a_damaged_ledger_is_a_clear_error_and_moving_it_away_heals(stopped: Fix
 
 def test_what_was_staged_for_a_set_time_goes_into_service_although_it_was_killed_meanwhile(tmp_path: Path) -> None:
     with scripted(version(FIRST)) as primary:
-        switchover = "align_seconds = 15\nlead_seconds = 5"
+        switchover = "align_seconds = 6\nlead_seconds = 3"
         with maintained(tmp_path, primary_section(primary, "scripted"), switchover=switchover) as instance:
             instance.wait_for_serial(FIRST)
             primary.publish(version(FIRST + 1))
