@@ -432,7 +432,8 @@ class FastPath:
     def respond_as(self, responses: ResponderSettings) -> None:
         """Respond as *responses* say, which the workers are told as well; while it changes, queries pass to them."""
         with self._changing:
-            self._responses, self._responder = responses, None
+            self._responses = responses
+            self._staging.expect(responses)
             program = self.program
             if program is None:
                 return

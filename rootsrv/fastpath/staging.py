@@ -43,6 +43,10 @@ class Staging:
         self._serials: dict[int, tuple[int, ...]] = {}
         self._responder: tuple[int, Responder] | None = None
 
+    def expect(self, responses: ResponderSettings) -> None:
+        """The program has other settings from now on; `changing` is held."""
+        self._responses, self._responder = responses, None
+
     def place(self, generation: int) -> int | None:
         """Where in the kernel *generation* is; None unless it is there and may answer."""
         return self._places.get(generation)
