@@ -201,18 +201,19 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 	return 0;
 }
 
-/* The next of a series of random numbers (Marsaglia 2003, xorshift64), which is this CPU's own. */
+/* One that nobody can predict, or fragments of an answer could be forged before it is sent.  The kernel's generator is
+ * asked for two at a time.
+ */
 static __always_inline uint16_t next_ip_id(struct scratch *s)
 {
-	uint64_t word = s->ip_id;
-
-	if (!word)
-		word = (uint64_t)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32() | 1;
-	word ^= word << 13;
-	word ^= word >> 7;
-	word ^= word << 17;
-	s->ip_id = word;
-	return word >> 32;
+	if (!s->ip_ids_left) {
+		s->ip_ids = bpf_get_prandom_u32();
+		s->ip_ids_left = 2;
+	}
+	uint16_t id = s->ip_ids;
+	s->ip_ids >>= 16;
+	s->ip_ids_left--;
+	return id;
 }
 
 /* Turns the headers round and writes the DNS header; the frame has its new size already.  Nonzero: cannot happen. */

@@ -70,7 +70,7 @@ struct scratch {
 	uint16_t rcode;
 
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
-	uint64_t ip_id;            /* the state of a random number generator; 0: not yet seeded */
+	uint32_t ip_ids, ip_ids_left; /* random octets for IPv4 identifications, two of them */
 	uint64_t siphash_words[5];
 	uint64_t siphash_k0, siphash_k1;
 
