@@ -30,6 +30,7 @@ from tests.peers import PeerFailed
 _console = Console(stderr=True)
 _QUERIES = 65_536
 _INTERRUPTED = 130  # as a shell reports SIGINT
+_ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Refused(Exception):
@@ -39,8 +40,7 @@ class _Refused(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0: done (and passed); 1: measured, but not passed or not measurable; 2: the command is wrong."""
     parsed = _parser().parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+    before = {number: signal.signal(number, _end) for number in _ENDINGS}
     try:
         status: int = parsed.command(parsed)
     except (_Refused, offer.NotOurs, offer.CannotLoad, MixUnusable, QueriesUnusable, zones.ZonesUnusable) as error:
@@ -52,12 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bench: interrupted; everything it made is gone", file=sys.stderr)
         return _INTERRUPTED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return status
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     # Once: what cleans up is not to be interrupted again (SIGKILL ends everything at once, see bench/network.py).
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in _ENDINGS:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 

@@ -309,7 +309,7 @@ class RouteWatch:
 
     def close(self) -> None:
         """Stop following."""
-        self._process.terminate()
+        self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
         self._thread.join()
