@@ -1,7 +1,6 @@
 """The servers that are measured: each started in the server namespace, on the server core, with one worker."""
 
 import contextlib
-import dataclasses
 import mmap
 import os
 import shutil
@@ -132,6 +131,8 @@ def _peer(name: str, tool: str) -> Callable[[Bench], contextlib.AbstractContextM
 def _knot_xdp(bench: Bench) -> Iterator[Running]:
     program = bench.programs.get("knot") or _find("knotd")
     with contextlib.ExitStack() as stack:
+        # Knot may leave its program behind, which would be in the way of the next.
+        stack.callback(bench.wire.server.run, "ip", "link", "set", SERVER_INTERFACE, "xdp", "off")
         with inside(bench.wire.server, bench.server_cpu):
             peer = stack.enter_context(
                 knot.serve(
@@ -203,9 +204,10 @@ validation = "none"
 [state]
 directory = "{bench.workdir}/state"
 runtime_directory = "{bench.workdir}/run"
+[report]
+addresses = ["127.0.0.1"]
+port = {METRICS_PORT}
 """
-    if "report" in {each.name for each in dataclasses.fields(config.Config)}:
-        text += f'[report]\naddresses = ["127.0.0.1"]\nport = {METRICS_PORT}\n'
     return text if not fastpath else text + f'[fastpath]\nmode = "{fastpath}"\ninterfaces = ["{SERVER_INTERFACE}"]\n'
 
 
