@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,14 +213,25 @@ def is_capturing(made: Site) -> bool:
     return len(made.client.run("cat", "/proc/net/packet").splitlines()) > 1
 
 
+MISSED = 4
+"""So many of 2,000 queries and their responses the capture may miss on a busy machine; it never sees too many."""
+
+
 def assert_capture_agrees(seen: dict[str, dict[str, str | Scalars]], record: DayRecord) -> None:
-    assert {key: int(str(seen["traffic-volume"][key])) for key in VOLUME_KEYS} == record.volume
+    assert_hardly_missed({key: seen["traffic-volume"][key] for key in VOLUME_KEYS}, record.volume)
     ours = parse(record.text("traffic-sizes", "x.root-servers.net"))
-    assert {key: seen["traffic-sizes"][key] for key in SIZE_KEYS} == {key: ours[key] for key in SIZE_KEYS}
-    rcodes = {int(key): int(str(n)) for key, n in seen["rcode-volume"].items() if key.isdigit()}
-    assert rcodes == {rcode: number for rcode, number in record.rcodes.items() if number}
+    for key in SIZE_KEYS:
+        assert_hardly_missed(seen["traffic-sizes"][key], ours[key])
+    rcodes = {int(key): n for key, n in seen["rcode-volume"].items() if key.isdigit()}
+    assert_hardly_missed(rcodes, {rcode: number for rcode, number in record.rcodes.items() if number})
     sources = {key: int(str(seen["unique-sources"][key])) for key in SOURCE_KEYS}
     assert sources == record.unique_sources()
+
+
+def assert_hardly_missed(seen: Mapping[Any, Any], ours: Mapping[Any, Any]) -> None:
+    """Counts, by whatever they are of: the capture's and *ours*."""
+    missed = {key: int(str(ours.get(key, 0))) - int(str(seen.get(key, 0))) for key in {*seen, *ours}}
+    assert all(0 <= number <= MISSED for number in missed.values()), missed
 
 
 def stop(made: Site) -> None:
