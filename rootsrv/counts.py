@@ -36,7 +36,7 @@ TCP_COUNTERS = (
     "refused-client-limit",
     "closed-incomplete",  # a message took too long to arrive
     "closed-stalled",  # the client does not read
-    "closed-oversized",
+    "closed-oversized",  # too many hold much of a long message: the one that has done so longest goes
     "closed-empty",  # a message of length zero
     "closed-shutdown",
     "closed-silent",

@@ -3,7 +3,8 @@
 # -------------------
 # A connection is read into one buffer that all share; whole messages in it are answered at once, with one write; what
 # is left (part of a message) is kept.  So an idle connection holds no memory to speak of, and a busy one holds at most
-# one read, one incomplete message, the transport's write buffer and one step's responses.  The page is read and
+# one read, one incomplete message, the transport's write buffer and one step's responses.  Few at a time may hold
+# much of a long message: over that number, the one that has done so longest goes.  The page is read and
 # responses are counted once per turn of the event loop (turns.py).
 #
 # Every connection stands in `_by_activity`, oldest first: a dict that is re-inserted into at each query, so the head is
@@ -27,13 +28,19 @@ from typing import cast
 
 from rootsrv.answer.responder import Transport
 from rootsrv.server.counters import Counters
-from rootsrv.server.mmsg import MAX_QUERY_OCTETS
 from rootsrv.server.turns import Turns
 
 READ_OCTETS = 16_384
 """Octets read at once: some 300 pipelined queries."""
 
-_MAX_ALONE = 2 + MAX_QUERY_OCTETS
+MAX_MESSAGE_OCTETS = 0xFFFF
+"""What two octets of length can say (RFC 1035 §4.2.2): a query may be as long, padded say, and is answered."""
+
+LONG_OCTETS = 4096
+"""An incomplete message of which more than this is held is a long one."""
+
+MAX_LONG = 128
+"""Connections of one worker that may hold a long message: 8 MB."""
 
 
 class _Lengths(dict[int, bytes]):
@@ -83,6 +90,7 @@ class Connections:
         self._incomplete: dict[Connection, float] = {}
         self._stalled: dict[Connection, float] = {}
         self._per_client: dict[bytes, int] = {}
+        self._long: dict[Connection, None] = {}
 
     def __len__(self) -> int:
         return len(self._by_activity)
@@ -117,6 +125,15 @@ class Connections:
             self._incomplete.pop(connection, None)
         if incomplete:
             self._incomplete.setdefault(connection, time.monotonic())
+
+    def set_long(self, connection: "Connection", long: bool) -> None:
+        """*connection* holds (not) much of a long message; over the limit, the one that has done so longest goes."""
+        if not long:
+            self._long.pop(connection, None)
+            return
+        self._long.setdefault(connection)
+        if len(self._long) > MAX_LONG:
+            next(iter(self._long)).abort("closed-oversized")
 
     def set_stalled(self, connection: "Connection", stalled: bool) -> None:
         """*connection* has (not) more unsent octets than it should."""
@@ -195,7 +212,8 @@ class Connection(asyncio.BufferedProtocol):
         self._counted = False
         self._ended = False
         self._paused = False
-        self._rest = b""
+        self._rest = bytearray()
+        self._wanted = 0  # octets of `_rest` at which its first message is complete, as far as is known
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit the client or close."""
@@ -226,15 +244,33 @@ class Connection(asyncio.BufferedProtocol):
         everybody = self._all
         everybody.turns.begin()
         octets = bytes(everybody.read_buffer[:size])
-        alone = 2 < size <= _MAX_ALONE and (octets[0] << 8 | octets[1]) == size - 2
+        alone = size > 2 and (octets[0] << 8 | octets[1]) == size - 2
         if not alone or self._rest or self._paused:
-            self._answer(self._rest + octets)
+            self._append(octets)
             return
         # One whole message and nothing else, as from a client that waits for each response.
         response = everybody.turns.respond(self._path, octets[2:], self._source, Transport.TCP)
         everybody.active(self)
         if response is not None:
             self._transport.write(_LENGTHS[len(response)] + response)
+
+    def _append(self, octets: bytes) -> None:
+        """Go on with what we hold and *octets*; a message that comes in many pieces is put together only once."""
+        if not self._rest:
+            self._answer(octets)
+            return
+        self._rest += octets
+        if len(self._rest) >= self._wanted:
+            self._answer(self._let_go())
+        elif len(self._rest) > LONG_OCTETS:
+            self._all.set_long(self, True)
+
+    def _let_go(self) -> bytes:
+        """What we held."""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        self._all.set_long(self, False)
+        return rest
 
     def _answer(self, octets: bytes) -> None:
         """Answer all complete messages in *octets*, in steps between which the write buffer is looked at."""
@@ -244,8 +280,8 @@ class Connection(asyncio.BufferedProtocol):
             fault = ""
             while size - at >= 2 and len(requests) < STEP_QUERIES:
                 length = octets[at] << 8 | octets[at + 1]
-                if not 0 < length <= MAX_QUERY_OCTETS:
-                    fault = "closed-oversized" if length else "closed-empty"
+                if not length:
+                    fault = "closed-empty"
                     break
                 end = at + 2 + length
                 if end > size:
@@ -259,11 +295,13 @@ class Connection(asyncio.BufferedProtocol):
             if len(requests) < STEP_QUERIES:
                 break
         if self._closing:
-            self._rest = b""
             return
-        self._rest = octets[at:]
+        self._rest += octets[at:]
+        self._wanted = 2 + (octets[at] << 8 | octets[at + 1]) if size - at >= 2 else 2
         # While we do not read, the rest may hold complete messages: then the client is slow, and `stalled` judges it.
         self._all.set_incomplete(self, bool(self._rest) and not self._paused, anew=at > 0)
+        if size - at > LONG_OCTETS and not self._paused:
+            self._all.set_long(self, True)
         if self._ended and not self._paused:
             self.close("closed-by-client")
 
@@ -292,7 +330,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._ended:
             self._transport.resume_reading()
         self._all.turns.begin()
-        self._answer(self._rest)
+        self._answer(self._let_go())
 
     def eof_received(self) -> bool:
         """It sends no more (RFC 7766 §6.2.1.1 allows to close one half); what it asked is still answered."""
@@ -307,7 +345,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._closing = True
         self._count(reason)
-        self._rest = b""
+        self._let_go()
         self._transport.close()
         self._all.closing(self)
 
@@ -315,13 +353,14 @@ class Connection(asyncio.BufferedProtocol):
         """Close now; what is unsent is lost."""
         self._closing = True
         self._count(reason)
-        self._rest = b""
+        self._let_go()
         self._all.forget(self)
         self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone, for whatever reason."""
         self._closing = True
+        self._let_go()
         if self._admitted:
             self._count("closed-by-client")
             self._all.lost(self)

@@ -127,9 +127,9 @@ class Instance:
         send = dns.query.tcp if tcp else dns.query.udp
         return send(query, address, timeout=5, port=self.port)  # type: ignore[operator]
 
-    def connect(self, address: str = "127.0.0.1") -> socket.socket:
-        """A TCP connection."""
-        return socket.create_connection((address, self.port), timeout=5)
+    def connect(self, address: str = "127.0.0.1", source: str = "") -> socket.socket:
+        """A TCP connection, from the address *source* if that matters."""
+        return socket.create_connection((address, self.port), timeout=5, source_address=(source, 0))
 
     def status(self) -> dict[str, Any]:
         """What serve's status socket tells."""
