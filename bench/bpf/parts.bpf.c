@@ -25,14 +25,8 @@ struct parts {
 
 struct parts parts SEC(".data.parts");
 
-#define TC_REDIRECT 7
-
-#define AT_XDP(xdp, tc) (is_xdp ? (xdp) : (tc))
-#define XDP ((struct xdp_md *)ctx)
-#define SKB ((struct __sk_buff *)ctx)
-
 /* Puts the next query into the frame. */
-static __always_inline int restore(void *ctx, int is_xdp)
+static __always_inline int restore(void *ctx, enum hook hook)
 {
 	__u32 key = parts.next;
 
@@ -43,10 +37,8 @@ static __always_inline int restore(void *ctx, int is_xdp)
 	uint64_t size = query->size - 1;
 	BOUND(size, 1023);
 	size++;
-	if (AT_XDP(bpf_xdp_adjust_tail(XDP, (int)size - (int)bpf_xdp_get_buff_len(XDP)),
-		   bpf_skb_change_tail(SKB, size, 0)))
-		return -1;
-	return AT_XDP(bpf_xdp_store_bytes(XDP, 0, query->frame, size), bpf_skb_store_bytes(SKB, 0, query->frame, size, 0));
+	uint32_t before = AT(hook, bpf_xdp_get_buff_len(XDP_CTX(ctx)), TC_CTX(ctx)->len);
+	return resize(ctx, hook, before, size) || store(ctx, hook, 0, query->frame, size);
 }
 
 /* As `decide` does it; nonzero when the chosen part was the last, or one passes. */
@@ -66,37 +58,31 @@ static __always_inline int decide_up_to(struct scratch *s, uint32_t last)
 	return fit(s) || last == FIT;
 }
 
-/* 1: answered; 0: passed, or not to be answered; -1: the frame cannot be used. */
-static __always_inline int run_parts(void *ctx, int is_xdp)
+static __always_inline int run_parts(void *ctx, enum hook hook)
 {
 	struct scratch *s = scratch_of_this_cpu(1);
 	uint32_t last = parts.last_part;
 
-	if (!s || restore(ctx, is_xdp))
-		return -1;
-	if (last == RESTORE || AT_XDP(receive_xdp(XDP, s), receive_tc(SKB, s)) || last == HEADERS || decide_up_to(s, last))
-		return 0;
-	int verdict = AT_XDP(send_xdp(XDP, s), send_tc(SKB, s));
-	if (verdict != AT_XDP(XDP_TX, TC_REDIRECT))
-		return 0;
+	if (!s || restore(ctx, hook))
+		return verdict(ctx, hook, ABORT);
+	if (last == RESTORE || AT(hook, receive_xdp(ctx, s), receive_tc(ctx, s)) || last == HEADERS || decide_up_to(s, last))
+		return verdict(ctx, hook, PASS);
+	if (AT(hook, send_xdp(ctx, s), send_tc(ctx, s)) != REPLY)
+		return verdict(ctx, hook, PASS);
 	parts.answered++;
 	if (last == COUNT)
 		count_answer(s);
-	return 1;
+	return verdict(ctx, hook, REPLY);
 }
 
 SEC("xdp")
 int parts_xdp(struct xdp_md *ctx)
 {
-	int answered = run_parts(ctx, 1);
-
-	return answered < 0 ? XDP_ABORTED : answered ? XDP_TX : XDP_PASS;
+	return run_parts(ctx, XDP);
 }
 
 SEC("tc")
 int parts_tc(struct __sk_buff *ctx)
 {
-	int answered = run_parts(ctx, 0);
-
-	return answered < 0 ? TC_DROP : answered ? TC_REDIRECT : TC_NEXT;
+	return run_parts(ctx, TC);
 }

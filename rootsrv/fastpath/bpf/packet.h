@@ -114,7 +114,7 @@ static __always_inline int judge_interface(struct scratch *s, const struct ether
 /* Headers up to the DNS message.  *frame_size* may be more than what lies between *data* and *data_end* (tc); the tag is in
  * the packet for XDP only, tc keeps it aside and puts it back on its own.
  */
-static __always_inline int read_headers(struct scratch *s, void *data, void *data_end, uint32_t frame_size, int is_xdp)
+static __always_inline int read_headers(struct scratch *s, void *data, void *data_end, uint32_t frame_size, enum hook hook)
 {
 	struct ethernet *ethernet = data;
 	uint64_t network_at = ETH_HEADER;
@@ -124,12 +124,12 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 	if (data + CACHE_LINE + 1 <= data_end)
 		fetch(data + CACHE_LINE); /* the message, while we look at the headers */
 	s->frame_size = frame_size;
-	s->is_tc = !is_xdp;
-	int reason = judge_interface(s, ethernet, is_xdp);
+	s->is_tc = hook == TC;
+	int reason = judge_interface(s, ethernet, hook == XDP);
 	if (reason)
 		return reason;
 	uint16_t type = bpf_ntohs(ethernet->type);
-	if (is_xdp && (type == ETH_VLAN || type == ETH_SERVICE_VLAN)) {
+	if (hook == XDP && (type == ETH_VLAN || type == ETH_SERVICE_VLAN)) {
 		type = bpf_ntohs(LOAD16(data + ETH_HEADER + 2));
 		network_at = ETH_HEADER + VLAN_TAG;
 	}
