@@ -13,9 +13,10 @@
 # missing (answer, authority, addresses of in-domain name servers) makes every cut before it TRUNCATED.
 
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 
-from rootsrv.answer.table import Answer, Cut
+from rootsrv.answer.table import MAX_BODY_OCTETS, Answer, Cut
 from rootsrv.zone import name as names
 from rootsrv.zone.contents import RRset
 
@@ -80,22 +81,25 @@ class Body:
 
     def finish(self, *, flags: int, zone: int) -> Answer:
         """The answer; *flags* are AA and RCODE, *zone* is the number of the zone that it comes from."""
-        body = bytes(self._octets)
+        # What no message has room for is left out; as its needed parts are missing, what is left is truncated.
+        ends = [each for each in self._cuts if each[0] <= MAX_BODY_OCTETS]
+        body = bytes(self._octets[: ends[-1][0]])
+        pointers = self._pointers[: bisect_left(self._pointers, len(body))]
         cuts = []
         done = partial_sum = position = 0
         odd = 0
-        for size, ancount, nscount, arcount in self._cuts:
+        for size, ancount, nscount, arcount in ends:
             # Adding big-endian 16-bit words with end-around carry is the remainder by 65,535 (RFC 1071 §2); 2^16 leaves
             # the remainder 1, so an odd octet behind the part counts for 2^8.
             octets = int.from_bytes(body[done:size])
             partial_sum = (partial_sum + (octets << 8 if size % 2 else octets)) % 0xFFFF
-            while position < len(self._pointers) and self._pointers[position] < size:
-                odd += self._pointers[position] % 2
+            while position < len(pointers) and pointers[position] < size:
+                odd += pointers[position] % 2
                 position += 1
             even = position - odd
             cuts.append(Cut(size, ancount, nscount, arcount, partial_sum, even, odd, truncated=size < self._needed))
             done = size
-        return Answer(flags, len(self._anchor), zone, tuple(cuts), tuple(self._pointers), body)
+        return Answer(flags, len(self._anchor), zone, tuple(cuts), tuple(pointers), body)
 
     def _record_with_names(self, rtype: int, ttl: int, rdata: bytes) -> None:
         """Append type, class, TTL and RDATA whose names may be compressed (RFC 3597 §4: only the types of RFC 1035)."""

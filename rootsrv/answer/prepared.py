@@ -34,7 +34,7 @@ class Prepared:
     def __init__(self, shared: "_Shared", at: int) -> None:
         """Prepare the answer at offset *at*."""
         octets = shared.table.octets
-        body_at, size, flags, anchor_size, pointer_count, _, zone, _ = ANSWER.unpack_from(octets, at)
+        body_at, size, flags, anchor_size, pointer_count, _, zone = ANSWER.unpack_from(octets, at)
         body = bytes(octets[body_at : body_at + size])
 
         self.zone: int = zone
@@ -46,7 +46,7 @@ class Prepared:
 
         self._sizes: list[int] = []  # of the cuts; filled when first needed
 
-        counts = CUT.unpack_from(octets, at - CUT.size)[1:4]
+        _, *counts, _, _, _, cut_flags = CUT.unpack_from(octets, at - CUT.size)
         before, target, behind = body, _NOT_ONE_POINTER, b""
         if pointer_count == 1:
             (offset,) = struct.unpack_from("<H", octets, at + ANSWER.size)
@@ -56,7 +56,7 @@ class Prepared:
             shared.shifted.longest = max(shared.shifted.longest, 16 + anchor_size + size)
         keep = shared.numbers.setdefault
         ends = keep(size, size), 11 + anchor_size
-        header_tails = shared.header_tails(self._flags, *counts)
+        header_tails = shared.header_tails(self._flags | (_TC if cut_flags & CUT_TRUNCATED else 0), *counts)
         self.ready: Ready = (*ends, header_tails, before, keep(target, target), behind, pointer_count > 1, self)
 
     def fitted(self, octets: bytes, question: bytes, opt: bytes, room: int) -> bytes:

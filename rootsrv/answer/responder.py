@@ -69,6 +69,7 @@ _BADKEY = 17  # RFC 8945 §3
 
 _MAX_ROOT_LABEL_AT = 12 + 255 - 1  # a name has at most 255 octets (RFC 1035 §3.1)
 _TCP_LIMIT = 65535  # RFC 1035 §4.2.2: a two-octet length
+_FITS_TCP_OCTETS = 64_000  # of a body: with header, the longest question and our options it has less than 65,535
 
 Respond = Callable[[bytes, bytes, Transport, float], bytes | None]
 
@@ -304,6 +305,8 @@ class Responder:
                     opt += versions[answer.zone]
                 if end + size > room and not transport:
                     return answer.fitted(octets, question, opt, room - end)
+                if size > _FITS_TCP_OCTETS and transport:
+                    return fully(octets, source, transport, now)
             if target >= 0:
                 pointer = targets[target + end - anchor_end]
                 return join((octets[first_two], header_tails[head], question, before, pointer, behind, opt))

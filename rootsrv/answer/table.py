@@ -9,7 +9,8 @@
 #   ZONE     × zone_count       320: the root is zone 0, its host zone (root-servers.net) zone 1
 #   NAME     × name_count        32: one per NSEC owner of the root in canonical order; number 0 is the root itself
 #   REST     × name_count        56: octets 9 to 64 of each label, zero-padded: only long labels are looked up here
-#   INDEX    65,537 × u16           number of names whose first two octets (zero-padded) are less than the position
+#   INDEX    65,537 × u16           number of names whose first two octets (zero-padded) are less than the position; for
+#                                   the kernel only, and at most 65,535: a table of more names is not for the kernel
 #   OWNER    × owner_count      288: the names where we answer with authority by type: ".", then the host zone's
 #   TYPE     × type_count        12: per owner, ascending
 #   ANSWERS                         CUTs (16 each), their ANSWER (16), its pointers (u16 each), its body
@@ -37,7 +38,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 MAGIC = b"rootsrv\x1a"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 HEADER = struct.Struct("<8sII32sIIIIIIIIIIII32x")
 ZONE = struct.Struct("<256sIIIIIIQQIIII8x")
@@ -45,7 +46,7 @@ NAME = struct.Struct("<QBBHIIIII")
 REST = struct.Struct("<7Q")
 OWNER = struct.Struct("<HHIIIB15x256s")
 TYPE = struct.Struct("<HHII")
-ANSWER = struct.Struct("<IHHHHBBH")
+ANSWER = struct.Struct("<IHHHHHBx")
 CUT = struct.Struct("<8H")
 
 assert [each.size for each in (HEADER, ZONE, NAME, REST, OWNER, TYPE, ANSWER, CUT)] == [
@@ -62,7 +63,11 @@ assert [each.size for each in (HEADER, ZONE, NAME, REST, OWNER, TYPE, ANSWER, CU
 _LINE = 64  # octets; what memory is fetched by on every processor that we know of
 
 INDEX_COUNT = 65537
-MAX_NAMES = 65535
+INDEX_LIMIT = 65535
+"""The number of names up to which INDEX tells the truth."""
+
+MAX_BODY_OCTETS = 65_535
+"""No message is longer (RFC 1035 §4.2.2): what of an answer is beyond that can never be sent."""
 
 NAME_IS_DELEGATION = 1
 """NAME flag: the label is delegated (every name but the root's is)."""
@@ -164,6 +169,7 @@ class Answer(NamedTuple):
     """Offsets in the body of all compression pointers, ascending."""
 
     body: bytes
+    """At most MAX_BODY_OCTETS."""
 
     def placed_behind(self, end: int) -> int:
         """The offset of the answer when everything before *end* is taken: its last cut starts a line."""
@@ -176,7 +182,7 @@ class Answer(NamedTuple):
         return b"".join(
             (
                 *(CUT.pack(*cut[:-1], CUT_TRUNCATED if cut.truncated else 0) for cut in self.cuts),
-                ANSWER.pack(body_at, len(self.body), self.flags, *sizes, self.zone, 0),
+                ANSWER.pack(body_at, len(self.body), self.flags, *sizes, self.zone),
                 struct.pack(f"<{len(self.pointers)}H", *self.pointers),
                 self.body,
             )
@@ -277,7 +283,7 @@ class AnswerTable:
 
     def answer(self, at: int) -> Answer:
         """The answer at offset *at*."""
-        body_at, body_size, flags, anchor_size, pointer_count, cut_count, zone, _ = ANSWER.unpack_from(self.octets, at)
+        body_at, body_size, flags, anchor_size, pointer_count, cut_count, zone = ANSWER.unpack_from(self.octets, at)
         cuts = tuple(
             Cut._make((*numbers, bool(cut_flags & CUT_TRUNCATED)))
             for *numbers, cut_flags in CUT.iter_unpack(self.octets[at - cut_count * CUT.size : at])
@@ -301,12 +307,9 @@ class TableContents:
 def to_octets(contents: TableContents) -> bytes:
     """The file's octets: deterministic, so the same contents give the same table.
 
-    ValueError for more names than the index can count.  There is no other limit: a table too large for the kernel's
-    map is still answered from by the workers.
+    Whatever the protocol allows fits: a table too large for the kernel is still answered from by the workers.
     """
     names, owners = contents.names, contents.owners
-    if len(names) > MAX_NAMES:
-        raise ValueError(f"{len(names)} names; the index counts to {MAX_NAMES}")
     type_count = sum(len(owner.types) for owner in owners)
     zones_at = HEADER.size
     names_at = _aligned(zones_at + ZONE.size * len(contents.zones), _LINE)
@@ -344,7 +347,7 @@ def to_octets(contents: TableContents) -> bytes:
     index = []
     for position in range(INDEX_COUNT):
         below += prefixes[position]
-        index.append(below)
+        index.append(min(below, INDEX_LIMIT))
     struct.pack_into(f"<{INDEX_COUNT}H", file, index_at, *index)
     type_at = types_at
     for number, owner in enumerate(owners):

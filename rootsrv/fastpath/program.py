@@ -24,7 +24,7 @@ from importlib import resources
 from typing import Self
 
 from rootsrv.answer.responder import ResponderSettings
-from rootsrv.answer.table import NAME_HAS_HOST_ZONE, AnswerTable
+from rootsrv.answer.table import INDEX_LIMIT, NAME_HAS_HOST_ZONE, AnswerTable
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.shared import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
 from rootsrv.page import BlockWords
@@ -290,6 +290,8 @@ def check_table(table: AnswerTable) -> None:
     """TableUnfit when the program could not answer from *table* as the Responder does."""
     if len(table.octets) > TABLE_ROOM:
         raise TableUnfit(f"an answer table of {len(table.octets)} octets; the kernel has room for {TABLE_ROOM}")
+    if (count := sum(1 for _ in table.names())) > INDEX_LIMIT:
+        raise TableUnfit(f"{count} names; the kernel finds {INDEX_LIMIT}")
     if len(table.zones) > constant("MAX_ZONES"):
         raise TableUnfit(f"{len(table.zones)} zones; the program knows {constant('MAX_ZONES')}")
     if len(table.zones) > 1 and not any(name.flags & NAME_HAS_HOST_ZONE for name in table.names()):

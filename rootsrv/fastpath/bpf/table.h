@@ -46,9 +46,8 @@ struct table_type {
 
 struct table_answer {
 	uint32_t body_at;
-	uint16_t body_size, flags, anchor_size, pointer_count;
-	uint8_t cut_count, zone;
-	uint16_t unused;
+	uint16_t body_size, flags, anchor_size, pointer_count, cut_count;
+	uint8_t zone, unused;
 };
 
 struct table_cut {
