@@ -6,17 +6,17 @@ from typing import NamedTuple
 NSID, COOKIE, KEEPALIVE, EXTENDED_ERROR, ZONEVERSION = 3, 10, 11, 15, 19
 """Option codes: RFC 5001, RFC 7873, RFC 7828, RFC 8914, RFC 9660."""
 
-EDE_NOT_READY, EDE_PROHIBITED, EDE_NOT_AUTHORITATIVE = 14, 18, 20
-"""Extended error codes (RFC 8914 §4.15, §4.19, §4.21)."""
+EDE_NOT_READY, EDE_PROHIBITED, EDE_NOT_AUTHORITATIVE, EDE_INVALID_DATA = 14, 18, 20, 24
+"""Extended error codes (RFC 8914 §4.15, §4.19, §4.21, §4.25)."""
 
 MIN_UDP_OCTETS = 512
 """Smaller offers count as this (RFC 6891 §6.2.3)."""
 
 _ANSWERED = frozenset((NSID, COOKIE, KEEPALIVE, ZONEVERSION))
 
-MAX_OPTIONS = 8
-"""Options behind the eighth are ignored: a query of a thousand empty options must not cost more than a friendly one.
-Resolvers send one to three."""
+MAX_OPTIONS = 32
+"""More options are FORMERR: a query of a thousand empty ones must not cost more than a friendly one, and none may be
+passed over.  Resolvers send one to three; IANA has assigned some twenty codes."""
 
 OPT = struct.Struct("!BHHBBHH")  # root name, type, requestor's size, extended RCODE, version, flags, RDLENGTH
 OPT_OCTETS = OPT.size
@@ -64,14 +64,16 @@ def parse_options(rdata: bytes) -> tuple[bool, bytes | None, bool, bool]:
     cookie: bytes | None = None
     unpack, answered = _OPTION.unpack_from, _ANSWERED
     at, end = 0, len(rdata)
-    for _ in range(MAX_OPTIONS):
-        if at >= end:
-            break
+    left = MAX_OPTIONS
+    while at < end:
         try:
             code, size = unpack(rdata, at)
         except struct.error:
             raise OptionMalformed("an option is cut off") from None
         at += 4 + size
+        left -= 1
+        if left < 0:
+            raise OptionMalformed(f"more than {MAX_OPTIONS} options")
         if code not in answered:
             continue
         if code == COOKIE:
@@ -83,11 +85,18 @@ def parse_options(rdata: bytes) -> tuple[bool, bytes | None, bool, bool]:
             nsid = True
         elif code == KEEPALIVE:
             keepalive = True  # a client should send it empty (RFC 7828 §3.2.1); what it sends says nothing to us
+        elif size or zoneversion:
+            raise OptionMalformed("a ZONEVERSION with data, or two of them")  # RFC 9660 §3.2.1
         else:
             zoneversion = True
     if at > end:
         raise OptionMalformed("an option is longer than its OPT record")
     return nsid, cookie, keepalive, zoneversion
+
+
+def is_do(ttl: int) -> bool:
+    """DO (RFC 3225) in the TTL field of an OPT record."""
+    return bool(ttl & _DO)
 
 
 def opt_record(udp_octets: int, options: bytes = b"", *, do: bool = False, rcode: int = 0) -> bytes:

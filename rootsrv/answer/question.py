@@ -18,13 +18,14 @@ _MAX_ADDITIONAL = 2  # OPT and TSIG; nothing else belongs into the additional se
 class Malformed(ValueError):
     """The message cannot be understood; the answer is FORMERR."""
 
-    def __init__(self, cause: str, question: bytes = b"", *, has_opt: bool = False) -> None:
+    def __init__(self, cause: str, question: bytes = b"", *, do: bool | None = None) -> None:
         super().__init__(cause)
         self.question = question
         """The question section, if that much could be read."""
 
-        self.has_opt = has_opt
-        """Whether an OPT record was there, so that the answer should have one (RFC 6891 §7)."""
+        self.do = do
+        """DO of the first OPT record that was there, so that the answer should have one (RFC 6891 §7) with the same DO
+        (RFC 3225 §3); None if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +80,26 @@ class Query(NamedTuple):
             at = _record(octets, at, question)[-1]  # the SOA of an IXFR (RFC 1995 §3), which is refused anyway
         asked: edns.Edns | None = None
         tsig: Tsig | None = None
+        do: bool | None = None
         for _ in range(arcount):
             start = at
-            owner_end, rtype, rclass, ttl, rdata, at = _record(octets, at, question)
+            owner_end, rtype, rclass, ttl, rdata, at = _record(octets, at, question, do)
             if tsig is not None:
-                raise Malformed("a record behind the TSIG", question)  # RFC 8945 §5.1
+                raise Malformed("a record behind the TSIG", question, do=do)  # RFC 8945 §5.1
             if rtype == _TYPE_OPT:
-                if asked is not None:
-                    raise Malformed("two OPT records", question, has_opt=True)  # RFC 6891 §6.1.1
+                if do is not None:
+                    raise Malformed("two OPT records", question, do=do)  # RFC 6891 §6.1.1
+                do = edns.is_do(ttl)
                 if octets[start]:
-                    raise Malformed("an OPT record whose owner is not the root", question, has_opt=True)
+                    raise Malformed("an OPT record whose owner is not the root", question, do=do)
                 try:
                     asked = edns.parse(rclass, ttl >> 16 & 0xFF, ttl & 0xFFFF, rdata)
                 except edns.OptionMalformed as error:
-                    raise Malformed(str(error), question, has_opt=True) from error
+                    raise Malformed(str(error), question, do=do) from error
             elif rtype == _TYPE_TSIG:
-                tsig = _tsig(octets[start:owner_end], rdata, question)
+                tsig = _tsig(octets[start:owner_end], rdata, question, do)
         if at != len(octets):
-            raise Malformed("octets behind the message", question, has_opt=asked is not None)
+            raise Malformed("octets behind the message", question, do=do)
         return cls(question, qname, qtype, qclass, asked, tsig)
 
 
@@ -115,7 +118,7 @@ def _name_end(octets: bytes, at: int) -> int:
     raise Malformed("a name is cut off")
 
 
-def _record(octets: bytes, at: int, question: bytes) -> tuple[int, int, int, int, bytes, int]:
+def _record(octets: bytes, at: int, question: bytes, do: bool | None = None) -> tuple[int, int, int, int, bytes, int]:
     """The record at *at*: end of owner, type, class, TTL, RDATA, end."""
     end = len(octets)
     longest = min(end, at + 255)
@@ -126,21 +129,21 @@ def _record(octets: bytes, at: int, question: bytes) -> tuple[int, int, int, int
         at += 1 + size
     owner_end = at + 1
     if owner_end + _RECORD.size > end:
-        raise Malformed("a record is cut off", question)
+        raise Malformed("a record is cut off", question, do=do)
     rtype, rclass, ttl, size = _RECORD.unpack_from(octets, owner_end)
     start = owner_end + _RECORD.size
     if start + size > end:
-        raise Malformed("a record is cut off", question)
+        raise Malformed("a record is cut off", question, do=do)
     return owner_end, rtype, rclass, ttl, octets[start : start + size], start + size
 
 
-def _tsig(owner: bytes, rdata: bytes, question: bytes) -> Tsig:
+def _tsig(owner: bytes, rdata: bytes, question: bytes, do: bool | None) -> Tsig:
     """RFC 8945 §4.2; names in it must not be compressed."""
     try:
         _name_end(owner, 0)
         algorithm_end = _name_end(rdata, 0)
     except Malformed as error:
-        raise Malformed(f"TSIG: {error}", question) from error
+        raise Malformed(f"TSIG: {error}", question, do=do) from error
     if algorithm_end + 10 > len(rdata):
-        raise Malformed("a TSIG record is cut off", question)
+        raise Malformed("a TSIG record is cut off", question, do=do)
     return Tsig(owner, rdata[:algorithm_end], rdata[algorithm_end : algorithm_end + 8])

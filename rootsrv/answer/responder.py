@@ -30,6 +30,9 @@ from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query, Tsig
 from rootsrv.answer.table import AnswerTable
 from rootsrv.zone import name as names
 
+MAX_IDENTITY_OCTETS = 128
+"""Of NSID and version: with the longest question and all our options there is room in a response of 512 octets."""
+
 
 class Transport(enum.IntEnum):
     """How a query came in."""
@@ -55,6 +58,10 @@ class ResponderSettings:
     require_server_cookie: bool = False
     tcp_idle_seconds: float = 10.0
 
+    def __post_init__(self) -> None:
+        if max(len(self.nsid), len(self.version)) > MAX_IDENTITY_OCTETS:
+            raise ValueError(f"NSID and version have at most {MAX_IDENTITY_OCTETS} octets")
+
 
 NOERROR, FORMERR, SERVFAIL, NOTIMP, REFUSED, NOTAUTH = 0, 1, 2, 4, 5, 9
 BADVERS, BADCOOKIE = 16, 23
@@ -66,6 +73,9 @@ _HEADER_TAIL = struct.Struct("!5H")  # flags and counts
 _TYPE_DS, _TYPE_TSIG, _TYPE_IXFR, _TYPE_AXFR, _TYPE_ANY = 43, 250, 251, 252, 255
 _CLASS_IN, _CLASS_ANY = 1, 255
 _BADKEY = 17  # RFC 8945 §3
+
+# After the end of a zone's lease: not now, since its data is too old (RFC 8914 §4.15, §4.25; §3 allows several).
+_EXPIRED = edns.extended_error(edns.EDE_NOT_READY) + edns.extended_error(edns.EDE_INVALID_DATA)
 
 _MAX_ROOT_LABEL_AT = 12 + 255 - 1  # a name has at most 255 octets (RFC 1035 §3.1)
 _TCP_LIMIT = 65535  # RFC 1035 §4.2.2: a two-octet length
@@ -97,6 +107,7 @@ class Responder:
         self._chaos = identity.chaos_answers(settings.nsid, settings.version)
         self._nsid = edns.option(edns.NSID, settings.nsid) if settings.nsid else b""
         self._keepalive = edns.keepalive(settings.tcp_idle_seconds)
+        self._zone_versions = [edns.zone_version(len(names.labels(zone.name)), zone.serial) for zone in table.zones]
         self._expired: frozenset[int] = frozenset()
         self._answers = PreparedAnswers(table)
         self._fast = self._shortcut()
@@ -132,17 +143,23 @@ class Responder:
         try:
             query = Query.parse(octets)
         except Malformed as error:
-            opt = edns.opt_record(self._settings.max_udp_response_octets) if error.has_opt else b""
-            return _error(octets, FORMERR, error.question, opt)
+            return _formerr(octets, error, self._settings.max_udp_response_octets)
         return self._decide(octets, query, source, transport, now)
 
     def _decide(self, octets: bytes, query: Query, source: bytes, transport: Transport, now: float) -> bytes:
         """The response to a well-formed query."""
         asked = query.edns
+        if transport is Transport.TCP:
+            limit = _TCP_LIMIT
+        elif asked is None:
+            limit = edns.MIN_UDP_OCTETS
+        else:
+            limit = min(asked.udp_octets, self._settings.max_udp_response_octets)
+        room = limit - HEADER_OCTETS - len(query.question)
         if asked is not None and asked.version > 0:
             return _error(octets, BADVERS, query.question, self._opt(query, rcode=BADVERS))
         if query.tsig is not None:
-            return _unknown_key(octets, query.question, query.tsig, self._opt(query))
+            return _unknown_key(octets, query.question, query.tsig, self._opt(query), room)
         options = b""
         if asked is not None:
             options, cookie_is_bad = self._options(asked, source, transport, now)
@@ -157,23 +174,19 @@ class Responder:
         if query.qclass != _CLASS_IN:
             options += edns.extended_error(edns.EDE_NOT_AUTHORITATIVE)
             return _error(octets, REFUSED, query.question, self._opt(query, options))
-        if query.qtype in (_TYPE_AXFR, _TYPE_IXFR):
-            options += edns.extended_error(edns.EDE_PROHIBITED)
-            return _error(octets, REFUSED, query.question, self._opt(query, options))
         answer = self._answers.find(query.qname, query.qtype, do=asked is not None and asked.do)
-        if answer.zone in self._expired:
-            return _error(octets, SERVFAIL, query.question, self._opt(query, options))
+        refused, expired = query.qtype in (_TYPE_AXFR, _TYPE_IXFR), answer.zone in self._expired
+        if refused:
+            options += edns.extended_error(edns.EDE_PROHIBITED)
+        elif expired:
+            options += _EXPIRED
         if asked is not None and asked.zoneversion:
-            zone = self.table.zones[answer.zone]
-            options += edns.zone_version(len(names.labels(zone.name)), zone.serial)
+            # RFC 9660 §3.2: whatever the response is, if a zone that encloses the qname is ours.
+            options += self._zone_versions[answer.zone]
         opt = self._opt(query, options)
-        if transport is Transport.TCP:
-            limit = _TCP_LIMIT
-        elif asked is None:
-            limit = edns.MIN_UDP_OCTETS
-        else:
-            limit = min(asked.udp_octets, self._settings.max_udp_response_octets)
-        return answer.fitted(octets, query.question, opt, limit - 12 - len(query.question) - len(opt))
+        if refused or expired:
+            return _error(octets, REFUSED if refused else SERVFAIL, query.question, opt)
+        return answer.fitted(octets, query.question, opt, room - len(opt))
 
     def _opt(self, query: Query, options: bytes = b"", *, rcode: int = 0) -> bytes:
         """The OPT record of a response to *query*: none if it had none (RFC 6891 §6.1.1)."""
@@ -232,7 +245,7 @@ class Responder:
         rare_tail = self._rare_tails(tails, cookie_tails)
         cookies = self._settings.cookies
         make_cookie = None if cookies is None or self._settings.require_server_cookie else cookies.maker()
-        versions = [edns.zone_version(len(names.labels(zone.name)), zone.serial) for zone in self.table.zones]
+        versions = self._zone_versions
         # Bound for speed: a closure's variable is found faster than a module's.
         steps, targets, bisect, join = _STEPS, TARGETS, bisect_right, b"".join
         shifted = self._answers.shifted
@@ -467,11 +480,15 @@ def not_ready(octets: bytes, max_udp_octets: int = 1232) -> bytes | None:
     try:
         query = Query.parse(octets)
     except Malformed as error:
-        return _error(octets, FORMERR, error.question, b"")
+        return _formerr(octets, error, max_udp_octets)
     opt = b""
+    rcode = SERVFAIL
     if query.edns is not None:
-        opt = edns.opt_record(max_udp_octets, edns.extended_error(edns.EDE_NOT_READY), do=query.edns.do)
-    return _error(octets, SERVFAIL, query.question, opt)
+        options = edns.extended_error(edns.EDE_NOT_READY)
+        if query.edns.version > 0:
+            rcode, options = BADVERS, b""
+        opt = edns.opt_record(max_udp_octets, options, do=query.edns.do, rcode=rcode)
+    return _error(octets, rcode, query.question, opt)
 
 
 def _error(octets: bytes, rcode: int, question: bytes, opt: bytes) -> bytes:
@@ -480,10 +497,23 @@ def _error(octets: bytes, rcode: int, question: bytes, opt: bytes) -> bytes:
     return octets[:2] + _HEADER_TAIL.pack(flags, bool(question), 0, 0, bool(opt)) + question + opt
 
 
-def _unknown_key(octets: bytes, question: bytes, tsig: Tsig, opt: bytes) -> bytes:
-    """NOTAUTH with BADKEY, unsigned (RFC 8945 §5.2.1, §5.3.2): no key is known on the service address."""
+def _formerr(octets: bytes, error: Malformed, max_udp_octets: int) -> bytes:
+    """FORMERR, with an OPT record that copies DO where one was understood to be there (RFC 6891 §7, RFC 3225 §3)."""
+    opt = b"" if error.do is None else edns.opt_record(max_udp_octets, do=error.do)
+    return _error(octets, FORMERR, error.question, opt)
+
+
+def _unknown_key(octets: bytes, question: bytes, tsig: Tsig, opt: bytes, room: int) -> bytes:
+    """NOTAUTH with BADKEY, unsigned (RFC 8945 §5.2.1, §5.3.2): no key is known on the service address.
+
+    A TSIG record that does not fit into *room* octets with the OPT record is left out, and TC is set: over TCP it fits.
+    """
     rdata = tsig.algorithm + tsig.time_and_fudge + struct.pack("!H2sHH", 0, octets[:2], _BADKEY, 0)
     record = tsig.key_name + struct.pack("!HHIH", _TYPE_TSIG, _CLASS_ANY, 0, len(rdata)) + rdata
-    response = bytearray(_error(octets, NOTAUTH, question, opt) + record)
+    response = bytearray(_error(octets, NOTAUTH, question, opt))
+    if len(opt) + len(record) > room:
+        response[2] |= _TC >> 8
+        return bytes(response)
+    response += record
     struct.pack_into("!H", response, 10, 2 if opt else 1)
     return bytes(response)

@@ -174,10 +174,84 @@ def test_unknown_options_are_ignored(responder: Responder) -> None:
     assert options_of(unknown) == {}
 
 
-def test_an_option_behind_a_thousand_others_is_not_looked_for(responder: Responder) -> None:
-    many = [option(65001)] * 1000
-    response = ask(responder, query("com", "NS", size=1232, options=[*many, option(NSID)]), Transport.TCP)
-    assert (response.rcode(), options_of(response)) == (dns.rcode.NOERROR, {})
+@pytest.mark.parametrize("others", [8, 31])
+def test_no_option_is_passed_over(responder: Responder, others: int) -> None:
+    many = [option(65001)] * others
+    told = ask(responder, query("com", "NS", options=[*many, option(NSID)]))
+    assert (told.rcode(), options_of(told)) == (dns.rcode.NOERROR, {NSID: b"lax1a.example"})
+    malformed = ask(responder, query("com", "NS", options=[*many, option(COOKIE, bytes(7))]))
+    assert malformed.rcode() == dns.rcode.FORMERR
+
+
+@pytest.mark.parametrize("number", [33, 1000, 16_000])
+def test_more_options_than_anybody_needs_are_formerr(responder: Responder, number: int) -> None:
+    rdata = struct.pack("!HH", 65001, 0) * number
+    octets = raw(A_COM, counts=(1, 0, 0, 1), rest=OPT[:-2] + len(rdata).to_bytes(2) + rdata)
+    response = ask(responder, octets, Transport.TCP)
+    assert (response.rcode(), response.edns, response.question[0].name.to_text()) == (dns.rcode.FORMERR, 0, "com.")
+
+
+DO_OPT = b"\0\0\x29\x04\xd0\0\0\x80\0"
+FORMERR_WITH_DO = {
+    "cookie of 7 octets": raw(A_COM, counts=(1, 0, 0, 1), rest=DO_OPT + b"\0\x0b\0\x0a\0\7" + bytes(7)),
+    "option cut off": raw(A_COM, counts=(1, 0, 0, 1), rest=DO_OPT + b"\0\3\0\3\0"),
+    "ZONEVERSION with data": raw(A_COM, counts=(1, 0, 0, 1), rest=DO_OPT + b"\0\5\0\x13\0\1\0"),
+    "ZONEVERSION twice": raw(A_COM, counts=(1, 0, 0, 1), rest=DO_OPT + b"\0\x08" + b"\0\x13\0\0" * 2),
+    "two OPT records": raw(A_COM, counts=(1, 0, 0, 2), rest=DO_OPT + b"\0\0" + OPT),
+    "OPT not at the root": raw(A_COM, counts=(1, 0, 0, 1), rest=b"\1a" + DO_OPT + b"\0\0"),
+    "octets behind the OPT": raw(A_COM, counts=(1, 0, 0, 1), rest=DO_OPT + b"\0\0\0"),
+    "a record behind the OPT that is cut off": raw(A_COM, counts=(1, 0, 0, 2), rest=DO_OPT + b"\0\0\0\0"),
+    "a TSIG behind the OPT that is cut off": raw(
+        A_COM, counts=(1, 0, 0, 2), rest=DO_OPT + b"\0\0" + b"\0\0\xfa\0\xff\0\0\0\0\0\1\0"
+    ),
+    "no question": raw(b"", counts=(0, 0, 0, 1), rest=DO_OPT + b"\0\0"),
+}
+
+
+@pytest.mark.parametrize("octets", FORMERR_WITH_DO.values(), ids=FORMERR_WITH_DO.keys())
+def test_formerr_copies_do(responder: Responder, octets: bytes) -> None:
+    """RFC 3225 §3; with or without answers to give."""
+    without_do = octets.replace(DO_OPT, DO_OPT[:-2] + b"\0\0")
+    for asked, flags in ((octets, dns.flags.DO), (without_do, 0)):
+        ready, unready = ask(responder, asked), dns.message.from_wire(not_ready(asked) or b"")
+        for response in (ready, unready) if asked[5] else (ready,):
+            assert (response.rcode(), response.edns, response.ednsflags) == (dns.rcode.FORMERR, 0, flags)
+
+
+LONGEST_NAME = b"\x3f" + b"k" * 63 + b"\x3f" + b"k" * 63 + b"\x3f" + b"k" * 63 + b"\x3d" + b"k" * 61 + b"\0"
+
+
+def signed_with(key_name: bytes, algorithm: bytes, question: bytes, opt: bytes = b"") -> bytes:
+    rdata = algorithm + bytes(6) + b"\x01\x2c" + b"\0\x20" + bytes(32) + b"\x12\x34" + bytes(4)
+    tsig = key_name + struct.pack("!HHIH", 250, 255, 0, len(rdata)) + rdata
+    return raw(question, counts=(1, 0, 0, 1 + bool(opt)), rest=opt + tsig)
+
+
+@pytest.mark.parametrize("offered", [0, 512, 700, 1232], ids="UDP payload size {}".format)
+@pytest.mark.parametrize("key_name", [b"\1k\0", LONGEST_NAME], ids=["short key name", "longest key name"])
+@pytest.mark.parametrize("algorithm", [b"\1a\0", LONGEST_NAME], ids=["short algorithm", "longest algorithm"])
+@pytest.mark.parametrize("qname", [b"\0", LONGEST_NAME], ids=["short question", "longest question"])
+def test_no_udp_response_to_a_signed_query_is_too_long(
+    responder: Responder, qname: bytes, algorithm: bytes, key_name: bytes, offered: int
+) -> None:
+    opt = OPT[:3] + offered.to_bytes(2) + OPT[5:] if offered else b""
+    octets = signed_with(key_name, algorithm, qname + b"\0\1\0\1", opt)
+    over_tcp = responder.respond(octets, SOURCE, Transport.TCP, NOW) or b""
+    over_udp = responder.respond(octets, SOURCE, Transport.UDP, NOW) or b""
+    assert over_udp[3] & 15 == over_tcp[3] & 15 == dns.rcode.NOTAUTH
+    assert key_name + b"\0\xfa\0\xff" in over_tcp
+    limit = offered or 512
+    if len(over_tcp) <= limit:
+        assert over_udp == over_tcp
+    else:
+        assert len(over_udp) <= limit
+        assert over_udp[2] & 2  # TC
+        assert dns.message.from_wire(over_udp).question[0].name.to_wire() == qname
+
+
+def test_no_identity_is_too_long_for_a_response_over_udp() -> None:
+    with pytest.raises(ValueError, match="128"):
+        ResponderSettings(nsid=bytes(129))
 
 
 @pytest.mark.parametrize("transport", list(Transport))
@@ -204,6 +278,12 @@ def test_zoneversion_is_the_serial_of_the_zone_that_answers(
     response = ask(responder, query(qname, "A", options=[option(ZONEVERSION)]))
     serial = responder.table.zones[number].serial
     assert options_of(response) == {ZONEVERSION: bytes((labels, 0)) + serial.to_bytes(4)}
+
+
+def test_a_refused_transfer_tells_the_version_too(responder: Responder) -> None:
+    response = ask(responder, query("com", "AXFR", options=[option(ZONEVERSION)]), Transport.TCP)
+    assert response.rcode() == dns.rcode.REFUSED
+    assert options_of(response)[ZONEVERSION] == bytes(2) + responder.table.zones[0].serial.to_bytes(4)
 
 
 # ── cookies ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,9 +381,26 @@ def test_what_comes_from_an_expired_zone_is_servfail(compiled: Compiled, transpo
     assert rcodes() == whole
 
 
+@pytest.mark.parametrize(("qname", "labels", "number"), [("www.com", 0, 0), ("a.root-servers.net", 2, 1)])
+def test_after_the_lease_it_says_why_and_of_which_version(
+    compiled: Compiled, qname: str, labels: int, number: int
+) -> None:
+    """RFC 9660 §3.2 (SERVFAIL), RFC 8914 §4.15 (not ready), §4.25 (invalid data: "too old or having expired")."""
+    responder = Responder(compiled.table, SETTINGS)
+    responder.set_expired(frozenset((0, 1)))
+    response = ask(responder, query(qname, "A", options=[option(ZONEVERSION)]))
+    assert response.rcode() == dns.rcode.SERVFAIL
+    told = [(int(each.otype), each.to_wire()) for each in response.options]
+    version = bytes((labels, 0)) + compiled.table.zones[number].serial.to_bytes(4)
+    assert told == [(15, b"\0\x0e"), (15, b"\0\x18"), (ZONEVERSION, version)]
+    assert ask(responder, query(qname, "A")).edns == -1
+
+
 def test_an_instance_that_is_not_ready_says_so() -> None:
     response = dns.message.from_wire(not_ready(query("com", "NS", size=1232).to_wire()) or b"")
     assert response.rcode() == dns.rcode.SERVFAIL
     assert options_of(response) == {15: b"\0\x0e"}
+    later = dns.message.from_wire(not_ready(raw(A_COM, counts=(1, 0, 0, 1), rest=OPT[:6] + b"\1" + OPT[7:])) or b"")
+    assert later.rcode() == dns.rcode.BADVERS
     assert not_ready(raw(A_COM, flags=0x8000)) is None
     assert not_ready(raw(b"\3co")) == raw(b"", counts=(0, 0, 0, 0), flags=0x8001)

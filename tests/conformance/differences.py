@@ -58,6 +58,7 @@ SIGNS: dict[str, Sign] = {
     "other-extended-error": lambda m: m.rcode == REFUSED and has_option(m, EXTENDED_ERROR),
     "echoes-client-subnet": lambda m: has_option(m, CLIENT_SUBNET),
     "badvers-clears-do": lambda m: m.rcode == BADVERS and m.opt is not None and not m.opt.flags,
+    "formerr-clears-do": lambda m: m.rcode == FORMERR and m.opt is not None and not m.opt.flags,
     "badvers-after-options": lambda m: m.rcode == FORMERR,
     # ── errors ──
     "formerr-without-opt": lambda m: m.rcode == FORMERR and m.opt is None,

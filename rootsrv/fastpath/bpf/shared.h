@@ -14,7 +14,7 @@ enum sizes {
 	MAX_ADDRESSES = 32,        /* per family */
 	MAX_SECRETS = 4,           /* the current one and three before it */
 	MAX_NSID_OPTION = 136,     /* option code, length and at most 128 octets, rounded up to 8 */
-	MAX_OPTIONS = 8,           /* EDNS options; the Responder ignores those behind, we pass */
+	MAX_OPTIONS = 8,           /* EDNS options; the Responder takes up to 32, we pass those */
 	MAX_QUERY = 512,           /* larger queries are passed up */
 	MAX_RESPONSE = 4096,
 	SIZE_BIN = 16,             /* octets; RSSAC002 section 2.3 */
