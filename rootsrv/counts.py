@@ -11,7 +11,8 @@ Whoever wants sums (metrics, RSSAC002, status) adds the slots up with `total`; s
 #   FAULTS          1         exceptions of our own that a message raised (answered SERVFAIL or dropped)
 #   UNSENT          1         UDP responses that the kernel had no room for; not among RESPONSES
 #   TCP             16        connections: accepted, open, closed by reason (TCP_COUNTERS)
-#   SIGNALS         1 + 2×32  trust-anchor signals (RFC 8145): those without a place, then pairs (key tag + 1, count)
+#   SIGNALS         1 + 2×32  trust-anchor signals (RFC 8145): those without a place, then pairs (key tag + 1, count);
+#                             SIGNAL_KEPT is added to a key tag that is never forgotten
 #   RCODES          4×2×32    responses by path, TC, rcode (extended ones too; 31 = any above 30)
 #   REQUEST_SIZES   2×19      by transport: 0-15, 16-31 … 272-287, 288- octets
 #   RESPONSE_SIZES  2×257     by transport: 0-15 … 4080-4095, 4096- octets
@@ -43,6 +44,7 @@ TCP_COUNTERS = (
 )
 
 MAX_SIGNALS = 32
+SIGNAL_KEPT = 1 << 20
 RCODES_PER_PATH = 64
 REQUEST_BINS = 19
 RESPONSE_BINS = 257
@@ -72,11 +74,15 @@ def total(page: Page) -> list[int]:
     words = words or [0] * COUNTER_WORDS
     words[SIGNALS + 1 : RCODES] = [0] * (2 * MAX_SIGNALS)  # each slot has its own order of key tags
     merged: Counter[int] = Counter()
+    kept: set[int] = set()
     for slot in slots:
         merged.update(signals(slot.counters))
-    for index, (tag, number) in enumerate(merged.most_common(MAX_SIGNALS)):
-        words[SIGNALS + 1 + 2 * index : SIGNALS + 3 + 2 * index] = tag + 1, number
-    words[SIGNALS] += sum(number for _, number in merged.most_common()[MAX_SIGNALS:])
+        kept.update(name % SIGNAL_KEPT - 1 for name in slot.counters[SIGNALS + 1 : RCODES : 2] if name > SIGNAL_KEPT)
+    by_weight = sorted(merged.items(), key=lambda item: (item[0] in kept, item[1]), reverse=True)
+    for index, (tag, number) in enumerate(by_weight[:MAX_SIGNALS]):
+        name = tag + 1 + (SIGNAL_KEPT if tag in kept else 0)
+        words[SIGNALS + 1 + 2 * index : SIGNALS + 3 + 2 * index] = name, number
+    words[SIGNALS] += sum(number for _, number in by_weight[MAX_SIGNALS:])
     return words
 
 
@@ -118,4 +124,4 @@ def truncated(words: Sequence[int], path: int) -> Sequence[int]:
 
 def signals(words: Sequence[int]) -> dict[int, int]:
     """Trust-anchor signals by key tag (RFC 8145 §5)."""
-    return {words[at] - 1: words[at + 1] for at in range(SIGNALS + 1, RCODES, 2) if words[at]}
+    return {words[at] % SIGNAL_KEPT - 1: words[at + 1] for at in range(SIGNALS + 1, RCODES, 2) if words[at]}

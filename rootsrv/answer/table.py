@@ -37,6 +37,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from rootsrv.zone.anchors import key_tag
+
 MAGIC = b"rootsrv\x1a"
 FORMAT_VERSION = 3
 
@@ -77,6 +79,9 @@ NAME_HAS_HOST_ZONE = 2
 
 CUT_TRUNCATED = 1
 """CUT flag: something that must not be missing comes after this cut, so TC is set (RFC 2181 §9, RFC 9471 §3.1)."""
+
+_TYPE_DNSKEY = 48
+_RECORD = struct.Struct("!HHIH")  # type, class, TTL, RDLENGTH
 
 _DIGEST_AT = 16
 _DIGEST_OCTETS = 32
@@ -280,6 +285,19 @@ class AnswerTable:
             offsets |= {*owner.nodata, *(offset for pair in owner.types.values() for offset in pair)}
         offsets |= {offset for zone in self.zones for offset in zone.nxdomain}
         return (self.answer(offset) for offset in sorted(offsets - {0}))
+
+    def key_tags(self) -> list[int]:
+        """Key tags of the root zone's DNSKEY RRset (RFC 4034 appendix B); none if it has no such RRset."""
+        apex = next(self.owners())
+        if _TYPE_DNSKEY not in apex.types:
+            return []
+        answer = self.answer(apex.types[_TYPE_DNSKEY][0])
+        tags, at = [], 0
+        for _ in range(answer.cuts[-1].ancount):
+            rdata_at = at + 1 + _RECORD.size  # behind the root's name
+            at = rdata_at + int.from_bytes(answer.body[rdata_at - 2 : rdata_at])
+            tags.append(key_tag(answer.body[rdata_at:at]))
+        return tags
 
     def answer(self, at: int) -> Answer:
         """The answer at offset *at*."""

@@ -4,7 +4,6 @@ The words are plain integers that only their worker writes.  Sizes and rcodes ar
 query by query, and are in the page before the next batch is received: a worker that is killed loses at most one batch.
 """
 
-import re
 import time
 from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
@@ -16,6 +15,7 @@ from rootsrv.counts import (
     DROPPED,
     FAULTS,
     MALFORMED,
+    MAX_SIGNALS,
     QUERIES,
     RCODES,
     RCODES_PER_PATH,
@@ -24,6 +24,7 @@ from rootsrv.counts import (
     RESPONSE_BINS,
     RESPONSE_SIZES,
     RESPONSES,
+    SIGNAL_KEPT,
     SIGNALS,
     TCP,
     TCP_COUNTERS,
@@ -43,9 +44,15 @@ _MAX_REMEMBERED_SOURCES = 65_536
 _MAX_REMEMBERED_HEADS = 4_096
 
 _HEAD = itemgetter(slice(2, 12))
+_BADVERS = 16
+_ONLY_AN_OPT = b"\0\0\0\0\0\0\0\1"  # counts of a response without a question and with an OPT record
+_OPT_SAYS = TRUNCATED_BIT - 2  # in place of an rcode that only the OPT record tells; nothing has rcode 30
 _LARGEST_BINS = 255  # 4080-4095 and, until told apart, 4096-: what still is an octet
 
-_SIGNAL = re.compile(rb"[\x08\x0d\x12\x17\x1c\x21\x26\x2b\x30\x35\x3a\x3f]_ta((?:-[0-9a-f]{4})+)\x00\x00\x0a\x00\x01")
+_DASHES = {5 * number: b"-" * number for number in range(1, 13)}  # of "-4f66-9728" …, by its size
+_HEXADECIMAL = b"-0123456789abcdef"
+_BEHIND_A_SIGNAL = b"\0\0\x0a\0\1"  # the root, NULL, IN
+_MAX_TAGS = 4  # that are told apart of one signal; who has more anchors than a roll needs is testing or attacking
 
 
 class Counters:
@@ -56,6 +63,7 @@ class Counters:
         self._words = slot.counters
         self._paths = tuple(_PathWords(path) for path in range(4))
         self._remembered: set[bytes] = set()
+        self._signals = _Signals(slot.counters)
         self._tomorrow = (slot.day + 1) * _DAY_SECONDS
         self._registers = slot.registers(slot.day)
         self.turn_day(time.time())
@@ -78,6 +86,8 @@ class Counters:
         if _LARGEST_BINS in sent:
             self._tell_largest_apart(names, responses)
         rcodes = bytes(map(names.rcodes_by_head.__getitem__, map(_HEAD, responses)))
+        if _OPT_SAYS in rcodes:
+            rcodes = bytes(map(names.rcode, responses))
         for number in set(rcodes):
             words[names.rcodes + number] += rcodes.count(number)
         words[RESPONSES + path] += amount
@@ -92,7 +102,7 @@ class Counters:
         words = self._words
         names = self._paths[path]
         for request, response in zip(requests, responses, strict=True):
-            rcode = names.rcodes_by_head[response[2:12]]
+            rcode = names.rcode(response)
             words[names.rcodes + rcode] += 1
             words[names.response_sizes + min(len(response) // BIN_OCTETS, RESPONSE_BINS - 1)] += 1
             words[RESPONSES + path] += 1
@@ -113,6 +123,10 @@ class Counters:
                 self._remembered.clear()
             self._remembered |= fresh
 
+    def keep_signals(self, tags: Iterable[int]) -> None:
+        """Never forget how often these key tags were signalled: those of trust anchors and of the zone's keys."""
+        self._signals.keep(tags)
+
     def count_dropped(self, reason: str, amount: int = 1) -> None:
         """Count messages that got no response, for one of DROP_REASONS."""
         self._words[DROPPED + DROP_REASONS.index(reason)] += amount
@@ -126,7 +140,7 @@ class Counters:
         words = self._words
         names = self._paths[path]
         for octets in responses:
-            words[names.rcodes + names.rcodes_by_head[octets[2:12]]] -= 1
+            words[names.rcodes + names.rcode(octets)] -= 1
             words[names.response_sizes + min(len(octets) // BIN_OCTETS, RESPONSE_BINS - 1)] -= 1
         words[RESPONSES + path] -= len(responses)
         words[UNSENT] += len(responses)
@@ -149,6 +163,7 @@ class Counters:
         if self._tomorrow - 2 * _DAY_SECONDS <= now < self._tomorrow:
             return
         day = int(now // _DAY_SECONDS)
+        self._signals.forget()
         self._slot.day_start[:] = self._words
         registers = self._slot.registers(day)
         registers[:] = bytes(len(registers))
@@ -172,20 +187,84 @@ class Counters:
         self._words[names.response_sizes + RESPONSE_BINS - 1] += largest
 
     def _count_signals(self, requests: Iterable[bytes]) -> None:
-        words = self._words
         for request in requests:
-            found = _SIGNAL.match(request.lower(), 12)
-            if found is None or found.start(1) + len(found[1]) != 13 + request[12]:
+            end = 13 + request[12]
+            if request[13:16].lower() != b"_ta" or request[end : end + 5] != _BEHIND_A_SIGNAL:
                 continue
-            for tag in found[1][1:].split(b"-"):
-                name = int(tag, 16) + 1
-                for word in range(SIGNALS + 1, RCODES, 2):
-                    if words[word] in (0, name):
-                        words[word] = name
-                        words[word + 1] += 1
-                        break
-                else:
-                    words[SIGNALS] += 1
+            tags = request[16:end].lower()  # one label (RFC 8145 §5.1)
+            separated = tags[::5] == _DASHES.get(len(tags)) and tags.count(b"-") * 5 == len(tags)
+            if separated and not tags.translate(None, _HEXADECIMAL):
+                self._signals.count(tags)
+
+
+class _Signals:
+    """Trust-anchor signals (RFC 8145) by key tag, in the words that there are for them."""
+
+    # Anybody can invent key tags, at any rate.  So a tag is found by one look-up; when there is no place left, one that
+    # has none takes that of the least, once for many newcomers; and at the turn of the day all are forgotten but those
+    # that are kept.  Whoever has lost a place, or never had one, is counted among those without.
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self._word_of = {
+            b"%04x" % (words[word] % SIGNAL_KEPT - 1): word for word in range(SIGNALS + 1, RCODES, 2) if words[word]
+        }
+        """By a key tag's four hexadecimal digits."""
+
+        self._newcomers = 0
+
+    def count(self, tags: bytes) -> None:
+        """Count *tags*: four lower-case hexadecimal digits each, with "-" before."""
+        words, word_of = self._words, self._word_of
+        without = max(0, len(tags) // 5 - _MAX_TAGS)
+        for at in range(1, min(len(tags), 5 * _MAX_TAGS), 5):
+            word = word_of.get(tags[at : at + 4]) or self._place(tags[at : at + 4])
+            if word:
+                words[word + 1] += 1
+            else:
+                without += 1
+        if without:
+            words[SIGNALS] += without
+
+    def keep(self, tags: Iterable[int]) -> None:
+        """Give *tags* places that nobody takes from them; others that had such may lose them."""
+        kept = [b"%04x" % tag for tag in sorted(set(tags))[: MAX_SIGNALS - 1]]
+        for word in self._word_of.values():
+            self._words[word] %= SIGNAL_KEPT
+        for digits in sorted(kept, key=lambda each: each not in self._word_of):  # those that have a place keep it
+            self._newcomers = _NEWCOMERS
+            self._words[self._word_of.get(digits) or self._place(digits)] += SIGNAL_KEPT
+
+    def forget(self) -> None:
+        """Take their places from all that are not kept."""
+        for digits in self._evictable():
+            self._clear(digits)
+
+    def _evictable(self) -> list[bytes]:
+        return [digits for digits, word in self._word_of.items() if self._words[word] < SIGNAL_KEPT]
+
+    def _place(self, digits: bytes) -> int:
+        """The word where this tag stands from now on, with a count of 0; or 0 if it gets no place."""
+        if len(self._word_of) == MAX_SIGNALS:
+            self._newcomers += 1
+            if self._newcomers < _NEWCOMERS:
+                return 0
+            self._newcomers = 0
+            self._clear(min(self._evictable(), key=lambda each: self._words[self._word_of[each] + 1]))
+        taken = set(self._word_of.values())
+        word = next(word for word in range(SIGNALS + 1, RCODES, 2) if word not in taken)
+        self._words[word] = int(digits, 16) + 1
+        self._word_of[digits] = word
+        return word
+
+    def _clear(self, digits: bytes) -> None:
+        word = self._word_of.pop(digits)
+        self._words[SIGNALS] += self._words[word + 1]
+        self._words[word] = self._words[word + 1] = 0
+
+
+_NEWCOMERS = 64
+"""Signals without a place, of which the last takes that of the least."""
 
 
 class _PathWords:
@@ -199,6 +278,13 @@ class _PathWords:
         self.request_bins = _Bins(REQUEST_BINS - 1)
         self.response_bins = _Bins(_LARGEST_BINS)
         self.rcodes_by_head = _RcodesByHead()
+
+    def rcode(self, response: bytes) -> int:
+        """The extended rcode, plus TRUNCATED_BIT with TC."""
+        rcode = self.rcodes_by_head[response[2:12]]
+        if rcode == _OPT_SAYS:
+            return response[17] << 4  # of an OPT record at offset 12 (RFC 6891 §6.1.3); the lower bits are 0
+        return rcode
 
 
 class _Bins(dict[int, int]):
@@ -214,7 +300,10 @@ class _Bins(dict[int, int]):
 
 
 class _RcodesByHead(dict[bytes, int]):
-    """The rcode, plus TRUNCATED_BIT with TC, for octets 2 … 11 of a response: flags and section counts."""
+    """The rcode, plus TRUNCATED_BIT with TC, for octets 2 … 11 of a response: flags and section counts.
+
+    _OPT_SAYS where those do not tell it.
+    """
 
     def __missing__(self, head: bytes) -> int:
         if len(self) > _MAX_REMEMBERED_HEADS:
@@ -226,13 +315,16 @@ class _RcodesByHead(dict[bytes, int]):
 def response_rcode(head: bytes) -> int:
     """The extended rcode of one of our responses, from *head*, its octets 2 … 11.
 
-    The upper eight bits stand in the OPT record (RFC 6891 §6.1.3), but only two such rcodes are ever sent, and nothing
+    The upper eight bits stand in the OPT record (RFC 6891 §6.1.3), but only two such rcodes are ever sent, and little
     else that we send looks like them: BADCOOKIE (23) has the lower bits 7, and BADVERS (16) is a NOERROR whose only
-    record is OPT, not truncated, to a question.
+    record is OPT, not truncated.  Without a question that may be an answer to a COOKIE, too (RFC 7873 §5.4): _OPT_SAYS.
     """
     rcode = head[1] & 15
     if rcode == 7:
         return 23
-    if rcode == 0 and head[2:] == b"\0\1\0\0\0\0\0\1" and not head[0] & 2:
-        return 16
+    if rcode == 0 and not head[0] & 2:
+        if head[2:] == b"\0\1\0\0\0\0\0\1":
+            return _BADVERS
+        if head[2:] == _ONLY_AN_OPT:
+            return _OPT_SAYS
     return rcode

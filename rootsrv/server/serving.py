@@ -189,6 +189,8 @@ class Serving:
         self._generation, self._responder = generation, responder
         self._outdated = False
         self._zone_count = 0 if responder is None else min(len(responder.table.zones), MAX_ZONES)
+        if responder is not None:
+            self._counters.keep_signals(responder.table.key_tags())
         self._expired = None
         self._slot.staged = self._slot.active = generation
 

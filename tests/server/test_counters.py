@@ -1,3 +1,5 @@
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,24 @@ def test_a_batch_and_its_queries_one_by_one_count_the_same(page: Page) -> None:
     assert sum(counts.truncated(words, UDP6)) == 1
 
 
+def test_badvers_without_a_question_is_told_from_an_answer_to_a_cookie(page: Page) -> None:
+    def without_question(upper_rcode: int) -> bytes:
+        counts = b"\0\0\0\0\0\0\0\1"
+        return b"\0\0\x80\0" + counts + b"\0\0\x29\x04\xd0" + bytes((upper_rcode, 0)) + bytes(4)
+
+    responses = [without_question(1), without_question(0), without_question(1), response(3), without_question(1)]
+    batch, singly = Counters(page.worker(0)), Counters(page.worker(1))
+    batch.count(UDP4, [query()] * 5, responses)
+    for each in responses:
+        singly.count(UDP4, [query()], [each])
+    batch.count_unsent(UDP4, responses[:1])
+    singly.count_unsent(UDP4, responses[:1])
+
+    for number in (0, 1):
+        by_rcode = counts.rcodes(page.worker(number).counters, UDP4)
+        assert {rcode: number for rcode, number in enumerate(by_rcode) if number} == {0: 1, 3: 1, 16: 2}
+
+
 def test_sizes_fall_into_bins_of_16_octets_and_malformed_requests_into_none(page: Page, counting: Counters) -> None:
     counting.count(TCP4, [query(15), query(16), query(287), query(288), query(12)], [response()] * 4 + [response(1)])
 
@@ -79,6 +99,11 @@ def test_signals_are_counted_by_key_tag(page: Page, counting: Counters) -> None:
         signal(b"_ta-4f66", b"\0\0\1\0\1"),  # not of type NULL
         signal(b"_ta-4f6"),
         signal(b"_ta-4f66x"),
+        signal(b"_ta4f66-"),
+        signal(b"_ta-4f6--728"),
+        signal(b"_ta-4f6-9728-"),
+        signal(b"_ta-4g66"),
+        signal(b"_ta"),
     ]
     counting.count(UDP4, asked, [response(3)] * len(asked))
 
@@ -91,6 +116,68 @@ def test_signals_without_a_place_are_counted_together(page: Page, counting: Coun
 
     assert len(counts.signals(page.worker(0).counters)) == counts.MAX_SIGNALS
     assert page.worker(0).counters[counts.SIGNALS] == 40 - counts.MAX_SIGNALS
+
+
+def signal(*tags: int) -> bytes:
+    label = b"_ta" + b"".join(b"-%04x" % tag for tag in tags)
+    return bytes(12) + bytes((len(label),)) + label + b"\0\0\x0a\0\1"
+
+
+def all_signals(words: Sequence[int]) -> int:
+    return sum(counts.signals(words).values()) + words[counts.SIGNALS]
+
+
+def test_of_one_signal_a_few_tags_are_told_apart(page: Page, counting: Counters) -> None:
+    counting.count(UDP4, [signal(*range(1, 12))], [response(3)])
+
+    assert len(counts.signals(page.worker(0).counters)) == 4
+    assert page.worker(0).counters[counts.SIGNALS] == 7
+
+
+def test_invented_tags_leave_room_for_those_of_anchors_and_for_real_ones(page: Page) -> None:
+    """Whoever fills the table loses it: tags of keys and anchors are kept, others are found by their number."""
+    anchor, key, real = 0x4F66, 0x9728, 0x1234
+    counting = Counters(page.worker(0))
+    invented = [signal(tag) for tag in range(0x5000, 0x5000 + counts.MAX_SIGNALS)]
+    counting.count(UDP4, invented, [response(3)] * len(invented))
+    counting.keep_signals([anchor, key])
+    flood = [signal(*range(tag, tag + 11)) for tag in range(0x6000, 0x8000, 11)]
+    usual = [signal(anchor, real)] * 3000
+    mixed = [each for pair in zip(flood * 5, usual, strict=False) for each in pair]
+    for at in range(0, len(mixed), 64):
+        batch = mixed[at : at + 64]
+        counting.count(UDP4, batch, [response(3)] * len(batch))
+
+    words = page.worker(0).counters
+    found = counts.signals(words)
+    assert found[anchor] == len(mixed) // 2
+    assert found[key] == 0
+    assert found[real] > 0.9 * len(mixed) // 2
+    assert len(found) == counts.MAX_SIGNALS
+    assert all_signals(words) == len(invented) + len(mixed) // 2 * (11 + 2)
+    total = counts.total(page)
+    assert counts.signals(total) == found
+    # A worker that is replaced knows them still; the next day only the kept ones are left.
+    replaced = Counters(page.worker(0))
+    replaced.count(UDP4, [signal(real)], [response(3)])
+    assert counts.signals(words)[real] == found[real] + 1
+    replaced.turn_day(time.time() + DAY)
+    assert set(counts.signals(words)) == {anchor, key}
+    assert all_signals(words) == all_signals(total) + 1
+
+
+def test_kept_tags_come_first_when_workers_are_summed(page: Page) -> None:
+    for slot in range(3):
+        counting = Counters(page.worker(slot))
+        counting.keep_signals([0x4F66])
+        tags = range(0x5000 + 40 * slot, 0x5000 + 40 * slot + 31)
+        counting.count(UDP4, [signal(tag) for tag in tags] * 2, [response(3)] * 62)
+        counting.count(UDP4, [signal(0x4F66)] * 3, [response(3)] * 3)
+
+    words = counts.total(page)
+
+    assert counts.signals(words)[0x4F66] == 9
+    assert all_signals(words) == 3 * (62 + 3)
 
 
 def test_totals_sum_workers_whatever_the_order_of_their_signals(page: Page) -> None:
