@@ -117,7 +117,7 @@ rootsrv/fastpath/bpf/rootsrv.bpf.o: $(wildcard rootsrv/fastpath/bpf/*.h)
 
 # ── what is shipped ──
 man: venv
-	$(BIN)/python -m rootsrv.manual deploy
+	$(BIN)/python -m rootsrv.commands.manual deploy
 
 wheel: venv
 	ROOTSRV_BPF=required $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -21,11 +21,11 @@ from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import MAX_RING, Card, KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
 from bench.network import NetworkUnavailable
+from bench.peers import PeerFailed
 from bench.queries import QueriesUnusable, Query, read_names, read_pcap
 from bench.subjects import SUBJECTS, SubjectUnavailable
-from rootsrv import demo_zone
+from rootsrv.demo import signed
 from rootsrv.fastpath.libbpf import BpfUnavailable
-from tests.peers import PeerFailed
 
 _console = Console(stderr=True)
 _QUERIES = 65_536
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     peaking.add_argument("--seconds", type=float, default=60.0, help="of each multiple")
     peaking.add_argument("--ring", type=int, default=Card.ring, help="places of the network card's ring; 0: veth's 256")
     peaking.add_argument("--cores", default="0,1", help="what answers has the second for itself")
-    peaking.add_argument("--tlds", type=_positive, default=demo_zone.REAL_ROOT_TLDS, help="of the generated zone")
+    peaking.add_argument("--tlds", type=_positive, default=signed.REAL_ROOT_TLDS, help="of the generated zone")
     _add_results(peaking)
     peaking.set_defaults(command=_peak)
 

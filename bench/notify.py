@@ -18,9 +18,9 @@ import dns.opcode
 import dns.query
 
 from bench import machine, report
+from bench.peers import PeerFailed
+from bench.peers.daemon import free_port
 from bench.zones import Zones, generated
-from tests.peers import PeerFailed
-from tests.peers.daemon import free_port
 from tests.secondary.maintained import maintained
 from tests.secondary.primaries import KEY, KEY_NAME, HiddenPrimary, hidden_primary
 from tests.secondary.secondaries import secondary

@@ -20,8 +20,8 @@ from bench.zones import Zones
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.fastpath import libbpf
+from rootsrv.fastpath.layout import Reason
 from rootsrv.fastpath.program import TEST_IFINDEX, Interface, Program
-from rootsrv.fastpath.shared import Reason
 from tests.fastpath.frames import Frame
 
 PARTS = ("restore", "headers", "question", "find", "checksum", "OPT", "cut, sums", "send", "count")
@@ -46,7 +46,7 @@ class _Measuring:
         program.set_responses(make_settings())
         program.set_interfaces([Interface(TEST_IFINDEX, 65_536, bytes(6), virtual=True, loopback=False)])
         program.publish_time(zones.now)
-        program.activate(program.stage(AnswerTable.from_octets(compile_table(*zones.verified()))), [1 << 62] * 2)
+        program.activate(program.stage(AnswerTable(compile_table(*zones.verified()))), [1 << 62] * 2)
 
     def put(self, queries: Sequence[Query]) -> int:
         """Make these the queries that are asked in turn; how many frames that are."""

@@ -48,8 +48,8 @@ from bench.report import thousands
 from bench.responder import make_responder
 from bench.subjects import METRICS_PORT, SUBJECTS, Bench, Running, inside
 from bench.zones import Zones, generated
-from rootsrv import demo_zone
 from rootsrv.answer.responder import Transport
+from rootsrv.demo import signed
 
 # F-root's daily average over all its sites on 2026-06-15 (RSSAC002): the yardstick of D40.
 DEFAULT_PEAK = 269_908.0
@@ -76,7 +76,7 @@ class Options:
     card: Card | None = field(default_factory=Card)
     """None = each query goes when it is due, and what finds veth's ring of 256 full is lost."""
 
-    tlds: int = demo_zone.REAL_ROOT_TLDS
+    tlds: int = signed.REAL_ROOT_TLDS
 
 
 @dataclass

@@ -49,7 +49,7 @@ class Cost:
 
 def make_responder(zones: Zones) -> Responder:
     """The Responder as a worker has it."""
-    return Responder(AnswerTable.from_octets(compile_table(*zones.verified())), make_settings())
+    return Responder(AnswerTable(compile_table(*zones.verified())), make_settings())
 
 
 def make_settings() -> ResponderSettings:

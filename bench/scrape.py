@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rootsrv import demo
-from rootsrv.clock import validity_now
-from rootsrv.page import Page
-from rootsrv.processes import environment
+from rootsrv.commands import demo
+from rootsrv.page.layout import Page
+from rootsrv.process.children import environment
+from rootsrv.process.clock import validity_now
 from rootsrv.server import counters
 
 SECONDS = 4.0

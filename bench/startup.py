@@ -15,8 +15,9 @@ from bench.responder import make_settings
 from bench.zones import Zones
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.responder import Responder, Transport
-from rootsrv.answer.table import AnswerTable
-from rootsrv.zone import name, presentation
+from rootsrv.store.table_file import open_table
+from rootsrv.wire import name
+from rootsrv.zone import presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import verify, verify_hosts
 
@@ -86,7 +87,7 @@ def _from_zone(zones: Zones) -> dict[str, float]:
 
 def _from_table(path: Path) -> dict[str, float]:
     start = time.perf_counter()
-    responder = Responder(AnswerTable.open(path), make_settings())
+    responder = Responder(open_table(path), make_settings())
     responder.respond(_PRIMING, bytes(4), Transport.UDP, 0.0)
     return {"total": time.perf_counter() - start}
 

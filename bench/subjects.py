@@ -13,16 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import c_source, network
+from bench import c_source, network, peers
 from bench.bpf_object import CompilerMissing, compiled
 from bench.engine_process import EngineFailed
 from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
+from bench.peers import daemon, knot
 from bench.zones import Zones
-from rootsrv import __version__, config, status_socket
+from rootsrv import __version__
 from rootsrv.answer.compiler import compile_table
-from rootsrv.fastpath import command, libbpf
-from tests import peers
-from tests.peers import daemon, knot
+from rootsrv.commands import fastpath
+from rootsrv.config import file as config_file
+from rootsrv.control import status_socket
+from rootsrv.fastpath import libbpf
 
 HERE = Path(__file__).parent
 PORT = 53
@@ -164,19 +166,19 @@ def _rootsrv(fastpath: str = "") -> Callable[[Bench], contextlib.AbstractContext
             if not fastpath:
                 yield Running(__version__, session)
                 return
-            _await_fastpath(config.load(configuration))
+            _await_fastpath(config_file.load(configuration))
             yield Running(__version__, session, stack.enter_context(answering_threads(bench.wire, bench.server_cpu)))
 
     return start
 
 
-def _await_fastpath(loaded: config.Config) -> None:
+def _await_fastpath(loaded: config_file.Config) -> None:
     """Until the kernel answers from a table; SubjectUnavailable says why it does not."""
     deadline = time.monotonic() + _FASTPATH_SECONDS
     status: Mapping[str, Any] = {}
     while time.monotonic() < deadline:
         with contextlib.suppress(status_socket.NoAnswer):
-            status = command.ask(loaded, {"command": "fastpath-status"})
+            status = fastpath.ask(loaded, {"command": "fastpath-status"})
             if status["unavailable"]:
                 break
             if status["active"] and any(each["hook"] != "off" for each in status["interfaces"]):

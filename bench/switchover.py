@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import steady
-from rootsrv.page import Page, PageUnusable
+from rootsrv.page.layout import Page, PageUnusable
 
 SERIALS = (2025103001, 2025103100)
 CLOCK = "2025-11-01T12:00:00Z"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dns.rdatatype
 
 from bench.queries import Query
-from rootsrv.zone import name
+from rootsrv.wire import name
 from rootsrv.zone.contents import ZoneContents
 
 _NS, _A, _AAAA, _DS, _OPT, _COOKIE, _NSID, _PADDING, _ZONEVERSION, _KEEPALIVE = 2, 1, 28, 43, 41, 10, 3, 12, 19, 11

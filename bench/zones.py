@@ -7,8 +7,10 @@ from pathlib import Path
 
 from dns.exception import DNSException
 
-from rootsrv import demo_zone, zone_file
-from rootsrv.zone import generate, instant, name, presentation
+from rootsrv.demo import generate, signed
+from rootsrv.store import zone_file
+from rootsrv.wire import name
+from rootsrv.zone import instant, presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.verify import VerifiedZone, ZoneRejected, verify, verify_hosts
@@ -34,7 +36,7 @@ class Zones:
     origin: str = ""
     """Where they come from, for the report."""
 
-    made: demo_zone.GeneratedRoot | None = field(default=None, repr=False)
+    made: signed.GeneratedRoot | None = field(default=None, repr=False)
     """With the keys, where it was generated."""
 
     @cached_property
@@ -63,7 +65,7 @@ class Zones:
         """The next version of a generated root, a few changes further on, written into *directory*."""
         if self.made is None:
             raise ZonesUnusable("only a generated root can be continued: there are no keys for another")
-        made = demo_zone.generate_successor(self.made)
+        made = signed.generate_successor(self.made)
         following = replace(self, root=directory / f"root.zone.{made.root.serial}", made=made)
         following.root.write_text(made.root_text)
         return following
@@ -73,10 +75,10 @@ class Zones:
         return {".": self.root, "root-servers.net": self.hosts}
 
 
-def generated(directory: Path, tlds: int = demo_zone.REAL_ROOT_TLDS) -> Zones:
+def generated(directory: Path, tlds: int = signed.REAL_ROOT_TLDS) -> Zones:
     """A root zone of the real one's shape with throw-away keys, written into *directory*."""
     now = time.time()
-    made = demo_zone.generate_root(inception=now - 3600, expiration=now + 14 * 86400, seed=_SEED, tlds=tlds)
+    made = signed.generate_root(inception=now - 3600, expiration=now + 14 * 86400, seed=_SEED, tlds=tlds)
     zones = Zones(
         directory / "root.zone",
         directory / "root-servers.net.zone",
@@ -116,4 +118,4 @@ def tlds_of(root: Path) -> list[str]:
 
 def demo_tlds() -> list[str]:
     """The delegations of what `rootsrv demo` serves."""
-    return generate.tld_labels(demo_zone.REAL_ROOT_TLDS, _DEMO_SEED)
+    return generate.tld_labels(signed.REAL_ROOT_TLDS, _DEMO_SEED)

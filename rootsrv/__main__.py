@@ -2,7 +2,7 @@
 
 import sys
 
-from rootsrv.cli import main
+from rootsrv.commands.parser import main
 
 if __name__ == "__main__":
     sys.exit(main())

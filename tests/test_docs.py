@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.cli import parser
+from rootsrv.commands.parser import parser
 from tests.needs import REPOSITORY
 
 DOCUMENTS = sorted(

@@ -27,6 +27,22 @@ def test_no_source_file_has_grown_past_what_one_sitting_reads() -> None:
     assert {str(path): count for path, count in lines.items() if count > limit} == {}
 
 
+def test_the_picture_of_the_house_names_every_room_and_only_files_that_exist() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    picture = text[text.index("    rootsrv/\n") : text.index("    bench/  deploy/")]
+    rooms = dict(re.findall(r"^      ([a-z]+)/ +(.*(?:\n {20,}.*)*)", picture, re.MULTILINE))
+    there = {path.parent.name for path in (REPOSITORY / "rootsrv").glob("*/__init__.py")}
+    assert set(rooms) == there
+    named = {room: re.findall(r"\b([a-z0-9_]+\.py)\b", about) for room, about in rooms.items()}
+    missing = [
+        f"{room}/{file}"
+        for room, files in named.items()
+        for file in files
+        if not (REPOSITORY / "rootsrv" / room / file).exists()
+    ]
+    assert missing == []
+
+
 def run_pytest(directory: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if key != "CI" and not key.startswith("PYTEST_")}
     return subprocess.run(

@@ -1,7 +1,7 @@
 /* The limit for a responder in the kernel: turns a query around as a response of a fixed size, looks at nothing.
  *
  * Every UDP packet to port 53 is sent back with addresses and ports swapped, QR set, and zeros appended up to the size
- * that bench/blind.py stores in `settings`.  Checksums stay right: zeros add nothing, and what changes is known.
+ * that bench/engine_kernel.py stores in `settings`.  Checksums stay right: zeros add nothing, and what changes is known.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>

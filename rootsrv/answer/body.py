@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from rootsrv.answer.table import MAX_BODY_OCTETS, Answer, Cut
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 from rootsrv.zone.contents import RRset
 
 _QNAME_AT = 12  # size of the DNS header (RFC 1035 §4.1.1)

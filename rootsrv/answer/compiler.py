@@ -23,7 +23,7 @@ from rootsrv.answer.table import (
     ZoneInfo,
     to_octets,
 )
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 from rootsrv.zone.contents import RRset, ZoneContents
 from rootsrv.zone.verify import VerifiedZone
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 
 from rootsrv.answer.table import ANSWER, CUT, CUT_TRUNCATED, AnswerTable
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 
 _HEADER_TAIL = struct.Struct("!5H")  # flags and counts
 

@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rootsrv.answer import edns
+from rootsrv.wire import edns
 
 HEADER_OCTETS = 12
 _HEADER = struct.Struct("!6H")

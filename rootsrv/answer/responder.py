@@ -23,12 +23,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from rootsrv.answer import edns, identity
+from rootsrv.answer import identity
 from rootsrv.answer.cookies import FULL_COOKIE_OCTETS, ServerCookies
 from rootsrv.answer.prepared import TARGETS, PreparedAnswers, Ready
 from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query, Tsig
 from rootsrv.answer.table import AnswerTable
-from rootsrv.zone import name as names
+from rootsrv.wire import edns
+from rootsrv.wire import name as names
 
 MAX_IDENTITY_OCTETS = 128
 """Of NSID and version: with the longest question and all our options there is room in a response of 512 octets."""

@@ -30,11 +30,9 @@
 
 import hashlib
 import mmap
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from rootsrv.zone.anchors import key_tag
@@ -195,10 +193,10 @@ class Answer(NamedTuple):
 
 
 class AnswerTable:
-    """A table that was found whole.  `open` and `from_octets` are the only ways to get one."""
+    """A table that was found whole; making one is the check."""
 
     def __init__(self, octets: "bytes | mmap.mmap") -> None:
-        """Use `open` or `from_octets`."""
+        """*octets*: the file, mapped or in memory; TableUnusable names what is wrong with it."""
         view = memoryview(octets)
         if len(view) < HEADER.size or view[:8] != MAGIC:
             raise TableUnusable("not an answer table (wrong magic)")
@@ -226,27 +224,6 @@ class AnswerTable:
             self._answers_at,
         ) = counts
         self.zones = tuple(self._zones())
-
-    @classmethod
-    def open(cls, path: Path) -> "AnswerTable":
-        """Map the file at *path*; TableUnusable names what is wrong with it, OSError passes through."""
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size == 0:
-                raise TableUnusable(f"{path}: empty file")
-            mapping = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
-        finally:
-            os.close(descriptor)
-        try:
-            return cls(mapping)
-        except TableUnusable as error:
-            raise TableUnusable(f"{path}: {error}") from error
-
-    @classmethod
-    def from_octets(cls, octets: bytes) -> "AnswerTable":
-        """A table held in memory; TableUnusable names what is wrong with it."""
-        return cls(octets)
 
     def _zones(self) -> Iterator[ZoneInfo]:
         for number in range(self._zone_count):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import rootsrv
-from rootsrv import log, status_socket
 from rootsrv.anycast.controller import Controller, Family
-from rootsrv.anycast.orders import Order, Orders, WishNotKept
+from rootsrv.anycast.wishes import Order, Orders, WishNotKept
 from rootsrv.anycast.witness import boottime
+from rootsrv.control import status_socket
 from rootsrv.health.state import Announcement, Wish
+from rootsrv.process import log
 from rootsrv.zone import instant
 
 _WISHES = {"drain": Wish.DRAIN, "undrain": Wish.SERVE, "withdraw": Wish.WITHDRAW}

@@ -17,17 +17,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rootsrv import log, notification
 from rootsrv.answer.table import TableUnusable
 from rootsrv.anycast.bird import Bird, BirdError
 from rootsrv.anycast.fastpath_watch import FastPathWatch
+from rootsrv.anycast.flaps import keep_flaps
 from rootsrv.anycast.netlink import Interface, NetlinkFailed, ServiceInterface, full_accept_queues
-from rootsrv.anycast.orders import Orders, keep_flaps
 from rootsrv.anycast.probe import Address, Expectations, Prober
 from rootsrv.anycast.route import Reading, Route
 from rootsrv.anycast.traffic import Traffic
+from rootsrv.anycast.wishes import Orders
 from rootsrv.anycast.witness import Witness, boottime
-from rootsrv.config_anycast import AnycastConfig
+from rootsrv.config.anycast import AnycastConfig
 from rootsrv.health.evidence import (
     Cause,
     Instance,
@@ -42,6 +42,7 @@ from rootsrv.health.evidence import (
     judge,
 )
 from rootsrv.health.state import Announcement, Change, Flaps, Health, Limits, Wish
+from rootsrv.process import log, service_manager
 
 CONFIRM_SECONDS = 3.0
 """After so long without a confirmation from BIRD there is an alarm: a change takes it a few milliseconds."""
@@ -173,8 +174,8 @@ class Controller:
         due = loop.time()
         while not stop.is_set():
             await self._round()
-            notification.alive()
-            notification.ready("the service is judged")
+            service_manager.alive()
+            service_manager.ready("the service is judged")
             # A late round moves the next ones; they are never made up for in a burst.
             due = max(due + self._config.probe_interval_seconds, loop.time())
             with contextlib.suppress(TimeoutError):

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log
 from rootsrv.anycast.witness import boottime
+from rootsrv.control.status_socket import NoAnswer, ask
 from rootsrv.health.evidence import FastPath
-from rootsrv.status_socket import NoAnswer, ask
+from rootsrv.process import log
 
 POLL_SECONDS = 1.0
 AGAIN_SECONDS = 0.2

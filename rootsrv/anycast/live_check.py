@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 from rootsrv.anycast.bird import Bird, BirdError, Protocol
 from rootsrv.anycast.netlink import FOREVER, NetlinkFailed, ServiceInterface
-from rootsrv.config import Config
-from rootsrv.config_anycast import AnycastConfig
+from rootsrv.config.anycast import AnycastConfig
+from rootsrv.config.file import Config
 
 
 async def problems(config: Config) -> list[str]:

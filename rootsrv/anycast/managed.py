@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rootsrv import log
 from rootsrv.anycast.netlink import Interface, ServiceInterface
+from rootsrv.process import log
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from rootsrv.answer.responder import Responder, Transport
 from rootsrv.answer.table import NAME_IS_DELEGATION, TableUnusable
 from rootsrv.health.evidence import Outcome, Probe
 from rootsrv.health.evidence import Transport as ProbedTransport
-from rootsrv.page import Page
+from rootsrv.page.layout import Page
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rootsrv.control.status_socket import NoAnswer, ask
 from rootsrv.health.evidence import Instance
-from rootsrv.page import Page
-from rootsrv.status_socket import NoAnswer, ask
+from rootsrv.page.layout import Page
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0

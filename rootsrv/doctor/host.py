@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rootsrv.config import Config
+from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
-from rootsrv.secondary.clocks import kernel_says_synchronised
+from rootsrv.process.clocks import kernel_says_synchronised
 
 ACCOUNT = "rootsrv"
 

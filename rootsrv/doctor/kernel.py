@@ -1,16 +1,17 @@
 """The kernel fast path: program, interfaces, drivers, offloads."""
 
+import asyncio
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rootsrv.config import Config
+from rootsrv.config.file import Config
+from rootsrv.control import status_socket
+from rootsrv.control.status_socket import NoAnswer
 from rootsrv.doctor.finding import Finding, bad, good, remark
-from rootsrv.fastpath import command
 from rootsrv.fastpath.attachment import CannotAttach, FoundInterface, find_interface
 from rootsrv.fastpath.program import FastPathUnavailable, Program
-from rootsrv.status_socket import NoAnswer
 
 LARGEST_XDP_MTU = 4_096 - 256 - 320 - 22
 """One page (4,096) less headroom (256), skb_shared_info (320) and Ethernet with two tags.
@@ -23,6 +24,8 @@ _GOOD_DRIVERS = {
 }  # fmt: skip
 
 _NO_XDP_KINDS = {"bridge", "vlan", "macvlan", "ipvlan", "dummy", "ifb"}
+
+_PATIENCE_SECONDS = 10.0
 
 _JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 
@@ -128,7 +131,8 @@ def _offloads(name: str) -> dict[str, str]:
 def _attached(config: Config) -> Iterator[Finding]:
     """What the role that runs says; nothing when none does."""
     try:
-        status = command.ask(config, {"command": "fastpath-status"})
+        socket = Path(config.state.runtime_directory) / "serve.sock"
+        status = asyncio.run(status_socket.ask(socket, {"command": "fastpath-status"}, _PATIENCE_SECONDS))
     except NoAnswer:
         return
     passes = status.get("counters", {}).get("passes", {})

@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Iterator
 
 from rootsrv.anycast import live_check
-from rootsrv.config import Config
-from rootsrv.config_checks import ConfigError
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.secondary.primary import Source, ask_serial
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 from rootsrv.zone.transfer import TransferFailed
 
 

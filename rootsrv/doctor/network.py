@@ -13,8 +13,8 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
-from rootsrv.config import Config
-from rootsrv.config_checks import ConfigError
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
 
 TABLE = 53

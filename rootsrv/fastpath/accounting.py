@@ -3,9 +3,9 @@
 So metrics, RSSAC002 files and status sum up kernel and workers without knowing of each other.
 """
 
-from rootsrv import counts
-from rootsrv.fastpath.shared import Counters, constant
-from rootsrv.page import KERNEL_SLOT, Page
+from rootsrv.fastpath.layout import Counters, constant
+from rootsrv.page import counts
+from rootsrv.page.layout import KERNEL_SLOT, Page
 
 _DAY_SECONDS = 86_400
 _TRUNCATED = constant("TRUNCATED")
@@ -38,7 +38,7 @@ class KernelSlot:
 
 
 def words_of(counters: Counters) -> dict[int, int]:
-    """The counter words (rootsrv/counts.py) that *counters* come to."""
+    """The counter words (rootsrv/page/counts.py) that *counters* come to."""
     words: dict[int, int] = {}
     for path in (0, 1):
         replies = counters.replies[path]

@@ -28,8 +28,8 @@ from typing import Any, Literal
 from pyroute2 import IPRoute
 
 from rootsrv.fastpath import libbpf
+from rootsrv.fastpath.layout import ffi
 from rootsrv.fastpath.program import Interface, Program
-from rootsrv.fastpath.shared import ffi
 
 HookName = Literal["xdp", "tcx", "clsact"]
 PROGRAMS: dict[HookName, str] = {"xdp": "rootsrv_xdp", "tcx": "rootsrv_tc", "clsact": "rootsrv_tc"}

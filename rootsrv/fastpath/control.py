@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rootsrv.fastpath.loader import FastPath
+from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.tap import clocks, to_pcap
 
 Command = Callable[[dict[str, Any]], dict[str, Any]]

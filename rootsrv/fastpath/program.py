@@ -26,8 +26,8 @@ from typing import Self
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import INDEX_LIMIT, NAME_HAS_HOST_ZONE, AnswerTable
 from rootsrv.fastpath import libbpf
-from rootsrv.fastpath.shared import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
-from rootsrv.page import BlockWords
+from rootsrv.fastpath.layout import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
+from rootsrv.page.layout import BlockWords
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 TC_NEXT, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7

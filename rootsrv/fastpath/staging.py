@@ -6,11 +6,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 
-from rootsrv import log
 from rootsrv.answer.responder import Responder, ResponderSettings
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.fastpath.program import Program, TableUnfit
 from rootsrv.fastpath.self_test import SelfTest, run_self_test
+from rootsrv.process import log
 
 OpenTable = Callable[[int], AnswerTable]
 """The answer table of a generation; TableUnusable or OSError when there is none."""

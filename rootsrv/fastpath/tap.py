@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rootsrv.fastpath import libbpf
-from rootsrv.fastpath.shared import ffi
+from rootsrv.fastpath.layout import ffi
 
 _HEAD_OCTETS: int = ffi.sizeof("struct tap_head")
 _LINKTYPE_RAW = 101  # packets begin with the IP header (pcap-linktype(7))

@@ -13,14 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log, status_socket
+from rootsrv.control import status_socket
+from rootsrv.process import log
+from rootsrv.process.security import SecurityEvents
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
-from rootsrv.secondary.security import SecurityEvents
 from rootsrv.secondary.status import Status
-from rootsrv.secondary.store import StoreFailed, write_atomically
+from rootsrv.store.store import StoreFailed, write_atomically
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import presentation
-from rootsrv.zone.serial import serial_is_newer
 from rootsrv.zone.transfer import TransferFailed
 
 LONGEST_REQUEST_OCTETS = 65_536

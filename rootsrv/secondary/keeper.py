@@ -8,15 +8,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rootsrv import log
+from rootsrv.process import log
 from rootsrv.secondary.preparation import Candidate, ZonePolicy
 from rootsrv.secondary.primary import SerialAnswer, Transferred, describe
 from rootsrv.secondary.sources import ZoneSource
-from rootsrv.secondary.store import Provenance
+from rootsrv.store.store import Provenance
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.lease import Lease, TrustedClock
 from rootsrv.zone.refresh import AskSerial, Fetch, Refresh, Timers
-from rootsrv.zone.serial import serial_is_newer
 from rootsrv.zone.transfer import TransferFailed
 
 

@@ -3,20 +3,20 @@
 import asyncio
 from pathlib import Path
 
-from rootsrv import log, notification
-from rootsrv.config import Config
-from rootsrv.config_checks import ConfigError
-from rootsrv.page import Page
-from rootsrv.secondary.clocks import Clocks
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import Config
+from rootsrv.page.layout import Page
+from rootsrv.process import log, service_manager
+from rootsrv.process.clocks import Clocks
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.pipeline import Pipeline
 from rootsrv.secondary.resume import Resumption
 from rootsrv.secondary.sources import FileSource
-from rootsrv.secondary.store import Store
 from rootsrv.secondary.zones import Zones, policy_of
+from rootsrv.store.store import Store
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
 from rootsrv.zone.lease import ClockState
-from rootsrv.zone.serial import serial_is_newer
 
 TICK_SECONDS = 0.5
 
@@ -78,11 +78,11 @@ class Maintainer:
         began = self.zones.boottime()
         while True:
             self._tick()
-            notification.alive()
+            service_manager.alive()
             if self.zones.root.serving is not None:
-                notification.ready("zones are loaded")
+                service_manager.ready("zones are loaded")
             elif self.zones.boottime() > began + WAIT_TO_SERVE_SECONDS:
-                notification.ready("no zone yet: waiting for the primaries")
+                service_manager.ready("no zone yet: waiting for the primaries")
             await asyncio.sleep(TICK_SECONDS)
 
     def _tick(self) -> None:

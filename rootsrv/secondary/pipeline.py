@@ -19,16 +19,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from rootsrv import log
-from rootsrv.secondary.child import ChildFailed, in_child
+from rootsrv.process import log
+from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.keeper import Delivery, ZoneKeeper
-from rootsrv.secondary.ledger import Next
 from rootsrv.secondary.preparation import Candidate, Preparation, Prepared, Verdict
-from rootsrv.secondary.store import StoreFailed
 from rootsrv.secondary.switchover import SwitchoverVoid
 from rootsrv.secondary.zones import Zones
+from rootsrv.store.ledger import Next
+from rootsrv.store.store import StoreFailed
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant, plausibility
-from rootsrv.zone.serial import serial_is_newer
 
 RESTAGE_SECONDS = 60.0
 """How soon a table that no worker could map is tried again."""

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from rootsrv.answer import examination
 from rootsrv.answer.compiler import compile_table
-from rootsrv.answer.table import AnswerTable, TableUnusable
-from rootsrv.secondary import selftest
-from rootsrv.secondary.store import Provenance, Store, StoreFailed, write_atomically
+from rootsrv.answer.table import TableUnusable
+from rootsrv.store.store import Provenance, Store, StoreFailed, write_atomically
+from rootsrv.store.table_file import open_table
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.name import to_text
+from rootsrv.wire.record import ZoneMalformed
 from rootsrv.zone import plausibility, presentation
-from rootsrv.zone import rdata as rdatas
 from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
-from rootsrv.zone.contents import ZoneContents, ZoneMalformed
-from rootsrv.zone.name import to_text
+from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.verify import VerifiedZone, ZoneRejected, accept_unverified, verify, verify_hosts
 
 
@@ -214,8 +216,8 @@ class Preparation:
     def _examine(self, root: VerifiedZone, hosts: VerifiedZone | None) -> str:
         """Map the file as a worker would and ask it; why it is void, or nothing."""
         try:
-            table = AnswerTable.open(self.store.table(self.generation))
-            asked, differences = selftest.examine(table, root.contents, hosts.contents if hosts else None)
+            table = open_table(self.store.table(self.generation))
+            asked, differences = examination.examine(table, root.contents, hosts.contents if hosts else None)
         except (OSError, TableUnusable) as error:
             return f"the table cannot be used: {error}"
         if differences:

@@ -16,14 +16,15 @@ from typing import Any
 
 import dns.tsig
 
-from rootsrv.config import Config
-from rootsrv.config_checks import ConfigError
-from rootsrv.config_secondary import PrimaryConfig, RefreshConfig
-from rootsrv.secondary.tsig import Signer, key_from_config
-from rootsrv.zone import name as names
-from rootsrv.zone import rdata as rdatas
-from rootsrv.zone.contents import Soa, ZoneContents, ZoneMalformed
-from rootsrv.zone.message import AXFR, CLASS_IN, IXFR, MessageMalformed, parse
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import Config
+from rootsrv.config.zones import PrimaryConfig, RefreshConfig
+from rootsrv.wire import name as names
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.message import AXFR, CLASS_IN, IXFR, MessageMalformed, parse
+from rootsrv.wire.record import ZoneMalformed
+from rootsrv.wire.tsig import Signer
+from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.transfer import (
     EXPIRE,
     Inbound,
@@ -60,7 +61,7 @@ class Source:
     @classmethod
     def from_config(cls, primary: PrimaryConfig, config: Config) -> "Source":
         """ConfigError names the key when certificates or secrets cannot be read."""
-        key = next((key_from_config(each) for each in config.key if each.name == primary.key), None)
+        key = next((each.tsig_key() for each in config.key if each.name == primary.key), None)
         family = ":" in primary.address
         local = next((each for each in config.admin.addresses if (":" in each) == family), None)
         return cls(

@@ -3,17 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
-from rootsrv import log
-from rootsrv.answer.table import AnswerTable, TableUnusable
-from rootsrv.page import MAX_ZONES
-from rootsrv.secondary.child import ChildFailed, in_child
+from rootsrv.answer.table import TableUnusable
+from rootsrv.page.layout import MAX_ZONES
+from rootsrv.process import log
+from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.keeper import Version, ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.pipeline import Pipeline
 from rootsrv.secondary.preparation import read_version
 from rootsrv.secondary.sources import FileSource
-from rootsrv.secondary.store import StoreFailed
-from rootsrv.zone.serial import serial_is_newer
+from rootsrv.store.store import StoreFailed
+from rootsrv.store.table_file import open_table
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.transfer import TransferFailed
 
 
@@ -51,7 +52,7 @@ class Resumption:
         if page.active or self.zones.root.name not in ledger.leases:
             return False
         try:
-            table = AnswerTable.open(self.zones.store.table(ledger.generation))
+            table = open_table(self.zones.store.table(ledger.generation))
         except (OSError, TableUnusable):  # told by `_adopt_table`
             return False
         leases = [ledger.leases[name] for name in self.zones.keepers if name in ledger.leases][: len(table.zones)]
@@ -99,7 +100,7 @@ class Resumption:
         """Go on with the table of the last run, if it is there and is of the zones that were kept."""
         generation = self.zones.ledger.generation
         try:
-            table = AnswerTable.open(self.zones.store.table(generation))
+            table = open_table(self.zones.store.table(generation))
         except (OSError, TableUnusable) as error:
             log.alarm("table unusable", generation=generation, reason=error)
             return False

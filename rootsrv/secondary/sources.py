@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from rootsrv import zone_file
-from rootsrv.config import Config
-from rootsrv.config_checks import ConfigError
-from rootsrv.config_secondary import PrimaryConfig, RefreshConfig
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import Config
+from rootsrv.config.zones import PrimaryConfig, RefreshConfig
+from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary import primary
-from rootsrv.secondary.child import ChildFailed, in_child
 from rootsrv.secondary.primary import SerialAnswer, Source, Transferred, Unreachable
-from rootsrv.secondary.store import Store
+from rootsrv.store import zone_file
+from rootsrv.store.store import Store
+from rootsrv.wire.record import ZoneMalformed
 from rootsrv.zone import presentation
-from rootsrv.zone.contents import ZoneContents, ZoneMalformed
+from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import TransferMalformed, TransferRefused, TransferTooLarge
 
 

@@ -17,8 +17,8 @@
 # VOID also when the BPF program, where it is on, answers a test run otherwise than the Responder.
 # At T + grace the kernel is looked at too: one that still answers from another generation is told to pass everything.
 # FAILED ends when any worker has what is active, or with the next switchover that is confirmed.
-# The flip is one store to the page's ACTIVE; the new deadlines follow it (page.py says why).  There is no way back: no
-# branch stores an older generation.  A worker without a process answers nothing and fails nothing.
+# The flip is one store to the page's ACTIVE; the new deadlines follow it (page/layout.py says why).  There is no way
+# back: no branch stores an older generation.  A worker without a process answers nothing and fails nothing.
 # Between T and T + grace both the old and the new serial are right answers.
 
 import asyncio
@@ -31,9 +31,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv import log
-from rootsrv.config_secondary import SwitchoverConfig
-from rootsrv.page import Page
+from rootsrv.config.zones import SwitchoverConfig
+from rootsrv.page.layout import Page
+from rootsrv.process import log
 from rootsrv.zone import instant
 from rootsrv.zone.lease import TrustedClock
 
@@ -83,7 +83,7 @@ class Switchover:
     """CLOCK_BOOTTIME, seconds."""
 
     kernel: Callable[[], Awaitable[dict[str, Any]]] | None = None
-    """Asks the owner of the fast path for its status (fastpath/loader.py); empty if there is none."""
+    """Asks the owner of the fast path for its status (fastpath/owner.py); empty if there is none."""
 
     suspend_kernel: Callable[[int, str], Awaitable[dict[str, Any]]] | None = None
     """Orders that owner to have the kernel pass everything unless it has this generation; why; what it says then."""

@@ -6,22 +6,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log
-from rootsrv.config import Config, ZoneConfig
-from rootsrv.page import Page
-from rootsrv.secondary.clocks import Clocks, boot_id
+from rootsrv.config.file import Config, ZoneConfig
+from rootsrv.page.layout import Page
+from rootsrv.process import log
+from rootsrv.process.clocks import Clocks, boot_id
 from rootsrv.secondary.keeper import Delivery, Version, ZoneKeeper
-from rootsrv.secondary.ledger import Ledger
 from rootsrv.secondary.preparation import Candidate, ZonePolicy, read_version
 from rootsrv.secondary.primary import Transferred
 from rootsrv.secondary.sources import FileSource, ZoneSource, source_of
-from rootsrv.secondary.store import Provenance, Store, StoreFailed
 from rootsrv.secondary.switchover import Switchover
+from rootsrv.store.ledger import Ledger
+from rootsrv.store.store import Provenance, Store, StoreFailed
+from rootsrv.wire import name as names
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
-from rootsrv.zone import name as names
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.lease import TrustedClock
-from rootsrv.zone.serial import serial_is_newer
 
 
 class Zones:

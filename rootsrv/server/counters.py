@@ -1,4 +1,4 @@
-"""What a worker counts into its slot of the shared page (counts.py names the words).
+"""What a worker counts into its slot of the shared page (page/counts.py names the words).
 
 The words are plain integers that only their worker writes.  Sizes and rcodes are counted per batch in C speed, never
 query by query, and are in the page before the next batch is received: a worker that is killed loses at most one batch.
@@ -8,8 +8,8 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
 
-from rootsrv import unique_sources
-from rootsrv.counts import (
+from rootsrv.page import unique_sources
+from rootsrv.page.counts import (
     BIN_OCTETS,
     DROP_REASONS,
     DROPPED,
@@ -31,7 +31,7 @@ from rootsrv.counts import (
     TRUNCATED_BIT,
     UNSENT,
 )
-from rootsrv.page import WorkerSlot
+from rootsrv.page.layout import WorkerSlot
 
 _FORMERR = 1
 # Messages up to which a loop is cheaper than what a batch costs, whatever is in it: for one 2.0 against 3.4 us.

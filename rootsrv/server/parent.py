@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import rootsrv
-from rootsrv import clock, counts, log, notification, status_socket
-from rootsrv.page import Page
-from rootsrv.processes import environment
-from rootsrv.server.orders import WorkerOrders
+from rootsrv.control import status_socket
+from rootsrv.page import counts
+from rootsrv.page.layout import Page
+from rootsrv.process import clock, log, service_manager
+from rootsrv.process.children import environment
 from rootsrv.server.sockets import ServiceSocket
+from rootsrv.server.worker_orders import WorkerOrders
 
 WATCH_SECONDS = 0.25
 
@@ -150,9 +152,9 @@ class Parent:
         before = clock.boottime_ns()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            notification.alive()
+            service_manager.alive()
             if self._all_answer():
-                notification.ready(f"{self._workers} workers answer")
+                service_manager.ready(f"{self._workers} workers answer")
             now = clock.boottime_ns()
             # After a suspend, or when we ourselves were not let run, everybody's heartbeat looks old.
             late = now - before > 4 * WATCH_SECONDS * 1e9

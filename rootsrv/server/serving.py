@@ -25,29 +25,23 @@ import asyncio
 import collections
 import gc
 import mmap
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from pathlib import Path
 
-from rootsrv import log
+from rootsrv.admission.blocks import Matcher
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport, not_ready
-from rootsrv.answer.table import AnswerTable, TableUnusable
-from rootsrv.blocks import Matcher
-from rootsrv.page import MAX_ZONES, Page, WorkerSlot
+from rootsrv.answer.table import TableUnusable
+from rootsrv.page.layout import MAX_ZONES, Page, WorkerSlot
+from rootsrv.process import log
 from rootsrv.server.counters import Counters
+from rootsrv.store.table_file import open_table, table_name
 
 _NEVER = 1 << 63
 _RETRY_SECONDS = 1.0
 _FAULT_LOG_SECONDS = 10.0  # one faulty message a second in the log is one too many: a packet must not fill a disk
 
 Respond = Callable[[bytes, bytes, Transport, float], bytes | None]
-
-
-def table_name(generation: int) -> str:
-    """The file of answer table number *generation*, in the directory of tables."""
-    return f"{generation}.table"
 
 
 class Serving:
@@ -199,7 +193,7 @@ class Serving:
         gc.collect()  # what is frozen below is never collected; there is little to walk, the rest is frozen already
         gc.disable()
         try:
-            responder = Responder(open_table(self._tables, generation), self._settings)
+            responder = Responder(open_table(table_name(generation), directory=self._tables), self._settings)
             if isinstance(mapping := responder.table.octets.obj, mmap.mmap):
                 # The responder has taken out what it sends; what it still reads is paged in again from the cache.
                 mapping.madvise(mmap.MADV_DONTNEED)
@@ -272,22 +266,6 @@ class Serving:
             self._head = b""
         self.wake_up()
         next(self._retired, None)
-
-
-def open_table(directory: int, generation: int) -> AnswerTable:
-    """Map answer table *generation* in the directory that the descriptor refers to; OSError, TableUnusable."""
-    descriptor = os.open(table_name(generation), os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        if os.fstat(descriptor).st_size == 0:
-            raise TableUnusable(f"{table_name(generation)}: is empty")
-        return AnswerTable(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-    finally:
-        os.close(descriptor)
-
-
-def table_path(tables_directory: Path, generation: int) -> Path:
-    """The path of answer table *generation*."""
-    return tables_directory / table_name(generation)
 
 
 def _not_ready(octets: bytes, source: bytes, transport: Transport, now: float) -> bytes | None:

@@ -16,18 +16,18 @@ from typing import Any
 
 import uvloop
 
-from rootsrv import log
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import ResponderSettings
-from rootsrv.page import Page
-from rootsrv.server import mmsg, privileges
+from rootsrv.page.layout import Page
+from rootsrv.process import log, privileges
+from rootsrv.server import mmsg
 from rootsrv.server.counters import Counters
-from rootsrv.server.orders import WorkerOrders
 from rootsrv.server.serving import Serving
 from rootsrv.server.sockets import BACKLOG
 from rootsrv.server.tcp import Connections, TcpLimits
 from rootsrv.server.turns import Turns
 from rootsrv.server.udp import BATCH_SIZE, Datagrams, Drain, drain_for
+from rootsrv.server.worker_orders import WorkerOrders
 
 TICK_SECONDS = 0.1
 """How often an idle worker reads the shared page, and everyone looks after time limits."""

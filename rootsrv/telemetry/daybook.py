@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rootsrv import log, whole_file
-from rootsrv.counts import END
-from rootsrv.page import REGISTER_SETS, REGISTERS, WORKER_SLOTS, Page, WorkerSlot
+from rootsrv.page.counts import END
+from rootsrv.page.layout import REGISTER_SETS, REGISTERS, WORKER_SLOTS, Page, WorkerSlot
+from rootsrv.process import log, whole_file
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 
 _EPOCH = datetime.date(1970, 1, 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from rootsrv import counts
+from rootsrv.page import counts
 from rootsrv.telemetry.view import Said, View
 from rootsrv.zone import instant
 

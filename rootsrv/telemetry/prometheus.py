@@ -15,8 +15,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import CollectorRegistry
 
 import rootsrv
-from rootsrv import counts
-from rootsrv.config import Config
+from rootsrv.config.file import Config
+from rootsrv.page import counts
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import KERNEL, ROLES, View
 from rootsrv.zone.dnssec import UNCOVERED

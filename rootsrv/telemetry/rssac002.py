@@ -8,7 +8,7 @@ Pure: counter words and registers in, records and texts out.
 #
 # Only well-formed DNS messages count (RSSAC002v5 §2); sizes are those of DNS messages, without TCP's two octets of
 # length.  load-time of several instances is what 95 % of them kept (nearest rank); all else is a sum, and unique
-# sources are merged by their registers (unique_sources.py).
+# sources are merged by their registers (page/unique_sources.py).
 
 import base64
 import binascii
@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rootsrv import unique_sources
-from rootsrv.counts import (
+from rootsrv.page import unique_sources
+from rootsrv.page.counts import (
     BIN_OCTETS,
     PATHS,
     QUERIES,
@@ -32,7 +32,7 @@ from rootsrv.counts import (
     RESPONSES,
     rcodes,
 )
-from rootsrv.page import REGISTER_SETS, REGISTERS
+from rootsrv.page.layout import REGISTER_SETS, REGISTERS
 
 VERSION = "rssac002v5"
 METRICS = ("load-time", "traffic-volume", "traffic-sizes", "rcode-volume", "unique-sources")
@@ -76,7 +76,7 @@ class DayRecord:
 
     @classmethod
     def from_words(cls, day: datetime.date, words: Sequence[int]) -> "DayRecord":
-        """From counter words (counts.py) that were counted on *day*."""
+        """From counter words (page/counts.py) that were counted on *day*."""
         volume = {}
         for path, name in enumerate(PATHS):
             transport, family = name.split("-")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rootsrv.counts import BIN_OCTETS, REQUEST_BINS, RESPONSE_BINS
+from rootsrv.page.counts import BIN_OCTETS, REQUEST_BINS, RESPONSE_BINS
 from rootsrv.telemetry.rssac002 import METRICS, SIZE_KEYS, SOURCE_KEYS, VOLUME_KEYS, bin_name
 
 VERSIONS = ("rssac002v3", "rssac002v4", "rssac002v5")

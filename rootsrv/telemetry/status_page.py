@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 
 import rootsrv
-from rootsrv import counts
-from rootsrv.config import Config
+from rootsrv.config.file import Config
+from rootsrv.page import counts
 from rootsrv.telemetry.history import SERIES, Event, Rates
 from rootsrv.telemetry.prometheus import RCODES, Statistics
 from rootsrv.telemetry.view import Said, ServedZone, View

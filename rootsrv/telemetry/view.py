@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rootsrv import clock, counts
-from rootsrv.answer.table import AnswerTable, TableUnusable
-from rootsrv.page import COUNTER_WORDS, MAX_ZONES, Page, PageUnusable
-from rootsrv.status_socket import NoAnswer, ask
+from rootsrv.answer.table import TableUnusable
+from rootsrv.control.status_socket import NoAnswer, ask
+from rootsrv.page import counts
+from rootsrv.page.layout import COUNTER_WORDS, MAX_ZONES, Page, PageUnusable
+from rootsrv.process import clock
+from rootsrv.store.table_file import open_table
 from rootsrv.telemetry.host import Process, Sockets, processes, read_sockets
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 
 ROLES = ("serve", "maintain", "advertise")
 KERNEL = "fastpath"
@@ -110,7 +112,7 @@ class View:
     """Wall clock, seconds since 1970."""
 
     words: Sequence[int] = (0,) * COUNTER_WORDS
-    """All workers' counters (counts.py)."""
+    """All workers' counters (page/counts.py)."""
 
     generation: int = 0
     silenced: bool = False
@@ -225,7 +227,7 @@ class Viewer:
 def _zones_of(path: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, serial and end of signatures of the zones of the table at *path*; none if it cannot be read."""
     try:
-        zones = AnswerTable.open(path).zones
+        zones = open_table(path).zones
     except (OSError, TableUnusable):
         return ()
     return tuple((names.to_text(each.name), each.serial, each.signatures_until) for each in zones)

@@ -14,8 +14,9 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
-from rootsrv.zone import instant, name
-from rootsrv.zone.rdata import DNSKEY, DS
+from rootsrv.wire import name
+from rootsrv.wire.rdata import DNSKEY, DS
+from rootsrv.zone import instant
 
 _HASHES = {1: hashlib.sha1, 2: hashlib.sha256, 4: hashlib.sha384}  # DS digest types (RFC 3658, RFC 4509, RFC 6605)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from rootsrv.zone import rdata as rdatas
-from rootsrv.zone.contents import Record, RRset, ZoneContents, ZoneMalformed
-from rootsrv.zone.name import is_at_or_below, to_text
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.name import is_at_or_below, to_text
+from rootsrv.wire.record import Record, ZoneMalformed
+from rootsrv.zone.contents import RRset, ZoneContents
 
 # Ten times the root zone.  Whoever sends more is not sending a root zone, and 250,000 records are some 150 MB here.
 MAX_RECORDS = 250_000

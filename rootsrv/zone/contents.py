@@ -9,15 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from rootsrv.zone import name
-from rootsrv.zone.name import canonical_key
-
-Record = tuple[bytes, int, int, bytes]
-"""(owner, type, TTL in seconds, RDATA): one resource record of class IN."""
-
-
-class ZoneMalformed(ValueError):
-    """The records do not make a zone."""
+from rootsrv.wire import name
+from rootsrv.wire.name import canonical_key
+from rootsrv.wire.record import Record, ZoneMalformed
 
 
 @dataclass(frozen=True, slots=True)

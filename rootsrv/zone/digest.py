@@ -4,8 +4,8 @@ import hashlib
 import struct
 from typing import Literal
 
+from rootsrv.wire.rdata import RRSIG, ZONEMD
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.rdata import RRSIG, ZONEMD
 from rootsrv.zone.rejection import DigestMismatch, DigestMissing
 
 Policy = Literal["required", "if-supported", "off"]

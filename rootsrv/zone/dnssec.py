@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
-from rootsrv.zone import instant, serial
+from rootsrv.wire import serial
+from rootsrv.wire.name import labels, to_text
+from rootsrv.wire.rdata import DNSKEY, DS, NSEC, RRSIG_FIXED, RRSIG_FIXED_OCTETS, signer_end, type_text
+from rootsrv.zone import instant
 from rootsrv.zone.anchors import TrustAnchor, TrustAnchors, key_tag
 from rootsrv.zone.contents import RRset, ZoneContents
-from rootsrv.zone.name import labels, to_text
-from rootsrv.zone.rdata import DNSKEY, DS, NSEC, RRSIG_FIXED, RRSIG_FIXED_OCTETS, signer_end, type_text
 from rootsrv.zone.rejection import (
     KeyUntrusted,
     SignatureExpired,

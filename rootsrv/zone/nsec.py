@@ -1,8 +1,8 @@
 """Is the NSEC chain closed, and does it tell the truth (RFC 4034 §4, RFC 4035 §2.3)?"""
 
-from rootsrv.zone import rdata as rdatas
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.name import to_text
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.name import to_text
 from rootsrv.zone.rejection import NsecChainBroken
 
 _SEEN_AT_A_DELEGATION = frozenset({rdatas.NS, rdatas.DS, rdatas.NSEC})  # glue is not the zone's to deny or to affirm

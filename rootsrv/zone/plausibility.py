@@ -6,8 +6,8 @@ a human; lesser oddities are reported and pass.  A hold is advice to the maintai
 
 from dataclasses import dataclass
 
+from rootsrv.wire.name import to_text
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.name import to_text
 
 A, NS, SOA, AAAA, DS, DNSKEY = 1, 2, 6, 28, 43, 48
 

@@ -26,11 +26,12 @@ import dns.tokenizer
 import dns.transaction
 import dns.zonefile
 
-from rootsrv.zone import rdata as rdatas
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.name import MAX_NAME_OCTETS
+from rootsrv.wire.name import to_text as name_to_text
+from rootsrv.wire.record import ZoneMalformed
 from rootsrv.zone.builder import ContentsBuilder
-from rootsrv.zone.contents import ZoneContents, ZoneMalformed
-from rootsrv.zone.name import MAX_NAME_OCTETS
-from rootsrv.zone.name import to_text as name_to_text
+from rootsrv.zone.contents import ZoneContents
 
 
 def from_text(text: bytes, apex: bytes) -> ZoneContents:

@@ -28,7 +28,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rootsrv.zone.serial import serial_is_newer
+from rootsrv.wire.serial import serial_is_newer
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@
 
 from collections.abc import Set
 
-from rootsrv.zone import rdata as rdatas
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.name import ROOT, labels, to_text
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.name import ROOT, labels, to_text
 from rootsrv.zone.rejection import NotARoot, NotTheHosts
 
 _AT_A_DELEGATION = frozenset({rdatas.NS, rdatas.DS, rdatas.NSEC, rdatas.A, rdatas.AAAA})

@@ -25,11 +25,12 @@ import dns.name
 import dns.rdata
 import dns.tsig
 
-from rootsrv.zone import rdata as rdatas
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.message import CLASS_IN, IXFR, Message, MessageMalformed, TsigRecord, parse
+from rootsrv.wire.record import Record, ZoneMalformed
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.builder import ContentsBuilder, covered_type
-from rootsrv.zone.contents import Record, Soa, ZoneContents, ZoneMalformed
-from rootsrv.zone.message import CLASS_IN, IXFR, Message, MessageMalformed, TsigRecord, parse
-from rootsrv.zone.serial import serial_is_newer
+from rootsrv.zone.contents import Soa, ZoneContents
 
 EXPIRE = 9
 """EDNS option code (RFC 7314)."""

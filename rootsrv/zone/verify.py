@@ -5,11 +5,11 @@
 
 from dataclasses import InitVar, dataclass, field
 
+from rootsrv.wire.name import to_text
+from rootsrv.wire.rdata import ZONEMD
 from rootsrv.zone import digest, dnssec, instant, nsec, shape
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.name import to_text
-from rootsrv.zone.rdata import ZONEMD
 from rootsrv.zone.rejection import ZoneRejected
 
 __all__ = ["VerifiedZone", "ZoneRejected", "accept_unverified", "verify", "verify_hosts"]

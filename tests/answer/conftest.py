@@ -8,7 +8,7 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import Responder, ResponderSettings
 from rootsrv.answer.table import AnswerTable
-from rootsrv.demo_zone import GeneratedRoot, generate_root
+from rootsrv.demo.signed import GeneratedRoot, generate_root
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import VerifiedZone, verify, verify_hosts
 
@@ -36,7 +36,7 @@ def compiled() -> Compiled:
     root = verify(generated.root, TrustAnchors.from_text(generated.trust_anchor), NOW)
     hosts = verify_hosts(generated.hosts, root, NOW)
     octets = compile_table(root, hosts)
-    return Compiled(generated, root, hosts, octets, AnswerTable.from_octets(octets))
+    return Compiled(generated, root, hosts, octets, AnswerTable(octets))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """Root zones that are legal and larger than any that was seen: what the protocol allows, the answer table holds."""
 
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
+from rootsrv.wire.rdata import AAAA, NS, A
 from rootsrv.zone.contents import RRset, ZoneContents
-from rootsrv.zone.rdata import AAAA, NS, A
 
 TLD = names.from_text("manyhosts")
 

@@ -5,7 +5,7 @@ import dns.rcode
 import pytest
 
 from rootsrv.answer.responder import Responder, Transport
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 from rootsrv.zone.contents import ZoneContents
 from tests.answer.ask import ask, described, query
 from tests.answer.conftest import Compiled

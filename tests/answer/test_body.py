@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rootsrv.answer.body import ADDITIONAL, AUTHORITY, Body
 from rootsrv.answer.responder import TARGETS, Responder
 from rootsrv.answer.table import Answer
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 from rootsrv.zone.contents import RRset
 from tests.answer.conftest import Compiled
 

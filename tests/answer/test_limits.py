@@ -6,13 +6,13 @@ import dns.message
 import dns.name
 import pytest
 
+from rootsrv.answer import examination
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import INDEX_LIMIT, AnswerTable, NameInfo, TableContents, ZoneInfo, to_octets
+from rootsrv.demo import generate
 from rootsrv.fastpath.program import TableUnfit, check_table
-from rootsrv.secondary import selftest
-from rootsrv.zone import generate
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 from rootsrv.zone.verify import VerifiedZone, accept_unverified
 from tests.answer.conftest import NOW, SETTINGS
 from tests.answer.large import TLD, with_name_servers
@@ -51,7 +51,7 @@ def test_a_tld_with_130_name_servers_below_other_tlds_is_served_with_all_that_fi
     cuts = table.answer(referral).cuts
     assert len(cuts) > 255
     assert [cut.size for cut in cuts] == sorted({cut.size for cut in cuts})
-    assert selftest.examine(table, root.contents, None)[1] == []
+    assert examination.examine(table, root.contents, None)[1] == []
     check_table(table)  # the kernel passes what it cannot hold
 
 
@@ -74,7 +74,7 @@ def test_what_no_message_can_hold_is_left_out_and_truncated_where_it_was_needed(
         assert sum(map(len, response.authority)) == (count if whole else 0)
         if whole:
             assert len(octets) > 60_000
-    assert selftest.examine(table, root.contents, None)[1] == []
+    assert examination.examine(table, root.contents, None)[1] == []
 
 
 def test_options_that_make_a_response_too_long_leave_out_what_is_optional() -> None:

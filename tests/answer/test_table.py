@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from rootsrv.answer.compiler import compile_table
-from rootsrv.answer.table import HEADER, INDEX_COUNT, AnswerTable, TableUnusable
-from rootsrv.zone import name as names
+from rootsrv.answer.table import HEADER, INDEX_COUNT, TableUnusable
+from rootsrv.store.table_file import open_table
+from rootsrv.wire import name as names
 from tests.answer.conftest import Compiled
 
 
@@ -17,7 +18,7 @@ def test_the_same_zones_give_the_same_octets(compiled: Compiled) -> None:
 def test_a_mapped_table_says_what_its_zones_say(compiled: Compiled, tmp_path: Path) -> None:
     path = tmp_path / "17.table"
     path.write_bytes(compiled.octets)
-    table = AnswerTable.open(path)
+    table = open_table(path)
     root, hosts = table.zones
     assert root.name == names.ROOT
     assert root.serial == compiled.generated.root.serial
@@ -55,4 +56,4 @@ def test_a_damaged_table_is_refused(compiled: Compiled, tmp_path: Path, damage, 
     path = tmp_path / "1.table"
     path.write_bytes(damage(compiled.octets))
     with pytest.raises(TableUnusable, match=message):
-        AnswerTable.open(path)
+        open_table(path)

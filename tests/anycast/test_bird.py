@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.peers.bird import deployed_configuration, route
 from rootsrv.anycast.bird import (
     MAX_REPLY_OCTETS,
     Bird,
@@ -28,7 +29,6 @@ from rootsrv.anycast.bird import (
 )
 from tests.needs import REPOSITORY, require_tool
 from tests.network import network
-from tests.peers.bird import deployed_configuration, route
 
 T = TypeVar("T")
 GREETING = b"0001 BIRD 3.1.0 ready.\n"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv import config
-from rootsrv.config import ConfigError
-from rootsrv.config_anycast import AnycastConfig
+from bench.peers.bird import deployed_configuration, route
+from rootsrv.config import file as config_file
+from rootsrv.config.anycast import AnycastConfig
+from rootsrv.config.file import ConfigError
 from tests.needs import REPOSITORY
 from tests.network import Host, network
-from tests.peers.bird import deployed_configuration, route
 
 WRONG_PROTOCOLS = """
 protocol static stays { ipv4; route 198.51.100.0/24 blackhole; }
@@ -187,7 +187,7 @@ def test_the_controller_does_not_start_on_a_host_that_does_not_fit(box: Box) -> 
 )
 def test_a_configuration_that_makes_no_sense_is_refused_by_its_key(anycast: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config.read({"service": {"addresses": ["192.0.2.53"]}, "anycast": anycast})
+        config_file.read({"service": {"addresses": ["192.0.2.53"]}, "anycast": anycast})
 
     assert str(caught.value).startswith(words)
 
@@ -203,4 +203,4 @@ def test_the_example_configuration_shows_every_key_with_its_default() -> None:
     assert set(shown) == set(defaults)
     for key in set(shown) - of_the_site:
         assert (tuple(shown[key]) if isinstance(shown[key], list) else shown[key]) == defaults[key], key
-    config.read({"service": {"addresses": ["192.0.2.53", "2001:db8::53"]}, "anycast": shown})
+    config_file.read({"service": {"addresses": ["192.0.2.53", "2001:db8::53"]}, "anycast": shown})

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.anycast.probe import Address, Expectations, Prober
 from rootsrv.health.evidence import Outcome, Probe
 from rootsrv.health.evidence import Transport as ProbedTransport
-from rootsrv.page import Page
+from rootsrv.page.layout import Page
+from rootsrv.wire.name import ROOT
 from rootsrv.zone.anchors import TrustAnchors
-from rootsrv.zone.name import ROOT
 from rootsrv.zone.presentation import from_text
 from rootsrv.zone.verify import verify, verify_hosts
-from tests.peers.daemon import free_port
 from tests.server.live import zone_files
 
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -42,7 +42,7 @@ def responder(generation: int) -> Responder:
     files, now = zone_files(), time.time()
     root = verify(from_text(files.versions[generation - 1], ROOT), TrustAnchors.from_text(files.anchor.decode()), now)
     table = compile_table(root, verify_hosts(from_text(files.hosts, HOSTS), root, now))
-    return Responder(AnswerTable.from_octets(table), ResponderSettings())
+    return Responder(AnswerTable(table), ResponderSettings())
 
 
 def rightly(generation: int) -> Answer:

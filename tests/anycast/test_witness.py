@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rootsrv.anycast.witness import PATIENCE_SECONDS, ControlPlane, Witness, boottime, is_writable
-from rootsrv.page import Page
+from rootsrv.page.layout import Page
 
 HEALTH = {
     "behind_seconds": 70.5,

@@ -19,8 +19,8 @@ from bench.engine_tcp import TcpEngine
 from bench.load import BINS, Load, Target, bin_of, nanoseconds_of
 from bench.mix import Mix
 from bench.offer import CannotLoad, NotOurs, Order
+from bench.peers import Peer, nsd
 from tests.needs import REPOSITORY
-from tests.peers import Peer, nsd
 
 ROOT_ZONE = """\
 . 86400 IN SOA a.root-servers.net. nstld.example. 1 1800 900 604800 86400

@@ -10,7 +10,7 @@ import pytest
 
 from bench.mix import ROOT_MIX, Mix, MixUnusable
 from bench.queries import MAX_QUERY_OCTETS, QueriesUnusable, Query, read_names, read_pcap, same_response
-from rootsrv.zone.generate import tld_labels
+from rootsrv.demo.generate import tld_labels
 
 TLDS = tld_labels(1440, 1)
 COUNT = 40_000

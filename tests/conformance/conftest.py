@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers import AUTHORITATIVE, Peer
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import Responder, ResponderSettings
 from rootsrv.answer.table import AnswerTable
-from rootsrv.zone import name as names
+from rootsrv.wire import name as names
 from rootsrv.zone import presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import verify, verify_hosts
 from tests.conformance.corpus import NSID, Served
 from tests.conformance.zone_file import ZoneFile
 from tests.needs import require_genuine_zones
-from tests.peers import AUTHORITATIVE, Peer
 from tests.server.live import Instance, free_port, start, wait_until, zone_sections
 
 VALID_AT = 1761998400.0
@@ -44,7 +44,7 @@ def genuine_table(genuine_root: Path, genuine_root_servers_net: Path) -> AnswerT
     anchors = TrustAnchors.from_text((require_genuine_zones() / "root-anchors.xml").read_text())
     root = verify(presentation.from_text(genuine_root.read_bytes(), names.ROOT), anchors, VALID_AT)
     host_contents = presentation.from_text(genuine_root_servers_net.read_bytes(), names.from_text("root-servers.net."))
-    return AnswerTable.from_octets(compile_table(root, verify_hosts(host_contents, root, VALID_AT)))
+    return AnswerTable(compile_table(root, verify_hosts(host_contents, root, VALID_AT)))
 
 
 @pytest.fixture(scope="session")

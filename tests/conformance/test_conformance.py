@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers import AUTHORITATIVE, Peer
 from rootsrv.answer.responder import Responder, Transport
 from tests.conformance.asking import NoAnswer, over_tcp, over_udp
 from tests.conformance.conftest import VALID_AT
@@ -20,7 +21,6 @@ from tests.conformance.differences import (
 )
 from tests.conformance.wire import Message, parse, show
 from tests.needs import REPOSITORY
-from tests.peers import AUTHORITATIVE, Peer
 from tests.server.live import Instance
 
 CASES = [case for path in sorted(Path(__file__).parent.glob("*.txt")) for case in load_cases(path)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from bench.peers import Peer
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
 from tests.conformance import asking, queries
@@ -21,7 +22,6 @@ from tests.conformance.differences import (
     TRUNCATED_AS_IT_FITS,
 )
 from tests.conformance.wire import NS, RRSIG, SIGNATURE_OF, SOA, Message, name_from_text, parse, record_ends, show
-from tests.peers import Peer
 from tests.server.live import Instance
 
 GENERATED = 20_000

@@ -8,8 +8,8 @@ import pytest
 
 from rootsrv.answer.responder import Responder
 from rootsrv.answer.table import AnswerTable
+from rootsrv.fastpath.layout import Reason
 from rootsrv.fastpath.program import Interface, Program
-from rootsrv.fastpath.shared import Reason
 from tests.conformance import queries
 from tests.conformance.conftest import CORPUS_SETTINGS, VALID_AT
 from tests.conformance.corpus import Case, Served, mismatches

@@ -7,10 +7,10 @@ import dns.name
 import dns.rdatatype
 import pytest
 
+from bench.peers import AUTHORITATIVE, Peer
 from tests.conformance import asking, queries
 from tests.conformance.corpus import Served
 from tests.conformance.wire import SIGNATURE_OF, Garbled, Section, make_query, name_from_text, name_to_text, parse
-from tests.peers import AUTHORITATIVE, Peer
 
 
 def as_dnspython_sees(section: "list[dns.rrset.RRset]") -> dict[tuple[bytes, int, int], tuple[int, set[bytes]]]:

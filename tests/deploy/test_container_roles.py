@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.instance import ROLES
-from rootsrv.page import Page, PageUnusable
+from rootsrv.page.layout import Page, PageUnusable
+from rootsrv.roles.run import ROLES
 from tests.fastpath.conftest import require_program
 from tests.needs import REPOSITORY, require_root, require_tool
 from tests.network import Host, network
+from tests.process.test_privileges import NOBODY, capabilities
 from tests.server.live import put_zones, wait_until
-from tests.server.test_privileges import NOBODY, capabilities
 
 SCRIPT = REPOSITORY / "deploy" / "container" / "rootsrv-container"
 SERVICE, ADMIN, CLIENT = "192.0.2.53", "192.0.2.54", "192.0.2.7"

@@ -43,7 +43,7 @@ def test_a_unit_may_do_little_more_than_its_role_needs(unit: Path) -> None:
 
 
 def test_there_is_a_unit_for_each_role() -> None:
-    from rootsrv.instance import ROLES
+    from rootsrv.roles.run import ROLES
 
     roles = {
         found[1] for unit in SERVICES if (found := re.search(r"^ExecStart=.*--role (\w+)$", unit.read_text(), re.M))
@@ -102,6 +102,6 @@ def test_the_shell_accepts_the_script_and_its_settings() -> None:
 
 
 def test_rootsrv_accepts_its_configuration() -> None:
-    from rootsrv.config import load
+    from rootsrv.config.file import load
 
     assert load(DEPLOY / "rootsrv.toml").zone

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.bird import route
 from tests.deploy.machine import Machine, booted, debian
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, Network, network
-from tests.peers.bird import route
 from tests.secondary import versions
 from tests.server.live import SERIALS, wait_until, zone_files
 from tests.system.anycast_network import Load

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.demo_zone import generate_keys
+from rootsrv.demo.signed import generate_keys
 from tests.deploy.test_guide import APPROVED, block
 from tests.secondary import versions
 from tests.secondary.maintained import REPOSITORY, Maintained, maintained

@@ -12,8 +12,9 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
-from rootsrv.demo_zone import GeneratedRoot, generate_root
+from rootsrv.demo.signed import GeneratedRoot, generate_root
 from rootsrv.fastpath import libbpf
+from rootsrv.fastpath.layout import Reason
 from rootsrv.fastpath.program import (
     TC_DROP,
     TC_NEXT,
@@ -26,7 +27,6 @@ from rootsrv.fastpath.program import (
     Program,
     built_object,
 )
-from rootsrv.fastpath.shared import Reason
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import verify, verify_hosts
 from tests.fastpath.frames import Frame
@@ -57,7 +57,7 @@ class Zones:
 
 def compiled(generated: GeneratedRoot) -> AnswerTable:
     root = verify(generated.root, TrustAnchors.from_text(generated.trust_anchor), NOW)
-    return AnswerTable.from_octets(compile_table(root, verify_hosts(generated.hosts, root, NOW)))
+    return AnswerTable(compile_table(root, verify_hosts(generated.hosts, root, NOW)))
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from rootsrv.answer.responder import ResponderSettings
-from rootsrv.answer.table import AnswerTable
 from rootsrv.fastpath.attachment import HookName, attach, find_interface, own_addresses
 from rootsrv.fastpath.program import Program
+from rootsrv.store.table_file import open_table
 
 WIRE = "wire"
 SERVICE = ("192.0.2.53", "2001:db8::53")
@@ -26,7 +26,7 @@ def main(hook: HookName, keep: bool, orphan_seconds: float, table: Path, left_be
     program.set_own_addresses(own_addresses())
     interface = find_interface(WIRE)
     program.set_interfaces([interface.kernel])
-    generation = program.stage(AnswerTable.open(table))
+    generation = program.stage(open_table(table))
     program.publish_time(time.time())
 
     def until() -> list[int]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rootsrv.page import Page, PageUnusable
+from rootsrv.page.layout import Page, PageUnusable
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, Network, network
 from tests.server.live import ZoneFiles, put_zones, wait_until, zone_files

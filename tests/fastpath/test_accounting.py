@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 from bench.mix import Mix
-from rootsrv import counts, unique_sources
 from rootsrv.fastpath.accounting import KernelSlot, words_of
-from rootsrv.fastpath.shared import COUNTERS_OCTETS, Counters
-from rootsrv.page import REGISTERS, Page
+from rootsrv.fastpath.layout import COUNTERS_OCTETS, Counters
+from rootsrv.page import counts, unique_sources
+from rootsrv.page.layout import REGISTERS, Page
 from tests.fastpath.conftest import NOW, TC, XDP, Hook, InKernel, Zones, frame, message, opt, option, wire
 
 LIVE = {XDP: dataclasses.replace(XDP, program="rootsrv_xdp"), TC: dataclasses.replace(TC, program="rootsrv_tc")}

@@ -10,7 +10,7 @@ import pytest
 
 from bench.mix import Mix
 from rootsrv.answer.cookies import ServerCookies
-from rootsrv.fastpath.shared import Reason
+from rootsrv.fastpath.layout import Reason
 from tests.fastpath.conftest import (
     CLIENT,
     NOW,

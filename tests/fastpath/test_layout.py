@@ -5,9 +5,10 @@ import struct
 
 import pytest
 
-from rootsrv.answer import edns, table
+from rootsrv.answer import table
+from rootsrv.fastpath.layout import LAYOUT, Reason, constant, ffi
 from rootsrv.fastpath.program import FastPathUnavailable, Program
-from rootsrv.fastpath.shared import LAYOUT, Reason, constant, ffi
+from rootsrv.wire import edns
 from tests.fastpath.conftest import require_program
 
 STRUCTURES = {

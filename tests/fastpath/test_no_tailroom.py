@@ -25,6 +25,7 @@ OWNER = """
 import asyncio, json, os, sys, time
 from pathlib import Path
 from rootsrv.answer.responder import ResponderSettings
+from rootsrv.store.table_file import open_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.config_fastpath import FastPathConfig
 from rootsrv.fastpath import attachment, loader
@@ -39,7 +40,7 @@ page.workers = page.active = page.worker(0).active = 1
 page.worker(0).pid = os.getpid()
 fastpath = loader.FastPath(
     FastPathConfig(mode="auto", interfaces=(interface,)), addresses=(service,), port=53, responses=ResponderSettings(),
-    page=page, open_table=lambda _: AnswerTable.open(directory / "1.table"),
+    page=page, open_table=lambda _: open_table(directory / "1.table"),
 )
 
 async def main():

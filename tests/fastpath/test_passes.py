@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from rootsrv.answer.responder import Transport
+from rootsrv.fastpath.layout import Reason
 from rootsrv.fastpath.program import Interface
-from rootsrv.fastpath.shared import Reason
 from tests.fastpath.conftest import (
     CLIENT,
     LOOPBACK_IFINDEX,

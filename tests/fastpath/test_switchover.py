@@ -9,7 +9,7 @@ import pytest
 
 from rootsrv.answer.responder import Responder, Transport
 from rootsrv.answer.table import AnswerTable
-from rootsrv.demo_zone import generate_root, generate_successor
+from rootsrv.demo.signed import generate_root, generate_successor
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.program import TABLE_ROOM, Interface, Program, TableUnfit
 from tests.fastpath.conftest import (

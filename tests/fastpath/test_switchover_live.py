@@ -23,10 +23,10 @@ from bench.load import Load
 from bench.network import CLIENT_INTERFACE, CLIENT_MAC, SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, SERVER_MAC, Wire
 from bench.queries import Query
 from bench.subjects import inside
-from rootsrv import clock
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
-from rootsrv.page import Page
+from rootsrv.page.layout import Page
+from rootsrv.process import clock
 from tests.fastpath.conftest import message, opt, require_program, wire
 from tests.fastpath.site import Site
 from tests.needs import REPOSITORY, require_tool
@@ -179,7 +179,7 @@ def asked_of(responders: tuple[Responder, Responder]) -> tuple[list[Query], list
 @pytest.mark.timeout(300)
 def test_a_hundred_switchovers_of_workers_and_kernel_under_load(live: Live) -> None:
     cores = sorted(os.sched_getaffinity(0))
-    responders = tuple(Responder(AnswerTable.from_octets(octets), SETTINGS) for octets in tables())
+    responders = tuple(Responder(AnswerTable(octets), SETTINGS) for octets in tables())
     queries, rights = asked_of(responders)  # type: ignore[arg-type]
     assert len(queries) > 40
     with inside(live.wire.server, cores[0]):  # over lo: what reaches the client's end the engine takes

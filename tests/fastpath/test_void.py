@@ -11,7 +11,7 @@ import pytest
 
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.attachment import program_info
-from rootsrv.fastpath.shared import ffi
+from rootsrv.fastpath.layout import ffi
 from tests.fastpath.conftest import require_program
 from tests.fastpath.site import SERVICE, Site, site
 from tests.server.live import SERIALS, put, wait_until

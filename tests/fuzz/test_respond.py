@@ -16,9 +16,9 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
-from rootsrv.demo_zone import generate_root
+from rootsrv.demo.signed import generate_root
+from rootsrv.wire.name import to_text
 from rootsrv.zone.anchors import TrustAnchors
-from rootsrv.zone.name import to_text
 from rootsrv.zone.verify import verify, verify_hosts
 from tests.conformance import queries
 from tests.conformance.corpus import load_cases
@@ -41,7 +41,7 @@ SETTINGS = {
 def table() -> AnswerTable:
     generated = generate_root(tlds=200, inception=NOW - DAY, expiration=NOW + DAY, algorithm=13, seed=7)
     root = verify(generated.root, TrustAnchors.from_text(generated.trust_anchor), NOW)
-    return AnswerTable.from_octets(compile_table(root, verify_hosts(generated.hosts, root, NOW)))
+    return AnswerTable(compile_table(root, verify_hosts(generated.hosts, root, NOW)))
 
 
 @pytest.fixture(scope="module")

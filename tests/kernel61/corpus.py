@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench.mix import Mix
 from rootsrv.answer.responder import Responder
-from rootsrv.demo_zone import generate_root
+from rootsrv.demo.signed import generate_root
 from tests.fastpath.conftest import (
     NOW,
     SERVICE,

@@ -35,7 +35,7 @@ def main() -> None:
     began = time.monotonic()
     program = Program.load()
     print(f"Linux {os.uname().release}: loaded all programs in {time.monotonic() - began:.2f} s")
-    table = AnswerTable.from_octets(bytes.fromhex(corpus["table"]))
+    table = AnswerTable(bytes.fromhex(corpus["table"]))
     settings = ResponderSettings(
         nsid=b"lax1a.example", version=b"rootsrv", cookies=ServerCookies(bytes(range(16)), (bytes(range(16, 32)),))
     )

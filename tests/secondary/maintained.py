@@ -20,7 +20,7 @@ import dns.rdatatype
 import dns.tsig
 import dns.update
 
-from tests.peers.daemon import free_port
+from bench.peers.daemon import free_port
 from tests.secondary import versions
 from tests.secondary.primaries import KEY
 from tests.secondary.scripted import KEY_SECTION

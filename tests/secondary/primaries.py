@@ -14,8 +14,8 @@ import dns.query
 import dns.rdatatype
 import dns.tsig
 
+from bench.peers.daemon import PeerFailed, free_port, running
 from tests.needs import require_tool
-from tests.peers.daemon import PeerFailed, free_port, running
 
 KEY_NAME = "transfer.example."
 SECRET = base64.b64encode(b"a secret of at least 16 octets..").decode()

@@ -20,7 +20,8 @@ import dns.rrset
 import dns.tsig
 from dns.rdtypes.ANY.TSIG import TSIG
 
-from rootsrv.zone.contents import Record, ZoneContents
+from rootsrv.wire.record import Record
+from rootsrv.zone.contents import ZoneContents
 from tests.secondary.primaries import KEY, KEY_NAME, SECRET
 
 RECORDS_A_MESSAGE = 60

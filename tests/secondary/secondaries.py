@@ -9,8 +9,8 @@ import dns.exception
 import dns.message
 import dns.query
 
+from bench.peers.daemon import START_SECONDS, running
 from tests.needs import require_tool
-from tests.peers.daemon import START_SECONDS, running
 from tests.secondary.primaries import KEY_NAME, SECRET
 
 

@@ -10,8 +10,9 @@ import dns.rcode
 import dns.tsig
 import pytest
 
-from rootsrv.zone import rdata as rdatas
-from rootsrv.zone.contents import Record, Soa, ZoneContents
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.record import Record
+from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.transfer import difference
 from tests.secondary import versions
 from tests.secondary.maintained import Maintained, maintained

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.zone import generate
-from rootsrv.zone import rdata as rdatas
+from rootsrv.demo import generate
+from rootsrv.demo.sign import Signing, sign_root
+from rootsrv.wire import rdata as rdatas
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.sign import Signing, sign_root
 from tests.secondary import versions
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted

@@ -8,9 +8,9 @@ from pathlib import Path
 import dns.dnssec
 import pytest
 
+from bench.peers.daemon import PeerFailed, free_port
 from rootsrv.zone import presentation
 from tests.needs import genuine_root_zone_text, require_genuine_zones, require_tool
-from tests.peers.daemon import PeerFailed, free_port
 from tests.secondary.certificates import Authority
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.primaries import KEY_NAME, SECRET, hidden_primary, without_last_soa

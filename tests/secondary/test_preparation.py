@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.answer import examination
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
-from rootsrv.secondary import preparation, selftest
+from rootsrv.secondary import preparation
 from rootsrv.secondary.preparation import Candidate, Preparation, ZonePolicy
-from rootsrv.secondary.store import Store
+from rootsrv.store.store import Store
+from rootsrv.store.table_file import open_table
+from rootsrv.wire.name import from_text
+from rootsrv.wire.rdata import DS, NS, NSEC, SOA
 from rootsrv.zone import plausibility
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.name import from_text
-from rootsrv.zone.rdata import DS, NS, NSEC, SOA
 from rootsrv.zone.verify import VerifiedZone, verify, verify_hosts
 from tests.secondary import versions
 from tests.secondary.versions import FIRST, version
@@ -68,7 +70,7 @@ def test_a_good_pair_is_kept_compiled_and_examined(store: Store) -> None:
     assert prepared.root is not None
     assert prepared.hosts is not None
     assert (prepared.root.outcome, prepared.hosts.outcome) == ("accepted", "accepted")
-    table = AnswerTable.open(store.table(7))
+    table = open_table(store.table(7))
     assert [zone.serial for zone in table.zones] == [FIRST, FIRST]
     (kept,) = store.versions(ROOT)
     assert (kept.serial, kept.source, kept.verdict, len(kept.zonemd)) == (FIRST, "one", "accepted", 96)
@@ -91,16 +93,16 @@ def test_a_table_that_cannot_be_mapped_is_void(store: Store, monkeypatch: pytest
 def test_the_examination_sees_a_record_that_is_not_the_zones(rtype: int) -> None:
     zone = verified(version(FIRST))
     hosts = verify_hosts(versions.hosts(), zone, NOW)
-    table = AnswerTable.from_octets(compile_table(zone, hosts))
-    asked, differences = selftest.examine(table, zone.contents, hosts.contents)
-    assert (asked, differences) == (selftest.QUESTIONS, [])
+    table = AnswerTable(compile_table(zone, hosts))
+    asked, differences = examination.examine(table, zone.contents, hosts.contents)
+    assert (asked, differences) == (examination.QUESTIONS, [])
     found = [key for key in zone.contents.rrsets if key[1] == rtype and (rtype == SOA or key[0] != ROOT)]
     rrsets = dict(zone.contents.rrsets)
     for key in found:
         # Signatures tell versions of an RRset apart; NS has none, so its targets change.
         changes = {"rrsigs": (b"x",)} if rtype != NS else {"rdatas": (b"\2xx\0",)}
         rrsets[key] = replace(rrsets[key], **changes)  # type: ignore[arg-type]
-    assert selftest.examine(table, ZoneContents(ROOT, rrsets), hosts.contents)[1]
+    assert examination.examine(table, ZoneContents(ROOT, rrsets), hosts.contents)[1]
 
 
 def test_the_first_zone_is_not_held_and_a_gross_change_is(store: Store) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv import config
+from rootsrv.config import file as config_file
 from rootsrv.secondary.primary import Source, Transferred, ask_serial, transfer
 from rootsrv.zone import presentation
 from rootsrv.zone.contents import ZoneContents
@@ -18,7 +18,7 @@ KINDS = ["NSD", "Knot", "BIND"]
 
 
 def source(primary: HiddenPrimary, *, secret: str = SECRET, key: str = KEY_NAME) -> Source:
-    read = config.read(
+    read = config_file.read(
         {
             "key": [{"name": key, "secret": secret}],
             "zone": [{"name": "."}],

@@ -8,7 +8,7 @@ from pathlib import Path
 import dns.rcode
 import pytest
 
-from rootsrv.demo_zone import generate_keys
+from rootsrv.demo.signed import generate_keys
 from tests.secondary import versions
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted

@@ -17,9 +17,9 @@ import dns.query
 import dns.rcode
 import pytest
 
-from rootsrv.zone import rdata as rdatas
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.serial import serial_is_newer
 from tests.secondary import versions
 from tests.secondary.maintained import SMALL_LIMITS, Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv import config
-from rootsrv.config_checks import ConfigError
+from rootsrv.config import file as config_file
+from rootsrv.config.checks import ConfigError
 from rootsrv.secondary.primary import SerialAnswer, Source, Transferred, ask_serial, transfer
 from rootsrv.secondary.sources import FileSource, ZoneSource, source_of
-from rootsrv.secondary.store import Store
+from rootsrv.store.store import Store
 from rootsrv.zone.transfer import TransferFailed, TransferMalformed, TransferRefused, TransferTooLarge
 from tests.secondary import versions
 from tests.secondary.certificates import Authority
@@ -40,7 +40,7 @@ def test_a_transfer_over_tls_is_taken_from_the_right_host_only(tmp_path: Path) -
     with hidden_primary("BIND", {".": versions.text(zone)}, tmp_path / "bind", certificate=files) as primary:
 
         def source(**settings: str) -> Source:
-            read = config.read(
+            read = config_file.read(
                 {
                     "key": [{"name": KEY_NAME, "secret": SECRET}],
                     "zone": [{"name": "."}],
@@ -148,7 +148,7 @@ def https(page: _Page, authority: Authority) -> Iterator[int]:
 
 
 def https_source(port: int, ca: Path | str, store: Store, **limits: object) -> ZoneSource:
-    read = config.read(
+    read = config_file.read(
         {
             "zone": [{"name": "."}],
             "refresh": {"stall_seconds": 0.5, **limits},
@@ -243,7 +243,7 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, store: Store)
 def test_a_primary_that_makes_no_sense_is_an_error_that_names_the_key(section: dict[str, object], reason: str) -> None:
     zones = [{"name": "."}, {"name": "root-servers.net.", "validation": "none"}]
     with pytest.raises(ConfigError) as refused:
-        config.read({"zone": zones, "primary": [{"name": "p", **section}]})
+        config_file.read({"zone": zones, "primary": [{"name": "p", **section}]})
     assert str(refused.value).startswith(reason)
 
 
@@ -261,5 +261,5 @@ def test_a_primary_that_makes_no_sense_is_an_error_that_names_the_key(section: d
 )
 def test_sections_that_make_no_sense_are_errors_that_name_the_key(document: dict[str, object], reason: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        config.read({"zone": [{"name": "."}], **document})
+        config_file.read({"zone": [{"name": "."}], **document})
     assert str(refused.value).startswith(reason)

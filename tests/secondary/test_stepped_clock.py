@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.page import Page
+from rootsrv.page.layout import Page
 from tests.needs import require_tool
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted

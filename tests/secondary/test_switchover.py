@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.config_secondary import SwitchoverConfig
-from rootsrv.page import Page
+from rootsrv.config.zones import SwitchoverConfig
+from rootsrv.page.layout import Page
 from rootsrv.secondary import switchover as switchovers
 from rootsrv.secondary.switchover import Switchover, SwitchoverState, SwitchoverVoid, set_time
 from rootsrv.zone.lease import Reading, TrustedClock

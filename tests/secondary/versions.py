@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from rootsrv.demo_zone import generate_keys
-from rootsrv.zone import generate, presentation
-from rootsrv.zone import rdata as rdatas
+from rootsrv.demo import generate
+from rootsrv.demo.sign import Signing, SigningKey, sign_root
+from rootsrv.demo.signed import generate_keys
+from rootsrv.wire import rdata as rdatas
+from rootsrv.zone import presentation
 from rootsrv.zone.contents import RRset, ZoneContents
 from rootsrv.zone.dnssec import ECDSAP256SHA256
-from rootsrv.zone.sign import Signing, SigningKey, sign_root
 
 TLDS = 30
 FIRST = 2026112100

@@ -18,13 +18,14 @@ import dns.message
 import dns.query
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from rootsrv import clock
 from rootsrv.answer.compiler import compile_table
-from rootsrv.page import Page, PageUnusable
-from rootsrv.zone import generate, presentation
-from rootsrv.zone import name as names
+from rootsrv.demo import generate
+from rootsrv.demo.sign import Signing, SigningKey, sign_root
+from rootsrv.page.layout import Page, PageUnusable
+from rootsrv.process import clock
+from rootsrv.wire import name as names
+from rootsrv.zone import presentation
 from rootsrv.zone.anchors import TrustAnchors
-from rootsrv.zone.sign import Signing, SigningKey, sign_root
 from rootsrv.zone.verify import verify, verify_hosts
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

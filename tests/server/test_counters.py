@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv import counts
-from rootsrv.counts import PATHS
-from rootsrv.page import Page
+from rootsrv.page import counts
+from rootsrv.page.counts import PATHS
+from rootsrv.page.layout import Page
 from rootsrv.server.counters import Counters
 
 UDP4, UDP6, TCP4, TCP6 = range(4)

@@ -14,14 +14,16 @@ import dns.message
 import dns.rcode
 import pytest
 
-from rootsrv import clock, counts
 from rootsrv.answer.responder import Respond, Responder, Transport
-from rootsrv.page import Page
+from rootsrv.page import counts
+from rootsrv.page.layout import Page
+from rootsrv.process import clock
 from rootsrv.server.counters import Counters
-from rootsrv.server.orders import WorkerOrders
-from rootsrv.server.serving import Serving, table_path
+from rootsrv.server.serving import Serving
 from rootsrv.server.tcp import TcpLimits
 from rootsrv.server.worker import responder_settings
+from rootsrv.server.worker_orders import WorkerOrders
+from rootsrv.store.table_file import table_path
 from tests.answer.conftest import Compiled, compiled  # noqa: F401  the fixture
 from tests.server.live import REPOSITORY, wait_until
 

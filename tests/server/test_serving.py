@@ -9,10 +9,11 @@ import pytest
 
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import AnswerTable
-from rootsrv.page import Page
+from rootsrv.page.layout import Page
 from rootsrv.server import serving as module
 from rootsrv.server.counters import Counters
-from rootsrv.server.serving import Serving, table_path
+from rootsrv.server.serving import Serving
+from rootsrv.store.table_file import table_path
 from tests.answer.conftest import Compiled, compiled  # noqa: F401  (a fixture)
 
 
@@ -24,8 +25,8 @@ def test_a_table_that_is_no_longer_answered_from_is_let_go_of_without_a_collecti
     tables: list[weakref.ref[AnswerTable]] = []
     open_table = module.open_table
 
-    def noted(directory: int, generation: int) -> AnswerTable:
-        table = open_table(directory, generation)
+    def noted(name: str, *, directory: int) -> AnswerTable:
+        table = open_table(name, directory=directory)
         tables.append(weakref.ref(table))
         return table
 

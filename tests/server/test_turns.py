@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv import counts
 from rootsrv.answer.responder import ResponderSettings, Transport
-from rootsrv.page import Page
+from rootsrv.page import counts
+from rootsrv.page.layout import Page
 from rootsrv.server.counters import Counters
 from rootsrv.server.serving import Serving
 from rootsrv.server.turns import Turns

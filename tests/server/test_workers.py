@@ -13,7 +13,8 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from rootsrv import clock, counts
+from rootsrv.page import counts
+from rootsrv.process import clock
 from tests.needs import require_root
 from tests.server.live import SERIALS, Instance, serving, start, wait_until
 

@@ -25,12 +25,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rootsrv.page import Page
+from bench.peers.bird import Bird, deployed_configuration, route
+from bench.peers.daemon import PeerFailed, running
+from bench.peers.frr import frr, vtysh
+from rootsrv.page.layout import Page
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
-from tests.peers.bird import Bird, deployed_configuration, route
-from tests.peers.daemon import PeerFailed, running
-from tests.peers.frr import frr, vtysh
 from tests.server.live import put_zones, wait_until
 
 SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.page import Page, PageUnusable
+from bench.peers import unbound
+from bench.peers.daemon import running
+from rootsrv.page.layout import Page, PageUnusable
 from tests.conformance.zone_file import ZoneFile
 from tests.needs import REPOSITORY, require_genuine_zones, require_tool
 from tests.network import Host, network
-from tests.peers import unbound
-from tests.peers.daemon import running
 from tests.server.live import wait_until, zone_sections
 
 UNSIGNED_TLD = "ae."

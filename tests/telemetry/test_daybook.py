@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv import whole_file
-from rootsrv.page import Page
+from rootsrv.page.layout import Page
+from rootsrv.process import whole_file
 from rootsrv.server.counters import Counters
 from rootsrv.telemetry import daybook
 from rootsrv.telemetry.daybook import DayBook, find_record

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from rootsrv.config import Config
+from rootsrv.config.file import Config
 from rootsrv.telemetry.prometheus import Exposition, Statistics
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import Said, View

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv import counts, unique_sources
-from rootsrv.cli import main
-from rootsrv.page import COUNTER_WORDS, REGISTERS
+from rootsrv.commands.parser import main
+from rootsrv.page import counts, unique_sources
+from rootsrv.page.layout import COUNTER_WORDS, REGISTERS
 from rootsrv.telemetry import rssac002_file
 from rootsrv.telemetry.rssac002 import METRICS, DayRecord, RecordDamaged, percentile_95
 from rootsrv.telemetry.rssac002_file import NotRssac002, Rssac002File

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from rootsrv.config import Config, read
-from rootsrv.counts import PATHS
+from rootsrv.config.file import Config, read
+from rootsrv.http.server import HttpServer, Request, Response
+from rootsrv.page.counts import PATHS
 from rootsrv.telemetry.history import SERIES, Event, Events, History, Rates
-from rootsrv.telemetry.http_server import HttpServer, Request, Response
 from rootsrv.telemetry.prometheus import Statistics
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.status_page import PAGE_HEADERS, Content, problems, render
@@ -179,7 +179,7 @@ def test_a_page_of_an_instance_of_which_nothing_is_known_is_a_page() -> None:
 
 
 def words(queries: int, nxdomain: int) -> list[int]:
-    from rootsrv import counts
+    from rootsrv.page import counts
 
     whole = [0] * counts.END
     whole[counts.QUERIES] = queries

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from rootsrv.fastpath.loader import DUTY_SECONDS
-from rootsrv.page import KERNEL_SLOT
+from rootsrv.fastpath.owner import DUTY_SECONDS
+from rootsrv.page.layout import KERNEL_SLOT
 from rootsrv.server.udp import BATCH_SIZE
 from rootsrv.telemetry.daybook import find_record
 from rootsrv.telemetry.rssac002 import SIZE_KEYS, SOURCE_KEYS, VOLUME_KEYS, DayRecord

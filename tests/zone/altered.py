@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from rootsrv.demo.sign import Signing, sign_rrset
+from rootsrv.wire.name import from_text
 from rootsrv.zone.contents import RRset, ZoneContents
-from rootsrv.zone.name import from_text
-from rootsrv.zone.sign import Signing, sign_rrset
 
 
 def with_rrset(contents: ZoneContents, *rrsets: RRset) -> ZoneContents:

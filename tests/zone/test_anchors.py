@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from rootsrv.wire.name import ROOT
+from rootsrv.wire.rdata import DNSKEY, DS
 from rootsrv.zone import instant
 from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchor, TrustAnchors, key_tag
-from rootsrv.zone.name import ROOT
-from rootsrv.zone.rdata import DNSKEY, DS
 from tests.needs import require_genuine_zones
 
 # The root's key-signing key of 2017, public knowledge.

@@ -2,8 +2,8 @@
 
 import pytest
 
+from rootsrv.wire.name import from_text
 from rootsrv.zone import digest, presentation
-from rootsrv.zone.name import from_text
 
 SIMPLE = """\
 example.      86400  IN  SOA     ns1 admin 2018031900 (

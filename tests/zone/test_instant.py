@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rootsrv.wire.serial import nearest
 from rootsrv.zone import instant
-from rootsrv.zone.serial import nearest
 
 
 def test_an_instant_is_seconds_since_1970() -> None:

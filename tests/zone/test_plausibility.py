@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from rootsrv.wire.name import from_text
+from rootsrv.wire.record import Record
 from rootsrv.zone.builder import from_records
-from rootsrv.zone.contents import Record, Soa, ZoneContents
-from rootsrv.zone.name import from_text
+from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.plausibility import Accept, Hold, Limits, judge
 
 NOW = 1_758_369_600.0

@@ -7,18 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsrv import demo_zone
+from rootsrv.demo import signed
+from rootsrv.wire.name import ROOT
+from rootsrv.wire.name import from_text as name_from_text
+from rootsrv.wire.rdata import AAAA, DS, MX, NS, NSEC, RRSIG, SOA, TXT, A, type_bitmap
+from rootsrv.wire.rdata import to_text as rdata_to_text
+from rootsrv.wire.record import ZoneMalformed
 from rootsrv.zone import builder, presentation
-from rootsrv.zone.contents import ZoneContents, ZoneMalformed
-from rootsrv.zone.name import ROOT
-from rootsrv.zone.name import from_text as name_from_text
-from rootsrv.zone.rdata import AAAA, DS, MX, NS, NSEC, RRSIG, SOA, TXT, A, type_bitmap
-from rootsrv.zone.rdata import to_text as rdata_to_text
+from rootsrv.zone.contents import ZoneContents
 from tests.needs import genuine_root_zone_text
 
 SOA_LINE = "@ 300 IN SOA ns.example. host.example. 1 2 3 4 5\n"
 APEX = name_from_text("example.")
-GENERATED = demo_zone.generate_root(tlds=4, algorithm=13, inception=1.7e9, expiration=1.8e9)
+GENERATED = signed.generate_root(tlds=4, algorithm=13, inception=1.7e9, expiration=1.8e9)
 
 
 def read(text: str, apex: bytes = APEX) -> ZoneContents:

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.refresh import AskSerial, Fetch, Refresh, Timers
-from rootsrv.zone.serial import serial_is_newer
 
 TIMERS = Timers(refresh=1800, retry=900)
 SERIAL = 2025091101

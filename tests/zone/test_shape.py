@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from rootsrv import demo_zone
+from rootsrv.demo import signed
+from rootsrv.wire.name import ROOT, from_text
+from rootsrv.wire.rdata import CNAME, DNAME, DNSKEY, DS, NS, NSEC, TXT, ZONEMD, A
 from rootsrv.zone import digest, instant
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import RRset, ZoneContents
-from rootsrv.zone.name import ROOT, from_text
-from rootsrv.zone.rdata import CNAME, DNAME, DNSKEY, DS, NS, NSEC, TXT, ZONEMD, A
 from rootsrv.zone.rejection import DigestMismatch, NotARoot, NotTheHosts
 from rootsrv.zone.verify import accept_unverified, verify, verify_hosts
 from tests.zone.altered import resigned, with_rrset, without
@@ -17,7 +17,7 @@ from tests.zone.altered import resigned, with_rrset, without
 NOW = instant.from_text("2026-06-15T12:00:00Z")
 EXPIRATION = NOW + 86400
 
-GENERATED = demo_zone.generate_root(tlds=5, algorithm=13, serial=7, inception=NOW - 3600, expiration=EXPIRATION)
+GENERATED = signed.generate_root(tlds=5, algorithm=13, serial=7, inception=NOW - 3600, expiration=EXPIRATION)
 ANCHORS = TrustAnchors.from_text(GENERATED.trust_anchor)
 GOOD = GENERATED.root
 

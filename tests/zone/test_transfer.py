@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsrv.secondary.transfer_out import messages, transfer_records
-from rootsrv.zone import generate
-from rootsrv.zone import rdata as rdatas
-from rootsrv.zone.contents import Record, ZoneContents
-from rootsrv.zone.message import AXFR, IXFR, MessageMalformed, parse
+from rootsrv.demo import generate
+from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.message import AXFR, IXFR, MessageMalformed, parse
+from rootsrv.wire.record import Record
+from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import (
     Inbound,
     Limits,
@@ -21,6 +21,7 @@ from rootsrv.zone.transfer import (
     TransferTooLarge,
     difference,
 )
+from rootsrv.zone.transfer_out import messages, transfer_records
 
 ROOT = b"\0"
 ID = 4711

@@ -4,25 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from rootsrv import demo_zone
+from rootsrv.demo.sign import SigningKey, sign_root
+from rootsrv.demo.signed import generate_keys, generate_root
+from rootsrv.wire.name import ROOT, from_text
+from rootsrv.wire.rdata import AAAA, DNSKEY, DS, NS, NSEC, RRSIG, SOA, TXT, ZONEMD, A, nsec_bitmap, type_bitmap
 from rootsrv.zone import digest, instant
 from rootsrv.zone.anchors import TrustAnchor, TrustAnchors
 from rootsrv.zone.contents import RRset, ZoneContents
-from rootsrv.zone.name import ROOT, from_text
-from rootsrv.zone.rdata import (
-    AAAA,
-    DNSKEY,
-    DS,
-    NS,
-    NSEC,
-    RRSIG,
-    SOA,
-    TXT,
-    ZONEMD,
-    A,
-    nsec_bitmap,
-    type_bitmap,
-)
 from rootsrv.zone.rejection import (
     DigestMismatch,
     DigestMissing,
@@ -35,14 +23,13 @@ from rootsrv.zone.rejection import (
     SignatureNotYetValid,
     ZoneRejected,
 )
-from rootsrv.zone.sign import SigningKey, sign_root
 from rootsrv.zone.verify import VerifiedZone, accept_unverified, verify
 from tests.zone.altered import resigned, rrset_at, with_first_changed, with_rrset, without
 
 NOW = instant.from_text("2026-06-15T12:00:00Z")
 INCEPTION, EXPIRATION = NOW - 3600, NOW + 14 * 86400
 
-GENERATED = demo_zone.generate_root(tlds=5, algorithm=13, serial=7, inception=INCEPTION, expiration=EXPIRATION)
+GENERATED = generate_root(tlds=5, algorithm=13, serial=7, inception=INCEPTION, expiration=EXPIRATION)
 KSK, ZSK = GENERATED.signing.keys
 ANCHORS = TrustAnchors.from_text(GENERATED.trust_anchor)
 GOOD = GENERATED.root
@@ -73,7 +60,7 @@ def signed_rrset(owner: str, rtype: int, ttl: int, *rdatas: bytes) -> RRset:
 
 @pytest.mark.parametrize("algorithm", [8, 13, 14, 15])
 def test_a_zone_signed_with_any_algorithm_that_the_root_may_use_verifies(algorithm: int) -> None:
-    generated = demo_zone.generate_root(tlds=3, algorithm=algorithm, inception=INCEPTION, expiration=EXPIRATION)
+    generated = generate_root(tlds=3, algorithm=algorithm, inception=INCEPTION, expiration=EXPIRATION)
 
     zone = verify(generated.root, TrustAnchors.from_text(generated.trust_anchor), NOW, zonemd="required")
 
@@ -109,7 +96,7 @@ def test_no_dnskey() -> None:
 
 
 def test_no_anchor_for_any_key() -> None:
-    other = demo_zone.generate_root(tlds=3, algorithm=13, inception=INCEPTION, expiration=EXPIRATION)
+    other = generate_root(tlds=3, algorithm=13, inception=INCEPTION, expiration=EXPIRATION)
 
     why = str(refusal(GOOD, TrustAnchors.from_text(other.trust_anchor)))
 
@@ -132,7 +119,7 @@ def test_anchored_key_does_not_sign_the_dnskey_rrset() -> None:
 
 def rolled(old_flags: int) -> ZoneContents:
     """GOOD with one more key-signing key, that has these flags and does not sign."""
-    other, _ = demo_zone.generate_keys(13)
+    other, _ = generate_keys(13)
     rrset = rrset_at(GOOD, ".", DNSKEY)
     more = tuple(sorted((*rrset.rdatas, old_flags.to_bytes(2, "big") + other.dnskey[2:])))
     contents = with_rrset(GOOD, resigned(rrset, GENERATED.signing, rdatas=more))
@@ -157,7 +144,7 @@ def anchor_for(*keys: SigningKey) -> TrustAnchors:
 
 
 def test_during_a_roll_both_keys_sign_and_either_anchor_will_do() -> None:
-    new, _ = demo_zone.generate_keys(13)
+    new, _ = generate_keys(13)
     contents = signed(GOOD, keys=[KSK, new, ZSK])
 
     assert verify(contents, anchor_for(KSK, new), NOW).alarms == ()
@@ -168,7 +155,7 @@ def test_during_a_roll_both_keys_sign_and_either_anchor_will_do() -> None:
 
 
 def test_during_a_roll_of_the_algorithm_everything_is_signed_twice() -> None:
-    new_ksk, new_zsk = demo_zone.generate_keys(15)
+    new_ksk, new_zsk = generate_keys(15)
     contents = signed(GOOD, keys=[KSK, ZSK, new_ksk, new_zsk])
     rrsigs = sum(len(rrset.rrsigs) for rrset in GOOD.rrsets.values())
 
@@ -182,7 +169,7 @@ def test_a_revoked_key_that_no_anchor_covers_is_not_worth_an_alarm() -> None:
 
 
 def test_an_anchor_of_a_revoked_key_no_longer_counts() -> None:
-    other, _ = demo_zone.generate_keys(13)
+    other, _ = generate_keys(13)
     revoked = (257 | 128).to_bytes(2, "big") + other.dnskey[2:]
     rrset = rrset_at(GOOD, ".", DNSKEY)
     contents = redigested(

@@ -3,16 +3,17 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsrv import demo_zone
+from rootsrv.demo import signed
+from rootsrv.wire.name import ROOT
+from rootsrv.wire.record import Record, ZoneMalformed
 from rootsrv.zone import presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.builder import from_records
-from rootsrv.zone.contents import Record, ZoneContents, ZoneMalformed
-from rootsrv.zone.name import ROOT
+from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.verify import ZoneRejected, verify
 
 NOW = 1_800_000_000.0
-GENERATED = demo_zone.generate_root(tlds=4, algorithm=13, inception=NOW - 3600, expiration=NOW + 86400)
+GENERATED = signed.generate_root(tlds=4, algorithm=13, inception=NOW - 3600, expiration=NOW + 86400)
 ANCHORS = TrustAnchors.from_text(GENERATED.trust_anchor)
 RECORDS = list(GENERATED.root.records())
 TEXT = GENERATED.root_text.encode()

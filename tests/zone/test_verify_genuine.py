@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.wire.name import from_text
+from rootsrv.wire.rdata import AAAA, DNSKEY, DS, NS, NSEC, ZONEMD
 from rootsrv.zone import instant, presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import RRset, ZoneContents
-from rootsrv.zone.name import from_text
-from rootsrv.zone.rdata import AAAA, DNSKEY, DS, NS, NSEC, ZONEMD
 from rootsrv.zone.rejection import (
     DigestMismatch,
     DigestMissing,

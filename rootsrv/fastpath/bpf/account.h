@@ -1,6 +1,6 @@
 /* What is told of the packets: counters, unique sources, the tap. */
 
-/* MurmurHash3's 64-bit finaliser, as in rootsrv/unique_sources.py. */
+/* MurmurHash3's 64-bit finaliser, as in rootsrv/page/unique_sources.py. */
 static __always_inline uint64_t mix(uint64_t word)
 {
 	word ^= word >> 33;

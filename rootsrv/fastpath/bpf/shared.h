@@ -1,6 +1,6 @@
 /* What the BPF program and Python both read and write.
  *
- * cffi parses this very file (rootsrv/fastpath/shared.py), so there is one definition of each structure and of each
+ * cffi parses this very file (rootsrv/fastpath/layout.py), so there is one definition of each structure and of each
  * number: only enums, structs and fixed-width types may stand here.  All integers are in the host's order unless the
  * field says "network order"; only little-endian hosts are supported, since the answer table is little-endian.
  */
@@ -22,7 +22,7 @@ enum sizes {
 	RESPONSE_BINS = 257,
 	RCODES = 32,               /* four bits, and TRUNCATED */
 	TRUNCATED = 16,
-	REGISTERS = 16384,         /* HyperLogLog registers of one estimate, see rootsrv/unique_sources.py */
+	REGISTERS = 16384,         /* HyperLogLog registers of one estimate, see rootsrv/page/unique_sources.py */
 	REGISTER_SETS = 3,         /* IPv4, IPv6, IPv6 aggregated to /64 */
 	TAP_QUERY = 512,
 	TAP_RESPONSE = 4096

@@ -1,0 +1,193 @@
+"""Blocks of source prefixes (D4): as narrow and brief as possible, each with a reason, each ending by itself.
+
+RFC 7720 §3 wants every valid source answered; a block is for what causes operational trouble (RFC 2870 §2.6), and only
+an operator makes one.  Kernel and workers both honour what stands in the shared page.
+"""
+
+import ipaddress
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rootsrv.page.layout import MAX_BLOCKS, BlockWords, Page
+from rootsrv.process import log, whole_file
+
+MAX_SECONDS = 86_400
+"""A day: whatever takes longer belongs into a router, or was forgotten."""
+
+_WIDEST = {4: 8, 6: 16}  # prefix lengths; wider is never narrow enough
+_MAPPED = 0xFFFF << 32  # IPv4 addresses as IPv6 ones (RFC 4291 §2.5.5.2): one table for both
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class BlockRefused(ValueError):
+    """The block cannot be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block."""
+
+    prefix: str
+    until_ns: int
+    """CLOCK_BOOTTIME, nanoseconds."""
+
+    reason: str
+    who: str
+
+    @property
+    def network(self) -> Network:
+        """The prefix, parsed."""
+        return ipaddress.ip_network(self.prefix)
+
+    def words(self) -> BlockWords:
+        """As it stands in the page: an IPv6 prefix."""
+        network = self.network
+        address, size = int(network.network_address), network.prefixlen
+        if network.version == 4:
+            address, size = address | _MAPPED, size + 96
+        return address >> 64, address & (1 << 64) - 1, size, self.until_ns
+
+
+def parse_seconds(text: str) -> int:
+    """Seconds in `90s`, `10m` or `2h`; BlockRefused for anything else, or more than a day."""
+    found = re.fullmatch(r"(\d{1,6})([smh])", text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 0 < seconds <= MAX_SECONDS:
+        raise BlockRefused(f"--for {text}: must be like 90s, 10m or 2h, and at most 24h")
+    return seconds
+
+
+def parse_prefix(text: str) -> Network:
+    """An IPv4 or IPv6 prefix; BlockRefused when it is none, or too wide."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise BlockRefused(str(error)) from error
+    if network.prefixlen < _WIDEST[network.version]:
+        raise BlockRefused(f"{text}: wider than /{_WIDEST[network.version]}; block as narrowly as possible (RFC 7720)")
+    return network
+
+
+class Matcher:
+    """What a worker asks: is this source blocked now?"""
+
+    def __init__(self, words: Sequence[BlockWords], boottime_ns: int) -> None:
+        """The blocks in *words* that have not ended at *boottime_ns*."""
+        living = [each for each in words if each[3] > boottime_ns]
+        self.next_end = min((each[3] for each in living), default=1 << 63)
+        """When to make another one."""
+
+        self._prefixes: dict[int, set[int]] = {}
+        for upper, lower, size, _ in living:
+            shift = 128 - size
+            self._prefixes.setdefault(shift, set()).add((upper << 64 | lower) >> shift)
+
+    def __bool__(self) -> bool:
+        return bool(self._prefixes)
+
+    def blocks(self, source: bytes) -> bool:
+        """Whether the packed address *source* (4 or 16 octets) is blocked."""
+        address = int.from_bytes(source, "big") | (_MAPPED if len(source) == 4 else 0)
+        return any(address >> shift in prefixes for shift, prefixes in self._prefixes.items())
+
+
+class Blocks:
+    """The blocks in force, kept by the role *serve*; they survive its restart, but not the machine's."""
+
+    def __init__(self, page: Page, path: Path, now_ns: Callable[[], int] | None = None) -> None:
+        """*path*: where reasons are kept, in the runtime directory; *now_ns*: CLOCK_BOOTTIME."""
+        self._page = page
+        self._path = path
+        self._now_ns = now_ns or (lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        self._blocks: dict[str, Block] = {}
+        in_page = {words[3] for words in page.blocks()}
+        for document in self._read():
+            block = Block(**document)
+            if block.until_ns in in_page:  # the page knows this boot of the machine from others
+                self._blocks[block.prefix] = block
+        self._store()
+
+    def _read(self) -> Iterable[dict[str, Any]]:
+        try:
+            return list(json.loads(self._path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def _store(self) -> None:
+        self._page.set_blocks([block.words() for block in self._blocks.values()])
+        whole_file.replace(self._path, json.dumps([asdict(block) for block in self._blocks.values()]).encode())
+
+    def block(self, prefix: str, seconds: int, reason: str, who: str) -> Block:
+        """Block *prefix* from now on for so many seconds; a block of the same prefix is replaced."""
+        network = parse_prefix(prefix)
+        if not reason.strip():
+            raise BlockRefused("a block needs a reason")
+        if not 0 < seconds <= MAX_SECONDS:
+            raise BlockRefused(f"a block lasts 1 to {MAX_SECONDS} seconds, got {seconds}")
+        if len(self._blocks) >= MAX_BLOCKS and str(network) not in self._blocks:
+            raise BlockRefused(f"there are {MAX_BLOCKS} blocks already")
+        block = Block(str(network), self._now_ns() + seconds * 10**9, reason, who)
+        self._blocks[block.prefix] = block
+        self._store()
+        log.alarm("block made", prefix=block.prefix, seconds=seconds, reason=reason, who=who)
+        return block
+
+    def unblock(self, prefix: str, who: str) -> None:
+        """End the block of *prefix*; BlockRefused when there is none."""
+        block = self._blocks.pop(str(parse_prefix(prefix)), None)
+        if block is None:
+            raise BlockRefused(f"{prefix}: is not blocked")
+        self._store()
+        log.event("block ended", prefix=block.prefix, by=who, reason=block.reason)
+
+    def expire(self) -> None:
+        """Forget the blocks that have ended; kernel and workers have stopped honouring them by themselves."""
+        now = self._now_ns()
+        ended = [block for block in self._blocks.values() if block.until_ns <= now]
+        for block in ended:
+            del self._blocks[block.prefix]
+            log.event("block ended", prefix=block.prefix, by="its time", reason=block.reason)
+        if ended:
+            self._store()
+
+    def as_document(self) -> dict[str, Any]:
+        """For `rootsrv blocks`."""
+        now = self._now_ns()
+        return {
+            "blocks": [
+                {"prefix": each.prefix, "ends_in_seconds": round((each.until_ns - now) / 1e9, 1), "reason": each.reason,
+                 "who": each.who}
+                for each in self._blocks.values()
+            ]
+        }  # fmt: skip
+
+    def commands(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+        """What the status socket of *serve* does for blocks."""
+
+        def block(request: dict[str, Any]) -> dict[str, Any]:
+            try:
+                seconds = int(request.get("seconds", 0))
+                self.block(str(request.get("prefix")), seconds, str(request.get("reason", "")), _who(request))
+            except (BlockRefused, ValueError, TypeError) as error:
+                return {"error": str(error)}
+            return self.as_document()
+
+        def unblock(request: dict[str, Any]) -> dict[str, Any]:
+            try:
+                self.unblock(str(request.get("prefix")), _who(request))
+            except BlockRefused as error:
+                return {"error": str(error)}
+            return self.as_document()
+
+        return {"block": block, "unblock": unblock, "blocks": lambda _: self.as_document()}
+
+
+def _who(request: dict[str, Any]) -> str:
+    return str(request.get("who") or "?")

@@ -1,0 +1,71 @@
+"""`rootsrv doctor [--config FILE] [--network FILE] [--json]`."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rootsrv.config import file as config_file
+from rootsrv.doctor.finding import Finding, Grade, bad
+
+DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
+    parser.add_argument(
+        "--network", type=Path, metavar="FILE", help="settings of rootsrv-network (default: network.conf beside it)"
+    )
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what was found; 1 when something is to be mended."""
+    if not sys.platform.startswith("linux"):
+        print("rootsrv: doctor looks at Linux hosts only", file=sys.stderr)
+        return 1
+    loaded = config_file.load(arguments.config)
+    conf = arguments.network or arguments.config.absolute().parent / "network.conf"
+    findings = list(examine(loaded, conf))
+    failed = sum(each.grade is Grade.BAD for each in findings)
+    if arguments.json:
+        document = {"fit": not failed, "findings": [dataclasses.asdict(each) for each in findings]}
+        print(json.dumps(document, indent=2))
+    else:
+        print(render(findings))
+    return 1 if failed else 0
+
+
+def examine(loaded: config_file.Config, conf: Path) -> Iterator[Finding]:
+    """Everything.  A part that cannot be looked at is a finding, and the others go on."""
+    # Here, so that no other command has to wait for what these need.
+    from rootsrv.doctor import host, kernel, neighbours, network
+
+    parts: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("host", lambda: host.checks(loaded)),
+        ("network", lambda: network.checks(loaded, conf)),
+        ("fast path", lambda: kernel.checks(loaded)),
+        ("neighbours", lambda: neighbours.checks(loaded)),
+    )
+    for name, checks in parts:
+        try:
+            yield from checks()
+        except OSError as error:
+            what = f"{error.filename or name}: {error.strerror or error}"
+            yield bad(name, f"could not be looked at to the end: {what}", "run this as root, outside of a sandbox")
+
+
+def render(findings: list[Finding]) -> str:
+    """A line for each finding, the remedy below it."""
+    lines = []
+    for each in findings:
+        lines.append(f"{each.grade.value:4}  {each.about}: {each.found}")
+        if each.remedy:
+            lines.append(f"      → {each.remedy}")
+    failed = sum(each.grade is Grade.BAD for each in findings)
+    lines.append(f"{failed} to mend" if failed else "this host is fit")
+    return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""The commands an operator types.
+
+Each command is a function that takes the parsed arguments and returns the exit status: 0 done, 1 it did not work (a
+zone is bad, a host lacks something), 2 the command or the configuration is wrong.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rootsrv import __version__
+from rootsrv.commands import blocks, doctor, fastpath, tables, zone_files, zones
+from rootsrv.commands import routes as route
+from rootsrv.commands import rssac002 as report_command
+from rootsrv.config import file as config_file
+from rootsrv.config import text
+from rootsrv.process import clock, log
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `rootsrv`; returns the exit status."""
+    parsed = parser().parse_args(arguments)
+    try:
+        status: int = parsed.command(parsed)
+    except (config_file.ConfigError, clock.ClockUnusable) as error:
+        print(f"rootsrv: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    top = argparse.ArgumentParser(prog="rootsrv", description="An anycast, authoritative DNS root server instance.")
+    top.add_argument("--version", action="version", version=f"rootsrv {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    check = commands.add_parser("check-config", help="print the effective configuration")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument(
+        "--live", action="store_true", help="also compare it with this host and its BIRD; changes nothing"
+    )
+    check.set_defaults(command=check_config)
+
+    zone = commands.add_parser("zone", help="look at zone files").add_subparsers(required=True, metavar="COMMAND")
+    verify = zone.add_parser("verify", help="say whether a zone can be believed, and why not")
+    zone_files.add_verify_arguments(verify)
+    verify.set_defaults(command=zone_files.run_verify)
+
+    compiling = zone.add_parser("compile", help="verify zone files and write their answer table")
+    tables.add_compile_arguments(compiling)
+    compiling.set_defaults(command=tables.run_compile)
+
+    running = commands.add_parser("run", help="serve the configured zones")
+    running.add_argument("--config", type=Path, required=True, metavar="FILE")
+    running.add_argument(
+        "--role", choices=("serve", "maintain", "advertise", "report"), help="only this one (default: all, supervised)"
+    )
+    running.set_defaults(command=run)
+
+    for verb, what in (
+        ("drain", "announce the prefixes as shutting down (RFC 8326), then withdraw them"),
+        ("undrain", "take drain or withdraw back"),
+        ("withdraw", "withdraw the prefixes at once, until undrain"),
+    ):
+        ordering = commands.add_parser(verb, help=what)
+        route.add_arguments(ordering, verb)
+        ordering.set_defaults(command=route.run, verb=verb)
+
+    zones.add_zone_commands(zone)
+    telling = commands.add_parser("status", help="zones, leases, primaries, workers; what is announced, and why")
+    zones.add_status(telling)
+    telling.set_defaults(command=status)
+    zones.add_reload(commands.add_parser("reload", help="read the configuration again, without losing a query"))
+    for verb, what in (
+        ("block", "drop queries from a prefix, for a while"),
+        ("unblock", "end a block"),
+        ("blocks", "what is blocked, by whom, why and until when"),
+    ):
+        blocking = commands.add_parser(verb, help=what)
+        blocks.add_arguments(blocking, verb)
+        blocking.set_defaults(command=blocks.run, verb=verb)
+
+    kernel = commands.add_parser("fastpath", help="the kernel fast path: where it answers, and how much")
+    fastpath.add_arguments(kernel)
+    kernel.set_defaults(command=fastpath.run)
+
+    doctor.add_arguments(commands.add_parser("doctor", help="is this host fit for it, and if not, what to mend"))
+
+    statistics = commands.add_parser("rssac002", help="statistics of a day (RSSAC002v5)")
+    report_command.add_arguments(statistics.add_subparsers(required=True, metavar="COMMAND"))
+
+    trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
+    trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")
+    trial.add_argument("--tlds", type=int, default=1440, help="delegations in the generated zone (default 1440)")
+    trial.add_argument("--workers", type=int, default=0, help="worker processes (default: one per core)")
+    trial.set_defaults(command=demo)
+    return top
+
+
+def check_config(arguments: argparse.Namespace) -> int:
+    """`rootsrv check-config [--live] FILE`."""
+    loaded = config_file.load(arguments.file)
+    print(text.to_toml(loaded), end="")
+    if not arguments.live or loaded.anycast is None:
+        return 0
+    from rootsrv.anycast import live_check
+
+    problems = asyncio.run(live_check.problems(loaded))
+    for problem in problems:
+        print(f"rootsrv: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`rootsrv status [--json]`: what the roles that run tell; 1 if maintain does not."""
+    told = zones.gather(Path(config_file.load(arguments.config).state.runtime_directory))
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        zones.render_status(told["maintain"])
+        if "error" not in told["advertise"]:
+            print()
+            route.render(told["advertise"])
+    return 1 if "error" in told["maintain"] else 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`rootsrv run --config FILE [--role ROLE]`."""
+    from rootsrv.roles import run
+
+    log.to_standard_error()
+    loaded = config_file.load(arguments.config)
+    log.use_format(loaded.log.format)
+    try:
+        run.run(loaded, arguments.config, arguments.role)
+    except run.CannotRun as error:
+        log.failure("cannot run", reason=error)
+        return 1
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """`rootsrv demo`."""
+    from rootsrv.commands import demo as trial
+
+    return trial.run(port=arguments.port, tlds=arguments.tlds, workers=arguments.workers)

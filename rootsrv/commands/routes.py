@@ -1,0 +1,81 @@
+"""The operator's commands to the controller: `rootsrv drain`, `undrain`, `withdraw`, and its part of `status`."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rootsrv.config import file as config_file
+from rootsrv.control.status_socket import NoAnswer, ask
+
+DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
+_WAIT_POLL_SECONDS = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    """The options of `rootsrv <verb>`."""
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
+    parser.add_argument("--json", action="store_true", help="print the controller's status as JSON")
+    if verb == "status":
+        return
+    parser.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP version (default both)")
+    parser.add_argument("--reason", default="", help="what the log and status will say")
+    if verb == "drain":
+        parser.add_argument("--wait", action="store_true", help="until BIRD confirms that the prefix is withdrawn")
+    if verb == "withdraw":
+        parser.add_argument("--now", action="store_true", required=True, help="yes, at once and without draining")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """`rootsrv drain | undrain | withdraw --now`, and the controller's own status; returns the exit status."""
+    loaded = config_file.load(arguments.config)
+    if loaded.anycast is None:
+        print(f"rootsrv: {arguments.config}: has no [anycast] section: nothing is announced", file=sys.stderr)
+        return 1
+    path = Path(loaded.state.runtime_directory) / "advertise.sock"
+    request: dict[str, Any] = {"command": arguments.verb}
+    versions = loaded.anycast.versions()
+    if arguments.verb != "status":
+        versions = tuple(each for each in versions if arguments.family in {"both", str(each)})
+        request |= {"reason": arguments.reason, "versions": list(versions)}
+    try:
+        status = asyncio.run(ask(path, request, timeout=5.0))
+        if getattr(arguments, "wait", False):
+            longest = loaded.anycast.drain_seconds + 30
+            status = asyncio.run(_until_withdrawn(path, versions, longest))
+    except NoAnswer as error:
+        print(f"rootsrv: the controller cannot be asked: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(status, indent=2))
+    else:
+        render(status)
+    return 0
+
+
+async def _until_withdrawn(path: Path, versions: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        status = await ask(path, {"command": "status"}, timeout=5.0)
+        families = [each for each in status["families"] if each["ip_version"] in versions]
+        if all(each["confirmed"] and not each["announced"] for each in families):
+            return status
+        await asyncio.sleep(_WAIT_POLL_SECONDS)
+    raise NoAnswer(f"not withdrawn, or not confirmed, after {seconds:.0f} s; see `rootsrv status`")
+
+
+def render(status: dict[str, Any]) -> None:
+    """Print what the controller says as a person wants to read it."""
+    for each in status["families"]:
+        confirmed = "BIRD confirms" if each["confirmed"] else "NOT confirmed"
+        print(f"{each['prefix']}: {each['state']} since {each['since']}, route {each['route']}")
+        print(f"    why    {each['reason']}")
+        print(f"    BIRD   {confirmed}: {each['bird']}")
+        print(f"    next   {each['next']}")
+        if each["fault"]:
+            print(f"    fault  {each['fault']}")
+        for alarm in each["alarms"]:
+            print(f"    alarm  {alarm}")

@@ -1,0 +1,1 @@
+"""The configuration: TOML to frozen dataclasses; an error names the key."""

@@ -1,0 +1,326 @@
+"""Configuration: TOML → frozen dataclasses; an error names the key.
+
+Every section is a dataclass whose fields are the keys, with their defaults and, as docstrings, their meaning and unit.
+`read` turns the parsed TOML into them generically: unknown keys, wrong types and bad values are `ConfigError`s that
+begin with the dotted key.
+"""
+
+import dataclasses
+import ipaddress
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rootsrv.config.anycast import AnycastConfig, check_anycast
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.checks import check_addresses as _check_addresses
+from rootsrv.config.checks import check_range as _check_range
+from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.config.report import LogConfig, ReportConfig, check_report
+from rootsrv.config.zones import (
+    AdminConfig,
+    ClockConfig,
+    HoldConfig,
+    KeyConfig,
+    PeerConfig,
+    PrimaryConfig,
+    RefreshConfig,
+    SwitchoverConfig,
+    check_secondary,
+)
+
+__all__ = ["Config", "ConfigError", "load", "read"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """`[service]`: where and how DNS is answered."""
+
+    addresses: tuple[str, ...] = ("127.0.0.1", "::1")
+    """The shared unicast addresses; DNS is answered only here."""
+
+    port: int = 53
+    workers: int = 0
+    """Worker processes; 0 = one per core."""
+
+    max_udp_response_octets: int = 1232
+    """The largest UDP response, whatever a client offers (RFC 9715; 1232 = 1280 − 40 − 8 is never fragmented)."""
+
+    user: str = ""
+    """Account the workers and the role report run as; empty = stay as started."""
+
+    tcp_max_connections: int = 1000
+    """TCP connections per worker; over it the one idle longest is closed (RFC 9210 §4)."""
+
+    tcp_max_connections_per_client: int = 100
+    """TCP connections per client address and worker."""
+
+    tcp_idle_seconds: float = 10.0
+    """Idle time after which a TCP connection is closed; also what EDNS keepalive announces (RFC 7828)."""
+
+    def __post_init__(self) -> None:
+        _check_addresses("service.addresses", self.addresses)
+        for address in self.addresses:
+            _check_unicast("service.addresses", address)
+        if not self.addresses:
+            raise ConfigError("service.addresses: at least one address is needed")
+        _check_range("service.port", self.port, 1, 65535)
+        _check_range("service.workers", self.workers, 0, 63)  # slots of the shared page, without the kernel's
+        _check_range("service.max_udp_response_octets", self.max_udp_response_octets, 512, 4096)
+        _check_range("service.tcp_max_connections", self.tcp_max_connections, 1, 1_000_000)
+        _check_range("service.tcp_max_connections_per_client", self.tcp_max_connections_per_client, 1, 1_000_000)
+        _check_range("service.tcp_idle_seconds", self.tcp_idle_seconds, 0.1, 3600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityConfig:
+    """`[identity]`: how this anycast instance names itself (RFC 4892, RFC 5001)."""
+
+    nsid: str = ""
+    """NSID, hostname.bind and id.server; empty = the host's name."""
+
+    version: str = ""
+    """version.bind and version.server; empty = refused."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("identity.nsid", self.nsid), ("identity.version", self.version)):
+            # 128: fits the smallest response beside the longest question, a COOKIE and the OPT record.
+            if len(value.encode()) > 128:
+                raise ConfigError(f"{key}: at most 128 octets, got {len(value.encode())}")
+
+
+_MAX_PREVIOUS_SECRETS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieConfig:
+    """`[cookies]`: DNS cookies (RFC 7873, RFC 9018) with a secret shared by all instances of the service address."""
+
+    secret: str = ""
+    """32 hexadecimal digits (SipHash-2-4 key); empty = random at start: right for one instance only."""
+
+    previous_secrets: tuple[str, ...] = ()
+    """Secrets still accepted during a roll-over (RFC 9018 §5): at most three, as the kernel has room for."""
+
+    require_server_cookie: bool = False
+    """BADCOOKIE for UDP queries that carry a COOKIE without a valid server part (RFC 7873 §5.2.3)."""
+
+    def __post_init__(self) -> None:
+        if len(self.previous_secrets) > _MAX_PREVIOUS_SECRETS:
+            raise ConfigError(
+                f"cookies.previous_secrets: at most {_MAX_PREVIOUS_SECRETS}, got {len(self.previous_secrets)}"
+            )
+        given = [("secret", self.secret)] if self.secret else []
+        for key, value in (*given, *(("previous_secrets", each) for each in self.previous_secrets)):
+            if len(value) != 32 or not all(c in "0123456789abcdefABCDEF" for c in value):
+                raise ConfigError(f"cookies.{key}: must be 32 hexadecimal digits")
+        if self.previous_secrets and not self.secret:
+            raise ConfigError("cookies.secret: is missing beside cookies.previous_secrets")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneConfig:
+    """`[[zone]]`: a zone that is served."""
+
+    name: str
+    """Domain name: "." or that of the flat, unsigned zone of the root's host names."""
+
+    file: str = ""
+    """Zone file to load at start (RFC 1035 §5)."""
+
+    trust_anchors: str = ""
+    """IANA's root-anchors.xml, or DS/DNSKEY records in presentation format."""
+
+    zonemd: Literal["required", "if-supported", "off"] = "if-supported"
+    validation: Literal["required", "none"] = "required"
+    """"none": unsigned by design, or a lab; neither signature nor RRSIG expiry counts."""
+
+    private_root: bool = False
+    """Accept a root of the same shape with its own host zone and anchor (D1)."""
+
+    def __post_init__(self) -> None:
+        if not self.name.endswith(".") or self.name != self.name.lower():
+            raise ConfigError(f"zone.name: must be in lower case and end with a dot, got {self.name!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateConfig:
+    """`[state]`: what survives a restart."""
+
+    directory: str = "/var/lib/rootsrv"
+    """Answer tables, accepted zones, leases, journal."""
+
+    runtime_directory: str = "/run/rootsrv"
+    """The shared page and the Unix sockets of this run: a file system in memory."""
+
+    def __post_init__(self) -> None:
+        for key, value in (("directory", self.directory), ("runtime_directory", self.runtime_directory)):
+            if not value:
+                raise ConfigError(f"state.{key}: must not be empty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of a configuration file."""
+
+    service: ServiceConfig = field(default_factory=ServiceConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
+    cookies: CookieConfig = field(default_factory=CookieConfig)
+    zone: tuple[ZoneConfig, ...] = ()
+    state: StateConfig = field(default_factory=StateConfig)
+    anycast: AnycastConfig | None = None
+    admin: AdminConfig = field(default_factory=AdminConfig)
+    key: tuple[KeyConfig, ...] = ()
+    primary: tuple[PrimaryConfig, ...] = ()
+    peer: tuple[PeerConfig, ...] = ()
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
+    hold: HoldConfig = field(default_factory=HoldConfig)
+    switchover: SwitchoverConfig = field(default_factory=SwitchoverConfig)
+    clock: ClockConfig = field(default_factory=ClockConfig)
+    fastpath: FastPathConfig = field(default_factory=FastPathConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        _check_zones(self.zone)
+        check_secondary(
+            self.admin, self.key, self.primary, self.peer, self.service.addresses, {z.name: z for z in self.zone}
+        )
+        check_report(self.report, self.service.addresses)
+        if self.anycast is not None:
+            check_anycast(self.anycast, self.service.addresses)
+
+
+def _check_unicast(key: str, text: str) -> None:
+    """Refuse an address from which no response could leave: a wildcard, a multicast or an IPv4-mapped one."""
+    address = ipaddress.ip_address(text)
+    if address.is_unspecified:
+        raise ConfigError(f"{key}: {text} is a wildcard; DNS is answered on the addresses named here, and only there")
+    if address.is_multicast:
+        raise ConfigError(f"{key}: {text} is a multicast address")
+    if address.version == 6 and (address.ipv4_mapped or "%" in text):
+        raise ConfigError(f"{key}: {text}: name the IPv4 address itself, and no IPv6 address with a scope")
+
+
+HOST_ZONE = "root-servers.net."
+"""The one zone besides the root that a root server has (RFC 2870 §2.5)."""
+
+
+def _check_zones(zones: tuple[ZoneConfig, ...]) -> None:
+    """Refuse all but a root and one flat zone of host names (D1)."""
+    roots = [zone for zone in zones if zone.name == "."]
+    if zones and not roots:
+        raise ConfigError('zone: the root is missing (name = ".")')
+    if len(roots) > 1:
+        raise ConfigError("zone: the root is configured twice")
+    if len(zones) > 2:
+        raise ConfigError(f"zone: the root and one zone of its host names, got {len(zones)} zones (RFC 2870 §2.5)")
+    for index, zone in enumerate(zones):
+        where = f"zone[{index}]"
+        if zone.name == ".":
+            if zone.validation == "required" and zone.file and not zone.trust_anchors:
+                raise ConfigError(f'{where}.trust_anchors: is missing (validation = "none" serves an unverified root)')
+            if zone.validation == "none" and zone.zonemd == "required":
+                raise ConfigError(f'{where}.zonemd: "required" contradicts validation = "none"')
+            continue
+        if zone.name != HOST_ZONE and not roots[0].private_root:
+            raise ConfigError(
+                f"{where}.name: only the root and {HOST_ZONE} are served, got {zone.name}"
+                " (a root with private_root = true has its own host zone)"
+            )
+        if zone.validation == "required":
+            raise ConfigError(f'{where}.validation: must be "none": a zone of host names is unsigned by design')
+        if zone.trust_anchors:
+            raise ConfigError(f"{where}.trust_anchors: {zone.name} is unsigned by design")
+
+
+def load(path: Path) -> Config:
+    """Read the TOML file at *path*, relative paths in it from its directory; ConfigError names the file or the key."""
+    try:
+        with path.open("rb") as stream:
+            document = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return _with_absolute_paths(read(document), path.absolute().parent)
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    def absolute(text: str) -> str:
+        return str(base / text) if text else ""
+
+    zones = tuple(
+        dataclasses.replace(zone, file=absolute(zone.file), trust_anchors=absolute(zone.trust_anchors))
+        for zone in config.zone
+    )
+    state = dataclasses.replace(
+        config.state,
+        directory=absolute(config.state.directory),
+        runtime_directory=absolute(config.state.runtime_directory),
+    )
+    statistics = absolute(config.report.statistics_directory) or str(Path(state.directory) / "statistics")
+    report = dataclasses.replace(config.report, statistics_directory=statistics)
+    return dataclasses.replace(config, zone=zones, state=state, report=report)
+
+
+def read(document: dict[str, Any]) -> Config:
+    """Build a Config from parsed TOML."""
+    return _build(Config, document, "")
+
+
+T = typing.TypeVar("T")
+
+
+def _build(kind: type[T], table: dict[str, Any], prefix: str) -> T:
+    """An instance of the dataclass *kind* from *table*, whose keys are called *prefix*.key in errors."""
+    known = {each.name: each for each in dataclasses.fields(typing.cast(Any, kind))}
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfigError(f"{prefix}{key}: unknown key (known: {', '.join(sorted(known))})")
+        values[key] = _convert(hints[key], value, prefix + key)
+    for each in known.values():
+        missing = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        if missing and each.name not in values:
+            raise ConfigError(f"{prefix}{each.name}: is missing")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    """*value* as what *hint* asks for; ConfigError names *key*."""
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key}: must be a table, got {_toml_type(value)}")
+        return _build(typing.cast(type, hint), value, key + ".")
+    if origin is tuple:
+        (item, _) = typing.get_args(hint)
+        if not isinstance(value, list):
+            raise ConfigError(f"{key}: must be an array, got {_toml_type(value)}")
+        return tuple(_convert(item, each, f"{key}[{index}]") for index, each in enumerate(value))
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{key}: must be one of {', '.join(map(str, choices))}; got {value!r}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (each for each in typing.get_args(hint) if each is not type(None))
+        return _convert(inner, value, key)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{key}: must be {_TYPE_NAMES[hint]}, got {_toml_type(value)}")
+    return value
+
+
+_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
+
+
+def _toml_type(value: Any) -> str:
+    names = {**_TYPE_NAMES, list: "an array", dict: "a table"}
+    return f"{names.get(type(value), type(value).__name__)} ({value!r})"

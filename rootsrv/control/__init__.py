@@ -1,0 +1,1 @@
+"""The roles' sockets: how they are asked."""

@@ -1,0 +1,1 @@
+"""Root zones made and signed here: data for the demo and for tests."""

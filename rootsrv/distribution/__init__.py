@@ -1,0 +1,1 @@
+"""Zones out: transfers to permitted peers, and NOTIFY to them."""

@@ -1,0 +1,499 @@
+"""The owner of the fast path: chooses hooks, attaches, follows the shared page, renews, heals."""
+# Theory of operation
+# -------------------
+# The workers' switchover is the kernel's too.  The owner looks at the shared page (page/layout.py) all the time:
+#
+#   page.staged = n    table n is copied into the kernel's other generation and self-tested there by test runs
+#   page.active = n    when every worker has flipped to n, the kernel flips: workers first, so that a client that comes
+#                      again over TCP never meets an older zone
+#   silenced, or n cannot be used here, or is not there yet although the workers have flipped: the kernel passes
+#                      everything to the workers
+#
+# Leases are the page's, cut short to `orphan_seconds` from now and renewed every quarter of that, so the kernel stops
+# when nobody is left to watch it.
+#
+#             attach fails: reason logged                interface gone, filter removed
+#   off ◀──── retried every RETRY_SECONDS ────▶ attached ───────────────────────────────▶ off
+#
+# Nothing here is needed for answers: whatever fails, the kernel passes and the workers answer.
+
+import asyncio
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rootsrv.answer.responder import ResponderSettings
+from rootsrv.answer.table import TableUnusable
+from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.fastpath.accounting import KernelSlot
+from rootsrv.fastpath.attachment import (
+    Attachment,
+    CannotAttach,
+    FoundInterface,
+    HookName,
+    attach,
+    find_interface,
+    own_addresses,
+)
+from rootsrv.fastpath.layout import Reason
+from rootsrv.fastpath.program import FastPathUnavailable, Program
+from rootsrv.fastpath.staging import OpenTable, Staging
+from rootsrv.fastpath.tap import Sample, Tap
+from rootsrv.page.layout import Page
+from rootsrv.process import log
+
+FOLLOW_SECONDS = 0.01
+"""How often the page is looked at: how far the kernel may be behind the workers at a switchover."""
+
+_DAY_SECONDS = 86_400
+
+DUTY_SECONDS = 1.0
+"""How often the time is published, leases are renewed when due, and interfaces looked at."""
+
+REFRESH_SECONDS = 10.0
+"""How often the host's addresses and the interfaces' MTU and MAC are read again."""
+
+RETRY_SECONDS = 5.0
+"""How long after a failed attempt to attach the next one follows."""
+
+_TAILROOM_JUDGED_AT = 100
+"""So many replies must have been tried before a driver is found to have no room for them."""
+
+
+class FastPath:
+    """Owns the program in the kernel and its attachments."""
+
+    def __init__(
+        self,
+        config: FastPathConfig,
+        *,
+        addresses: Sequence[str],
+        port: int,
+        responses: ResponderSettings,
+        page: Page,
+        open_table: OpenTable,
+        note: Path | None = None,
+    ) -> None:
+        """*addresses*, *port*: where DNS is answered; *responses*: as the workers'.
+
+        *note*: file in the runtime directory, of which this process is the only user, that remembers what is attached.
+        """
+        self._config = config
+        self._addresses = tuple(addresses)
+        self._port = port
+        self._responses = responses
+        self._page = page
+        self.program: Program | None = None
+        self._attachments: dict[str, Attachment] = {}
+        self._why: dict[str, str] = {}
+        """By interface: why it has this hook, or none."""
+
+        self._note = note
+        self._left_behind = frozenset(_noted(note))
+        self._unavailable = "" if config.interfaces else "no interfaces are configured (fastpath.interfaces)"
+        self._no_xdp: dict[str, str] = {}
+        self._retry_at = 0.0
+        self._active = 0
+        self._renew_at = 0.0
+        self._head = b""
+        self._refresh_at = 0.0
+        self._slot = KernelSlot(page)
+        self._block_changes = 0
+        self._tap: Tap | None = None
+        self._registers_at = 0.0
+        self._detached_by_order = ""
+        self._suspended_by_order = False
+        self._changing = threading.RLock()
+        """Held while attachments or tables change: long calls run in threads, commands come in between."""
+
+        self._staging = Staging(open_table, responses, addresses, port, self._changing)
+
+    # ── living ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Be there until *stop*; then take everything off.  Errors of the kernel are logged and tried again."""
+        if self._config.mode == "off" or not self._config.interfaces:
+            reason = "mode = off" if self._config.mode == "off" else self._unavailable
+            self._unavailable = reason
+            if self._config.interfaces or self._config.mode not in ("auto", "off"):
+                log.event("fast path off", reason=reason)
+            return
+        days = asyncio.create_task(self._turn_days(), name="fastpath-days")
+        try:
+            next_duty = 0.0
+            while not stop.is_set():
+                now = time.monotonic()
+                try:
+                    if now >= next_duty:
+                        next_duty = now + DUTY_SECONDS
+                        await self._do_duties(now)
+                    await self.follow()
+                except Exception as error:
+                    # Whatever it is (netlink has errors of its own): answers come from the workers, and we try again.
+                    log.alarm("fast path failed", reason=f"{type(error).__name__}: {error}")
+                    with self._changing:
+                        self._detach_all("failed")
+                    self._retry_at = now + RETRY_SECONDS
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FOLLOW_SECONDS):
+                        await stop.wait()
+        finally:
+            days.cancel()
+            self.close()
+
+    async def _turn_days(self) -> None:
+        """End each UTC day for the statistics when it is over, whatever is being staged or attached meanwhile."""
+        while True:
+            # A second at most: the clock may be stepped.
+            await asyncio.sleep(min(DUTY_SECONDS, _DAY_SECONDS - time.time() % _DAY_SECONDS))
+            if self.program is not None and int(time.time() // _DAY_SECONDS) != self.program.day:
+                self.count()  # up to now it was the old day
+                self.count()
+
+    def close(self) -> None:
+        """Take the program off all interfaces."""
+        with self._changing:
+            self._suspend()
+            self._detach_all("stopped")
+            if self._tap is not None:
+                self._tap.close()
+                self._tap = None
+            if self.program is not None:
+                self._registers_at = 0.0
+                self._publish(time.time())
+                self.program.close()
+                self.program = None
+            if self._note is not None:
+                self._note.unlink(missing_ok=True)
+
+    def count(self) -> None:
+        """Show in the page what the program has counted up to now."""
+        if self.program is not None:
+            with contextlib.suppress(OSError):  # it is tried again within a second
+                self._publish(time.time())
+
+    async def _do_duties(self, now: float) -> None:
+        if self.program is None:
+            if now < self._retry_at or self._unavailable.startswith("the BPF program is not built"):
+                return
+            try:
+                self.program = await asyncio.to_thread(self._load)
+                self._unavailable = ""
+            except FastPathUnavailable as error:
+                if str(error) != self._unavailable:
+                    log.alarm("fast path off", reason=error)
+                self._unavailable = str(error)
+                self._retry_at = now + 12 * RETRY_SECONDS
+                return
+        self._publish(time.time())
+        self._renew(now)
+        await asyncio.to_thread(self._keep_attached, now)
+
+    def _publish(self, wall_seconds: float) -> None:
+        """Tell the program the time, and the page what the program counted."""
+        assert self.program is not None
+        program, now = self.program, time.monotonic()
+        counters = program.counters()
+        registers = None
+        if now >= self._registers_at or int(wall_seconds // _DAY_SECONDS) != program.day:
+            # Merging 96 KiB per core takes some milliseconds; at midnight it is done before they are cleared.
+            self._registers_at = now + REFRESH_SECONDS
+            registers = program.unique_sources(program.day)
+        self._slot.publish(counters, registers, program.day)
+        self.program.publish_time(wall_seconds)
+
+    def _load(self) -> Program:
+        program = Program.load(tap=self._config.tap_every > 0)
+        try:
+            program.set_service(self._addresses, self._port)
+            program.set_responses(self._responses)
+            program.control.tap_every = self._config.tap_every
+            program.publish_time(time.time())
+        except FastPathUnavailable:
+            program.close()
+            raise
+        return program
+
+    # ── interfaces ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _keep_attached(self, now: float) -> None:
+        """Attach where we should be and are not; notice what has gone or changed."""
+        with self._changing:
+            program = self.program
+            if program is None or self._detached_by_order:
+                return
+            for name, attachment in list(self._attachments.items()):
+                if not attachment.is_there():
+                    self._forget(name, "the interface or the attachment is gone")
+                elif attachment.hook == "xdp" and self._config.mode == "auto" and self._lacks_tailroom():
+                    self._no_xdp[name] = "its driver left no room for replies to grow in"
+                    self._forget(name, self._no_xdp[name])
+            missing = [name for name in self._config.interfaces if name not in self._attachments]
+            if missing and now >= self._retry_at:
+                self._refresh_at = 0.0
+                program.set_own_addresses(own_addresses())
+                for name in missing:
+                    self._attach(program, name, replace=self._config.replace)
+                if any(name not in self._attachments for name in missing):
+                    self._retry_at = now + RETRY_SECONDS
+            if now >= self._refresh_at:
+                self._refresh_at = now + REFRESH_SECONDS
+                program.set_own_addresses(own_addresses())
+                found = []
+                for name in self._attachments:
+                    with contextlib.suppress(CannotAttach):  # gone this very moment: noticed at the next look
+                        found.append(find_interface(name).kernel)
+                program.set_interfaces(found)
+
+    def _attach(self, program: Program, name: str, *, replace: bool) -> None:
+        """Attach to one interface by the best way that it has, and note why."""
+        passed_over: list[str] = []
+        try:
+            interface = find_interface(name)
+            # The program must know the interface before its first packet.
+            program.set_interfaces([each.interface.kernel for each in self._attachments.values()] + [interface.kernel])
+            for hook in self._hooks(interface, passed_over):
+                try:
+                    attached = attach(
+                        program,
+                        interface,
+                        hook,
+                        replace=replace,
+                        keep=self._config.keep_attached,
+                        left_behind=self._left_behind,
+                    )
+                except CannotAttach as error:
+                    passed_over.append(str(error))
+                    continue
+                self._attachments[name] = attached
+                self._take_note()
+                self._why[name] = "; ".join(passed_over)
+                log.event("fast path attached", interface=name, hook=hook, mode=self._config.mode,
+                          why=self._why[name] or "the best there is")  # fmt: skip
+                return
+        except CannotAttach as error:
+            passed_over.append(str(error))
+        reason = "; ".join(passed_over)
+        if self._why.get(name) != reason:
+            log.alarm("fast path not attached", interface=name, reason=reason)
+        self._why[name] = reason
+
+    def _take_note(self) -> None:
+        """Remember what is attached: the owner that comes after us knows it for ours."""
+        if self._note is not None:
+            programs = {*self._left_behind, *(each.program for each in self._attachments.values())}
+            self._note.write_text(json.dumps(sorted(programs)))
+
+    def _hooks(self, interface: FoundInterface, passed_over: list[str]) -> list[HookName]:
+        """The hooks to try, best first."""
+        mode = self._config.mode
+        if mode == "xdp":
+            return ["xdp"]
+        if mode == "tc":
+            return ["tcx", "clsact"]
+        reason = self._no_xdp.get(interface.name) or interface.why_no_xdp()
+        if reason:
+            passed_over.append(f"no XDP: {reason}")
+            return ["tcx", "clsact"]
+        return ["xdp", "tcx", "clsact"]
+
+    def _lacks_tailroom(self) -> bool:
+        """Whether replies hardly ever found room: what a driver does with a full-sized packet shows only there."""
+        assert self.program is not None
+        counters = self.program.counters()
+        failed = int(counters.passes[Reason["NO_TAILROOM"]])
+        return failed >= _TAILROOM_JUDGED_AT and failed > int(counters.answered())
+
+    def _forget(self, name: str, reason: str) -> None:
+        attachment = self._attachments.pop(name)
+        attachment.detach()
+        self._why[name] = reason
+        self._retry_at = 0.0
+        log.alarm("fast path detached", interface=name, hook=attachment.hook, reason=reason)
+
+    def _detach_all(self, reason: str) -> None:
+        for name, attachment in self._attachments.items():
+            attachment.detach()
+            self._why[name] = reason
+            log.event("fast path detached", interface=name, hook=attachment.hook, reason=reason)
+        self._attachments.clear()
+
+    # ── switchover ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def follow(self) -> None:
+        """Do what the page says: stage, activate, or pass everything."""
+        page, program = self._page, self.program
+        if program is None:
+            return
+        active, staged = page.active, page.staged
+        if staged not in (0, self._active, self._staging.latest) and not self._staging.is_known(staged):
+            await self._staging.stage(program, staged, self._hooks_in_use())
+        if active != self._active and self._workers_have_flipped(active):
+            if not self._staging.is_known(active):
+                self._suspend()  # the workers are ahead of us: pass until the table is here
+                await self._staging.stage(program, active, self._hooks_in_use())
+                if page.active != active:
+                    return
+            self._activate(active)
+        head = page.head()
+        if head != self._head:
+            self._head = head
+            if page.silenced:
+                self._suspend()  # also when the kernel is a generation behind, whose leases are not renewed
+            self._renew(time.monotonic(), at_once=True)
+            if page.block_changes != self._block_changes:
+                self._block_changes = page.block_changes
+                program.set_blocks(page.blocks())
+
+    def _workers_have_flipped(self, generation: int) -> bool:
+        """Whether every worker that is there answers from *generation*."""
+        slots = [self._page.worker(number) for number in range(self._page.workers)]
+        living = [slot for slot in slots if slot.pid]
+        return bool(living) and all(slot.active == generation for slot in living)
+
+    def _hooks_in_use(self) -> list[bool]:
+        """Whether each attachment is in XDP."""
+        return [attachment.hook == "xdp" for attachment in self._attachments.values()]
+
+    def _activate(self, generation: int) -> None:
+        assert self.program is not None
+        self._active = generation
+        self._suspended_by_order = False
+        place = self._staging.place(generation)
+        if place is None:
+            self._suspend()
+            log.alarm("fast path passes everything", generation=generation, reason=self._staging.outcome(generation))
+            return
+        self.program.activate(place, self._leases())
+        self._staging.forget_others(generation)
+        self._renew_at = time.monotonic() + self._config.orphan_seconds / 4
+        serials = ",".join(map(str, self._staging.serials(generation)))
+        log.event("fast path switched", generation=generation, serials=serials)
+
+    def _suspend(self) -> None:
+        """Pass everything to the workers."""
+        if self.program is not None:
+            self.program.renew(())
+
+    def _leases(self) -> tuple[int, ...]:
+        """Until when each zone may be answered from here, nanoseconds on CLOCK_BOOTTIME."""
+        if self._page.silenced or self._detached_by_order or self._suspended_by_order:
+            return ()
+        orphaned = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(self._config.orphan_seconds * 1e9)
+        return tuple(min(self._page.deadline(zone), orphaned) for zone in range(2))
+
+    def _renew(self, now: float, *, at_once: bool = False) -> None:
+        """Grant more time when a quarter of it is over, or the page has changed."""
+        assert self.program is not None
+        self.program.note_owner()
+        if not at_once and now < self._renew_at:
+            return
+        self._renew_at = now + self._config.orphan_seconds / 4
+        # While the page has moved on its leases are another table's: ours is not renewed, and soon switched from.
+        if self._staging.place(self._active) == self.program.active and self._page.active == self._active:
+            self.program.renew(self._leases())
+
+    # ── asked from outside ──────────────────────────────────────────────────────────────────────────────────────
+
+    def probe(self) -> dict[str, str]:
+        """What health wants to know: `state` is off, right, wrong or dead; `detail` says why (health/evidence.py)."""
+        program = self.program
+        if program is None or not self._attachments or self._staging.place(self._active) is None:
+            return {"state": "off", "detail": self._unavailable or "not attached"}
+        if self._page.silenced or self._page.active != self._active:
+            return {"state": "off", "detail": "passes everything: silenced, or the workers are switching"}
+        try:
+            outcome = self._staging.test_again(program, self._active, self._hooks_in_use())
+        except (OSError, TableUnusable) as error:
+            return {"state": "dead", "detail": str(error)}
+        state = "right" if outcome.passed else "wrong" if outcome.wrong else "dead"
+        return {"state": state, "detail": str(outcome)}
+
+    def detach(self, reason: str) -> None:
+        """Take the program off and leave it off until `attach_again`."""
+        with self._changing:
+            self._detached_by_order = reason
+            self._suspend()
+            self._detach_all(reason)
+
+    def suspend(self, wanted: int, reason: str) -> None:
+        """Pass everything until the next switchover, unless the kernel has the generation that is *wanted*."""
+        if wanted == self._active:
+            return  # it followed while the order was on its way
+        log.alarm("fast path passes everything", generation=self._active, reason=reason)
+        self._suspended_by_order = True
+        self._suspend()
+
+    def respond_as(self, responses: ResponderSettings) -> None:
+        """Respond as *responses* say, which the workers are told as well; while it changes, queries pass to them."""
+        with self._changing:
+            self._responses = responses
+            self._staging.expect(responses)
+            program = self.program
+            if program is None:
+                return
+            program.pass_everything()
+            program.set_responses(responses)
+            self._renew(time.monotonic(), at_once=True)
+
+    def attach_again(self, *, replace: bool) -> None:
+        """Attach where configured; with *replace* in the place of whoever is there."""
+        with self._changing:
+            self._detached_by_order = ""
+            if self.program is None:
+                return
+            for name in self._config.interfaces:
+                if name not in self._attachments:
+                    self._attach(self.program, name, replace=replace)
+            self._refresh_at = 0.0
+            self._renew(time.monotonic(), at_once=True)
+
+    def samples(self) -> list[Sample]:
+        """What the tap took since the last call; empty while it is off (`fastpath.tap_every`)."""
+        if self.program is None or not self._config.tap_every:
+            return []
+        if self._tap is None:
+            self._tap = Tap(self.program.tap)
+        return self._tap.read()
+
+    def status(self) -> dict[str, Any]:
+        """All that is to be told, for `rootsrv fastpath status`."""
+        program = self.program
+        document: dict[str, Any] = {
+            "mode": self._config.mode,
+            "kernel": os.uname().release,
+            "unavailable": self._unavailable,
+            "detached_by_order": self._detached_by_order,
+            "active": self._active if self._staging.place(self._active) is not None else 0,
+            "serials": list(self._staging.serials(self._active)),
+            "staged": self._staging.latest if self._staging.place(self._staging.latest) is not None else 0,
+            "self_tests": {str(generation): str(outcome) for generation, outcome in self._staging.outcomes().items()},
+            "interfaces": [
+                {
+                    "name": name,
+                    "hook": attachment.hook if (attachment := self._attachments.get(name)) else "off",
+                    "why": self._why.get(name, ""),
+                }
+                for name in self._config.interfaces
+            ],
+        }
+        if program is not None:
+            now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            until = program.answer_until()
+            document["answer_until_seconds"] = [round(max(0, each - now) / 1e9, 3) for each in until]
+            document["memory_octets"] = program.memory_octets()
+            document["counters"] = program.counters().as_document()
+        return document
+
+
+def _noted(path: Path | None) -> list[int]:
+    """The programs that an earlier owner attached; none if it has left no note."""
+    try:
+        return [int(each) for each in json.loads(path.read_text())] if path is not None else []
+    except (OSError, ValueError, TypeError):
+        return []

@@ -1,0 +1,162 @@
+"""HTTP/1.1 for people who watch: GET and HEAD of a few pages made in memory, one request per connection.
+
+Nothing comes from a disk, so there is no path to escape from.
+"""
+# Limits, each against one way to hold the server up:
+#
+#   MAX_HEAD_OCTETS    huge headers                     → 431
+#   HEAD_SECONDS       a head that never ends           → 408
+#   SEND_SECONDS       a client that does not read      → aborted
+#   MAX_CONNECTIONS    many of them                     → the one that is open longest goes
+#
+# A request takes some milliseconds, so whoever is cut off by the last limit was not in a hurry.
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from rootsrv.process import log
+
+MAX_HEAD_OCTETS = 8192
+HEAD_SECONDS = 5.0
+SEND_SECONDS = 10.0
+MAX_CONNECTIONS = 32
+
+_LINGER_SECONDS = 1.0
+_LINGER_OCTETS = 1 << 20
+
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,2000}) HTTP/1\.[01]\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a page may depend on."""
+
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A page."""
+
+    body: bytes
+    content_type: str
+    status: HTTPStatus = HTTPStatus.OK
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Page = Callable[[Request], Awaitable[Response]]
+
+
+class CannotListen(Exception):
+    """An address cannot be bound; the text names it."""
+
+
+class HttpServer:
+    """Serves *pages* (path → page)."""
+
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        self._pages = pages
+        self._open: dict[asyncio.StreamWriter, None] = {}
+        self._servers: list[asyncio.Server] = []
+
+    async def listen(self, addresses: tuple[str, ...], port: int) -> None:
+        """Answer on *addresses*; CannotListen, with nothing left open, if one cannot be bound."""
+        for address in addresses:
+            try:
+                server = await asyncio.start_server(self._connected, address, port, limit=MAX_HEAD_OCTETS)
+            except OSError as error:
+                self.close()
+                raise CannotListen(f"report.addresses: {address} port {port}: {error.strerror or error}") from error
+            self._servers.append(server)
+
+    def close(self) -> None:
+        """Listen no more and cut off whoever is connected."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()
+        self._open[writer] = None
+        try:
+            await self._serve(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass  # the client is gone, or does not read
+        finally:
+            self._open.pop(writer, None)
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.set_write_buffer_limits(high=0)  # so that drain() waits until all is with the kernel
+        head_only = False
+        try:
+            async with asyncio.timeout(HEAD_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except TimeoutError:
+            response = _error(HTTPStatus.REQUEST_TIMEOUT)
+        except asyncio.LimitOverrunError:
+            response = _error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        else:
+            head_only = head.startswith(b"HEAD ")
+            response = await self._respond(head)
+        async with asyncio.timeout(SEND_SECONDS):
+            writer.write(_to_wire(response, head_only=head_only))
+            await writer.drain()
+            writer.write_eof()
+        # Closing while octets of the client wait unread would reset the connection before it has read the response.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_SECONDS):
+                left = _LINGER_OCTETS
+                while left > 0 and (octets := await reader.read(MAX_HEAD_OCTETS)):
+                    left -= len(octets)
+
+    async def _respond(self, head: bytes) -> Response:
+        line = _REQUEST_LINE.match(head)
+        if line is None:
+            return _error(HTTPStatus.BAD_REQUEST)
+        if line[1] not in (b"GET", b"HEAD"):
+            return _error(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
+        path = line[2].decode().partition("?")[0]
+        page = self._pages.get(path)
+        if page is None:
+            return _error(HTTPStatus.NOT_FOUND)
+        headers = {}
+        for each in head[line.end() : -4].decode("latin-1").split("\r\n"):
+            name, colon, value = each.partition(":")
+            if each and (not colon or not name or name != name.strip()):
+                return _error(HTTPStatus.BAD_REQUEST)
+            headers[name.lower()] = value.strip()
+        try:
+            return await page(Request(path, headers))
+        except Exception as error:
+            # Whoever asks next shall be answered; the person who asked sees that it is our fault.
+            log.alarm("page failed", path=path, error=f"{type(error).__name__}: {error}")
+            return _error(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _error(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(f"{status.value} {status.phrase}\n".encode(), "text/plain; charset=utf-8", status, headers or {})
+
+
+def _to_wire(response: Response, *, head_only: bool) -> bytes:
+    lines = [
+        f"HTTP/1.1 {response.status.value} {response.status.phrase}",
+        f"Content-Type: {response.content_type}",
+        f"Content-Length: {len(response.body)}",
+        "Connection: close",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        *(f"{name}: {value}" for name, value in response.headers.items()),
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if head_only else response.body)

@@ -1,0 +1,127 @@
+"""What an instance counts: names for the counter words of the slots in the shared page, and their sums.
+
+Whoever wants sums (metrics, RSSAC002, status) adds the slots up with `total`; server/counters.py writes the words.
+"""
+# Words, each 64 bits; a *path* is transport and family: udp-ipv4, udp-ipv6, tcp-ipv4, tcp-ipv6.
+#
+#   QUERIES         4         well-formed queries that were answered (RSSAC002 counts only well-formed messages)
+#   RESPONSES       4         responses sent
+#   MALFORMED       4         messages answered with FORMERR; not among QUERIES nor REQUEST_SIZES
+#   DROPPED         8         messages without a response, by reason (DROP_REASONS)
+#   FAULTS          1         exceptions of our own that a message raised (answered SERVFAIL or dropped)
+#   UNSENT          1         UDP responses that the kernel had no room for; not among RESPONSES
+#   TCP             16        connections: accepted, open, closed by reason (TCP_COUNTERS)
+#   SIGNALS         1 + 2×32  trust-anchor signals (RFC 8145): those without a place, then pairs (key tag + 1, count);
+#                             SIGNAL_KEPT is added to a key tag that is never forgotten
+#   RCODES          4×2×32    responses by path, TC, rcode (extended ones too; 31 = any above 30)
+#   REQUEST_SIZES   2×19      by transport: 0-15, 16-31 … 272-287, 288- octets
+#   RESPONSE_SIZES  2×257     by transport: 0-15 … 4080-4095, 4096- octets
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rootsrv.page.layout import COUNTER_WORDS, WORKER_SLOTS, Page
+
+PATHS = ("udp-ipv4", "udp-ipv6", "tcp-ipv4", "tcp-ipv6")
+"""A path is its index here: 2 × transport + (family is IPv6)."""
+
+DROP_REASONS = ("silent", "oversized", "silenced", "blocked", "fault")
+"""silent: no response by design (QR set, shorter than a header …); silenced: a switchover failed for good (D25)."""
+
+TCP_COUNTERS = (
+    "accepted",
+    "open",
+    "closed-by-client",
+    "closed-idle",
+    "closed-for-another",  # over the limit: the one idle longest goes
+    "refused-client-limit",
+    "closed-incomplete",  # a message took too long to arrive
+    "closed-stalled",  # the client does not read
+    "closed-oversized",  # too many hold much of a long message: the one that has done so longest goes
+    "closed-empty",  # a message of length zero
+    "closed-shutdown",
+    "closed-silent",
+)
+
+MAX_SIGNALS = 32
+SIGNAL_KEPT = 1 << 20
+RCODES_PER_PATH = 64
+REQUEST_BINS = 19
+RESPONSE_BINS = 257
+BIN_OCTETS = 16
+
+QUERIES = 0
+RESPONSES = QUERIES + 4
+MALFORMED = RESPONSES + 4
+DROPPED = MALFORMED + 4
+FAULTS = DROPPED + 8
+UNSENT = FAULTS + 1
+TCP = UNSENT + 1
+SIGNALS = TCP + 16
+RCODES = SIGNALS + 1 + 2 * MAX_SIGNALS
+REQUEST_SIZES = RCODES + 4 * RCODES_PER_PATH
+RESPONSE_SIZES = REQUEST_SIZES + 2 * REQUEST_BINS
+END = RESPONSE_SIZES + 2 * RESPONSE_BINS
+assert END <= COUNTER_WORDS
+
+TRUNCATED_BIT = 32
+
+
+def total(page: Page) -> list[int]:
+    """All workers' counters summed, by word; those of workers that are gone count on."""
+    slots = [page.worker(slot) for slot in range(WORKER_SLOTS)]
+    words = [sum(each) for each in zip(*(slot.counters.tolist() for slot in slots if slot.day), strict=True)]
+    words = words or [0] * COUNTER_WORDS
+    words[SIGNALS + 1 : RCODES] = [0] * (2 * MAX_SIGNALS)  # each slot has its own order of key tags
+    merged: Counter[int] = Counter()
+    kept: set[int] = set()
+    for slot in slots:
+        merged.update(signals(slot.counters))
+        kept.update(name % SIGNAL_KEPT - 1 for name in slot.counters[SIGNALS + 1 : RCODES : 2] if name > SIGNAL_KEPT)
+    by_weight = sorted(merged.items(), key=lambda item: (item[0] in kept, item[1]), reverse=True)
+    for index, (tag, number) in enumerate(by_weight[:MAX_SIGNALS]):
+        name = tag + 1 + (SIGNAL_KEPT if tag in kept else 0)
+        words[SIGNALS + 1 + 2 * index : SIGNALS + 3 + 2 * index] = name, number
+    words[SIGNALS] += sum(number for _, number in by_weight[MAX_SIGNALS:])
+    return words
+
+
+def as_document(words: Sequence[int]) -> dict[str, object]:
+    """*words* (of one slot, or `total`) by name, for status."""
+
+    def named(first: int, names: Sequence[str]) -> dict[str, int]:
+        return {name: words[first + index] for index, name in enumerate(names)}
+
+    return {
+        "queries": named(QUERIES, PATHS),
+        "responses": named(RESPONSES, PATHS),
+        "malformed": named(MALFORMED, PATHS),
+        "truncated": {name: sum(truncated(words, path)) for path, name in enumerate(PATHS)},
+        "rcodes": {
+            str(rcode): number
+            for rcode in range(TRUNCATED_BIT)
+            if (number := sum(rcodes(words, path)[rcode] for path in range(4)))
+        },
+        "dropped": named(DROPPED, DROP_REASONS),
+        "faults": words[FAULTS],
+        "unsent": words[UNSENT],
+        "tcp": named(TCP, TCP_COUNTERS),
+        "trust_anchor_signals": {str(tag): number for tag, number in signals(words).items()},
+    }
+
+
+def rcodes(words: Sequence[int], path: int) -> Sequence[int]:
+    """Responses on *path* by rcode (32 numbers), truncated ones included."""
+    first = RCODES + path * RCODES_PER_PATH
+    return [words[first + rcode] + words[first + TRUNCATED_BIT + rcode] for rcode in range(TRUNCATED_BIT)]
+
+
+def truncated(words: Sequence[int], path: int) -> Sequence[int]:
+    """Truncated responses on *path* by rcode (32 numbers)."""
+    first = RCODES + path * RCODES_PER_PATH + TRUNCATED_BIT
+    return list(words[first : first + TRUNCATED_BIT])
+
+
+def signals(words: Sequence[int]) -> dict[int, int]:
+    """Trust-anchor signals by key tag (RFC 8145 §5)."""
+    return {words[at] % SIGNAL_KEPT - 1: words[at + 1] for at in range(SIGNALS + 1, RCODES, 2) if words[at]}

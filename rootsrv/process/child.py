@@ -1,0 +1,113 @@
+"""Work that takes a core for a while, in a process of its own: a fork that sees what we have and returns octets.
+
+Verifying and compiling a root take most of a second; NOTIFY, control and leases must not wait for it.  A fork needs no
+copying of 25,000 records back and forth.
+"""
+
+import asyncio
+import ctypes
+import gc
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from typing import Protocol, TypeVar, cast
+
+T = TypeVar("T")
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Inherited(Protocol):
+    """What a fork must let go of, lest it hold a lock that is the parent's."""
+
+    def leave_in_child(self) -> None:
+        """Called in the child, before its work."""
+
+
+class ChildFailed(Exception):
+    """The process that did the work died, or its work raised what it should not."""
+
+
+async def in_child(work: Callable[[], T], inherited: Inherited, timeout_seconds: float = 120.0) -> T:
+    """The result of *work*, done in a forked process; what it raises is raised here if it can be pickled.
+
+    ChildFailed when it dies; TimeoutError when it takes longer than *timeout_seconds*.
+    """
+    loop = asyncio.get_running_loop()
+    receiver, sender = os.pipe()
+    parent = os.getpid()
+    gc.freeze()  # a collection in the child would copy all pages
+    try:
+        pid = os.fork()
+    finally:
+        gc.unfreeze()
+    if pid == 0:
+        _run_child(work, inherited, parent, sender)
+    os.close(sender)
+    os.set_blocking(receiver, False)
+    ended: asyncio.Future[None] = loop.create_future()
+    parts: list[bytes] = []
+
+    def readable() -> None:
+        try:
+            part = os.read(receiver, 1 << 20)
+        except BlockingIOError:
+            return
+        if part:
+            parts.append(part)
+        else:
+            loop.remove_reader(receiver)
+            if not ended.done():
+                ended.set_result(None)
+
+    loop.add_reader(receiver, readable)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await ended
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        loop.remove_reader(receiver)
+        os.close(receiver)
+        _, status = os.waitpid(pid, 0)  # noqa: ASYNC222  (it has ended or was killed)
+    if status or not parts:
+        raise ChildFailed(f"ended with status {os.waitstatus_to_exitcode(status)}")
+    good, result = pickle.loads(b"".join(parts))  # noqa: S301  (from our own fork)
+    if good:
+        return cast(T, result)
+    raise cast(BaseException, result)
+
+
+def _run_child(work: Callable[[], object], inherited: Inherited, parent: int, sender: int) -> None:
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == parent:
+            inherited.leave_in_child()
+            gc.disable()  # its memory goes when it ends
+            try:
+                outcome = pickle.dumps((True, work()))
+            except Exception as error:
+                outcome = _pickled_failure(error)
+            view = memoryview(outcome)
+            while view:
+                view = view[os.write(sender, view) :]
+            status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _pickled_failure(error: Exception) -> bytes:
+    try:
+        octets = pickle.dumps((False, error))
+        pickle.loads(octets)  # noqa: S301  (our own)
+    except Exception:
+        return pickle.dumps((False, ChildFailed(f"{type(error).__name__}: {error}")))
+    return octets

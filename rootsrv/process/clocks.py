@@ -1,0 +1,47 @@
+"""Both clocks of this machine, and whether the kernel holds the wall clock synchronised."""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+from rootsrv.process import clock
+from rootsrv.zone.lease import Reading
+
+_TIME_ERROR = 5
+_STA_UNSYNC = 0x40
+_STATUS_OFFSET = 40  # of `status` in struct timex, 64-bit Linux
+_TIMEX_OCTETS = 208
+
+_LIBC = ctypes.CDLL(None)
+
+Clocks = Callable[[], Reading]
+"""Reads both clocks now."""
+
+
+def kernel_says_synchronised() -> bool:
+    """adjtimex(2): whether somebody disciplines the clock; False where it cannot be asked."""
+    timex = ctypes.create_string_buffer(_TIMEX_OCTETS + 64)  # modes = 0: read only
+    try:
+        state = _LIBC.adjtimex(timex)
+    except AttributeError:
+        return False
+    status = int.from_bytes(timex.raw[_STATUS_OFFSET : _STATUS_OFFSET + 4], "little")
+    return 0 <= state < _TIME_ERROR and not status & _STA_UNSYNC
+
+
+def clocks(source: str) -> Clocks:
+    """*source* as in `[clock]`: "kernel" or "trusted"."""
+
+    def read() -> Reading:
+        synchronised = source == "trusted" or kernel_says_synchronised()
+        return Reading(clock.validity_now(), clock.boottime_ns() / 1e9, synchronised)
+
+    return read
+
+
+def boot_id() -> str:
+    """Names this boot of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

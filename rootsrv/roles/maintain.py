@@ -1,0 +1,162 @@
+"""The role *maintain*, put together: store, maintainer, administrative interface, control socket."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from rootsrv.config.file import Config, ConfigError, load
+from rootsrv.control import status_socket
+from rootsrv.distribution.listener import CannotListen, Listener
+from rootsrv.distribution.notify import notify
+from rootsrv.distribution.requests import Requests
+from rootsrv.page.layout import Page
+from rootsrv.process import log
+from rootsrv.process.clocks import clocks
+from rootsrv.process.security import SecurityEvents
+from rootsrv.roles import maintain_status
+from rootsrv.secondary.control import Control
+from rootsrv.secondary.keeper import ZoneKeeper
+from rootsrv.secondary.loading import LoadingFailed
+from rootsrv.secondary.maintainer import Maintainer
+from rootsrv.store.store import Store
+
+NICENESS = 5
+"""Those who answer go first; with all cores busy this still gets a quarter of one: a zone comes in at any load."""
+# Nicer changes nothing.  SCHED_IDLE does harm: the kernel (6.18) takes a core where such a process runs for an idle one
+# and puts who answers on it, which costs him three times as much at the 99th percentile (bench/README.md).
+
+
+async def maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """Keep the zones current until *stop* is set; read *path* again when *reload* is.
+
+    Raises StoreFailed, LoadingFailed, CannotListen or ConfigError when it cannot start.  A primary that fails is not an
+    error here.
+    """
+    os.nice(NICENESS)
+    store = Store(Path(config.state.directory))
+    try:
+        await Role(config, path, store).run(stop, reload)
+    finally:
+        store.close()
+
+
+class Role:
+    """All parts of the role."""
+
+    def __init__(self, config: Config, path: Path, store: Store) -> None:
+        self._path = path
+        self._digest = _digest(path)
+        self._socket = Path(config.state.runtime_directory) / "maintain.sock"
+        page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
+        self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
+        self.maintainer.zones.switchover.kernel = lambda: self._ask_fastpath("fastpath-status")
+        self.maintainer.zones.switchover.suspend_kernel = lambda wanted, why: self._ask_fastpath(
+            "fastpath-suspend", wanted=wanted, reason=why
+        )
+        self.security = SecurityEvents()
+        self.requests = Requests(
+            {each.policy.apex: each for each in self.maintainer.zones.keepers.values()},
+            store,
+            self.security,
+            self.maintainer.zones.now,
+            lease_left=self._lease_left,
+        )
+        self.requests.configure(config)
+        self.listener = Listener(config.admin, self.requests)
+        self._background: set[asyncio.Task[None]] = set()
+        self.maintainer.pipeline.on_activated.append(self._tell_peers)
+
+    async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
+        """Until *stop* is set."""
+        status = lambda: maintain_status.status(self.maintainer, self.requests, self._digest)  # noqa: E731
+        control = await Control(self.maintainer, self.security, status, self.reload_now).listen(self._socket)
+        await self.listener.start()
+        reloading = asyncio.create_task(self._reload_forever(reload), name="reload")
+        try:
+            await self.maintainer.run(stop)
+        except* LoadingFailed as group:
+            raise group.exceptions[0] from None
+        finally:
+            control.close()
+            self._socket.unlink(missing_ok=True)
+            for task in (reloading, *self._background):
+                task.cancel()
+            await asyncio.gather(reloading, *self._background, return_exceptions=True)
+            await self.listener.close()
+
+    async def _ask_fastpath(self, command: str, **facts: int | str) -> dict[str, Any]:
+        """The status that the owner of the fast path answers; empty if there is none or it does not answer."""
+        try:
+            return await status_socket.ask(self._socket.with_name("serve.sock"), {"command": command, **facts}, 2.0)
+        except status_socket.NoAnswer:
+            return {}
+
+    def _lease_left(self, keeper: ZoneKeeper) -> float:
+        deadline = keeper.deadline()
+        return 0.0 if deadline is None else deadline - self.maintainer.zones.boottime()
+
+    def _tell_peers(self, keeper: ZoneKeeper) -> None:
+        assert keeper.serving is not None
+        config = self.maintainer.zones.config
+        for record in self.requests.peers.values():
+            if not record.config.notify or keeper.name not in record.config.zones:
+                continue
+            key = next((k for n, k in self.requests.keys.items() if n.to_text() == _absolute(record.config.key)), None)
+            family = ":" in record.config.address
+            local = next((each for each in config.admin.addresses if (":" in each) == family), None)
+            self._in_background(notify(record, keeper.serving.contents, key, local))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            context = {"message": "something in the background failed", "exception": error, "task": task}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    async def _reload_forever(self, reload: asyncio.Event) -> None:
+        while True:
+            await reload.wait()
+            reload.clear()
+            self.reload_now()
+
+    def reload_now(self) -> tuple[bool, str]:
+        """Read the configuration again: (whether it is in force, what to know).  What is served stays served."""
+        admin = self.maintainer.zones.config.admin
+        try:
+            config = load(self._path)
+            later = self.maintainer.reload(config)
+            self.requests.configure(config)
+        except ConfigError as error:
+            log.alarm("reload refused", reason=error)
+            return False, str(error)
+        self._digest = _digest(self._path)
+        if config.admin != admin:
+            self._in_background(self._rebind(config))
+        log.event("configuration reloaded", file=self._path, only_after_restart=",".join(later))
+        return True, f"only after a restart: {', '.join(later)}" if later else ""
+
+    async def _rebind(self, config: Config) -> None:
+        await self.listener.close()
+        self.listener = Listener(config.admin, self.requests)
+        try:
+            await self.listener.start()
+        except (CannotListen, ConfigError) as error:
+            log.alarm("administrative interface is closed", reason=error)
+
+
+def _absolute(name: str) -> str:
+    return name if name.endswith(".") else f"{name}."
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""

@@ -1,0 +1,186 @@
+"""From the maintainer to its status document."""
+
+import os
+
+import rootsrv
+from rootsrv.distribution.requests import PeerRecord, Requests
+from rootsrv.process import clock
+from rootsrv.secondary.keeper import ZoneKeeper
+from rootsrv.secondary.maintainer import Maintainer
+from rootsrv.secondary.status import (
+    Health,
+    HeldStatus,
+    PeerStatus,
+    PrimaryStatus,
+    Status,
+    SwitchoverStatus,
+    WorkerStatus,
+    ZoneStatus,
+)
+from rootsrv.secondary.switchover import SwitchoverState
+from rootsrv.wire.serial import serial_is_newer
+from rootsrv.zone import instant
+
+
+def status(maintainer: Maintainer, requests: Requests, configuration_digest: str) -> Status:
+    """Everything as it is now."""
+    boottime = maintainer.zones.boottime()
+    page, switchover = maintainer.zones.page, maintainer.zones.switchover
+    return Status(
+        role="maintain",
+        pid=os.getpid(),
+        version=rootsrv.__version__,
+        configuration_digest=configuration_digest,
+        now=instant.to_text(maintainer.zones.now()),
+        test_clock_offset_seconds=clock.test_offset_seconds(),
+        clock=str(maintainer.zones.clock.state),
+        clock_distance_seconds=round(maintainer.zones.clock.distance, 3),
+        generation=page.active,
+        silenced=page.silenced,
+        switchover=SwitchoverStatus(
+            state=str(switchover.state),
+            generation=switchover.generation,
+            activate_at=_instant(switchover.activate_at),
+            reason=switchover.reason,
+            verify_seconds=maintainer.zones.verify_seconds,
+            confirm_seconds=maintainer.zones.confirm_seconds,
+        ),
+        zones=[_zone(maintainer, each, boottime) for each in maintainer.zones.keepers.values()],
+        workers=[
+            WorkerStatus(
+                slot=slot,
+                pid=page.worker(slot).pid,
+                staged=page.worker(slot).staged,
+                active=page.worker(slot).active,
+                heartbeat_age_seconds=round(boottime - page.worker(slot).heartbeat / 1e9, 3),
+            )
+            for slot in range(page.workers)
+        ],
+        workers_replaced=page.replaced,
+        peers=[_peer(each) for each in requests.peers.values()],
+        security_events=dict(requests.security.counts),
+        counters=dict(maintainer.zones.counters),
+        state_writable=not maintainer.zones.state_error,
+        alarms=_alarms(maintainer),
+        health=_health(maintainer, boottime),
+    )
+
+
+def _zone(maintainer: Maintainer, keeper: ZoneKeeper, boottime: float) -> ZoneStatus:
+    serving, scheduled, refresh = keeper.serving, keeper.scheduled, keeper.refresh
+    deadline = keeper.deadline()
+    left = None if deadline is None else deadline - boottime
+    return ZoneStatus(
+        name=keeper.name,
+        known=keeper.known,
+        received=keeper.received,
+        scheduled=scheduled.serial if scheduled else None,
+        served=serving.serial if serving else None,
+        known_age_seconds=_age(boottime, keeper.known_since),
+        received_age_seconds=_age(boottime, keeper.received_boottime),
+        served_age_seconds=_age(boottime, serving.served_since if serving else None),
+        confirmed_age_seconds=_age(boottime, serving.lease.confirmed_boottime if serving else None),
+        lease_seconds=None if left is None else round(left, 1),
+        lease_until=None if left is None else instant.to_text(maintainer.zones.now() + left),
+        signatures_until=_instant(serving.lease.signatures_until if serving else None),
+        refresh_in_seconds=round(max(0.0, refresh.next_refresh - boottime), 1),
+        source=f"{serving.source} ({serving.how})" if serving else "",
+        held=[
+            HeldStatus(
+                serial=each.serial,
+                reasons=list(each.reasons),
+                source=each.source,
+                received_at=instant.to_text(each.received_at),
+            )
+            for each in keeper.held.values()
+        ],
+        last_rejection=keeper.last_rejection,
+        alarms=list(serving.alarms) if serving else [],
+        primaries=[
+            PrimaryStatus(
+                name=peer.name,
+                where=keeper.sources[peer.name].where,
+                authenticated=keeper.sources[peer.name].authenticated,
+                serial=peer.named,
+                reachable=_reachable(peer.failures, peer.last_success),
+                failures=peer.failures,
+                backoff_seconds=round(max(0.0, peer.not_before - boottime), 1) if peer.failures else 0.0,
+                last_success_seconds=_age(boottime, peer.last_success),
+                notified_seconds=_age(boottime, peer.notified_at),
+                last_error=peer.last_error,
+            )
+            for peer in refresh.primaries.values()
+        ],
+    )
+
+
+def _peer(record: PeerRecord) -> PeerStatus:
+    return PeerStatus(
+        name=record.config.name,
+        address=record.config.address,
+        zones=list(record.config.zones),
+        last_transfer_at=_instant(record.last_transfer_at),
+        last_transfer=record.last_transfer,
+        notify=record.notify,
+    )
+
+
+def _alarms(maintainer: Maintainer) -> list[str]:
+    alarms = []
+    if not maintainer.zones.clock.synchronised:
+        alarms.append(
+            f"clock {maintainer.zones.clock.state}, {maintainer.zones.clock.distance:.1f} s off the trusted time"
+        )
+    if maintainer.zones.state_error:
+        alarms.append(f"state cannot be written: {maintainer.zones.state_error}")
+    if maintainer.zones.switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:
+        alarms.append(f"switchover {maintainer.zones.switchover.state}: {maintainer.zones.switchover.reason}")
+    for keeper in maintainer.zones.keepers.values():
+        for held in keeper.held.values():
+            alarms.append(f"zone {keeper.name} {held.serial} is held: {'; '.join(held.reasons)}")
+        if keeper.last_rejection:
+            alarms.append(f"zone {keeper.name} rejected: {keeper.last_rejection}")
+        if keeper.distrusted:
+            alarms.append(f"zone {keeper.name} is not answered: {keeper.distrusted}")
+        deadline = keeper.deadline()
+        if deadline is not None and deadline <= maintainer.zones.boottime():
+            alarms.append(f"zone {keeper.name}: the lease is over, answered SERVFAIL")
+        alarms += [f"primary {p.name}: {p.last_error}" for p in keeper.refresh.primaries.values() if p.failures]
+        if keeper.serving is not None:
+            alarms += [f"zone {keeper.name}: {each}" for each in keeper.serving.alarms]
+    return alarms
+
+
+def _health(maintainer: Maintainer, boottime: float) -> Health:
+    root = maintainer.zones.root
+    held = sorted(root.held)
+    known = root.known
+    only_held = known is not None and any(each == known or serial_is_newer(each, known) for each in held)
+    behind = 0.0 if root.known_since is None or only_held else boottime - root.known_since
+    asked = [
+        reachable
+        for peer in root.refresh.primaries.values()
+        if (reachable := _reachable(peer.failures, peer.last_success)) is not None
+    ]
+    return Health(
+        behind_seconds=round(behind, 1),
+        held_serials=held,
+        switchover_failed=maintainer.zones.switchover.state is SwitchoverState.FAILED,
+        primaries_reachable=any(asked) if asked else None,
+        clock_synchronised=maintainer.zones.clock.synchronised,
+        alarms=_alarms(maintainer),
+    )
+
+
+def _reachable(failures: int, last_success: float | None) -> bool | None:
+    if failures:
+        return False
+    return None if last_success is None else True
+
+
+def _age(boottime: float, since: float | None) -> float | None:
+    return None if since is None else round(boottime - since, 3)
+
+
+def _instant(seconds: float | None) -> str | None:
+    return None if seconds is None else instant.to_text(seconds)

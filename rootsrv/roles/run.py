@@ -1,0 +1,164 @@
+"""`rootsrv run`: the roles, each alone on its directory, until a signal ends them.
+
+`rootsrv run` starts and watches the roles as processes of their own; systemd may run them as units instead.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import uvloop
+
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import Config
+from rootsrv.page.layout import Page
+from rootsrv.process import clock, log, privileges, service_manager
+from rootsrv.roles import supervisor
+from rootsrv.server.sockets import CannotBind
+from rootsrv.zone import instant
+
+Role = Literal["serve", "maintain", "advertise", "report"]
+ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report")
+
+
+class CannotRun(Exception):
+    """The instance cannot be started; the text names the cause."""
+
+
+def run(config: Config, path: Path, role: Role | None = None) -> None:
+    """Run *role*, or all of them, until SIGTERM or SIGINT.  CannotRun if that cannot be, at start.
+
+    *path*: the configuration file, which the processes of the roles read anew.
+    """
+    if not config.zone:
+        raise ConfigError("zone: a root zone is needed")
+    service_manager.take()
+    if clock.test_offset_seconds():
+        log.alarm("TEST CLOCK: validity is judged at another time", now=instant.to_text(clock.validity_now()))
+    if parent := os.environ.get(supervisor.SUPERVISOR):
+        privileges.die_with_parent(int(parent))
+    try:
+        runtime = Path(config.state.runtime_directory)
+        runtime.mkdir(parents=True, exist_ok=True, mode=0o755)
+        state = Path(config.state.directory)
+        state.mkdir(parents=True, exist_ok=True, mode=0o755)
+    except OSError as error:
+        raise CannotRun(f"{error.filename}: {error.strerror}") from error
+    try:
+        match role:
+            case "serve":
+                with _alone(runtime / "serve.lock"), _managed_addresses(config):
+                    _run_until_signalled(lambda stop, reload: _serve(config, path, stop, reload))
+            case "maintain":
+                with _alone(state / "maintain.lock"):
+                    _run_until_signalled(lambda stop, reload: _maintain(config, path, stop, reload))
+            case "advertise":
+                with _alone(runtime / "advertise.lock"):
+                    # uvloop has no netlink sockets; nothing here is in a hurry.
+                    _run_until_signalled(lambda stop, _: _advertise(config, stop), asyncio.new_event_loop)
+            case "report":
+                with _alone(state / "report.lock"):
+                    _run_until_signalled(lambda stop, _: _report(config, path, stop))
+            case None:
+                with _alone(state / "run.lock"):
+                    roles = [each for each in ROLES if each != "advertise" or config.anycast is not None]
+                    page = Page.open_or_create(runtime / "page")
+                    _run_until_signalled(supervisor.Supervisor(page, path, roles).run)
+    except (CannotBind, privileges.NoSuchUser, supervisor.RoleFailed) as error:
+        raise CannotRun(str(error)) from error
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock at *path*; CannotRun if another process does."""
+    try:
+        lock = path.open("a")
+    except OSError as error:
+        raise CannotRun(f"{path}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CannotRun(f"{path}: another instance is running on this directory") from error
+        yield
+
+
+@contextlib.contextmanager
+def _managed_addresses(config: Config) -> Iterator[None]:
+    """The service addresses are there before anything binds them, and go after everything else (D35)."""
+    if config.anycast is None or not config.anycast.manage_addresses:
+        yield
+        return
+    from rootsrv.anycast.managed import service_addresses
+    from rootsrv.anycast.netlink import NetlinkFailed
+
+    note = Path(config.state.runtime_directory) / "service-addresses.json"
+    try:
+        with service_addresses(config.anycast.interface, config.service.addresses, note):
+            yield
+    except NetlinkFailed as error:
+        raise CannotRun(str(error)) from error
+
+
+def _run_until_signalled(
+    make: Any, new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+) -> None:
+    async def main() -> None:
+        stop, reload = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            service_manager.stopping()
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end)
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        await make(stop, reload)
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main())
+
+
+# Each role imports what it needs when it is started: a controller has no use for the workers' code.
+
+
+async def _serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    from rootsrv.roles.serve import serve
+
+    await serve(config, path, stop, reload)
+
+
+async def _maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """CannotRun if there is nothing to begin with."""
+    from rootsrv.distribution.listener import CannotListen
+    from rootsrv.roles.maintain import maintain
+    from rootsrv.secondary.loading import LoadingFailed
+    from rootsrv.store.store import StoreFailed
+
+    try:
+        await maintain(config, path, stop, reload)
+    except (LoadingFailed, StoreFailed, CannotListen) as error:
+        raise CannotRun(str(error)) from error
+
+
+async def _advertise(config: Config, stop: asyncio.Event) -> None:
+    """CannotRun names what is wrong with the configuration or the host."""
+    from rootsrv.anycast.netlink import NetlinkFailed
+    from rootsrv.roles.advertise import CannotAdvertise, advertise
+
+    try:
+        await advertise(config, stop)
+    except (NetlinkFailed, CannotAdvertise) as error:
+        raise CannotRun(str(error)) from error
+
+
+async def _report(config: Config, path: Path, stop: asyncio.Event) -> None:
+    from rootsrv.roles.report import report
+
+    await report(config, path, stop)

@@ -1,0 +1,122 @@
+"""The role *serve*: a parent that binds every socket and takes no packet, its workers, the owner of the fast path."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rootsrv.admission.blocks import Blocks
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import Config, load
+from rootsrv.fastpath.control import commands as fastpath_commands
+from rootsrv.fastpath.owner import FastPath
+from rootsrv.page.layout import Page
+from rootsrv.process import log, privileges
+from rootsrv.server.parent import Parent
+from rootsrv.server.sockets import bind_all
+from rootsrv.server.worker import responder_settings
+from rootsrv.server.worker_orders import responder_orders
+from rootsrv.store.table_file import open_generation
+
+
+async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """The role *serve*: bind, start the workers, keep them; read *path* again when *reload* is set."""
+    account = privileges.account(config.service.user)
+    workers = config.service.workers or len(os.sched_getaffinity(0))
+    runtime = Path(config.state.runtime_directory)
+    page_path = runtime / "page"
+    page = Page.open_or_create(page_path)
+    tables = Path(config.state.directory) / "tables"
+    tables.mkdir(parents=True, exist_ok=True, mode=0o755)
+    sockets = bind_all(config.service.addresses, config.service.port, workers)
+    answers = _Answers(config, path)
+    orders = {
+        "account": account,
+        "responder": answers.orders,
+        "tcp": {
+            "connections": config.service.tcp_max_connections,
+            "connections_per_client": config.service.tcp_max_connections_per_client,
+            "idle_seconds": config.service.tcp_idle_seconds,
+        },
+    }
+    parent = Parent(sockets=sockets, page=page, page_path=page_path, tables=tables, orders=orders)
+    fastpath = FastPath(
+        config.fastpath,
+        addresses=config.service.addresses,
+        port=config.service.port,
+        responses=responder_settings(answers.orders),
+        page=page,
+        open_table=lambda generation: open_generation(tables, generation),
+        note=runtime / "fastpath.json",
+    )
+    blocks = Blocks(page, runtime / "blocks.json")
+    answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
+    parent.commands |= fastpath_commands(fastpath) | blocks.commands() | {"reload": answers.reload}
+    status = await parent.listen(runtime / "serve.sock")
+    log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
+    beside = (
+        asyncio.create_task(fastpath.run(stop), name="fastpath"),
+        asyncio.create_task(_end_blocks(blocks), name="blocks"),
+        asyncio.create_task(answers.follow(reload), name="reload"),
+    )
+    try:
+        await parent.run(stop)
+    finally:
+        for task in beside:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        status.close()
+        (runtime / "serve.sock").unlink(missing_ok=True)
+        for each in sockets:
+            each.socket.close()
+        log.event("stopped serving")
+
+
+async def _end_blocks(blocks: Blocks) -> None:
+    """Forget blocks when their time is over, until cancelled."""
+    while True:
+        await asyncio.sleep(1)
+        blocks.expire()
+
+
+class _Answers:
+    """How queries are answered, as far as the configuration says; identity and cookies may change meanwhile."""
+
+    def __init__(self, config: Config, path: Path) -> None:
+        self._path = path
+        self._own_secret = secrets.token_hex(16)  # in case that none is configured
+        self.orders = responder_orders(config, self._own_secret)
+        """`WorkerOrders.responder`."""
+
+        self.users: list[Callable[[dict[str, Any]], None]] = []
+        """Called with the orders when these have changed."""
+
+    async def follow(self, reload: asyncio.Event) -> None:
+        """Read the file whenever *reload* is set, until cancelled."""
+        while True:
+            await reload.wait()
+            reload.clear()
+            self.reload({})
+
+    def reload(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Read the file now; the response to this command on the status socket.  An error in it changes nothing."""
+        try:
+            read = responder_orders(load(self._path), self._own_secret)
+        except ConfigError as error:
+            log.alarm("reload refused", reason=error)
+            return {"ok": False, "error": str(error)}
+        orders = self.orders | {key: read[key] for key in _CHANGEABLE}
+        if orders != self.orders:
+            self.orders = orders
+            for use in self.users:
+                use(orders)
+            log.event("identity and cookies reloaded", file=self._path)
+        return {"ok": True}
+
+
+_CHANGEABLE = ("nsid", "version", "cookie_secrets", "require_server_cookie")
+"""Of `WorkerOrders.responder`.  The rest is of `[service]`, as sockets and limits are, which only a restart changes."""

@@ -1,0 +1,61 @@
+"""What the parent tells a worker: WorkerOrders a line on its standard input, other settings in further lines."""
+
+import dataclasses
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from rootsrv.config.file import Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOrders:
+    """All that a worker needs to know."""
+
+    slot: int
+    parent: int
+    """Process id; the worker ends when it does."""
+
+    page: int
+    tables: int
+    """Descriptors: the shared page (read and write), the directory of tables."""
+
+    sockets: tuple[int, ...]
+    """Descriptors: UDP sockets and listening TCP sockets."""
+
+    account: tuple[int, int] | None
+    """User and group id to run as."""
+
+    responder: dict[str, Any]
+    """ResponderSettings: octets as hexadecimal digits, `cookie_secrets` (the newest first) in place of `cookies`."""
+
+    tcp: dict[str, Any]
+    """TcpLimits."""
+
+    batched: bool = True
+    """Use recvmmsg and sendmmsg where they are to be had."""
+
+    def to_json(self) -> str:
+        """As it goes over the pipe: one line without its end."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "WorkerOrders":
+        """Inverse of `to_json`."""
+        document = json.loads(text)
+        document["sockets"] = tuple(document["sockets"])
+        document["account"] = document["account"] and tuple(document["account"])
+        return cls(**document)
+
+
+def responder_orders(config: Config, own_secret: str) -> dict[str, Any]:
+    """`WorkerOrders.responder`; *own_secret* for cookies if none is configured (hexadecimal digits)."""
+    return {
+        "max_udp_response_octets": config.service.max_udp_response_octets,
+        "nsid": (config.identity.nsid or socket.gethostname()).encode().hex(),
+        "version": config.identity.version.encode().hex(),
+        "cookie_secrets": [config.cookies.secret or own_secret, *config.cookies.previous_secrets],
+        "require_server_cookie": config.cookies.require_server_cookie,
+        "tcp_idle_seconds": config.service.tcp_idle_seconds,
+    }

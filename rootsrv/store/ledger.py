@@ -1,0 +1,88 @@
+"""What has to survive a restart besides the zones: what is in service and until when, what comes next, decisions."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rootsrv.store.store import StoreFailed
+from rootsrv.zone.lease import Lease, TrustedClock
+
+FORMAT = 1
+
+
+@dataclass
+class Next:
+    """A table that was verified, examined and staged: at T it goes into service, also if we are restarted meanwhile."""
+
+    generation: int
+    activate_at: float | None
+    """T, seconds since 1970; None = at once."""
+
+    leases: dict[str, Lease]
+
+
+@dataclass
+class Ledger:
+    """The contents of ledger.json; zones by their configured names."""
+
+    generation: int = 0
+    """The newest answer table that went into service."""
+
+    leases: dict[str, Lease] = field(default_factory=dict)
+    """Of the zones in service."""
+
+    next: Next | None = None
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    """Serials that the operator rejected."""
+
+    last_seen_wall: float = 0.0
+    """The latest moment that is known to have passed, seconds since 1970."""
+
+    def to_record(self, boot: str) -> dict[str, Any]:
+        """For Store.write_ledger."""
+        return {
+            "format": FORMAT,
+            "boot": boot,
+            "last_seen_wall": self.last_seen_wall,
+            "generation": self.generation,
+            "leases": {name: lease.to_record() for name, lease in self.leases.items()},
+            "next": None
+            if self.next is None
+            else {
+                "generation": self.next.generation,
+                "activate_at": self.next.activate_at,
+                "leases": {name: lease.to_record() for name, lease in self.next.leases.items()},
+            },
+            "dropped": self.dropped,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], boot: str, clock: TrustedClock, boottime: float) -> "Ledger":
+        """From Store.read_ledger; StoreFailed if it is of another format or damaged."""
+        if not record:
+            return cls()
+        try:
+            if record["format"] != FORMAT:
+                raise StoreFailed(f"ledger.json: format {record['format']}, expected {FORMAT}")
+            last_seen = float(record["last_seen_wall"])
+            same_boot = bool(boot) and record["boot"] == boot
+
+            def leases(of: dict[str, Any]) -> dict[str, Lease]:
+                return {
+                    name: Lease.from_record(
+                        each, same_boot=same_boot, last_seen_wall=last_seen, clock=clock, boottime=boottime
+                    )
+                    for name, each in of.items()
+                }
+
+            following = record["next"]
+            return cls(
+                generation=int(record["generation"]),
+                leases=leases(record["leases"]),
+                next=None
+                if following is None
+                else Next(int(following["generation"]), following["activate_at"], leases(following["leases"])),
+                dropped={name: [int(each) for each in serials] for name, serials in record["dropped"].items()},
+                last_seen_wall=last_seen,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreFailed(f"ledger.json: damaged ({type(error).__name__}: {error}); move it away") from error

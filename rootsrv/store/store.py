@@ -1,0 +1,227 @@
+"""The state directory: accepted zones with their provenance, answer tables, leases and decisions, kept atomically."""
+# Theory of operation
+# -------------------
+#   lock                      held while a maintainer runs: a second one is refused
+#   ledger.json               what is in service, its leases, what comes next (ledger.py); rewritten at every change
+#   journal.jsonl             one decision per line, UTC
+#   zones/ZONE/SERIAL.zone    one version: a comment line with its provenance and the digest of the rest, then the zone
+#   tables/GENERATION.table   answer tables
+#
+# Every file but the journal is written beside its place, flushed (fsync), renamed over it, and the directory flushed:
+# whenever the power fails there is the old one or the new one.  The journal is appended to and flushed; a line that was
+# cut short by a crash is ended when the next one is written.
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rootsrv.process import whole_file
+from rootsrv.wire.name import to_text
+
+MAX_JOURNAL_OCTETS = 10_000_000
+"""Then it becomes journal.jsonl.1; some 50,000 decisions."""
+
+_HEADER = b"; rootsrv version "
+
+
+class StoreFailed(Exception):
+    """The state directory cannot be used; what is in service goes on."""
+
+
+class VersionDamaged(StoreFailed):
+    """A kept zone is not what was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a version of a zone came from and what was found."""
+
+    zone: str
+    serial: int
+    source: str
+    """Name of the primary, or the file."""
+
+    how: str
+    """axfr, ixfr, https, file or import."""
+
+    received_at: float
+    """Seconds since 1970."""
+
+    verified_at: float
+    signatures_until: float | None
+    expire_seconds: int
+    """SOA expire, or less if the source said so (RFC 7314)."""
+
+    verdict: str
+    """accepted or held."""
+
+    reasons: tuple[str, ...] = ()
+    """Why it is held."""
+
+    alarms: tuple[str, ...] = ()
+    zonemd: str = ""
+    """Digest in the ZONEMD record, hexadecimal; empty if there is none."""
+
+    records: int = 0
+
+
+class Store:
+    """One state directory, held by one maintainer."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make or open *directory* and lock it; StoreFailed says what is in the way."""
+        self.directory = directory
+        self.tables = directory / "tables"
+        try:
+            for each in (directory, self.tables):
+                each.mkdir(mode=0o755, parents=True, exist_ok=True)  # the workers, without privilege, read tables
+            (directory / "zones").mkdir(mode=0o750, exist_ok=True)
+            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise StoreFailed(f"{error.filename or directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise StoreFailed(f"{directory}: another instance uses this state directory") from error
+        pattern = f"*{whole_file.SUFFIX}"  # of ours only: other roles may be writing in the same state directory
+        ledgers = directory.glob(f"ledger.json{pattern}")
+        for leftover in (*ledgers, *self.tables.rglob(pattern), *(directory / "zones").rglob(pattern)):
+            leftover.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self._lock)
+
+    def leave_in_child(self) -> None:
+        """Called in a forked child: the lock is its parent's alone."""
+        os.close(self._lock)
+
+    # The ledger.
+
+    def read_ledger(self) -> dict[str, Any]:
+        """What `write_ledger` wrote last; empty if nothing yet.  StoreFailed if it cannot be read."""
+        path = self.directory / "ledger.json"
+        try:
+            ledger = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StoreFailed(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise StoreFailed(f"{path}: damaged ({error}); move it away to start from the kept zones") from error
+        if not isinstance(ledger, dict):
+            raise StoreFailed(f"{path}: damaged (not an object); move it away to start from the kept zones")
+        return ledger
+
+    def write_ledger(self, ledger: dict[str, Any]) -> None:
+        """Replace the ledger; on disk when this returns."""
+        write_atomically(self.directory / "ledger.json", json.dumps(ledger, indent=1).encode() + b"\n")
+
+    # The journal.
+
+    def journal(self, at: str, event: str, **facts: Any) -> None:
+        """Append a decision; *at* is RFC 3339 in UTC.  On disk when this returns."""
+        path = self.directory / "journal.jsonl"
+        line = json.dumps({"at": at, "event": event, **facts}, default=str).encode() + b"\n"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                size = os.fstat(descriptor).st_size
+                if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                    line = b"\n" + line
+                os.write(descriptor, line)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if size > MAX_JOURNAL_OCTETS:
+                path.replace(path.with_suffix(".jsonl.1"))
+        except OSError as error:
+            raise StoreFailed(f"{path}: {error.strerror}") from error
+
+    # Versions of zones.
+
+    def put_version(self, zone: bytes, provenance: Provenance, text: bytes) -> Path:
+        """Keep a version of *zone*; on disk when this returns."""
+        directory = self._zone_directory(zone)
+        try:
+            directory.mkdir(mode=0o750, exist_ok=True)
+        except OSError as error:
+            raise StoreFailed(f"{directory}: {error.strerror}") from error
+        path = directory / f"{provenance.serial}.zone"
+        header = {**asdict(provenance), "sha256": hashlib.sha256(text).hexdigest()}
+        write_atomically(path, _HEADER + json.dumps(header).encode() + b"\n" + text)
+        return path
+
+    def version(self, zone: bytes, serial: int) -> tuple[Provenance, bytes]:
+        """A kept version: provenance and zone file.  VersionDamaged if it is not as it was written."""
+        path = self._zone_directory(zone) / f"{serial}.zone"
+        try:
+            header, _, text = path.read_bytes().partition(b"\n")
+        except OSError as error:
+            raise StoreFailed(f"{path}: {error.strerror}") from error
+        provenance, digest = _parse_header(path, header)
+        if hashlib.sha256(text).hexdigest() != digest or provenance.serial != serial:
+            raise VersionDamaged(f"{path}: its digest is wrong")
+        return provenance, text
+
+    def versions(self, zone: bytes) -> list[Provenance]:
+        """What is kept of *zone*, oldest received first; damaged ones are left out."""
+        found = []
+        for path in self._zone_directory(zone).glob("*.zone"):
+            with contextlib.suppress(OSError, VersionDamaged), path.open("rb") as stream:
+                found.append(_parse_header(path, stream.readline(1_000_000).rstrip(b"\n"))[0])
+        return sorted(found, key=lambda each: each.received_at)
+
+    def forget_version(self, zone: bytes, serial: int) -> None:
+        """Remove a kept version, if it is there."""
+        (self._zone_directory(zone) / f"{serial}.zone").unlink(missing_ok=True)
+
+    def _zone_directory(self, zone: bytes) -> Path:
+        name = to_text(zone).rstrip(".").lower() or "root"
+        return self.directory / "zones" / re.sub(r"[^a-z0-9.-]", lambda found: f"%{ord(found[0]):02x}", name)
+
+    # Answer tables.
+
+    def table(self, generation: int) -> Path:
+        """Where the answer table number *generation* is."""
+        return self.tables / f"{generation}.table"
+
+    def generations(self) -> Iterator[int]:
+        """The numbers of all answer tables that are there."""
+        for path in self.tables.glob("*.table"):
+            if path.stem.isdecimal():
+                yield int(path.stem)
+
+    def retire_tables(self, keep: set[int]) -> None:
+        """Remove all answer tables but *keep*; whoever has one mapped keeps it until he lets go."""
+        for generation in list(self.generations()):
+            if generation not in keep:
+                self.table(generation).unlink(missing_ok=True)
+
+
+def _parse_header(path: Path, header: bytes) -> tuple[Provenance, str]:
+    if not header.startswith(_HEADER):
+        raise VersionDamaged(f"{path}: has no provenance")
+    try:
+        record = json.loads(header[len(_HEADER) :])
+        digest = record.pop("sha256")
+        record["reasons"], record["alarms"] = tuple(record["reasons"]), tuple(record["alarms"])
+        return Provenance(**record), digest
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise VersionDamaged(f"{path}: its provenance cannot be read ({error})") from error
+
+
+def write_atomically(path: Path, octets: bytes, mode: int = 0o640) -> None:
+    """Put *octets* at *path*: after a crash there is the old file or the new one.  StoreFailed says what hinders."""
+    try:
+        whole_file.replace(path, octets, mode)
+    except OSError as error:
+        raise StoreFailed(f"{path}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""DNS messages as octets: names, RDATA, serials, EDNS, TSIG."""

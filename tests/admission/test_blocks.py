@@ -1,0 +1,137 @@
+import ipaddress
+import json
+from pathlib import Path
+
+import pytest
+
+from rootsrv.admission.blocks import Block, BlockRefused, Blocks, Matcher, parse_prefix, parse_seconds
+from rootsrv.page.layout import MAX_BLOCKS, Page
+
+SECOND = 10**9
+
+
+class Clock:
+    """CLOCK_BOOTTIME, as a test wants it."""
+
+    def __init__(self) -> None:
+        self.now = 1000 * SECOND
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    return Page.create(tmp_path / "page")
+
+
+def matcher(page: Page, clock: Clock) -> Matcher:
+    return Matcher(page.blocks(), clock())
+
+
+def packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+def test_sources_in_the_prefix_are_blocked_and_their_neighbours_are_not(page: Page, tmp_path: Path) -> None:
+    clock = Clock()
+    blocks = Blocks(page, tmp_path / "blocks.json", clock)
+    blocks.block("198.51.100.0/25", 60, "flood", "anna")
+    blocks.block("2001:db8:1::/48", 60, "flood", "anna")
+    blocks.block("203.0.113.7", 60, "flood", "anna")
+
+    found = matcher(page, clock)
+    blocked = ["198.51.100.0", "198.51.100.127", "203.0.113.7", "2001:db8:1::", "2001:db8:1:ffff::1"]
+    others = ["198.51.100.128", "198.51.99.255", "203.0.113.6", "2001:db8:2::", "2001:db8::", "::"]
+    assert [found.blocks(packed(each)) for each in blocked] == [True] * 5
+    assert [found.blocks(packed(each)) for each in others] == [False] * 6
+
+
+def test_every_block_ends_by_itself(page: Page, tmp_path: Path) -> None:
+    clock = Clock()
+    blocks = Blocks(page, tmp_path / "blocks.json", clock)
+    blocks.block("198.51.100.0/24", 60, "flood", "anna")
+    blocks.block("203.0.113.0/24", 10, "flood", "anna")
+    assert matcher(page, clock).next_end == clock.now + 10 * SECOND
+
+    clock.now += 10 * SECOND
+    assert not matcher(page, clock).blocks(packed("203.0.113.1"))
+    assert matcher(page, clock).blocks(packed("198.51.100.1"))
+    blocks.expire()
+    assert [each["prefix"] for each in blocks.as_document()["blocks"]] == ["198.51.100.0/24"]
+    assert len(page.blocks()) == 1
+
+
+def test_a_block_is_ended_by_hand(page: Page, tmp_path: Path) -> None:
+    clock = Clock()
+    blocks = Blocks(page, tmp_path / "blocks.json", clock)
+    blocks.block("198.51.100.0/24", 60, "flood", "anna")
+    changes = page.block_changes
+
+    blocks.unblock("198.51.100.0/24", "bert")
+
+    assert not matcher(page, clock)
+    assert page.block_changes == changes + 1
+    with pytest.raises(BlockRefused, match=r"198\.51\.100\.0/24: is not blocked"):
+        blocks.unblock("198.51.100.0/24", "bert")
+
+
+def test_blocks_outlive_the_process_but_not_the_machine(page: Page, tmp_path: Path) -> None:
+    clock = Clock()
+    Blocks(page, tmp_path / "blocks.json", clock).block("198.51.100.0/24", 60, "flood", "anna")
+
+    again = Blocks(page, tmp_path / "blocks.json", clock)
+    (told,) = again.as_document()["blocks"]
+    assert (told["reason"], told["who"], told["ends_in_seconds"]) == ("flood", "anna", 60)
+
+    fresh = Page.create(tmp_path / "page after a reboot")
+    assert Blocks(fresh, tmp_path / "blocks.json", clock).as_document() == {"blocks": []}
+    assert json.loads((tmp_path / "blocks.json").read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "said"),
+    [
+        ("198.51.100.0/7", "has host bits set"),
+        ("0.0.0.0/0", "wider than /8"),
+        ("2000::/3", "wider than /16"),
+        ("everybody", "does not appear to be an IPv4 or IPv6 network"),
+    ],
+)
+def test_prefixes_that_are_refused(prefix: str, said: str) -> None:
+    with pytest.raises(BlockRefused, match=said):
+        parse_prefix(prefix)
+
+
+@pytest.mark.parametrize("text", ["0s", "10", "m", "25h", "-1m", "1d", ""])
+def test_durations_that_are_refused(text: str) -> None:
+    with pytest.raises(BlockRefused, match="must be like 90s, 10m or 2h, and at most 24h"):
+        parse_seconds(text)
+
+
+def test_durations() -> None:
+    assert [parse_seconds(each) for each in ("90s", "10m", "24h")] == [90, 600, 86_400]
+
+
+def test_a_block_needs_a_reason_and_there_is_room_for_so_many(page: Page, tmp_path: Path) -> None:
+    blocks = Blocks(page, tmp_path / "blocks.json", Clock())
+    with pytest.raises(BlockRefused, match="a block needs a reason"):
+        blocks.block("198.51.100.0/24", 60, " ", "anna")
+    for number in range(MAX_BLOCKS):
+        blocks.block(f"10.0.{number}.0/24", 60, "flood", "anna")
+    with pytest.raises(BlockRefused, match=f"there are {MAX_BLOCKS} blocks already"):
+        blocks.block("198.51.100.0/24", 60, "flood", "anna")
+    assert len(page.blocks()) == MAX_BLOCKS
+
+
+def test_commands_answer_with_what_is_blocked_or_with_an_error(page: Page, tmp_path: Path) -> None:
+    commands = Blocks(page, tmp_path / "blocks.json", Clock()).commands()
+    told = commands["block"]({"prefix": "198.51.100.0/24", "seconds": 60, "reason": "flood", "who": "anna"})
+    assert told == commands["blocks"]({})
+    assert "error" in commands["block"]({"prefix": "198.51.100.0/24", "seconds": "soon", "reason": "flood"})
+    assert "error" in commands["unblock"]({"prefix": "203.0.113.0/24"})
+    assert commands["unblock"]({"prefix": "198.51.100.0/24"}) == {"blocks": []}
+
+
+def test_words_map_ipv4_into_ipv6() -> None:
+    assert Block("192.0.2.0/24", 5, "", "").words() == (0, 0xFFFF_C000_0200, 120, 5)

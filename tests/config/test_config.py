@@ -1,0 +1,118 @@
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootsrv.commands.parser import main
+from rootsrv.config import file as config_file
+from rootsrv.config import text
+from rootsrv.config.file import ConfigError
+from tests.needs import REPOSITORY
+
+EXAMPLE = REPOSITORY / "deploy" / "rootsrv.toml"
+ROOT = {"name": ".", "file": "root.zone", "trust_anchors": "anchor"}
+HOSTS = {"name": "root-servers.net.", "file": "hosts.zone", "validation": "none"}
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({"service": {"port": 0}}, "service.port: must be 1..65535, got 0"),
+        ({"service": {"port": "53"}}, "service.port: must be an integer, got a string ('53')"),
+        ({"service": {"port": True}}, "service.port: must be an integer, got true or false (True)"),
+        ({"service": {"prot": 53}}, "service.prot: unknown key (known: addresses, "),
+        ({"sevice": {}}, "sevice: unknown key (known: admin, "),
+        ({"service": []}, "service: must be a table, got an array ([])"),
+        ({"service": {"addresses": []}}, "service.addresses: at least one address is needed"),
+        ({"service": {"addresses": "::1"}}, "service.addresses: must be an array, got a string ('::1')"),
+        ({"service": {"addresses": ["x"]}}, "service.addresses: 'x' does not appear to be an IPv4 or IPv6 address"),
+        ({"service": {"addresses": ["::1", "::1"]}}, "service.addresses: an address is named twice"),
+        ({"service": {"addresses": ["0.0.0.0"]}}, "service.addresses: 0.0.0.0 is a wildcard"),
+        ({"service": {"addresses": ["::"]}}, "service.addresses: :: is a wildcard"),
+        ({"service": {"addresses": ["224.0.0.1"]}}, "service.addresses: 224.0.0.1 is a multicast address"),
+        ({"service": {"addresses": ["::ffff:192.0.2.1"]}}, "service.addresses: ::ffff:192.0.2.1: name the IPv4"),
+        ({"service": {"max_udp_response_octets": 511}}, "service.max_udp_response_octets: must be 512..4096, got 511"),
+        ({"identity": {"nsid": "x" * 129}}, "identity.nsid: at most 128 octets, got 129"),
+        ({"cookies": {"secret": "00"}}, "cookies.secret: must be 32 hexadecimal digits"),
+        ({"cookies": {"secret": "0" * 32, "previous_secrets": [""]}}, "cookies.previous_secrets: must be 32 hex"),
+        ({"cookies": {"secret": "0" * 32, "previous_secrets": ["1" * 32] * 4}}, "cookies.previous_secrets: at most 3"),
+        ({"cookies": {"previous_secrets": ["1" * 32]}}, "cookies.secret: is missing beside"),
+        ({"state": {"directory": ""}}, "state.directory: must not be empty"),
+        ({"zone": [{}]}, "zone[0].name: is missing"),
+        ({"zone": [{**ROOT, "name": "com"}]}, "zone.name: must be in lower case and end with a dot, got 'com'"),
+        ({"zone": [HOSTS]}, 'zone: the root is missing (name = ".")'),
+        ({"zone": [ROOT, ROOT]}, "zone: the root is configured twice"),
+        ({"zone": [ROOT, {**HOSTS, "name": "example."}]}, "zone[1].name: only the root and root-servers.net. are"),
+        ({"zone": [ROOT, HOSTS, HOSTS]}, "zone: the root and one zone of its host names, got 3 zones"),
+        ({"zone": [{**ROOT, "trust_anchors": ""}]}, "zone[0].trust_anchors: is missing"),
+        ({"zone": [{**ROOT, "zonemd": "maybe"}]}, "zone[0].zonemd: must be one of required, if-supported, off; got"),
+        ({"zone": [ROOT, {**HOSTS, "validation": "required"}]}, 'zone[1].validation: must be "none"'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_bad_value_is_an_error_that_names_the_key(document: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        config_file.read(document)
+
+    assert str(error.value).startswith(text)
+
+
+def test_a_private_root_has_its_own_host_zone() -> None:
+    private = {**ROOT, "private_root": True}
+
+    assert config_file.read({"zone": [private, {**HOSTS, "name": "hosts.lab."}]}).zone[1].name == "hosts.lab."
+
+
+def test_relative_paths_count_from_the_configuration_file(tmp_path: Path) -> None:
+    path = tmp_path / "rootsrv.toml"
+    path.write_text(
+        '[[zone]]\nname = "."\nfile = "root.zone"\ntrust_anchors = "/etc/anchor"\n[state]\ndirectory = "s"\n'
+    )
+
+    loaded = config_file.load(path)
+
+    assert loaded.zone[0].file == str(tmp_path / "root.zone")
+    assert loaded.zone[0].trust_anchors == "/etc/anchor"
+    assert loaded.state.directory == str(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [(b"[service", "rootsrv.toml: "), (b"\xff", "rootsrv.toml: "), (None, "rootsrv.toml: No such file or directory")],
+)
+def test_a_file_that_is_no_toml_is_an_error_that_names_it(
+    tmp_path: Path, octets: bytes | None, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rootsrv.toml"
+    if octets is not None:
+        path.write_bytes(octets)
+
+    assert main(["check-config", str(path)]) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_the_documented_example_is_valid_and_prints_back_as_what_it_means(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-config", str(EXAMPLE)]) == 0
+    printed = capsys.readouterr().out
+
+    assert config_file.read(tomllib.loads(printed)) == config_file.load(EXAMPLE)
+
+
+def test_secrets_are_not_printed() -> None:
+    secret = "0123456789abcdef" * 2
+    printed = text.to_toml(config_file.read({"cookies": {"secret": secret, "previous_secrets": [secret[::-1]]}}))
+
+    assert secret not in printed
+    assert secret[::-1] not in printed
+    assert "# secret is set and not shown" in printed
+
+
+def test_the_example_documents_every_key_of_the_sections_that_every_instance_has() -> None:
+    document = tomllib.loads(EXAMPLE.read_text())
+    effective = tomllib.loads(text.to_toml(config_file.load(EXAMPLE)))
+    for section in ("service", "identity", "cookies", "state"):
+        assert document[section].keys() == effective[section].keys(), section
+    assert document["zone"][0].keys() == effective["zone"][0].keys()

@@ -1,0 +1,328 @@
+"""The owner follows the shared page: workers first, and whatever goes wrong the kernel passes."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.demo.signed import generate_root, generate_successor
+from rootsrv.fastpath import owner as owner_module
+from rootsrv.fastpath import staging
+from rootsrv.fastpath.attachment import FoundInterface
+from rootsrv.fastpath.layout import constant
+from rootsrv.fastpath.owner import FastPath
+from rootsrv.fastpath.program import FastPathUnavailable, Interface
+from rootsrv.page.layout import Page
+from tests.fastpath.conftest import DAY, NOW, SERVICE, SETTINGS, compiled, require_program
+
+ORPHAN_SECONDS = 60.0
+
+
+@dataclass
+class Followed:
+    """A fast path that is attached nowhere, and the page that it follows."""
+
+    page: Page
+    fastpath: FastPath
+    tables: dict[int, AnswerTable] = field(default_factory=dict)
+
+    def follow(self) -> None:
+        asyncio.run(self.fastpath.follow())
+
+    def workers(self, *active: int) -> None:
+        """So many workers, each answering from the given generation."""
+        self.page.workers = len(active)
+        for number, generation in enumerate(active):
+            self.page.worker(number).pid = 1000 + number
+            self.page.worker(number).active = generation
+
+    def lease(self, seconds: float) -> int:
+        until = boottime() + int(seconds * 1e9)
+        for zone in (0, 1):
+            self.page.set_deadline(zone, until)
+        return until
+
+    def serial(self) -> int:
+        """Of the table that the kernel answers from; 0 = it passes everything."""
+        status = self.fastpath.status()
+        if not any(status["answer_until_seconds"]):
+            return 0
+        serial: int = status["serials"][0]
+        return serial
+
+
+def boottime() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@pytest.fixture(scope="module")
+def versions() -> list[AnswerTable]:
+    first = generate_root(inception=NOW - DAY, expiration=NOW + 13 * DAY, seed=11, tlds=40, algorithm=13, serial=100)
+    return [compiled(first), compiled(generate_successor(first, serial=101))]
+
+
+@pytest.fixture
+def followed(tmp_path: Path, versions: list[AnswerTable]) -> Iterator[Followed]:
+    require_program()
+    tables = {1: versions[0], 2: versions[1]}
+
+    def open_table(generation: int) -> AnswerTable:
+        if generation not in tables:
+            raise TableUnusable(f"no table {generation}")
+        return tables[generation]
+
+    page = Page.create(tmp_path / "page")
+    fastpath = FastPath(
+        FastPathConfig(interfaces=("lo",), orphan_seconds=ORPHAN_SECONDS),
+        addresses=tuple(SERVICE.values()), port=53, responses=SETTINGS, page=page, open_table=open_table,
+    )  # fmt: skip
+    fastpath.program = fastpath._load()
+    fastpath.program.set_interfaces([])
+    made = Followed(page, fastpath, tables)
+    made.lease(3600)
+    yield made
+    fastpath.close()
+
+
+def test_what_is_staged_is_tested_and_does_not_answer(followed: Followed) -> None:
+    followed.page.staged = 1
+    followed.follow()
+
+    status = followed.fastpath.status()
+    assert status["staged"] == 1
+    assert "all rightly" in status["self_tests"]["1"]
+    assert followed.serial() == 0
+
+
+def test_the_kernel_flips_when_the_last_worker_has(followed: Followed) -> None:
+    followed.page.active = 1
+    followed.workers(0, 0)
+    followed.follow()
+    assert followed.serial() == 0
+    followed.workers(1, 1)
+    followed.follow()
+    assert followed.serial() == 100
+
+    followed.page.staged = 2
+    followed.follow()
+    followed.page.active = 2
+    for active in ((1, 1), (2, 1)):
+        followed.workers(*active)
+        followed.follow()
+        assert followed.serial() == 100
+    followed.workers(2, 2)
+    followed.follow()
+    assert followed.serial() == 101
+
+
+def test_a_worker_without_a_process_holds_nothing_up(followed: Followed) -> None:
+    followed.page.active = 1
+    followed.workers(1, 0)
+    followed.page.worker(1).pid = 0
+    followed.follow()
+    assert followed.serial() == 100
+
+
+def test_the_kernel_answers_until_the_lease_ends_and_no_longer_than_it_may_without_an_owner(followed: Followed) -> None:
+    followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    assert followed.fastpath.program is not None
+    assert all(each <= boottime() + ORPHAN_SECONDS * 1e9 for each in followed.fastpath.program.answer_until())
+
+    until = followed.lease(20)
+    followed.follow()
+    assert followed.fastpath.program.answer_until() == (until, until)
+
+
+def test_an_old_table_is_not_renewed_with_the_leases_of_a_new_one(followed: Followed) -> None:
+    followed.page.active = 1
+    followed.workers(1)
+    until = followed.lease(5)
+    followed.follow()
+    followed.page.active = 2
+    followed.lease(3600)
+    followed.follow()  # the worker has not flipped yet
+
+    assert followed.fastpath.program is not None
+    assert followed.serial() == 100
+    assert followed.fastpath.program.answer_until() == (until, until)
+
+
+def test_silenced_it_passes_everything_and_comes_back(followed: Followed) -> None:
+    followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    followed.page.silenced = True
+    followed.follow()
+    assert followed.serial() == 0
+    assert followed.fastpath.probe()["state"] == "off"
+    followed.page.silenced = False
+    followed.follow()
+    assert followed.serial() == 100
+
+
+def test_a_table_that_cannot_be_had_is_left_to_the_workers_and_the_next_one_is_taken(followed: Followed) -> None:
+    followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    followed.page.active = 7
+    followed.workers(7)
+    followed.follow()
+    assert followed.serial() == 0
+    assert followed.fastpath.status()["active"] == 0
+
+    followed.page.active = 2
+    followed.workers(2)
+    followed.follow()
+    assert followed.serial() == 101
+
+
+def test_a_failed_self_test_keeps_the_kernel_from_answering(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = staging.SelfTest(5, 5, "a difference")
+    monkeypatch.setattr(staging, "run_self_test", lambda *_, **__: wrong)
+    followed.page.staged = followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    assert followed.serial() == 0
+    assert "a difference" in followed.fastpath.status()["self_tests"]["1"]
+
+
+def test_a_damaged_copy_fails_its_self_test_and_the_table_before_it_goes_on(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    program = followed.fastpath.program
+    assert program is not None
+    stage = program.stage
+
+    def damage(table: AnswerTable) -> int:
+        generation = stage(table)
+        # One bit in the kernel's copy, in the signed answer for a type that the apex does not have.
+        start = generation * (constant("TABLE_ROOM") + constant("TABLE_SLACK"))
+        at = bytes(table.octets).index(table.answer(next(table.owners()).nodata[1]).body)
+        program._tables[start + at + 20] ^= 1
+        return generation
+
+    monkeypatch.setattr(program, "stage", damage)
+    followed.page.staged = 2
+    followed.follow()
+
+    status = followed.fastpath.status()
+    assert status["self_tests"]["2"].startswith("wrong: the response to")
+    assert (status["staged"], status["active"], followed.serial()) == (0, 1, 100)
+    followed.page.staged = 0  # the switchover is void
+    followed.follow()
+    assert followed.serial() == 100
+
+
+def test_an_unexpected_error_detaches_and_is_tried_again(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = asyncio.Event()
+    tried = []
+
+    async def fail(now: float) -> None:
+        tried.append(now)
+        if len(tried) == 2:
+            stop.set()
+        raise RuntimeError("netlink has errors of its own")
+
+    monkeypatch.setattr(owner_module, "DUTY_SECONDS", 0.0)
+    monkeypatch.setattr(followed.fastpath, "_do_duties", fail)
+    asyncio.run(followed.fastpath.run(stop))
+    assert len(tried) == 2
+
+
+def test_a_restart_of_the_owner_begins_with_what_is_active(followed: Followed) -> None:
+    followed.page.active = 2
+    followed.workers(2)
+    followed.follow()
+    assert followed.serial() == 101
+
+
+def test_what_is_attached_is_noted_until_the_end(followed: Followed, tmp_path: Path) -> None:
+    note = tmp_path / "fastpath.json"
+    note.write_text("[7, 8]")
+    config = FastPathConfig(interfaces=("lo",))
+    fastpath = FastPath(
+        config, addresses=(), port=53, responses=SETTINGS, page=followed.page, open_table=lambda _: followed.tables[1],
+        note=note,
+    )  # fmt: skip
+    assert fastpath._left_behind == {7, 8}
+    fastpath._take_note()
+    assert note.read_text() == "[7, 8]"
+    fastpath.close()
+    assert not note.exists()
+
+
+def hooks(mode: str, **facts: object) -> list[str]:
+    config = FastPathConfig(mode=mode, interfaces=("x",))  # type: ignore[arg-type]
+    fastpath = FastPath(
+        config,
+        addresses=(),
+        port=53,
+        responses=SETTINGS,
+        page=Page.create(_scratch / "page"),
+        open_table=lambda _: None,
+    )  # type: ignore[arg-type]
+    kernel = Interface(5, 1500, bytes(6), virtual=False, loopback=False)
+    described = {"name": "x", "kernel": kernel, "kind": "", "driver": "ice", "is_loopback": False} | facts
+    found: list[str] = list(fastpath._hooks(FoundInterface(**described), []))  # type: ignore[arg-type]
+    return found
+
+
+_scratch = Path()
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path) -> None:
+    globals()["_scratch"] = tmp_path
+
+
+def test_the_order_of_hooks() -> None:
+    assert hooks("auto") == ["xdp", "tcx", "clsact"]
+    assert hooks("auto", is_loopback=True) == hooks("auto", kind="veth") == ["tcx", "clsact"]
+    assert hooks("xdp", kind="veth") == ["xdp"]
+    assert hooks("tc") == ["tcx", "clsact"]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (FastPathConfig(mode="off", interfaces=("lo",)), "mode = off"),
+        (FastPathConfig(), "no interfaces are configured"),
+    ],
+)
+def test_off_is_off_and_says_why(tmp_path: Path, config: FastPathConfig, reason: str) -> None:
+    fastpath = FastPath(
+        config, addresses=("127.0.0.1",), port=53, responses=SETTINGS, page=Page.create(tmp_path / "page"),
+        open_table=lambda _: pytest.fail("nothing is to be opened"),
+    )  # fmt: skip
+    asyncio.run(fastpath.run(asyncio.Event()))
+    assert reason in fastpath.status()["unavailable"]
+
+
+def test_without_a_built_program_the_server_runs_without_it_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_built() -> bytes:
+        raise FastPathUnavailable("the BPF program is not built (make bpf, which needs clang and libbpf-dev)")
+
+    monkeypatch.setattr("rootsrv.fastpath.program.built_object", not_built)
+    fastpath = FastPath(
+        FastPathConfig(interfaces=("lo",)), addresses=("127.0.0.1",), port=53, responses=SETTINGS,
+        page=Page.create(tmp_path / "page"), open_table=lambda _: pytest.fail("nothing is to be opened"),
+    )  # fmt: skip
+
+    asyncio.run(fastpath._do_duties(0.0))
+    asyncio.run(fastpath.follow())
+
+    assert "make bpf" in fastpath.status()["unavailable"]

@@ -1,0 +1,180 @@
+"""Whatever a client does to it, the next one is answered."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from rootsrv.http import server
+from rootsrv.http.server import CannotListen, HttpServer, Request, Response
+
+BODY = b"good\n"
+LARGE = bytes(20_000_000)
+
+
+async def good(request: Request) -> Response:
+    return Response(BODY, "text/plain")
+
+
+async def large(request: Request) -> Response:
+    return Response(LARGE, "text/plain")
+
+
+async def faulty(request: Request) -> Response:
+    raise RuntimeError("ours")
+
+
+Test = Callable[[int], Coroutine[Any, Any, None]]
+
+
+def serving(test: Test) -> None:
+    """Run *test* with the port of a server."""
+
+    async def run() -> None:
+        server = HttpServer({"/": good, "/large": large, "/faulty": faulty})
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.2", 0))
+            port = probe.getsockname()[1]
+        await server.listen(("127.0.0.2",), port)
+        try:
+            async with asyncio.timeout(30):
+                await test(port)
+        finally:
+            server.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+async def exchange(port: int, octets: bytes) -> bytes:
+    """All that comes back for *octets*."""
+    reader, writer = await asyncio.open_connection("127.0.0.2", port)
+    try:
+        writer.write(octets)
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+GOOD_REQUEST = b"GET / HTTP/1.1\r\nHost: admin\r\n\r\n"
+
+
+async def assert_still_answering(port: int) -> None:
+    response = await exchange(port, GOOD_REQUEST)
+    assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert response.endswith(BODY)
+
+
+@pytest.mark.parametrize(
+    ("request_octets", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 200),
+        (b"GET /?refresh=1 HTTP/1.0\r\nAccept: */*\r\n\r\n", 200),
+        (b"GET /../../etc/passwd HTTP/1.1\r\n\r\n", 404),
+        (b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\n\r\n", 404),
+        (b"GET //etc/passwd HTTP/1.1\r\n\r\n", 404),
+        (b"GET http://elsewhere/ HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT elsewhere:443 HTTP/1.1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 405),
+        (b"DELETE /metrics HTTP/1.1\r\n\r\n", 405),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n folded: line\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+        (b"\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nA: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"A: b\r\n" * 100_000, 431),
+        (b"GET /faulty HTTP/1.1\r\n\r\n", 500),
+    ],
+)
+def test_each_request_gets_its_status_and_the_next_is_answered(request_octets: bytes, status: int) -> None:
+    async def test(port: int) -> None:
+        response = await exchange(port, request_octets)
+        assert response.startswith(f"HTTP/1.1 {status} ".encode())
+        await assert_still_answering(port)
+
+    serving(test)
+
+
+def test_head_gets_the_headers_alone() -> None:
+    async def test(port: int) -> None:
+        head = await exchange(port, b"HEAD / HTTP/1.1\r\n\r\n")
+        assert f"Content-Length: {len(BODY)}".encode() in head
+        assert head.endswith(b"\r\n\r\n")
+
+    serving(test)
+
+
+def test_a_head_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+
+    async def test(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.2", port)
+        writer.write(b"GET / HTTP/1.1\r\n")
+        answer = asyncio.create_task(reader.read())
+        with contextlib.suppress(ConnectionError):
+            while not answer.done():  # an octet at a time, for ever
+                writer.write(b"A")
+                await asyncio.sleep(0.01)
+        assert (await answer).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        await assert_still_answering(port)
+
+    serving(test)
+
+
+def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SEND_SECONDS", 0.2)
+
+    async def test(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.2", port, limit=1024)
+        writer.write(b"GET /large HTTP/1.1\r\n\r\n")
+        await assert_still_answering(port)
+        received = 0
+        await asyncio.sleep(0.5)
+        with contextlib.suppress(ConnectionError):
+            while octets := await reader.read(1 << 20):
+                received += len(octets)
+        assert received < len(LARGE)
+        writer.close()
+        await assert_still_answering(port)
+
+    serving(test)
+
+
+def test_over_the_limit_of_connections_the_oldest_goes() -> None:
+    async def test(port: int) -> None:
+        idle = [await asyncio.open_connection("127.0.0.2", port) for _ in range(server.MAX_CONNECTIONS)]
+        await assert_still_answering(port)
+
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(idle[0][0].read(), 2) == b""
+        idle[-1][1].write(GOOD_REQUEST)
+        assert (await idle[-1][0].read()).endswith(BODY)
+        for _, writer in idle:
+            writer.close()
+
+    serving(test)
+
+
+def test_a_flood_of_connections_that_ask_nothing_leaves_it_answering() -> None:
+    async def test(port: int) -> None:
+        for _ in range(10):
+            flood = [await asyncio.open_connection("127.0.0.2", port) for _ in range(50)]
+            await assert_still_answering(port)
+            for _, writer in flood:
+                writer.close()
+
+    serving(test)
+
+
+def test_an_address_that_cannot_be_bound_is_named() -> None:
+    async def run() -> None:
+        with pytest.raises(CannotListen, match=r"report\.addresses: 192\.0\.2\.1 port 9353: "):
+            await HttpServer({}).listen(("192.0.2.1",), 9353)
+
+    asyncio.run(run())

@@ -1,0 +1,53 @@
+"""A file is replaced whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rootsrv.process import whole_file
+
+
+@pytest.mark.parametrize("octets", [b"", b"new", b"x" * 3_000_000])
+def test_the_new_content_stands_alone_in_the_place_of_the_old(tmp_path: Path, octets: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    whole_file.replace(path, octets)
+
+    assert path.read_bytes() == octets
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "fchmod"])
+def test_the_old_content_stays_when_the_new_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def disk_full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        whole_file.replace(path, b"new", 0o640)
+
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_mode_is_as_asked_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        whole_file.replace(tmp_path / "asked", b"", 0o644)
+        whole_file.replace(tmp_path / "usual", b"")
+    finally:
+        os.umask(before)
+
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("asked", "usual")] == [0o644, 0o600]
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent"):
+        whole_file.replace(tmp_path / "absent" / "file", b"")
