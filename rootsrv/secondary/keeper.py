@@ -20,11 +20,25 @@ from rootsrv.zone.refresh import AskSerial, Fetch, Refresh, Timers
 from rootsrv.zone.transfer import TransferFailed
 
 
+class PrimaryStale(TransferFailed):
+    """The primary's own lease on the zone is all but over (RFC 7314): another one may have it fresh."""
+
+
 def _newest_first(one: "Delivery", other: "Delivery") -> int:
     return -1 if serial_is_newer(one.candidate.serial, other.candidate.serial) else 1
 
 
 _NEWEST_FIRST = functools.cmp_to_key(_newest_first)
+
+
+def _staleness(soa: Soa, expire_seconds: int | None) -> str:
+    """Why a primary that says EXPIRE *expire_seconds* of a zone is not to be relied on; empty if it is.
+
+    Whoever has less left than one refresh has not been able to refresh for long, or says so without being authentic.
+    """
+    if expire_seconds is None or expire_seconds >= min(soa.refresh, soa.expire):
+        return ""
+    return f"EXPIRE of {expire_seconds} s, less than one refresh of the zone ({soa.refresh} s)"
 
 
 @dataclass
@@ -96,6 +110,16 @@ class ZoneKeeper:
         self.known_since: float | None = None
         """CLOCK_BOOTTIME since when a newer serial than the one in service has been known."""
 
+        self.timer_of: ZoneKeeper = self
+        """The zone whose SOA says how long one refresh is, in `lease_fault`; a signed one if this one is not."""
+
+        self.expired = False
+        """Whether the lease of what is in service was over when `watch_lease` looked last."""
+
+        self._ask_again = 0.0
+        self._told_expire: dict[str, tuple[int, int]] = {}
+        """By primary: the serial in its SOA and the EXPIRE that came with it, for transfers that come without."""
+
         self.floor: int | None = None
         """The newest serial that was ever served; nothing older will be."""
 
@@ -145,26 +169,83 @@ class ZoneKeeper:
 
     def notified(self, primary: str, serial: int | None) -> None:
         """An authenticated NOTIFY from *primary*."""
-        self.refresh.notified(primary, serial, self.boottime())
+        self.refresh.notified(primary, serial, self.boottime(), expired=self.is_over())
         self.note_known()
         self.wake()
 
     def accept(self, delivery: Delivery, signatures_until: float | None, alarms: tuple[str, ...]) -> Version:
         """A delivery verified and is on its way into service."""
         candidate = delivery.candidate
-        duration = float(min(candidate.expire_seconds, candidate.contents.soa.expire))
-        if self.max_serve_seconds:
-            duration = min(duration, self.max_serve_seconds)
-        confirmed = delivery.confirmed_boottime
-        lease = Lease(candidate.serial, self.clock.wall(confirmed), confirmed, duration, signatures_until)
+        lease = self._lease_of(delivery, signatures_until)
         self.scheduled = Version(candidate.contents, lease, candidate.source, candidate.how, alarms)
         newest = self.refresh.serial
         if newest is None or newest == candidate.serial or serial_is_newer(candidate.serial, newest):
-            self.refresh.accepted(candidate.serial, self._timers(candidate.contents.soa), self.boottime())
+            now = self.boottime()
+            self.refresh.accepted(candidate.serial, self._timers(candidate.contents.soa), now)
+            # A primary with little left gives little: all are asked again before half of that is gone.
+            half = (lease.confirmed_boottime + lease.duration_seconds - now) / 2
+            self.refresh.next_refresh = min(self.refresh.next_refresh, now + max(half, 0.0))
         self.held.pop(candidate.serial, None)
         self.last_rejection = ""
         self.wake()
         return self.scheduled
+
+    def _lease_of(self, delivery: Delivery, signatures_until: float | None) -> Lease:
+        """The lease that *delivery* would be served on."""
+        candidate = delivery.candidate
+        duration = float(min(candidate.expire_seconds, candidate.contents.soa.expire))
+        if self.max_serve_seconds:
+            duration = min(duration, self.max_serve_seconds)
+        confirmed = delivery.confirmed_boottime
+        return Lease(candidate.serial, self.clock.wall(confirmed), confirmed, duration, signatures_until)
+
+    def lease_fault(self, delivery: Delivery, signatures_until: float | None = None) -> str:
+        """Why *delivery* must not take the place of what is in service: its lease; empty if that is good enough.
+
+        A zone is as genuine as its signatures, but how long it may be served can depend on what nobody signed: EXPIRE
+        of a primary without key, the SOA of an unsigned zone.  So nothing goes into service on a lease that is over,
+        or that is shorter than both what is left of the present one and one refresh.
+        """
+        serving, now = self.serving, self.boottime()
+        if serving is not None and serving.serial == delivery.candidate.serial:
+            return ""
+        new = self._lease_of(delivery, signatures_until).deadline(self.clock, now) - now
+        if new <= 0:
+            return "its lease is over (SOA expire, EXPIRE of the primary or the end of signatures)"
+        if serving is None:
+            return ""
+        left = (self.deadline() or 0.0) - now
+        timer = self.timer_of.serving or serving
+        if new < min(left, timer.contents.soa.refresh):
+            return f"its lease would end in {new:.0f} s, that of {serving.serial} in {left:.0f} s"
+        return ""
+
+    def is_over(self) -> bool:
+        """Whether something is in service whose lease is over."""
+        deadline = self.deadline()
+        return deadline is not None and deadline <= self.boottime()
+
+    def watch_lease(self) -> None:
+        """Called every second: the end of a lease is told, and all primaries are asked at once, and every retry."""
+        over, now = self.is_over(), self.boottime()
+        if over and now >= (self._ask_again if self.expired else now):
+            self._ask_again = now + self.refresh.timers.retry
+            self.refresh.demand(now)
+            self.wake()
+        if over is self.expired or self.serving is None:
+            return
+        self.expired = over
+        if not over:
+            log.event("lease renewed", zone=self.name, serial=self.serving.serial)
+            return
+        lease = self.serving.lease
+        until = lease.signatures_until
+        reason = self.distrusted or (
+            "its signatures have ended"
+            if until is not None and until <= self.clock.wall(now)
+            else "no primary has confirmed it in time"
+        )
+        log.alarm("lease over", zone=self.name, serial=self.serving.serial, answers="SERVFAIL", reason=reason)
 
     def activated(self) -> None:
         """What was scheduled is in service now."""
@@ -296,6 +377,13 @@ class ZoneKeeper:
 
     def _answered(self, refresh: Refresh, source: ZoneSource, answer: SerialAnswer) -> None:
         self.counters["refreshes"] += 1
+        if answer.expire_seconds is not None:
+            self._told_expire[source.name] = answer.serial, answer.expire_seconds
+        newest = self.newest if answer.serial == refresh.serial else None
+        if newest is not None and (stale := _staleness(newest.contents.soa, answer.expire_seconds)):
+            self._failed(refresh, source, PrimaryStale(stale))
+            refresh.ask_others(source.name)
+            return
         if refresh.answered(source.name, answer.serial, self.boottime()):
             self.confirm(answer.expire_seconds)
         elif refresh.serial is not None and serial_is_newer(refresh.serial, answer.serial):
@@ -306,26 +394,38 @@ class ZoneKeeper:
         now = self.boottime()
         serial, contents = transferred.serial, transferred.contents
         ours = refresh.serial
-        refresh.delivered(source.name, serial, now)
+        expire = transferred.expire_seconds
+        if expire is None and self._told_expire.get(source.name, (None, 0))[0] == serial:
+            expire = self._told_expire[source.name][1]
         self.counters["transfers"] += 1
         self.counters["transfer_octets"] += transferred.octets
         log.event("zone received", **describe(self.policy.apex, transferred), primary=source.name, at=source.where)
         self.received, self.received_boottime = serial, now
+        about = contents if contents is not None or self.newest is None else self.newest.contents
+        stale = _staleness(about.soa, expire) if about is not None else ""
+        if stale:
+            self._failed(refresh, source, PrimaryStale(stale))
+            refresh.ask_others(source.name)
+            left = 0.0 if self.serving is None else (self.deadline() or 0.0) - now
+            if expire is None or expire <= left:
+                self.note_known()
+                return
+            # Better than what we have, and than silence; the others are asked all the same.
+        else:
+            refresh.delivered(source.name, serial, now)
         if serial == ours:
-            self._same_again(source, transferred)
+            self._same_again(source, transferred, expire)
         elif contents is not None and (ours is None or serial_is_newer(serial, ours)):
-            expire = contents.soa.expire
-            if transferred.expire_seconds is not None:
-                expire = min(expire, transferred.expire_seconds)
+            seconds = contents.soa.expire if expire is None else min(contents.soa.expire, expire)
             wall = self.clock.wall(now)
-            candidate = Candidate(contents, source.name, transferred.how, wall, expire, source.authenticated)
+            candidate = Candidate(contents, source.name, transferred.how, wall, seconds, source.authenticated)
             self.deliver(Delivery(candidate, source.name, now))
         self.note_known()
 
-    def _same_again(self, source: ZoneSource, transferred: Transferred) -> None:
+    def _same_again(self, source: ZoneSource, transferred: Transferred, expire_seconds: int | None) -> None:
         newest = self.newest
         if transferred.contents is None or newest is None or transferred.contents.rrsets == newest.contents.rrsets:
-            self.confirm(transferred.expire_seconds)
+            self.confirm(expire_seconds)
             return
         # RFC 1982 leaves no way to say which is right; two zones of one serial are a publisher's mistake.
         self.last_rejection = f"{transferred.serial} from {source.name}: other contents under the serial in service"

@@ -98,6 +98,7 @@ class Maintainer:
         self.zones.grant()
         self.zones.switchover.watch()
         for keeper in self.zones.keepers.values():
+            keeper.watch_lease()
             keeper.note_known()
             self._end_hold(keeper)
         if self.zones.boottime() - self.zones.last_written > LAST_SEEN_SECONDS:

@@ -63,7 +63,10 @@ class Pipeline:
         if keeper.serving is not None and not serial_is_newer(serial, keeper.serving.serial):
             return
         if keeper.floor is not None and serial_is_newer(keeper.floor, serial):
-            keeper.reject(delivery, f"older than {keeper.floor}, which was served before")
+            self._refuse(keeper, delivery, f"older than {keeper.floor}, which was served before")
+            return
+        if fault := keeper.lease_fault(delivery):
+            self._refuse(keeper, delivery, fault)
             return
         if keeper is self.zones.hosts and self.zones.root.serving is None:
             keeper.waiting = delivery
@@ -115,16 +118,7 @@ class Pipeline:
     async def prepare_and_activate(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
         generation = 1 + max([self.zones.ledger.generation, self.zones.page.active, *self.zones.store.generations()])
         root = delivery if keeper is self.zones.root else None
-        hosts = delivery if keeper is self.zones.hosts else None
-        if root is not None and self.zones.hosts is not None and self.zones.hosts.waiting is not None:
-            hosts = self.zones.hosts.waiting
-        elif (
-            root is not None
-            and self.zones.hosts is not None
-            and self.zones.hosts.serving is None
-            and self.zones.hosts.deliveries
-        ):
-            hosts = self.zones.hosts.deliveries.pop(0)
+        hosts = delivery if keeper is self.zones.hosts else self._waiting_hosts()
         preparation = self.preparation(root, hosts, generation=generation)
         began = time.monotonic()
         prepared = await in_child(preparation.run, self.zones.store)
@@ -151,10 +145,38 @@ class Pipeline:
         if prepared.void:
             self._void(accepted, generation, prepared.void)
             return
+        new_root = prepared.root if root is not None else None
+        if root is not None and new_root and (fault := self.zones.root.lease_fault(root, new_root.signatures_until)):
+            self._refuse(self.zones.root, root, fault)
+            if self.zones.hosts and hosts is not None:
+                self.zones.hosts.waiting = hosts
+            self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+            return
         # A root whose hosts do not fit it was approved by a human: it goes on without them.
         if self.zones.hosts and hosts is not None and prepared.hosts is None:
             self.zones.hosts.waiting = hosts
         await self._activate(accepted, generation, prepared, at_once=at_once)
+
+    def _refuse(self, keeper: ZoneKeeper, delivery: Delivery, reason: str) -> None:
+        """Not for what the zone is but for what is in service, or was."""
+        candidate = delivery.candidate
+        log.alarm("zone refused", zone=keeper.name, serial=candidate.serial, source=candidate.source, reason=reason)
+        self.zones.journal("zone refused", zone=keeper.name, serial=candidate.serial, reason=reason)
+        keeper.reject(delivery, reason)
+
+    def _waiting_hosts(self) -> Delivery | None:
+        """The zone of the hosts that a new root may bring into service with it."""
+        keeper = self.zones.hosts
+        if keeper is None:
+            return None
+        if keeper.waiting is not None and (fault := keeper.lease_fault(keeper.waiting)):
+            self._refuse(keeper, keeper.waiting, fault)
+            keeper.waiting = None
+        if keeper.waiting is not None:
+            return keeper.waiting
+        if keeper.serving is None and keeper.deliveries and not keeper.lease_fault(keeper.deliveries[0]):
+            return keeper.deliveries.pop(0)
+        return None
 
     def _note_verdict(
         self, keeper: ZoneKeeper, delivery: Delivery, verdict: Verdict, took: int, prepared: Prepared

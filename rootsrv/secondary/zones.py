@@ -55,6 +55,8 @@ class Zones:
         self.keepers = {zone.name: self._keeper(zone) for zone in config.zone}
         self.root = next(iter(self.keepers.values()))
         self.hosts = next((each for each in self.keepers.values() if each is not self.root), None)
+        if self.hosts is not None:
+            self.hosts.timer_of = self.root  # whose SOA is signed
         self.has_hosts = False
         """Whether the table in service answers for the zone of the hosts."""
 

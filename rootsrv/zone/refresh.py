@@ -122,9 +122,14 @@ class Refresh:
 
     # What happened.
 
-    def notified(self, primary: str, serial: int | None, now: float) -> None:
-        """A NOTIFY that was authenticated as *primary*'s; *serial* if it carried the SOA (RFC 1996 §3.7)."""
+    def notified(self, primary: str, serial: int | None, now: float, *, expired: bool = False) -> None:
+        """A NOTIFY that was authenticated as *primary*'s; *serial* if it carried the SOA (RFC 1996 §3.7).
+
+        *expired*: what we hold must not be answered from until it is confirmed, so that our own serial is news too.
+        """
         peer = self.primaries[primary]
+        if expired and serial in (None, self.serial):
+            serial, peer.not_before = None, now
         if serial is not None:
             if not self._wanted(serial):
                 return
@@ -140,6 +145,11 @@ class Refresh:
         for peer in self.primaries.values():
             peer.not_before = now
         self.next_refresh = now
+
+    def ask_others(self, primary: str) -> None:
+        """*primary* is no use at present: ask the SOA of all others, those in back-off when that is over."""
+        for peer in self.primaries.values():
+            peer.due |= peer.name != primary
 
     def answered(self, primary: str, serial: int, now: float) -> bool:
         """*primary* named *serial* in its SOA; True = it confirms that what we hold is current."""

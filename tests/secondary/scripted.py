@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import dns.edns
 import dns.message
 import dns.name
 import dns.rcode
@@ -58,6 +59,9 @@ class ScriptedPrimary:
         self.send: Send = send_all
         self.differences: list[Record] = []
         """The records of its answer to IXFR; empty = the whole zone."""
+
+        self.expire: int | None = None
+        """The EXPIRE option (RFC 7314) in all its answers, seconds."""
 
         self.raw: Callable[[int], bytes] | None = None
         """Makes its answer to a transfer request, without TSIG, from the id of the request."""
@@ -129,6 +133,8 @@ class ScriptedPrimary:
                 response = dns.message.make_response(query)
                 response.set_rcode(dns.rcode.Rcode(rcode))
                 response.flags |= 0x0400
+                if self.expire is not None:
+                    response.use_edns(options=[dns.edns.GenericOption(9, struct.pack("!I", self.expire))])
                 response.answer = [_rrset(record) for record in chunk]
                 if self.key is None:
                     response.tsig, response.want_tsig_sign = None, False

@@ -21,7 +21,7 @@ from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.contents import ZoneContents
 from tests.secondary import versions
-from tests.secondary.maintained import SMALL_LIMITS, Maintained, maintained
+from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
 from tests.secondary.versions import FIRST, version
 
@@ -238,16 +238,16 @@ def test_kill_9_at_sixty_random_instants_leaves_the_old_zone_or_the_new(tmp_path
 
 @pytest.fixture
 def expiring(tmp_path: Path) -> Iterator[tuple[Maintained, ScriptedPrimary]]:
-    """An instance in service with a zone whose signatures are over in a few seconds."""
-    limits = SMALL_LIMITS + "\n[hold]\nsignatures_left_seconds = 0\n"
-    with scripted(version(FIRST)) as primary:
-        with maintained(tmp_path, primary_section(primary, "scripted"), limits=limits) as instance:
-            instance.wait_for_serial(FIRST)
-            serial = FIRST
-            while instance.zone()["served"] == FIRST:  # a busy machine may take longer than they last
+    """An instance whose first zone has signatures that are over in a few seconds."""
+    with scripted(version(FIRST - 1)) as primary:
+        primary.rcode = dns.rcode.REFUSED
+        with maintained(tmp_path, primary_section(primary, "scripted")) as instance:
+            instance.wait(instance.status, "up")
+            serial = FIRST - 1
+            while instance.zone()["served"] is None:  # a busy machine may take longer than they last
                 serial += 1
                 assert serial < FIRST + 6, instance.log
-                primary.publish(version(serial, expiration=time.time() + 3 * (serial - FIRST)))
+                primary.publish(version(serial, expiration=time.time() + 3 * (serial - FIRST + 1)))
                 instance.notify()
                 instance.wait(lambda serial=serial: _is_settled(instance, serial), "settled")
             yield instance, primary

@@ -42,6 +42,20 @@ def test_a_notify_of_what_we_have_asks_nobody() -> None:
     assert refresh.decide(10) == []
 
 
+def test_a_notify_of_what_we_have_asks_while_it_must_not_be_answered_from_back_off_or_not() -> None:
+    for serial in (SERIAL, None):
+        refresh = zone_in_service("a")
+        refresh.failed("a", "timed out", 9)
+
+        refresh.notified("a", serial, 10)
+        assert refresh.decide(10) == []
+        refresh.notified("a", SERIAL - 1, 10, expired=True)
+        assert refresh.decide(10) == []
+        refresh.notified("a", serial, 10, expired=True)
+
+        assert refresh.decide(10) == [AskSerial("a")]
+
+
 def test_a_notify_while_the_soa_is_asked_for_asks_again() -> None:
     refresh = zone_in_service("a")
     refresh.notified("a", None, 10)
