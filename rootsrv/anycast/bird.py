@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from rootsrv.config.anycast import PROTOCOL_NAME
+
 # `show route` for one prefix and `show protocols` are a few hundred octets; a thousand protocols would be 80 KiB.
 MAX_REPLY_OCTETS = 256 * 1024
 
@@ -267,7 +269,7 @@ class Bird:
     async def channels(self, protocol: str) -> tuple[Channel, ...]:
         """The channels of *protocol*."""
         channels: list[Channel] = []
-        lines = await self.command(f"show protocols all {protocol}")
+        lines = await self.command(f"show protocols all {quoted(protocol)}")
         if not any(line.code == _PROTOCOL_ROW and line.text.split()[:1] == [protocol] for line in lines):
             raise BirdGarbled(f"BIRD: the reply to `show protocols all {protocol}` is about something else")
         for line in lines:
@@ -290,14 +292,14 @@ class Bird:
         await self._switch("disable", protocol, (_DISABLED, _ALREADY_DISABLED))
 
     async def _switch(self, verb: str, protocol: str, good: tuple[int, ...]) -> None:
-        lines = await self.command(f"{verb} {protocol}")
+        lines = await self.command(f"{verb} {quoted(protocol)}")
         if not any(line.code in good and line.text.startswith(f"{protocol}:") for line in lines):
             said = "; ".join(f"{line.code:04d} {line.text}" for line in lines)
             raise BirdGarbled(f"BIRD: `{verb} {protocol}` was answered with {said}")
 
     async def exported(self, bgp: str, prefix: str) -> frozenset[str]:
         """The protocols whose route to *prefix* is announced by the BGP protocol *bgp*; empty = none is."""
-        command = f"show route {prefix} export {bgp}"
+        command = f"show route {prefix} export {quoted(bgp)}"
         try:
             lines = await self.command(command)
         except BirdRefused as refusal:
@@ -326,7 +328,22 @@ class Bird:
 def _sources(command: str, lines: tuple[Line, ...]) -> frozenset[str]:
     """The protocols named in the rows of `show route`: `192.0.2.0/24  unicast [anycast4_up 18:24:58.086] * (240)`."""
     rows = [line.text for line in lines if line.code == _ROUTE_ROW]
-    sources = frozenset(match[1] for row in rows if (match := re.search(r"\[([A-Za-z_][A-Za-z0-9_]*) ", row)))
+    # Everything from "[" to the blank is the name: a name in quotes may hold dashes and dots, which others may have
+    # chosen.  A row whose source cannot be read is an error: it may be the one that must not be there.
+    sources = set()
+    for row in rows:
+        if row.startswith(("Table ", "\t")):  # a heading, a next hop
+            continue
+        if (match := re.search(r"\[(\S+) ", row)) is None:
+            raise BirdGarbled(f"BIRD: no protocol in a row of the reply to {command!r}: {row!r}")
+        sources.add(match[1])
     if rows and not sources:
         raise BirdGarbled(f"BIRD: no route in the reply to {command!r}: {rows[0]!r}")
-    return sources
+    return frozenset(sources)
+
+
+def quoted(name: str) -> str:
+    """A protocol's name as it stands in a command; ValueError for what is none (PROTOCOL_NAME)."""
+    if not re.fullmatch(PROTOCOL_NAME, name):
+        raise ValueError(f"not a name of a BIRD protocol: {name!r}")
+    return f"'{name}'"

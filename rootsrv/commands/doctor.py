@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     loaded = config_file.load(arguments.config)
     conf = arguments.network or arguments.config.absolute().parent / "network.conf"
-    findings = list(examine(loaded, conf))
+    findings = list(examine(loaded, arguments.config, conf))
     failed = sum(each.grade is Grade.BAD for each in findings)
     if arguments.json:
         document = {"fit": not failed, "findings": [dataclasses.asdict(each) for each in findings]}
@@ -40,13 +40,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def examine(loaded: config_file.Config, conf: Path) -> Iterator[Finding]:
-    """Everything.  A part that cannot be looked at is a finding, and the others go on."""
+def examine(loaded: config_file.Config, path: Path, conf: Path) -> Iterator[Finding]:
+    """Everything, of the configuration *loaded* from *path* and network.conf at *conf*.
+
+    A part that cannot be looked at is a finding, and the others go on.
+    """
     # Here, so that no other command has to wait for what these need.
     from rootsrv.doctor import host, kernel, neighbours, network
 
     parts: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
-        ("host", lambda: host.checks(loaded)),
+        ("host", lambda: host.checks(loaded, path)),
         ("network", lambda: network.checks(loaded, conf)),
         ("fast path", lambda: kernel.checks(loaded)),
         ("neighbours", lambda: neighbours.checks(loaded)),

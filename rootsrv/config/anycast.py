@@ -7,6 +7,10 @@ from typing import Literal
 
 from rootsrv.config.checks import ConfigError, check_range
 
+PROTOCOL_NAME = r"[A-Za-z0-9_.:-]{1,64}"
+"""What BIRD takes as a name: bare ones are letters, digits and _; those in quotes may have dashes, dots and colons as
+well (conf/cf-lex.l).  They go into commands in quotes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnycastConfig:
@@ -161,8 +165,7 @@ class AnycastConfig:
             raise ConfigError(f"anycast.bgp_v{version}: must name the BGP protocol that exports {prefix}")
         for key, group in (("direct", names), ("bgp", sessions)):
             for name in group:
-                # BIRD's own rule for symbols; they go into commands unquoted.
-                if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+                if not re.fullmatch(PROTOCOL_NAME, name):
                     raise ConfigError(f"anycast.{key}_v{version}: {name!r} is not a name of a BIRD protocol")
             if len(set(group)) != len(group):
                 raise ConfigError(f"anycast.{key}_v{version}: a protocol is named twice")

@@ -20,6 +20,7 @@ from rootsrv.config.checks import check_addresses as _check_addresses
 from rootsrv.config.checks import check_range as _check_range
 from rootsrv.config.fastpath import FastPathConfig
 from rootsrv.config.report import LogConfig, ReportConfig, check_report
+from rootsrv.config.text import is_secret
 from rootsrv.config.zones import (
     AdminConfig,
     ClockConfig,
@@ -301,7 +302,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if origin is tuple:
         (item, _) = typing.get_args(hint)
         if not isinstance(value, list):
-            raise ConfigError(f"{key}: must be an array, got {_toml_type(value)}")
+            got = "" if is_secret(key) else f", got {_toml_type(value)}"
+            raise ConfigError(f"{key}: must be an array{got}")
         return tuple(_convert(item, each, f"{key}[{index}]") for index, each in enumerate(value))
     if origin is Literal:
         choices = typing.get_args(hint)
@@ -314,7 +316,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{key}: must be {_TYPE_NAMES[hint]}, got {_toml_type(value)}")
+        got = _TYPE_NAMES.get(type(value), type(value).__name__) if is_secret(key) else _toml_type(value)
+        raise ConfigError(f"{key}: must be {_TYPE_NAMES[hint]}, got {got}")
     return value
 
 

@@ -1,9 +1,48 @@
 """Configuration back to TOML: the effective values, defaults included."""
 
 import dataclasses
+import stat
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-_SECRET_KEYS = frozenset({"secret", "previous_secrets"})
+from rootsrv.config.checks import without_query
+
+_SECRET_KEYS = frozenset({"secret", "previous_secrets", "password", "token"})
+SECRET_FILE_KEYS = frozenset({"secret_file", "tls_key", "password_file", "token_file"})
+
+
+def is_secret(key: str) -> bool:
+    """Whether the value of the dotted *key* (`cookies.previous_secrets[0]`) is not for everybody's eyes."""
+    return key.rpartition(".")[2].partition("[")[0] in _SECRET_KEYS
+
+
+def secrets(config: Any, prefix: str = "") -> Iterator[str]:
+    """The keys of *config* (a Config) whose values are secrets that stand in the file itself."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(item):
+                yield from secrets(item, f"{prefix}{each.name}.")
+        if value and (is_secret(each.name) or (each.name == "url" and without_query(value) != value)):
+            yield prefix + each.name
+
+
+def secret_files(config: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """The files that hold a secret each, with the keys that name them."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(item):
+                yield from secret_files(item, f"{prefix}{each.name}.")
+        if value and each.name in SECRET_FILE_KEYS:
+            yield prefix + each.name, Path(value)
+
+
+def is_for_everybody(path: Path) -> bool:
+    """Whether every account of this host can read the file at *path*; OSError when that cannot be seen."""
+    path = path.resolve(strict=True)
+    return bool(path.stat().st_mode & stat.S_IROTH) and all(each.stat().st_mode & stat.S_IXOTH for each in path.parents)
 
 
 def to_toml(config: Any) -> str:
@@ -26,6 +65,8 @@ def _sections(config: Any, prefix: str) -> list[str]:
                 nested.extend(_table(f"[[{name}]]", item, name))
         elif each.name in _SECRET_KEYS and value:
             own.append(f"# {each.name} is set and not shown")
+        elif each.name == "url" and value and without_query(value) != value:
+            own.append(f"{each.name} = {_value(without_query(value))}  # its query is not shown")
         elif value != () or not _is_sections(each):
             own.append(f"{each.name} = {_value(value)}")
     return (["\n".join(own)] if own else []) + nested

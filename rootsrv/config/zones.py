@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import dns.name
 import dns.tsig
 
-from rootsrv.config.checks import ConfigError, check_addresses, check_range
+from rootsrv.config.checks import ConfigError, check_addresses, check_range, without_query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,9 @@ class PrimaryConfig:
     """SHA-256 of the certificate (DER), 64 hexadecimal digits."""
 
     url: str = ""
-    """https://… of the zone file, in place of address (and for one zone only). Redirects are not followed."""
+    """https://… of the zone file, in place of address (and for one zone only). Redirects are not followed.
+
+    A query (`?token=…`) is taken for a secret: neither log nor status shows it."""
 
     zones: tuple[str, ...] = (".",)
     notify_from: tuple[str, ...] = ()
@@ -140,7 +142,9 @@ class PrimaryConfig:
             except ValueError as error:
                 raise ConfigError(f"{where}.url: {error}") from error
             if parts.scheme != "https" or not parts.hostname:
-                raise ConfigError(f"{where}.url: must be https://…, got {self.url!r}")
+                raise ConfigError(f"{where}.url: must be https://…, got {without_query(self.url)!r}")
+            if parts.username is not None:
+                raise ConfigError(f"{where}.url: has a user name, which would not be sent")
             if len(self.zones) != 1:
                 raise ConfigError(f"{where}.zones: a url gives one zone, got {len(self.zones)}")
             if self.key or self.tls != "no":

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from rootsrv.config import text as config_text
 from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.process.clocks import kernel_says_synchronised
@@ -21,11 +22,12 @@ _MEMORY_OCTETS = 1_000_000_000
 _TMPFS = {"tmpfs", "ramfs"}
 
 
-def checks(config: Config) -> Iterator[Finding]:
-    """All of them."""
+def checks(config: Config, path: Path) -> Iterator[Finding]:
+    """All of them; *path*: the configuration file."""
     yield from _account(config)
     yield from _directories(config)
     yield from _files(config)
+    yield from _secrets(config, path)
     yield _memory()
     yield _clock(config)
 
@@ -142,6 +144,30 @@ def _files(config: Config) -> Iterator[Finding]:
                 yield good(about, f"{path}, {size:,} octets")
         if not zone.file and not has_primary:
             yield bad(f"zone {zone.name}", "neither file nor primary", "name one: zone.file or [[primary]] zones")
+
+
+def _secrets(config: Config, path: Path) -> Iterator[Finding]:
+    """What only this instance is to know is in files that only it can read."""
+    files: dict[Path, list[str]] = {}
+    if keys := list(config_text.secrets(config)):
+        files[path] = keys
+    for key, file in config_text.secret_files(config):
+        files.setdefault(file, []).append(key)
+    open_ = 0
+    for file, keys in files.items():
+        try:
+            is_open = config_text.is_for_everybody(file)
+        except OSError as error:
+            yield bad(f"secrets in {file}", str(error.strerror), f"put it there, readable by {ACCOUNT} alone")
+            continue
+        if is_open:
+            open_ += 1
+            yield bad(
+                f"secrets in {file}", f"everybody on this host can read {', '.join(keys)}",
+                f"chgrp {ACCOUNT} {file}; chmod 640 {file}; then new secrets: these may be known",
+            )  # fmt: skip
+    if files and not open_:
+        yield good("secrets", f"{', '.join(str(file) for file in files)}: not for everybody")
 
 
 def _memory() -> Finding:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 from rootsrv.anycast import live_check
-from rootsrv.config.checks import ConfigError
+from rootsrv.config.checks import ConfigError, without_query
 from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.secondary.primary import Source, ask_serial
@@ -53,7 +53,8 @@ async def _primaries(config: Config) -> list[Finding]:
         primary, zone = wanted[index]
         about = f"primary {primary.name}, zone {zone}"
         if primary.url:
-            return remark(about, f"{primary.url} is not fetched for a check", "rootsrv zone refresh, once it runs")
+            found = f"{without_query(primary.url)} is not fetched for a check"
+            return remark(about, found, "rootsrv zone refresh, once it runs")
         try:
             answer = await ask_serial(Source.from_config(primary, config), names.from_text(zone))
         except ConfigError as error:

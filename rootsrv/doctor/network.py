@@ -20,6 +20,8 @@ from rootsrv.doctor.finding import Finding, bad, good, remark
 TABLE = 53
 """Routing table of responses (deploy/network/rootsrv-network)."""
 
+_LOCAL_TABLE = 255  # linux/rtnetlink.h: RT_TABLE_LOCAL
+_PROTOCOL_KERNEL = 2  # RTPROT_KERNEL
 _SCRIPT = "rootsrv-network"
 _SBIN = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -277,11 +279,14 @@ def _rules(settings: NetworkSettings) -> Iterator[Finding]:
             addresses = [each for each in settings.service_addresses if (":" in each) == (version == 6)]
             if not addresses:
                 continue
+            about = f"routing rules for IPv{version}"
             rules = list(netlink.get_rules(family=family))
             index = netlink.link_lookup(ifname=settings.service_interface)
             bound = {str(rule.get("src")) for rule in rules if rule.get("table") == TABLE}
+            if not any(rule.get("table") == _LOCAL_TABLE for rule in rules):
+                yield bad(about, "no rule leads to the table local: this box reaches nobody", mend)
+                continue
             unruled = [each for each in addresses if str(ipaddress.ip_address(each)) not in bound]
-            about = f"routing rules for IPv{version}"
             if unruled:
                 yield bad(about, f"responses from {', '.join(unruled)} leave by any interface", mend)
                 continue
@@ -301,6 +306,9 @@ def _rules(settings: NetworkSettings) -> Iterator[Finding]:
             ]
             if open_:
                 yield bad(about, f"{', '.join(open_)} is reachable over {settings.service_interface}", mend)
+            elif any(r.get("table") in {TABLE, _LOCAL_TABLE} and r.get("protocol") != _PROTOCOL_KERNEL for r in rules):
+                found = "without the mark `protocol kernel`: systemd-networkd would take them away"
+                yield remark(about, found, mend)
             else:
                 yield good(about, f"responses leave by {settings.service_interface}")
 

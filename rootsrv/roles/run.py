@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import uvloop
 
+from rootsrv.config import text as config_text
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.page.layout import Page
@@ -40,6 +41,7 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
     service_manager.take()
     if clock.test_offset_seconds():
         log.alarm("TEST CLOCK: validity is judged at another time", now=instant.to_text(clock.validity_now()))
+    _tell_open_secrets(config, path)
     if parent := os.environ.get(supervisor.SUPERVISOR):
         privileges.die_with_parent(int(parent))
     try:
@@ -71,6 +73,13 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
                     _run_until_signalled(supervisor.Supervisor(page, path, roles).run)
     except (CannotBind, privileges.NoSuchUser, supervisor.RoleFailed) as error:
         raise CannotRun(str(error)) from error
+
+
+def _tell_open_secrets(config: Config, path: Path) -> None:
+    """An alarm where the secrets in the file can be read by everybody; no reason not to serve.  `doctor` fails then."""
+    with contextlib.suppress(OSError):
+        if (keys := list(config_text.secrets(config))) and config_text.is_for_everybody(path):
+            log.alarm("secrets can be read by everybody", file=path, keys=",".join(keys), do=f"chmod 640 {path}")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from rootsrv.config.checks import ConfigError
+from rootsrv.config.checks import ConfigError, without_query
 from rootsrv.config.file import Config
 from rootsrv.config.zones import PrimaryConfig, RefreshConfig
 from rootsrv.process.child import ChildFailed, in_child
@@ -84,7 +84,7 @@ class HttpsSource:
 
     def __init__(self, name: str, url: str, ca: str, limits: RefreshConfig, store: Store) -> None:
         self.name = name
-        self.where = url
+        self.where = without_query(url)
         self._url = url
         self._limits = limits
         self._store = store
@@ -140,7 +140,8 @@ class HttpsSource:
             if response.status == 304:
                 return _Fetched(None, 0)
             if 300 <= response.status < 400:
-                raise TransferRefused(f"redirect to {response.getheader('Location')} is not followed")
+                location = without_query(response.getheader("Location", ""))
+                raise TransferRefused(f"redirect to {location} is not followed")
             if response.status != 200:
                 raise TransferRefused(f"HTTP status {response.status} {response.reason}")
             octets = response.read(self._limits.max_octets + 1)

@@ -102,6 +102,60 @@ def test_an_unknown_protocol_is_an_error_and_never_nothing(control: Path) -> Non
         ask(control, lambda bird: bird.enable("anycast5_up"))
 
 
+QUOTED = """
+log stderr all;
+router id 198.51.100.1;
+protocol device {}
+protocol static 'static-1' { ipv4; route 192.0.2.0/24 blackhole; }
+protocol static 'a.b:c-9' { ipv4 { preference 90; }; route 192.0.2.0/24 unreachable; }
+protocol static plain_1 { ipv4 { preference 80; }; route 192.0.2.0/24 blackhole; }
+protocol direct 'anycast4-up' { interface "lo"; ipv4 { preference 240; }; }
+protocol bgp 'up-stream.4' { local 198.51.100.1 as 65001; neighbor 198.51.100.2 as 65000;
+  ipv4 { import none; export all; }; }
+"""
+
+
+def test_protocols_with_quoted_names_are_seen_and_switched(tmp_path: Path) -> None:
+    """What a name in quotes may hold, the guard against routes of others sees, and every command takes."""
+
+    async def asked(bird: Bird) -> None:
+        assert await bird.sources("192.0.2.0/24") == {"static-1", "a.b:c-9", "plain_1", "anycast4-up"}
+        assert (await bird.protocols())["up-stream.4"].kind == "BGP"
+        assert await bird.channels("anycast4-up") == (Channel("ipv4", 240),)
+        for switch, up in ((bird.disable, False), (bird.enable, True)):
+            await switch("anycast4-up")
+            assert (await bird.protocols())["anycast4-up"].up is up
+        assert await bird.exported("up-stream.4", "192.0.2.0/24") == frozenset()
+
+    with network() as net:
+        host = net.host("bird")
+        host.ip("address", "add", "192.0.2.1/24", "dev", "lo")
+        with route(host, tmp_path, QUOTED) as running:
+            ask(running.control, asked)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a'b", "a'; disable all", "a\nb", "ä", "x" * 65])
+def test_what_is_no_name_is_in_no_command(name: str) -> None:
+    for question in (Bird.enable, Bird.disable, Bird.channels):
+        with pytest.raises(ValueError, match="not a name of a BIRD protocol"):
+            asyncio.run(question(Bird("/nowhere"), name))
+
+
+def test_a_route_whose_protocol_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    """It may be the one that must not be there."""
+    rows = (
+        b"1007-Table master4:\n 192.0.2.0/24         unicast [anycast4_up 18:24:58.086] * (240)\n \tdev lo\n"
+        b"                      blackhole 'static 1' 18:24:58.086 (200)\n0000 \n"
+    )
+
+    async def sources() -> None:
+        async with saying(tmp_path / "bird.ctl", rows) as bird:
+            await bird.sources("192.0.2.0/24")
+
+    with pytest.raises(BirdGarbled, match="no protocol in a row"):
+        asyncio.run(sources())
+
+
 def test_goes_on_after_a_refusal(control: Path) -> None:
     async def refused_then_asked(bird: Bird) -> str:
         with pytest.raises(BirdRefused):

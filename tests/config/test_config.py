@@ -1,4 +1,8 @@
+import dataclasses
+import re
 import tomllib
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +11,7 @@ import pytest
 from rootsrv.commands.parser import main
 from rootsrv.config import file as config_file
 from rootsrv.config import text
+from rootsrv.config.checks import without_query
 from rootsrv.config.file import ConfigError
 from tests.needs import REPOSITORY
 
@@ -108,6 +113,90 @@ def test_secrets_are_not_printed() -> None:
     assert secret not in printed
     assert secret[::-1] not in printed
     assert "# secret is set and not shown" in printed
+
+
+SECRETS = {
+    "cookies": {"secret": "0123456789abcdef" * 2, "previous_secrets": ["fedcba9876543210" * 2]},
+    "key": [{"name": "k", "secret": "c2VjcmV0IG9mIHRoZSBrZXk="}, {"name": "f", "secret_file": "k.secret"}],
+    "zone": [{"name": ".", "trust_anchors": "a"}],
+    "primary": [{"name": "web", "url": "https://x.example:8443/root.zone?token=tOkEn"}],
+}
+
+
+def test_no_secret_is_printed_and_each_is_known_as_one() -> None:
+    loaded = config_file.read(SECRETS)
+    printed = text.to_toml(loaded)
+
+    for secret in ("0123456789abcdef", "fedcba9876543210", "c2VjcmV0IG9mIHRoZSBrZXk=", "tOkEn"):
+        assert secret not in printed
+    assert 'url = "https://x.example:8443/root.zone?…"' in printed
+    assert list(text.secrets(loaded)) == [
+        "cookies.secret", "cookies.previous_secrets", "key.secret", "primary.url",
+    ]  # fmt: skip
+    assert list(text.secret_files(loaded)) == [("key.secret_file", Path("k.secret"))]
+
+
+def test_every_key_that_sounds_like_a_secret_is_treated_as_one() -> None:
+    """A section that is added with a secret of its own must not print it."""
+
+    def keys(kind: Any) -> Iterator[str]:
+        for each in dataclasses.fields(kind):
+            yield each.name
+            for inner in [
+                *typing.get_args(typing.get_type_hints(kind)[each.name]),
+                typing.get_type_hints(kind)[each.name],
+            ]:
+                if dataclasses.is_dataclass(inner):
+                    yield from keys(inner)
+
+    sound = {key for key in keys(config_file.Config) if re.search(r"secret|password|passphrase|token|(^|_)key$", key)}
+    harmless = {"key", "require_server_cookie"}  # names of keys, not keys
+    files = {key for key in sound if re.search(r"_file$|^tls_key$", key)}
+    assert sound - harmless - files == {key for key in sound if text.is_secret(key)}
+    assert files <= text.SECRET_FILE_KEYS
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"cookies": {"secret": 12345678901234567}}, {"key": [{"name": "k", "secret": 12345678901234567}]},
+     {"cookies": {"previous_secrets": [12345678901234567]}}, {"cookies": {"previous_secrets": "12345678901234567"}}],
+)  # fmt: skip
+def test_an_error_names_the_key_of_a_secret_and_not_the_secret(document: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="must be") as caught:
+        config_file.read(document)
+    assert "12345678901234567" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://x.example/root.zone", "https://x.example/root.zone"),
+        ("https://x.example:8443/z?sig=abc#f", "https://x.example:8443/z?…"),
+        ("https://u:p@x.example/z?a=b", "https://x.example/z?…"),
+        ("https://[::1/z?a=b", "what is no URL"),
+        ("/z?a=b", "/z?…"),
+        ("", ""),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert without_query(url) == shown
+
+
+def test_who_can_read_a_file_depends_on_its_directories_too(tmp_path: Path) -> None:
+    file = tmp_path / "closed" / "rootsrv.toml"
+    file.parent.mkdir()
+    file.touch()
+    for mode, directory in ((0o640, 0o755), (0o644, 0o750)):
+        file.chmod(mode)
+        file.parent.chmod(directory)
+        assert not text.is_for_everybody(file)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    for each in (tmp_path, *tmp_path.parents):
+        if not each.stat().st_mode & 0o001:
+            return  # this test's own directory is not for everybody
+    file.parent.chmod(0o755)
+    assert text.is_for_everybody(link)
 
 
 def test_the_example_documents_every_key_of_the_sections_that_every_instance_has() -> None:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,19 +272,16 @@ def test_the_sysctls_hold_on_the_interfaces_that_came_after_them(site: Site) -> 
 
 
 def test_up_may_be_repeated_and_down_leaves_nothing(site: Site) -> None:
-    def rules() -> list[str]:
-        return [site.box.ip(f"-{version}", "rule", "show") for version in VERSIONS]
-
-    before = rules()
+    before = rules(site.box)
     site.script("routing", "up")
     site.script("firewall", "up")
-    assert rules() == before
+    assert rules(site.box) == before
     site.script("routing", "down")
     site.script("firewall", "down")
     try:
         assert site.box.run("nft", "list", "ruleset") == ""
         assert site.box.ip("-4", "rule", "show").split("\n")[0] == "0:\tfrom all lookup local"
-        assert not any(re.search(r"^(53|100|153|154):", text, re.MULTILINE) for text in rules())
+        assert not any(re.match(r"(53|100|153|154):", line) for line in rules(site.box))
         assert site.box.ip("route", "show", "table", "53") == ""
     finally:
         site.script("firewall", "up")
@@ -317,6 +314,117 @@ def test_responses_leave_again_when_the_service_interface_was_down_and_is_up(sit
         for version in VERSIONS:
             answers = lambda: probe(site.client, "udp", CLIENT[version], SERVICE[version], 53, 1) == "answers"  # noqa: B023, E731
             wait_until(answers, f"IPv{version} is answered", 20)
+
+
+def rules(host: Host) -> list[str]:
+    """All routing rules; those of one priority in no order."""
+    return sorted(line for v in VERSIONS for line in host.ip(f"-{v}", "-d", "rule", "show").splitlines())
+
+
+def lose_what_networkd_takes(host: Host) -> None:
+    """Every rule that is not of the protocol `kernel`, and the routes of the table, as networkd does."""
+    for version in VERSIONS:
+        for line in host.ip(f"-{version}", "-d", "rule", "show").splitlines():
+            if not line.endswith("proto kernel"):
+                host.ip(f"-{version}", "rule", "del", "priority", line.partition(":")[0])
+        host.ip(f"-{version}", "route", "flush", "table", "53")
+
+
+def lose_all(host: Host) -> None:
+    for version in VERSIONS:
+        host.ip(f"-{version}", "rule", "flush")
+    # The last one of the kernel's, whose table is empty, is nobody's business here.
+    host.ip("rule", "add", "priority", "32767", "lookup", "default", "protocol", "kernel")
+
+
+def lose_the_rule_for_local(host: Host) -> None:
+    for version in VERSIONS:
+        host.ip(f"-{version}", "rule", "del", "priority", "100")
+
+
+def lose_one_that_keeps_the_sides_apart(host: Host) -> None:
+    for version in VERSIONS:
+        host.ip(f"-{version}", "rule", "del", "priority", "53", "iif", "eth1", "to", ADMIN[version])
+
+
+def get_the_rule_of_the_kernel_back(host: Host) -> None:
+    """Asked first, it would serve an address of the one side on the other."""
+    for version in VERSIONS:
+        host.ip(f"-{version}", "rule", "add", "priority", "0", "lookup", "local")
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [lose_what_networkd_takes, lose_all, lose_the_rule_for_local, lose_one_that_keeps_the_sides_apart,
+     get_the_rule_of_the_kernel_back],
+)  # fmt: skip
+def test_whatever_is_lost_of_rules_and_routes_comes_back(site: Site, lose: Callable[[Host], None]) -> None:
+    before = rules(site.box)
+    with routing_kept(site):
+        assert probe(site.manager, "tcp", MANAGER[4], ADMIN[4], 9353, seconds=5) == "answers"
+        lose(site.box)
+        wait_until(lambda: rules(site.box) == before, "the rules are back", 20)
+        for version in VERSIONS:
+            answers = lambda: probe(site.client, "udp", CLIENT[version], SERVICE[version], 53, 1) == "answers"  # noqa: B023, E731
+            wait_until(answers, f"IPv{version} is answered", 20)
+            assert probe(site.manager, "tcp", MANAGER[version], ADMIN[version], 9353, seconds=5) == "answers"
+
+
+def test_the_rules_come_back_while_the_service_interface_is_down(site: Site) -> None:
+    """Without the rule for `local` nobody reaches the box to put the cable in."""
+    with routing_kept(site):
+        site.box.ip("link", "set", "eth1", "down")
+        try:
+            lose_all(site.box)
+            answers = lambda: probe(site.manager, "tcp", MANAGER[4], ADMIN[4], 9353, 1) == "answers"  # noqa: E731
+            wait_until(answers, "the manager reaches the box", 20)
+        finally:
+            site.box.ip("link", "set", "eth1", "up")
+        answers = lambda: probe(site.client, "udp", CLIENT[4], SERVICE[4], 53, 1) == "answers"  # noqa: E731
+        wait_until(answers, "the service is reached", 20)
+
+
+def test_every_rule_is_one_that_networkd_leaves_alone(site: Site) -> None:
+    """systemd's networkd-routing-policy-rule.c passes over the protocol `kernel` and drops all other foreign rules."""
+    assert [line for line in rules(site.box) if not line.endswith("proto kernel")] == []
+
+
+def test_rules_of_an_earlier_version_get_the_mark(site: Site) -> None:
+    before = rules(site.box)
+    for version in VERSIONS:
+        site.box.ip(f"-{version}", "rule", "add", "priority", "153", "from", SERVICE[version], "lookup", "53")
+        site.box.ip(f"-{version}", "rule", "del", "priority", "153", "from", SERVICE[version], "protocol", "kernel")
+        site.box.ip(f"-{version}", "rule", "add", "priority", "100", "lookup", "local")
+    assert rules(site.box) != before
+
+    site.script("routing", "up")
+
+    assert rules(site.box) == before
+
+
+@pytest.mark.long
+def test_networkd_leaves_the_rules_and_routes_alone(site: Site, tmp_path: Path) -> None:
+    """The genuine one, started in the box as on a host that runs it, with the configuration that is shipped."""
+    networkd = Path("/lib/systemd/systemd-networkd")
+    if not networkd.exists():
+        pytest.skip("systemd-networkd is not installed")
+    before = rules(site.box), site.box.ip("route", "show", "table", "53")
+    # Its directories are made in a mount namespace of its own; /run is fresh there, and so is its configuration.
+    script = f"""
+set -e
+mount -t tmpfs none /run
+cd /run
+mkdir -p systemd/netif/links systemd/netif/leases systemd/netif/lldp systemd/networkd.conf.d systemd/network
+chown -R systemd-network /run/systemd/netif
+cp {DEPLOYED}/networkd.conf /run/systemd/networkd.conf.d/60-rootsrv.conf
+echo started
+exec env SYSTEMD_LOG_LEVEL=debug SYSTEMD_LOG_TARGET=console timeout 3 {networkd}
+"""
+    done = subprocess.run(
+        [*site.box.prefix, "unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Enumeration completed" in done.stdout + done.stderr, done.stderr
+    assert (rules(site.box), site.box.ip("route", "show", "table", "53")) == before
 
 
 BAD = {

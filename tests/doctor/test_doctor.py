@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,12 +163,13 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         "routing rules for IPv4", "no default route over eth1",
     ),
     "a_rule": (
-        "ip rule del priority 153 from 192.0.2.53", "ip rule add priority 153 from 192.0.2.53 lookup 53",
+        "ip rule del priority 153 from 192.0.2.53",
+        "ip rule add priority 153 from 192.0.2.53 lookup 53 protocol kernel",
         "routing rules for IPv4", "responses from 192.0.2.53 leave by any interface",
     ),
     "the_two_sides_joined": (
         "ip rule del priority 53 iif eth1 to 203.0.113.10 blackhole",
-        "ip rule add priority 53 iif eth1 to 203.0.113.10 blackhole",
+        "ip rule add priority 53 iif eth1 to 203.0.113.10 blackhole protocol kernel",
         "routing rules for IPv4", "203.0.113.10 is reachable over eth1",
     ),
     "a_service_address": (
@@ -191,6 +193,57 @@ def test_a_fault_is_named(box: Box, fault: str) -> None:
     finally:
         box.host.run("sh", "-ec", mends)
     assert found in wrong.get(about, ""), wrong
+
+
+def test_rules_that_networkd_would_take_away_are_told(box: Box) -> None:
+    change = "ip rule {} priority 153 from 192.0.2.53 lookup 53 {}"
+    box.host.run("sh", "-ec", change.format("del", "") + "; " + change.format("add", ""))
+    try:
+        finding = box.doctor()["routing rules for IPv4"]
+    finally:
+        box.host.run("sh", "-ec", change.format("add", "protocol kernel") + "; " + change.format("del", ""))
+    assert (finding["grade"], "systemd-networkd" in finding["found"]) == ("note", True)
+
+
+def test_the_loss_of_the_rule_for_the_table_local_is_named(box: Box) -> None:
+    box.host.run("ip", "-6", "rule", "del", "priority", "100")
+    try:
+        wrong = box.wrong()
+    finally:
+        box.host.run("ip", "-6", "rule", "add", "priority", "100", "lookup", "local", "protocol", "kernel")
+    assert "table local" in wrong["routing rules for IPv6"]
+
+
+def test_secrets_that_everybody_can_read_are_named(box: Box) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "transfer.secret").write_text("c2VjcmV0IG9mIHRoZSBrZXk=")
+        for each in directory.iterdir():
+            each.chmod(0o644)
+        file = directory / "rootsrv.toml"
+        file.write_text(
+            f"""{CONFIGURATION}
+[cookies]
+secret = "{"0123456789abcdef" * 2}"
+[[key]]
+name = "inline"
+secret = "c2VjcmV0IG9mIHRoZSBrZXk="
+[[key]]
+name = "k"
+secret_file = "{directory}/transfer.secret"
+"""
+        )
+        file.chmod(0o644)
+
+        wrong = box.wrong(config=str(file))
+        assert wrong[f"secrets in {file}"] == "everybody on this host can read cookies.secret, key.secret"
+        assert wrong[f"secrets in {directory}/transfer.secret"].endswith("key.secret_file")
+
+        for each in directory.iterdir():
+            each.chmod(0o640)
+        findings = box.doctor(config=str(file))
+        assert findings["secrets"]["grade"] == "ok"
 
 
 def test_a_cable_that_is_out_is_named(box: Box) -> None:

@@ -106,7 +106,7 @@ class _Page:
 
     def redirecting(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(302)
-        handler.send_header("Location", "https://elsewhere.example/root.zone")
+        handler.send_header("Location", "https://elsewhere.example/root.zone?token=tOkEn")
         handler.end_headers()
 
     def absent(self, handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -152,7 +152,7 @@ def https_source(port: int, ca: Path | str, store: Store, **limits: object) -> Z
         {
             "zone": [{"name": "."}],
             "refresh": {"stall_seconds": 0.5, **limits},
-            "primary": [{"name": "web", "url": f"https://127.0.0.1:{port}/root.zone", "tls_ca": str(ca)}],
+            "primary": [{"name": "web", "url": f"https://127.0.0.1:{port}/root.zone?token=tOkEn", "tls_ca": str(ca)}],
         }
     )
     return source_of(read.primary[0], read, store)
@@ -181,7 +181,7 @@ def test_a_zone_file_by_https_is_fetched_once_and_then_asked_for_by_its_tag(tmp_
     [
         ("truncated", TransferMalformed, "cut off after 1000"),
         ("stalled", TransferFailed, "stalled for 0.5 s"),
-        ("redirecting", TransferRefused, "redirect to https://elsewhere.example/root.zone is not followed"),
+        ("redirecting", TransferRefused, "redirect to https://elsewhere.example/root.zone\\?… is not followed"),
         ("absent", TransferRefused, "HTTP status 404"),
     ],
 )
@@ -231,6 +231,7 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path, store: Store)
     ("section", "reason"),
     [
         ({"address": "192.0.2.1", "url": "https://x.example/"}, "primary.p.address: address or url, one of them"),
+        ({"url": "https://u:p@x.example/"}, "primary.p.url: has a user name"),
         ({"url": "http://x.example/"}, "primary.p.url: must be https://"),
         ({"address": "192.0.2.1", "tls": "strict"}, "primary.p.tls_hostname: is needed"),
         ({"address": "192.0.2.1", "tls": "pinned", "tls_pin": "xyz"}, "primary.p.tls_pin: must be 64 hexadecimal"),
