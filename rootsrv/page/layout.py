@@ -1,7 +1,8 @@
 """The shared page: the few numbers that all processes of an instance read and the only channel to the packet path.
 
-One file, mapped by everybody: `maintain` writes the head (which answer table is staged and active, until when each zone
-may be answered from), each worker writes its own slot (what it has staged and serves, its counters) and nobody else's.
+Three kinds of files, each mapped for writing by one role only: `maintain` writes the head (which answer table is staged
+and active, until when each zone may be answered from), the parent that serves writes its own part (how many workers,
+blocked sources), each worker writes its own slot (what it has staged and serves, its counters) and nobody else's.
 """
 # Theory of operation
 # -------------------
@@ -9,11 +10,15 @@ may be answered from), each worker writes its own slot (what it has staged and s
 # memoryview.cast("Q")), so a reader sees the old or the new value and never a mixture.  There are no locks and no
 # messages: a worker reads the head once per wake-up, and the switchover is the one store to ACTIVE.
 #
-#   head     magic, version, staged generation, active generation, silenced, boot, worker counts, per-zone deadlines;
-#            identity
-#   blocks   MAX_BLOCKS × 4, at the end: blocked source prefixes (admission/blocks.py), written by serve
-#   workers  WORKER_SLOTS × WORKER_WORDS: pid, heartbeat, staged, active, day; counters (counts.py names them);
-#            the same counters as they were when the day began; unique-source registers of this day and the one before
+#   page             the head: magic, version, staged generation, active generation, silenced, boot, per-zone deadlines
+#   page.serving     of the parent that serves: magic, version, boot, worker counts, its heartbeat, identity; blocks,
+#                    MAX_BLOCKS × 4: blocked source prefixes (admission/blocks.py)
+#   page.worker-N    a slot of WORKER_WORDS: pid, heartbeat, staged, active, day; counters (counts.py names them); the
+#                    same counters as they were when the day began; unique-source registers of this day and the one
+#                    before
+#
+# Workers read what strangers send.  So a worker holds no descriptor by which it could write anything but its own slot,
+# and nobody believes a slot in what could do harm: a pid in it is for people to read and is never sent a signal.
 #
 # Generations number the answer tables: generation 17 is the file tables/17.table in the state directory; 0 means none.
 # Deadlines are nanoseconds on CLOCK_BOOTTIME, which no clock step moves (design: two clocks).  0 = never
@@ -22,37 +27,49 @@ may be answered from), each worker writes its own slot (what it has staged and s
 # revive an expired zone.  (At the very first activation nothing is served yet, and the deadlines come first.)
 # The counters outlive the worker that wrote them: a slot is reused by the worker that replaces it, which counts on; so
 # does the next run of the instance, as long as the file is there.  The head is valid for one boot of the machine only.
-# The file belongs on a file system in memory (/run): written-back pages of a disk could stop a worker in mid-store.
+# The files belong on a file system in memory (/run): written-back pages of a disk could stop a worker in mid-store.
+# Their memory is had when they are made (posix_fallocate): a store into a hole of a full file system is a SIGBUS.
+# Where even that cannot be had, the parent and its workers share memory without a name, which no other role sees:
+# they answer, and what they count is lost.
 # The day is counted in the slot itself so that statistics per UTC day are exact whenever a reader comes by: counts of
 # today = counters − counters when the day began; the registers alternate by the parity of the day (days since 1970).
 
+import contextlib
+import ctypes
 import fcntl
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rootsrv.process import log
+
 MAGIC = 0x526F6F7450616765  # "RootPage"
-VERSION = 3
+VERSION = 4
 
-HEAD_WORDS = 64
 WORKER_SLOTS = 64
-KERNEL_SLOT = WORKER_SLOTS - 1
-"""The slot in which the owner of the kernel fast path counts what the kernel answered; it is no worker's."""
-
 KERNEL_SLOT = WORKER_SLOTS - 1
 """The slot that holds what the kernel answered: the owner of the fast path writes it (fastpath/accounting.py)."""
 
 # Words of the head.
-_MAGIC, _VERSION, _STAGED, _ACTIVE, _SILENCED, _BOOT, _WORKERS, _REPLACED, _ZONE_DEADLINES = 0, 1, 2, 3, 4, 5, 7, 8, 16
-_BLOCK_COUNT, _BLOCK_CHANGES = 9, 10
+_MAGIC, _VERSION, _STAGED, _ACTIVE, _SILENCED, _BOOT, _ZONE_DEADLINES = 0, 1, 2, 3, 4, 5, 16
 MAX_ZONES = 8
-_IDENTITY = 32
-HEAD_OCTETS = 8 * (_ZONE_DEADLINES + MAX_ZONES)
-"""What a worker compares at each wake-up to see whether anything changed."""
+HEAD_WORDS = 512
+"""A page of memory."""
+
+_HEAD_SIZE = 8 * HEAD_WORDS
+_HEAD_OCTETS = 8 * (_ZONE_DEADLINES + MAX_ZONES)
+
+# Words of the part of the parent that serves; magic, version and boot are as in the head.
+_WORKERS, _REPLACED, _BLOCK_COUNT, _BLOCK_CHANGES, _PARENT_HEARTBEAT, _IDENTITY = 7, 8, 9, 10, 11, 32
+_CHANGES = slice(8 * _BLOCK_CHANGES, 8 * _BLOCK_CHANGES + 8)
+_FIRST_BLOCK_WORD = 64
+MAX_BLOCKS = 256
+_BLOCK_WORDS = 4
+_SERVING_SIZE = 8 * (_FIRST_BLOCK_WORD + MAX_BLOCKS * _BLOCK_WORDS)
 
 # Words of a worker's slot that are not counters.
-_PID, _HEARTBEAT, _WORKER_STAGED, _WORKER_ACTIVE, _DAY = 0, 1, 2, 3, 4
+_PID, _HEARTBEAT, _WORKER_STAGED, _WORKER_ACTIVE, _DAY, _SLOT_VERSION = 0, 1, 2, 3, 4, 5
 FIRST_COUNTER_WORD = 16
 COUNTER_WORDS = 2048
 
@@ -65,18 +82,20 @@ REGISTER_SETS = 3
 _FIRST_REGISTER_WORD = FIRST_COUNTER_WORD + 2 * COUNTER_WORDS
 _DAY_REGISTER_WORDS = REGISTER_SETS * REGISTERS // 8
 WORKER_WORDS = 16_896
-"""132 KiB per worker, a whole number of memory pages; untouched slots take no memory."""
+"""132 KiB per worker, a whole number of memory pages."""
 
 assert WORKER_WORDS >= _FIRST_REGISTER_WORD + 2 * _DAY_REGISTER_WORDS
 
-MAX_BLOCKS = 256
-_BLOCK_WORDS = 4
-_FIRST_BLOCK_WORD = HEAD_WORDS + WORKER_SLOTS * WORKER_WORDS
-_SIZE = 8 * (_FIRST_BLOCK_WORD + MAX_BLOCKS * _BLOCK_WORDS)
+_SLOT_SIZE = 8 * WORKER_WORDS
 
 BlockWords = tuple[int, int, int, int]
 """A blocked source prefix: upper and lower half of an IPv6 address (IPv4 mapped), prefix length, until when
 (CLOCK_BOOTTIME, nanoseconds)."""
+
+_NO_SERVING = memoryview(bytes(_SERVING_SIZE)).cast("Q")
+_NO_SLOT = memoryview(bytes(_SLOT_SIZE)).cast("Q")
+
+_MODE = 0o640  # the other roles are in the group, whatever the umask is
 
 
 class PageUnusable(Exception):
@@ -84,80 +103,129 @@ class PageUnusable(Exception):
 
 
 class Page:
-    """The mapped shared page.  `create` it once, `open` it everywhere else."""
+    """The mapped shared page.
 
-    def __init__(self, mapping: mmap.mmap) -> None:
-        self._mapping = mapping
-        self.words = memoryview(mapping).cast("Q")
+    `create` it once or `open` it; the roles that write have ways of their own: `keep_head`, `keep_serving`, and
+    `from_descriptors` for a worker.
+    """
+
+    def __init__(self, path: Path, head: mmap.mmap, *, writes_serving: bool = False, makes: bool = False) -> None:
+        """*writes_serving*: map the parent's part and the slots for writing; *makes*: make those that are not there."""
+        self._path = path
+        self._files = _files(path)
+        self._mapping = head
+        self.words = memoryview(head).cast("Q")
+        """Of the head."""
+
+        self._writes_serving = writes_serving
+        self._makes = makes
+        self._serving: mmap.mmap | None = None
+        self._serving_words = _NO_SERVING
+        self._slots: dict[int, WorkerSlot] = {}
+        self._descriptors: dict[str, int] = {}
+
+    # ── making and mapping ──
 
     @classmethod
     def create(cls, path: Path) -> "Page":
-        """Make a fresh page at *path*, in place of any other, and map it."""
-        temporary = path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o640)
-        try:
-            os.ftruncate(descriptor, _SIZE)
-            page = cls(mmap.mmap(descriptor, _SIZE))
-        finally:
-            os.close(descriptor)
-        page._begin_boot()
-        page.words[_IDENTITY] = int.from_bytes(os.urandom(8), "big")
-        page.words[_VERSION] = VERSION
-        page.words[_MAGIC] = MAGIC
-        temporary.rename(path)
+        """Make all of a fresh page at *path*, in place of any other, and map it for writing."""
+        for each in path.parent.glob(f"{path.name}.*"):
+            if each.suffix == ".serving" or each.suffix.startswith(".worker-"):
+                each.unlink()
+        page = cls(path, _make(path, _HEAD_SIZE, _begin), writes_serving=True, makes=True)
+        page._map_serving()
         return page
 
     @classmethod
     def open(cls, path: Path, *, writable: bool = True) -> "Page":
-        """Map the page at *path*; PageUnusable if there is none of this version."""
-        try:
-            descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
-        except OSError as error:
-            raise PageUnusable(f"{path}: {error.strerror}") from error
-        try:
-            return cls.from_descriptor(descriptor, writable=writable)
-        except PageUnusable as error:
-            raise PageUnusable(f"{path}: {error}") from error
-        finally:
-            os.close(descriptor)
-
-    @classmethod
-    def from_descriptor(cls, descriptor: int, *, writable: bool = True) -> "Page":
-        """Map the page that *descriptor* refers to, which stays open; PageUnusable if it is none of this version."""
-        if (size := os.fstat(descriptor).st_size) != _SIZE:
-            raise PageUnusable(f"{size} octets, expected {_SIZE}")
-        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        page = cls(mmap.mmap(descriptor, _SIZE, access=access))
-        if page.words[_MAGIC] != MAGIC or page.words[_VERSION] != VERSION:
-            raise PageUnusable(f"not a shared page of version {VERSION}")
-        return page
+        """Map what there is of the page at *path*; PageUnusable if there is none of this version."""
+        return cls(path, _map(path, _HEAD_SIZE, writable=writable), writes_serving=writable)
 
     @classmethod
     def open_or_create(cls, path: Path) -> "Page":
-        """Map the page at *path* or make it; after a reboot its head is cleared and its counters are kept."""
-        with path.with_suffix(".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # roles start at the same time
-            try:
-                page = cls.open(path)
-            except PageUnusable:
-                return cls.create(path)
-        if tuple(page.words[_BOOT : _BOOT + 2]) != _boot_id():
-            page._begin_boot()
+        """Map the page at *path* for writing or make it; after a reboot it is cleared and its counters are kept."""
+        page = cls(path, _had(path), writes_serving=True, makes=True)
+        page._map_serving()
         return page
 
-    def _begin_boot(self) -> None:
-        for word in range(_STAGED, _ZONE_DEADLINES + MAX_ZONES):
-            self.words[word] = 0
-        self.words[_BOOT], self.words[_BOOT + 1] = _boot_id()
+    @classmethod
+    def keep_head(cls, path: Path) -> "Page":
+        """For the role *maintain*: the head for writing, made if it is not there; the rest for reading."""
+        return cls(path, _had(path))
+
+    @classmethod
+    def keep_serving(cls, path: Path, *, may_make_head: bool) -> "Page":
+        """For the role *serve*: all but the head for writing, made if it is not there.
+
+        PageUnusable if there is no head of this boot, and *may_make_head* is false or it cannot be made.
+        """
+        if may_make_head:
+            _had(path).close()
+        page = cls(path, _map(path, _HEAD_SIZE, writable=False), writes_serving=True, makes=True)
+        if tuple(page.words[_BOOT : _BOOT + 2]) != _boot_id():
+            raise PageUnusable(f"{path}: is of another boot of this machine")
+        page._map_serving()
+        return page
+
+    @classmethod
+    def from_descriptors(cls, head: int, serving: int, own: int, slot: int) -> "Page":
+        """For worker number *slot*: the head and the parent's part for reading, its own slot (*own*) for writing.
+
+        The descriptors stay open.  PageUnusable if they are of another version.
+        """
+        page = cls(Path("page"), _map_descriptor(head, _HEAD_SIZE, writable=False))
+        page._adopt_serving(_map_descriptor(serving, _SERVING_SIZE, writable=False))
+        page._slots = {number: WorkerSlot(_NO_SLOT) for number in range(WORKER_SLOTS)}
+        page._slots[slot] = WorkerSlot(_map_without_descriptor(own, _SLOT_SIZE))
+        return page
+
+    def descriptors(self, slot: int) -> tuple[int, int, int]:
+        """What `from_descriptors` wants of the parent that serves; they stay the page's."""
+        if "head" not in self._descriptors:
+            self._descriptors["head"] = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self.worker(slot)
+        return self._descriptors["head"], self._descriptors["serving"], self._descriptors[f"worker-{slot}"]
+
+    def is_current(self) -> bool:
+        """Whether the files at its path are those that are mapped."""
+        return self._serving is not None and self._files == _files(self._path)
+
+    def _map_serving(self) -> None:
+        path = self._path.with_name(f"{self._path.name}.serving")
+
+        mapping, self._descriptors["serving"] = _map_or_make(path, _SERVING_SIZE, _begin_serving, for_reading=True)
+        self._adopt_serving(mapping)
+        words = self._serving_words
+        if tuple(words[_BOOT : _BOOT + 2]) != _boot_id():
+            for word in (_WORKERS, _REPLACED, _BLOCK_COUNT, _BLOCK_CHANGES, _PARENT_HEARTBEAT):
+                words[word] = 0
+            words[_BOOT], words[_BOOT + 1] = _boot_id()
+
+    def _adopt_serving(self, mapping: mmap.mmap) -> None:
+        self._serving = mapping
+        self._serving_words = memoryview(mapping).cast("Q")
+
+    @property
+    def _parts(self) -> memoryview:
+        """The words of the parent's part; zeros while there is none."""
+        if self._serving is None:
+            path = self._path.with_name(f"{self._path.name}.serving")
+            with contextlib.suppress(PageUnusable):
+                self._adopt_serving(_map(path, _SERVING_SIZE, writable=self._writes_serving))
+                self._files = _files(self._path)
+        return self._serving_words
+
+    # ── the head ──
 
     def head(self) -> bytes:
-        """The head as octets: equal to what was read before = nothing has changed."""
-        return bytes(self._mapping[:HEAD_OCTETS])
+        """What a worker follows, as octets: equal to what was read before = nothing has changed."""
+        serving = self._serving
+        return self._mapping[:_HEAD_OCTETS] + (b"" if serving is None else serving[_CHANGES])
 
     @property
     def identity(self) -> int:
-        """A random number that tells this page from one made anew in its place, whose counters start from 0."""
-        return self.words[_IDENTITY]
+        """A random number that tells these slots from others made anew in their place, whose counters start from 0."""
+        return self._parts[_IDENTITY]
 
     @property
     def staged(self) -> int:
@@ -189,20 +257,20 @@ class Page:
     @property
     def workers(self) -> int:
         """How many workers there should be: slots 0 … workers − 1 (written by the parent that serves)."""
-        return self.words[_WORKERS]
+        return self._parts[_WORKERS]
 
     @workers.setter
     def workers(self, value: int) -> None:
-        self.words[_WORKERS] = value
+        self._parts[_WORKERS] = value
 
     @property
     def replaced(self) -> int:
         """How many workers were replaced since boot because they died or did not advance."""
-        return self.words[_REPLACED]
+        return self._parts[_REPLACED]
 
     @replaced.setter
     def replaced(self, value: int) -> None:
-        self.words[_REPLACED] = value
+        self._parts[_REPLACED] = value
 
     def deadline(self, zone: int) -> int:
         """Until when zone number *zone* may be answered from: nanoseconds on CLOCK_BOOTTIME; 0 = not at all."""
@@ -215,30 +283,182 @@ class Page:
     @property
     def block_changes(self) -> int:
         """Grows whenever the blocks change."""
-        return self.words[_BLOCK_CHANGES]
+        return self._parts[_BLOCK_CHANGES]
 
     def blocks(self) -> list[BlockWords]:
         """The blocked source prefixes (rootsrv/admission/blocks.py), ended ones too until they are removed."""
         found = []
-        for number in range(min(self.words[_BLOCK_COUNT], MAX_BLOCKS)):
+        for number in range(min(self._parts[_BLOCK_COUNT], MAX_BLOCKS)):
             first = _FIRST_BLOCK_WORD + number * _BLOCK_WORDS
-            upper, lower, size, until = self.words[first : first + _BLOCK_WORDS]
+            upper, lower, size, until = self._parts[first : first + _BLOCK_WORDS]
             found.append((upper, lower, size, until))
         return found
 
     def set_blocks(self, blocks: Sequence[BlockWords]) -> None:
         """Replace all blocks, at most MAX_BLOCKS; who reads meanwhile sees fewer for an instant, never other ones."""
-        self.words[_BLOCK_COUNT] = 0
+        self._parts[_BLOCK_COUNT] = 0
         for number, block in enumerate(blocks):
             first = _FIRST_BLOCK_WORD + number * _BLOCK_WORDS
             for word, value in enumerate(block):
-                self.words[first + word] = value
-        self.words[_BLOCK_COUNT] = len(blocks)
-        self.words[_BLOCK_CHANGES] += 1
+                self._parts[first + word] = value
+        self._parts[_BLOCK_COUNT] = len(blocks)
+        self._parts[_BLOCK_CHANGES] += 1
+
+    @property
+    def parent_heartbeat(self) -> int:
+        """When the parent that serves last said that it is there, CLOCK_BOOTTIME, nanoseconds."""
+        return self._parts[_PARENT_HEARTBEAT]
+
+    @parent_heartbeat.setter
+    def parent_heartbeat(self, boottime_ns: int) -> None:
+        self._parts[_PARENT_HEARTBEAT] = boottime_ns
+
+    # ── the slots ──
 
     def worker(self, slot: int) -> "WorkerSlot":
-        """The slot of worker number *slot* (0 … WORKER_SLOTS − 1)."""
-        return WorkerSlot(self.words, HEAD_WORDS + slot * WORKER_WORDS)
+        """The slot of worker number *slot* (0 … WORKER_SLOTS − 1): zeros, for reading, while nobody has made it."""
+        if (found := self._slots.get(slot)) is not None:
+            return found
+        path = self._path.with_name(f"{self._path.name}.worker-{slot}")
+        if self._makes:
+            mapping, descriptor = _map_or_make(path, _SLOT_SIZE, _begin_slot, for_reading=False)
+            self._descriptors[f"worker-{slot}"] = descriptor
+        else:
+            try:
+                mapping = _map(path, _SLOT_SIZE, writable=self._writes_serving)
+            except PageUnusable:
+                return WorkerSlot(_NO_SLOT)
+        made = self._slots[slot] = WorkerSlot(memoryview(mapping).cast("Q"))
+        return made
+
+
+def _files(path: Path) -> tuple[tuple[int, int], ...]:
+    """Which files the head and the parent's part are."""
+    found = []
+    for each in (path, path.with_name(f"{path.name}.serving")):
+        with contextlib.suppress(OSError):
+            status = each.stat()
+            found.append((status.st_dev, status.st_ino))
+    return tuple(found)
+
+
+def _begin(words: memoryview) -> None:
+    words[_BOOT], words[_BOOT + 1] = _boot_id()
+    words[_MAGIC], words[_VERSION] = MAGIC, VERSION
+
+
+def _begin_serving(words: memoryview) -> None:
+    words[_IDENTITY] = int.from_bytes(os.urandom(8), "big")
+    _begin(words)
+
+
+def _begin_slot(words: memoryview) -> None:
+    words[_SLOT_VERSION] = VERSION
+
+
+def _had(path: Path) -> mmap.mmap:
+    """The head at *path*, mapped for writing: of this boot, made if it is not there.  PageUnusable if it cannot be."""
+    try:
+        with path.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # roles start at the same time
+            try:
+                mapping = _map(path, _HEAD_SIZE, writable=True)
+            except PageUnusable:
+                return _make(path, _HEAD_SIZE, _begin)
+    except OSError as error:
+        raise PageUnusable(f"{error.filename or path}: {error.strerror}") from error
+    words = memoryview(mapping).cast("Q")
+    if tuple(words[_BOOT : _BOOT + 2]) != _boot_id():
+        for word in range(_STAGED, _ZONE_DEADLINES + MAX_ZONES):
+            words[word] = 0
+        _begin(words)
+    return mapping
+
+
+def _map(path: Path, size: int, *, writable: bool) -> mmap.mmap:
+    """Map the part at *path*; PageUnusable if there is none of this version."""
+    try:
+        descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    except OSError as error:
+        raise PageUnusable(f"{path}: {error.strerror}") from error
+    try:
+        return _map_descriptor(descriptor, size, writable=writable)
+    except PageUnusable as error:
+        raise PageUnusable(f"{path}: {error}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _map_descriptor(descriptor: int, size: int, *, writable: bool) -> mmap.mmap:
+    """Map a part; PageUnusable if it is of another version."""
+    try:
+        if (found := os.fstat(descriptor).st_size) != size:
+            raise PageUnusable(f"{found} octets, expected {size}")
+        if writable:
+            os.posix_fallocate(descriptor, 0, size)
+        mapping = mmap.mmap(descriptor, size, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
+    except OSError as error:
+        raise PageUnusable(str(error.strerror)) from error
+    words = memoryview(mapping).cast("Q")
+    good = words[_SLOT_VERSION] == VERSION if size == _SLOT_SIZE else (words[0], words[1]) == (MAGIC, VERSION)
+    if not good:
+        raise PageUnusable(f"not a shared page of version {VERSION}")
+    return mapping
+
+
+def _make(path: Path, size: int, begin: Callable[[memoryview], None]) -> mmap.mmap:
+    """Make a part at *path*, in place of any other, and map it; OSError if its memory cannot be had."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    try:
+        os.fchmod(descriptor, _MODE)
+        os.posix_fallocate(descriptor, 0, size)
+        mapping = mmap.mmap(descriptor, size)
+        begin(memoryview(mapping).cast("Q"))
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    return mapping
+
+
+def _map_or_make(
+    path: Path, size: int, begin: Callable[[memoryview], None], *, for_reading: bool
+) -> tuple[mmap.mmap, int]:
+    """The part at *path*, mapped for writing, and a descriptor of it; one without a name if that is all to be had."""
+    wanted = (os.O_RDONLY if for_reading else os.O_RDWR) | os.O_CLOEXEC
+    try:
+        try:
+            mapping = _map(path, size, writable=True)
+        except PageUnusable:
+            mapping = _make(path, size, begin)
+        return mapping, os.open(path, wanted)
+    except OSError as error:
+        log.alarm("shared page is not seen by other roles", file=path, reason=error.strerror)
+    nameless = os.memfd_create(path.name, os.MFD_CLOEXEC)
+    try:
+        os.posix_fallocate(nameless, 0, size)
+        mapping = mmap.mmap(nameless, size)
+        begin(memoryview(mapping).cast("Q"))
+        return mapping, os.open(f"/proc/self/fd/{nameless}", wanted)
+    finally:
+        os.close(nameless)
+
+
+def _map_without_descriptor(descriptor: int, size: int) -> memoryview:
+    """Map a part for writing and keep no descriptor of it, which mmap.mmap would: with one it could be cut short."""
+    if (found := os.fstat(descriptor).st_size) != size:
+        raise PageUnusable(f"{found} octets, expected {size}")
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+    address = library.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
+    if address in {None, ctypes.c_void_p(-1).value}:
+        raise PageUnusable(os.strerror(ctypes.get_errno()))
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B").cast("Q")
 
 
 def _boot_id() -> tuple[int, int]:
@@ -253,15 +473,14 @@ def _boot_id() -> tuple[int, int]:
 class WorkerSlot:
     """What one worker says of itself."""
 
-    def __init__(self, words: memoryview, first_word: int) -> None:
+    def __init__(self, words: memoryview) -> None:
         self._words = words
-        self._first = first_word
 
     def _get(self, word: int) -> int:
-        return int(self._words[self._first + word])
+        return int(self._words[word])
 
     def _set(self, word: int, value: int) -> None:
-        self._words[self._first + word] = value
+        self._words[word] = value
 
     pid = property(
         lambda self: self._get(_PID), lambda self, value: self._set(_PID, value), doc="Process id; 0 = none."
@@ -289,7 +508,7 @@ class WorkerSlot:
     )
 
     def _words_from(self, first: int, count: int) -> memoryview:
-        return self._words[self._first + first : self._first + first + count]
+        return self._words[first : first + count]
 
     @property
     def counters(self) -> memoryview:

@@ -39,7 +39,7 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
     if wrong := await live_check.problems(config):
         raise CannotAdvertise("; ".join(wrong))
     runtime, state = Path(config.state.runtime_directory), Path(config.state.directory)
-    page = Page.open_or_create(runtime / "page")
+    page = Page.open(runtime / "page", writable=False)
     settings = responder_settings(responder_orders(config, secrets.token_hex(16)))
     expected = Expectations(
         page,

@@ -50,11 +50,14 @@ class Role:
         self._path = path
         self._digest = _digest(path)
         self._socket = Path(config.state.runtime_directory) / "maintain.sock"
-        page = Page.open_or_create(Path(config.state.runtime_directory) / "page")
+        page = Page.keep_head(Path(config.state.runtime_directory) / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
-        self.maintainer.zones.switchover.kernel = lambda: self._ask_fastpath("fastpath-status")
-        self.maintainer.zones.switchover.suspend_kernel = lambda wanted, why: self._ask_fastpath(
+        self.maintainer.zones.switchover.kernel = lambda: self._ask_serve("fastpath-status")
+        self.maintainer.zones.switchover.suspend_kernel = lambda wanted, why: self._ask_serve(
             "fastpath-suspend", wanted=wanted, reason=why
+        )
+        self.maintainer.zones.switchover.replace = lambda slot, wanted: self._ask_serve(
+            "replace-worker", slot=slot, wanted=wanted
         )
         self.security = SecurityEvents()
         self.requests = Requests(
@@ -87,8 +90,8 @@ class Role:
             await asyncio.gather(reloading, *self._background, return_exceptions=True)
             await self.listener.close()
 
-    async def _ask_fastpath(self, command: str, **facts: int | str) -> dict[str, Any]:
-        """The status that the owner of the fast path answers; empty if there is none or it does not answer."""
+    async def _ask_serve(self, command: str, **facts: int | str) -> dict[str, Any]:
+        """What the parent that serves, which owns the fast path, answers; empty if it does not."""
         try:
             return await status_socket.ask(self._socket.with_name("serve.sock"), {"command": command, **facts}, 2.0)
         except status_socket.NoAnswer:

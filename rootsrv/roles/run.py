@@ -17,7 +17,7 @@ import uvloop
 from rootsrv.config import text as config_text
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock, log, privileges, service_manager
 from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
@@ -64,14 +64,14 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
                     # uvloop has no netlink sockets; nothing here is in a hurry.
                     _run_until_signalled(lambda stop, _: _advertise(config, stop), asyncio.new_event_loop)
             case "report":
-                with _alone(state / "report.lock"):
+                with _alone(runtime / "report.lock"):
                     _run_until_signalled(lambda stop, _: _report(config, path, stop))
             case None:
                 with _alone(state / "run.lock"):
                     roles = [each for each in ROLES if each != "advertise" or config.anycast is not None]
-                    page = Page.open_or_create(runtime / "page")
+                    page = Page.keep_head(runtime / "page")
                     _run_until_signalled(supervisor.Supervisor(page, path, roles).run)
-    except (CannotBind, privileges.NoSuchUser, supervisor.RoleFailed) as error:
+    except (CannotBind, PageUnusable, privileges.NoSuchUser, supervisor.RoleFailed) as error:
         raise CannotRun(str(error)) from error
 
 

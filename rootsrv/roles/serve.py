@@ -13,7 +13,7 @@ from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config, load
 from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import log, privileges
 from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import bind_all
@@ -21,16 +21,18 @@ from rootsrv.server.worker import responder_settings
 from rootsrv.server.worker_orders import responder_orders
 from rootsrv.store.table_file import open_generation
 
+_PAGE_POLL_SECONDS = 0.1
+
 
 async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     """The role *serve*: bind, start the workers, keep them; read *path* again when *reload* is set."""
     account = privileges.account(config.service.user)
     workers = config.service.workers or len(os.sched_getaffinity(0))
     runtime = Path(config.state.runtime_directory)
-    page_path = runtime / "page"
-    page = Page.open_or_create(page_path)
     tables = Path(config.state.directory) / "tables"
-    tables.mkdir(parents=True, exist_ok=True, mode=0o755)
+    page = await _page_to_serve(runtime / "page", tables, stop)
+    if page is None:
+        return
     sockets = bind_all(config.service.addresses, config.service.port, workers)
     answers = _Answers(config, path)
     orders = {
@@ -42,7 +44,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
             "idle_seconds": config.service.tcp_idle_seconds,
         },
     }
-    parent = Parent(sockets=sockets, page=page, page_path=page_path, tables=tables, orders=orders)
+    parent = Parent(sockets=sockets, page=page, tables=tables, orders=orders)
     fastpath = FastPath(
         config.fastpath,
         addresses=config.service.addresses,
@@ -74,6 +76,32 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         for each in sockets:
             each.socket.close()
         log.event("stopped serving")
+
+
+async def _page_to_serve(path: Path, tables: Path, stop: asyncio.Event) -> Page | None:
+    """The page, and the directory of tables is there; None when *stop* came first.  PageUnusable says what hinders.
+
+    Head and tables belong to the account that owns the state.  Where we are another one we wait until it has made them.
+    """
+    told = False
+    while not stop.is_set():
+        is_ours = os.geteuid() in {0, tables.parent.stat().st_uid}
+        try:
+            if is_ours:
+                tables.mkdir(exist_ok=True, mode=0o755)
+            elif not tables.is_dir():
+                raise PageUnusable(f"{tables}: is not there yet")
+            return Page.keep_serving(path, may_make_head=is_ours)
+        except PageUnusable as error:
+            if is_ours:
+                raise
+            if not told:
+                log.alarm("waiting for the role maintain", reason=error)
+            told = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PAGE_POLL_SECONDS):
+                await stop.wait()
+    return None
 
 
 async def _end_blocks(blocks: Blocks) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rootsrv.page.layout import Page
-from rootsrv.process import log, service_manager
+from rootsrv.process import clock, log, service_manager
 from rootsrv.process.children import environment
 
 SUPERVISOR = "ROOTSRV_SUPERVISOR"
@@ -39,6 +39,9 @@ _WITHDRAW_SECONDS = 310.0
 """More than anycast.stop_linger_seconds can be, and the confirmation before it."""
 
 _POLL_SECONDS = 0.02
+
+_PARENT_SECONDS = 3.0
+"""Without a heartbeat of the parent of the workers for so long nobody serves."""
 
 
 class RoleFailed(Exception):
@@ -87,7 +90,9 @@ class Supervisor:
             _raise_first(ends[1:])
 
     def _is_up(self) -> bool:
-        return any(self._page.worker(slot).pid for slot in range(self._page.workers))
+        page = self._page
+        serves = clock.boottime_ns() - page.parent_heartbeat < _PARENT_SECONDS * 1e9
+        return serves and any(page.worker(slot).pid for slot in range(page.workers))
 
     async def _keep(self, role: str) -> None:
         clock = asyncio.get_running_loop().time

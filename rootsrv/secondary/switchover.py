@@ -18,15 +18,14 @@
 # At T + grace the kernel is looked at too: one that still answers from another generation is told to pass everything.
 # FAILED ends when any worker has what is active, or with the next switchover that is confirmed.
 # The flip is one store to the page's ACTIVE; the new deadlines follow it (page/layout.py says why).  There is no way
-# back: no branch stores an older generation.  A worker without a process answers nothing and fails nothing.
+# back: no branch stores an older generation.  A worker without a heartbeat answers nothing and fails nothing: when it
+# wakes up it reads the page before it answers.  Nobody but its parent ends it: a pid in shared memory may be anybody's.
 # Between T and T + grace both the old and the new serial are right answers.
 
 import asyncio
 import contextlib
 import enum
 import math
-import os
-import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +38,12 @@ from rootsrv.zone.lease import TrustedClock
 
 _POLL_SECONDS = 0.01
 _WAIT_SECONDS = 0.5
+
+PARENT_SECONDS = 3.0
+"""Without a heartbeat of the parent for so long (it has four a second) nobody serves."""
+
+WORKER_SECONDS = 10.0
+"""A worker without a heartbeat for so long answers nothing; its parent replaces it."""
 
 START_SECONDS = 5.0
 """How long a worker that was replaced may take to start and to map the table, on a machine that is busy."""
@@ -88,6 +93,9 @@ class Switchover:
     suspend_kernel: Callable[[int, str], Awaitable[dict[str, Any]]] | None = None
     """Orders that owner to have the kernel pass everything unless it has this generation; why; what it says then."""
 
+    replace: Callable[[int, int], Awaitable[dict[str, Any]]] | None = None
+    """Orders the parent that serves to end the worker in a slot that has not this generation; it starts another."""
+
     state: SwitchoverState = SwitchoverState.NONE
     generation: int = 0
     """The one that the latest switchover leads or led to."""
@@ -101,6 +109,7 @@ class Switchover:
     def __post_init__(self) -> None:
         self._hurry = asyncio.Event()
         self._kernel_was_on = False
+        self._orders: set[asyncio.Task[None]] = set()
 
     def hurry(self) -> None:
         """Do not wait for the set time."""
@@ -247,7 +256,12 @@ class Switchover:
         return [slot for slot in self._alive() if not predicate(slot)]
 
     def _alive(self) -> list[int]:
-        return [slot for slot in range(self.page.workers) if _process_exists(self.page.worker(slot).pid)]
+        """Slots in which somebody answers.  A slot's pid is nobody's word: its parent and its heartbeat are."""
+        now = self.boottime()
+        if now - self.page.parent_heartbeat / 1e9 > PARENT_SECONDS:
+            return []
+        slots = ((slot, self.page.worker(slot)) for slot in range(self.page.workers))
+        return [slot for slot, words in slots if words.pid and now - words.heartbeat / 1e9 < WORKER_SECONDS]
 
     def _staged(self, slot: int) -> int:
         return int(self.page.worker(slot).staged)
@@ -256,13 +270,16 @@ class Switchover:
         return int(self.page.worker(slot).active)
 
     def _replace(self, slot: int, generation: int) -> None:
-        """End a worker that does not follow: its parent starts another, which maps what is active."""
-        pid = self.page.worker(slot).pid
-        log.alarm("worker does not switch", slot=slot, pid=pid, has=self._active(slot), wanted=generation)
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except OSError as error:
-            log.alarm("worker cannot be replaced", slot=slot, pid=pid, reason=error.strerror)
+        """Have a worker that does not follow ended: its parent starts another, which maps what is active."""
+        log.alarm("worker does not switch", slot=slot, has=self._active(slot), wanted=generation)
+        if self.replace is not None:
+            task = asyncio.get_running_loop().create_task(self._have_replaced(self.replace(slot, generation), slot))
+            self._orders.add(task)
+            task.add_done_callback(self._orders.discard)
+
+    async def _have_replaced(self, ordered: Awaitable[dict[str, Any]], slot: int) -> None:
+        if not (await ordered).get("replaced"):
+            log.alarm("worker was not replaced", slot=slot, reason="its parent does not answer, or it has followed")
 
     def _now(self) -> str:
         return instant.to_text(self.clock.wall(self.boottime()))
@@ -276,15 +293,3 @@ def _is_on(told: dict[str, Any]) -> bool:
 def _answers_from_another(told: dict[str, Any], generation: int) -> bool:
     """Whether the kernel gives answers, and not from *generation*."""
     return _is_on(told) and any(told["answer_until_seconds"]) and told["active"] != generation
-
-
-def _process_exists(pid: int) -> bool:
-    if not pid:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -27,7 +27,7 @@ from rootsrv.control import status_socket
 from rootsrv.page import counts
 from rootsrv.page.layout import Page
 from rootsrv.process import clock, log, service_manager
-from rootsrv.process.children import environment
+from rootsrv.process.children import describe_error, environment
 from rootsrv.server.sockets import ServiceSocket
 from rootsrv.server.worker_orders import WorkerOrders
 
@@ -52,31 +52,37 @@ _LONGEST_REQUEST_OCTETS = 65_536
 class Parent:
     """Starts, watches and replaces the workers, and tells who asks over a Unix socket."""
 
-    def __init__(
-        self, *, sockets: Sequence[ServiceSocket], page: Page, page_path: Path, tables: Path, orders: dict[str, Any]
-    ) -> None:
+    def __init__(self, *, sockets: Sequence[ServiceSocket], page: Page, tables: Path, orders: dict[str, Any]) -> None:
         """*tables*: directory of answer tables; *orders*: the WorkerOrders that do not differ between workers."""
         self._sockets = sockets
         self._page = page
-        self._page_path = page_path
         self._tables = tables
         self._orders = orders
         self._workers = 1 + max(each.worker for each in sockets)
         self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._handles: dict[int, int] = {}
+        """Descriptors of the processes (pidfd_open(2)): a signal through one never reaches another process."""
+
         self._reasons: dict[int, str] = {}
         self._stopping = False
-        self.commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"status": lambda _: self.status()}
+        self._stopped = asyncio.Event()
+        self.commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "status": lambda _: self.status(),
+            "replace-worker": self._replace,
+        }
         """What can be asked over the status socket: name → function of the request that makes the response."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until *stop* is set; then let the workers finish what is in flight."""
-        self._page.workers = self._workers
-        page = os.open(self._page_path, os.O_RDWR)
+        page = self._page
+        for slot in range(self._workers):
+            page.worker(slot).pid = 0  # what ended with the parent before us is gone, whatever it could still say
+        page.workers = self._workers
+        page.parent_heartbeat = clock.boottime_ns()
         tables = os.open(self._tables, os.O_RDONLY | os.O_DIRECTORY)
         try:
             keepers = [
-                asyncio.create_task(self._keep(slot, page, tables), name=f"worker-{slot}")
-                for slot in range(self._workers)
+                asyncio.create_task(self._keep(slot, tables), name=f"worker-{slot}") for slot in range(self._workers)
             ]
             watcher = asyncio.create_task(self._watch(), name="watch")
             ended = asyncio.create_task(stop.wait())
@@ -89,29 +95,44 @@ class Parent:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         finally:
-            os.close(page)
+            page.parent_heartbeat = 0
             os.close(tables)
 
     async def _stop(self, keepers: Sequence["asyncio.Task[None]"]) -> None:
         self._stopping = True
-        for process in self._processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-                process.send_signal(signal.SIGCONT)
+        self._stopped.set()
+        for slot in list(self._processes):
+            self._signal(slot, signal.SIGTERM)
+            self._signal(slot, signal.SIGCONT)
         _, late = await asyncio.wait(keepers, timeout=STOP_SECONDS)
-        for process in self._processes.values() if late else ():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+        for slot in list(self._processes) if late else ():
+            self._signal(slot, signal.SIGKILL)
 
-    async def _keep(self, slot: int, page: int, tables: int) -> None:
+    def _signal(self, slot: int, number: signal.Signals) -> None:
+        """Send our child in *slot* a signal; nothing if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            if (handle := self._handles.get(slot)) is not None:
+                signal.pidfd_send_signal(handle, number)
+            else:
+                self._processes[slot].send_signal(number)
+
+    async def _keep(self, slot: int, tables: int) -> None:
         """Have a worker in *slot* until we stop."""
         shortest, longest = BACK_OFF_SECONDS
         pause = 0.0
         while not self._stopping:
-            process = await self._start(slot, page, tables)
+            try:
+                process = await self._start(slot, tables)
+            except Exception as error:  # no process, no descriptor, no memory: the others go on, and it may pass
+                pause = min(longest, pause * 2 or shortest)
+                log.alarm("worker cannot be started", slot=slot, reason=describe_error(error), pause_seconds=pause)
+                await self._pause(pause)
+                continue
             started = time.monotonic()
             status = await process.wait()
             del self._processes[slot]
+            if (handle := self._handles.pop(slot, None)) is not None:
+                os.close(handle)
             self._page.worker(slot).pid = 0
             if self._stopping:
                 return
@@ -119,10 +140,16 @@ class Parent:
             self._page.replaced += 1
             reason = self._reasons.pop(slot, None) or _describe_end(status)
             log.alarm("worker replaced", slot=slot, pid=process.pid, reason=reason, pause_seconds=pause)
-            await asyncio.sleep(pause)
+            await self._pause(pause)
 
-    async def _start(self, slot: int, page: int, tables: int) -> asyncio.subprocess.Process:
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+
+    async def _start(self, slot: int, tables: int) -> asyncio.subprocess.Process:
         descriptors = tuple(each.socket.fileno() for each in self._sockets if each.worker == slot)
+        page = self._page.descriptors(slot)
         orders = WorkerOrders(
             slot=slot, parent=os.getpid(), page=page, tables=tables, sockets=descriptors, **self._orders
         )
@@ -132,10 +159,12 @@ class Parent:
             "-m",
             "rootsrv.server.worker",
             stdin=asyncio.subprocess.PIPE,
-            pass_fds=(page, tables, *descriptors),
+            pass_fds=(*page, tables, *descriptors),
             env=environment(),
         )
         self._processes[slot] = process
+        with contextlib.suppress(OSError):  # no descriptor left: its number will do
+            self._handles[slot] = os.pidfd_open(process.pid)
         assert process.stdin is not None
         process.stdin.write(orders.to_json().encode() + b"\n")
         return process
@@ -152,6 +181,7 @@ class Parent:
         before = clock.boottime_ns()
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            self._page.parent_heartbeat = clock.boottime_ns()
             service_manager.alive()
             if self._all_answer():
                 service_manager.ready(f"{self._workers} workers answer")
@@ -169,8 +199,18 @@ class Parent:
                 is_started = words.pid == process.pid
                 if age > DEAD_SECONDS or (is_started and age > STUCK_SECONDS and self._waiting(slot)):
                     self._reasons[slot] = f"did not advance for {age:.1f} s"
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
+                    self._signal(slot, signal.SIGKILL)
+
+    def _replace(self, request: dict[str, Any]) -> dict[str, Any]:
+        """End a worker that does not follow to the generation wanted: whoever switches asks, and we look ourselves."""
+        slot, wanted = request.get("slot"), request.get("wanted")
+        if not isinstance(slot, int) or slot not in self._processes:
+            return {"replaced": False}
+        if wanted != self._page.active or self._page.worker(slot).active == wanted:
+            return {"replaced": False}
+        self._reasons[slot] = f"did not switch to generation {wanted}"
+        self._signal(slot, signal.SIGKILL)
+        return {"replaced": True}
 
     def _all_answer(self) -> bool:
         slots = [(self._page.worker(slot), self._processes.get(slot)) for slot in range(self._workers)]

@@ -49,7 +49,9 @@ async def work() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    page = Page.from_descriptor(orders.page)
+    page = Page.from_descriptors(*orders.page, slot=orders.slot)
+    for descriptor in orders.page:
+        os.close(descriptor)  # what is mapped is enough, and with the last of them the slot could be cut short
     slot = page.worker(orders.slot)
     serving, counters = _prepare(orders, page)
     if orders.account is not None:

@@ -17,9 +17,11 @@ class WorkerOrders:
     parent: int
     """Process id; the worker ends when it does."""
 
-    page: int
+    page: tuple[int, int, int]
+    """Descriptors: the head of the shared page and the parent's part for reading, the worker's own slot for writing."""
+
     tables: int
-    """Descriptors: the shared page (read and write), the directory of tables."""
+    """Descriptor: the directory of tables."""
 
     sockets: tuple[int, ...]
     """Descriptors: UDP sockets and listening TCP sockets."""
@@ -44,7 +46,8 @@ class WorkerOrders:
     def from_json(cls, text: str | bytes) -> "WorkerOrders":
         """Inverse of `to_json`."""
         document = json.loads(text)
-        document["sockets"] = tuple(document["sockets"])
+        for key in ("page", "sockets"):
+            document[key] = tuple(document[key])
         document["account"] = document["account"] and tuple(document["account"])
         return cls(**document)
 

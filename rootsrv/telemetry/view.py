@@ -138,7 +138,6 @@ class Viewer:
         self._tables = state / "tables"
         self._service = (tuple(service_addresses), port)
         self._page: Page | None = None
-        self._page_file = (0, 0)
         self._zones: tuple[int, tuple[tuple[str, int, int], ...]] = (0, ())
         self._heard: dict[str, tuple[float, Said]] = {}
         self._sockets = Sockets()
@@ -147,11 +146,9 @@ class Viewer:
         """The shared page; None if there is none.  Made anew by somebody, it is mapped anew."""
         path = self._runtime / "page"
         try:
-            status = path.stat()
-            if self._page is None or self._page_file != (status.st_dev, status.st_ino):
+            if self._page is None or not self._page.is_current():
                 self._page = Page.open(path, writable=False)
-                self._page_file = (status.st_dev, status.st_ino)
-        except (OSError, PageUnusable):
+        except PageUnusable:
             return None
         return self._page
 

@@ -1,3 +1,6 @@
+import fcntl
+import mmap
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,7 @@ from rootsrv.page.layout import REGISTER_SETS, REGISTERS, WORKER_SLOTS, Page, Pa
 
 def test_what_one_process_stores_the_others_read(tmp_path: Path) -> None:
     ours = Page.create(tmp_path / "page")
-    theirs = Page.open(tmp_path / "page")
+    theirs = Page.open_or_create(tmp_path / "page")
 
     ours.set_deadline(1, 123)
     ours.active = 17
@@ -71,3 +74,71 @@ def test_a_page_of_another_version_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(PageUnusable, match="not a shared page of version"):
         Page.open(tmp_path / "page")
+
+
+def test_a_worker_holds_no_descriptor_by_which_it_could_write_more_than_its_own_slot(tmp_path: Path) -> None:
+    page = Page.create(tmp_path / "page")
+    page.active = 7
+    head, serving, own = page.descriptors(1)
+
+    for descriptor in (head, serving):
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        with pytest.raises(PermissionError):
+            mmap.mmap(descriptor, 8)
+    theirs = Page.from_descriptors(head, serving, own, slot=1)
+    with pytest.raises(TypeError, match="read-only"):
+        theirs.silenced = True
+    with pytest.raises(TypeError, match="read-only"):
+        theirs.workers = 1
+    with pytest.raises(TypeError, match="read-only"):
+        theirs.worker(0).pid = 1
+    theirs.worker(1).pid = 4711
+    assert (page.worker(1).pid, page.worker(0).pid, theirs.active) == (4711, 0, 7)
+
+
+def test_mapping_its_slot_leaves_a_worker_no_descriptor_to_cut_it_short_by(tmp_path: Path) -> None:
+    page = Page.create(tmp_path / "page")
+    descriptors = page.descriptors(0)
+    before = _descriptors_of(tmp_path / "page.worker-0")
+    theirs = Page.from_descriptors(*descriptors, slot=0)
+    theirs.worker(0).pid = 1
+    assert _descriptors_of(tmp_path / "page.worker-0") == before
+
+
+def _descriptors_of(path: Path) -> int:
+    return sum(os.path.realpath(each) == str(path) for each in Path("/proc/self/fd").iterdir())
+
+
+def test_each_role_can_write_its_own_part_alone(tmp_path: Path) -> None:
+    maintain = Page.keep_head(tmp_path / "page")
+    serve = Page.keep_serving(tmp_path / "page", may_make_head=False)
+
+    maintain.active = 3
+    serve.workers = 2
+    serve.worker(1).active = 3
+    assert (serve.active, maintain.workers, maintain.worker(1).active, maintain.worker(0).active) == (3, 2, 3, 0)
+    with pytest.raises(TypeError, match="read-only"):
+        serve.active = 4
+    with pytest.raises(TypeError, match="read-only"):
+        maintain.workers = 4
+    with pytest.raises(TypeError, match="read-only"):
+        maintain.worker(1).pid = 4
+
+
+def test_who_serves_waits_for_a_head_that_is_not_his_to_make(tmp_path: Path) -> None:
+    with pytest.raises(PageUnusable, match="No such file"):
+        Page.keep_serving(tmp_path / "page", may_make_head=False)
+    page = Page.keep_head(tmp_path / "page")
+    page.words[5] ^= 1
+    with pytest.raises(PageUnusable, match="another boot"):
+        Page.keep_serving(tmp_path / "page", may_make_head=False)
+    assert Page.keep_serving(tmp_path / "page", may_make_head=True).active == 0
+
+
+def test_all_memory_is_had_when_it_is_made(tmp_path: Path) -> None:
+    page = Page.create(tmp_path / "page")
+    page.worker(0)
+    for each in (tmp_path / "page", tmp_path / "page.serving", tmp_path / "page.worker-0"):
+        status = each.stat()
+        assert status.st_blocks * 512 >= status.st_size
+        assert status.st_mode & 0o777 == 0o640

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +17,9 @@ from rootsrv.secondary import switchover as switchovers
 from rootsrv.secondary.switchover import Switchover, SwitchoverState, SwitchoverVoid, set_time
 from rootsrv.zone.lease import Reading, TrustedClock
 
+FOREVER = 1 << 62
+"""A heartbeat that does not get old."""
+
 
 def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -24,6 +29,7 @@ def boottime() -> float:
 def page(tmp_path: Path) -> Page:
     made = Page.create(tmp_path / "page")
     made.active = 1
+    made.parent_heartbeat = FOREVER
     return made
 
 
@@ -38,7 +44,17 @@ def process() -> Iterator["subprocess.Popen[bytes]"]:
 
 def switchover(page: Page, **settings: object) -> Switchover:
     config = SwitchoverConfig(**{"grace_seconds": 0.3, "stage_seconds": 0.3, **settings})  # type: ignore[arg-type]
-    return Switchover(page, config, TrustedClock(Reading(time.time(), boottime(), True)), boottime)
+    turn = Switchover(page, config, TrustedClock(Reading(time.time(), boottime(), True)), boottime)
+
+    async def replace(slot: int, wanted: int) -> dict[str, object]:
+        # As their parent does (server/parent.py): it knows its children and needs no pid from the page.
+        assert wanted == page.active
+        os.kill(page.worker(slot).pid, signal.SIGKILL)
+        page.worker(slot).pid = 0
+        return {"replaced": True}
+
+    turn.replace = replace
+    return turn
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +63,7 @@ async def worker(page: Page, slot: int, *, stages: bool = True, switches: bool =
     with process() as running:
         page.workers = max(page.workers, slot + 1)
         words = page.worker(slot)
-        words.pid, words.active = running.pid, page.active
+        words.pid, words.active, words.heartbeat = running.pid, page.active, FOREVER
 
         async def follow() -> None:
             while True:
@@ -202,7 +218,8 @@ def test_when_no_worker_can_be_brought_to_it_the_instance_ceases_and_heals_when_
 async def _replace_forever(page: Page) -> None:
     while True:
         with process() as running:
-            page.worker(0).active, page.worker(0).pid = 1, running.pid
+            words = page.worker(0)
+            words.active, words.pid, words.heartbeat = 1, running.pid, FOREVER
             while running.poll() is None:  # noqa: ASYNC110  (it is a process)
                 await asyncio.sleep(0.01)
 
@@ -236,6 +253,52 @@ def test_a_table_that_the_kernel_answers_otherwise_from_is_void(
             assert (page.active, page.staged, turn.state) == (1, 0, SwitchoverState.VOID)
 
     asyncio.run(run())
+
+
+def test_nobody_ends_a_process_whose_number_stands_in_the_page(page: Page) -> None:
+    with process() as innocent:
+
+        async def run() -> None:
+            turn = switchover(page)
+            orders = []
+
+            async def replace(slot: int, wanted: int) -> dict[str, object]:
+                orders.append((slot, wanted))
+                return {"replaced": False}
+
+            turn.replace = replace
+            page.workers = 1
+            words = page.worker(0)
+            words.pid, words.heartbeat, words.active = innocent.pid, FOREVER, 1
+            turn.flip(2, lambda: None)
+            asyncio.get_running_loop().call_later(0.5, lambda: setattr(words, "active", 2))
+            assert await turn.confirm(2)
+            assert orders == [(0, 2)]
+
+        asyncio.run(run())
+        assert innocent.poll() is None
+
+
+@pytest.mark.parametrize("dead", ["parent", "worker"])
+def test_what_a_slot_says_of_who_is_gone_fails_nothing(page: Page, dead: str) -> None:
+    with process() as innocent:
+
+        async def run() -> None:
+            page.workers = 1
+            words = page.worker(0)
+            words.pid, words.heartbeat, words.active = innocent.pid, FOREVER, 1
+            if dead == "parent":
+                page.parent_heartbeat = int((boottime() - switchovers.PARENT_SECONDS - 1) * 1e9)
+            else:
+                words.heartbeat = int((boottime() - switchovers.WORKER_SECONDS - 1) * 1e9)
+            turn = switchover(page)
+            await turn.stage(2)
+            turn.flip(2, lambda: None)
+            assert await turn.confirm(2)
+            assert (turn.state, page.silenced) == (SwitchoverState.NONE, False)
+
+        asyncio.run(run())
+        assert innocent.poll() is None
 
 
 def test_with_nobody_answering_there_is_nothing_to_fail(page: Page) -> None:

@@ -34,8 +34,7 @@ FAMILIES = ((socket.AF_INET, "127.0.0.1", 0), (socket.AF_INET6, "::1", 1))
 @pytest.fixture
 def worker(tmp_path: Path, compiled: Compiled) -> Iterator[tuple[Page, dict[int, socket.socket]]]:  # noqa: F811
     """The page and the bound sockets of a worker that takes datagrams one by one."""
-    page_path = tmp_path / "page"
-    page = Page.create(page_path)
+    page = Page.create(tmp_path / "page")
     table_path(tmp_path, 1).write_bytes(compiled.octets)
     for zone in range(2):
         page.set_deadline(zone, clock.boottime_ns() + 3600 * 10**9)
@@ -45,20 +44,18 @@ def worker(tmp_path: Path, compiled: Compiled) -> Iterator[tuple[Page, dict[int,
         for family, address, path in FAMILIES:
             sockets[path] = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
             sockets[path].bind((address, 0))
-        page_descriptor = os.open(page_path, os.O_RDWR)
-        stack.callback(os.close, page_descriptor)
         tables = os.open(tmp_path, os.O_RDONLY)
         stack.callback(os.close, tables)
         descriptors = tuple(each.fileno() for each in sockets.values())
         orders = WorkerOrders(
-            slot=0, parent=os.getpid(), page=page_descriptor, tables=tables, sockets=descriptors, account=None,
+            slot=0, parent=os.getpid(), page=page.descriptors(0), tables=tables, sockets=descriptors, account=None,
             responder=SETTINGS, tcp=asdict(TcpLimits()), batched=False,
         )  # fmt: skip
         process = stack.enter_context(
             subprocess.Popen(
                 [sys.executable, "-m", "rootsrv.server.worker"],
                 stdin=subprocess.PIPE,
-                pass_fds=(page_descriptor, tables, *descriptors),
+                pass_fds=(*page.descriptors(0), tables, *descriptors),
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             )
         )
