@@ -27,9 +27,9 @@ from pathlib import Path
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.store.table_file import open_table
 from rootsrv.answer.table import AnswerTable
-from rootsrv.config_fastpath import FastPathConfig
-from rootsrv.fastpath import attachment, loader
-from rootsrv.page import Page
+from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.fastpath import attachment, owner
+from rootsrv.page.layout import Page
 
 directory, interface, service = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 attachment._NO_TAILROOM_KINDS.clear()
@@ -38,7 +38,7 @@ for zone in (0, 1):
     page.set_deadline(zone, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**12)
 page.workers = page.active = page.worker(0).active = 1
 page.worker(0).pid = os.getpid()
-fastpath = loader.FastPath(
+fastpath = owner.FastPath(
     FastPathConfig(mode="auto", interfaces=(interface,)), addresses=(service,), port=53, responses=ResponderSettings(),
     page=page, open_table=lambda _: open_table(directory / "1.table"),
 )
