@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 BPF_SOURCES := $(wildcard rootsrv/fastpath/bpf/*.c rootsrv/fastpath/bpf/*.h)
 # A file's tests stay together in one process: they share that file's servers and compiled zones.
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --durations=25
 
 .PHONY: help venv demo test test-long test-kernel61 lint check bpf system-packages clean
 .PHONY: man wheel

@@ -90,7 +90,8 @@ def _splice(source: random.Random, message: bytearray, seeds: Sequence[bytes]) -
 
 
 def _repeat(source: random.Random, message: bytearray, seeds: Sequence[bytes]) -> bytearray:
-    return message + message[12:] * source.choice((1, 2, 50))
+    # No transport carries more, and a message that is repeated at every step would fill the memory.
+    return (message + message[12:] * source.choice((1, 2, 50)))[:MAX_OCTETS]
 
 
 def _compress(source: random.Random, message: bytearray, seeds: Sequence[bytes]) -> bytearray:
