@@ -31,5 +31,16 @@ def check_addresses(key: str, addresses: tuple[str, ...]) -> None:
             ipaddress.ip_address(address)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from error
-    if len(set(addresses)) != len(addresses):
+    if len({plain_address(each) for each in addresses}) != len(addresses):
         raise ConfigError(f"{key}: an address is named twice")
+
+
+def plain_address(address: str) -> str:
+    """*address* in the one form that addresses are compared in: RFC 5952's, without zone; IPv4 where it is v4-mapped.
+
+    ValueError if it is no address.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(found)

@@ -1,11 +1,10 @@
 """Configuration of what people look at: metrics, status page, statistics, logs."""
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rootsrv.config.checks import ConfigError, check_addresses, check_range
+from rootsrv.config.checks import ConfigError, check_addresses, check_range, plain_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ class LogConfig:
 
 def check_report(report: ReportConfig, service_addresses: tuple[str, ...]) -> None:
     """Refuse to answer HTTP where DNS is served (D41)."""
-    served = {ipaddress.ip_address(each) for each in service_addresses}
+    served = {plain_address(each) for each in service_addresses}
     for address in report.addresses:
-        if ipaddress.ip_address(address) in served:
+        if plain_address(address) in served:
             raise ConfigError(f"report.addresses: {address} is a service address; it must be another one")

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import ipaddress
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-import dns.name
-import dns.tsig
-
-from rootsrv.config.checks import ConfigError, check_addresses, check_range, without_query
+from rootsrv.config.checks import ConfigError, check_addresses, check_range, plain_address, without_query
+from rootsrv.wire import name as names
+from rootsrv.wire.tsig import Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +36,11 @@ class AdminConfig:
     """TCP connections at a time; over it new ones are closed at once."""
 
     idle_seconds: float = 10.0
+    transfers_per_peer: int = 4
+    """To one peer at a time; over it SERVFAIL."""
+
+    whole_zones_per_serial: int = 32
+    """How often one peer may have the whole of one version; over it REFUSED.  0 = as often as it asks."""
 
     def __post_init__(self) -> None:
         check_addresses("admin.addresses", self.addresses)
@@ -45,6 +48,8 @@ class AdminConfig:
         check_range("admin.tls_port", self.tls_port, 1, 65535)
         check_range("admin.max_connections", self.max_connections, 1, 10_000)
         check_range("admin.idle_seconds", self.idle_seconds, 0.1, 3600)
+        check_range("admin.transfers_per_peer", self.transfers_per_peer, 1, 1000)
+        check_range("admin.whole_zones_per_serial", self.whole_zones_per_serial, 0, 1_000_000)
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigError("admin.tls_key: tls_certificate and tls_key go together")
 
@@ -80,9 +85,9 @@ class KeyConfig:
             raise ConfigError(f"key.secret: key {self.name}: at least 16 octets, got {len(octets)}")
         return octets
 
-    def tsig_key(self) -> dns.tsig.Key:
+    def tsig_key(self) -> Key:
         """The key as TSIG wants it; ConfigError if its secret cannot be had."""
-        return dns.tsig.Key(self.name, self.secret_octets(), dns.name.from_text(self.algorithm))
+        return Key.make(names.from_text(self.name), self.algorithm, self.secret_octets())
 
     def __post_init__(self) -> None:
         if bool(self.secret) == bool(self.secret_file):
@@ -108,6 +113,12 @@ class PrimaryConfig:
 
     tls: Literal["no", "strict", "pinned"] = "no"
     """RFC 9103: "strict" checks certificate and host name, "pinned" the certificate's digest."""
+
+    alpn: Literal["required", "optional"] = "required"
+    """Whether it must select "dot" (RFC 9103 §7.1); some select nothing.
+
+    "optional" only for zones that ZONEMD verifies; another protocol than "dot" is refused all the same.
+    """
 
     tls_hostname: str = ""
     tls_ca: str = ""
@@ -176,6 +187,12 @@ class PeerConfig:
     key: str = ""
     tls_name: str = ""
     """The name in its client certificate (mutual TLS), where there is no key."""
+
+    alpn: Literal["required", "optional"] = "required"
+    """Whether it must offer "dot" over TLS (RFC 9103 §7.1); Unbound offers nothing.
+
+    "optional" only for zones that ZONEMD verifies; another protocol than "dot" is refused all the same.
+    """
 
     zones: tuple[str, ...] = (".",)
     notify: bool = True
@@ -308,6 +325,10 @@ class _Zone(Protocol):
     def zonemd(self) -> str: ...
 
 
+def _verified_as_a_whole(zone: _Zone) -> bool:
+    return zone.validation == "required" and zone.zonemd != "off"
+
+
 def check_secondary(
     admin: AdminConfig,
     keys: tuple[KeyConfig, ...],
@@ -317,21 +338,21 @@ def check_secondary(
     zones: Mapping[str, _Zone],
 ) -> None:
     """What only all sections together can tell; ConfigError names the key."""
-    service = {ipaddress.ip_address(each) for each in service_addresses}
+    service = {plain_address(each) for each in service_addresses}
     for address in admin.addresses:
-        if ipaddress.ip_address(address) in service:
+        if plain_address(address) in service:
             raise ConfigError(
                 f"admin.addresses: {address} is a service address; it must be another one (RFC 3258 §2.2)"
             )
     if peers and not admin.addresses:
         raise ConfigError("admin.addresses: is needed for transfers to a peer")
     key_names = {key.name for key in keys}
-    for what, names in (
+    for what, used in (
         ("key", [k.name for k in keys]),
         ("primary", [p.name for p in primaries]),
         ("peer", [p.name for p in peers]),
     ):
-        if len(set(names)) != len(names):
+        if len(set(used)) != len(used):
             raise ConfigError(f"{what}.name: a name is used twice")
     users: list[tuple[str, PrimaryConfig | PeerConfig]] = [("primary", each) for each in primaries]
     users += [("peer", each) for each in peers]
@@ -341,10 +362,12 @@ def check_secondary(
         for name in user.zones:
             if name not in zones:
                 raise ConfigError(f"{what}.{user.name}.zones: {name!r} is not a configured zone")
+            if user.alpn == "optional" and not _verified_as_a_whole(zones[name]):
+                raise ConfigError(f"{what}.{user.name}.alpn: must be required, since ZONEMD does not verify {name}")
     for primary in primaries:
         for name in primary.zones:
             zone = zones[name]
-            if not primary.authenticated and (zone.validation != "required" or zone.zonemd == "off"):
+            if not primary.authenticated and not _verified_as_a_whole(zone):
                 raise ConfigError(
                     f"primary.{primary.name}.key: {name} is not verified as a whole, so its primary needs a key or TLS"
                 )

@@ -7,9 +7,10 @@ import ssl
 import struct
 from typing import Any
 
-from rootsrv.config.checks import ConfigError
+from rootsrv.config.checks import plain_address
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.requests import Asker, Requests
+from rootsrv.distribution.tls import DOT, alpn_of, server_context
 from rootsrv.process import log
 
 MAX_DATAGRAMS_PENDING = 256
@@ -37,10 +38,10 @@ class _Datagrams(asyncio.DatagramProtocol):
         task.add_done_callback(self._pending.discard)
 
     async def _answer(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        asker = Asker(_plain(addr[0]), over_tcp=False)
-        async for response in self._listener.requests.answer(data, asker):
+        asker = Asker(plain_address(addr[0]), over_tcp=False)
+        async for parts in self._listener.requests.answer(data, asker):
             if self._transport is not None and not self._transport.is_closing():
-                self._transport.sendto(response, addr)
+                self._transport.sendto(b"".join(parts), addr)
 
 
 class Listener:
@@ -78,17 +79,10 @@ class Listener:
             log.event("administrative interface", addresses=",".join(self.config.addresses), port=self.config.port)
 
     def _tls_context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3  # RFC 9103 §7.1
-        context.set_alpn_protocols(["dot"])
-        try:
-            context.load_cert_chain(self.config.tls_certificate, self.config.tls_key)
-            if self.config.tls_client_ca:
-                context.load_verify_locations(self.config.tls_client_ca)
-                context.verify_mode = ssl.CERT_OPTIONAL
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"admin.tls_certificate: {error}") from error
-        return context
+        config = self.config
+        return server_context(
+            "admin.tls_certificate", config.tls_certificate, config.tls_key, client_ca=config.tls_client_ca
+        )
 
     async def close(self) -> None:
         """Stop listening and end all conversations."""
@@ -108,16 +102,24 @@ class Listener:
         try:
             if len(self._conversations) > self.config.max_connections:
                 return
+            tls = writer.get_extra_info("ssl_object")
+            alpn = DOT if tls is None else alpn_of(tls)
             peer = writer.get_extra_info("peername")
-            asker = Asker(_plain(peer[0]), over_tcp=True, tls_names=_certified_names(writer))
+            address = plain_address(peer[0])
+            if alpn not in {DOT, ""}:  # RFC 9103 §7.1; an absent one is the peer's affair, who is not known yet
+                self.requests.security.note("request_refused", address, f"TLS with the protocol {alpn!r}")
+                return
+            asker = Asker(address, over_tcp=True, tls_names=_certified_names(writer), alpn_missing=not alpn)
             while True:
                 async with asyncio.timeout(self.config.idle_seconds):
                     (size,) = struct.unpack("!H", await reader.readexactly(2))
                     octets = await reader.readexactly(size)
-                async for response in self.requests.answer(octets, asker):
-                    async with asyncio.timeout(self.config.idle_seconds):
-                        writer.write(struct.pack("!H", len(response)) + response)
-                        await writer.drain()
+                async with contextlib.aclosing(self.requests.answer(octets, asker)) as messages:
+                    async for parts in messages:
+                        writer.writelines((sum(map(len, parts)).to_bytes(2, "big"), *parts))
+                        if writer.transport.get_write_buffer_size():
+                            async with asyncio.timeout(self.config.idle_seconds):
+                                await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ssl.SSLError, asyncio.CancelledError):
             pass  # gone, idle, or too slow to take what it asked for
         finally:
@@ -125,10 +127,6 @@ class Listener:
             writer.transport.abort()
             with contextlib.suppress(OSError, ssl.SSLError):
                 await writer.wait_closed()
-
-
-def _plain(address: str) -> str:
-    return address.removeprefix("::ffff:").split("%")[0]
 
 
 def _certified_names(writer: asyncio.StreamWriter) -> frozenset[str]:

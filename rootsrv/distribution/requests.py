@@ -1,53 +1,40 @@
-"""What the administrative interface says: NOTIFY from primaries, SOA and transfers for peers, else REFUSED."""
-# An address alone proves nothing (D21): NOTIFY needs the TSIG key of the primary it claims to be from, or, where the
-# primary has no key but is asked over TLS, an address of that primary – such a NOTIFY only makes us ask that primary.
-# A transfer needs the peer's key, or a client certificate in its name, and its address.
+"""What is asked of whoever gives zones out: SOA and transfers for those who may have them, NOTIFY, else REFUSED."""
+# An address alone proves nothing (D21): a transfer needs the peer's key, or a client certificate in its name, and its
+# address.  Who that is, `Directory` knows: the configuration of an instance, or the accounts of a LocalRoot service.
+# Whose NOTIFY it is, `primaries.py` knows.
+#
+# OPT is in every response to a query that has one, errors too (RFC 6891 §6.1.1), and EXPIRE in every one that gives a
+# zone (RFC 7314): without it leases grow along a chain of secondaries.
 
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import dns.exception
-import dns.name
-import dns.rdata
-import dns.tsig
-
-from rootsrv.config.file import Config
-from rootsrv.config.zones import PeerConfig, PrimaryConfig
-from rootsrv.process.child import ChildFailed, in_child
+from rootsrv.config.checks import plain_address
+from rootsrv.config.zones import PeerConfig
+from rootsrv.distribution.limits import OverLimit, TransferCounts, TransferLimits
+from rootsrv.distribution.offered import OfferedZone, ReadyTransfer
 from rootsrv.process.security import SecurityEvents
-from rootsrv.secondary.keeper import ZoneKeeper
-from rootsrv.secondary.preparation import read_version
-from rootsrv.store.store import Store, StoreFailed
 from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
+from rootsrv.wire import tsig
 from rootsrv.wire.message import AXFR, CLASS_IN, IXFR, Message, MessageMalformed, parse
-from rootsrv.wire.record import ZoneMalformed
+from rootsrv.wire.record import Record, ZoneMalformed
 from rootsrv.wire.serial import serial_is_newer
-from rootsrv.wire.tsig import BADKEY, BADSIG, BADTIME, Signer, unsigned_error
+from rootsrv.wire.tsig import Checker, Key, Signer, TsigRefused
 from rootsrv.zone import transfer_out
-from rootsrv.zone.contents import Soa, ZoneContents
-from rootsrv.zone.transfer import NotAuthenticated, validate_tsig
+from rootsrv.zone.contents import Soa
+from rootsrv.zone.transfer_out import BADVERS, Edns
 
 NOERROR, FORMERR, SERVFAIL, NOTIMP, REFUSED, NOTAUTH = 0, 1, 2, 4, 5, 9
 OPCODE_QUERY, OPCODE_NOTIFY = 0, 4
-_RD_AND_OPCODE = 0x7900
+_RD_AND_OPCODE, _TC = 0x7900, 0x0200
+_TRANSFERS = (AXFR, IXFR)
 
-MAX_CHAIN = 7
-"""The longest chain of differences that an IXFR is answered with; beyond it AXFR is smaller anyway."""
-
-
-@dataclass
-class PeerRecord:
-    """What is known of a peer."""
-
-    config: PeerConfig
-    last_transfer_at: float | None = None
-    """Seconds since 1970."""
-
-    last_transfer: str = ""
-    notify: str = ""
+Parts = tuple[bytes, ...]
+"""One message, in parts that nobody has to join."""
 
 
 @dataclass(frozen=True)
@@ -55,47 +42,93 @@ class Asker:
     """Where a request came from."""
 
     address: str
+    """In the form of `plain_address`."""
+
     over_tcp: bool
     tls_names: frozenset[str] = frozenset()
     """Names in the client certificate that was verified."""
 
+    alpn_missing: bool = False
+    """Over TLS without "dot" (RFC 9103 §7.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A transfer that was sent."""
+
+    zone: str
+    serial: int
+    how: str
+    """axfr or ixfr."""
+
+    octets: int
+
+    def __str__(self) -> str:
+        return f"{self.zone} {self.serial} {self.how} {self.octets} octets"
+
+
+class Recipient(Protocol):
+    """Somebody who may have a zone."""
+
+    @property
+    def name(self) -> str:
+        """By which its transfers are counted."""
+        ...
+
+    def given(self, what: Given) -> None:
+        """All of a transfer was handed to the transport."""
+        ...
+
+
+class Directory(Protocol):
+    """Who may have what."""
+
+    def key(self, name: bytes) -> Key | None:
+        """The key of that name (wire format, lower-cased)."""
+        ...
+
+    def recipient(self, asker: Asker, key: Key | None, apex: bytes) -> Recipient | None:
+        """Who asks for the zone, if he may have it; *key* is the one that the request was signed with, rightly."""
+        ...
+
+    def tsig_failed(self, asker: Asker, owner: bytes, error: int) -> None:
+        """A request named the key *owner* and got the TSIG *error* (RFC 8945 §3; 0: its TSIG was malformed)."""
+        ...
+
+
+NotifySink = Callable[[bytes, Asker, Key | None, int | None], int]
+"""Apex, who sent it, the key it was signed with, the serial it names → the rcode to answer."""
+
 
 @dataclass
 class Requests:
-    """Answers requests on the administrative interface."""
+    """Answers requests about zones that are given out."""
 
-    keepers: dict[bytes, ZoneKeeper]
-    """By apex."""
+    zone: Callable[[bytes], OfferedZone | None]
+    """By apex (lower-cased)."""
 
-    store: Store
+    directory: Directory
     security: SecurityEvents
-    now: Callable[[], float]
-    """The time that is trusted."""
+    notified: NotifySink | None = None
+    """None: nobody here wants to be notified."""
 
-    keys: dict[dns.name.Name, dns.tsig.Key] = field(default_factory=dict)
-    primaries: tuple[PrimaryConfig, ...] = ()
-    peers: dict[str, PeerRecord] = field(default_factory=dict)
-    lease_left: Callable[[ZoneKeeper], float] = lambda _: 0.0
+    limits: TransferLimits = field(default_factory=TransferLimits)
+    counts: TransferCounts = field(init=False)
 
-    def configure(self, config: Config) -> None:
-        """Take keys, primaries and peers from *config*."""
-        keys = [each.tsig_key() for each in config.key]
-        self.keys = {key.name: key for key in keys}
-        self.primaries = config.primary
-        known = self.peers
-        self.peers = {each.name: PeerRecord(each) for each in config.peer}
-        for name, record in self.peers.items():
-            if name in known:
-                record.last_transfer_at = known[name].last_transfer_at
-                record.last_transfer = known[name].last_transfer
+    def __post_init__(self) -> None:
+        self.counts = TransferCounts(self.limits)
 
-    async def answer(self, octets: bytes, asker: Asker) -> AsyncIterator[bytes]:
+    def set_limits(self, limits: TransferLimits) -> None:
+        """From now on these; what runs goes on."""
+        self.limits = self.counts.limits = limits
+
+    async def answer(self, octets: bytes, asker: Asker) -> AsyncGenerator[Parts, None]:
         """All messages of the response to *octets*; none if it deserves none."""
         try:
             message = parse(octets)
         except MessageMalformed:
             if len(octets) >= 12 and not octets[2] & 0x80:
-                yield octets[:2] + bytes((octets[2] & 0x79 | 0x80, FORMERR)) + bytes(8)
+                yield (octets[:2] + bytes((octets[2] & 0x79 | 0x80, FORMERR)) + bytes(8),)
             return
         if message.is_response:
             return
@@ -103,173 +136,179 @@ class Requests:
         question = b""
         if message.question is not None:
             question = message.question[0] + struct.pack("!HH", *message.question[1:])
+        edns = Edns() if message.has_opt else None
 
         def plain(rcode: int) -> bytes:
-            return transfer_out.respond(message.id, question, rcode=rcode, flags=flags)
+            return transfer_out.respond(message.id, question, rcode=rcode, flags=flags, edns=edns)
 
-        if message.question is None or message.question[2] != CLASS_IN:
-            yield plain(FORMERR if message.question is None else REFUSED)
-            return
         signer: Signer | None = None
-        key_name = ""
+        key: Key | None = None
         if message.tsig is not None:
-            owner = dns.name.from_wire(message.tsig.owner, 0)[0]
-            key = self.keys.get(owner.canonicalize()) or self.keys.get(owner)
-            failure = self._check_tsig(octets, message, key)
-            if failure:
-                self.security.note("tsig_failed", asker.address, f"key {owner}: error {failure}")
-                yield self._tsig_error(plain(NOTAUTH), message, owner, failure)
+            key = self.directory.key(message.tsig.owner.lower())
+            try:
+                told = Checker(key).signed(octets, message.tsig, time.time())
+                assert key is not None
+                signer = Signer(key, told.mac)
+            except TsigRefused as refused:
+                owner = message.tsig.owner
+                self.security.note("tsig_failed", asker.address, f"key {names.to_text(owner)}: {refused}")
+                self.directory.tsig_failed(asker, owner.lower(), refused.error)
+                yield (tsig.refusal(plain(refused.rcode), owner, refused, key, time.time()),)
                 return
-            assert key is not None
-            rdata = dns.rdata.from_wire("ANY", "TSIG", message.tsig.rdata, 0, len(message.tsig.rdata))
-            signer = Signer(key, rdata.mac, stream=message.question[1] in {AXFR, IXFR})  # type: ignore[attr-defined]
-            key_name = owner.to_text().lower()
 
-        def signed(unsigned: bytes) -> bytes:
-            return signer.sign(unsigned, time.time()) if signer else unsigned
+        def signed(unsigned: bytes) -> Parts:
+            octets = signer.sign(unsigned, time.time()) if signer else unsigned
+            if asker.over_tcp or len(octets) <= message.max_udp_octets:
+                return (octets,)
+            short = transfer_out.respond(message.id, question, flags=flags | _TC, edns=edns)
+            return (signer.sign(short, time.time()) if signer else short,)
 
-        keeper = self.keepers.get(message.question[0].lower())
+        if message.has_opt and message.edns_version:
+            yield signed(plain(BADVERS))
+            return
+        if message.question is None or message.question[2] != CLASS_IN:
+            yield signed(plain(FORMERR if message.question is None else REFUSED))
+            return
+        qname, qtype, _ = message.question
+        zone = self.zone(qname.lower())
         if message.opcode == OPCODE_NOTIFY:
-            yield signed(plain(self._notify(message, keeper, asker, key_name)))
+            yield signed(plain(self._notify(message, zone, asker, key)))
             return
         if message.opcode != OPCODE_QUERY:
             yield signed(plain(NOTIMP))
             return
-        peer = self._peer(asker, key_name, keeper)
-        if keeper is None or peer is None:
-            what = "transfer_refused" if message.question[1] in {AXFR, IXFR} else "request_refused"
-            name, kind = names.to_text(message.question[0]), rdatas.type_text(message.question[1])
-            self.security.note(what, asker.address, f"{name} {kind} key={key_name or 'none'}")
+        recipient = None if zone is None else self.directory.recipient(asker, key, zone.apex)
+        if zone is None or recipient is None:
+            what = "transfer_refused" if qtype in _TRANSFERS else "request_refused"
+            used = names.to_text(key.name) if key else "none"
+            self.security.note(what, asker.address, f"{names.to_text(qname)} {rdatas.type_text(qtype)} key={used}")
             yield signed(plain(REFUSED))
             return
-        async for response in self._serve(message, question, keeper, peer, asker):
-            yield signed(response)
-
-    # Who is it.
-
-    def _check_tsig(self, octets: bytes, message: Message, key: dns.tsig.Key | None) -> int:
-        """The TSIG error, 0 if the signature is good."""
-        if key is None:
-            return BADKEY
-        assert message.tsig is not None
+        if zone.offer is None:
+            yield signed(plain(SERVFAIL))  # expired: RFC 1034 §4.3.5
+            return
+        theirs = _serial(message.authorities, zone.apex) if qtype == IXFR else None
+        current = theirs is not None and not serial_is_newer(zone.offer.serial, theirs)
+        if qtype == rdatas.SOA or current or (qtype == IXFR and not asker.over_tcp):
+            about = Edns(zone.expire_seconds) if message.has_opt else None
+            flags |= transfer_out.AA
+            soa = transfer_out.respond(message.id, question, flags=flags, answers=[zone.soa], edns=about)
+            yield signed(soa)
+            return
+        if qtype not in _TRANSFERS or not asker.over_tcp:
+            yield signed(plain(REFUSED))
+            return
         try:
-            validate_tsig(octets, message.tsig, key, time.time(), multi=False)
-        except NotAuthenticated as error:
-            cause = type(error.__cause__)
-            return BADTIME if cause is dns.tsig.BadTime else BADKEY if cause is dns.tsig.BadKey else BADSIG
-        return 0
-
-    def _tsig_error(self, response: bytes, message: Message, owner: dns.name.Name, error: int) -> bytes:
-        assert message.tsig is not None
-        try:
-            rdata = dns.rdata.from_wire("ANY", "TSIG", message.tsig.rdata, 0, len(message.tsig.rdata))
-        except dns.exception.DNSException:
-            return response
-        algorithm: dns.name.Name = rdata.algorithm  # type: ignore[attr-defined]
-        return unsigned_error(response, owner, algorithm, error, time.time())
-
-    def _peer(self, asker: Asker, key_name: str, keeper: ZoneKeeper | None) -> PeerRecord | None:
-        for record in self.peers.values():
-            config = record.config
-            if config.address != asker.address or keeper is None or keeper.name not in config.zones:
-                continue
-            if config.key and dns.name.from_text(config.key).canonicalize().to_text() == key_name:
-                return record
-            if config.tls_name and config.tls_name in asker.tls_names:
-                return record
-        return None
+            with self.counts.one(recipient.name, asker.address):
+                ready = await (zone.whole() if theirs is None else zone.since(theirs))
+                if ready.base is None:
+                    self.counts.whole(recipient.name, zone.apex, ready.serial)
+                edns = Edns(zone.expire_seconds) if message.has_opt else None
+                for parts in transfer(ready, message.id, question, edns, signer):
+                    yield parts
+        except OverLimit as limit:
+            self.security.note("transfer_refused", asker.address, f"{zone.name} {recipient.name}: {limit}")
+            yield signed(plain(SERVFAIL if limit.passes else REFUSED))
+            return
+        how = "axfr" if ready.base is None else "ixfr"
+        recipient.given(Given(zone.name, ready.serial, how, ready.octets))
 
     # NOTIFY in (RFC 1996).
 
-    def _notify(self, message: Message, keeper: ZoneKeeper | None, asker: Asker, key_name: str) -> int:
-        """The rcode; wakes the keeper if the NOTIFY is from one of its primaries."""
-        if keeper is None or message.question is None or message.question[1] != rdatas.SOA:
-            self.security.note("notify_spoofed", asker.address, "of a zone that is not ours")
-            return NOTAUTH if keeper is None else FORMERR
-        for primary in self.primaries:
-            if keeper.name not in primary.zones or primary.name not in keeper.sources:
-                continue
-            if primary.key:
-                known = dns.name.from_text(primary.key).canonicalize().to_text() == key_name
-            else:
-                known = not key_name and asker.address in {primary.address, *primary.notify_from}
-            if known:
-                keeper.notified(primary.name, _serial_in(message, keeper.policy.apex))
-                return NOERROR
-        self.security.note("notify_spoofed", asker.address, f"zone {keeper.name} key={key_name or 'none'}")
-        return REFUSED
-
-    # Transfers out.
-
-    async def _serve(
-        self, message: Message, question: bytes, keeper: ZoneKeeper, peer: PeerRecord, asker: Asker
-    ) -> AsyncIterator[bytes]:
+    def _notify(self, message: Message, zone: OfferedZone | None, asker: Asker, key: Key | None) -> int:
+        """The rcode."""
         assert message.question is not None
-        qtype = message.question[1]
-        flags = transfer_out.QR | transfer_out.AA
-        left = self.lease_left(keeper)
-        if keeper.serving is None or left <= 0:
-            yield transfer_out.respond(message.id, question, rcode=SERVFAIL)  # expired: RFC 1034 §4.3.5
-            return
-        contents = keeper.serving.contents
-        soa = transfer_out.wire(transfer_out.soa_record(contents))
-        theirs = _serial_in_authority(message, keeper.policy.apex) if qtype == IXFR else None
-        current = theirs is not None and not serial_is_newer(contents.serial, theirs)
-        if qtype == rdatas.SOA or current or (qtype == IXFR and not asker.over_tcp):
-            yield transfer_out.respond(
-                message.id, question, flags=flags, answers=[soa], expire_seconds=int(left), edns=message.has_opt
-            )
-            return
-        if qtype not in {AXFR, IXFR} or not asker.over_tcp:
-            yield transfer_out.respond(message.id, question, rcode=REFUSED)
-            return
-        apex, store, policy = keeper.policy.apex, self.store, keeper.policy
-
-        def build() -> tuple[bool, list[bytes]]:
-            chain = None if theirs is None else _chain(keeper, store, theirs, contents)
-            records = transfer_out.transfer_records(contents, chain)
-            return chain is not None, list(transfer_out.messages(message.id, policy.apex, qtype, records))
-
-        try:
-            incremental, ready = await in_child(build, store)
-        except (ChildFailed, TimeoutError):
-            yield transfer_out.respond(message.id, question, rcode=SERVFAIL)
-            return
-        for each in ready:
-            yield each
-        kind = "ixfr" if incremental else "axfr"
-        peer.last_transfer_at = self.now()
-        octets = sum(map(len, ready))
-        peer.last_transfer = f"{names.to_text(apex)} {contents.serial} {kind} {octets} octets"
+        if zone is None or message.question[1] != rdatas.SOA:
+            self.security.note("notify_spoofed", asker.address, "of a zone that is not ours")
+            return NOTAUTH if zone is None else FORMERR
+        if self.notified is None:
+            return REFUSED
+        return self.notified(zone.apex, asker, key, _serial(message.answers, zone.apex))
 
 
-def _chain(keeper: ZoneKeeper, store: Store, theirs: int, contents: ZoneContents) -> list[ZoneContents] | None:
-    """The kept versions from *theirs* up to the one before *contents*, oldest first; None if that cannot be had."""
-    kept = [each.serial for each in store.versions(keeper.policy.apex)]
-    between = [s for s in kept if s == theirs or (serial_is_newer(s, theirs) and serial_is_newer(contents.serial, s))]
-    if theirs not in between:
+def transfer(
+    ready: ReadyTransfer, message_id: int, question: bytes, edns: Edns | None, signer: Signer | None
+) -> Iterator[Parts]:
+    """The messages of *ready* for one who asks: his id and question, OPT in the first (RFC 5936 §2.2.5), his TSIG."""
+    flags = transfer_out.QR | transfer_out.AA
+    option = edns.record() if edns else b""
+    for answers, octets in ready.messages:
+        additional = 1 if option else 0
+        header = struct.pack("!HHHHHH", message_id, flags, 1 if question else 0, answers, 0, additional) + question
+        if signer is None:
+            yield (header, octets, option) if option else (header, octets)
+        else:
+            # bench/transfers.py guards this.
+            record = signer.record((header, octets, option), message_id, time.time())
+            header = header[:10] + (additional + 1).to_bytes(2, "big") + question
+            yield header, octets, option + record
+        question = option = b""
+
+
+class PeerRecord:
+    """What is known of a peer."""
+
+    def __init__(self, config: PeerConfig, now: Callable[[], float]) -> None:
+        """*now*: the time that is trusted."""
+        self.config = config
+        self.name = config.name
+        self.address = plain_address(config.address)
+        self.apexes = frozenset(map(names.from_text, config.zones))
+        self.key_name = names.from_text(config.key) if config.key else b""
+        self.last_transfer_at: float | None = None
+        """Seconds since 1970."""
+        self.last_transfer = ""
+        self.notify = ""
+        self._now = now
+
+    def given(self, what: Given) -> None:
+        """See Recipient."""
+        self.last_transfer_at = self._now()
+        self.last_transfer = str(what)
+
+
+class ConfiguredPeers:
+    """The Directory of an instance: `[[key]]` and `[[peer]]`."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.keys: dict[bytes, Key] = {}
+        self.records: dict[str, PeerRecord] = {}
+        """By name."""
+        self._now = now
+
+    def configure(self, keys: dict[bytes, Key], peers: Collection[PeerConfig]) -> None:
+        """From now on these; what is known of a peer that stays is kept."""
+        known = self.records
+        self.keys = keys
+        self.records = {each.name: PeerRecord(each, self._now) for each in peers}
+        for name, record in self.records.items():
+            if name in known:
+                record.last_transfer_at = known[name].last_transfer_at
+                record.last_transfer = known[name].last_transfer
+
+    def key(self, name: bytes) -> Key | None:
+        """See Directory."""
+        return self.keys.get(name)
+
+    def recipient(self, asker: Asker, key: Key | None, apex: bytes) -> PeerRecord | None:
+        """See Directory."""
+        for record in self.records.values():
+            if record.address != asker.address or apex not in record.apexes:
+                continue
+            if asker.alpn_missing and record.config.alpn == "required":
+                continue
+            if record.key_name and key is not None and record.key_name == key.name:
+                return record
+            if record.config.tls_name and record.config.tls_name in asker.tls_names:
+                return record
         return None
-    between.sort(key=lambda serial: (serial - theirs) % 2**32)
-    # A version that was only held never was in service, but its difference leads on all the same.
-    try:
-        chain = [read_version(store, keeper.policy, serial)[1] for serial in between[-MAX_CHAIN:]]
-    except StoreFailed:
-        return None
-    return chain if chain[0].serial == theirs else None
+
+    def tsig_failed(self, asker: Asker, owner: bytes, error: int) -> None:
+        """See Directory; the security event says it all."""
 
 
-def _serial_in(message: Message, zone: bytes) -> int | None:
-    for owner, rtype, _, rdata in message.answers:
-        if owner.lower() == zone and rtype == rdatas.SOA:
-            try:
-                return Soa.from_rdata(rdata).serial
-            except ZoneMalformed:
-                return None
-    return None
-
-
-def _serial_in_authority(message: Message, zone: bytes) -> int | None:
-    for owner, rtype, _, rdata in message.authorities:
+def _serial(records: tuple[Record, ...], zone: bytes) -> int | None:
+    for owner, rtype, _, rdata in records:
         if owner.lower() == zone and rtype == rdatas.SOA:
             try:
                 return Soa.from_rdata(rdata).serial

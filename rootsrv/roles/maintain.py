@@ -9,9 +9,10 @@ from typing import Any
 
 from rootsrv.config.file import Config, ConfigError, load
 from rootsrv.control import status_socket
+from rootsrv.distribution.limits import transfer_limits
 from rootsrv.distribution.listener import CannotListen, Listener
-from rootsrv.distribution.notify import notify
-from rootsrv.distribution.requests import Requests
+from rootsrv.distribution.notify import NotifySender, Target, Told
+from rootsrv.distribution.requests import ConfiguredPeers, PeerRecord, Requests
 from rootsrv.page.layout import Page
 from rootsrv.process import log
 from rootsrv.process.clocks import clocks
@@ -21,6 +22,7 @@ from rootsrv.secondary.control import Control
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
+from rootsrv.secondary.offering import Offering
 from rootsrv.store.store import Store
 
 NICENESS = 5
@@ -60,21 +62,27 @@ class Role:
             "replace-worker", slot=slot, wanted=wanted
         )
         self.security = SecurityEvents()
+        self.offering = Offering(self.maintainer.zones, self.security)
+        self.peers = ConfiguredPeers(self.maintainer.zones.now)
+        self.sender = NotifySender(config.admin.addresses)
         self.requests = Requests(
-            {each.policy.apex: each for each in self.maintainer.zones.keepers.values()},
-            store,
-            self.security,
-            self.maintainer.zones.now,
-            lease_left=self._lease_left,
+            self.offering.zone, self.peers, self.security, self.offering.notified, transfer_limits(config.admin)
         )
-        self.requests.configure(config)
+        self._configure(config)
         self.listener = Listener(config.admin, self.requests)
         self._background: set[asyncio.Task[None]] = set()
         self.maintainer.pipeline.on_activated.append(self._tell_peers)
 
+    def _configure(self, config: Config) -> None:
+        """ConfigError if secrets cannot be had."""
+        self.peers.configure({key.name: key for key in (each.tsig_key() for each in config.key)}, config.peer)
+        self.offering.configure(config.primary)
+        self.sender.leave_from(config.admin.addresses)
+        self.requests.set_limits(transfer_limits(config.admin))
+
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
         """Until *stop* is set."""
-        status = lambda: maintain_status.status(self.maintainer, self.requests, self._digest)  # noqa: E731
+        status = lambda: maintain_status.status(self.maintainer, self.peers, self.security, self._digest)  # noqa: E731
         control = await Control(self.maintainer, self.security, status, self.reload_now).listen(self._socket)
         await self.listener.start()
         reloading = asyncio.create_task(self._reload_forever(reload), name="reload")
@@ -89,6 +97,7 @@ class Role:
                 task.cancel()
             await asyncio.gather(reloading, *self._background, return_exceptions=True)
             await self.listener.close()
+            await self.sender.close()
 
     async def _ask_serve(self, command: str, **facts: int | str) -> dict[str, Any]:
         """What the parent that serves, which owns the fast path, answers; empty if it does not."""
@@ -97,20 +106,19 @@ class Role:
         except status_socket.NoAnswer:
             return {}
 
-    def _lease_left(self, keeper: ZoneKeeper) -> float:
-        deadline = keeper.deadline()
-        return 0.0 if deadline is None else deadline - self.maintainer.zones.boottime()
-
     def _tell_peers(self, keeper: ZoneKeeper) -> None:
-        assert keeper.serving is not None
-        config = self.maintainer.zones.config
-        for record in self.requests.peers.values():
-            if not record.config.notify or keeper.name not in record.config.zones:
-                continue
-            key = next((k for n, k in self.requests.keys.items() if n.to_text() == _absolute(record.config.key)), None)
-            family = ":" in record.config.address
-            local = next((each for each in config.admin.addresses if (":" in each) == family), None)
-            self._in_background(notify(record, keeper.serving.contents, key, local))
+        apex = keeper.policy.apex
+        zone = self.offering.zone(apex)
+        if zone is not None:
+            told = [each for each in self.peers.records.values() if each.config.notify and apex in each.apexes]
+            self.sender.tell(zone, [self._target(each) for each in told])
+
+    def _target(self, record: PeerRecord) -> Target:
+        def report(told: Told) -> None:
+            record.notify = str(told)
+
+        key = self.peers.key(record.key_name) if record.key_name else None
+        return Target(record.name, record.address, record.config.port, key, report)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -135,7 +143,7 @@ class Role:
         try:
             config = load(self._path)
             later = self.maintainer.reload(config)
-            self.requests.configure(config)
+            self._configure(config)
         except ConfigError as error:
             log.alarm("reload refused", reason=error)
             return False, str(error)
@@ -152,10 +160,6 @@ class Role:
             await self.listener.start()
         except (CannotListen, ConfigError) as error:
             log.alarm("administrative interface is closed", reason=error)
-
-
-def _absolute(name: str) -> str:
-    return name if name.endswith(".") else f"{name}."
 
 
 def _digest(path: Path) -> str:

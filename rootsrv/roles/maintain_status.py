@@ -3,8 +3,9 @@
 import os
 
 import rootsrv
-from rootsrv.distribution.requests import PeerRecord, Requests
+from rootsrv.distribution.requests import ConfiguredPeers, PeerRecord
 from rootsrv.process import clock
+from rootsrv.process.security import SecurityEvents
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.status import (
@@ -22,7 +23,9 @@ from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
 
 
-def status(maintainer: Maintainer, requests: Requests, configuration_digest: str) -> Status:
+def status(
+    maintainer: Maintainer, peers: ConfiguredPeers, security: SecurityEvents, configuration_digest: str
+) -> Status:
     """Everything as it is now."""
     boottime = maintainer.zones.boottime()
     page, switchover = maintainer.zones.page, maintainer.zones.switchover
@@ -57,8 +60,8 @@ def status(maintainer: Maintainer, requests: Requests, configuration_digest: str
             for slot in range(page.workers)
         ],
         workers_replaced=page.replaced,
-        peers=[_peer(each) for each in requests.peers.values()],
-        security_events=dict(requests.security.counts),
+        peers=[_peer(each) for each in peers.records.values()],
+        security_events=dict(security.counts),
         counters=dict(maintainer.zones.counters),
         state_writable=not maintainer.zones.state_error,
         alarms=_alarms(maintainer),

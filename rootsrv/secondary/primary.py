@@ -14,16 +14,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import dns.tsig
-
-from rootsrv.config.checks import ConfigError
+from rootsrv.config.checks import plain_address
 from rootsrv.config.file import Config
 from rootsrv.config.zones import PrimaryConfig, RefreshConfig
+from rootsrv.distribution.tls import DOT, alpn_of, client_context, show_certificate
 from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.message import AXFR, CLASS_IN, IXFR, MessageMalformed, parse
 from rootsrv.wire.record import ZoneMalformed
-from rootsrv.wire.tsig import Signer
+from rootsrv.wire.tsig import Key, Signer
 from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.transfer import (
     EXPIRE,
@@ -50,10 +49,11 @@ class Source:
     name: str
     address: str
     port: int
-    key: dns.tsig.Key | None
+    key: Key | None
     tls: ssl.SSLContext | None
     tls_hostname: str
     tls_pin: str
+    alpn_optional: bool
     local_address: str | None
     authenticated: bool
     limits: RefreshConfig
@@ -62,16 +62,17 @@ class Source:
     def from_config(cls, primary: PrimaryConfig, config: Config) -> "Source":
         """ConfigError names the key when certificates or secrets cannot be read."""
         key = next((each.tsig_key() for each in config.key if each.name == primary.key), None)
-        family = ":" in primary.address
-        local = next((each for each in config.admin.addresses if (":" in each) == family), None)
+        address = plain_address(primary.address)
+        local = next((e for e in map(plain_address, config.admin.addresses) if (":" in e) == (":" in address)), None)
         return cls(
             primary.name,
-            primary.address,
+            address,
             primary.port or (53 if primary.tls == "no" else 853),
             key,
             None if primary.tls == "no" else _tls_context(primary, config),
             primary.tls_hostname,
             primary.tls_pin.lower(),
+            primary.alpn == "optional",
             local,
             primary.authenticated,
             config.refresh,
@@ -79,22 +80,10 @@ class Source:
 
 
 def _tls_context(primary: PrimaryConfig, config: Config) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=primary.tls_ca or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"primary.{primary.name}.tls_ca: {primary.tls_ca}: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_3  # RFC 9103 §7.1
-    context.set_alpn_protocols(["dot"])
-    if primary.tls == "pinned":
-        context.check_hostname = False
-        context.verify_mode = (
-            ssl.CERT_NONE
-        )  # the digest of the certificate is compared instead, before anything is sent
+    key = f"primary.{primary.name}.tls_ca"
+    context = client_context(key, ca=primary.tls_ca, pinned=primary.tls == "pinned", dot=True)
     if config.admin.tls_certificate:
-        try:
-            context.load_cert_chain(config.admin.tls_certificate, config.admin.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"admin.tls_certificate: {config.admin.tls_certificate}: {error}") from error
+        show_certificate(context, "admin.tls_certificate", config.admin.tls_certificate, config.admin.tls_key)
     return context
 
 
@@ -227,8 +216,11 @@ async def _connection(source: Source) -> AsyncIterator[tuple[asyncio.StreamReade
         local_addr=(source.local_address, 0) if source.local_address else None,
     )
     try:
+        tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
+        if tls is not None and (alpn := alpn_of(tls)) != DOT and (alpn or not source.alpn_optional):
+            raise Unreachable(f"TLS: it selected {alpn or 'no protocol'}, not {DOT!r} (ALPN, RFC 9103 §7.1)")
         if source.tls_pin:
-            tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            assert tls is not None
             digest = hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
             if digest != source.tls_pin:
                 raise Unreachable(f"TLS: its certificate is {digest}, not the pinned one")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from rootsrv.config.checks import ConfigError, without_query
+from rootsrv.config.checks import without_query
 from rootsrv.config.file import Config
 from rootsrv.config.zones import PrimaryConfig, RefreshConfig
+from rootsrv.distribution.tls import client_context
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary import primary
 from rootsrv.secondary.primary import SerialAnswer, Source, Transferred, Unreachable
@@ -88,10 +89,7 @@ class HttpsSource:
         self._url = url
         self._limits = limits
         self._store = store
-        try:
-            self._context = ssl.create_default_context(cafile=ca or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"primary.{name}.tls_ca: {ca}: {error}") from error
+        self._context = client_context(f"primary.{name}.tls_ca", ca=ca)
         self._etag = self._last_modified = ""
         self._serial: int | None = None
 

@@ -17,9 +17,9 @@ CLASS_IN, CLASS_ANY = 1, 255
 _HEADER = struct.Struct("!HHHHHH")
 _RECORD = struct.Struct("!HHIH")
 
-# The types whose RDATA may hold compressed names (RFC 3597 §4): offset of the first name, how many names.  The others
-# that RFC 3597 lists have not been compressed by any server for twenty years.
-_COMPRESSED = {rdatas.NS: (0, 1), rdatas.CNAME: (0, 1), rdatas.SOA: (0, 2), 12: (0, 1), 15: (2, 1), 14: (0, 2)}
+NAMES_IN_RDATA = {rdatas.NS: (0, 1), rdatas.CNAME: (0, 1), rdatas.SOA: (0, 2), 12: (0, 1), 15: (2, 1), 14: (0, 2)}
+"""The types whose RDATA may hold compressed names (RFC 3597 §4): offset of the first name, how many names."""
+# The others that RFC 3597 lists have not been compressed by any server for twenty years.
 
 
 class MessageMalformed(ValueError):
@@ -54,6 +54,11 @@ class Message:
 
     has_opt: bool
     tsig: TsigRecord | None
+    edns_version: int = 0
+    """Of OPT (RFC 6891 §6.1.3)."""
+
+    max_udp_octets: int = 512
+    """The largest response that the sender takes over UDP (RFC 1035 §4.2.1, RFC 6891 §6.2.3)."""
 
     @property
     def is_response(self) -> bool:
@@ -110,11 +115,12 @@ def _parse(octets: bytes) -> Message:
     additional: list[Record] = []
     options: dict[int, bytes] = {}
     has_opt = False
+    edns_version, max_udp_octets = 0, 512
     tsig = None
     for number in range(additionals):
         start = at
         owner, at = _name(octets, at, names)
-        rtype, _, ttl, size = _RECORD.unpack_from(octets, at)
+        rtype, rclass, ttl, size = _RECORD.unpack_from(octets, at)
         at += 10
         rdata = octets[at : at + size]
         if len(rdata) != size:
@@ -124,6 +130,7 @@ def _parse(octets: bytes) -> Message:
             if has_opt or owner != b"\0":
                 raise MessageMalformed("more than one OPT, or one that is not at the root")
             has_opt = True
+            edns_version, max_udp_octets = ttl >> 16 & 255, max(512, rclass)
             options = _options(rdata)
         elif rtype == TSIG:
             if number != additionals - 1:
@@ -133,7 +140,19 @@ def _parse(octets: bytes) -> Message:
             additional.append((owner, rtype, ttl, rdata))
     if at != len(octets):
         raise MessageMalformed(f"{len(octets) - at} octets behind the last record")
-    return Message(id_, flags, question, sections[0], sections[1], tuple(additional), options, has_opt, tsig)
+    return Message(
+        id_,
+        flags,
+        question,
+        sections[0],
+        sections[1],
+        tuple(additional),
+        options,
+        has_opt,
+        tsig,
+        edns_version,
+        max_udp_octets,
+    )
 
 
 def _name(octets: bytes, at: int, names: dict[int, bytes]) -> tuple[bytes, int]:
@@ -197,7 +216,7 @@ def _skip(octets: bytes, at: int) -> int:
 def _rdata(octets: bytes, at: int, size: int, rtype: int, names: dict[int, bytes]) -> bytes:
     if at + size > len(octets):
         raise MessageMalformed(f"RDATA of {size} octets is cut short")
-    compressed = _COMPRESSED.get(rtype)
+    compressed = NAMES_IN_RDATA.get(rtype)
     if compressed is None:
         return octets[at : at + size]
     fixed, count = compressed

@@ -18,17 +18,12 @@
 import enum
 import itertools
 from dataclasses import dataclass
-from typing import Any
-
-import dns.exception
-import dns.name
-import dns.rdata
-import dns.tsig
 
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.message import CLASS_IN, IXFR, Message, MessageMalformed, TsigRecord, parse
 from rootsrv.wire.record import Record, ZoneMalformed
 from rootsrv.wire.serial import serial_is_newer
+from rootsrv.wire.tsig import Checker, Key, TsigRefused, error_text
 from rootsrv.zone.builder import ContentsBuilder, covered_type
 from rootsrv.zone.contents import Soa, ZoneContents
 
@@ -76,50 +71,35 @@ class Limits:
 class TsigStream:
     """The TSIG of a response of one or many messages (RFC 8945 §5.3)."""
 
-    def __init__(self, key: dns.tsig.Key, request_mac: bytes) -> None:
-        self._key = key
-        self._mac = request_mac
-        self._context: Any = None
-        self._unsigned = 0
+    def __init__(self, key: Key, request_mac: bytes) -> None:
+        self._checker = Checker(key, request_mac)
+        self._unsigned: int | None = None
+        """Messages since the last signed one; None before the first."""
 
     def check(self, octets: bytes, tsig: TsigRecord | None, now: float) -> None:
         """The next message; NotAuthenticated if its signature (or its absence) is not right at *now* (seconds)."""
         if tsig is None:
-            self._unsigned += 1
-            if self._context is None:
+            if self._unsigned is None:
                 raise NotAuthenticated("not signed")
+            self._unsigned += 1
             if self._unsigned > MAX_UNSIGNED_MESSAGES:
                 raise NotAuthenticated(f"{self._unsigned} messages in a row are not signed")
-            self._context.update(octets)
+            self._checker.unsigned(octets)
             return
+        try:
+            told = self._checker.signed(octets, tsig, now)
+        except TsigRefused as error:
+            if error.tsig is not None and error.tsig.error:
+                raise NotAuthenticated(f"TSIG: the primary says {error_text(error.tsig.error)}") from error
+            raise NotAuthenticated(f"TSIG: {error}") from error
+        if told.error:
+            raise NotAuthenticated(f"TSIG: the primary says {error_text(told.error)}")
         self._unsigned = 0
-        self._context = validate_tsig(octets, tsig, self._key, now, self._mac, self._context)
 
     def finish(self) -> None:
         """The transfer is complete: its last message must have been signed."""
-        if self._context is None or self._unsigned:
+        if self._unsigned != 0:
             raise NotAuthenticated("the last message is not signed")
-
-
-def validate_tsig(
-    octets: bytes,
-    tsig: TsigRecord,
-    key: dns.tsig.Key,
-    now: float,
-    request_mac: bytes = b"",
-    context: Any = None,
-    multi: bool = True,
-) -> Any:
-    """Check the *tsig* of the message *octets*; gives the context for the next message.  NotAuthenticated if wrong."""
-    try:
-        rdata = dns.rdata.from_wire("ANY", "TSIG", tsig.rdata, 0, len(tsig.rdata))
-        owner = dns.name.from_wire(tsig.owner, 0)[0]
-        return _validate(octets, key, owner, rdata, int(now), request_mac, tsig.start, context, multi)
-    except (dns.exception.DNSException, ValueError) as error:
-        raise NotAuthenticated(f"TSIG: {type(error).__name__}: {error}") from error
-
-
-_validate: Any = dns.tsig.validate  # dnspython has no types for it
 
 
 class _State(enum.Enum):
@@ -340,7 +320,15 @@ class Inbound:
 
 def difference(older: ZoneContents, newer: ZoneContents) -> tuple[list[Record], list[Record]]:
     """The records that *newer* lacks and those that it has more; the SOA is first in each (RFC 1995 §4)."""
-    before, after = set(older.records()), set(newer.records())
+    before: set[Record] = set()
+    after: set[Record] = set()
+    # RRset by RRset: most are the same in both, and to compare two of them is less than to make their records.
+    for key, rrset in newer.rrsets.items():
+        if older.rrsets.get(key) != rrset:
+            after.update(rrset.records())
+    for key, rrset in older.rrsets.items():
+        if newer.rrsets.get(key) != rrset:
+            before.update(rrset.records())
 
     def soa_first(record: Record) -> tuple[bool, Record]:
         return (record[1] != rdatas.SOA, record)
