@@ -21,7 +21,7 @@ _rootsrv() {
 }
 _rootsrv_words() {
     case "$1" in
-    "") echo "check-config zone run drain undrain withdraw status reload block unblock blocks fastpath doctor rssac002 demo -h --help --version" ;;
+    "") echo "check-config zone run drain undrain withdraw status reload block unblock blocks fastpath doctor rssac002 mesh demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --zonemd --root" ;;
@@ -52,6 +52,13 @@ _rootsrv_words() {
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --output" ;;
     " rssac002 validate") echo "-h --help --sums" ;;
+    " mesh") echo "init key roster join -h --help" ;;
+    " mesh init") echo "-h --help --service" ;;
+    " mesh key") echo "-h --help --json" ;;
+    " mesh roster") echo "sign check -h --help" ;;
+    " mesh roster sign") echo "-h --help --key --output --json" ;;
+    " mesh roster check") echo "-h --help --service --roster-key --json" ;;
+    " mesh join") echo "-h --help --roster --roster-key --service --member --key --endpoint --certificates" ;;
     " demo") echo "-h --help --port --tlds --workers" ;;
     esac
 }

@@ -270,21 +270,29 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
 
 def read(document: dict[str, Any]) -> Config:
     """Build a Config from parsed TOML."""
-    return _build(Config, document, "")
+    return build(Config, document, "")
 
 
 T = typing.TypeVar("T")
 
 
-def _build(kind: type[T], table: dict[str, Any], prefix: str) -> T:
-    """An instance of the dataclass *kind* from *table*, whose keys are called *prefix*.key in errors."""
+Unknown = Literal["refused", "ignored"]
+
+
+def build(kind: type[T], table: dict[str, Any], prefix: str, *, unknown: Unknown = "refused") -> T:
+    """An instance of the dataclass *kind* from *table*, whose keys are called *prefix*.key in errors.
+
+    *unknown*: what becomes of keys that the dataclass does not have.
+    """
     known = {each.name: each for each in dataclasses.fields(typing.cast(Any, kind))}
     hints = typing.get_type_hints(kind)
     values = {}
     for key, value in table.items():
+        if key not in known and unknown == "ignored":
+            continue
         if key not in known:
             raise ConfigError(f"{prefix}{key}: unknown key (known: {', '.join(sorted(known))})")
-        values[key] = _convert(hints[key], value, prefix + key)
+        values[key] = _convert(hints[key], value, prefix + key, unknown)
     for each in known.values():
         missing = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
         if missing and each.name not in values:
@@ -292,19 +300,19 @@ def _build(kind: type[T], table: dict[str, Any], prefix: str) -> T:
     return kind(**values)
 
 
-def _convert(hint: Any, value: Any, key: str) -> Any:
+def _convert(hint: Any, value: Any, key: str, unknown: Unknown) -> Any:
     """*value* as what *hint* asks for; ConfigError names *key*."""
     origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{key}: must be a table, got {_toml_type(value)}")
-        return _build(typing.cast(type, hint), value, key + ".")
+        return build(typing.cast(type, hint), value, key + ".", unknown=unknown)
     if origin is tuple:
         (item, _) = typing.get_args(hint)
         if not isinstance(value, list):
             got = "" if is_secret(key) else f", got {_toml_type(value)}"
             raise ConfigError(f"{key}: must be an array{got}")
-        return tuple(_convert(item, each, f"{key}[{index}]") for index, each in enumerate(value))
+        return tuple(_convert(item, each, f"{key}[{index}]", unknown) for index, each in enumerate(value))
     if origin is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
@@ -312,7 +320,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         return value
     if origin in (typing.Union, types.UnionType):
         (inner,) = (each for each in typing.get_args(hint) if each is not type(None))
-        return _convert(inner, value, key)
+        return _convert(inner, value, key, unknown)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -148,6 +148,8 @@ class Cause(Enum):
     """The probes pass, and nothing is stale."""
     STALE = "stale"
     NO_ANSWER = "no_answer"
+    NO_WORKER = "no_worker"
+    """Nothing answers, and no worker is alive that could."""
     NOT_ON_HOST = "not_on_host"
     CANNOT_TELL = "cannot_tell"
     WRONG_DATA = "wrong_data"
@@ -186,6 +188,9 @@ class Judgement:
     cause: Cause = Cause.CANNOT_TELL
     """Of a failure: the kind of the first of the reasons."""
 
+    causes: tuple[Cause, ...] = ()
+    """Of a failure: the kinds of all reasons, in their order."""
+
     degrade: tuple[str, ...] = ()
     """Why the route should be less attractive; empty = it should not."""
 
@@ -221,6 +226,7 @@ def judge(round_: Round, instance: Instance, policy: Policy) -> Judgement:
         verdict,
         tuple(text for _, text in failed) or tuple(unsure),
         cause=failed[0][0] if failed else Cause.CANNOT_TELL,
+        causes=tuple(cause for cause, _ in failed),
         degrade=tuple(degrade),
         alarms=tuple(alarms),
         lease_seconds=instance.lease_seconds,
@@ -282,7 +288,8 @@ def _judge_probes(
         if keep:
             alarms += by_transport.values()
         else:
-            failures += [(Cause.NO_ANSWER, text) for text in by_transport.values()]
+            cause = Cause.NO_ANSWER if instance.workers_alive else Cause.NO_WORKER
+            failures += [(cause, text) for text in by_transport.values()]
     alarms += unsure
     return failures, unsure, alarms
 

@@ -1,0 +1,180 @@
+"""When a member goes into service with a zone that it has verified and staged."""
+# Theory of operation
+# -------------------
+# `decide` is the whole rule.  It is a function of what is known now, asked again at every turn, so that nothing has to
+# be taken back: an order that comes late, a void, a clock that is lost only change what it says next.
+#
+#   rejected by an operator ────────────────────────────────────▶ NEVER
+#   emergency, signed by an operator ───────────────────────────▶ its T
+#   held (operator; two canaries that failed) ──────────────────▶ WAIT, until approved, over, or D23's timeout
+#   order for all, within bounds ───────────────────────────────▶ its T
+#   order for canaries, and this is one ────────────────────────▶ its T
+#   anything else, or nothing at all ───────────────────────────▶ the local rule
+#
+# The local rule: the next multiple of `align` after readiness + `lead` + `wait`.  `wait` covers what the canaries need
+# and their soak, so that without an engine all go at one T, or at the next multiple, and not before the canaries would
+# have.  A void moves the readiness from which it counts to `void` after the first one; it cannot be moved twice.
+#
+# Bounds of an order: subject as staged here; T at most `max_delay` after readiness; our clock synchronised.  Without
+# that the local rule counts on CLOCK_BOOTTIME alone, and the loss of NTP everywhere does not outrun the canaries.
+# T in the past is the late member's case: it is ready now, so it goes now.
+#
+# D23's timeout (`too_old`) beats every hold: it is authentic, and too old is worse than strange.  A zone that two
+# canaries failed with goes then in waves of k, since whatever broke them may break all.
+
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from rootsrv.mesh.orders import Decision, SetTime, Stage, Subject, Verdict
+from rootsrv.mesh.roster import Timing
+
+VOID_MARGIN_SECONDS = 5.0
+"""An order for all is not taken back later than so long before its T: not everybody would hear of it in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Both clocks; seconds."""
+
+    wall: float
+    """The time that is trusted, since 1970."""
+
+    boottime: float
+    synchronised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A zone that this member has verified, compiled, examined and staged."""
+
+    subject: Subject
+    since: float
+    """CLOCK_BOOTTIME, seconds, of the first time that it was ready here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What this member knows that bears on a zone.  All of it was signed by who may say so."""
+
+    timing: Timing = field(default_factory=Timing)
+    canary: bool = False
+    wave: int = 0
+    """Which wave of k it belongs to."""
+
+    orders: tuple[SetTime, ...] = ()
+    """Those that count, in the order in which they were given (`admitted`)."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    canaries_failed: int = 0
+    """Canaries that signed `failed` for it and did not fail with the one before."""
+
+    too_old_since: float | None = None
+    """CLOCK_BOOTTIME, seconds, since when D23's timeout has been over; None = it is not."""
+
+
+class Action(enum.StrEnum):
+    """What to do with a staged zone."""
+
+    GO = "go"
+    """At `Answer.at`."""
+
+    WAIT = "wait"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the rule says now."""
+
+    action: Action
+    at: float = math.inf
+    """CLOCK_BOOTTIME, seconds; may be in the past."""
+
+    why: str = ""
+
+
+def decide(ready: Ready, known: Known, now: Now) -> Answer:
+    """What to do with the zone that is *ready*."""
+    verdicts = [each for each in known.verdicts if each.subject == ready.subject]
+    latest = max((each for each in verdicts if each.decision is not Decision.EMERGENCY), key=_sent, default=None)
+    if latest is not None and latest.decision is Decision.REJECT:
+        return Answer(Action.NEVER, why=f"rejected by {latest.by}")
+    if (
+        emergency := max((v for v in verdicts if v.decision is Decision.EMERGENCY), key=_sent, default=None)
+    ) is not None:
+        if now.synchronised:
+            return Answer(Action.GO, _boottime(emergency.at, now), f"emergency by {emergency.by}")
+        return Answer(Action.GO, now.boottime, f"emergency by {emergency.by}, without a synchronised clock")
+    approved = latest is not None and latest.decision is Decision.APPROVE
+    too_old = known.too_old_since is not None
+    if not approved and not too_old:
+        if latest is not None and latest.decision is Decision.HOLD and now.wall < latest.sent + known.timing.hold:
+            return Answer(Action.WAIT, why=f"held by {latest.by}")
+        if known.canaries_failed >= 2 and not known.canary:
+            return Answer(Action.WAIT, why=f"held: {known.canaries_failed} canaries failed with it")
+    if too_old and not approved and known.canaries_failed >= 2:
+        assert known.too_old_since is not None
+        # Each wave sees what became of the one before.
+        turn = known.too_old_since + known.wave * (known.timing.soak + known.timing.align)
+        return Answer(Action.GO, _aligned(turn, known.timing, now), f"held too long: wave {known.wave}")
+    return _by_order(ready, known, now, ignore_void=too_old or approved)
+
+
+def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Answer:
+    orders = [each for each in known.orders if each.subject == ready.subject]
+    latest = orders[-1] if orders else None
+    voided = latest is not None and latest.stage is Stage.VOID and not ignore_void
+    if now.synchronised:
+        for each in reversed(_for_this_member(orders, known)):
+            at = _boottime(each.at, now)
+            if at <= ready.since + known.timing.max_delay:
+                return Answer(Action.GO, at, f"order of {each.by} for {each.stage.value}")
+    base = ready.since
+    if voided:
+        assert latest is not None
+        base += known.timing.void
+        why = f"void by {latest.by}: local rule after it"
+    elif latest is None:
+        why = "local rule: no order"
+    elif not now.synchronised:
+        why = "local rule: the clock is not synchronised"
+    else:
+        why = "local rule: no order for this member within bounds"
+    return Answer(Action.GO, _aligned(base + known.timing.lead + known.timing.wait, known.timing, now), why)
+
+
+def _for_this_member(orders: list[SetTime], known: Known) -> list[SetTime]:
+    """The orders since the last void that this member is meant by; a canary has its own, if there is one."""
+    last_void = max((number for number, each in enumerate(orders) if each.stage is Stage.VOID), default=-1)
+    standing = orders[last_void + 1 :]
+    canary = [each for each in standing if each.stage is Stage.CANARY] if known.canary else []
+    return canary or [each for each in standing if each.stage is Stage.ALL]
+
+
+def admitted(orders: Iterable[SetTime], new: SetTime, now: Now) -> tuple[SetTime, ...]:
+    """*orders* with *new*, if that counts: a void comes too late shortly before the T of an order for all."""
+    kept = tuple(orders)
+    same = [each for each in kept if each.subject == new.subject]
+    too_late = same and same[-1].stage is Stage.ALL and now.wall >= same[-1].at - VOID_MARGIN_SECONDS
+    if new.stage is Stage.VOID and too_late:
+        return kept
+    # Of one zone only what bears on the latest serials is kept: a board that is written to for ever must not fill us.
+    return (*kept[-15:], new)
+
+
+def _aligned(boottime: float, timing: Timing, now: Now) -> float:
+    """The next multiple of align after *boottime*; that itself while nobody says what time it is."""
+    if not now.synchronised:
+        return boottime
+    wall = now.wall + (boottime - now.boottime)
+    return _boottime(math.ceil(wall / timing.align) * timing.align, now)
+
+
+def _boottime(wall: float, now: Now) -> float:
+    return now.boottime + (wall - now.wall)
+
+
+def _sent(verdict: Verdict) -> float:
+    return verdict.sent
