@@ -20,7 +20,7 @@ Whoever wants sums (metrics, RSSAC002, status) adds the slots up with `total`; s
 from collections import Counter
 from collections.abc import Sequence
 
-from rootsrv.page.layout import COUNTER_WORDS, WORKER_SLOTS, Page
+from rootsrv.page.layout import COUNTER_WORDS, Page
 
 PATHS = ("udp-ipv4", "udp-ipv6", "tcp-ipv4", "tcp-ipv6")
 """A path is its index here: 2 × transport + (family is IPv6)."""
@@ -69,7 +69,7 @@ TRUNCATED_BIT = 32
 
 def total(page: Page) -> list[int]:
     """All workers' counters summed, by word; those of workers that are gone count on."""
-    slots = [page.worker(slot) for slot in range(WORKER_SLOTS)]
+    slots = page.slots().values()
     words = [sum(each) for each in zip(*(slot.counters.tolist() for slot in slots if slot.day), strict=True)]
     words = words or [0] * COUNTER_WORDS
     words[SIGNALS + 1 : RCODES] = [0] * (2 * MAX_SIGNALS)  # each slot has its own order of key tags

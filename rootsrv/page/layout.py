@@ -315,6 +315,12 @@ class Page:
 
     # ── the slots ──
 
+    def slots(self) -> "dict[int, WorkerSlot]":
+        """The slots that somebody has made, by number."""
+        prefix = f"{self._path.name}.worker-"
+        numbers = {int(each.name[len(prefix) :]) for each in self._path.parent.glob(f"{prefix}*[0-9]")}
+        return {number: self.worker(number) for number in sorted(numbers | self._slots.keys()) if number < WORKER_SLOTS}
+
     def worker(self, slot: int) -> "WorkerSlot":
         """The slot of worker number *slot* (0 … WORKER_SLOTS − 1): zeros, for reading, while nobody has made it."""
         if (found := self._slots.get(slot)) is not None:

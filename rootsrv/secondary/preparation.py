@@ -11,8 +11,7 @@ from typing import Literal
 from rootsrv.answer import examination
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import TableUnusable
-from rootsrv.store.store import Provenance, Store, StoreFailed, write_atomically
-from rootsrv.store.table_file import open_table
+from rootsrv.store.store import Provenance, Store, StoreFailed
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.name import to_text
 from rootsrv.wire.record import ZoneMalformed
@@ -85,6 +84,9 @@ class Prepared:
     void: str = ""
     """Why the table must not be switched to, if it was made."""
 
+    differs: bool = False
+    """Whether the stored table is another one than these zones make."""
+
     milliseconds: dict[str, int] = field(default_factory=dict)
 
 
@@ -107,7 +109,7 @@ class Preparation:
     """What the root goes on with if new hosts do not fit it: one bad zone of hosts must not hold up every root."""
 
     keep_only: bool = False
-    """Verify, keep and judge; make no table."""
+    """Verify, keep and judge; make no table, but compare with the one of this generation, if there is one."""
 
     def run(self) -> Prepared:
         """Do it all.  Raises StoreFailed when the state directory cannot be written."""
@@ -147,12 +149,13 @@ class Preparation:
             milliseconds=timer.marks,
         )
         useless = not self.new_root and hosts is None and self.new_hosts
-        if verdict.outcome == "held" or useless or self.keep_only:
+        if verdict.outcome == "held" or useless or (self.keep_only and not self.generation):
             return prepared
         octets = compile_table(root, hosts)
         timer.mark("compile")
-        path = self.store.table(self.generation)
-        write_atomically(path, octets, mode=0o644)  # the workers, without privilege, read it
+        if self.keep_only:
+            return replace(prepared, differs=self.store.table(self.generation).read_bytes() != octets)
+        self.store.put_table(self.generation, octets)
         timer.mark("write")
         void = self._examine(root, hosts)
         timer.mark("examine")
@@ -216,7 +219,7 @@ class Preparation:
     def _examine(self, root: VerifiedZone, hosts: VerifiedZone | None) -> str:
         """Map the file as a worker would and ask it; why it is void, or nothing."""
         try:
-            table = open_table(self.store.table(self.generation))
+            table = self.store.open_table(self.generation)
             asked, differences = examination.examine(table, root.contents, hosts.contents if hosts else None)
         except (OSError, TableUnusable) as error:
             return f"the table cannot be used: {error}"

@@ -13,7 +13,6 @@ from rootsrv.secondary.pipeline import Pipeline
 from rootsrv.secondary.preparation import read_version
 from rootsrv.secondary.sources import FileSource
 from rootsrv.store.store import StoreFailed
-from rootsrv.store.table_file import open_table
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.transfer import TransferFailed
 
@@ -52,7 +51,7 @@ class Resumption:
         if page.active or self.zones.root.name not in ledger.leases:
             return False
         try:
-            table = open_table(self.zones.store.table(ledger.generation))
+            table = self.zones.store.open_table(ledger.generation)
         except (OSError, TableUnusable):  # told by `_adopt_table`
             return False
         leases = [ledger.leases[name] for name in self.zones.keepers if name in ledger.leases][: len(table.zones)]
@@ -100,7 +99,7 @@ class Resumption:
         """Go on with the table of the last run, if it is there and is of the zones that were kept."""
         generation = self.zones.ledger.generation
         try:
-            table = open_table(self.zones.store.table(generation))
+            table = self.zones.store.open_table(generation)
         except (OSError, TableUnusable) as error:
             log.alarm("table unusable", generation=generation, reason=error)
             return False
@@ -117,15 +116,22 @@ class Resumption:
         return True
 
     async def _verify_kept(self) -> None:
-        """Verify what is in service again; if it does not verify any more it is not answered from."""
+        """Verify what is in service again, and make its table again.
+
+        A zone that does not verify any more is not answered from, and a table that comes out otherwise is replaced.
+        """
         assert self.zones.root.serving is not None
-        preparation = replace(self._pipeline.preparation(None, None, generation=0), keep_only=True)
+        generation = self.zones.ledger.generation
+        preparation = replace(self._pipeline.preparation(None, None, generation=generation), keep_only=True)
         try:
             policy = replace(preparation, new_root=True)
             prepared = await in_child(policy.run, self.zones.store)
         except (ChildFailed, StoreFailed, TimeoutError) as error:
             log.alarm("kept zone could not be verified again", reason=error)
             return
+        if prepared.differs:
+            log.alarm("stored table is replaced", generation=generation, reason="the kept zones make another one")
+            await self._rebuild_table()
         if prepared.root is not None and prepared.root.outcome == "rejected":
             lease = self.zones.root.serving.lease
             over = lease.signatures_until is not None and lease.signatures_until <= self.zones.now()

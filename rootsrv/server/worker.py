@@ -19,7 +19,7 @@ import uvloop
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.page.layout import Page
-from rootsrv.process import log, privileges
+from rootsrv.process import log, privileges, sandbox
 from rootsrv.server import mmsg
 from rootsrv.server.counters import Counters
 from rootsrv.server.serving import Serving
@@ -59,6 +59,8 @@ async def work() -> None:
     privileges.give_up_capabilities()
     if not privileges.die_with_parent(orders.parent):
         return
+    if missing := sandbox.confine((orders.tables,)):
+        log.alarm("worker is not confined", slot=orders.slot, missing=missing)
     serving.tick()
     slot.pid = os.getpid()
 

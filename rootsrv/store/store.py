@@ -5,7 +5,8 @@
 #   ledger.json               what is in service, its leases, what comes next (ledger.py); rewritten at every change
 #   journal.jsonl             one decision per line, UTC
 #   zones/ZONE/SERIAL.zone    one version: a comment line with its provenance and the digest of the rest, then the zone
-#   tables/GENERATION.table   answer tables
+#   tables/GENERATION.table   answer tables, and beside each (.mac) the proof that we made it (table_mac.py)
+#   table.key                 the key of these; for the account that owns the state alone
 #
 # Every file but the journal is written beside its place, flushed (fsync), renamed over it, and the directory flushed:
 # whenever the power fails there is the old one or the new one.  The journal is appended to and flushed; a line that was
@@ -22,7 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.process import whole_file
+from rootsrv.store.table_file import open_table
+from rootsrv.store.table_mac import TableKey, mac_path
 from rootsrv.wire.name import to_text
 
 MAX_JOURNAL_OCTETS = 10_000_000
@@ -81,7 +85,7 @@ class Store:
         self.tables = directory / "tables"
         try:
             for each in (directory, self.tables):
-                each.mkdir(mode=0o755, parents=True, exist_ok=True)  # the workers, without privilege, read tables
+                each.mkdir(mode=0o755, parents=True, exist_ok=True)
             (directory / "zones").mkdir(mode=0o750, exist_ok=True)
             self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
@@ -91,10 +95,18 @@ class Store:
         except OSError as error:
             os.close(self._lock)
             raise StoreFailed(f"{directory}: another instance uses this state directory") from error
+        self._key = TableKey(directory / "table.key")
+        self._open_to_readers()
         pattern = f"*{whole_file.SUFFIX}"  # of ours only: other roles may be writing in the same state directory
         ledgers = directory.glob(f"ledger.json{pattern}")
         for leftover in (*ledgers, *self.tables.rglob(pattern), *(directory / "zones").rglob(pattern)):
             leftover.unlink(missing_ok=True)
+
+    def _open_to_readers(self) -> None:
+        """Whatever the umask of the account is: workers, which are another one, go through to the tables."""
+        for each, more in ((self.directory, 0o010), (self.tables, 0o055)):
+            with contextlib.suppress(OSError):
+                each.chmod(each.stat().st_mode & 0o7777 | more)
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -190,6 +202,24 @@ class Store:
 
     # Answer tables.
 
+    def put_table(self, generation: int, octets: bytes) -> None:
+        """Keep an answer table; on disk, with its MAC, when this returns."""
+        mac = self._key.mac(generation, AnswerTable(octets).digest)
+        write_atomically(mac_path(self.table(generation)), mac)
+        write_atomically(self.table(generation), octets, mode=0o644)  # the workers, without privilege, read it
+
+    def open_table(self, generation: int) -> AnswerTable:
+        """Map an answer table that we kept; TableUnusable if it is not as we wrote it, OSError passes through."""
+        path = self.table(generation)
+        table = open_table(path)
+        try:
+            mac = mac_path(path).read_bytes()
+        except FileNotFoundError:
+            raise TableUnusable(f"{path}: has no MAC: an older version wrote it, or somebody else") from None
+        if not self._key.is_ours(generation, table.digest, mac):
+            raise TableUnusable(f"{path}: its MAC is not ours: somebody else wrote it, or the key is new")
+        return table
+
     def table(self, generation: int) -> Path:
         """Where the answer table number *generation* is."""
         return self.tables / f"{generation}.table"
@@ -202,9 +232,9 @@ class Store:
 
     def retire_tables(self, keep: set[int]) -> None:
         """Remove all answer tables but *keep*; whoever has one mapped keeps it until he lets go."""
-        for generation in list(self.generations()):
-            if generation not in keep:
-                self.table(generation).unlink(missing_ok=True)
+        for path in [*self.tables.glob("*.table"), *self.tables.glob("*.mac")]:
+            if path.stem.isdecimal() and int(path.stem) not in keep:
+                path.unlink(missing_ok=True)
 
 
 def _parse_header(path: Path, header: bytes) -> tuple[Provenance, str]:

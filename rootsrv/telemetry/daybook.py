@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.page.counts import END
-from rootsrv.page.layout import REGISTER_SETS, REGISTERS, WORKER_SLOTS, Page, WorkerSlot
+from rootsrv.page.layout import REGISTER_SETS, REGISTERS, Page, WorkerSlot
 from rootsrv.process import log, whole_file
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 
@@ -75,8 +75,7 @@ class DayBook:
             if page.identity != self._identity:
                 self._identity = page.identity
                 self._read.clear()
-            for number in range(WORKER_SLOTS):
-                slot = page.worker(number)
+            for number, slot in page.slots().items():
                 if slot.day:
                     self._look_at(number, slot)
 
@@ -110,8 +109,7 @@ class DayBook:
     def look_at_sources(self, page: Page) -> None:
         """Add the unique sources that *page* holds.  Some 3 ms per slot in use and changed."""
         with self._lock:
-            for number in range(WORKER_SLOTS):
-                slot = page.worker(number)
+            for slot in page.slots().values():
                 if slot.day:
                     self._merge_registers(slot.day, slot)
 

@@ -1,5 +1,7 @@
 """Start, restart, reload: what an operator does to `rootsrv run`."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.answer.table import AnswerTable
 from rootsrv.process import clock
+from rootsrv.store.table_mac import TableKey, mac_path
 from rootsrv.zone import instant
 from tests.server.live import (
     REPOSITORY,
@@ -89,6 +93,48 @@ def test_a_damaged_table_is_refused_and_made_anew_from_the_zone(tmp_path: Path) 
 
     damage(tables / "3.table", 8)
     assert "format version" in serve_once(4)
+
+
+def test_a_table_that_somebody_else_wrote_is_not_answered_from_and_one_that_the_zones_do_not_make_is_replaced(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path) as instance:
+        assert instance.stop() == 0
+    table, state = tmp_path / "state" / "tables" / "1.table", tmp_path / "state"
+    genuine = table.read_bytes()
+    forged = bytearray(genuine.replace(bytes([192, 0, 2]), bytes([203, 0, 113])))  # glue
+    forged[16:48] = bytes(32)
+    forged[16:48] = hashlib.sha256(forged).digest()
+    assert forged != genuine
+    AnswerTable(bytes(forged))  # by itself nothing tells
+
+    def serve_once() -> tuple[str, bytes]:
+        shutil.rmtree(tmp_path / "run")
+        before = len((tmp_path / "log").read_text())
+        restarted = start(tmp_path / "rootsrv.toml", instance.port, 1)
+        try:
+            wait_until(lambda: restarted.is_ready() and restarted.page.active == 2, "the table made anew answers")
+        finally:
+            restarted.stop()
+        return restarted.log[before:], (state / "tables" / "2.table").read_bytes()
+
+    table.write_bytes(forged)
+    log, made = serve_once()
+    assert "its MAC is not ours" in log
+    assert "stored table" not in log
+    assert made == genuine
+
+    # One that has the key could do more, or the software compiles otherwise than it did: what is kept decides.
+    shutil.rmtree(state / "tables")
+    (state / "tables").mkdir()
+    ledger = json.loads((state / "ledger.json").read_text())
+    (state / "ledger.json").write_text(json.dumps({**ledger, "generation": 1}))
+    table.write_bytes(forged)
+    mac_path(table).write_bytes(TableKey(state / "table.key").mac(1, AnswerTable(bytes(forged)).digest))
+    log, made = serve_once()
+    assert "stored table answers generation=1" in log
+    assert "stored table is replaced generation=1" in log
+    assert made == genuine
 
 
 def test_a_changed_zone_file_is_served_after_a_restart(tmp_path: Path) -> None:
