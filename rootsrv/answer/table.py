@@ -362,6 +362,11 @@ def to_octets(contents: TableContents) -> bytes:
     return bytes(whole)
 
 
+def digest_in(octets: bytes) -> bytes:
+    """The digest that a table says it has; whether it is right is found when it is opened."""
+    return octets[_DIGEST_AT : _DIGEST_AT + _DIGEST_OCTETS]
+
+
 def _aligned(at: int, to: int = 8) -> int:
     return -(-at // to) * to
 

@@ -10,7 +10,7 @@ roles share an account (a container).  What is open stays open.
 # those of strangers are accepted, and a control socket of another role obeys whoever can connect to it.  It starts no
 # program, ends no process, looks into none, and cuts no file short.
 #
-# A kernel that is too old, or a container that forbids it, is no reason not to answer: `confine` says what is missing.
+# A kernel that is too old, or a container that forbids it, is no reason not to answer: `enter` says what is missing.
 
 import ctypes
 import errno
@@ -66,28 +66,42 @@ _NUMBER_AT, _ARCHITECTURE_AT = 0, 4
 _X32_BIT = 0x40000000
 
 
-def confine(readable: Iterable[int]) -> str:
-    """Confine this process, which has one thread; *readable*: descriptors of directories it goes on reading in.
+class Confinement:
+    """Made while all is still within reach; entered when privileges are given up, by a process of one thread."""
 
-    What of it could not be had, and why; empty if all is in force.
-    """
-    if not sys.platform.startswith("linux"):
-        return "this is not Linux"
-    library = ctypes.CDLL(None, use_errno=True)
-    library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    missing = []
-    try:
-        _restrict_files(library, readable)
-    except OSError as error:
-        missing.append(f"Landlock: {error.strerror}")
-    try:
-        _filter(library)
-    except OSError as error:
-        missing.append(f"seccomp: {error.strerror}")
-    return "; ".join(missing)
+    def __init__(self, readable: Iterable[int]) -> None:
+        """*readable*: descriptors of directories in which the process goes on reading."""
+        self._library = ctypes.CDLL(None, use_errno=True)
+        self._ruleset: int | None = None
+        self._missing: list[str] = []
+        if not sys.platform.startswith("linux"):
+            self._missing.append("this is not Linux")
+            return
+        try:
+            self._ruleset = _ruleset(self._library, readable)
+        except OSError as error:
+            self._missing.append(f"Landlock: {error.strerror}")
+
+    def enter(self) -> str:
+        """Confine this process from now on.  What of it could not be had, and why; empty if all is in force."""
+        if not sys.platform.startswith("linux"):
+            return self._missing[0]
+        self._library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        try:
+            if self._ruleset is not None:
+                _checked(self._library.syscall(_RESTRICT_SELF, self._ruleset, 0))
+                os.close(self._ruleset)
+        except OSError as error:
+            self._missing.append(f"Landlock: {error.strerror}")
+        try:
+            _filter(self._library)
+        except OSError as error:
+            self._missing.append(f"seccomp: {error.strerror}")
+        return "; ".join(self._missing)
 
 
-def _restrict_files(library: ctypes.CDLL, readable: Iterable[int]) -> None:
+def _ruleset(library: ctypes.CDLL, readable: Iterable[int]) -> int:
+    """The descriptor of a Landlock ruleset."""
     version = _checked(library.syscall(_CREATE_RULESET, None, 0, _VERSION))
     handled = max(rights for first, rights in _FILE_RIGHTS.items() if first <= version)
     ruleset = _checked(library.syscall(_CREATE_RULESET, struct.pack("=Q", handled), 8, 0))
@@ -100,9 +114,10 @@ def _restrict_files(library: ctypes.CDLL, readable: Iterable[int]) -> None:
                 os.close(descriptor)
         for descriptor in readable:
             _allow(library, ruleset, descriptor)
-        _checked(library.syscall(_RESTRICT_SELF, ruleset, 0))
-    finally:
+    except OSError:
         os.close(ruleset)
+        raise
+    return ruleset
 
 
 def _allow(library: ctypes.CDLL, ruleset: int, directory: int) -> None:

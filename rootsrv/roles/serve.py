@@ -79,22 +79,21 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
 
 
 async def _page_to_serve(path: Path, tables: Path, stop: asyncio.Event) -> Page | None:
-    """The page, and the directory of tables is there; None when *stop* came first.  PageUnusable says what hinders.
+    """The page, and the directory of tables is there; None when *stop* came first.
 
-    Head and tables belong to the account that owns the state.  Where we are another one we wait until it has made them.
+    Head and tables are the role maintain's.  Where we may not make them, or cannot, we wait until they are there.
     """
     told = False
     while not stop.is_set():
         is_ours = os.geteuid() in {0, tables.parent.stat().st_uid}
         try:
             if is_ours:
-                tables.mkdir(exist_ok=True, mode=0o755)
-            elif not tables.is_dir():
+                with contextlib.suppress(OSError):  # for us the state may be there for reading only
+                    tables.mkdir(exist_ok=True, mode=0o755)
+            if not tables.is_dir():
                 raise PageUnusable(f"{tables}: is not there yet")
             return Page.keep_serving(path, may_make_head=is_ours)
         except PageUnusable as error:
-            if is_ours:
-                raise
             if not told:
                 log.alarm("waiting for the role maintain", reason=error)
             told = True

@@ -54,12 +54,13 @@ async def work() -> None:
         os.close(descriptor)  # what is mapped is enough, and with the last of them the slot could be cut short
     slot = page.worker(orders.slot)
     serving, counters = _prepare(orders, page)
+    confinement = sandbox.Confinement((orders.tables,))
     if orders.account is not None:
         privileges.drop(*orders.account)
     privileges.give_up_capabilities()
     if not privileges.die_with_parent(orders.parent):
         return
-    if missing := sandbox.confine((orders.tables,)):
+    if missing := confinement.enter():
         log.alarm("worker is not confined", slot=orders.slot, missing=missing)
     serving.tick()
     slot.pid = os.getpid()

@@ -6,7 +6,7 @@
 #   journal.jsonl             one decision per line, UTC
 #   zones/ZONE/SERIAL.zone    one version: a comment line with its provenance and the digest of the rest, then the zone
 #   tables/GENERATION.table   answer tables, and beside each (.mac) the proof that we made it (table_mac.py)
-#   table.key                 the key of these; for the account that owns the state alone
+#   secret/table.key          the key of these: the directory is for the role maintain alone
 #
 # Every file but the journal is written beside its place, flushed (fsync), renamed over it, and the directory flushed:
 # whenever the power fails there is the old one or the new one.  The journal is appended to and flushed; a line that was
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rootsrv.answer.table import AnswerTable, TableUnusable
+from rootsrv.answer.table import AnswerTable, TableUnusable, digest_in
 from rootsrv.process import whole_file
 from rootsrv.store.table_file import open_table
 from rootsrv.store.table_mac import TableKey, mac_path
@@ -95,7 +95,9 @@ class Store:
         except OSError as error:
             os.close(self._lock)
             raise StoreFailed(f"{directory}: another instance uses this state directory") from error
-        self._key = TableKey(directory / "table.key")
+        with contextlib.suppress(OSError):  # what cannot be kept is made anew at the next start
+            (directory / "secret").mkdir(mode=0o700, exist_ok=True)
+        self._key = TableKey(directory / "secret" / "table.key")
         self._open_to_readers()
         pattern = f"*{whole_file.SUFFIX}"  # of ours only: other roles may be writing in the same state directory
         ledgers = directory.glob(f"ledger.json{pattern}")
@@ -204,7 +206,7 @@ class Store:
 
     def put_table(self, generation: int, octets: bytes) -> None:
         """Keep an answer table; on disk, with its MAC, when this returns."""
-        mac = self._key.mac(generation, AnswerTable(octets).digest)
+        mac = self._key.mac(generation, digest_in(octets))
         write_atomically(mac_path(self.table(generation)), mac)
         write_atomically(self.table(generation), octets, mode=0o644)  # the workers, without privilege, read it
 

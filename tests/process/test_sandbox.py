@@ -10,11 +10,11 @@ from tests.needs import REPOSITORY
 
 PROLOGUE = """
 import errno, os, signal, socket, subprocess, sys, threading
-from rootsrv.process.sandbox import confine
+from rootsrv.process.sandbox import Confinement
 inherited = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY)
 ours = os.open(sys.argv[2] + "/own", os.O_RDWR)
 listening = socket.socket(); listening.bind(("127.0.0.1", 0)); listening.listen()
-missing = confine((inherited,))
+missing = Confinement((inherited,)).enter()
 assert not missing, missing
 
 def refused(what, *arguments):

@@ -130,7 +130,7 @@ def test_a_table_that_somebody_else_wrote_is_not_answered_from_and_one_that_the_
     ledger = json.loads((state / "ledger.json").read_text())
     (state / "ledger.json").write_text(json.dumps({**ledger, "generation": 1}))
     table.write_bytes(forged)
-    mac_path(table).write_bytes(TableKey(state / "table.key").mac(1, AnswerTable(bytes(forged)).digest))
+    mac_path(table).write_bytes(TableKey(state / "secret" / "table.key").mac(1, AnswerTable(bytes(forged)).digest))
     log, made = serve_once()
     assert "stored table answers generation=1" in log
     assert "stored table is replaced generation=1" in log
