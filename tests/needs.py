@@ -28,13 +28,23 @@ def require_root() -> None:
         pytest.skip("needs root")
 
 
+def genuine_zones_directory() -> Path | None:
+    """Where genuine root zones are: $ROOTSRV_GENUINE_ZONES, else ../shared/zones beside the repository; None if not."""
+    directory = _genuine_zones()
+    return directory if (directory / "root-anchors.xml").exists() else None
+
+
 def require_genuine_zones() -> Path:
-    """The directory of genuine root zones: $ROOTSRV_GENUINE_ZONES, else ../shared/zones beside the repository."""
-    named = os.environ.get("ROOTSRV_GENUINE_ZONES")
-    directory = Path(named) if named else REPOSITORY.parent / "shared" / "zones"
-    if not (directory / "root-anchors.xml").exists():
-        pytest.skip(f"no genuine zones in {directory} (set ROOTSRV_GENUINE_ZONES)")
+    """The directory of genuine root zones."""
+    directory = genuine_zones_directory()
+    if directory is None:
+        pytest.skip(f"no genuine zones in {_genuine_zones()} (set ROOTSRV_GENUINE_ZONES)")
     return directory
+
+
+def _genuine_zones() -> Path:
+    named = os.environ.get("ROOTSRV_GENUINE_ZONES")
+    return Path(named) if named else REPOSITORY.parent / "shared" / "zones"
 
 
 def genuine_root_zone_text(serial: int) -> bytes:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,13 +16,15 @@ from rootsrv.wire import name as names
 from rootsrv.zone import presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import verify, verify_hosts
+from tests.conformance import likeness
 from tests.conformance.corpus import NSID, Served
+from tests.conformance.likeness import Likeness
 from tests.conformance.zone_file import ZoneFile
-from tests.needs import require_genuine_zones
+from tests.needs import genuine_zones_directory
 from tests.server.live import Instance, free_port, start, wait_until, zone_sections
 
 VALID_AT = 1761998400.0
-"""2025-11-01T12:00:00Z, when the genuine zone was valid."""
+"""2025-11-01T12:00:00Z, when the genuine zone was valid, and its likeness says it is."""
 
 COOKIE_SECRET = "e5e973e5a6b2a43f48e7dc849e37bfcf"
 """That of RFC 9018 appendix A."""
@@ -33,30 +34,38 @@ CORPUS_SETTINGS = ResponderSettings(nsid=NSID.encode(), cookies=ServerCookies(by
 
 
 @pytest.fixture(scope="session")
-def served(genuine_root: Path, genuine_root_servers_net: Path) -> Served:
-    """The zones that all implementations serve."""
-    return Served(ZoneFile(genuine_root), ZoneFile(genuine_root_servers_net))
+def zones(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Likeness:
+    """The zones that all implementations serve: the genuine ones, or where they are not at hand their likeness."""
+    directory = genuine_zones_directory()
+    if directory is None:
+        return likeness.write(tmp_path_factory.mktemp("likeness"))
+    root, hosts = (request.getfixturevalue(each) for each in ("genuine_root", "genuine_root_servers_net"))
+    return Likeness(root, hosts, directory / "root-anchors.xml")
 
 
 @pytest.fixture(scope="session")
-def genuine_table(genuine_root: Path, genuine_root_servers_net: Path) -> AnswerTable:
-    """The genuine zones, verified at their time and compiled."""
-    anchors = TrustAnchors.from_text((require_genuine_zones() / "root-anchors.xml").read_text())
-    root = verify(presentation.from_text(genuine_root.read_bytes(), names.ROOT), anchors, VALID_AT)
-    host_contents = presentation.from_text(genuine_root_servers_net.read_bytes(), names.from_text("root-servers.net."))
+def served(zones: Likeness) -> Served:
+    """The zones that all implementations serve."""
+    return Served(ZoneFile(zones.root), ZoneFile(zones.hosts))
+
+
+@pytest.fixture(scope="session")
+def table(zones: Likeness) -> AnswerTable:
+    """The zones, verified at their time and compiled."""
+    anchors = TrustAnchors.from_text(zones.anchors.read_text())
+    root = verify(presentation.from_text(zones.root.read_bytes(), names.ROOT), anchors, VALID_AT)
+    host_contents = presentation.from_text(zones.hosts.read_bytes(), names.from_text("root-servers.net."))
     return AnswerTable(compile_table(root, verify_hosts(host_contents, root, VALID_AT)))
 
 
 @pytest.fixture(scope="session")
-def responder(genuine_table: AnswerTable) -> Responder:
+def responder(table: AnswerTable) -> Responder:
     """Ours, in process."""
-    return Responder(genuine_table, CORPUS_SETTINGS)
+    return Responder(table, CORPUS_SETTINGS)
 
 
 @pytest.fixture(scope="session")
-def live(
-    genuine_root: Path, genuine_root_servers_net: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Instance]:
+def live(zones: Likeness, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     """Ours, running as an operator runs it."""
     directory = tmp_path_factory.mktemp("live")
     port = free_port()
@@ -70,7 +79,7 @@ workers = 1
 nsid = "{NSID}"
 [cookies]
 secret = "{COOKIE_SECRET}"
-{zone_sections(genuine_root, genuine_root_servers_net, require_genuine_zones() / "root-anchors.xml")}
+{zone_sections(zones.root, zones.hosts, zones.anchors)}
 """
     )
     environment = {"ROOTSRV_TEST_CLOCK": "2025-11-01T12:00:00Z"}
@@ -87,17 +96,15 @@ secret = "{COOKIE_SECRET}"
 
 
 @pytest.fixture(scope="session")
-def peer(
-    genuine_root: Path, genuine_root_servers_net: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Peer]]:
-    """A function: the name server of that name, serving the genuine zones, started once."""
+def peer(zones: Likeness, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Peer]]:
+    """A function: the name server of that name, serving the zones, started once."""
     running: dict[str, Peer] = {}
     with contextlib.ExitStack() as stack:
 
         def get(name: str) -> Peer:
             if name not in running:
-                zones = {".": genuine_root, "root-servers.net.": genuine_root_servers_net}
-                running[name] = stack.enter_context(AUTHORITATIVE[name](zones, tmp_path_factory.mktemp(name)))
+                files = {".": zones.root, "root-servers.net.": zones.hosts}
+                running[name] = stack.enter_context(AUTHORITATIVE[name](files, tmp_path_factory.mktemp(name)))
             return running[name]
 
         yield get

@@ -44,9 +44,9 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def plain(genuine_table: AnswerTable) -> Responder:
+def plain(table: AnswerTable) -> Responder:
     """Ours without NSID and cookies: nobody asks for them here."""
-    return Responder(genuine_table, ResponderSettings())
+    return Responder(table, ResponderSettings())
 
 
 @pytest.fixture(scope="module")

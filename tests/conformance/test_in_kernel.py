@@ -21,14 +21,14 @@ GENERATED = 5_000
 
 
 @pytest.fixture(scope="module")
-def kernel(genuine_table: AnswerTable) -> Iterator[InKernel]:
+def kernel(table: AnswerTable) -> Iterator[InKernel]:
     """The program with the genuine table."""
     program = Program.load(require_program())
     program.set_service([SERVICE[4], SERVICE[6]], 53)
     program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
     in_an_hour = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9
-    program.activate(program.stage(genuine_table), [in_an_hour, in_an_hour])
-    loaded = InKernel(program, Responder(genuine_table, CORPUS_SETTINGS), genuine_table, CORPUS_SETTINGS)
+    program.activate(program.stage(table), [in_an_hour, in_an_hour])
+    loaded = InKernel(program, Responder(table, CORPUS_SETTINGS), table, CORPUS_SETTINGS)
     loaded.configure(CORPUS_SETTINGS, VALID_AT)
     yield loaded
     program.close()
