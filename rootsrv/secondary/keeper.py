@@ -168,7 +168,7 @@ class ZoneKeeper:
         self._wake.set()
 
     def notified(self, primary: str, serial: int | None) -> None:
-        """An authenticated NOTIFY from *primary*."""
+        """A NOTIFY from *primary*; *serial* only if it was signed with the key of that primary alone."""
         self.refresh.notified(primary, serial, self.boottime(), expired=self.is_over())
         self.note_known()
         self.wake()

@@ -20,6 +20,8 @@
 # Law 3  A primary that failed or whose zone was rejected is left alone for a back-off that doubles with each failure in
 #        a row.  Only its own NOTIFY of a serial that it has not failed with ends the back-off early, so that a primary
 #        that was repaired is heard at once and one that repeats itself is not.
+#        A NOTIFY that tells nothing by itself – not signed, without a serial, or with one that is known – asks that
+#        primary every NOTIFY_SECONDS at most (after NOTIFY_BURST at once), however many come: who floods us must not make us flood our primaries.
 # Law 4  A primary that names a newer serial and never delivers it changes nothing for the others.
 #
 # `confirmed` in an answer means: this primary says that what we hold is current, so the lease may be renewed
@@ -91,6 +93,12 @@ class Primary:
     last_success: float | None = None
     """When it last answered or delivered."""
 
+    notify_paid: float = 0.0
+    """Until when those NOTIFYs that tell nothing by themselves, and had it asked, are paid for."""
+
+    due_at: float | None = None
+    """When it is `due` because of one that came before that."""
+
     delivered: set[int] = field(default_factory=set)
     """Serials newer than ours that it has delivered already (they wait: held, or to be scheduled)."""
 
@@ -103,6 +111,11 @@ class Refresh:
     """
 
     HEDGE_SECONDS = 2.0  # an AXFR of the root takes well under a second on a good path
+
+    NOTIFY_SECONDS = 5.0  # a lost NOTIFY costs as much (RFC 1996 §3.6: retried after seconds)
+
+    NOTIFY_BURST = 3
+    """So many come at once from an honest primary: repeated, or of two versions soon after one another."""
 
     def __init__(
         self,
@@ -123,19 +136,27 @@ class Refresh:
     # What happened.
 
     def notified(self, primary: str, serial: int | None, now: float, *, expired: bool = False) -> None:
-        """A NOTIFY that was authenticated as *primary*'s; *serial* if it carried the SOA (RFC 1996 §3.7).
+        """A NOTIFY of *primary*; *serial* only if it carried the SOA (RFC 1996 §3.7) and was signed with its key.
 
         *expired*: what we hold must not be answered from until it is confirmed, so that our own serial is news too.
         """
         peer = self.primaries[primary]
-        if expired and serial in (None, self.serial):
-            serial, peer.not_before = None, now
+        if expired and serial == self.serial:
+            serial = None
+        news = serial is not None and serial != peer.named
         if serial is not None:
             if not self._wanted(serial):
                 return
             peer.named = serial
-        if now < peer.not_before and (serial is None or serial == peer.failed_with):
+        if now < peer.not_before and (not expired if serial is None else serial == peer.failed_with):
             return
+        if not news:
+            earliest = peer.notify_paid - (self.NOTIFY_BURST - 1) * self.NOTIFY_SECONDS
+            if now < earliest:
+                peer.due_at = earliest
+                return
+            peer.notify_paid = max(peer.notify_paid, now) + self.NOTIFY_SECONDS
+        peer.due_at = None
         peer.not_before = now
         peer.notified_at = now
         peer.due = True
@@ -219,6 +240,9 @@ class Refresh:
                 peer.due = True
         actions: list[Action] = []
         for peer in self.primaries.values():
+            if peer.due_at is not None and now >= peer.due_at:
+                peer.due, peer.due_at = True, None
+                peer.notify_paid = max(peer.notify_paid, now) + self.NOTIFY_SECONDS
             if now < peer.not_before or peer.asking or peer.fetching is not None:
                 continue
             if peer.due:
@@ -236,6 +260,8 @@ class Refresh:
         """When `decide` has to be called again if nothing happens before."""
         times = [self.next_refresh]
         for peer in self.primaries.values():
+            if peer.due_at is not None:
+                times.append(peer.due_at)
             if peer.due and not peer.asking and peer.fetching is None:
                 times.append(peer.not_before)
             if peer.fetching is not None:

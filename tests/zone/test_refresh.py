@@ -56,6 +56,68 @@ def test_a_notify_of_what_we_have_asks_while_it_must_not_be_answered_from_back_o
         assert refresh.decide(10) == [AskSerial("a")]
 
 
+def flooded(serial: int | None, seconds: int = 60) -> tuple[int, Refresh]:
+    """How often the SOA is asked for while a NOTIFY comes every millisecond, and an answer after ten."""
+    refresh = zone_in_service("a", "b")
+    asked = 0
+    answer_at = 0.0
+    for millisecond in range(1000 * seconds):
+        now = 10 + millisecond / 1000
+        refresh.notified("a", serial, now)
+        if refresh.primaries["a"].asking and now >= answer_at:
+            refresh.answered("a", SERIAL, now)
+        for action in refresh.decide(now):
+            assert action == AskSerial("a")
+            asked, answer_at = asked + 1, now + 0.01
+    return asked, refresh
+
+
+def test_a_flood_of_notifies_that_prove_nothing_asks_seldom_and_moves_nothing() -> None:
+    asked, refresh = flooded(None)
+
+    assert Refresh.NOTIFY_BURST <= asked <= Refresh.NOTIFY_BURST + 60 / Refresh.NOTIFY_SECONDS
+    assert refresh.known == SERIAL
+    assert refresh.primaries["a"].notified_at is not None
+
+
+def test_a_signed_notify_that_is_replayed_asks_seldom() -> None:
+    refresh = zone_in_service("a")
+    asked = 0
+    for step in range(6000):
+        refresh.notified("a", SERIAL + 1, 10 + step / 100)
+        for action in refresh.decide(10 + step / 100):
+            asked += action == AskSerial("a")
+            refresh.failed("a", "timed out", 10 + step / 100)  # it is a serial that it never delivers
+    assert asked <= 1 + Refresh.NOTIFY_BURST + 60 / Refresh.NOTIFY_SECONDS
+
+
+def test_the_last_notify_of_a_burst_is_not_lost() -> None:
+    refresh = zone_in_service("a")
+    for step in range(Refresh.NOTIFY_BURST + 1):
+        refresh.notified("a", None, 10 + step / 100)
+        refresh.decide(10 + step / 100)
+        if refresh.primaries["a"].asking:
+            refresh.answered("a", SERIAL, 10 + step / 100)
+
+    assert refresh.decide(11) == []
+    assert 10 < refresh.wakeup <= 10 + Refresh.NOTIFY_SECONDS + 0.1
+    assert refresh.decide(refresh.wakeup) == [AskSerial("a")]
+
+
+def test_a_flood_of_notifies_keeps_nobody_from_fetching() -> None:
+    refresh = zone_in_service("a")
+    fetched = False
+    for step in range(1000):
+        now = 10 + step / 100
+        refresh.notified("a", None, now)
+        for action in refresh.decide(now):
+            if action == AskSerial("a"):
+                refresh.answered("a", SERIAL + 1, now)
+            else:
+                fetched = True
+    assert fetched
+
+
 def test_a_notify_while_the_soa_is_asked_for_asks_again() -> None:
     refresh = zone_in_service("a")
     refresh.notified("a", None, 10)
