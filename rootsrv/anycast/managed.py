@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rootsrv.anycast.netlink import Interface, ServiceInterface
-from rootsrv.process import log
+from rootsrv.process import log, whole_file
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ async def _put(interface_name: str, wanted: Sequence[Interface], note: Path) -> 
         on_host = await interface.host_addresses()
         earlier = _read(note)
         ours = [each for each in wanted if each.ip not in on_host or each in earlier]
-        note.write_text(json.dumps([str(each) for each in ours]))
+        whole_file.replace(note, json.dumps([str(each) for each in ours]).encode())
         for each in ours:
             await interface.put(each)
     if ours:

@@ -45,7 +45,7 @@ from rootsrv.fastpath.program import FastPathUnavailable, Program
 from rootsrv.fastpath.staging import OpenTable, Staging
 from rootsrv.fastpath.tap import Sample, Tap
 from rootsrv.page.layout import Page
-from rootsrv.process import log
+from rootsrv.process import log, whole_file
 
 FOLLOW_SECONDS = 0.01
 """How often the page is looked at: how far the kernel may be behind the workers at a switchover."""
@@ -287,7 +287,7 @@ class FastPath:
         """Remember what is attached: the owner that comes after us knows it for ours."""
         if self._note is not None:
             programs = {*self._left_behind, *(each.program for each in self._attachments.values())}
-            self._note.write_text(json.dumps(sorted(programs)))
+            whole_file.replace(self._note, json.dumps(sorted(programs)).encode())
 
     def _hooks(self, interface: FoundInterface, passed_over: list[str]) -> list[HookName]:
         """The hooks to try, best first."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from pathlib import Path
 
 SUFFIX = ".writing"
@@ -13,11 +14,12 @@ def replace(path: Path, octets: bytes, mode: int | None = None) -> None:
 
     *mode*: permission bits, whatever the umask is; without it as `open` gives them.
     """
-    beside = path.with_name(f"{path.name}.{os.getpid()}{SUFFIX}")
+    # A name that nobody can guess, and never a file that is there: in a directory where others may write (an export to
+    # /tmp) a link in its place would have us write wherever it leads.
+    beside = path.with_name(f"{path.name[:200]}.{secrets.token_hex(8)}{SUFFIX}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(beside, flags, 0o666 if mode is None else 0o600)
     try:
-        descriptor = os.open(
-            beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666 if mode is None else 0o600
-        )
         try:
             if mode is not None:
                 os.fchmod(descriptor, mode)

@@ -20,7 +20,7 @@ from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.status import Status
 from rootsrv.store.store import StoreFailed, write_atomically
-from rootsrv.wire.serial import serial_is_newer
+from rootsrv.wire.serial import is_serial, serial_is_newer
 from rootsrv.zone import presentation
 from rootsrv.zone.transfer import TransferFailed
 
@@ -93,6 +93,8 @@ class Control:
 
     def _zone(self, request: Document) -> ZoneKeeper:
         name = request.get("zone") or self._maintainer.zones.root.name
+        if not isinstance(name, str):
+            raise Refused(f"zone: must be a name, got {name!r}")
         keeper = self._maintainer.zones.keepers.get(name) or self._maintainer.zones.keepers.get(f"{name}.")
         if keeper is None:
             raise Refused(f"there is no zone {name} (there are: {', '.join(self._maintainer.zones.keepers)})")
@@ -177,7 +179,8 @@ class Control:
         path = Path(str(request.get("file", "")))
         if not path.is_absolute():
             raise Refused(f"file: must be an absolute path, got {path}")
-        contents = self._maintainer.zones.contents(keeper, request.get("serial"))
+        serial = None if request.get("serial") is None else _serial(request, keeper)
+        contents = self._maintainer.zones.contents(keeper, serial)
         write_atomically(path, presentation.to_text(contents).encode(), mode=0o644)
         return {"ok": True, "serial": contents.serial, "records": contents.record_count}
 
@@ -186,7 +189,7 @@ def _serial(request: Document, keeper: ZoneKeeper) -> int:
     serial = request.get("serial")
     if serial is None and keeper.serving is not None:
         return keeper.serving.serial
-    if not isinstance(serial, int) or not 0 <= serial < 2**32:
+    if not is_serial(serial):
         raise Refused(f"serial: must be 0..{2**32 - 1}, got {serial!r}")
     return serial
 

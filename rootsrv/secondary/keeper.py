@@ -310,8 +310,8 @@ class ZoneKeeper:
                     match action:
                         case AskSerial(primary):
                             self._start(self._ask(self.refresh, self.sources[primary]))
-                        case Fetch(primary, _):
-                            self._start(self._fetch(self.refresh, self.sources[primary]))
+                        case Fetch(primary, serial):
+                            self._start(self._fetch(self.refresh, self.sources[primary], serial))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.01, self.refresh.wakeup - self.boottime())):
                         await self._wake.wait()
@@ -346,10 +346,10 @@ class ZoneKeeper:
         else:
             self._answered(refresh, source, answer)
 
-    async def _fetch(self, refresh: Refresh, source: ZoneSource) -> None:
+    async def _fetch(self, refresh: Refresh, source: ZoneSource, wanted: int) -> None:
         base = self.newest.contents if self.newest else None
         try:
-            transferred = await source.fetch(self.policy.apex, base)
+            transferred = await source.fetch(self.policy.apex, base, wanted)
         except TransferFailed as error:
             self._failed(refresh, source, error)
             return

@@ -22,6 +22,7 @@ from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.message import AXFR, CLASS_IN, IXFR, MessageMalformed, parse
 from rootsrv.wire.record import ZoneMalformed
+from rootsrv.wire.serial import serial_is_newer
 from rootsrv.wire.tsig import Key, Signer
 from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.transfer import (
@@ -35,11 +36,16 @@ from rootsrv.zone.transfer import (
     TsigStream,
 )
 
-FORMERR = 1
+_NO_EDNS = {1, 4}
+"""FORMERR and NOTIMP: what those say to OPT who do not know it (RFC 6891 §7)."""
 
 
 class Unreachable(TransferFailed):
     """The primary cannot be reached, or does not answer in time."""
+
+
+class CannotConnect(Unreachable):
+    """There is no connection on which to ask anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +119,23 @@ class Transferred:
 
 async def ask_serial(source: Source, zone: bytes) -> SerialAnswer:
     """The serial that *source* has of *zone*.  Raises TransferFailed of some kind."""
+    try:
+        return await _ask_serial(source, zone, edns=True)
+    except TransferRefused as refused:
+        if refused.rcode not in _NO_EDNS:
+            raise
+    return await _ask_serial(source, zone, edns=False)  # RFC 6891 §7
+
+
+async def _ask_serial(source: Source, zone: bytes, *, edns: bool) -> SerialAnswer:
     async with _limited(source, source.limits.query_timeout_seconds), _connection(source) as (reader, writer):
-        return await _ask_serial(source, zone, reader, writer)
+        return await _converse_about_soa(source, zone, reader, writer, edns=edns)
 
 
-async def _ask_serial(
-    source: Source, zone: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+async def _converse_about_soa(
+    source: Source, zone: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, edns: bool
 ) -> SerialAnswer:
-    message_id, request, signer = _request(source, zone, rdatas.SOA)
+    message_id, request, signer = _request(source, zone, rdatas.SOA, edns=edns)
     await _send(writer, request)
     octets = await _receive(reader)
     try:
@@ -134,7 +149,7 @@ async def _ask_serial(
         tsig.check(octets, message.tsig, time.time())
         tsig.finish()
     if message.rcode:
-        raise TransferRefused(f"SOA query: rcode {message.rcode}")
+        raise TransferRefused(f"SOA query: rcode {message.rcode}", message.rcode)
     found = [each for each in message.answers if each[0].lower() == zone and each[1] == rdatas.SOA]
     if len(found) != 1:
         raise TransferMalformed(f"SOA query: {len(found)} SOA records in the answer")
@@ -148,19 +163,32 @@ async def _ask_serial(
     return SerialAnswer(serial, int.from_bytes(expire, "big") if len(expire) == 4 else None)
 
 
-async def transfer(source: Source, zone: bytes, base: ZoneContents | None) -> Transferred:
-    """*zone* from *source*: IXFR from *base* if there is one, else, or when that does not work, AXFR."""
+async def transfer(source: Source, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred:
+    """*zone* from *source*: IXFR from *base* if there is one, else, or when that does not work, AXFR.
+
+    *wanted* is the serial that it named: what is older, or no zone at all ("up to date"), is no answer to that.
+    """
     if base is not None:
         try:
-            return await _transfer(source, zone, IXFR, base, edns=True)
-        except (TransferRefused, TransferInconsistent, TransferMalformed):
-            pass  # RFC 1995 §4: full transfer instead, at once
-    try:
-        return await _transfer(source, zone, AXFR, None, edns=True)
-    except TransferRefused as refused:
-        if refused.args != (f"rcode {FORMERR}",):
+            return _at_least(wanted, await _transfer(source, zone, IXFR, base, edns=True))
+        except CannotConnect:
             raise
-    return await _transfer(source, zone, AXFR, None, edns=False)  # RFC 6891 §7
+        except TransferFailed:
+            # RFC 1995 §4: full transfer instead, at once – however the difference failed.  A primary that stalls on
+            # each difference, or resets, may well send the zone.
+            pass
+    try:
+        return _at_least(wanted, await _transfer(source, zone, AXFR, None, edns=True))
+    except TransferRefused as refused:
+        if refused.rcode not in _NO_EDNS:
+            raise
+    return _at_least(wanted, await _transfer(source, zone, AXFR, None, edns=False))  # RFC 6891 §7
+
+
+def _at_least(wanted: int | None, transferred: Transferred) -> Transferred:
+    if wanted is not None and serial_is_newer(wanted, transferred.serial):
+        raise TransferInconsistent(f"its SOA named {wanted}, its transfer {transferred.serial}")
+    return transferred
 
 
 async def _transfer(source: Source, zone: bytes, qtype: int, base: ZoneContents | None, *, edns: bool) -> Transferred:
@@ -208,22 +236,31 @@ async def _limited(source: Source, seconds: float) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def _connection(source: Source) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(
-        source.address,
-        source.port,
-        ssl=source.tls,
-        server_hostname=(source.tls_hostname or source.address) if source.tls else None,
-        local_addr=(source.local_address, 0) if source.local_address else None,
-    )
+    seconds = source.limits.query_timeout_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(
+                source.address,
+                source.port,
+                ssl=source.tls,
+                server_hostname=(source.tls_hostname or source.address) if source.tls else None,
+                local_addr=(source.local_address, 0) if source.local_address else None,
+            )
+    except TimeoutError:
+        raise CannotConnect(f"no connection within {seconds:g} s") from None
+    except ssl.SSLError as error:
+        raise CannotConnect(f"TLS: {error.reason or error}") from error
+    except OSError as error:
+        raise CannotConnect(error.strerror or str(error)) from error
     try:
         tls: ssl.SSLObject | None = writer.get_extra_info("ssl_object")
         if tls is not None and (alpn := alpn_of(tls)) != DOT and (alpn or not source.alpn_optional):
-            raise Unreachable(f"TLS: it selected {alpn or 'no protocol'}, not {DOT!r} (ALPN, RFC 9103 §7.1)")
+            raise CannotConnect(f"TLS: it selected {alpn or 'no protocol'}, not {DOT!r} (ALPN, RFC 9103 §7.1)")
         if source.tls_pin:
             assert tls is not None
             digest = hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
             if digest != source.tls_pin:
-                raise Unreachable(f"TLS: its certificate is {digest}, not the pinned one")
+                raise CannotConnect(f"TLS: its certificate is {digest}, not the pinned one")
         yield reader, writer
     finally:
         writer.transport.abort()

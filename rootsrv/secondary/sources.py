@@ -37,7 +37,7 @@ class ZoneSource(Protocol):
     @property
     def authenticated(self) -> bool: ...
     async def ask(self, zone: bytes) -> SerialAnswer | Transferred: ...
-    async def fetch(self, zone: bytes, base: ZoneContents | None) -> Transferred: ...
+    async def fetch(self, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred: ...
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class DnsSource:
         """Query its SOA."""
         return await primary.ask_serial(self.source, zone)
 
-    async def fetch(self, zone: bytes, base: ZoneContents | None) -> Transferred:
-        """IXFR from *base*, else AXFR."""
-        return await primary.transfer(self.source, zone, base)
+    async def fetch(self, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred:
+        """IXFR from *base*, else AXFR; at least *wanted*, the serial that it named."""
+        return await primary.transfer(self.source, zone, base, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class HttpsSource:
         """The zone if it changed since it was fetched last, else its serial."""
         return await self._get(zone, conditional=self._serial is not None)
 
-    async def fetch(self, zone: bytes, base: ZoneContents | None) -> Transferred:
+    async def fetch(self, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred:
         """The zone."""
         answer = await self._get(zone, conditional=False)
         if isinstance(answer, SerialAnswer):
@@ -105,7 +105,7 @@ class HttpsSource:
         return answer
 
     async def _get(self, zone: bytes, *, conditional: bool) -> SerialAnswer | Transferred:
-        headers = {"Accept-Encoding": "identity", "User-Agent": "rootsrv"}
+        headers = {"Accept-Encoding": "gzip", "User-Agent": "rootsrv"}
         if conditional and self._etag:
             headers["If-None-Match"] = self._etag
         if conditional and self._last_modified:
@@ -148,6 +148,7 @@ class HttpsSource:
             length = response.getheader("Content-Length", "")
             if length.isdecimal() and int(length) != len(octets):
                 raise TransferMalformed(f"cut off after {len(octets)} of {length} octets")
+            octets = self._decoded(octets, response.getheader("Content-Encoding", ""))
             etag, modified = response.getheader("ETag", ""), response.getheader("Last-Modified", "")
         except TimeoutError:
             raise Unreachable(f"stalled for {self._limits.stall_seconds:g} s") from None
@@ -162,6 +163,21 @@ class HttpsSource:
         finally:
             connection.close()
         return _Fetched(_parse(octets, zone), len(octets), etag, modified)
+
+    def _decoded(self, octets: bytes, encoding: str) -> bytes:
+        """The zone file: *octets* without their Content-Encoding (RFC 9110 §8.4), and unzipped if it is a .gz."""
+        encoding = encoding.strip().lower()
+        if encoding not in {"", "identity", "gzip", "x-gzip"}:
+            raise TransferMalformed(f"Content-Encoding {encoding} was not asked for")
+        if encoding in {"gzip", "x-gzip"} and not zone_file.is_gzip(octets):
+            raise TransferMalformed("Content-Encoding gzip, and it is not gzip")
+        try:
+            if encoding in {"gzip", "x-gzip"}:
+                octets = zone_file.unzipped(octets, self._limits.max_octets)
+            return zone_file.unzipped(octets, self._limits.max_octets) if zone_file.is_gzip(octets) else octets
+        except zone_file.FileUnusable as error:
+            kind = TransferTooLarge if "more than" in str(error) else TransferMalformed
+            raise kind(str(error)) from None
 
 
 class FileSource:
@@ -187,7 +203,7 @@ class FileSource:
             return SerialAnswer(self._serial, None)
         return await self.fetch(zone, None)
 
-    async def fetch(self, zone: bytes, base: ZoneContents | None) -> Transferred:
+    async def fetch(self, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred:
         """Read the file."""
         began = time.monotonic()
         try:

@@ -28,6 +28,7 @@ from rootsrv.process import whole_file
 from rootsrv.store.table_file import open_table
 from rootsrv.store.table_mac import TableKey, mac_path
 from rootsrv.wire.name import to_text
+from rootsrv.wire.serial import is_serial
 
 MAX_JOURNAL_OCTETS = 10_000_000
 """Then it becomes journal.jsonl.1; some 50,000 decisions."""
@@ -87,7 +88,7 @@ class Store:
             for each in (directory, self.tables):
                 each.mkdir(mode=0o755, parents=True, exist_ok=True)
             (directory / "zones").mkdir(mode=0o750, exist_ok=True)
-            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise StoreFailed(f"{error.filename or directory}: {error.strerror}") from error
         try:
@@ -146,7 +147,7 @@ class Store:
         path = self.directory / "journal.jsonl"
         line = json.dumps({"at": at, "event": event, **facts}, default=str).encode() + b"\n"
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
             try:
                 size = os.fstat(descriptor).st_size
                 if size and os.pread(descriptor, 1, size - 1) != b"\n":
@@ -169,14 +170,14 @@ class Store:
             directory.mkdir(mode=0o750, exist_ok=True)
         except OSError as error:
             raise StoreFailed(f"{directory}: {error.strerror}") from error
-        path = directory / f"{provenance.serial}.zone"
+        path = self._version_path(zone, provenance.serial)
         header = {**asdict(provenance), "sha256": hashlib.sha256(text).hexdigest()}
         write_atomically(path, _HEADER + json.dumps(header).encode() + b"\n" + text)
         return path
 
     def version(self, zone: bytes, serial: int) -> tuple[Provenance, bytes]:
         """A kept version: provenance and zone file.  VersionDamaged if it is not as it was written."""
-        path = self._zone_directory(zone) / f"{serial}.zone"
+        path = self._version_path(zone, serial)
         try:
             header, _, text = path.read_bytes().partition(b"\n")
         except OSError as error:
@@ -196,7 +197,13 @@ class Store:
 
     def forget_version(self, zone: bytes, serial: int) -> None:
         """Remove a kept version, if it is there."""
-        (self._zone_directory(zone) / f"{serial}.zone").unlink(missing_ok=True)
+        self._version_path(zone, serial).unlink(missing_ok=True)
+
+    def _version_path(self, zone: bytes, serial: int) -> Path:
+        """Where a version is; StoreFailed for what is no serial, such as a text that leads out of the directory."""
+        if not is_serial(serial):
+            raise StoreFailed(f"serial: must be 0..{2**32 - 1}, got {serial!r}")
+        return self._zone_directory(zone) / f"{serial}.zone"
 
     def _zone_directory(self, zone: bytes) -> Path:
         name = to_text(zone).rstrip(".").lower() or "root"

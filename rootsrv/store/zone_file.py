@@ -1,6 +1,7 @@
 """Zone files and trust anchor files on disk."""
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -18,19 +19,36 @@ class FileUnusable(Exception):
     """The file cannot be read at all."""
 
 
+def is_gzip(octets: bytes) -> bool:
+    """Whether *octets* begin as a gzip file does (RFC 1952 §2.3.1)."""
+    return octets.startswith(_GZIP_MAGIC)
+
+
+def unzipped(octets: bytes, at_most: int = MAX_ZONE_FILE_OCTETS) -> bytes:
+    """What the gzip file *octets* holds; FileUnusable if it is damaged or holds more than *at_most* octets."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(octets)) as stream:
+            plain = stream.read(at_most + 1)
+    except (OSError, EOFError, zlib.error) as error:  # a damaged gzip file raises any of them
+        raise FileUnusable(f"gzip: {error}") from error
+    if len(plain) > at_most:
+        raise FileUnusable(f"gzip: more than {at_most} octets when decompressed")
+    return plain
+
+
 def read_octets(path: Path) -> bytes:
     """The file's octets, decompressed if it is a gzip file; FileUnusable says why not."""
     try:
         with path.open("rb") as file:
-            is_gzip = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            with gzip.GzipFile(fileobj=file) if is_gzip else file as plain:
-                octets = plain.read(MAX_ZONE_FILE_OCTETS + 1)
-    except (OSError, EOFError, zlib.error) as error:  # a damaged gzip file raises any of them
-        raise FileUnusable(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+            octets = file.read(MAX_ZONE_FILE_OCTETS + 1)
+    except OSError as error:
+        raise FileUnusable(f"{path}: {error.strerror or error}") from error
     if len(octets) > MAX_ZONE_FILE_OCTETS:
         raise FileUnusable(f"{path}: larger than {MAX_ZONE_FILE_OCTETS} octets")
-    return octets
+    try:
+        return unzipped(octets) if is_gzip(octets) else octets
+    except FileUnusable as error:
+        raise FileUnusable(f"{path}: {error}") from error
 
 
 def read_zone(path: Path, apex: bytes) -> ZoneContents:

@@ -1,7 +1,14 @@
 """Serial number arithmetic (RFC 1982, SERIAL_BITS = 32)."""
 
+from typing import TypeGuard
+
 _HALF = 1 << 31
 _MODULUS = 1 << 32
+
+
+def is_serial(value: object) -> TypeGuard[int]:
+    """Whether *value* is a serial at all: 32 bits (RFC 1982 §2), and not `True`."""
+    return type(value) is int and 0 <= value < _MODULUS
 
 
 def serial_is_newer(theirs: int, ours: int) -> bool:

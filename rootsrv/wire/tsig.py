@@ -16,7 +16,7 @@ from rootsrv.wire.message import CLASS_ANY, TSIG, TsigRecord
 FUDGE_SECONDS = 300  # RFC 8945 §10
 
 BADSIG, BADKEY, BADTIME, BADTRUNC = 16, 17, 18, 22  # RFC 8945 §3
-_ERRORS = {BADSIG: "BADSIG", BADKEY: "BADKEY", BADTIME: "BADTIME", BADTRUNC: "BADTRUNC"}
+_ERRORS = {BADSIG: "BadSignature", BADKEY: "BadKey", BADTIME: "BadTime", BADTRUNC: "BadTruncation"}
 
 FORMERR, NOTAUTH = 1, 9
 
@@ -31,7 +31,7 @@ MAX_RECORD_OCTETS = 255 + 10 + 15 + 10 + 64 + 6 + 6
 
 
 def error_text(error: int) -> str:
-    """Mnemonic of a TSIG error."""
+    """What a TSIG error means, in a word."""
     return _ERRORS.get(error, f"error {error}")
 
 

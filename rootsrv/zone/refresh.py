@@ -21,7 +21,8 @@
 #        a row.  Only its own NOTIFY of a serial that it has not failed with ends the back-off early, so that a primary
 #        that was repaired is heard at once and one that repeats itself is not.
 #        A NOTIFY that tells nothing by itself – not signed, without a serial, or with one that is known – asks that
-#        primary every NOTIFY_SECONDS at most (after NOTIFY_BURST at once), however many come: who floods us must not make us flood our primaries.
+#        primary every NOTIFY_SECONDS at most (after NOTIFY_BURST at once), however many come: who floods us must not
+#        make us flood our primaries.
 # Law 4  A primary that names a newer serial and never delivers it changes nothing for the others.
 #
 # `confirmed` in an answer means: this primary says that what we hold is current, so the lease may be renewed

@@ -41,6 +41,11 @@ class TransferFailed(Exception):
 class TransferRefused(TransferFailed):
     """The primary answers, but not with the zone."""
 
+    def __init__(self, text: str, rcode: int = 0) -> None:
+        super().__init__(text)
+        self.rcode = rcode
+        """Of its answer; 0 where that is not why."""
+
 
 class TransferMalformed(TransferFailed):
     """What the primary sends is not a transfer of the zone."""
@@ -91,7 +96,8 @@ class TsigStream:
         except TsigRefused as error:
             if error.tsig is not None and error.tsig.error:
                 raise NotAuthenticated(f"TSIG: the primary says {error_text(error.tsig.error)}") from error
-            raise NotAuthenticated(f"TSIG: {error}") from error
+            fault = f"{error_text(error.error)}: " if error.error else ""
+            raise NotAuthenticated(f"TSIG: {fault}{error}") from error
         if told.error:
             raise NotAuthenticated(f"TSIG: the primary says {error_text(told.error)}")
         self._unsigned = 0
@@ -211,7 +217,7 @@ class Inbound:
         if self._tsig:
             self._tsig.check(octets, message.tsig, now)
         if message.rcode:
-            raise TransferRefused(f"rcode {message.rcode}")
+            raise TransferRefused(f"rcode {message.rcode}", message.rcode)
         if message.truncated:
             raise TransferMalformed("a truncated message")
         if message.question is None:

@@ -51,3 +51,32 @@ def test_the_mode_is_as_asked_whatever_the_umask(tmp_path: Path) -> None:
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
         whole_file.replace(tmp_path / "absent" / "file", b"")
+
+
+def test_no_link_that_somebody_put_there_leads_it_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever name it takes: here it cannot be guessed, and if it were, what is there is never opened."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for guess in (f"export.{os.getpid()}.writing", "export.writing", "export"):
+        (shared / guess).symlink_to(victim)
+
+    whole_file.replace(shared / "export", b"new", 0o644)
+
+    assert victim.read_bytes() == b"precious"
+    assert (shared / "export").read_bytes() == b"new"
+    assert not (shared / "export").is_symlink()
+
+    monkeypatch.setattr(whole_file.secrets, "token_hex", lambda _: "guessed")
+    (shared / "export.guessed.writing").symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        whole_file.replace(shared / "export", b"newer", 0o644)
+    assert victim.read_bytes() == b"precious"
+    assert (shared / "export.guessed.writing").is_symlink()  # not ours to remove
+
+
+def test_a_name_as_long_as_names_may_be_can_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    whole_file.replace(path, b"new")
+    assert path.read_bytes() == b"new"

@@ -53,6 +53,9 @@ class ScriptedPrimary:
         self.rcode = dns.rcode.NOERROR
         """Of its answer to transfer requests."""
 
+        self.edns_rcode = dns.rcode.NOERROR
+        """Of its answer to whatever has an OPT record, which it does not know then."""
+
         self.ixfr_rcode = dns.rcode.NOERROR
         self.records: Callable[[list[Record]], list[Record]] = lambda records: records
         self.messages: Callable[[list[bytes]], list[bytes]] = lambda messages: messages
@@ -86,6 +89,10 @@ class ScriptedPrimary:
         query = dns.message.from_wire(wire, keyring={KEY.name: KEY})
         qtype = dns.rdatatype.to_text(query.question[0].rdtype)
         self.asked[qtype] = self.asked.get(qtype, 0) + 1
+        if self.edns_rcode and query.edns >= 0:
+            query.use_edns(False)
+            send_all(connection, self._render(query, [[]], self.edns_rcode))
+            return
         if qtype == "SOA":
             send_all(connection, self._render(query, [[self._soa()]]))
             return

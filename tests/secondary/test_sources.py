@@ -89,6 +89,17 @@ class _Page:
         handler.end_headers()
         handler.wfile.write(self.body)
 
+    encoding = ""
+    """Content-Encoding that is told."""
+
+    def encoded(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        if self.encoding:
+            handler.send_header("Content-Encoding", self.encoding)
+        handler.send_header("Content-Length", str(len(self.body)))
+        handler.end_headers()
+        handler.wfile.write(self.body)
+
     def truncated(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(self.body)))
@@ -194,6 +205,46 @@ def test_a_zone_file_by_https_that_cannot_be_had_is_refused(
     with https(page, authority) as port:
         with pytest.raises(kind, match=reason):
             asyncio.run(https_source(port, authority.path, store).ask(ROOT))
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "gzip", "x-gzip", "GZIP"])
+@pytest.mark.parametrize("is_gz", [False, True], ids=["text", "a .gz"])
+def test_a_zone_by_https_may_be_gzipped_as_a_file_and_on_the_way(
+    tmp_path: Path, store: Store, encoding: str, is_gz: bool
+) -> None:
+    authority = Authority(tmp_path)
+    body = versions.text(versions.version(FIRST))
+    body = gzip.compress(body) if is_gz else body
+    page = _Page(gzip.compress(body) if "gzip" in encoding.lower() else body)
+    page.encoding, page.respond = encoding, page.encoded
+    with https(page, authority) as port:
+        got = asyncio.run(https_source(port, authority.path, store).ask(ROOT))
+        assert isinstance(got, Transferred)
+        assert got.serial == FIRST
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "kind", "reason"),
+    [
+        ("gzip", gzip.compress(b"a" * 400_000), TransferTooLarge, "more than 300000 octets when decompressed"),
+        ("", gzip.compress(b"a" * 400_000), TransferTooLarge, "more than 300000 octets when decompressed"),
+        ("gzip", gzip.compress(gzip.compress(b"a" * 400_000)), TransferTooLarge, "more than 300000 octets when"),
+        ("gzip", b". IN SOA", TransferMalformed, "it is not gzip"),
+        ("gzip", gzip.compress(b". IN SOA")[:-9], TransferMalformed, "gzip: "),
+        ("", b"\x1f\x8b\x08 damaged", TransferMalformed, "gzip: "),
+        ("br", b"anything", TransferMalformed, "Content-Encoding br"),
+    ],
+    ids=["bomb on the way", "bomb in the file", "bomb in both", "not gzip", "cut off", "damaged", "another encoding"],
+)
+def test_what_is_gzipped_is_bounded_and_whole(
+    tmp_path: Path, store: Store, encoding: str, body: bytes, kind: type[Exception], reason: str
+) -> None:
+    authority = Authority(tmp_path)
+    page = _Page(body)
+    page.encoding, page.respond = encoding, page.encoded
+    with https(page, authority) as port:
+        with pytest.raises(kind, match=reason):
+            asyncio.run(https_source(port, authority.path, store, max_octets=300_000).ask(ROOT))
 
 
 def test_https_has_limits_and_a_certificate_that_is_checked(tmp_path: Path, store: Store) -> None:

@@ -54,6 +54,17 @@ def test_versions_are_told_by_age_and_zones_apart(store: Store) -> None:
     assert [each.serial for each in store.versions(b"\x07example\0")] == [9]
 
 
+@pytest.mark.parametrize("serial", ["../../secret", "7", True, -1, 2**32, 7.0, None, ["7"]])
+def test_what_is_no_serial_leads_nowhere(store: Store, serial: object) -> None:
+    """A text would be part of a path: `zone-export` with "../../secret" read what it liked."""
+    written = store.put_version(ROOT, provenance(7), b"")
+    (written.parent / "../../secret.zone").write_bytes(written.read_bytes())
+    for act in (store.version, store.forget_version):
+        with pytest.raises(StoreFailed, match=r"serial: must be 0\.\.4294967295"):
+            act(ROOT, serial)  # type: ignore[operator]
+    assert (written.parent / "../../secret.zone").exists()
+
+
 @pytest.mark.parametrize("damage", [lambda o: o[:-1], lambda o: o + b"x", lambda o: b"x" + o, lambda o: b""])
 def test_a_damaged_version_is_refused(store: Store, damage: object) -> None:
     path = store.put_version(ROOT, provenance(7), b". 1 IN TXT x\n")
