@@ -24,8 +24,8 @@ _rootsrv_words() {
     "") echo "check-config zone run drain undrain withdraw status reload block unblock blocks fastpath doctor rssac002 mesh demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify compile list show refresh approve reject import export -h --help" ;;
-    " zone verify") echo "-h --help --name --anchors --at --zonemd --root" ;;
-    " zone compile") echo "-h --help --hosts --hosts-name --anchors --at --zonemd --output" ;;
+    " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
+    " zone compile") echo "-h --help --hosts --hosts-name --anchors --at --hosts-anchors --zonemd --output" ;;
     " zone list") echo "-h --help --zone --config --json" ;;
     " zone show") echo "-h --help --serial --zone --config --json" ;;
     " zone refresh") echo "-h --help --zone --config --json" ;;

@@ -4,7 +4,7 @@
 #   every owner of authority   per qtype that exists, ANY, RRSIG, and nodata, with DO=0 and DO=1
 #   every delegation           referral and answer to qtype DS, with DO=0 and DO=1
 #   every NSEC of the root     the nxdomain (DO=1) for the gap behind it; one for DO=0
-#   the host zone              nxdomain
+#   the host zone              nxdomain: one for DO=0; with DO=1 for every gap, and for what is below every host
 #
 # Equal answers are stored once: TLDs that share their name servers share the referral, since names are compressed
 # against the question.
@@ -41,8 +41,12 @@ _NO_ANSWER = (0, 0)
 def compile_table(root: VerifiedZone, hosts: VerifiedZone | None = None) -> bytes:
     """The answer table of the root zone and of the zone that holds its name servers' addresses.
 
-    Deterministic: the same zones give the same octets.  The zones' shapes were checked by `verify`.
+    Deterministic: the same zones give the same octets.  The zones' shapes were checked by `verify`; ValueError for one
+    with limits.
     """
+    for zone in (root, hosts):
+        if zone is not None and zone.limits:
+            raise ValueError(f"{names.to_text(zone.contents.apex)}: {'; '.join(zone.limits)}")
     return to_octets(_Compiler(root, hosts).contents())
 
 
@@ -112,8 +116,7 @@ class _Compiler:
             body.add(AUTHORITY, proof, signed=True)
         for addresses in glue.needed:
             body.add(ADDITIONAL, addresses, signed=False)
-        for addresses in glue.optional:
-            body.add(ADDITIONAL, addresses, signed=False, needed=False)
+        _add_optional(body, glue.optional, signed=False)
         return body.finish(flags=0, zone=ROOT_ZONE)
 
     def _glue(self, owner: bytes) -> _Glue:
@@ -161,7 +164,17 @@ class _Compiler:
             self._number(self._negative(zone, number, owner, 0, denial, signed=signed_answer))
             for signed_answer in (False, True)
         )
-        return OwnerInfo(owner, number, types, (nodata[0], nodata[1]))
+        if number == ROOT_ZONE:
+            return OwnerInfo(owner, number, types, (nodata[0], nodata[1]))
+        # The wildcard that is not there is at the apex, or below the host when that is the closest encloser (RFC 4592
+        # §3.3.1); then one NSEC covers both names, since what is below a host comes right behind it.
+        apex_nsec = zone.rrset(zone.apex, NSEC)
+        behind = denial if owner == zone.apex or apex_nsec is None else [*denial, apex_nsec]
+        nxdomain = (
+            self._number(self._negative(zone, number, zone.apex, NXDOMAIN, behind, signed=True)),
+            self._number(self._negative(zone, number, zone.apex, NXDOMAIN, denial, signed=True)),
+        )
+        return OwnerInfo(owner, number, types, (nodata[0], nodata[1]), nxdomain)
 
     def _pair(self, zone: ZoneContents, number: int, rrset: RRset) -> tuple[int, int]:
         plain, do = (self._number(self._positive(zone, number, rrset, do=do)) for do in (False, True))
@@ -172,12 +185,13 @@ class _Compiler:
         body.add(ANSWER, rrset, signed=do)
         if rrset.rtype == NS:
             # RFC 9609 §4.2: the addresses of the root's name servers as far as they fit, without TC when they do not.
+            found: list[RRset] = []
             for host in rrset.rdatas:
                 addresses = list(_addresses(zone, host))
                 if not addresses and self._hosts is not None:
                     addresses = list(_addresses(self._hosts, host))
-                for each in addresses:
-                    body.add(ADDITIONAL, each, signed=False, needed=False)
+                found += addresses
+            _add_optional(body, found, signed=do)
         return body.finish(flags=AA, zone=number)
 
     def _negative(
@@ -199,6 +213,22 @@ def _present(zone: ZoneContents, owner: bytes, rtype: int) -> RRset:
     if rrset is None:
         raise AssertionError(f"{names.to_text(owner)} has no type {rtype}: verify should not have accepted this zone")
     return rrset
+
+
+def _add_optional(body: Body, addresses: list[RRset], *, signed: bool) -> None:
+    """Append what may be left out, smallest first: then what is left out is what would not have fitted.
+
+    Every owner here was written before, as a name server, so that each is a pointer and order changes no size.
+    """
+
+    def octets(rrset: RRset) -> int:
+        return sum(_RECORD_OCTETS + len(each) for each in (*rrset.rdatas, *(rrset.rrsigs if signed else ())))
+
+    for rrset in sorted(addresses, key=octets):
+        body.add(ADDITIONAL, rrset, signed=signed, needed=False)
+
+
+_RECORD_OCTETS = 12  # pointer, type, class, TTL, RDLENGTH
 
 
 def _addresses(zone: ZoneContents, host: bytes) -> Iterator[RRset]:

@@ -1,4 +1,4 @@
-"""Before a table is staged: some 200 questions of every kind, answered by it and worked out from the zones themselves.
+"""Before a table is staged: some 250 questions of every kind, answered by it and worked out from the zones themselves.
 
 The table and this know nothing of each other: here is no compiler, only what the zone says.  A difference means that a
 program is wrong, not a zone; then the switchover is void and what is in service goes on.
@@ -15,12 +15,12 @@ from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.message import MessageMalformed, parse
-from rootsrv.wire.name import ROOT, canonical_key, is_at_or_below, labels, to_text
+from rootsrv.wire.name import ROOT, canonical_key, is_at_or_below, labels, parent, to_text
 from rootsrv.wire.rdata import AAAA, DNSKEY, DS, NS, NSEC, RRSIG, SOA, TXT, ZONEMD, A
 from rootsrv.wire.record import Record
-from rootsrv.zone.contents import RRset, ZoneContents
+from rootsrv.zone.contents import Place, RRset, ZoneContents
 
-QUESTIONS = 200
+QUESTIONS = 250
 
 NOERROR, NXDOMAIN = 0, 3
 _AA, _TC, _RCODE = 0x0400, 0x0200, 15
@@ -71,15 +71,12 @@ class _Zones:
         self.hosts = hosts
 
     @cached_property
-    def nsec_owners(self) -> tuple[list[tuple[bytes, ...]], list[bytes]]:
-        owners = [owner for owner in self.root.by_owner if (owner, NSEC) in self.root.rrsets]
-        return [canonical_key(owner) for owner in owners], owners
+    def _root_chain(self) -> "_Chain":
+        return _Chain(self.root)
 
-    def covering(self, name: bytes) -> RRset | None:
-        keys, owners = self.nsec_owners
-        if not owners:
-            return None
-        return self.root.rrsets[owners[bisect.bisect_right(keys, canonical_key(name)) - 1], NSEC]
+    @cached_property
+    def _hosts_chain(self) -> "_Chain":
+        return _Chain(self.hosts or self.root)
 
     def expect(self, question: Question) -> Expected:
         qname, qtype, do = question.qname, question.qtype, question.do
@@ -97,7 +94,7 @@ class _Zones:
             in_domain = [h for h in root.rrsets[tld, NS].rdatas if is_at_or_below(h, tld)]
             glue = facts([root.rrset(host, t) for host in in_domain for t in (A, AAAA)], False)
             return Expected(NOERROR, False, frozenset(), authority, glue)
-        proof = [self.covering(tld), root.rrset(ROOT, NSEC)] if do else []
+        proof = [self._root_chain.covering(tld), root.rrset(ROOT, NSEC)] if do else []
         authority = facts([root.rrset(ROOT, SOA), *proof], do)
         return Expected(NXDOMAIN, True, frozenset(), authority, frozenset())
 
@@ -112,7 +109,12 @@ class _Zones:
     def _expect_from_hosts(self, hosts: ZoneContents, question: Question) -> Expected:
         if question.qname in hosts.by_owner:
             return self._positive_or_nodata(hosts, question)
-        authority = facts([hosts.rrset(hosts.apex, SOA)], False)
+        encloser = question.qname  # the closest (RFC 4592 §3.3.1)
+        while encloser not in hosts.by_owner:
+            encloser = parent(encloser)
+        chain = self._hosts_chain
+        proof = [chain.covering(question.qname), chain.covering(b"\1*" + encloser)] if question.do else []
+        authority = facts([hosts.rrset(hosts.apex, SOA), *proof], question.do)
         return Expected(NXDOMAIN, True, frozenset(), authority, frozenset())
 
     def questions(self) -> Iterator[Question]:
@@ -121,9 +123,14 @@ class _Zones:
             yield Question(ROOT, qtype, do)
         if self.hosts is not None:
             for owner in itertools.islice(self.hosts.by_owner, 6):
-                for qtype in (A, AAAA, TXT):
-                    yield Question(owner, qtype, False)
-            yield Question(b"\x08no-such-" + self.hosts.apex, A, True)
+                for qtype, do in itertools.product((A, AAAA, TXT), (False, True)):
+                    yield Question(owner, qtype, do)
+                yield Question(b"\1x" + owner, A, True)
+            for qtype in (SOA, NS, DNSKEY, NSEC):
+                yield Question(self.hosts.apex, qtype, True)
+            for label in (b"\x08no-such-", b"\1\0", b"\2aa", b"\2zz"):
+                yield Question(label + self.hosts.apex, A, True)
+                yield Question(label + self.hosts.apex, A, False)
         tlds = self.root.delegations
         step = max(1, len(tlds) // 22)
         for at in range(0, len(tlds), step):
@@ -137,6 +144,23 @@ class _Zones:
             for unknown in (label[:40] + b"-", label[:40] + b"0x"):
                 yield Question(b"\x03www" + bytes([len(unknown)]) + unknown + b"\0", A, True)
             yield Question(bytes([len(label[:40]) + 1]) + label[:40] + b"\x00\0", A, False)
+
+
+class _Chain:
+    """The NSEC records of a zone in canonical order."""
+
+    def __init__(self, zone: ZoneContents) -> None:
+        self._zone = zone
+        self._owners = [
+            owner for owner, place in zone.places.items() if place is not Place.BELOW and (owner, NSEC) in zone.rrsets
+        ]
+        self._keys = [canonical_key(owner) for owner in self._owners]
+
+    def covering(self, name: bytes) -> RRset | None:
+        """The NSEC that covers *name*, in a zone that has any."""
+        if not self._owners:
+            return None
+        return self._zone.rrsets[self._owners[bisect.bisect_right(self._keys, canonical_key(name)) - 1], NSEC]
 
 
 def facts(rrsets: Iterable[RRset | None], do: bool) -> Facts:

@@ -249,6 +249,9 @@ class PreparedAnswers:
             self._host_apex = zone.name
             self.host_label = names.labels(zone.name)[-1]
             self._host_nxdomain = at(zone.nxdomain[0])
+            hosts = [owner for owner in table.owners() if owner.zone]  # the apex first, then in canonical order
+            self._host_labels = [b"", *(names.labels(owner.name)[0] for owner in hosts[1:])]
+            self._host_denials = [(at(owner.nxdomain[0]), at(owner.nxdomain[1])) for owner in hosts]
         self._all = list(prepared.values())
 
     def take_apart(self) -> Iterator[None]:
@@ -270,7 +273,7 @@ class PreparedAnswers:
         apex_at = len(qname) - len(self._host_apex)
         while qname[at]:
             if at == apex_at and owner is None and qname.endswith(self._host_apex):
-                return self._host_nxdomain
+                return self._host_denial(qname[start + 1 : at]) if do else self._host_nxdomain
             start = at
             at += 1 + qname[at]
         label = qname[start + 1 : at]
@@ -278,3 +281,8 @@ class PreparedAnswers:
         if delegation is not None:
             return delegation[(2 if qtype == _TYPE_DS and start == 0 else 0) + do]
         return self.denials[bisect_right(self.labels, label) - 1] if do else self.nxdomain
+
+    def _host_denial(self, label: bytes) -> Prepared:
+        """The nxdomain, DO=1, for a name of the host zone whose last label before its apex is *label*."""
+        number = bisect_right(self._host_labels, label) - 1
+        return self._host_denials[number][self._host_labels[number] == label]

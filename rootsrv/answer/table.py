@@ -38,13 +38,13 @@ from typing import NamedTuple
 from rootsrv.zone.anchors import key_tag
 
 MAGIC = b"rootsrv\x1a"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 HEADER = struct.Struct("<8sII32sIIIIIIIIIIII32x")
 ZONE = struct.Struct("<256sIIIIIIQQIIII8x")
 NAME = struct.Struct("<QBBHIIIII")
 REST = struct.Struct("<7Q")
-OWNER = struct.Struct("<HHIIIB15x256s")
+OWNER = struct.Struct("<HHIIIB3xII4x256s")
 TYPE = struct.Struct("<HHII")
 ANSWER = struct.Struct("<IHHHHHBx")
 CUT = struct.Struct("<8H")
@@ -132,6 +132,8 @@ class OwnerInfo:
     zone: int
     types: dict[int, tuple[int, int]]
     nodata: tuple[int, int]
+    nxdomain: tuple[int, int] = (0, 0)
+    """With DO=1, in the host zone: for names between this one and the next in canonical order, for names below this."""
 
 
 class Cut(NamedTuple):
@@ -245,21 +247,21 @@ class AnswerTable:
     def owners(self) -> Iterator[OwnerInfo]:
         """The names at which we answer with authority."""
         for number in range(self._owner_count):
-            size, type_count, types_at, nodata, nodata_do, zone, wire = OWNER.unpack_from(
+            size, type_count, types_at, nodata, nodata_do, zone, behind, below, wire = OWNER.unpack_from(
                 self.octets, self._owners_at + number * OWNER.size
             )
             types = {}
             for position in range(type_count):
                 rtype, _, plain, do = TYPE.unpack_from(self.octets, types_at + position * TYPE.size)
                 types[rtype] = (plain, do)
-            yield OwnerInfo(wire[:size], zone, types, (nodata, nodata_do))
+            yield OwnerInfo(wire[:size], zone, types, (nodata, nodata_do), (behind, below))
 
     def answers(self) -> Iterator[Answer]:
         """Every answer once, in the file's order."""
         offsets = {info.nxdomain for info in self.names()}
         offsets |= {offset for info in self.names() for offset in (*info.referral, *info.ds)}
         for owner in self.owners():
-            offsets |= {*owner.nodata, *(offset for pair in owner.types.values() for offset in pair)}
+            offsets |= {*owner.nodata, *owner.nxdomain, *(offset for pair in owner.types.values() for offset in pair)}
         offsets |= {offset for zone in self.zones for offset in zone.nxdomain}
         return (self.answer(offset) for offset in sorted(offsets - {0}))
 
@@ -348,7 +350,9 @@ def to_octets(contents: TableContents) -> bytes:
     for number, owner in enumerate(owners):
         plain, do = (offsets[each] for each in owner.nodata)
         start = owners_at + number * OWNER.size
-        OWNER.pack_into(file, start, len(owner.name), len(owner.types), type_at, plain, do, owner.zone, owner.name)
+        nxdomain = (offsets[each] for each in owner.nxdomain)
+        head = (len(owner.name), len(owner.types), type_at, plain, do, owner.zone)
+        OWNER.pack_into(file, start, *head, *nxdomain, owner.name)
         for rtype in sorted(owner.types):
             plain, do = (offsets[each] for each in owner.types[rtype])
             TYPE.pack_into(file, type_at, rtype, 0, plain, do)

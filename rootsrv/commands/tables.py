@@ -31,10 +31,11 @@ def add_compile_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run_compile(arguments: argparse.Namespace) -> int:
-    """Verify, compile, write, describe: 0 done, 1 a zone was rejected, 2 the arguments are wrong."""
+    """Verify, compile, write, describe: 0 done, 1 a zone was rejected or held, 2 the arguments are wrong."""
     now = time.time() if arguments.at is None else arguments.at
     try:
         trust_anchors = zone_file.read_trust_anchors(arguments.anchors)
+        hosts_anchors = zone_files.read_hosts_anchors(arguments)
         root = zone_files.report(
             arguments.file,
             name.ROOT,
@@ -47,16 +48,20 @@ def run_compile(arguments: argparse.Namespace) -> int:
             hosts = zone_files.report(
                 arguments.hosts,
                 arguments.hosts_name,
-                lambda contents: verify_hosts(contents, root, now, zonemd=arguments.zonemd),
+                lambda contents: verify_hosts(
+                    contents, root, now, zonemd=arguments.zonemd, trust_anchors=hosts_anchors
+                ),
             )
             if hosts is None:
                 return 1
+        if root.limits or (hosts is not None and hosts.limits):
+            return 1
         started = time.perf_counter()
         octets = compile_table(root, hosts)
         seconds = time.perf_counter() - started
         whole_file.replace(arguments.output, octets, 0o644)
     except AnchorsMalformed as error:
-        print(f"rootsrv: {arguments.anchors}: {error}", file=sys.stderr)
+        print(f"rootsrv: {error}", file=sys.stderr)
         return 2
     except zone_file.FileUnusable as error:
         print(f"rootsrv: {error}", file=sys.stderr)

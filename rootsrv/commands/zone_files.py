@@ -12,7 +12,7 @@ from rootsrv.store.zone_file import FileUnusable, read_octets, read_trust_anchor
 from rootsrv.wire import name
 from rootsrv.wire.record import ZoneMalformed
 from rootsrv.zone import instant, presentation
-from rootsrv.zone.anchors import AnchorsMalformed
+from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.verify import VerifiedZone, ZoneRejected, verify, verify_hosts
 
@@ -23,7 +23,7 @@ def add_verify_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--name", type=zone_name, default=".", help="the zone's name (default: .)")
     add_judging_arguments(command)
     command.add_argument(
-        "--root", type=Path, metavar="FILE", help="the root zone by which the (unsigned) zone of its hosts is judged"
+        "--root", type=Path, metavar="FILE", help="the root zone by which the zone of its hosts is judged"
     )
 
 
@@ -35,11 +35,17 @@ def add_judging_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--at", type=_instant, metavar="INSTANT", help="judge validity as of then: 2025-09-20T12:00:00Z (default: now)"
     )
+    command.add_argument(
+        "--hosts-anchors",
+        type=Path,
+        metavar="FILE",
+        help="DS or DNSKEY records by which the zone of the hosts is signed",
+    )
     command.add_argument("--zonemd", choices=("required", "if-supported", "off"), default="if-supported")
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """`rootsrv zone verify`: a line for each check; 0 verified, 1 rejected, 2 the arguments are wrong."""
+    """`rootsrv zone verify`: a line for each check; 0 verified, 1 rejected or held, 2 the arguments are wrong."""
     if (arguments.name == name.ROOT) != (arguments.root is None):
         what = "needed to verify any zone but the root" if arguments.root is None else "is for any zone but the root"
         print(f"rootsrv: --root: {what}", file=sys.stderr)
@@ -47,24 +53,30 @@ def run_verify(arguments: argparse.Namespace) -> int:
     now = time.time() if arguments.at is None else arguments.at
     try:
         trust_anchors = read_trust_anchors(arguments.anchors)
+        hosts_anchors = read_hosts_anchors(arguments)
         root = report(
             arguments.root or arguments.file,
             name.ROOT,
             lambda contents: verify(contents, trust_anchors, now, zonemd=arguments.zonemd),
         )
         if root is None or arguments.root is None:
-            return 0 if root else 1
+            return 0 if root and not root.limits else 1
         hosts = report(
             arguments.file,
             arguments.name,
-            lambda contents: verify_hosts(contents, root, now, zonemd=arguments.zonemd),
+            lambda contents: verify_hosts(contents, root, now, zonemd=arguments.zonemd, trust_anchors=hosts_anchors),
         )
-        return 0 if hosts else 1
+        return 0 if hosts and not hosts.limits else 1
     except AnchorsMalformed as error:
-        print(f"rootsrv: {arguments.anchors}: {error}", file=sys.stderr)
+        print(f"rootsrv: {error}", file=sys.stderr)
     except FileUnusable as error:
         print(f"rootsrv: {error}", file=sys.stderr)
     return 2
+
+
+def read_hosts_anchors(arguments: argparse.Namespace) -> TrustAnchors | None:
+    """What --hosts-anchors names; FileUnusable or AnchorsMalformed say why not."""
+    return None if arguments.hosts_anchors is None else read_trust_anchors(arguments.hosts_anchors)
 
 
 def report(path: Path, apex: bytes, judge: Callable[[ZoneContents], VerifiedZone]) -> VerifiedZone | None:
@@ -89,6 +101,8 @@ def report(path: Path, apex: bytes, judge: Callable[[ZoneContents], VerifiedZone
     for line in zone.alarms:
         print(f"ALARM {line}")
     verified = time.perf_counter()
+    for line in zone.limits:
+        print(f"HELD  {line}")
     seconds = f"{verified - started:.2f} s (reading {read - started:.2f}, checks {verified - read:.2f})"
     print(f"{path}: verified, took {seconds}")
     return zone

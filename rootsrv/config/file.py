@@ -127,7 +127,7 @@ class ZoneConfig:
     """`[[zone]]`: a zone that is served."""
 
     name: str
-    """Domain name: "." or that of the flat, unsigned zone of the root's host names."""
+    """Domain name: "." or that of the flat zone of the root's host names."""
 
     file: str = ""
     """Zone file to load at start (RFC 1035 §5)."""
@@ -137,7 +137,8 @@ class ZoneConfig:
 
     zonemd: Literal["required", "if-supported", "off"] = "if-supported"
     validation: Literal["required", "none"] = "required"
-    """"none": unsigned by design, or a lab; neither signature nor RRSIG expiry counts."""
+    """"none": a zone of hosts, unsigned to this day, or a lab: signatures are not wanted (signed hosts that come all
+    the same are checked by their own keys, with an alarm).  "required" for hosts: signed, by their trust_anchors."""
 
     private_root: bool = False
     """Accept a root of the same shape with its own host zone and anchor (D1)."""
@@ -232,10 +233,13 @@ def _check_zones(zones: tuple[ZoneConfig, ...]) -> None:
                 f"{where}.name: only the root and {HOST_ZONE} are served, got {zone.name}"
                 " (a root with private_root = true has its own host zone)"
             )
-        if zone.validation == "required":
-            raise ConfigError(f'{where}.validation: must be "none": a zone of host names is unsigned by design')
-        if zone.trust_anchors:
-            raise ConfigError(f"{where}.trust_anchors: {zone.name} is unsigned by design")
+        if zone.validation == "required" and not zone.trust_anchors:
+            raise ConfigError(
+                f'{where}.validation: must be "none", as {zone.name} is unsigned to this day,'
+                " or trust_anchors must have its DS or DNSKEY"
+            )
+        if zone.validation == "none" and zone.trust_anchors:
+            raise ConfigError(f'{where}.trust_anchors: with these validation must be "required"')
 
 
 def load(path: Path) -> Config:

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from rootsrv.wire.name import labels
-from rootsrv.wire.rdata import DNSKEY, DS, NS, NSEC, RRSIG, RRSIG_FIXED, ZONEMD, type_bitmap
+from rootsrv.wire.rdata import AAAA, DNSKEY, NS, NSEC, RRSIG, RRSIG_FIXED, ZONEMD, A, type_bitmap
 from rootsrv.zone import digest
 from rootsrv.zone.anchors import key_tag
-from rootsrv.zone.contents import RRset, ZoneContents
+from rootsrv.zone.contents import Place, RRset, ZoneContents
 from rootsrv.zone.dnssec import ECDSAP256SHA256, ECDSAP384SHA384, ED25519, RSASHA256, SEP, ZONE_KEY, signed_octets
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -86,7 +86,7 @@ class Signing:
 def sign_root(
     unsigned: ZoneContents, signing: Signing, *, reuse: ZoneContents | None = None, parallel_map: ParallelMap = map
 ) -> ZoneContents:
-    """Sign a root that has the shape of one; what *unsigned* has of DNSSEC and ZONEMD is made anew.
+    """Sign a root, or the zone of its hosts; what *unsigned* has of DNSSEC and ZONEMD is made anew.
 
     RRSIGs of RRsets that are the same in *reuse* are taken from there, so that a successor differs only where it has
     to (give it only if keys and validity are the same).
@@ -110,7 +110,8 @@ def sign_root(
         return sign_rrset(rrset, apex, signing)
 
     rrsets = dict(plain)
-    to_sign = [rrset for rrset in plain.values() if rrset.rdatas and (rrset.owner == apex or rrset.rtype in (DS, NSEC))]
+    places = ZoneContents(apex, plain).places
+    to_sign = [rrset for rrset in plain.values() if rrset.rdatas and _is_ours(rrset, places[rrset.owner])]
     for rrset in parallel_map(signed, to_sign):
         rrsets[rrset.owner, rrset.rtype] = rrset
     if signing.zonemd_hashes:
@@ -121,15 +122,22 @@ def sign_root(
 
 
 def _nsec_chain(contents: ZoneContents, ttl: int) -> Mapping[tuple[bytes, int], RRset]:
-    owners = [contents.apex, *contents.delegations]
+    places = contents.places
+    owners = [owner for owner, place in places.items() if place is not Place.BELOW]
     chain = {}
     for owner, following in zip(owners, [*owners[1:], contents.apex], strict=True):
-        types = {rrset.rtype for rrset in contents.by_owner[owner]}
-        if owner != contents.apex:
-            types &= {NS, DS}
+        ours = [rrset for rrset in contents.by_owner[owner] if rrset.rtype == NS or _is_ours(rrset, places[owner])]
+        types = {rrset.rtype for rrset in ours}
         bitmap = type_bitmap(types | {NSEC, RRSIG})
         chain[owner, NSEC] = RRset(owner, NSEC, ttl, (following + bitmap,))
     return chain
+
+
+def _is_ours(rrset: RRset, place: Place) -> bool:
+    """Whether it is the zone's to sign: at a delegation all but NS and glue, so that new types can be tried."""
+    if place is Place.DELEGATION:
+        return rrset.rtype not in (NS, A, AAAA)
+    return place is not Place.BELOW
 
 
 def sign_rrset(rrset: RRset, apex: bytes, signing: Signing) -> RRset:
@@ -143,7 +151,7 @@ def sign_rrset(rrset: RRset, apex: bytes, signing: Signing) -> RRset:
         head = RRSIG_FIXED.pack(
             rrset.rtype,
             key.algorithm,
-            len(labels(rrset.owner)),
+            len(labels(rrset.owner)) - rrset.owner.startswith(b"\1*"),
             rrset.ttl,
             signing.expiration,
             signing.inception,

@@ -18,6 +18,7 @@ from rootsrv.process import log
 from rootsrv.process.security import SecurityEvents
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
+from rootsrv.secondary.preparation import is_beyond_us
 from rootsrv.secondary.status import Status
 from rootsrv.store.store import StoreFailed, write_atomically
 from rootsrv.wire.serial import is_serial, serial_is_newer
@@ -137,6 +138,8 @@ class Control:
         serial = _serial(request, keeper)
         if serial not in keeper.held:
             raise Refused(f"zone {keeper.name}: serial {serial} is not held (held: {_list(keeper.held)})")
+        if is_beyond_us(keeper.held[serial].reasons):
+            raise Refused(f"zone {keeper.name}: serial {serial}: {'; '.join(keeper.held[serial].reasons)}")
         self._maintainer.approve(keeper, serial)
         return {"ok": True}
 

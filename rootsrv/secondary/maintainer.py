@@ -10,6 +10,7 @@ from rootsrv.process import log, service_manager
 from rootsrv.process.clocks import Clocks
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.pipeline import Pipeline
+from rootsrv.secondary.preparation import is_beyond_us
 from rootsrv.secondary.resume import Resumption
 from rootsrv.secondary.sources import FileSource
 from rootsrv.secondary.zones import Zones, policy_of
@@ -106,17 +107,19 @@ class Maintainer:
 
     def _end_hold(self, keeper: ZoneKeeper) -> None:
         """A hold that nobody decided, when the zone in service gets too old."""
-        if not keeper.held or keeper.deliveries or self.zones.config.hold.on_hold_timeout == "keep":
+        # What is beyond this version of the software stays held, however old what is in service gets.
+        held = {serial: each for serial, each in keeper.held.items() if not is_beyond_us(each.reasons)}
+        if not held or keeper.deliveries or self.zones.config.hold.on_hold_timeout == "keep":
             return
         if keeper.scheduled is not None:
             return
-        since = min(each.received_at for each in keeper.held.values())
+        since = min(each.received_at for each in held.values())
         too_old = self.zones.now() - since >= self.zones.config.hold.stale_hard_seconds - HOLD_MARGIN_SECONDS
         deadline = keeper.deadline()
         ending = deadline is None or deadline - self.zones.boottime() <= HOLD_LEASE_SECONDS
         if not too_old and not ending:
             return
-        newest = max(keeper.held, key=lambda serial: sum(serial_is_newer(serial, each) for each in keeper.held))
+        newest = max(held, key=lambda serial: sum(serial_is_newer(serial, each) for each in held))
         why = "a newer zone was held too long" if too_old else "the lease of the zone in service ends within a day"
         log.alarm("hold ended without a decision", zone=keeper.name, serial=newest, reason=why)
         self.zones.journal("hold timed out", zone=keeper.name, serial=newest, reason=why)

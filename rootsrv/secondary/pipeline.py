@@ -22,7 +22,7 @@ from typing import Any
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.keeper import Delivery, ZoneKeeper
-from rootsrv.secondary.preparation import Candidate, Preparation, Prepared, Verdict
+from rootsrv.secondary.preparation import Candidate, Preparation, Prepared, Verdict, is_beyond_us
 from rootsrv.secondary.switchover import SwitchoverVoid
 from rootsrv.secondary.zones import Zones
 from rootsrv.store.ledger import Next
@@ -198,7 +198,10 @@ class Pipeline:
             case "held":
                 self.zones.counters["zones_held"] += 1
                 reasons = "; ".join(verdict.reasons)
-                log.alarm("zone held", **facts, reason=reasons, decide=f"rootsrv zone approve|reject {verdict.serial}")
+                decide = f"rootsrv zone approve|reject {verdict.serial}"
+                if is_beyond_us(verdict.reasons):
+                    decide = "install newer software; rootsrv zone list shows what is held"
+                log.alarm("zone held", **facts, reason=reasons, decide=decide)
                 self._keep_held(keeper, verdict)
             case "rejected":
                 if keeper is self.zones.hosts and verdict.reasons and prepared.root is None:

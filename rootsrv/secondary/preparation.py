@@ -18,7 +18,7 @@ from rootsrv.wire.record import ZoneMalformed
 from rootsrv.zone import plausibility, presentation
 from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.verify import VerifiedZone, ZoneRejected, accept_unverified, verify, verify_hosts
+from rootsrv.zone.verify import NEWER_SOFTWARE, VerifiedZone, ZoneRejected, accept_unverified, verify, verify_hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +173,9 @@ class Preparation:
         accepted = Verdict(
             "accepted", self.root.serial, alarms=root.alarms, checks=root.checks, signatures_until=root.signatures_until
         )
+        if root.limits:
+            # Approved or not, with something in service or nothing: there is no table that could hold it.
+            return replace(accepted, outcome="held", reasons=root.limits)
         if not self.new_root:
             return accepted
         judgement = plausibility.judge(
@@ -192,10 +195,27 @@ class Preparation:
         if candidate is None or self.hosts_policy is None:
             return None, None
         try:
-            hosts = verify_hosts(candidate.contents, root, self.now, zonemd=self.hosts_policy.zonemd)
-        except ZoneRejected as error:
+            anchors = None
+            if self.hosts_policy.validation == "required":
+                anchors = TrustAnchors.from_text(self.hosts_policy.anchors())
+            hosts = verify_hosts(
+                candidate.contents, root, self.now, zonemd=self.hosts_policy.zonemd, trust_anchors=anchors
+            )
+        except (ZoneRejected, AnchorsMalformed, OSError, UnicodeDecodeError) as error:
             return None, _rejected(candidate, error)
-        return hosts, Verdict("accepted", candidate.serial, alarms=hosts.alarms, checks=hosts.checks)
+        verdict = Verdict(
+            "accepted",
+            candidate.serial,
+            alarms=hosts.alarms,
+            checks=hosts.checks,
+            signatures_until=hosts.signatures_until,
+        )
+        if not hosts.limits:
+            return hosts, verdict
+        verdict = replace(verdict, outcome="held", reasons=hosts.limits)
+        if self.new_hosts and not candidate.kept:
+            self._keep(self.hosts_policy, candidate, verdict, hosts)
+        return None, verdict
 
     def _keep(self, policy: ZonePolicy, candidate: Candidate, verdict: Verdict, zone: VerifiedZone) -> None:
         zonemd = candidate.contents.rrset(policy.apex, rdatas.ZONEMD)
@@ -231,6 +251,11 @@ class Preparation:
 def _rejected(candidate: Candidate, error: Exception) -> Verdict:
     fault = (type(error).__doc__ or type(error).__name__).split("\n")[0].rstrip(".")
     return Verdict("rejected", candidate.serial, reasons=(f"{fault}: {error}",))
+
+
+def is_beyond_us(reasons: tuple[str, ...]) -> bool:
+    """Whether a zone is held since this version of the software cannot serve it: nobody can decide anything."""
+    return any(reason.startswith(NEWER_SOFTWARE) for reason in reasons)
 
 
 def read_version(store: Store, policy: ZonePolicy, serial: int) -> tuple[Provenance, ZoneContents]:

@@ -10,7 +10,7 @@ from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.keeper import Version, ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.pipeline import Pipeline
-from rootsrv.secondary.preparation import read_version
+from rootsrv.secondary.preparation import is_beyond_us, read_version
 from rootsrv.secondary.sources import FileSource
 from rootsrv.store.store import StoreFailed
 from rootsrv.wire.serial import serial_is_newer
@@ -90,7 +90,7 @@ class Resumption:
                 self.zones.redeliver(
                     keeper, provenance.serial, approved=True
                 )  # it was staged: nobody need decide again
-            elif provenance.verdict == "held":
+            elif provenance.verdict == "held" and not is_beyond_us(provenance.reasons):  # this software may be newer
                 keeper.held[provenance.serial] = provenance
             else:
                 self.zones.redeliver(keeper, provenance.serial, approved=False)

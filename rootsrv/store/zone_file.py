@@ -64,5 +64,8 @@ def read_trust_anchors(path: Path) -> TrustAnchors:
     try:
         text = read_octets(path).decode()
     except UnicodeDecodeError as error:
-        raise AnchorsMalformed(f"not UTF-8 text: {error}") from error
-    return TrustAnchors.from_text(text)
+        raise AnchorsMalformed(f"{path}: not UTF-8 text: {error}") from error
+    try:
+        return TrustAnchors.from_text(text)
+    except AnchorsMalformed as error:
+        raise AnchorsMalformed(f"{path}: {error}") from error

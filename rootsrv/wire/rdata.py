@@ -16,7 +16,7 @@ from rootsrv.wire.name import MAX_LABEL_OCTETS, MAX_NAME_OCTETS
 from rootsrv.wire.record import ZoneMalformed
 
 A, NS, CNAME, SOA, MX, TXT, AAAA, DNAME = 1, 2, 5, 6, 15, 16, 28, 39
-DS, RRSIG, NSEC, DNSKEY, ZONEMD = 43, 46, 47, 48, 63
+DS, RRSIG, NSEC, DNSKEY, NSEC3, NSEC3PARAM, ZONEMD = 43, 46, 47, 48, 50, 51, 63
 
 DS_DIGEST_OCTETS = {1: 20, 2: 32, 4: 48}
 """Length of the digest by digest type: SHA-1, SHA-256, SHA-384 (RFC 3658, RFC 4509, RFC 6605)."""

@@ -4,6 +4,7 @@ Names and RDATA are in canonical form (RFC 4034 §6.2: uncompressed, names lower
 that is what signatures and ZONEMD are computed over and what a compiler wants.
 """
 
+import enum
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -63,6 +64,18 @@ class Soa:
         return cls(rdata[:mname_end], rdata[mname_end:rname_end], serial, refresh, retry, expire, minimum)
 
 
+class Place(enum.Enum):
+    """Where in its zone a name stands (RFC 1034 §4.2.1, RFC 4035 §2)."""
+
+    APEX = enum.auto()
+    AUTHORITATIVE = enum.auto()
+    """Below the apex, and neither delegated nor below a delegation."""
+
+    DELEGATION = enum.auto()
+    BELOW = enum.auto()
+    """Below a delegation: glue, or occluded."""
+
+
 @dataclass(frozen=True)
 class ZoneContents:
     """All RRsets of one version of a zone.  Says nothing about whether they can be believed: see `verify`."""
@@ -94,6 +107,22 @@ class ZoneContents:
             owner: tuple(sorted(grouped[owner], key=lambda rrset: rrset.rtype))
             for owner in sorted(grouped, key=canonical_key)
         }
+
+    @cached_property
+    def places(self) -> Mapping[bytes, Place]:
+        """Where each owner stands, in canonical order."""
+        found: dict[bytes, Place] = {}
+        cut: bytes | None = None
+        for owner, rrsets in self.by_owner.items():
+            if owner == self.apex:
+                found[owner] = Place.APEX
+            elif cut is not None and name.is_at_or_below(owner, cut):
+                found[owner] = Place.BELOW
+            elif any(rrset.rtype == 2 and rrset.rdatas for rrset in rrsets):
+                found[owner], cut = Place.DELEGATION, owner
+            else:
+                found[owner] = Place.AUTHORITATIVE
+        return found
 
     @cached_property
     def delegations(self) -> tuple[bytes, ...]:

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from rootsrv.wire import serial
 from rootsrv.wire.name import labels, to_text
-from rootsrv.wire.rdata import DNSKEY, DS, NSEC, RRSIG_FIXED, RRSIG_FIXED_OCTETS, signer_end, type_text
+from rootsrv.wire.rdata import AAAA, DNSKEY, DS, NS, NSEC, RRSIG_FIXED, RRSIG_FIXED_OCTETS, A, signer_end, type_text
 from rootsrv.zone import instant
 from rootsrv.zone.anchors import TrustAnchor, TrustAnchors, key_tag
-from rootsrv.zone.contents import RRset, ZoneContents
+from rootsrv.zone.contents import Place, RRset, ZoneContents
 from rootsrv.zone.rejection import (
     KeyUntrusted,
     SignatureExpired,
@@ -174,6 +174,18 @@ def check_keys(
     return keys, [key for key in anchored if key.tag in tags], list(_key_alarms(keys, contents.apex, anchors))
 
 
+def check_own_keys(contents: ZoneContents, now: float) -> list[Key]:
+    """The zone's keys, which proves nothing; SignatureMissing unless one of them signs the DNSKEY RRset."""
+    rrset = contents.rrset(contents.apex, DNSKEY)
+    if rrset is None or not rrset.rdatas:
+        raise KeyUntrusted(f"{to_text(contents.apex)} has no DNSKEY RRset")
+    keys = [Key(rdata) for rdata in rrset.rdatas]
+    good, _ = _check_rrset(rrset, contents.apex, keys, now)
+    if not good:
+        raise SignatureMissing(f"{to_text(contents.apex)} DNSKEY: its RRSIGs are by {_list_signers(rrset)}")
+    return keys
+
+
 UNCOVERED = "is covered by no trust anchor"
 """In an alarm's text; metrics look for it."""
 
@@ -195,13 +207,15 @@ def _is_covered(key: Key, apex: bytes, anchors: Iterable[TrustAnchor]) -> bool:
 def check_signatures(contents: ZoneContents, keys: list[Key], now: float) -> Signatures:
     """Check every RRSIG, and that everything authoritative has one and nothing else does.
 
-    The contents have the shape of a root (`shape.check_root`), and *keys* are those of its trusted DNSKEY RRset.
+    The contents have the shape of a root (`shape.check_root`) or of its hosts, and *keys* are those of its trusted
+    DNSKEY RRset.
     """
     check_covered(contents)
+    places = contents.places
     validities: list[tuple[float, float]] = []
     unjudged: Counter[str] = Counter()
     for rrset in (rrset for rrsets in contents.by_owner.values() for rrset in rrsets):
-        if rrset.owner == contents.apex or rrset.rtype in _AUTHORITATIVE_AT_A_DELEGATION:
+        if is_authoritative(rrset, places[rrset.owner]):
             good, others = _check_rrset(rrset, contents.apex, keys, now)
             if not good:
                 signers = f"its RRSIGs are by {_list_signers(rrset)}" if rrset.rrsigs else "it has no RRSIG"
@@ -226,7 +240,19 @@ def check_covered(contents: ZoneContents) -> None:
             raise SignatureMisplaced(f"{_name(rrset)}: there is an RRSIG by {_list_signers(rrset)} but no such RRset")
 
 
-_AUTHORITATIVE_AT_A_DELEGATION = frozenset({DS, NSEC})  # RFC 4035 §2.2: the rest is the child's
+def is_authoritative(rrset: RRset, place: Place) -> bool:
+    """Whether *rrset* is the zone's to sign.
+
+    At a delegation that is DS and NSEC (RFC 4035 §2.2), never NS or glue, and of other types what is signed: a type
+    that is new may belong to the parent's side, as DS once did.
+    """
+    if place is Place.DELEGATION:
+        return rrset.rtype in _THE_PARENTS or (bool(rrset.rrsigs) and rrset.rtype not in _THE_CHILDS)
+    return place is not Place.BELOW
+
+
+_THE_PARENTS = frozenset({DS, NSEC})
+_THE_CHILDS = frozenset({NS, A, AAAA})
 
 
 def _check_rrset(
@@ -244,10 +270,10 @@ def _check_rrset(
             raise SignatureInvalid(
                 f"{_rrsig(rrset, rrsig)} names {to_text(rrsig[RRSIG_FIXED_OCTETS:signature_at])} as its signer"
             )
-        if label_count != len(labels(rrset.owner)):
-            raise SignatureInvalid(
-                f"{_rrsig(rrset, rrsig)} is over {label_count} labels, the owner has {len(labels(rrset.owner))}"
-            )
+        owner_labels = labels(rrset.owner)
+        expected = len(owner_labels) - (owner_labels[:1] == (b"*",))  # RFC 4034 §3.1.3
+        if label_count != expected:
+            raise SignatureInvalid(f"{_rrsig(rrset, rrsig)} is over {label_count} labels, the owner has {expected}")
         if original_ttl != rrset.ttl:
             raise SignatureInvalid(f"{_rrsig(rrset, rrsig)} is over TTL {original_ttl}, the RRset has {rrset.ttl}")
         candidates = [key for key in keys if key.tag == tag and key.algorithm == algorithm and key.may_sign]

@@ -2,18 +2,17 @@
 
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.name import to_text
-from rootsrv.zone.contents import ZoneContents
+from rootsrv.zone.contents import Place, ZoneContents
+from rootsrv.zone.dnssec import is_authoritative
 from rootsrv.zone.rejection import NsecChainBroken
-
-_SEEN_AT_A_DELEGATION = frozenset({rdatas.NS, rdatas.DS, rdatas.NSEC})  # glue is not the zone's to deny or to affirm
 
 
 def check_chain(contents: ZoneContents) -> tuple[int, list[str]]:
     """Names in the chain, and alarms; NsecChainBroken at the first name whose NSEC is not as it has to be.
 
-    The contents have the shape of a root (`shape.check_root`): the apex and every delegation has an NSEC, nothing else.
+    Every name has an NSEC but those below a delegation (RFC 4035 §2.3), which are not the zone's to affirm or deny.
     """
-    owners = [contents.apex, *contents.delegations]
+    owners = [owner for owner, place in contents.places.items() if place is not Place.BELOW]
     ttls = set()
     for owner, following in zip(owners, [*owners[1:], contents.apex], strict=True):
         rrset = contents.rrset(owner, rdatas.NSEC)
@@ -37,8 +36,9 @@ def check_chain(contents: ZoneContents) -> tuple[int, list[str]]:
 
 def _types(contents: ZoneContents, owner: bytes) -> set[int]:
     types = set()
+    place = contents.places[owner]
     for rrset in contents.by_owner[owner]:
-        if owner == contents.apex or rrset.rtype in _SEEN_AT_A_DELEGATION:
+        if rrset.rtype == rdatas.NS or is_authoritative(rrset, place):
             types.add(rrset.rtype)
             if rrset.rrsigs:
                 types.add(rdatas.RRSIG)

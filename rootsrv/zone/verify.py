@@ -3,18 +3,21 @@
 # the DNSKEY RRset, from there to every RRset, so that the NSEC chain can be believed, which proves whether there is a
 # ZONEMD, which in turn covers what is not signed: delegations and glue.
 
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 
 from rootsrv.wire.name import to_text
 from rootsrv.wire.rdata import ZONEMD
 from rootsrv.zone import digest, dnssec, instant, nsec, shape
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.rejection import ZoneRejected
+from rootsrv.zone.rejection import NotTheHosts, ZoneRejected
 
-__all__ = ["VerifiedZone", "ZoneRejected", "accept_unverified", "verify", "verify_hosts"]
+__all__ = ["NEWER_SOFTWARE", "VerifiedZone", "ZoneRejected", "accept_unverified", "verify", "verify_hosts"]
 
 _BY_VERIFY = object()
+
+NEWER_SOFTWARE = "newer software wanted"
+"""How a reason begins for which nobody but the authors of rootsrv can do anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,10 @@ class VerifiedZone:
 
     alarms: tuple[str, ...] = ()
     """What does not hinder service but somebody should look at."""
+
+    limits: tuple[str, ...] = ()
+    """Why this version of the software cannot serve the zone, genuine as it is, each beginning with NEWER_SOFTWARE;
+    empty for all zones of today."""
 
     not_before: float | None = None
     """Latest inception of an RRSIG, seconds since 1970; None for an unsigned zone."""
@@ -53,18 +60,12 @@ def verify(
     """Judge a root zone at *now* (seconds since 1970); a member of the ZoneRejected family says why it is refused."""
     checks: list[str] = []
     try:
-        shape.check_root(contents)
+        unusual = shape.check_root(contents)
         checks.append(_shape_line(contents))
         keys, signing_keys, key_alarms = dnssec.check_keys(contents, trust_anchors, now)
         signers = ", ".join(f"key {key}" for key in signing_keys)
         checks.append(f"DNSKEY: signed by {signers}, covered by a trust anchor")
-        signatures = dnssec.check_signatures(contents, keys, now)
-        checks.append(
-            f"RRSIG: {signatures.verified} of {signatures.total} verified, valid from"
-            f" {instant.to_text(signatures.not_before)} until {instant.to_text(signatures.until)}"
-        )
-        names, nsec_alarms = nsec.check_chain(contents)
-        checks.append(f"NSEC: chain of {names} names closed, type bitmaps true")
+        signatures = _check_signatures(contents, keys, now, checks)
         digest_line, digest_alarms = digest.check(contents, zonemd)
         checks.append(digest_line)
     except ZoneRejected as rejection:
@@ -75,7 +76,8 @@ def verify(
         verified_at=now,
         validated=True,
         checks=tuple(checks),
-        alarms=(*key_alarms, *signatures.alarms, *nsec_alarms, *digest_alarms),
+        alarms=(*unusual.alarms, *key_alarms, *signatures.alarms, *digest_alarms),
+        limits=_limits(unusual),
         not_before=signatures.not_before,
         signatures_until=signatures.until,
         made_by=_BY_VERIFY,
@@ -83,42 +85,100 @@ def verify(
 
 
 def verify_hosts(
-    contents: ZoneContents, root: VerifiedZone, now: float, *, zonemd: digest.Policy = "if-supported"
+    contents: ZoneContents,
+    root: VerifiedZone,
+    now: float,
+    *,
+    zonemd: digest.Policy = "if-supported",
+    trust_anchors: TrustAnchors | None = None,
 ) -> VerifiedZone:
-    """Judge the flat, unsigned zone of the root's name servers by the apex NS and glue of a verified *root*.
+    """Judge the flat zone of the root's name servers by the apex NS and glue of a verified *root*.
 
-    Raises NotTheHosts with the first difference.  An unsigned zone need not have a ZONEMD; one that is there has to
-    be right (it guards against damage, not against forgery) unless the policy is `off`.
+    Raises NotTheHosts with the first difference.  A zone need not have a ZONEMD; one that is there has to be right (in
+    an unsigned zone it guards against damage, not against forgery) unless the policy is `off`.
+
+    A signed zone must be good throughout, by *trust_anchors* (DS or DNSKEY of its own apex) or, without any, by its own
+    keys, which proves nothing and raises an alarm.  With *trust_anchors* an unsigned zone is refused.
     """
-    shape.check_hosts(contents, root.contents)
-    serial = root.contents.serial
-    checks = [f"hosts: NS and addresses of {to_text(contents.apex)} equal those in the root zone, serial {serial}"]
-    alarms: list[str] = []
-    if shape.has_records(contents, contents.apex, ZONEMD):
-        line, alarms = digest.check(contents, zonemd)
-        checks.append(line)
+    unusual = shape.check_hosts(contents, root.contents)
+    zone, serial = to_text(contents.apex), root.contents.serial
+    checks = [f"hosts: NS and addresses of {zone} equal those in the root zone, serial {serial}"]
+    alarms = list(unusual.alarms)
+    signatures: dnssec.Signatures | None = None
+    try:
+        if shape.is_signed(contents):
+            keys, key_alarms = _host_keys(contents, trust_anchors, now, checks)
+            signatures = _check_signatures(contents, keys, now, checks)
+            alarms += (*key_alarms, *signatures.alarms)
+        elif trust_anchors is not None:
+            raise NotTheHosts(f"{zone} has a trust anchor ({trust_anchors}), but the zone is not signed")
+        if shape.has_records(contents, contents.apex, ZONEMD):
+            line, digest_alarms = digest.check(contents, zonemd)
+            checks.append(line)
+            alarms += digest_alarms
+    except ZoneRejected as rejection:
+        rejection.passed = tuple(checks)
+        raise
     return VerifiedZone(
         contents=contents,
         verified_at=now,
-        validated=root.validated,
+        validated=root.validated or (signatures is not None and trust_anchors is not None),
         checks=tuple(checks),
         alarms=tuple(alarms),
+        limits=_limits(unusual),
+        not_before=signatures.not_before if signatures else None,
+        signatures_until=signatures.until if signatures else None,
         made_by=_BY_VERIFY,
     )
 
 
+def _host_keys(
+    contents: ZoneContents, trust_anchors: TrustAnchors | None, now: float, checks: list[str]
+) -> tuple[list[dnssec.Key], list[str]]:
+    """The keys of a signed zone of hosts, and alarms."""
+    if trust_anchors is None:
+        keys = dnssec.check_own_keys(contents, now)
+        checks.append(f"DNSKEY: signed by keys of its own RRset; no trust anchor of {to_text(contents.apex)} is known")
+        return keys, [f"{to_text(contents.apex)} is signed, but no trust anchor is configured: it is not validated"]
+    keys, signing_keys, alarms = dnssec.check_keys(contents, trust_anchors, now)
+    checks.append(f"DNSKEY: signed by {', '.join(f'key {key}' for key in signing_keys)}, covered by a trust anchor")
+    return keys, alarms
+
+
+def _check_signatures(
+    contents: ZoneContents, keys: list[dnssec.Key], now: float, checks: list[str]
+) -> dnssec.Signatures:
+    """Every signature, and the NSEC chain where there is one; appends to *checks*, and to the alarms found."""
+    signatures = dnssec.check_signatures(contents, keys, now)
+    checks.append(
+        f"RRSIG: {signatures.verified} of {signatures.total} verified, valid from"
+        f" {instant.to_text(signatures.not_before)} until {instant.to_text(signatures.until)}"
+    )
+    if shape.is_hashed(contents):
+        checks.append("NSEC3: not looked at")
+        return signatures
+    names, alarms = nsec.check_chain(contents)
+    checks.append(f"NSEC: chain of {names} names closed, type bitmaps true")
+    return replace(signatures, alarms=(*signatures.alarms, *alarms))
+
+
 def accept_unverified(contents: ZoneContents, now: float) -> VerifiedZone:
     """Accept a lab's root without judging any signature; its shape still has to be a root's (NotARoot)."""
-    shape.check_root(contents)
+    unusual = shape.check_root(contents)
     dnssec.check_covered(contents)
     return VerifiedZone(
         contents=contents,
         verified_at=now,
         validated=False,
         checks=(_shape_line(contents), 'NOT VALIDATED: validation = "none", no signature and no digest was checked'),
-        alarms=(f"{to_text(contents.apex)} is served without validation: anybody could have made it",),
+        alarms=(f"{to_text(contents.apex)} is served without validation: anybody could have made it", *unusual.alarms),
+        limits=_limits(unusual),
         made_by=_BY_VERIFY,
     )
+
+
+def _limits(unusual: shape.Shape) -> tuple[str, ...]:
+    return tuple(f"{NEWER_SOFTWARE}: no answer table can hold {limit}" for limit in unusual.limits)
 
 
 def _shape_line(contents: ZoneContents) -> str:

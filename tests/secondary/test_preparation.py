@@ -1,7 +1,7 @@
 """Verify, keep, judge, compile, examine: what may go wrong before a table is staged."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +10,16 @@ import pytest
 from rootsrv.answer import examination
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
+from rootsrv.demo.sign import Signing, sign_root
 from rootsrv.secondary import preparation
-from rootsrv.secondary.preparation import Candidate, Preparation, ZonePolicy
+from rootsrv.secondary.preparation import Candidate, Preparation, ZonePolicy, is_beyond_us
 from rootsrv.store.store import Store
 from rootsrv.store.table_file import open_table
 from rootsrv.wire.name import from_text
-from rootsrv.wire.rdata import DS, NS, NSEC, SOA
+from rootsrv.wire.rdata import DNAME, DS, NS, NSEC, SOA, TXT
 from rootsrv.zone import plausibility
 from rootsrv.zone.anchors import TrustAnchors
-from rootsrv.zone.contents import ZoneContents
+from rootsrv.zone.contents import RRset, ZoneContents
 from rootsrv.zone.verify import VerifiedZone, verify, verify_hosts
 from tests.secondary import versions
 from tests.secondary.versions import FIRST, version
@@ -156,3 +157,98 @@ def test_with_no_root_in_service_a_root_whose_hosts_do_not_fit_goes_on_without_t
     assert prepared.root.alarms[-1].startswith("served without root-servers.net.: ")
     assert "192.0.2.238" in prepared.root.alarms[-1]
     assert prepared.table_octets > 0
+
+
+# ── zones of another shape ──
+
+
+def of_another_shape(serial: int, rrset: RRset) -> ZoneContents:
+    """A genuine root that no table of today can hold."""
+    made = version(serial)
+    signing = Signing(keys=versions.keys(), inception=int(NOW) - 3600, expiration=int(NOW) + 10 * 86_400)
+    return sign_root(ZoneContents(ROOT, {**made.rrsets, (rrset.owner, rrset.rtype): rrset}), signing)
+
+
+DNAME_AT_ZZ = RRset(from_text("zz."), DNAME, 300, (from_text("com."),))
+
+
+@pytest.mark.parametrize("serving", [True, False], ids=["with a zone in service", "with nothing in service"])
+@pytest.mark.parametrize("approved", [True, False], ids=["approved", "not approved"])
+def test_a_genuine_root_that_no_table_can_hold_is_held_and_kept(store: Store, serving: bool, approved: bool) -> None:
+    contents = of_another_shape(FIRST + 1, DNAME_AT_ZZ)
+    made = prepare(store, contents, serving_root=version(FIRST) if serving else None)
+    prepared = replace(made, root=candidate(contents, approved=approved)).run()
+    assert prepared.root is not None
+    assert (prepared.root.outcome, prepared.table_octets) == ("held", 0)
+    assert prepared.root.reasons[0] == "newer software wanted: no answer table can hold DNAME (zz.)"
+    assert is_beyond_us(prepared.root.reasons)
+    (kept,) = store.versions(ROOT)
+    assert (kept.serial, kept.verdict, kept.reasons) == (FIRST + 1, "held", prepared.root.reasons)
+
+
+def test_a_forged_root_of_another_shape_is_rejected(store: Store) -> None:
+    made = version(FIRST)
+    forged = ZoneContents(ROOT, {**made.rrsets, (DNAME_AT_ZZ.owner, DNAME): DNAME_AT_ZZ})
+    prepared = prepare(store, forged).run()
+    assert prepared.root is not None
+    assert prepared.root.outcome == "rejected"
+
+
+def test_a_new_type_is_served_with_an_alarm(store: Store) -> None:
+    contents = of_another_shape(FIRST, RRset(from_text("com."), 65280, 300, (b"\1\2",)))
+    prepared = prepare(store, contents, versions.hosts()).run()
+    assert prepared.root is not None
+    assert (prepared.root.outcome, prepared.void) == ("accepted", "")
+    assert "delegation TYPE65280 (1) is new to this version of the software" in prepared.root.alarms[0]
+    assert prepared.table_octets
+
+
+def signed_hosts(*added: RRset) -> tuple[ZoneContents, str]:
+    """The zone of the hosts, signed, and its trust anchor."""
+    signing = Signing(
+        keys=versions.keys(), inception=int(NOW) - 3600, expiration=int(NOW) + 5 * 86_400, zonemd_hashes=()
+    )
+    plain = versions.hosts()
+    contents = sign_root(
+        ZoneContents(HOSTS, {**plain.rrsets, **{(each.owner, each.rtype): each for each in added}}), signing
+    )
+    return contents, versions.anchor().replace(". IN", "root-servers.net. IN")
+
+
+def test_signed_hosts_are_served_signed_and_their_signatures_end_their_lease(store: Store) -> None:
+    contents, anchor = signed_hosts()
+    for hosts_policy, alarms in (
+        (replace(policy("root-servers.net.", HOSTS), anchors=lambda: anchor), 0),
+        (policy("root-servers.net.", HOSTS, "none"), 1),
+    ):
+        prepared = prepare(store, version(FIRST), contents, hosts_policy=hosts_policy).run()
+        assert prepared.hosts is not None
+        assert (prepared.hosts.outcome, prepared.void, len(prepared.hosts.alarms)) == ("accepted", "", alarms)
+        assert prepared.hosts.signatures_until == int(NOW) + 5 * 86_400
+        assert open_table(store.table(7)).zones[1].signatures_until == int(NOW) + 5 * 86_400
+
+
+def unreadable() -> str:
+    raise OSError("no such file")
+
+
+@pytest.mark.parametrize("anchors", [versions.anchor, unreadable, lambda: "nonsense"])
+def test_hosts_that_cannot_be_verified_do_not_hold_up_the_first_root(store: Store, anchors: Callable[[], str]) -> None:
+    contents, _ = signed_hosts()
+    hosts_policy = replace(policy("root-servers.net.", HOSTS), anchors=anchors)
+    prepared = prepare(store, version(FIRST), contents, hosts_policy=hosts_policy).run()
+    assert prepared.root is not None
+    assert prepared.hosts is not None
+    assert (prepared.root.outcome, prepared.hosts.outcome, prepared.has_hosts) == ("accepted", "rejected", False)
+    assert prepared.table_octets
+
+
+def test_genuine_hosts_that_no_table_can_hold_are_held_and_the_root_goes_on(store: Store) -> None:
+    contents, _ = signed_hosts(RRset(from_text("*.root-servers.net."), TXT, 300, (b"\1x",)))
+    prepared = prepare(store, version(FIRST + 1), contents, serving_hosts=candidate(versions.hosts())).run()
+    assert prepared.root is not None
+    assert prepared.hosts is not None
+    assert (prepared.root.outcome, prepared.hosts.outcome, prepared.has_hosts) == ("accepted", "held", True)
+    assert is_beyond_us(prepared.hosts.reasons)
+    (kept,) = store.versions(HOSTS)
+    assert (kept.verdict, kept.reasons) == ("held", prepared.hosts.reasons)

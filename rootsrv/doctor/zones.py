@@ -1,0 +1,43 @@
+"""The zones that the instance has: are there any that only newer software could serve?"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rootsrv.config.file import Config
+from rootsrv.control import status_socket
+from rootsrv.control.status_socket import NoAnswer
+from rootsrv.doctor.finding import Finding, bad, good, remark
+from rootsrv.zone.shape import NEW_TO_US
+from rootsrv.zone.verify import NEWER_SOFTWARE
+
+_PATIENCE_SECONDS = 3.0
+
+
+def checks(config: Config) -> Iterator[Finding]:
+    """What the role maintain says, one finding a zone; nothing when it does not run."""
+    socket = Path(config.state.runtime_directory) / "maintain.sock"
+    try:
+        status = asyncio.run(status_socket.ask(socket, {"command": "status"}, _PATIENCE_SECONDS))
+    except NoAnswer:
+        return
+    for zone in status["zones"]:
+        yield _finding(zone)
+
+
+def _finding(zone: dict[str, Any]) -> Finding:
+    about = f"zone {zone['name']}"
+    beyond_us = [
+        f"{held['serial']} is held: {reason}"
+        for held in zone["held"]
+        for reason in held["reasons"]
+        if reason.startswith(NEWER_SOFTWARE)
+    ]
+    if beyond_us:
+        until = f"; {zone['served']} is answered until {zone['lease_until']}" if zone["served"] is not None else ""
+        return bad(about, "; ".join(beyond_us) + until, "install a newer version of rootsrv")
+    new = [alarm for alarm in zone["alarms"] if NEW_TO_US in alarm]
+    if new:
+        return remark(about, f"{zone['served']}: {'; '.join(new)}", "a newer version of rootsrv may know more of it")
+    return good(about, f"{zone['served']} is served" if zone["served"] is not None else "nothing is served yet")
