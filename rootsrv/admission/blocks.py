@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,18 @@ class Block:
         if network.version == 4:
             address, size = address | _MAPPED, size + 96
         return address >> 64, address & (1 << 64) - 1, size, self.until_ns
+
+    @classmethod
+    def from_words(cls, words: BlockWords) -> "Block":
+        """A block of which only what stands in the page is known."""
+        upper, lower, size, until_ns = words
+        address = upper << 64 | lower
+        if size >= 96 and address >> 32 == _MAPPED >> 32:
+            return cls(f"{ipaddress.IPv4Address(address & 0xFFFFFFFF)}/{size - 96}", until_ns, _NOT_KEPT, "?")
+        return cls(f"{ipaddress.IPv6Address(address)}/{size}", until_ns, _NOT_KEPT, "?")
+
+
+_NOT_KEPT = "was not kept"
 
 
 def parse_seconds(text: str) -> int:
@@ -106,23 +118,44 @@ class Blocks:
         self._page = page
         self._path = path
         self._now_ns = now_ns or (lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-        self._blocks: dict[str, Block] = {}
-        in_page = {words[3] for words in page.blocks()}
-        for document in self._read():
-            block = Block(**document)
-            if block.until_ns in in_page:  # the page knows this boot of the machine from others
-                self._blocks[block.prefix] = block
+        self._unkept = ""
+        """Why the file is not as it should be; empty if it is."""
+
+        # What is in force is what the page says, which knows this boot of the machine from others.
+        told = {block.words(): block for block in self._read()}
+        found = [told.get(words) or Block.from_words(words) for words in page.blocks()]
+        self._blocks = {block.prefix: block for block in found}
         self._store()
 
-    def _read(self) -> Iterable[dict[str, Any]]:
+    def _read(self) -> Iterable[Block]:
+        """What the file tells, as far as it can be read: an older version, or a newer one, may have written it."""
         try:
-            return list(json.loads(self._path.read_text()))
-        except (OSError, ValueError, TypeError):
-            return []
+            documents = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            documents = []
+        for document in documents if isinstance(documents, list) else ():
+            try:
+                block = Block(**{each.name: document[each.name] for each in fields(Block)})
+                block.words()
+            except (TypeError, KeyError, ValueError, AttributeError):
+                continue
+            yield block
 
     def _store(self) -> None:
+        """In force at once; who made them why is kept as soon as that can be written."""
         self._page.set_blocks([block.words() for block in self._blocks.values()])
-        whole_file.replace(self._path, json.dumps([asdict(block) for block in self._blocks.values()]).encode())
+        self._keep()
+
+    def _keep(self) -> None:
+        try:
+            whole_file.replace(self._path, json.dumps([asdict(block) for block in self._blocks.values()]).encode())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if reason != self._unkept:
+                log.alarm("reasons of blocks cannot be kept", file=self._path, reason=reason)
+            self._unkept = reason
+        else:
+            self._unkept = ""
 
     def block(self, prefix: str, seconds: int, reason: str, who: str) -> Block:
         """Block *prefix* from now on for so many seconds; a block of the same prefix is replaced."""
@@ -156,6 +189,8 @@ class Blocks:
             log.event("block ended", prefix=block.prefix, by="its time", reason=block.reason)
         if ended:
             self._store()
+        elif self._unkept:
+            self._keep()
 
     def as_document(self) -> dict[str, Any]:
         """For `rootsrv blocks`."""

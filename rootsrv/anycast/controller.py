@@ -43,6 +43,8 @@ from rootsrv.health.evidence import (
 )
 from rootsrv.health.state import Announcement, Change, Flaps, Health, Limits, Wish
 from rootsrv.process import log, service_manager
+from rootsrv.process.children import describe_error
+from rootsrv.process.persistence import persistently
 
 CONFIRM_SECONDS = 3.0
 """After so long without a confirmation from BIRD there is an alarm: a change takes it a few milliseconds."""
@@ -158,8 +160,8 @@ class Controller:
             family.held = family.anchor in there  # left by a controller that was killed
         async with asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._witness.watch(), name="witness"),
-                tasks.create_task(self._fastpath.watch(), name="fast-path"),
+                tasks.create_task(persistently("witness", self._witness.watch), name="witness"),
+                tasks.create_task(persistently("fast path watch", self._fastpath.watch), name="fast-path"),
                 *(tasks.create_task(self._steer(each), name=f"steer-ipv{each.version}") for each in self.families),
             ]
             try:
@@ -173,7 +175,13 @@ class Controller:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while not stop.is_set():
-            await self._round()
+            try:
+                await self._round()
+            except NetlinkFailed:
+                raise
+            except Exception as error:
+                # One round, not the role: what it promises is a lease, which ends by itself when no round renews it.
+                log.alarm("round failed", reason=describe_error(error))
             service_manager.alive()
             service_manager.ready("the service is judged")
             # A late round moves the next ones; they are never made up for in a burst.

@@ -287,7 +287,10 @@ class FastPath:
         """Remember what is attached: the owner that comes after us knows it for ours."""
         if self._note is not None:
             programs = {*self._left_behind, *(each.program for each in self._attachments.values())}
-            whole_file.replace(self._note, json.dumps(sorted(programs)).encode())
+            try:
+                whole_file.replace(self._note, json.dumps(sorted(programs)).encode())
+            except OSError as error:  # a full /run: the owner after us finds what is left behind by its name
+                log.alarm("fast path cannot take note of its programs", file=self._note, reason=error.strerror)
 
     def _hooks(self, interface: FoundInterface, passed_over: list[str]) -> list[HookName]:
         """The hooks to try, best first."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from rootsrv.config.file import Config
 from rootsrv.http.server import CannotListen, HttpServer, Request, Response
 from rootsrv.process import log, privileges, service_manager
+from rootsrv.process.persistence import persistently
 from rootsrv.roles import supervisor
 from rootsrv.telemetry.daybook import DayBook
 from rootsrv.telemetry.history import Events, History
@@ -61,9 +62,9 @@ class Report:
         """Until *stop* is set; then the book is written."""
         await self._viewer.refresh()
         tasks: list[asyncio.Task[None]] = [
-            asyncio.create_task(self._viewer.watch(), name="watch"),
-            asyncio.create_task(self._keep_book(), name="book"),
-            asyncio.create_task(self._listen(), name="listen"),
+            asyncio.create_task(persistently("watch", self._viewer.watch), name="watch"),
+            asyncio.create_task(persistently("statistics", self._keep_book), name="book"),
+            asyncio.create_task(persistently("listen", self._listen), name="listen"),
         ]
         ended = asyncio.create_task(stop.wait())
         try:

@@ -15,6 +15,7 @@ from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import log, privileges
+from rootsrv.process.persistence import persistently
 from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import bind_all
 from rootsrv.server.worker import responder_settings
@@ -57,12 +58,18 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     blocks = Blocks(page, runtime / "blocks.json")
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
     parent.commands |= fastpath_commands(fastpath) | blocks.commands() | {"reload": answers.reload}
-    status = await parent.listen(runtime / "serve.sock")
+    listening: list[asyncio.Server] = []
+
+    async def listen() -> None:
+        # Not to be asked is no reason not to answer: a /run without an inode left may have one later.
+        listening.append(await parent.listen(runtime / "serve.sock"))
+
     log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
     beside = (
-        asyncio.create_task(fastpath.run(stop), name="fastpath"),
-        asyncio.create_task(_end_blocks(blocks), name="blocks"),
-        asyncio.create_task(answers.follow(reload), name="reload"),
+        asyncio.create_task(persistently("fast path", lambda: fastpath.run(stop)), name="fastpath"),
+        asyncio.create_task(persistently("blocks", lambda: _end_blocks(blocks)), name="blocks"),
+        asyncio.create_task(persistently("reload", lambda: answers.follow(reload)), name="reload"),
+        asyncio.create_task(persistently("status socket", listen), name="status"),
     )
     try:
         await parent.run(stop)
@@ -71,7 +78,8 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        status.close()
+        for server in listening:
+            server.close()
         (runtime / "serve.sock").unlink(missing_ok=True)
         for each in sockets:
             each.socket.close()

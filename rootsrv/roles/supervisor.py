@@ -6,8 +6,9 @@ systemd may run the roles as units instead; then there is no supervisor.
 #
 #   maintain ──▶ a table is active (or patience is over) ──▶ serve ──▶ a worker is up ──▶ advertise, report
 #
-# At the very start a role that fails ends the instance with exit status 1: somebody is there to read why.  From then on
-# a role that ends is started again after a pause that doubles, and the others go on.
+# At the very start a role that fails ends the instance with exit status 1: somebody is there to read why.  From then
+# on, and whenever something is in service (a worker is up; or, for roles but serve, a table of the run before us is
+# active and its lease goes on) a role that ends is started again after a pause that doubles, and the others go on.
 
 import asyncio
 import contextlib
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from rootsrv.page.layout import Page
 from rootsrv.process import clock, log, service_manager
-from rootsrv.process.children import environment
+from rootsrv.process.children import describe_error, environment
 
 SUPERVISOR = "ROOTSRV_SUPERVISOR"
 """In the environment of a role's process: process id of the one that watches it, with which it ends."""
@@ -83,9 +84,9 @@ class Supervisor:
 
     async def _wait(self, condition: Callable[[], bool], ends: Sequence["asyncio.Task[object]"]) -> None:
         """Wait for *condition*, for *ends* or for the end of patience; RoleFailed if a role has failed meanwhile."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + _LOAD_WAIT_SECONDS
-        while not condition() and not ends[0].done() and clock() < deadline:
+        now = asyncio.get_running_loop().time
+        deadline = now() + _LOAD_WAIT_SECONDS
+        while not condition() and not ends[0].done() and now() < deadline:
             await asyncio.wait(ends, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             _raise_first(ends[1:])
 
@@ -94,17 +95,28 @@ class Supervisor:
         serves = clock.boottime_ns() - page.parent_heartbeat < _PARENT_SECONDS * 1e9
         return serves and any(page.worker(slot).pid for slot in range(page.workers))
 
+    def _is_in_service(self, role: str) -> bool:
+        """Whether answers would be lost if *role*, which cannot be started, ended the others."""
+        leased = self._page.active != 0 and self._page.deadline(0) > clock.boottime_ns()
+        return self._is_up() or (leased and role != "serve")
+
     async def _keep(self, role: str) -> None:
-        clock = asyncio.get_running_loop().time
+        now = asyncio.get_running_loop().time
         shortest, longest = _RESTART_SECONDS
         pause = shortest
         never_up = True
         while True:
-            process = self._running[role] = await self._start(role)
-            started = clock()
+            try:
+                process = self._running[role] = await self._start(role)
+            except Exception as error:  # no process or no descriptor to be had: that may pass
+                log.alarm("role cannot be started", role=role, reason=describe_error(error), pause_seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(longest, 2 * pause)
+                continue
+            started = now()
             status = await process.wait()
-            lived = clock() - started
-            if never_up and lived < _START_SECONDS and status > 0:
+            lived = now() - started
+            if never_up and lived < _START_SECONDS and status > 0 and not self._is_in_service(role):
                 raise RoleFailed(f"the role {role} could not be started")
             never_up = False
             if lived >= _SETTLED_SECONDS:

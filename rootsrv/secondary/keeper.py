@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rootsrv.process import log
+from rootsrv.process.children import describe_error
 from rootsrv.secondary.preparation import Candidate, ZonePolicy
 from rootsrv.secondary.primary import SerialAnswer, Transferred, describe
 from rootsrv.secondary.sources import ZoneSource
@@ -66,6 +67,10 @@ class Delivery:
     candidate: Candidate
     primary: str
     confirmed_boottime: float
+
+
+class ConversationFailed(TransferFailed):
+    """A conversation with a primary ended as none should, by a fault of ours or of this host."""
 
 
 class ZoneKeeper:
@@ -309,9 +314,12 @@ class ZoneKeeper:
                 for action in self.refresh.decide(self.boottime()):
                     match action:
                         case AskSerial(primary):
-                            self._start(self._ask(self.refresh, self.sources[primary]))
+                            source = self.sources[primary]
+                            self._start(functools.partial(self._ask, self.refresh, source), self.refresh, source)
                         case Fetch(primary, serial):
-                            self._start(self._fetch(self.refresh, self.sources[primary], serial))
+                            source = self.sources[primary]
+                            fetch = functools.partial(self._fetch, self.refresh, source, serial)
+                            self._start(fetch, self.refresh, source)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.01, self.refresh.wakeup - self.boottime())):
                         await self._wake.wait()
@@ -320,8 +328,15 @@ class ZoneKeeper:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _start(self, work: Callable[[], Coroutine[Any, Any, None]], refresh: Refresh, source: ZoneSource) -> None:
+        async def conversation() -> None:
+            try:
+                await work()
+            except Exception as error:
+                # However it ended it is over: a primary that nobody is told of is never asked again.
+                self._failed(refresh, source, ConversationFailed(describe_error(error)))
+
+        task = asyncio.create_task(conversation())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

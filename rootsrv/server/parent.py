@@ -28,6 +28,7 @@ from rootsrv.page import counts
 from rootsrv.page.layout import Page
 from rootsrv.process import clock, log, service_manager
 from rootsrv.process.children import describe_error, environment
+from rootsrv.process.persistence import failing, persistently
 from rootsrv.server.sockets import ServiceSocket
 from rootsrv.server.worker_orders import WorkerOrders
 
@@ -84,7 +85,7 @@ class Parent:
             keepers = [
                 asyncio.create_task(self._keep(slot, tables), name=f"worker-{slot}") for slot in range(self._workers)
             ]
-            watcher = asyncio.create_task(self._watch(), name="watch")
+            watcher = asyncio.create_task(persistently("watch over the workers", self._watch), name="watch")
             ended = asyncio.create_task(stop.wait())
             # None of the others ends before we stop, unless it fails: then the role goes down with its traceback.
             await asyncio.wait([ended, watcher, *keepers], return_when=asyncio.FIRST_COMPLETED)
@@ -246,6 +247,7 @@ class Parent:
             "active": page.active,
             "staged": page.staged,
             "silenced": page.silenced,
+            "failing": dict(failing),
             "workers": workers,
             "workers_replaced": page.replaced,
             "sockets": [

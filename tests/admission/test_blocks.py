@@ -135,3 +135,39 @@ def test_commands_answer_with_what_is_blocked_or_with_an_error(page: Page, tmp_p
 
 def test_words_map_ipv4_into_ipv6() -> None:
     assert Block("192.0.2.0/24", 5, "", "").words() == (0, 0xFFFF_C000_0200, 120, 5)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [b"", b"{}", b"[1]", b'[{"prefix": "198.51.100.0/24"}]', b'[{"prefix": "198.51.100.0/24", "of": "later"}]',
+     b'[{"prefix": 5, "until_ns": "x", "reason": [], "who": null, "more": 1}]'],
+)  # fmt: skip
+def test_what_stands_in_the_page_is_in_force_whatever_is_left_of_the_reasons(
+    page: Page, tmp_path: Path, octets: bytes
+) -> None:
+    clock = Clock()
+    before = Blocks(page, tmp_path / "blocks.json", clock)
+    before.block("198.51.100.0/24", 60, "flood", "anna")
+    before.block("2001:db8::/32", 60, "flood", "anna")
+    words = page.blocks()
+    (tmp_path / "blocks.json").write_bytes(octets)
+
+    again = Blocks(page, tmp_path / "blocks.json", clock)
+    assert page.blocks() == words
+    assert [(each["prefix"], each["reason"]) for each in again.as_document()["blocks"]] == [
+        ("198.51.100.0/24", "was not kept"),
+        ("2001:db8::/32", "was not kept"),
+    ]
+    again.unblock("198.51.100.0/24", "bert")
+
+
+def test_where_nothing_can_be_written_blocks_are_in_force_and_their_reasons_are_kept_later(
+    page: Page, tmp_path: Path
+) -> None:
+    path = tmp_path / "full" / "blocks.json"  # a directory that is not there stands for a /run without room
+    blocks = Blocks(page, path, Clock())
+    blocks.block("198.51.100.0/24", 60, "flood", "anna")
+    assert len(page.blocks()) == 1
+    path.parent.mkdir()
+    blocks.expire()
+    assert "flood" in path.read_text()

@@ -1,0 +1,79 @@
+"""A primary is asked again however a conversation with it ended."""
+
+import asyncio
+import errno
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from rootsrv.secondary.keeper import ZoneKeeper
+from rootsrv.secondary.preparation import ZonePolicy
+from rootsrv.secondary.primary import SerialAnswer, Transferred
+from rootsrv.zone.lease import Reading, TrustedClock
+
+
+class Failing:
+    """A source whose conversations end with *error*, at first."""
+
+    name, where, authenticated = "faulty", "192.0.2.1", False
+
+    def __init__(self, error: BaseException | None, *, asks: bool) -> None:
+        self._error = error
+        self._asks = asks
+        self.asked = 0
+
+    async def ask(self, zone: bytes) -> SerialAnswer:
+        self.asked += 1
+        if self._asks and self.asked == 1 and self._error is not None:
+            raise self._error
+        return SerialAnswer(7, None)
+
+    async def fetch(self, zone: bytes, base: object, wanted: int) -> Transferred:
+        assert self._error is not None
+        error, self._error = self._error, AssertionError("again")
+        raise error
+
+
+ERRORS = [
+    AssertionError(),
+    OSError(errno.EMFILE, "Too many open files"),
+    BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+    KeyError("x"),
+    MemoryError(),
+    RuntimeError("can't start new thread"),
+]
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["asked", "fetched"])
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_a_primary_is_asked_again_after_an_exception_that_nobody_expected(error: Exception, asks: bool) -> None:
+    source: Any = Failing(error, asks=asks)
+
+    async def run() -> None:
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        keeper = ZoneKeeper(
+            ZonePolicy(".", b"\0", "required", "off", str),
+            {"faulty": source},
+            clock=TrustedClock(Reading(time.time(), now, True)),
+            boottime=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+            offer=lambda _: None,
+            renewed=lambda _: None,
+            counters=Counter(),
+            backoff_seconds=0.01,
+        )
+        running = asyncio.create_task(keeper.run())
+        try:
+            async with asyncio.timeout(20):
+                while source.asked < 2:  # noqa: ASYNC110  (it counts, and tells nobody)
+                    await asyncio.sleep(0.005)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        peer = keeper.refresh.primaries["faulty"]
+        assert keeper.counters["refreshes_failed" if asks else "transfers_failed"] >= 1
+        if asks:
+            assert "ConversationFailed" in peer.last_error or peer.last_success is not None
+
+    asyncio.run(run())
