@@ -169,6 +169,7 @@ def run(
     *,
     rounds: int,
     turn_seconds: float = 0.4,
+    udp: bool = True,
     tcp: bool = True,
     step_done: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
@@ -188,10 +189,11 @@ def run(
             if breadth.lanes:
                 result["engine"] = "kernel" if breadth.lanes[0].comparison.kernel else "socket"
                 result["ceiling"] = breadth.lanes[0].ceiling
-            breadth.rounds(UDP, rounds, turn_seconds)
-            for lane in breadth.lanes:
-                lane.follower = _Follower(max(1000.0, _FIRST_SHARE * result["manners"][UDP][lane.name]["median"]))
-            breadth.rounds(ANSWERED, rounds, turn_seconds)
+            if udp:
+                breadth.rounds(UDP, rounds, turn_seconds)
+                for lane in breadth.lanes:
+                    lane.follower = _Follower(max(1000.0, _FIRST_SHARE * result["manners"][UDP][lane.name]["median"]))
+                breadth.rounds(ANSWERED, rounds, turn_seconds)
             for manner in TCP_MANNERS if tcp else ():
                 breadth.rounds(manner, rounds, turn_seconds)
         finally:
@@ -237,6 +239,9 @@ def _figures(turns: dict[str, _Turns], manner: str) -> dict[str, dict[str, Any]]
             "lost_in_ring": found.lost_in_ring,
             "wrong": found.wrong,
             "cpu_per_response": measure.median(found.costs),
+            "cpu_to_first": measure.median(
+                [each / one for one, each in zip(first.costs, found.costs, strict=False) if one and each]
+            ),
             "first_to_this": measure.median(ratios),
             "quartiles": _quartiles(ratios),
             "generator_bound": False,
@@ -272,22 +277,24 @@ def to_markdown(result: dict[str, Any]) -> str:
         first = next(iter(servers))
         lines += [
             f"## {manner}", "",
-            f"| server | median/s | best/s | answered | µs/response | {first} / this | quartiles | wrong |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|",
+            f"| server | median/s | best/s | answered | µs/response | of {first} | {first} / this | quartiles"
+            " | wrong |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
         ]  # fmt: skip
         for name, figures in servers.items():
             low, high = figures["quartiles"]
             lines.append(
                 f"| {name} {result['versions'][name]}{' †' if figures['generator_bound'] else ''}"
                 f" | {thousands(figures['median'])} | {thousands(figures['best'])} | {figures['share']:.2%}"
-                f" | {figures['cpu_per_response'] * 1e6:.2f} | {figures['first_to_this']:.2f}"
-                f" | {low:.2f} … {high:.2f} | {figures['wrong']:,} |"
+                f" | {figures['cpu_per_response'] * 1e6:.2f} | {figures['cpu_to_first']:.2f} |"
+                f" {figures['first_to_this']:.2f} | {low:.2f} … {high:.2f} | {figures['wrong']:,} |"
             )
         lines.append("")
     lines.append(
         f"{result['rounds']} rounds of {result['turn_seconds']:g} s per server, all servers running; one worker each,"
         f" server on core {result['cores'][1]}, generator on core {result['cores'][0]}.  Zones: {result['zones']}."
-        "  Processor time: of the server's processes or of the kernel thread that answers."
+        "  Processor time: of the server's processes or of the kernel thread that answers;"
+        " how many times that of the first server in the same round stands beside it."
     )
     lines.append(
         f"*{ANSWERED}*: each server is offered a rate of its own that rises after a turn with"

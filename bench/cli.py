@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     turns.add_argument("--rounds", type=_positive, default=20)
     turns.add_argument("--turn-seconds", type=float, default=0.4)
-    turns.add_argument("--no-tcp", action="store_true", help="UDP only")
+    only = turns.add_mutually_exclusive_group()
+    only.add_argument("--no-tcp", action="store_true", help="UDP only")
+    only.add_argument("--tcp-only", action="store_true", help="TCP in its three manners only")
     turns.add_argument("--cores", default="0,1", help="generator's and server's core")
     for name in ("nsd", "knot", "bind", "powerdns"):
         turns.add_argument(f"--{name}", metavar="PATH", help=f"the {name} program to measure")
@@ -288,6 +290,7 @@ def _abreast(arguments: argparse.Namespace) -> int:
             options,
             rounds=arguments.rounds,
             turn_seconds=arguments.turn_seconds,
+            udp=not arguments.tcp_only,
             tcp=not arguments.no_tcp,
             step_done=lambda what: progress.update(task, advance=1, description=f"abreast: {what}"),
         )

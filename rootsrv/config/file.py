@@ -53,8 +53,8 @@ class ServiceConfig:
     user: str = ""
     """Account the workers and the role report run as; empty = stay as started."""
 
-    tcp_max_connections: int = 1000
-    """TCP connections per worker; over it the one idle longest is closed (RFC 9210 §4)."""
+    tcp_max_connections: int = 8000
+    """TCP connections per worker, as far as the limit of open files allows; over it one goes for another (D10)."""
 
     tcp_max_connections_per_client: int = 100
     """TCP connections per client address and worker."""

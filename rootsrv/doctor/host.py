@@ -10,6 +10,8 @@ from rootsrv.config import text as config_text
 from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.process.clocks import kernel_says_synchronised
+from rootsrv.process.descriptors import raise_limit
+from rootsrv.server.tcp import TcpLimits
 
 ACCOUNT = "rootsrv"
 
@@ -29,6 +31,7 @@ def checks(config: Config, path: Path) -> Iterator[Finding]:
     yield from _files(config)
     yield from _secrets(config, path)
     yield _memory()
+    yield _descriptors(config)
     yield _clock(config)
 
 
@@ -178,6 +181,19 @@ def _memory() -> Finding:
     if free < _MEMORY_OCTETS:
         return bad("memory", found, f"at least {_MEMORY_OCTETS / 1e9:.0f} GB must be free")
     return good("memory", found)
+
+
+def _descriptors(config: Config) -> Finding:
+    """Of this process; the unit of serve asks for what it needs, and gets it unless fs.nr_open is lower."""
+    allowed = raise_limit()
+    wanted = config.service.tcp_max_connections
+    possible = TcpLimits(connections=wanted).possible(allowed)
+    if possible < wanted:
+        return remark(
+            "open files", f"{allowed:,} are allowed: {possible:,} TCP connections per worker of {wanted:,} configured",
+            "raise LimitNOFILE in rootsrv-serve.service (or ulimit -Hn), or lower service.tcp_max_connections",
+        )  # fmt: skip
+    return good("open files", f"{allowed:,} are allowed, enough for {wanted:,} TCP connections per worker")
 
 
 def _clock(config: Config) -> Finding:

@@ -40,6 +40,7 @@ SYSCTLS_OF_THE_HOST = {
     "net.ipv4.ip_forward": "0",
     "net.ipv6.conf.all.forwarding": "0",
     "net.ipv4.tcp_syncookies": "1",
+    "net.ipv4.tcp_synack_retries": "2",
     "net.ipv4.tcp_fastopen": "0",
 }
 

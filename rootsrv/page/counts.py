@@ -33,7 +33,7 @@ TCP_COUNTERS = (
     "open",
     "closed-by-client",
     "closed-idle",
-    "closed-for-another",  # over the limit: the one idle longest goes
+    "closed-for-another",  # over the limit (server/newcomers.py)
     "refused-client-limit",
     "closed-incomplete",  # a message took too long to arrive
     "closed-stalled",  # the client does not read

@@ -43,6 +43,8 @@ _DAY_SECONDS = 86_400
 _MAX_REMEMBERED_SOURCES = 65_536
 _MAX_REMEMBERED_HEADS = 4_096
 
+_TCP_WORDS = {name: TCP + number for number, name in enumerate(TCP_COUNTERS)}
+
 _HEAD = itemgetter(slice(2, 12))
 _BADVERS = 16
 _ONLY_AN_OPT = b"\0\0\0\0\0\0\0\1"  # counts of a response without a question and with an OPT record
@@ -147,7 +149,7 @@ class Counters:
 
     def count_tcp(self, name: str, amount: int = 1) -> None:
         """Count what happened to a connection: one of TCP_COUNTERS; `open` goes both ways."""
-        word = TCP + TCP_COUNTERS.index(name)
+        word = _TCP_WORDS[name]
         self._words[word] = max(0, self._words[word] + amount)
 
     def forget_open_connections(self) -> None:

@@ -31,6 +31,12 @@ class Turns:
             self._loop.call_soon(self.end)
             self._serving.wake_up()
 
+    def begin_here(self) -> None:
+        """`begin` for who calls `end` itself, before the loop goes on."""
+        if not self._begun:
+            self._begun = True
+            self._serving.wake_up()
+
     def respond(self, path: int, octets: bytes, source: bytes, transport: Transport) -> bytes | None:
         """The response to one message, counted with those of this turn (`begin` has been called)."""
         response = self._serving.respond_to(octets, source, transport)

@@ -6,6 +6,7 @@ a new value of `WorkerOrders.responder`.
 """
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -20,10 +21,10 @@ from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.page.layout import Page
 from rootsrv.process import log, privileges, sandbox
+from rootsrv.process.descriptors import raise_limit
 from rootsrv.server import mmsg
 from rootsrv.server.counters import Counters
 from rootsrv.server.serving import Serving
-from rootsrv.server.sockets import BACKLOG
 from rootsrv.server.tcp import Connections, TcpLimits
 from rootsrv.server.turns import Turns
 from rootsrv.server.udp import BATCH_SIZE, Datagrams, Drain, drain_for
@@ -67,7 +68,7 @@ async def work() -> None:
 
     follower = asyncio.create_task(_follow_changes(lines, serving), name="orders")
     turns = Turns(serving, counters)
-    connections = Connections(turns, counters, TcpLimits(**orders.tcp))
+    connections = Connections(turns, counters, _tcp_limits(orders))
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     readers: list[Callable[[], int]] = []
     endpoints: list[asyncio.DatagramTransport] = []
@@ -88,11 +89,8 @@ async def work() -> None:
                 sock=each,
             )
             endpoints.append(endpoint)
-    servers = [
-        await loop.create_server(connections.new_connection, sock=each, backlog=BACKLOG)
-        for each in sockets
-        if each.type == socket.SOCK_STREAM
-    ]
+    connections.listen([each for each in sockets if each.type == socket.SOCK_STREAM])
+    loop.add_reader(connections.fileno(), connections.on_readable)
 
     while not stop.is_set():
         serving.tick()
@@ -109,8 +107,7 @@ async def work() -> None:
     # What is in flight is answered: datagrams queued, connections the kernel has accepted, responses written.
     drain_for(DRAIN_UDP_SECONDS, readers)
     await asyncio.sleep(TICK_SECONDS)
-    for server in servers:
-        server.close()
+    connections.stop_listening()
     for endpoint in endpoints:
         endpoint.close()
     connections.close_all()
@@ -127,6 +124,19 @@ async def work() -> None:
 async def _follow_changes(lines: asyncio.StreamReader, serving: Serving) -> None:
     while line := await lines.readline():
         serving.change_settings(responder_settings(json.loads(line)))
+
+
+def _tcp_limits(orders: WorkerOrders) -> TcpLimits:
+    """What is configured, as far as the files allow that a process may have open."""
+    configured = TcpLimits(**orders.tcp)
+    descriptors = raise_limit()
+    possible = configured.possible(descriptors)
+    if possible < configured.connections:
+        log.alarm(
+            "fewer TCP connections than configured", slot=orders.slot, configured=configured.connections,
+            possible=possible, open_files=descriptors,
+        )  # fmt: skip
+    return dataclasses.replace(configured, connections=possible)
 
 
 def _prepare(orders: WorkerOrders, page: Page) -> tuple[Serving, Counters]:

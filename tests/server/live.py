@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -210,12 +210,17 @@ nsid = "live.example"
 
 
 def start(
-    path: Path, port: int, workers: int, environment: Mapping[str, str] | None = None, role: str | None = None
+    path: Path,
+    port: int,
+    workers: int,
+    environment: Mapping[str, str] | None = None,
+    role: str | None = None,
+    by: Sequence[str] = (),
 ) -> Instance:
-    """Start `rootsrv run` (or one role of it) with the configuration at *path*, without waiting."""
+    """Start `rootsrv run` (or one role of it) with the configuration at *path*, by command *by*, without waiting."""
     with (path.parent / "log").open("ab") as log:
         process = subprocess.Popen(
-            (sys.executable, "-m", "rootsrv", "run", "--config", str(path), *(("--role", role) if role else ())),
+            (*by, sys.executable, "-m", "rootsrv", "run", "--config", str(path), *(("--role", role) if role else ())),
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -271,8 +276,11 @@ def tables() -> tuple[bytes, bytes]:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *, workers: int = 1, service: str = "") -> Iterator[Instance]:
-    """The role `serve` alone, with both versions as generations 1 and 2: the test owns the head of the page."""
+def serving(directory: Path, *, workers: int = 1, service: str = "", by: Sequence[str] = ()) -> Iterator[Instance]:
+    """The role `serve` alone, with both versions as generations 1 and 2: the test owns the head of the page.
+
+    *by*: a command that starts it.
+    """
     port = free_port()
     path = configure(directory, port, workers, service)
     (directory / "state" / "tables").mkdir(parents=True)
@@ -283,5 +291,5 @@ def serving(directory: Path, *, workers: int = 1, service: str = "") -> Iterator
     for zone in (0, 1):
         page.set_deadline(zone, clock.boottime_ns() + 3_600_000_000_000)
     page.active = 1
-    with _stopped_at_the_end(start(path, port, workers, role="serve")) as instance:
+    with _stopped_at_the_end(start(path, port, workers, role="serve", by=by)) as instance:
         yield instance

@@ -13,6 +13,7 @@ import dns.rcode
 import pytest
 
 from rootsrv.server import tcp
+from rootsrv.server.connection import MAX_MESSAGE_OCTETS
 from tests.server.live import Instance, serving, wait_until
 
 IDLE_SECONDS = 1.0
@@ -227,7 +228,7 @@ def padded(number: int, size: int) -> bytes:
     return framed(head + opt + padding)
 
 
-@pytest.mark.parametrize("size", [4096, 4097, 5000, 16_382, 16_383, tcp.MAX_MESSAGE_OCTETS])
+@pytest.mark.parametrize("size", [4096, 4097, 5000, 16_382, 16_383, MAX_MESSAGE_OCTETS])
 def test_a_query_may_be_as_long_as_its_two_octets_of_length_can_say(instance: Instance, size: int) -> None:
     """RFC 1035 §4.2.2; what is pipelined before and behind it is answered as well."""
     message = padded(2, size)

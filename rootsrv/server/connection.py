@@ -1,0 +1,288 @@
+"""One TCP connection of a client: what it sends in, answered message by message, and what it has not read yet."""
+# A connection is reading, unless it is one of these:
+#
+#   paused    it has not read what it asked for: more than HIGH_WATER_OCTETS are unsent; read again below a quarter
+#   ended     it sends no more (half-closed): closed as soon as all it asked has been answered and sent
+#   closing   we take no more from it: closed as soon as what is unsent has been sent
+#
+# Data is read and written by os.read and os.write: through cffi's ABI mode each of the two costs 0.6 us more.
+
+import os
+import select
+import socket
+import struct
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from rootsrv.answer.responder import Transport
+
+if TYPE_CHECKING:
+    from rootsrv.server.tcp import Connections
+
+_IN, _OUT, _FAILED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
+
+READ_OCTETS = 16_384
+"""Octets read at once: some 300 pipelined queries."""
+
+MAX_MESSAGE_OCTETS = 0xFFFF
+"""What two octets of length can say (RFC 1035 §4.2.2): a query may be as long, padded say, and is answered."""
+
+LONG_OCTETS = 4096
+"""An incomplete message of which more than this is held is a long one."""
+
+
+class _Lengths(dict[int, bytes]):
+    """The two octets that go before a message of so many (RFC 1035 §4.2.2)."""
+
+    def __missing__(self, size: int) -> bytes:
+        self[size] = octets = size.to_bytes(2, "big")
+        return octets
+
+
+_LENGTHS = _Lengths()
+
+STEP_QUERIES = 32
+"""Queries answered before it is looked at what could be sent: bounds one step's responses to some 40 kB."""
+
+HIGH_WATER_OCTETS = 16_384
+"""Unsent octets, beyond what the kernel holds for us, at which we stop reading from a client."""
+
+
+class Connection:
+    """One client's TCP connection."""
+
+    __slots__ = (
+        "_all", "_closing", "_counted", "_descriptor", "_ended", "_path", "_paused", "_rest", "_unsent", "_wanted",
+        "_watched", "has_asked", "source",
+    )  # fmt: skip
+
+    def __init__(self, connections: "Connections", descriptor: int, source: bytes) -> None:
+        self._all = connections
+        self._descriptor = descriptor
+        self.source = source
+        """Packed address, 4 or 16 octets; the first eight are what the limit per client counts."""
+
+        self._path = 2 + (len(source) == 16)
+        self.has_asked = False
+        """Whether a query was completed, and answered."""
+
+        self._closing = self._ended = self._paused = self._counted = False
+        self._watched = 0
+        self._rest: bytearray | None = None
+        self._wanted = 0  # octets of `_rest` at which its first message is complete, as far as is known
+        self._unsent: bytearray | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not been closed or lost; what is unsent may be on its way still."""
+        return self._descriptor >= 0
+
+    def on_event(self, mask: int) -> None:
+        """It can be written to, read from, or is broken."""
+        if self._descriptor < 0:  # it went for another one, meanwhile
+            return
+        if self._unsent:
+            self._flush()
+            if mask & _FAILED and self._unsent:
+                self._over("closed-by-client")
+        if mask & (_IN | _FAILED) and not (self._paused or self._ended or self._closing):
+            self.receive()
+
+    def receive(self) -> None:
+        """Answer the messages that are complete now."""
+        try:
+            octets = os.read(self._descriptor, READ_OCTETS)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # reset, timed out; or closed by us while its event waited for the next turn
+            self._over("closed-by-client")
+            return
+        size = len(octets)
+        if size > 2 and (octets[0] << 8 | octets[1]) == size - 2 and self._rest is None:
+            # One whole message and nothing else, as from a client that waits for each response.
+            everybody = self._all
+            everybody.answered += 1
+            response = everybody.turns.respond(self._path, octets[2:], self.source, Transport.TCP)
+            if response is not None:
+                self._completed()
+                self._send(_LENGTHS[len(response)] + response)
+            elif self.has_asked:
+                everybody.active(self)
+        elif size:
+            self._append(octets)
+        else:
+            self._receive_eof()
+
+    def _receive_eof(self) -> None:
+        """It sends no more (RFC 7766 §6.2.1.1 allows to close one half); what it asked is still answered."""
+        self._ended = True
+        if not self._paused:
+            self.close("closed-by-client")
+
+    def _append(self, octets: bytes) -> None:
+        """Go on with what we hold and *octets*; a message that comes in many pieces is put together only once."""
+        rest = self._rest
+        if rest is None:
+            self._answer(octets)
+            return
+        rest += octets
+        if len(rest) >= self._wanted:
+            self._answer(self._let_go())
+        elif len(rest) > LONG_OCTETS:
+            self._all.set_long(self, True)
+
+    def _let_go(self) -> bytes:
+        """What we held."""
+        rest, self._rest = self._rest, None
+        if rest is None:
+            return b""
+        if len(rest) > LONG_OCTETS:
+            self._all.set_long(self, False)
+        return bytes(rest)
+
+    def _answer(self, octets: bytes) -> None:
+        """Answer all complete messages in *octets*, in steps between which it is looked at what could be sent."""
+        at, size = 0, len(octets)
+        while not self._paused and not self._closing:
+            requests: list[bytes] = []
+            fault = ""
+            while size - at >= 2 and len(requests) < STEP_QUERIES:
+                length = octets[at] << 8 | octets[at + 1]
+                if not length:
+                    fault = "closed-empty"
+                    break
+                end = at + 2 + length
+                if end > size:
+                    break
+                requests.append(octets[at + 2 : end])
+                at = end
+            if requests:
+                self._respond(requests)
+            if fault:
+                self.close(fault)
+            if len(requests) < STEP_QUERIES:
+                break
+        if self._closing:
+            return
+        left = size - at
+        if left:
+            self._rest = bytearray(octets[at:] if at else octets)
+            self._wanted = 2 + (octets[at] << 8 | octets[at + 1]) if left >= 2 else 2
+            if left > LONG_OCTETS and not self._paused:
+                self._all.set_long(self, True)
+        # While we do not read, the rest may hold complete messages: then the client is slow, and `stalled` judges it.
+        self._all.set_incomplete(self, left > 0 and not self._paused, anew=at > 0)
+        if self._ended and not self._paused:
+            self.close("closed-by-client")
+
+    def _respond(self, requests: list[bytes]) -> None:
+        everybody = self._all
+        everybody.answered += len(requests)
+        responses = everybody.turns.respond_to_all(self._path, requests, self.source, Transport.TCP)
+        sent = [each for each in responses if each is not None]
+        if sent:
+            self._completed()
+            lengths = map(_LENGTHS.__getitem__, map(len, sent))
+            self._send(b"".join(chain.from_iterable(zip(lengths, sent, strict=True))))
+        elif self.has_asked:
+            everybody.active(self)
+
+    def _completed(self) -> None:
+        if not self.has_asked:
+            self.has_asked = True
+            self._all.has_asked(self)
+        self._all.active(self)
+
+    def _send(self, octets: bytes) -> None:
+        if self._unsent:
+            self._unsent += octets
+        else:
+            try:
+                sent = os.write(self._descriptor, octets)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self._over("closed-by-client")
+                return
+            if sent == len(octets):
+                return
+            self._unsent = bytearray(octets[sent:])
+        if len(self._unsent) > HIGH_WATER_OCTETS and not self._paused:
+            # It does not read: read no more from it.
+            self._paused = True
+            self._all.set_stalled(self, True)
+        if self._watched:
+            self.watch()
+
+    def _flush(self) -> None:
+        """Send what is unsent; if it has read most of that, go on with what we hold of it."""
+        assert self._unsent is not None
+        try:
+            del self._unsent[: os.write(self._descriptor, self._unsent)]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._over("closed-by-client")
+            return
+        if self._closing:
+            if not self._unsent:
+                self._over("closed-by-client")
+            return
+        if self._paused and len(self._unsent) <= HIGH_WATER_OCTETS // 4:
+            self._paused = False
+            self._all.set_stalled(self, False)
+            self._answer(self._let_go())
+        if self.is_open:
+            self.watch()
+
+    def watch(self) -> None:
+        """Be woken for what can be done next."""
+        reads = not (self._paused or self._ended or self._closing)
+        mask = (_IN if reads else 0) | (_OUT if self._unsent else 0)
+        if mask != self._watched:
+            anew, self._watched = not self._watched, mask
+            if not self._all.watch(self._descriptor, mask, anew):
+                self.abort("closed-for-another")
+
+    def close(self, reason: str) -> None:
+        """Close when what has been written is sent; *reason* is one of TCP_COUNTERS."""
+        if self._closing:
+            return
+        if not self._unsent:
+            self._over(reason)
+            return
+        self._closing = True
+        self._count(reason)
+        self._let_go()
+        self._all.closing(self)
+        if self._watched and self.is_open:
+            self.watch()
+
+    def abort(self, reason: str) -> None:
+        """Close now; what is unsent is lost.  Who never asked gets a reset: the kernel has nothing more to do."""
+        self._over(reason, reset=not self.has_asked)
+
+    def _over(self, reason: str, *, reset: bool = False) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        self._closing = True
+        if descriptor < 0:
+            return
+        self._count(reason)
+        self._rest = self._unsent = None
+        self._all.gone(self, descriptor)
+        if reset:
+            close_with_reset(descriptor)
+        else:
+            os.close(descriptor)
+
+    def _count(self, reason: str) -> None:
+        if not self._counted:
+            self._counted = True
+            self._all.counters.count_tcp(reason)
+
+
+def close_with_reset(descriptor: int) -> None:
+    """Close a TCP socket with a reset: nothing of it stays in the kernel."""
+    with socket.socket(fileno=descriptor) as closing:
+        closing.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)

@@ -1,0 +1,175 @@
+"""Connections that ask nothing, by the thousand, beside clients that wait a round trip between connecting and asking.
+
+Time is told in connections: what a client 300 ms away lives through is that so many others come before it asks.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from bench.network import enter
+from rootsrv.process.descriptors import raise_limit
+from tests.network import network
+from tests.server.live import Instance, serving, wait_until
+from tests.server.test_tcp import counted, query, receive
+
+SLOTS = 300
+FARM = 100
+CLIENTS = 30
+
+_FREEBIND = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}  # linux/in.h, in6.h
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A worker with few slots, in a network where every address of two prefixes is a client's."""
+    raise_limit()
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, home)
+        host = stack.enter_context(network()).host("flood")
+        host.ip("route", "add", "local", "10.0.0.0/8", "dev", "lo")
+        host.ip("-6", "route", "add", "local", "2001:d00::/24", "dev", "lo")
+        enter(f"/run/netns/{host.name}")
+        stack.callback(enter, f"/proc/self/fd/{home}")
+        yield stack.enter_context(
+            serving(
+                tmp_path_factory.mktemp("flooded"),
+                service=f"tcp_max_connections = {SLOTS}\ntcp_max_connections_per_client = {SLOTS}"
+                "\ntcp_idle_seconds = 60",
+            )
+        )
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left_behind(instance: Instance) -> Iterator[None]:
+    yield
+    wait_until(lambda: counted(instance, "open") == 0, "all connections closed", 20)
+
+
+def connect(instance: Instance, source: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection.settimeout(5)
+    connection.setsockopt(*_FREEBIND[family], 1)
+    connection.bind((source, 0))
+    connection.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", instance.port))
+    return connection
+
+
+def is_answered(connection: socket.socket) -> bool:
+    try:
+        connection.sendall(query())
+        return receive(connection) is not None
+    except OSError:
+        return False
+
+
+Flood = Callable[[Sequence[str], int], None]
+
+
+@pytest.fixture
+def flood(instance: Instance) -> Iterator[Flood]:
+    """Opens so many connections from some sources in turn, until they were accepted."""
+    with contextlib.ExitStack() as stack:
+
+        def come(sources: Sequence[str], count: int) -> None:
+            before = counted(instance, "accepted")
+            for source in islice(cycle(sources), count):
+                stack.enter_context(connect(instance, source))
+            wait_until(lambda: counted(instance, "accepted") >= before + count, "the flood is in")
+
+        yield come
+
+
+@pytest.fixture
+def farm(instance: Instance) -> Iterator[list[socket.socket]]:
+    """A resolver farm, busy on many connections from one prefix."""
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(connect(instance, f"10.9.9.{n % 9 + 1}")) for n in range(FARM)]
+        assert all(map(is_answered, connections))
+        yield connections
+
+
+def v4(count: int, form: str) -> list[str]:
+    return [form.format(number >> 8, number & 255) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("attackers", "clients"),
+    [
+        ([f"10.66.{n % 8}.{n // 8 + 1}" for n in range(200)], v4(CLIENTS, "10.20.{1}.1")),
+        ([f"2001:db8:{n:x}::1" for n in range(200)], [f"2001:db9:{n:x}::1" for n in range(CLIENTS)]),
+        ([f"2001:db8:1:{n:x}00::1" for n in range(200)], [f"2001:db8:{n + 2:x}::1" for n in range(CLIENTS)]),
+        ([f"2001:db8:1:{n:x}::1" for n in range(200)], [f"2001:db8:1:{n + 2:x}00::1" for n in range(CLIENTS)]),
+        (["10.66.6.6"], [f"2001:db9:0:{n:x}00::1" for n in range(CLIENTS // 2)] + v4(CLIENTS // 2, "10.20.{1}.1")),
+    ],
+    ids=[
+        "200 addresses in eight /24", "another /32", "another /48 of the same /32", "another /56 of the same /48",
+        "one address, with as many connections as it may have",
+    ],
+)  # fmt: skip
+def test_a_flood_from_elsewhere_throws_out_no_client_that_is_about_to_ask(
+    instance: Instance, flood: Flood, farm: list[socket.socket], attackers: list[str], clients: list[str]
+) -> None:
+    flood(attackers, SLOTS)
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(connect(instance, source)) for source in clients]
+        flood(attackers, 3 * SLOTS)
+        assert all(map(is_answered, waiting))
+        assert all(map(is_answered, farm))
+
+
+def test_a_flood_from_everywhere_throws_out_nobody_before_as_many_have_come_as_there_are_slots(
+    instance: Instance, flood: Flood, farm: list[socket.socket]
+) -> None:
+    """4,000 prefixes with a connection or two each: nothing tells them from clients, and the oldest goes."""
+    attackers = v4(4000, "10.{0}.{1}.1")
+    flood(attackers, SLOTS)
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(connect(instance, f"10.200.{n}.1")) for n in range(CLIENTS)]
+        flood(attackers[SLOTS:], SLOTS - FARM - CLIENTS)
+        assert all(map(is_answered, waiting))
+        late = [stack.enter_context(connect(instance, f"10.201.{n}.1")) for n in range(CLIENTS)]
+        flood(attackers[2 * SLOTS :], 2 * SLOTS)
+        assert not any(map(is_answered, late))
+        assert all(map(is_answered, farm))
+
+
+def test_a_client_among_attackers_is_served_while_fewer_come_than_there_are_slots(
+    instance: Instance, flood: Flood, farm: list[socket.socket]
+) -> None:
+    attackers = [f"10.66.6.{n}" for n in range(1, 200)]
+    flood(attackers, SLOTS)
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(connect(instance, f"10.66.6.{200 + n}")) for n in range(CLIENTS)]
+        flood(attackers, SLOTS - FARM - CLIENTS - 1)
+        assert all(map(is_answered, waiting))
+        assert all(map(is_answered, farm))
+
+
+def test_when_all_have_asked_the_one_idle_longest_goes(instance: Instance, flood: Flood) -> None:
+    with contextlib.ExitStack() as stack:
+        asked = [stack.enter_context(connect(instance, f"10.9.{n % 90}.1")) for n in range(SLOTS)]
+        assert all(map(is_answered, asked))
+        assert is_answered(asked[0])
+        flood(["10.66.6.6"], 1)
+        assert [is_answered(asked[n]) for n in (0, 1, 2)] == [True, False, True]
+        flood(["10.66.6.6"], 20)  # of which each throws out the one before
+        assert all(map(is_answered, asked[2:]))
+
+
+def test_a_worker_keeps_as_many_connections_as_it_may_have_open_files(tmp_path: Path) -> None:
+    """RLIMIT_NOFILE is raised to the hard limit; where that is not enough, a reserve stays and the log says so."""
+    with serving(tmp_path, by=("prlimit", "--nofile=512:600")) as limited, contextlib.ExitStack() as stack:
+        assert "possible=144 open_files=600" in limited.log
+        for number in range(200):
+            stack.enter_context(limited.connect(source=f"127.0.0.{number % 5 + 1}"))
+        wait_until(lambda: counted(limited, "accepted") == 200, "all are accepted")
+        assert counted(limited, "open") == 144
+        assert limited.ask(".", "SOA", tcp=True).answer
