@@ -9,7 +9,7 @@ _rootsrv() {
     case "$path $previous" in
     " zone verify --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
     " zone compile --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
-    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report" -- "$current")) ;;
+    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report mesh" -- "$current")) ;;
     " drain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " undrain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " withdraw --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
@@ -34,9 +34,9 @@ _rootsrv_words() {
     " zone import") echo "-h --help --now --zone --config --json" ;;
     " zone export") echo "-h --help --serial --zone --config --json" ;;
     " run") echo "-h --help --config --role" ;;
-    " drain") echo "-h --help --config --json --family --reason --wait" ;;
+    " drain") echo "-h --help --config --json --family --reason --force --wait" ;;
     " undrain") echo "-h --help --config --json --family --reason" ;;
-    " withdraw") echo "-h --help --config --json --family --reason --now" ;;
+    " withdraw") echo "-h --help --config --json --family --reason --force --now" ;;
     " status") echo "-h --help --config --json" ;;
     " reload") echo "-h --help --config --json" ;;
     " block") echo "-h --help --config --json --for --reason" ;;

@@ -10,6 +10,7 @@ from typing import Any
 
 import rootsrv
 from rootsrv.anycast.controller import Controller, Family
+from rootsrv.anycast.floor_watch import FloorWatch
 from rootsrv.anycast.wishes import Order, Orders, WishNotKept
 from rootsrv.anycast.witness import boottime
 from rootsrv.control import status_socket
@@ -66,10 +67,13 @@ class Control:
             raise BadRequest(f"versions: must be some of {', '.join(map(str, announced))}, got {versions!r}")
         if not isinstance(reason, str) or len(reason) > _LONGEST_REASON:
             raise BadRequest(f"reason: must be a text of at most {_LONGEST_REASON} characters")
-        wish = _WISHES[request["command"]]
+        wish, force = _WISHES[request["command"]], request.get("force") is True
         # In a thread: a disk that hangs must not keep the controller from renewing its promise.
-        await asyncio.to_thread(self._orders.give, tuple(versions), wish, reason)
-        log.event("operator", order=request["command"], versions=",".join(map(str, versions)), reason=reason)
+        await asyncio.to_thread(self._orders.give, tuple(versions), wish, reason, force=force)
+        facts: dict[str, Any] = {"order": request["command"], "versions": ",".join(map(str, versions))}
+        if force:
+            facts["force"] = True
+        log.event("operator", **facts, reason=reason)
 
     def status(self) -> dict[str, Any]:
         """What the controller knows, decided and did."""
@@ -78,7 +82,20 @@ class Control:
             "pid": os.getpid(),
             "version": rootsrv.__version__,
             "families": [_family(each, self._orders[each.version]) for each in self._controller.families],
+            "floor": _floor(self._controller.floor),
         }
+
+
+def _floor(watch: FloorWatch | None) -> dict[str, Any] | None:
+    """Whether a token of the mesh's floor is held, and who holds the others; None: there is no mesh."""
+    if watch is None:
+        return None
+    return {
+        "token": watch.observe().token,
+        "why": watch.why,
+        "counts_in_seconds": watch.counts_in_seconds,
+        "holders": watch.holders,
+    }
 
 
 def _family(family: Family, order: Order) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rootsrv.answer.table import TableUnusable
 from rootsrv.anycast.bird import Bird, BirdError
 from rootsrv.anycast.fastpath_watch import FastPathWatch
 from rootsrv.anycast.flaps import keep_flaps
+from rootsrv.anycast.floor_watch import FloorWatch
 from rootsrv.anycast.netlink import Interface, NetlinkFailed, ServiceInterface, full_accept_queues
 from rootsrv.anycast.probe import Address, Expectations, Prober
 from rootsrv.anycast.route import Reading, Route
@@ -41,6 +42,7 @@ from rootsrv.health.evidence import (
     Verdict,
     judge,
 )
+from rootsrv.health.floor import CLASSES, Class, Floor, failed, needs_token, soften
 from rootsrv.health.state import Announcement, Change, Flaps, Health, Limits, Wish
 from rootsrv.process import log, service_manager
 from rootsrv.process.children import describe_error
@@ -70,6 +72,9 @@ class Family:
     traffic: Traffic = field(default_factory=Traffic)
     judgement: Judgement | None = None
     probes: tuple[Probe, ...] = ()
+    by_token: bool = False
+    """It is withdrawn for a cause that can wait, with a token of the mesh's floor."""
+
     held: bool = False
     """Whether the anchor is there, as far as we know."""
 
@@ -101,6 +106,7 @@ class Controller:
         expected: Expectations,
         witness: Witness,
         fastpath: FastPathWatch,
+        floor: FloorWatch | None,
         interface: ServiceInterface,
         bird: Bird,
         replies: Replies,
@@ -114,6 +120,9 @@ class Controller:
         self._expected = expected
         self._witness = witness
         self._fastpath = fastpath
+        self.floor = floor
+        """Of the mesh; None: this instance is in none."""
+
         self._interface = interface
         self._replies = replies
         self._orders = orders
@@ -158,10 +167,12 @@ class Controller:
         there = await self._interface.addresses()
         for family in self.families:
             family.held = family.anchor in there  # left by a controller that was killed
+        floors = [] if self.floor is None else [self.floor]
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(persistently("witness", self._witness.watch), name="witness"),
                 tasks.create_task(persistently("fast path watch", self._fastpath.watch), name="fast-path"),
+                *(tasks.create_task(persistently("floor", each.watch), name="floor") for each in floors),
                 *(tasks.create_task(self._steer(each), name=f"steer-ipv{each.version}") for each in self.families),
             ]
             try:
@@ -214,11 +225,28 @@ class Controller:
         for family in self.families:
             load = await self._load(family, before, after)
             family.judgement = judge(Round(family.probes, load), instance, self._policy)
+        floor = self._observe_floor()
+        for family in self.families:
+            assert family.judgement is not None
+            # Whoever is not announced has to earn it; but what only a token lets be withdrawn counts as announced.
+            announced = family.health.announcement is not Announcement.WITHDRAWN
+            if floor is not None and (announced or family.by_token):
+                family.judgement = soften(family.judgement, floor)
             family.traffic.sample(now, self._replies_to_others(family, after))
-            self._observe(family, family.judgement, now)
+            self._observe(family, family.judgement, now, floor)
             self._report_alarms(family, (*alarms, *family.judgement.alarms))
         await asyncio.gather(*(self._act(family) for family in self.families))
         self._keep_flaps()
+
+    def _observe_floor(self) -> Floor | None:
+        """What the mesh lets us do; says what for a token is wanted, before anything is softened."""
+        if self.floor is None:
+            return None
+        wanted = [needs_token(each.judgement) for each in self.families if each.judgement is not None]
+        wishes = [self._orders[each.version] for each in self.families]
+        wanted += [each.reason for each in wishes if each.wish is not Wish.SERVE and not each.force]
+        self.floor.want(next((each for each in wanted if each), ""))
+        return self.floor.observe()
 
     def _observe_instance(self) -> Instance:
         fastpath = self._fastpath
@@ -258,9 +286,13 @@ class Controller:
         workers = sum(replies[transport, family.version] for transport in Transport)
         return workers + self._fastpath.replies[family.version] - family.own
 
-    def _observe(self, family: Family, judgement: Judgement, now: float) -> None:
+    def _observe(self, family: Family, judgement: Judgement, now: float, floor: Floor | None) -> None:
         order = self._orders[family.version]
         drained = False
+        if order.wish is not Wish.SERVE and floor is not None and not floor.token and not order.force:
+            # What can wait, waits, degraded: the wish stands, and is followed when there is a token.
+            judgement = replace(judgement, degrade=(*judgement.degrade, f"{order.reason} ({floor.why})"))
+            order = replace(order, wish=Wish.SERVE)
         if order.wish is Wish.DRAIN:
             family.traffic.begin_drain(now)
             drained = family.traffic.has_fallen(now, self._config.drain_fraction, self._config.drain_seconds)
@@ -268,7 +300,18 @@ class Controller:
             drained |= family.alarmed and family.health.announcement is Announcement.DRAINING
         else:
             family.traffic.end_drain()
-        change = family.health.observe(judgement, now, wish=order.wish, wish_reason=order.reason, drained=drained)
+        change = family.health.observe(
+            judgement,
+            now,
+            wish=order.wish,
+            wish_reason=order.reason,
+            drained=drained,
+            must_announce=family.by_token and floor is not None and not floor.token and not failed(judgement),
+        )
+        if change is not None and change.announcement is not change.before:
+            withdrawn = change.announcement is Announcement.WITHDRAWN
+            soft = CLASSES[family.health.cause] is Class.SOFT
+            family.by_token = floor is not None and withdrawn and soft and not order.force
         if change is not None:
             self._report(family, change)
             family.changed.set()

@@ -23,6 +23,9 @@ class Order:
     since: float = 0.0
     """Epoch seconds."""
 
+    force: bool = False
+    """In a mesh: without a token, whoever else is withdrawn."""
+
 
 class Orders:
     """The wishes for all IP versions, in one file of the state directory.
@@ -50,9 +53,9 @@ class Orders:
     def __getitem__(self, version: int) -> Order:
         return self._orders.get(version, Order())
 
-    def give(self, versions: tuple[int, ...], wish: Wish, reason: str) -> None:
+    def give(self, versions: tuple[int, ...], wish: Wish, reason: str, *, force: bool = False) -> None:
         """Wish *wish* from now on; WishNotKept if that could not be written."""
-        order = Order(wish, reason or f"operator: {wish.value}", time.time())
+        order = Order(wish, reason or f"operator: {wish.value}", time.time(), force)
         orders = self._orders | dict.fromkeys(versions, order)
         document = {str(each): asdict(order) | {"wish": order.wish.value} for each, order in orders.items()}
         try:
@@ -63,4 +66,5 @@ class Orders:
 
 
 def _order(document: dict[str, Any]) -> Order:
-    return Order(Wish(document["wish"]), str(document["reason"]), float(document["since"]))
+    force = document.get("force") is True
+    return Order(Wish(document["wish"]), str(document["reason"]), float(document["since"]), force)

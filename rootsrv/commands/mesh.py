@@ -110,6 +110,7 @@ signing_keys = [
 # lead = 60
 # wait = 600
 # offer = 60
+# notice = 5
 # soak = 120
 # max_delay = 600
 # void = 3000

@@ -56,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="serve the configured zones")
     running.add_argument("--config", type=Path, required=True, metavar="FILE")
     running.add_argument(
-        "--role", choices=("serve", "maintain", "advertise", "report"), help="only this one (default: all, supervised)"
+        "--role",
+        choices=("serve", "maintain", "advertise", "report", "mesh"),
+        help="only this one (default: all, supervised)",
     )
     running.set_defaults(command=run)
 

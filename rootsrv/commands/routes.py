@@ -13,6 +13,7 @@ from rootsrv.control.status_socket import NoAnswer, ask
 
 DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 _WAIT_POLL_SECONDS = 0.2
+_TOKEN_SECONDS = 3600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -23,8 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
         return
     parser.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP version (default both)")
     parser.add_argument("--reason", default="", help="what the log and status will say")
+    if verb in {"drain", "withdraw"}:
+        parser.add_argument("--force", action="store_true", help="in a mesh: without a token")
     if verb == "drain":
-        parser.add_argument("--wait", action="store_true", help="until BIRD confirms that the prefix is withdrawn")
+        parser.add_argument(
+            "--wait",
+            action="store_true",
+            help="until BIRD confirms that the prefix is withdrawn; in a mesh also for a token, for an hour",
+        )
     if verb == "withdraw":
         parser.add_argument("--now", action="store_true", required=True, help="yes, at once and without draining")
 
@@ -40,11 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
     versions = loaded.anycast.versions()
     if arguments.verb != "status":
         versions = tuple(each for each in versions if arguments.family in {"both", str(each)})
-        request |= {"reason": arguments.reason, "versions": list(versions)}
+        request |= {"reason": arguments.reason, "versions": list(versions), "force": getattr(arguments, "force", False)}
     try:
         status = asyncio.run(ask(path, request, timeout=5.0))
         if getattr(arguments, "wait", False):
-            longest = loaded.anycast.drain_seconds + 30
+            longest = loaded.anycast.drain_seconds + 30 + (0 if loaded.mesh is None else _TOKEN_SECONDS)
             status = asyncio.run(_until_withdrawn(path, versions, longest))
     except NoAnswer as error:
         print(f"rootsrv: the controller cannot be asked: {error}", file=sys.stderr)
@@ -69,6 +76,11 @@ async def _until_withdrawn(path: Path, versions: tuple[int, ...], seconds: float
 
 def render(status: dict[str, Any]) -> None:
     """Print what the controller says as a person wants to read it."""
+    floor = status.get("floor")
+    if floor is not None:
+        print(f"token: {'held' if floor['token'] else floor['why']}")
+        for each in floor["holders"]:
+            print(f"    {each['slot']} is held by {each['member']}: {each['reason']}")
     for each in status["families"]:
         confirmed = "BIRD confirms" if each["confirmed"] else "NOT confirmed"
         print(f"{each['prefix']}: {each['state']} since {each['since']}, route {each['route']}")

@@ -19,6 +19,7 @@ from rootsrv.config.checks import ConfigError
 from rootsrv.config.checks import check_addresses as _check_addresses
 from rootsrv.config.checks import check_range as _check_range
 from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.config.mesh import MeshConfig
 from rootsrv.config.report import LogConfig, ReportConfig, check_report
 from rootsrv.config.text import is_secret
 from rootsrv.config.zones import (
@@ -174,6 +175,7 @@ class Config:
     zone: tuple[ZoneConfig, ...] = ()
     state: StateConfig = field(default_factory=StateConfig)
     anycast: AnycastConfig | None = None
+    mesh: MeshConfig | None = None
     admin: AdminConfig = field(default_factory=AdminConfig)
     key: tuple[KeyConfig, ...] = ()
     primary: tuple[PrimaryConfig, ...] = ()
@@ -269,7 +271,17 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     )
     statistics = absolute(config.report.statistics_directory) or str(Path(state.directory) / "statistics")
     report = dataclasses.replace(config.report, statistics_directory=statistics)
-    return dataclasses.replace(config, zone=zones, state=state, report=report)
+    mesh = config.mesh
+    if mesh is not None:
+        mesh = dataclasses.replace(
+            mesh,
+            key=absolute(mesh.key),
+            roster=absolute(mesh.roster),
+            ca=absolute(mesh.ca),
+            certificate=absolute(mesh.certificate),
+            certificate_key=absolute(mesh.certificate_key),
+        )
+    return dataclasses.replace(config, zone=zones, state=state, report=report, mesh=mesh)
 
 
 def read(document: dict[str, Any]) -> Config:

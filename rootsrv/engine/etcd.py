@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from grpclib.client import Channel, StreamStreamMethod, UnaryUnaryMethod
 
+from rootsrv.distribution.tls import client_context, show_certificate
 from rootsrv.engine.messages import MESSAGES, make
 
 PROGRESS_SECONDS = 3.0
@@ -76,10 +77,9 @@ class NodeStatus:
 
 
 def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """For mutual TLS; OSError or ssl.SSLError if a file cannot be used."""
-    context = ssl.create_default_context(cafile=str(ca))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(str(certificate), str(key))
+    """For mutual TLS; ConfigError if a file cannot be used."""
+    context = client_context("mesh.ca", ca=str(ca))
+    show_certificate(context, "mesh.certificate", str(certificate), str(key))
     context.set_alpn_protocols(["h2"])
     return context
 

@@ -55,11 +55,16 @@ class Floor:
     """Why not, for the operator."""
 
 
+def failed(judgement: Judgement) -> bool:
+    """Whether it speaks against announcing."""
+    return judgement.verdict in (Verdict.FAIL, Verdict.CEASE)
+
+
 def soften(judgement: Judgement, floor: Floor) -> Judgement:
     """What is left of *judgement* in a mesh: what may not withdraw degrades instead."""
     withdraws: list[tuple[Cause, str]] = []
     degrades: list[str] = []
-    if judgement.verdict is Verdict.FAIL or judgement.verdict is Verdict.CEASE:
+    if failed(judgement):
         for cause, text in zip(judgement.causes, judgement.reasons, strict=True):
             match CLASSES[cause]:
                 case Class.HARD:
@@ -83,7 +88,7 @@ def soften(judgement: Judgement, floor: Floor) -> Judgement:
 
 def needs_token(judgement: Judgement) -> str:
     """For what a token would be needed: the first reason that is soft; empty if none is."""
-    if judgement.verdict not in (Verdict.FAIL, Verdict.CEASE):
+    if not failed(judgement):
         return ""
     pairs = zip(judgement.causes, judgement.reasons, strict=True)
     return next((text for cause, text in pairs if CLASSES[cause] is Class.SOFT), "")

@@ -16,6 +16,8 @@
 #
 #   any ── operator: drain ──▶ DRAINED, announced with GRACEFUL_SHUTDOWN, until traffic fell or failures say otherwise
 #                              DRAINED, withdrawn
+#   any, withdrawn ── a token of the mesh's floor was lost ──▶ DEGRADED at once (health/floor.py)
+#
 #   any ── operator: withdraw ──▶ DRAINED, withdrawn at once
 #   DRAINED ── operator: undrain ──▶ UP or DEGRADED if the route is still there, else DOWN
 #
@@ -143,8 +145,12 @@ class Health:
         wish_reason: str = "",
         wish_cause: Cause = Cause.OPERATOR,
         drained: bool = False,
+        must_announce: bool = False,
     ) -> Change | None:
         """Take one round's *judgement* and the operator's *wish*; *drained* = traffic fell enough to end a drain.
+
+        *must_announce*: a withdrawal that rested on a token of a mesh's floor rests on nothing any more; what is
+        withdrawn is announced at once, whatever the hold-down says, before another member has the token.
 
         Returns the change of state or of announcement, None where all stays as it was.
         """
@@ -157,7 +163,10 @@ class Health:
         gone = judgement.verdict is Verdict.CEASE or self._failures >= self.limits.fall
 
         self._cause = wish_cause
-        if wish is not Wish.SERVE:
+        if must_announce and self.announcement is Announcement.WITHDRAWN:
+            self._flap(announced_since=now)
+            self._announce(judgement, now)
+        elif wish is not Wish.SERVE:
             self._drain(judgement, now, gone, drained or wish is Wish.WITHDRAW, wish_reason)
         elif self.state is State.DRAINED:
             self._undrain(judgement, gone, now)
@@ -179,6 +188,11 @@ class Health:
         if self.announcement is not before[1]:
             self.changes[self.announcement, self._cause] += 1
         return Change(before[0], self.state, before[1], self.announcement, self.reason)
+
+    @property
+    def cause(self) -> Cause:
+        """Why the announcement is what it is."""
+        return self._cause
 
     def promise(self, now: float) -> float:
         """Seconds for which the route may be promised at *now*; 0 = it must not be."""

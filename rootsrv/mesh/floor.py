@@ -50,6 +50,11 @@ class Token:
         self._lifetime = 0.0
         self._mine = Slot(0, 0)
 
+    @property
+    def create_revision(self) -> int:
+        """Of the slot that was taken."""
+        return self._mine.create_revision
+
     def taken(self, slot: int, found: Slot, asked_at: float, answered_at: float, lifetime: float) -> None:
         """The transaction took *slot*, some time between *asked_at* and *answered_at*; so old is its lease at most."""
         self.slot, self.lease, self._mine, self._lifetime = slot, found.lease, found, lifetime

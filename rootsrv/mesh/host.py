@@ -5,17 +5,16 @@
 #            it verified here        offered to          half of the roster's n are ready, and
 #            and is staged           all members         95 % of those present or `offer` is over
 #   RECEIVED ─────────────▶ VERIFIED ─────────▶ OFFERED ──────────────────────────────────▶ CANARY
-#       ▲                      ▲                  │                                        │   │
-#       │  a newer serial, from any state         │ an operator voids it                   │   │ a canary signed done,
-#       └───────── or ─────────┘                  ▼                  two canaries failed   │   ▼ and the soak is over
-#                                               VOID ◀─────────────────────────────────────┘ ORDERED
-#                                                 ▲                                          │  │
-#                                                 └────────── until shortly before T ────────┘  │
+#       ▲                      ▲                                                           │   │
+#       │  a newer serial, from any state                                                  │   │ a canary signed done,
+#       └───────── or ─────────┘                                     two canaries failed   │   ▼ and the soak is over
+#                                                               VOID ◀─────────────────────┘ ORDERED
+#                                                                                               │
 #                                                                                               ▼
 #                                     SETTLED: all present signed done, or T + max_delay is over
 #
-# T is the next multiple of align at least `offer` after the offer and a lead after now.  A leader voids a serial once.
-# Void of the stage for all is never written less than VOID_MARGIN_SECONDS before its T.
+# T is the next multiple of align at least `offer` after the offer and `notice` after now.  A serial is voided once, and
+# never after its order for all: a void that comes shortly before T would not reach everybody.
 #
 # Two or more hosts run and one leads; each runs this machine on what it sees, and only the leader's effects are sent.
 # A leader that takes over finds the order of the one before on the board (`adopt`) and goes on from there.
@@ -28,7 +27,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rootsrv.mesh.member import VOID_MARGIN_SECONDS
 from rootsrv.mesh.orders import SetTime, Stage, Subject
 from rootsrv.mesh.quorum import Done, failed_canaries
 from rootsrv.mesh.roster import Roster, Timing
@@ -36,9 +34,6 @@ from rootsrv.wire.serial import serial_is_newer
 
 READY_FRACTION = 0.95
 """Of those present."""
-
-LEAST_LEAD_SECONDS = 5.0
-"""Between an order and its T, so that it has reached everybody: 0.7 s at the most with 200 members."""
 
 
 class Stand(enum.StrEnum):
@@ -197,20 +192,9 @@ class Distribution:
             self.stand = Stand.SETTLED
             self.reason = f"{len(waiting)} members have not signed done" if waiting else ""
 
-    def void(self, reason: str, now: float) -> list[Effect]:
-        """An operator's wish, or a fault found late; nothing where it would come too late."""
-        subject = self.subject
-        if subject is None or subject in self.voided or self.stand in (Stand.SETTLED, Stand.VOID):
-            return []
-        if self.stand is Stand.ORDERED and now >= self.at - VOID_MARGIN_SECONDS:
-            return [Alarm(f"serial {subject.serial}: too late to void it, T is in {self.at - now:.1f} s")]
-        self.voided.add(subject)
-        self.stand, self.reason = Stand.VOID, reason
-        return [Order(subject, Stage.VOID, 0.0, reason)]
-
     def _set_time(self, timing: Timing, now: float) -> float:
         # The canaries do not wait for `offer` to pass: it bounds how long members are waited for (`_offered`).
-        earliest = max(now + LEAST_LEAD_SECONDS, self.offered_at + timing.offer)
+        earliest = max(now + timing.notice, self.offered_at + timing.offer)
         return math.ceil(earliest / timing.align) * timing.align
 
     def _alarm(self, text: str) -> list[Effect]:

@@ -57,6 +57,9 @@ class Timing:
     offer: float = 60.0
     """A set time is at least so long after the offer; as long a leader waits for members to be ready."""
 
+    notice: float = 5.0
+    """Between an order and its T, so that everybody has heard of it: 0.7 s at the most with 200 members."""
+
     soak: float = 120.0
     """How long the canaries answer from a zone before anybody else does."""
 
@@ -77,16 +80,15 @@ class Timing:
 
     def __post_init__(self) -> None:
         check_range("timing.align", self.align, 1, 3600)
-        for name in ("lead", "wait", "offer", "soak", "max_delay", "void"):
+        for name in ("lead", "wait", "offer", "notice", "soak", "max_delay", "void"):
             check_range(f"timing.{name}", getattr(self, name), 0, 86_400)
         check_range("timing.hold", self.hold, 60, 86_400)
         check_range("timing.stale_soft", self.stale_soft, 1, 604_800)
         check_range("timing.token", self.token, 2, 600)
-        needed = self.offer + 2 * self.align + self.soak
+        needed = self.offer + 2 * self.align + self.soak + self.notice
         if self.max_delay < needed:
-            raise ConfigError(
-                f"timing.max_delay: must be at least offer + 2·align + soak = {needed:g}, got {self.max_delay:g}"
-            )
+            sum_ = f"offer + 2·align + soak + notice = {needed:g}"
+            raise ConfigError(f"timing.max_delay: must be at least {sum_}, got {self.max_delay:g}")
         if self.wait < self.max_delay:
             raise ConfigError(f"timing.wait: must be at least max_delay = {self.max_delay:g}, got {self.wait:g}")
         latest = self.void + self.lead + self.wait + self.align

@@ -12,6 +12,7 @@ from rootsrv.anycast.control import Control
 from rootsrv.anycast.controller import Controller
 from rootsrv.anycast.fastpath_watch import FastPathWatch
 from rootsrv.anycast.flaps import load_flaps
+from rootsrv.anycast.floor_watch import FloorWatch
 from rootsrv.anycast.netlink import ServiceInterface
 from rootsrv.anycast.probe import Expectations
 from rootsrv.anycast.wishes import Orders
@@ -58,6 +59,7 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
             expected=expected,
             witness=Witness(page, lambda: expected.zones, runtime / "maintain.sock", state),
             fastpath=FastPathWatch(runtime / "serve.sock", detach=config.anycast.on_fastpath_wrong == "detach"),
+            floor=None if config.mesh is None else FloorWatch(runtime / "mesh.sock"),
             interface=interface,
             bird=bird,
             replies=lambda: _replies(page),

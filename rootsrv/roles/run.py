@@ -23,8 +23,8 @@ from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
 from rootsrv.zone import instant
 
-Role = Literal["serve", "maintain", "advertise", "report"]
-ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report")
+Role = Literal["serve", "maintain", "advertise", "report", "mesh"]
+ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report", "mesh")
 
 
 class CannotRun(Exception):
@@ -66,9 +66,13 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
             case "report":
                 with _alone(runtime / "report.lock"):
                     _run_until_signalled(lambda stop, _: _report(config, path, stop))
+            case "mesh":
+                with _alone(runtime / "mesh.lock"):
+                    _run_until_signalled(lambda stop, _: _mesh(config, path, stop))
             case None:
                 with _alone(state / "run.lock"):
-                    roles = [each for each in ROLES if each != "advertise" or config.anycast is not None]
+                    absent = {"advertise": config.anycast is None, "mesh": config.mesh is None}
+                    roles = [each for each in ROLES if not absent.get(each, False)]
                     page = Page.keep_head(runtime / "page")
                     _run_until_signalled(supervisor.Supervisor(page, path, roles).run)
     except (CannotBind, PageUnusable, privileges.NoSuchUser, supervisor.RoleFailed) as error:
@@ -171,3 +175,13 @@ async def _report(config: Config, path: Path, stop: asyncio.Event) -> None:
     from rootsrv.roles.report import report
 
     await report(config, path, stop)
+
+
+async def _mesh(config: Config, path: Path, stop: asyncio.Event) -> None:
+    """CannotRun if it cannot be begun."""
+    from rootsrv.roles.mesh import CannotJoin, mesh
+
+    try:
+        await mesh(config, path, stop)
+    except CannotJoin as error:
+        raise CannotRun(str(error)) from error

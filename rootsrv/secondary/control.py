@@ -51,6 +51,7 @@ class Control:
         self._commands: dict[str, Callable[[Document], Awaitable[Document]]] = {
             "status": self._do_status,
             "reload": self._do_reload,
+            "mesh": self._do_mesh,
             "zone-list": self._do_list,
             "zone-show": self._do_show,
             "zone-refresh": self._do_refresh,
@@ -84,7 +85,7 @@ class Control:
         except (ValueError, KeyError, TypeError):
             self._security.note("control_refused", asker, "not a command")
             return _failed(f"a line is a JSON object with a command: {', '.join(sorted(self._commands))}")
-        if request["command"] not in {"status", "zone-list", "zone-show"}:
+        if request["command"] not in {"status", "mesh", "zone-list", "zone-show"}:
             order = " ".join(str(each) for each in request.values() if isinstance(each, str | int))
             log.event("control", by=asker, order=order)
         try:
@@ -103,6 +104,18 @@ class Control:
 
     async def _do_status(self, _: Document) -> Document:
         return asdict(self._status())
+
+    async def _do_mesh(self, request: Document) -> Document:
+        """What the role mesh tells of the others, and back what it may publish of us."""
+        membership = self._maintainer.zones.membership
+        if membership is None:
+            raise Refused("mesh: there is no such section in the configuration")
+        if "told" in request:
+            try:
+                membership.hear(request["told"])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise Refused(f"mesh: {type(error).__name__}: {error}") from error
+        return {"ok": True, **membership.to_document()}
 
     async def _do_reload(self, _: Document) -> Document:
         done, told = self._reload()

@@ -73,6 +73,15 @@ class ConversationFailed(TransferFailed):
     """A conversation with a primary ended as none should, by a fault of ours or of this host."""
 
 
+@dataclass(frozen=True)
+class Before:
+    """What `activated` changes."""
+
+    serving: Version | None
+    floor: int | None
+    held: dict[int, Provenance]
+
+
 class ZoneKeeper:
     """Keeps one zone current."""
 
@@ -260,6 +269,16 @@ class ZoneKeeper:
         self.floor = self.serving.serial
         self.distrusted = ""
         self.held = {s: p for s, p in self.held.items() if serial_is_newer(s, self.serving.serial)}
+        self.note_known()
+
+    def before(self) -> "Before":
+        """What is in service, for `stayed`."""
+        return Before(self.serving, self.floor, dict(self.held))
+
+    def stayed(self, before: "Before") -> None:
+        """What was activated has answered nobody: what was in service still is."""
+        self.serving, self.floor, self.held = before.serving, before.floor, before.held
+        self.scheduled = None
         self.note_known()
 
     def reject(self, delivery: Delivery, reason: str) -> None:

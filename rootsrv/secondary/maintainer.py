@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
+from rootsrv.mesh.orders import Decision
 from rootsrv.page.layout import Page
 from rootsrv.process import log, service_manager
 from rootsrv.process.clocks import Clocks
@@ -102,6 +103,7 @@ class Maintainer:
             keeper.watch_lease()
             keeper.note_known()
             self._end_hold(keeper)
+            self._follow_mesh(keeper)
         if self.zones.boottime() - self.zones.last_written > LAST_SEEN_SECONDS:
             self.zones.write_ledger()
 
@@ -125,6 +127,14 @@ class Maintainer:
         self.zones.journal("hold timed out", zone=keeper.name, serial=newest, reason=why)
         keeper.held.pop(newest)
         self.zones.redeliver(keeper, newest, approved=True)
+
+    def _follow_mesh(self, keeper: ZoneKeeper) -> None:
+        """What the mesh's operator decided of a held zone."""
+        in_step = self.pipeline.in_step
+        decided = in_step.decide_held(keeper) if in_step is not None and keeper.held else None
+        if decided is not None:
+            serial, decision = decided
+            (self.approve if decision is Decision.APPROVE else self.reject)(keeper, serial)
 
     async def import_zone(self, keeper: ZoneKeeper, path: Path, *, now: bool) -> tuple[int, str]:
         """Load a zone from a file: its serial, and what is wrong at first sight.  TransferFailed if unreadable."""
@@ -169,5 +179,5 @@ class Maintainer:
             keeper.set_sources(sources[zone.name])
         self.zones.switchover.settings = config.switchover
         self.zones.journal("configuration reloaded")
-        later = ("service", "state", "anycast", "clock")
+        later = ("service", "state", "anycast", "mesh", "clock")
         return [key for key in later if getattr(old, key) != getattr(config, key)]

@@ -1,4 +1,7 @@
-"""What an instance gives out of the zones it keeps: the versions in service, and differences from the kept ones."""
+"""What an instance gives out of the zones it keeps: the versions in service, and differences from the kept ones.
+
+In a mesh a version is given out from when it is staged: all members need it before the set time.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +12,7 @@ from rootsrv.distribution.requests import NOERROR, REFUSED, Asker
 from rootsrv.process import log
 from rootsrv.process.child import in_child
 from rootsrv.process.security import SecurityEvents
-from rootsrv.secondary.keeper import ZoneKeeper
+from rootsrv.secondary.keeper import Version, ZoneKeeper
 from rootsrv.secondary.preparation import read_version
 from rootsrv.secondary.zones import Zones
 from rootsrv.wire import name as names
@@ -69,17 +72,21 @@ class Offering:
         offered, keeper = self._offered.get(apex), self._keepers.get(apex)
         if offered is None or keeper is None:
             return None
-        serving = keeper.serving
-        if serving is None:
+        waits = keeper.scheduled if self._zones.membership is not None else None
+        version, state = (keeper.serving, State.IN_SERVICE) if waits is None else (waits, State.SCHEDULED)
+        if version is None:
             if offered.offer is not None:
                 offered.withdraw()
-        elif offered.contents is not serving.contents:
-            offered.put(serving.contents, State.IN_SERVICE, lambda: self._left(keeper))
+        elif offered.contents is not version.contents or (offered.offer and offered.offer.state is not state):
+            offered.put(version.contents, state, lambda: self._left(keeper, version))
         return offered
 
-    def _left(self, keeper: ZoneKeeper) -> float:
-        deadline = keeper.deadline()
-        return 0.0 if deadline is None else deadline - self._zones.boottime()
+    def _left(self, keeper: ZoneKeeper, version: Version) -> float:
+        if version is keeper.serving:
+            deadline = keeper.deadline()
+            return 0.0 if deadline is None else deadline - self._zones.boottime()
+        now = self._zones.boottime()
+        return version.lease.deadline(self._zones.clock, now) - now
 
     def notified(self, apex: bytes, asker: Asker, key: Key | None, serial: int | None) -> int:
         """A NOTIFY came (RFC 1996): have whoever sent it asked; the rcode for the answer."""

@@ -21,7 +21,9 @@ from typing import Any
 
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, in_child
-from rootsrv.secondary.keeper import Delivery, ZoneKeeper
+from rootsrv.secondary.in_step import InStep
+from rootsrv.secondary.keeper import Before, Delivery, ZoneKeeper
+from rootsrv.secondary.membership import Outcome, subject_of
 from rootsrv.secondary.preparation import Candidate, Preparation, Prepared, Verdict, is_beyond_us
 from rootsrv.secondary.switchover import SwitchoverVoid
 from rootsrv.secondary.zones import Zones
@@ -33,6 +35,9 @@ from rootsrv.zone import instant, plausibility
 RESTAGE_SECONDS = 60.0
 """How soon a table that no worker could map is tried again."""
 
+_BY_THE_MESH = 253_402_300_799.0  # the end of the year 9999
+"""T in the ledger of what waits for the mesh: after a restart it is staged again, and waits again."""
+
 
 class Pipeline:
     """Prepares and activates what the keepers deliver, one after the other."""
@@ -41,6 +46,11 @@ class Pipeline:
         self.zones = zones
         self.on_activated: list[Callable[[ZoneKeeper], None]] = []
         """Told when a zone has a new version in service."""
+
+        self.on_staged: list[Callable[[ZoneKeeper], None]] = []
+        """Told when a version waits for the mesh: whoever distributes it gives it out from then on."""
+
+        self.in_step = None if zones.membership is None else InStep(zones, zones.membership)
 
         self.now_please: set[tuple[str, int]] = set()
         """Zones and serials that an operator wants without waiting for the set time."""
@@ -231,6 +241,7 @@ class Pipeline:
         self.zones.switchover.void(generation, reason)
         self.zones.counters["switchovers_void"] += 1
         for keeper, delivery, verdict in accepted:
+            self._note_outcome(keeper, delivery, reason)
             keeper.reject(delivery, f"void: {reason}")
             keeper.drop(verdict.serial)
             self.zones.journal("switchover void", zone=keeper.name, serial=verdict.serial, reason=reason)
@@ -259,42 +270,68 @@ class Pipeline:
             if error.differs:
                 self._void(accepted, generation, str(error))
                 return
-            self.zones.counters["switchovers_void"] += 1
-            self.zones.journal("switchover void", generation=generation, reason=str(error))
-            self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
-            for keeper, delivery, _ in accepted:
-                # The zone is good; the workers may be able to map it later.
-                again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
-                asyncio.get_running_loop().call_later(RESTAGE_SECONDS, keeper.deliver, again)
+            self._not_now(accepted, generation, str(error))
             return
         # Where nothing is answered there is nothing to keep in step with: every second is one of SERVFAIL.
         silent = self.zones.page.active == 0 or self.zones.page.silenced
         unanswered = silent or (self.zones.root.deadline() or 0.0) <= self.zones.boottime()
-        activate_at = None if at_once or hurried or unanswered else self.zones.switchover.schedule()
+        in_step = None if at_once or hurried or unanswered else self.in_step
+        if in_step is not None:
+            activate_at: float | None = _BY_THE_MESH
+        else:
+            activate_at = None if at_once or hurried or unanswered else self.zones.switchover.schedule()
         leases = {
             each.name: newest.lease for each in self.zones.keepers.values() if (newest := each.newest) is not None
         }
         self.zones.ledger.next = Next(generation, activate_at, leases)
         self.zones.write_ledger()
-        shown = instant.to_text(activate_at) if activate_at else "now"
+        shown = "now" if activate_at is None else instant.to_text(activate_at)
         for keeper, _, _ in accepted:
-            log.event("zone scheduled", zone=keeper.name, serial=versions[keeper.name].serial, activate_at=shown)
-        await self.zones.switchover.wait_until(activate_at)
+            by = "the mesh" if in_step is not None else shown
+            log.event("zone scheduled", zone=keeper.name, serial=versions[keeper.name].serial, activate_at=by)
+        if in_step is not None:
+            for keeper, _, _ in accepted:
+                for tell in self.on_staged:
+                    tell(keeper)
+            first = accepted[0][0]
+            if not await in_step.wait(first, await asyncio.to_thread(in_step.subject, first)):
+                self._unstage(accepted, generation)
+                return
+            shown = "now" if (at := self.zones.switchover.activate_at) is None else instant.to_text(at)
+        else:
+            await self.zones.switchover.wait_until(activate_at)
         before = self.zones.page.active
+        restore = [(keeper, keeper.before()) for keeper, _, _ in accepted]
+        had_hosts = self.zones.has_hosts
         self.zones.has_hosts = prepared.has_hosts
         for keeper, _, _ in accepted:
             keeper.activated()
-        flipped = time.monotonic()
+        flipped, flipped_at = time.monotonic(), self.zones.now()
         self.zones.switchover.flip(generation, self.zones.grant)
         self.zones.ledger.generation, self.zones.ledger.next = generation, None
         self.zones.write_ledger()
         self.zones.counters["switchovers"] += 1
-        log.event("zones in service", generation=f"{before}->{generation}", serials=self.zones.serials(), was_due=shown)
+        log.event(
+            "zones in service",
+            generation=f"{before}->{generation}",
+            serials=self.zones.serials(),
+            was_due=shown,
+            flipped_at=f"{flipped_at:.3f}",
+        )
         for keeper, delivery, _ in accepted:
             self.zones.journal("zone served", zone=keeper.name, serial=delivery.candidate.serial, generation=generation)
         if self.zones.hosts is not None and any(keeper is self.zones.hosts for keeper, _, _ in accepted):
             self.zones.hosts.waiting = None
-        if await self.zones.switchover.confirm(generation):
+        alone = self._failing_alone(accepted) if in_step is not None and before else lambda: ""
+        try:
+            confirmed = await self.zones.switchover.confirm(generation, alone)
+        except SwitchoverVoid as error:
+            self.zones.has_hosts = had_hosts
+            self._stay(accepted, restore, before, str(error))
+            return
+        for keeper, delivery, _ in accepted:
+            self._note_outcome(keeper, delivery, "" if confirmed else self.zones.switchover.reason, flipped_at)
+        if confirmed:
             self.confirm_seconds = time.monotonic() - flipped
         else:
             self.zones.counters["switchovers_failed"] += 1
@@ -306,6 +343,62 @@ class Pipeline:
                 tell(keeper)
             for serial in list(keeper.held):
                 self.zones.redeliver(keeper, serial, approved=False)
+
+    def _not_now(self, accepted: list[tuple[ZoneKeeper, Delivery, Verdict]], generation: int, reason: str) -> None:
+        """The zones are good; the workers may be able to take them later."""
+        self.zones.counters["switchovers_void"] += 1
+        self.zones.journal("switchover void", generation=generation, reason=reason)
+        self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+        for keeper, delivery, _ in accepted:
+            self._note_outcome(keeper, delivery, reason)
+            again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
+            asyncio.get_running_loop().call_later(RESTAGE_SECONDS, keeper.deliver, again)
+
+    def _unstage(self, accepted: list[tuple[ZoneKeeper, Delivery, Verdict]], generation: int) -> None:
+        """What was staged will not go into service."""
+        self.zones.switchover.void(generation, "overtaken, or not wanted")
+        for keeper, _, _ in accepted:
+            keeper.scheduled = None
+        self.zones.ledger.next = None
+        self.zones.write_ledger()
+        self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+
+    def _failing_alone(self, accepted: list[tuple[ZoneKeeper, Delivery, Verdict]]) -> Callable[[], str]:
+        """Asks whether the failure is proven to be ours alone; the text says why it is not."""
+        keeper = accepted[0][0]
+
+        def alone() -> str:
+            assert self.zones.membership is not None
+            assert keeper.serving is not None
+            silence = self.zones.membership.may_fall_silent(subject_of(keeper.name, keeper.serving.contents))
+            return "" if silence.allowed else silence.why
+
+        return alone
+
+    def _stay(
+        self,
+        accepted: list[tuple[ZoneKeeper, Delivery, Verdict]],
+        restore: list[tuple[ZoneKeeper, Before]],
+        generation: int,
+        reason: str,
+    ) -> None:
+        """Nobody here has flipped, and others may fail alike: all go on with the zone that they answer from."""
+        for keeper, before in restore:
+            keeper.stayed(before)
+        self.zones.switchover.stay(generation, self.zones.grant, reason)
+        self.zones.ledger.generation = generation
+        self.zones.write_ledger()
+        self._not_now(accepted, generation, reason)
+
+    def _note_outcome(
+        self, keeper: ZoneKeeper, delivery: Delivery, reason: str, flipped_at: float | None = None
+    ) -> None:
+        """For the mesh: what became of it here, and when; *reason* empty = it is in service."""
+        if self.zones.membership is not None:
+            now = self.zones.now()
+            took = None if flipped_at is None else now - flipped_at
+            subject = subject_of(keeper.name, delivery.candidate.contents)
+            self.zones.membership.outcome = Outcome(subject, not reason, reason, flipped_at or now, took)
 
     def _forget_old(self, keeper: ZoneKeeper) -> None:
         assert keeper.serving is not None

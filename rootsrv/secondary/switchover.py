@@ -115,6 +115,20 @@ class Switchover:
         """Do not wait for the set time."""
         self._hurry.set()
 
+    @property
+    def hurried(self) -> bool:
+        """Whether somebody said so since the latest staging."""
+        return self._hurry.is_set()
+
+    async def hurry_or(self, event: asyncio.Event) -> None:
+        """Wait until told to hurry, or for *event*."""
+        waiting = [asyncio.ensure_future(each.wait()) for each in (self._hurry, event)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+
     def schedule(self) -> float | None:
         """T for a table that is ready now; None = at once."""
         if self.settings.align_seconds == 0 or not self.clock.synchronised:
@@ -182,14 +196,20 @@ class Switchover:
         self.page.staged = 0
         self.state, self.generation, self.activate_at = SwitchoverState.FLIPPED, generation, None
 
-    async def confirm(self, generation: int) -> bool:
-        """Read it back from everything that answers; replace what does not follow.  False = failed."""
+    async def confirm(self, generation: int, alone: Callable[[], str] = lambda: "") -> bool:
+        """Read it back from everything that answers; replace what does not follow.  False = failed.
+
+        *alone*: asked when nobody follows: why the failure may be common to a whole mesh; empty = it is ours alone.
+        Raises SwitchoverVoid if it may be: nobody is replaced or silenced, and the caller goes on with the old one.
+        """
 
         def has_it(slot: int) -> bool:
             return self._active(slot) == generation
 
         due = self.boottime() + self.settings.grace_seconds
         if not await self._until(due, lambda: not self._lagging(has_it)):
+            if len(self._lagging(has_it)) == len(self._alive()) and (common := alone()):
+                raise SwitchoverVoid(f"no worker answers from generation {generation}; {common}")
             self.state = SwitchoverState.REPLACING
             for slot in self._lagging(has_it):
                 self._replace(slot, generation)
@@ -200,6 +220,13 @@ class Switchover:
         await self._have_kernel_follow(generation, due)
         self._confirmed(generation)
         return True
+
+    def stay(self, generation: int, grant: Callable[[], None], reason: str) -> None:
+        """Go on with *generation*, which is the one that everybody here answers from; *grant* stores its deadlines."""
+        failed = self.generation
+        grant()
+        self.page.active = generation
+        self.void(failed, reason)
 
     def _failed(self, generation: int) -> None:
         self.state = SwitchoverState.FAILED

@@ -11,6 +11,7 @@ from rootsrv.page.layout import Page
 from rootsrv.process import log
 from rootsrv.process.clocks import Clocks, boot_id
 from rootsrv.secondary.keeper import Delivery, Version, ZoneKeeper
+from rootsrv.secondary.membership import Membership
 from rootsrv.secondary.preparation import Candidate, ZonePolicy, read_version
 from rootsrv.secondary.primary import Transferred
 from rootsrv.secondary.sources import FileSource, ZoneSource, source_of
@@ -57,6 +58,7 @@ class Zones:
         self.hosts = next((each for each in self.keepers.values() if each is not self.root), None)
         if self.hosts is not None:
             self.hosts.timer_of = self.root  # whose SOA is signed
+        self.membership = None if config.mesh is None else Membership(self.clock, self.boottime)
         self.has_hosts = False
         """Whether the table in service answers for the zone of the hosts."""
 

@@ -11,7 +11,9 @@ from rootsrv.mesh.roster import Group, Member, Operator, Roster, Site, Timing, p
 
 SERVICE = "x-root"
 
-QUICK = Timing(align=2, lead=1, wait=20, offer=2, soak=1, max_delay=12, void=60, hold=600, stale_soft=3900, token=6)
+QUICK = Timing(
+    align=1, lead=0, wait=8, offer=1, notice=1, soak=1, max_delay=8, void=20, hold=600, stale_soft=3900, token=6
+)
 """For tests with real instances: a zone goes round in some ten seconds."""
 
 

@@ -90,17 +90,6 @@ def test_a_canary_that_fails_always_does_not_count_and_the_other_one_decides() -
     assert order.stage is Stage.ALL
 
 
-def test_a_void_is_not_written_shortly_before_t() -> None:
-    host, at = canary_stage()
-    done = switched("m6", "m7")
-    host.advance(seen(8, done), ROSTER, at + 1)
-    (order,) = host.advance(seen(8, done), ROSTER, at + 121)
-    assert isinstance(order, Order)
-
-    assert isinstance(host.void("by alice", order.at - 5)[0], Alarm)
-    assert isinstance(host.void("by alice", order.at - 6)[0], Order)
-
-
 def test_another_leader_goes_on_from_what_is_on_the_board() -> None:
     for stage, stand in ((Stage.CANARY, Stand.CANARY), (Stage.ALL, Stand.ORDERED), (Stage.VOID, Stand.VOID)):
         host = Distribution(".")

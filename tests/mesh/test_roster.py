@@ -21,7 +21,10 @@ def test_the_signed_roster_is_read_as_it_was_written() -> None:
 
 
 WRONG_TIMING = {
-    "max_delay_below_what_canaries_need": ({"max_delay": 299.0}, "max_delay: must be at least offer + 2·align + soak"),
+    "max_delay_below_what_canaries_need": (
+        {"max_delay": 304.0},
+        "must be at least offer + 2·align + soak + notice",
+    ),
     "wait_below_max_delay": ({"wait": 599.0}, "wait: must be at least max_delay"),
     "a_void_makes_it_stale": ({"void": 3200.0}, "stale_soft: must be more than void + lead + wait + align"),
     "align_zero": ({"align": 0}, "timing.align"),
@@ -38,7 +41,7 @@ def test_waits_that_could_make_members_stale_are_refused(name: str) -> None:
 
 
 def test_the_bounds_themselves_are_allowed() -> None:
-    Timing(max_delay=300.0)
+    Timing(max_delay=305.0)
     Timing(void=3179.0)
 
 

@@ -1,0 +1,199 @@
+"""What the board says, as far as it is signed by who may say it: orders, verdicts, and what members are ready for."""
+# Law 1  What was accepted is remembered here: a key that is deleted, or overwritten with garbage, takes nothing back.
+# Law 2  What is refused is a security event, once for each value, and nothing else happens.
+# Law 3  What belongs to a member's life (status, ready, done) goes with its key: its lease is its life.
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from rootsrv.engine.etcd import Entry
+from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, Freshness, Malformed, Replayed, open_envelope
+from rootsrv.mesh.member import Now, admitted
+from rootsrv.mesh.orders import SetTime, Subject, Verdict
+from rootsrv.mesh.quorum import Done, failed_canaries
+from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing
+from rootsrv.process import log, whole_file
+
+_VERDICTS = 64
+"""That are remembered; they end by themselves after a day."""
+
+
+@dataclass
+class Fleet:
+    """The others, as they sign that they are."""
+
+    service: str
+    book: RosterBook
+    remembered: Path
+    """Where the roster in force is kept over restarts."""
+
+    orders: dict[str, tuple[SetTime, ...]] = field(default_factory=dict)
+    """By zone, those that count, in order."""
+
+    offers: dict[str, tuple[Subject, float]] = field(default_factory=dict)
+    """By zone: what was offered last, and when (seconds since 1970)."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    ready: dict[str, Subject] = field(default_factory=dict)
+    done: dict[str, Done] = field(default_factory=dict)
+    flipped_at: dict[str, float] = field(default_factory=dict)
+    statuses: dict[str, Envelope] = field(default_factory=dict)
+    refused: int = 0
+    """Values that were refused, since start."""
+
+    _fresh: Freshness = field(default_factory=Freshness)
+    _last_failed: dict[str, tuple[Subject, bool]] = field(default_factory=dict)
+    """By member: the subject before its present one, and whether it failed with it."""
+
+    _public: dict[str, Ed25519PublicKey] = field(default_factory=dict)
+
+    @property
+    def roster(self) -> Roster | None:
+        """The one in force."""
+        return self.book.roster
+
+    @property
+    def timing(self) -> Timing:
+        """The roster's, or long ones as long as there is none."""
+        return Timing() if self.roster is None else self.roster.timing
+
+    def recall(self) -> None:
+        """Take the roster that was in force when we ended."""
+        try:
+            self.offer_roster(self.remembered.read_bytes(), float("-inf"), "remembered")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.alarm("roster not recalled", path=self.remembered, reason=error.strerror)
+
+    def offer_roster(self, octets: bytes, now: float, source: str) -> bool:
+        """As `adopt_roster`; what is refused is a security event."""
+        try:
+            return self.adopt_roster(octets, now, source)
+        except EnvelopeRefused as error:
+            self._refuse(KEY, error, source)
+            return False
+
+    def adopt_roster(self, octets: bytes, now: float, source: str) -> bool:
+        """Take a roster if it may replace the one in force: whether it did.  EnvelopeRefused.
+
+        *now*: CLOCK_BOOTTIME, seconds.
+        """
+        if not self.book.offer(octets, now):
+            return False
+        assert self.roster is not None
+        self._public = self.roster.keys_of(each.name for each in self.roster.member)
+        log.event("roster in force", version=self.roster.version, members=len(self.roster.member), source=source)
+        if source != "remembered":
+            try:
+                self.remembered.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+                whole_file.replace(self.remembered, octets)
+            except OSError as error:
+                log.alarm("roster not remembered", path=self.remembered, reason=error.strerror)
+        return True
+
+    def take(self, key: str, entry: Entry | None, now: Now) -> None:
+        """Read what stands under *key*; None: nothing any more."""
+        if key == KEY:
+            if entry is not None and self.offer_roster(entry.value, now.boottime, "engine"):
+                # What somebody wrote whom the roster now lists was refused before.
+                self._fresh = Freshness()
+            return
+        if self.roster is None:
+            return
+        parts = key.split("/")
+        try:
+            match parts:
+                case ["zone", zone, "order"] if entry is not None:
+                    self._order(zone, self._opened(key, entry, self._hosts(), now, shared=True), now)
+                case ["zone", zone, "offer"] if entry is not None:
+                    envelope = self._opened(key, entry, self._hosts(), now, shared=True)
+                    self.offers[zone] = (Subject.of(envelope.content, key), envelope.sent)
+                case ["zone", _, "verdict", _, _] if entry is not None:
+                    verdict = Verdict.of(self._opened(key, entry, self.roster.operator_keys(), now))
+                    self.verdicts = (*self.verdicts[-_VERDICTS + 1 :], verdict)
+                    log.event("operator's order", by=verdict.by, decision=verdict.decision, zone=verdict.subject.zone,
+                              serial=verdict.subject.serial, reason=verdict.reason)  # fmt: skip
+                case ["member", member, kind] if kind in {"ready", "done", "status"}:
+                    self._member(member, kind, key, entry, now)
+        except Replayed as error:
+            self._refuse(key, error, "replayed")
+        except EnvelopeRefused as error:
+            self._refuse(key, error, type(error).__name__)
+
+    def is_signed_by_a_host(self, key: str, entry: Entry, now: Now) -> bool:
+        """Whether what stands there is; a security event if it is not."""
+        try:
+            open_envelope(entry.value, service=self.service, key=key, writers=self._hosts(), now=now.wall)
+        except EnvelopeRefused as error:
+            self._refuse(key, error, type(error).__name__)
+            return False
+        return True
+
+    def _hosts(self) -> dict[str, Ed25519PublicKey]:
+        assert self.roster is not None
+        return {name: self._public[name] for name in self.roster.distribution_hosts}
+
+    def _opened(
+        self, key: str, entry: Entry, writers: Mapping[str, Ed25519PublicKey], now: Now, *, shared: bool = False
+    ) -> Envelope:
+        envelope = open_envelope(entry.value, service=self.service, key=key, writers=writers, now=now.wall)
+        self._fresh.admit(envelope, shared=shared)
+        return envelope
+
+    def _order(self, zone: str, envelope: Envelope, now: Now) -> None:
+        order = SetTime.of(envelope)
+        if order.subject.zone != zone:
+            raise Malformed(f"{envelope.key}: is of zone {order.subject.zone}")
+        self.orders[zone] = admitted(self.orders.get(zone, ()), order, now)
+        counts, serial = self.orders[zone][-1] is order, order.subject.serial
+        log.event("order", zone=zone, serial=serial, stage=order.stage, at=round(order.at, 3), by=order.by,
+                  reason=order.reason, counts=counts)  # fmt: skip
+
+    def _member(self, member: str, kind: str, key: str, entry: Entry | None, now: Now) -> None:
+        if entry is None:
+            kept: dict[str, dict[str, Any]] = {"ready": self.ready, "done": self.done, "status": self.statuses}
+            kept[kind].pop(member, None)
+            return
+        if member not in self._public:
+            raise Malformed(f"{key}: the roster lists no such member")
+        envelope = self._opened(key, entry, {member: self._public[member]}, now)
+        match kind:
+            case "ready":
+                self.ready[member] = Subject.of(envelope.content, key)
+            case "done":
+                self._done(member, envelope)
+            case _:
+                self.statuses[member] = envelope
+
+    def _done(self, member: str, envelope: Envelope) -> None:
+        content = envelope.content
+        done = Done(Subject.of(content, envelope.key), content.get("ok") is True, str(content.get("reason", ""))[:500])
+        before = self.done.get(member)
+        if before is not None and before.subject != done.subject:
+            self._last_failed[member] = (before.subject, not before.ok)
+        self.done[member] = done
+        flipped = content.get("flipped_at")
+        if isinstance(flipped, int | float) and not isinstance(flipped, bool):
+            self.flipped_at[member] = float(flipped)
+
+    def _refuse(self, key: str, error: EnvelopeRefused, kind: str) -> None:
+        self.refused += 1
+        log.security("board refused", key=key, kind=kind, reason=error)
+
+    def canaries_failed_before(self, subject: Subject) -> frozenset[str]:
+        """Members that failed with the zone before *subject*."""
+        failed = {name for name, (before, failed) in self._last_failed.items() if failed and before != subject}
+        # One that has not signed anything of this subject yet: what it signed last is of the one before.
+        failed |= {name for name, done in self.done.items() if not done.ok and done.subject != subject}
+        return frozenset(failed)
+
+    def canaries_failed(self, subject: Subject) -> int:
+        """Canaries that failed with *subject*, without those that failed with the one before."""
+        if self.roster is None:
+            return 0
+        return failed_canaries(subject, self.roster, self.done, self.canaries_failed_before(subject))
