@@ -52,13 +52,19 @@ _rootsrv_words() {
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --output" ;;
     " rssac002 validate") echo "-h --help --sums" ;;
-    " mesh") echo "init key roster join -h --help" ;;
+    " mesh") echo "init key roster join status hold approve reject emergency publish -h --help" ;;
     " mesh init") echo "-h --help --service" ;;
     " mesh key") echo "-h --help --json" ;;
     " mesh roster") echo "sign check -h --help" ;;
     " mesh roster sign") echo "-h --help --key --output --json" ;;
     " mesh roster check") echo "-h --help --service --roster-key --json" ;;
     " mesh join") echo "-h --help --roster --roster-key --service --member --key --endpoint --certificates" ;;
+    " mesh status") echo "-h --help --config --json" ;;
+    " mesh hold") echo "-h --help --zone --key --reason --digest --config --json" ;;
+    " mesh approve") echo "-h --help --zone --key --reason --digest --config --json" ;;
+    " mesh reject") echo "-h --help --zone --key --reason --digest --config --json" ;;
+    " mesh emergency") echo "-h --help --zone --key --reason --digest --config --json" ;;
+    " mesh publish") echo "-h --help --config --json" ;;
     " demo") echo "-h --help --port --tlds --workers" ;;
     esac
 }

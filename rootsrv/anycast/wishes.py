@@ -66,5 +66,5 @@ class Orders:
 
 
 def _order(document: dict[str, Any]) -> Order:
-    force = document.get("force") is True
-    return Order(Wish(document["wish"]), str(document["reason"]), float(document["since"]), force)
+    wish, reason, since = Wish(document["wish"]), str(document["reason"]), float(document["since"])
+    return Order(wish, reason, since, document.get("force") is True)

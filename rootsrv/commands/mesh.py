@@ -249,6 +249,6 @@ def run_join(arguments: argparse.Namespace) -> int:
         print(f"{name} = {json.dumps(value)}")
     print(f"roster_keys = [{', '.join(json.dumps(each) for each in roster.signing_keys)}]")
     print(f"endpoints = [{quoted}]")
-    for name, file in (("ca", "ca.pem"), ("certificate", "member.pem"), ("certificate_key", "member.key")):
+    for name, file in (("tls_ca", "ca.pem"), ("tls_certificate", "member.pem"), ("tls_key", "member.key")):
         print(f"{name} = {json.dumps(str(directory / file))}")
     return 0

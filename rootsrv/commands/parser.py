@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rootsrv import __version__
-from rootsrv.commands import blocks, doctor, fastpath, mesh, tables, zone_files, zones
+from rootsrv.commands import blocks, doctor, fastpath, fleet, mesh, tables, zone_files, zones
 from rootsrv.commands import routes as route
 from rootsrv.commands import rssac002 as report_command
 from rootsrv.config import file as config_file
@@ -94,8 +94,10 @@ def parser() -> argparse.ArgumentParser:
     statistics = commands.add_parser("rssac002", help="statistics of a day (RSSAC002v5)")
     report_command.add_arguments(statistics.add_subparsers(required=True, metavar="COMMAND"))
 
-    fleet = commands.add_parser("mesh", help="many instances, one set time: keys, roster, joining")
-    mesh.add_arguments(fleet.add_subparsers(required=True, metavar="COMMAND"))
+    many = commands.add_parser("mesh", help="many instances, one set time: keys, roster, status, orders")
+    in_mesh = many.add_subparsers(required=True, metavar="COMMAND")
+    mesh.add_arguments(in_mesh)
+    fleet.add_arguments(in_mesh)
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")

@@ -277,9 +277,9 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             mesh,
             key=absolute(mesh.key),
             roster=absolute(mesh.roster),
-            ca=absolute(mesh.ca),
-            certificate=absolute(mesh.certificate),
-            certificate_key=absolute(mesh.certificate_key),
+            tls_ca=absolute(mesh.tls_ca),
+            tls_certificate=absolute(mesh.tls_certificate),
+            tls_key=absolute(mesh.tls_key),
         )
     return dataclasses.replace(config, zone=zones, state=state, report=report, mesh=mesh)
 

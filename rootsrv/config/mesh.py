@@ -30,13 +30,13 @@ class MeshConfig:
     endpoints: tuple[str, ...] = ()
     """URLs of the engine's nodes: https://etcd1.example:2379; plain http only on loopback."""
 
-    ca: str = ""
+    tls_ca: str = ""
     """Certificate of the authority that signed the nodes' certificates (PEM)."""
 
-    certificate: str = ""
+    tls_certificate: str = ""
     """This member's certificate for the engine (PEM)."""
 
-    certificate_key: str = ""
+    tls_key: str = ""
     """And its private key (PEM)."""
 
     request_seconds: float = 2.0
@@ -68,6 +68,6 @@ class MeshConfig:
         if url.scheme == "http" and host not in _LOOPBACK:
             raise ConfigError(f"mesh.endpoints: {text}: plain http only on loopback; the engine is reached by https")
         if url.scheme == "https":
-            for name in ("ca", "certificate", "certificate_key"):
+            for name in ("tls_ca", "tls_certificate", "tls_key"):
                 if not getattr(self, name):
                     raise ConfigError(f"mesh.{name}: is missing beside an https endpoint")

@@ -78,8 +78,8 @@ class NodeStatus:
 
 def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     """For mutual TLS; ConfigError if a file cannot be used."""
-    context = client_context("mesh.ca", ca=str(ca))
-    show_certificate(context, "mesh.certificate", str(certificate), str(key))
+    context = client_context("mesh.tls_ca", ca=str(ca))
+    show_certificate(context, "mesh.tls_certificate", str(certificate), str(key))
     context.set_alpn_protocols(["h2"])
     return context
 

@@ -11,7 +11,7 @@
 #            ▼
 #   advertise ──▶ asks here (mesh.sock: floor) whether a token counts: tokens.py
 #
-# The loop is told by events and turns at least every TURN_SECONDS.  An exception that nobody expected ends one turn.
+# The loop is told by events and turns at least every TURN_SECONDS.  An exception nobody expected ends one attempt.
 
 import asyncio
 import contextlib
@@ -39,6 +39,7 @@ from rootsrv.mesh.orders import Subject, Verdict
 from rootsrv.mesh.quorum import may_fall_silent
 from rootsrv.mesh.roster import Group, Member, Roster, RosterBook, public_text
 from rootsrv.process import clock, log, service_manager
+from rootsrv.process.persistence import failing, persistently
 from rootsrv.zone import instant
 
 TURN_SECONDS = 0.25
@@ -78,8 +79,8 @@ class Role:
         except signing_key.KeyUnusable as error:
             raise CannotJoin(str(error)) from error
         tls = None
-        if settings.ca:
-            tls = tls_context(Path(settings.ca), Path(settings.certificate), Path(settings.certificate_key))
+        if settings.tls_ca:
+            tls = tls_context(Path(settings.tls_ca), Path(settings.tls_certificate), Path(settings.tls_key))
         etcd = Etcd(settings.endpoints, tls, settings.request_seconds)
         self.board = Board(etcd, f"/rootsrv/v1/{settings.service}/", _boottime)
         self.fleet = Fleet(
@@ -114,9 +115,9 @@ class Role:
         path = self._runtime / "mesh.sock"
         control = await status_socket.listen(self._serve, path, _LONGEST_REQUEST_OCTETS)
         tasks = [
-            asyncio.create_task(_again_and_again(self.board.run, "board"), name="board"),
-            asyncio.create_task(_again_and_again(self._keep_tokens, "tokens"), name="tokens"),
-            asyncio.create_task(_again_and_again(self._turns, "turns"), name="turns"),
+            asyncio.create_task(persistently("board", self.board.run), name="board"),
+            asyncio.create_task(persistently("tokens", self._keep_tokens), name="tokens"),
+            asyncio.create_task(persistently("turns", self._turns), name="turns"),
         ]
         service_manager.ready("in the mesh")
         try:
@@ -372,7 +373,12 @@ class Role:
                 "keys": len(self.board.entries),
             },
             "maintain": self._maintain or "answers",
+            "failing": dict(failing),
             "roster_version": None if roster is None else roster.version,
+            "hold_seconds": self.fleet.timing.hold,
+            "operators": {}
+            if roster is None
+            else {public_text(key): name for name, key in roster.operator_keys().items()},
             "refused": self.fleet.refused,
             "leads": self.leader.leads,
             "leader_elected": lead is not None,
@@ -428,19 +434,3 @@ def _order(order: Any) -> dict[str, Any]:
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {**verdict.to_content(), "by": verdict.by, "sent": verdict.sent}
-
-
-async def _again_and_again(work: Callable[[], Any], name: str) -> None:
-    """Have *work* done; an exception that nobody expected ends one attempt."""
-    pause = 0.5
-    while True:
-        try:
-            await work()
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            log.alarm("attempt ended", part=name, error=f"{type(error).__name__}: {error}", again_in_seconds=pause)
-            context = {"message": f"{name} failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
-        await asyncio.sleep(pause)
-        pause = min(30.0, 2 * pause)

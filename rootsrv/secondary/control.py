@@ -18,6 +18,7 @@ from rootsrv.process import log
 from rootsrv.process.security import SecurityEvents
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
+from rootsrv.secondary.membership import subject_of
 from rootsrv.secondary.preparation import is_beyond_us
 from rootsrv.secondary.status import Status
 from rootsrv.store.store import StoreFailed, write_atomically
@@ -52,6 +53,7 @@ class Control:
             "status": self._do_status,
             "reload": self._do_reload,
             "mesh": self._do_mesh,
+            "mesh-digest": self._do_mesh_digest,
             "zone-list": self._do_list,
             "zone-show": self._do_show,
             "zone-refresh": self._do_refresh,
@@ -85,7 +87,7 @@ class Control:
         except (ValueError, KeyError, TypeError):
             self._security.note("control_refused", asker, "not a command")
             return _failed(f"a line is a JSON object with a command: {', '.join(sorted(self._commands))}")
-        if request["command"] not in {"status", "mesh", "zone-list", "zone-show"}:
+        if request["command"] not in {"status", "mesh", "mesh-digest", "zone-list", "zone-show"}:
             order = " ".join(str(each) for each in request.values() if isinstance(each, str | int))
             log.event("control", by=asker, order=order)
         try:
@@ -116,6 +118,12 @@ class Control:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise Refused(f"mesh: {type(error).__name__}: {error}") from error
         return {"ok": True, **membership.to_document()}
+
+    async def _do_mesh_digest(self, request: Document) -> Document:
+        """What a version is called in the mesh besides its serial: the one in service or a kept one."""
+        keeper = self._zone(request)
+        contents = self._maintainer.zones.contents(keeper, _serial(request, keeper))
+        return {"ok": True, "digest": (await asyncio.to_thread(subject_of, keeper.name, contents)).digest}
 
     async def _do_reload(self, _: Document) -> Document:
         done, told = self._reload()

@@ -101,7 +101,7 @@ def test_a_key_is_never_overwritten_and_nobody_else_may_read_it(
         ({"endpoints": []}, "mesh.endpoints"),
         ({"endpoints": ["http://etcd1.example:2379"]}, "plain http only on loopback"),
         ({"endpoints": ["https://etcd1.example"]}, "mesh.endpoints"),
-        ({"ca": ""}, "mesh.ca: is missing"),
+        ({"tls_ca": ""}, "mesh.tls_ca: is missing"),
         ({"roster_keys": ["abc"]}, "mesh.roster_keys"),
         ({"member": ""}, "mesh.member"),
     ],
@@ -111,7 +111,7 @@ def test_a_wrong_section_is_refused_by_name(changes: dict[str, object], named: s
 
     section = {
         "service": "x-root", "member": "m0", "key": "/k", "roster_keys": ["ab" * 32],
-        "endpoints": ["https://e:1"], "ca": "c", "certificate": "c", "certificate_key": "k",
+        "endpoints": ["https://e:1"], "tls_ca": "c", "tls_certificate": "c", "tls_key": "k",
     }  # fmt: skip
     with pytest.raises(ConfigError, match=named):
         build(MeshConfig, section | changes, "mesh.")

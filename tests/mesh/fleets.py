@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench.peers.daemon import free_port
 from bench.peers.etcd import Cluster, cluster
+from rootsrv.zone.contents import ZoneContents
 from tests.mesh.mesh_of import QUICK, SERVICE, Mesh, key_of, mesh_of
 from tests.secondary.maintained import WAIT_SECONDS, Maintained, configure
 from tests.secondary.primaries import KEY_NAME
@@ -40,9 +41,9 @@ class FleetUnderTest:
             time.sleep(0.05)
         return value
 
-    def publish(self, serial: int) -> None:
+    def publish(self, serial: int, contents: ZoneContents | None = None) -> None:
         """A new version at the primary; the distribution hosts are told."""
-        self.primary.publish(version(serial))
+        self.primary.publish(contents or version(serial))
         for name in self.mesh.roster.distribution_hosts:
             if self.members[name].process.poll() is None:
                 self.members[name].notify()
@@ -98,9 +99,9 @@ key = "{path}"
 roster = "{directory / "roster"}"
 roster_keys = ["{mesh.roster.signing_keys[0]}"]
 endpoints = [{endpoints}]
-ca = "{files.ca}"
-certificate = "{files.certificate("member")}"
-certificate_key = "{files.key("member")}"
+tls_ca = "{files.ca}"
+tls_certificate = "{files.certificate("member")}"
+tls_key = "{files.key("member")}"
 request_seconds = 1.0
 """
 

@@ -1,35 +1,163 @@
-"""Real instances, real etcd: one set time for all, canaries first; without an engine the local rule."""
+"""Real instances, real etcd: one set time for all, canaries first; what operators order; what adversaries write."""
 
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.mesh.fleets import fleet
-from tests.secondary.versions import FIRST
+import pytest
+import uvloop
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-NEXT = FIRST + 1
+from bench.peers.etcd import Cluster
+from rootsrv.engine.etcd import Etcd, tls_context
+from rootsrv.mesh.envelope import Envelope, seal
+from rootsrv.secondary.membership import subject_of
+from tests.mesh.fleets import FleetUnderTest, fleet
+from tests.mesh.mesh_of import SERVICE, key_of
+from tests.secondary.versions import FIRST, version
 
-
-def test_an_update_goes_to_the_canaries_and_then_to_all_at_one_t(tmp_path: Path) -> None:
-    with fleet(tmp_path, 4) as running:
-        running.publish(NEXT)
-        running.wait_for_all(NEXT)
-        (canary,) = running.orders("canary", NEXT)
-        (order,) = running.orders("all", NEXT)
-        flips = running.flips(NEXT)
-        canaries, others = ({name: flips[name] for name in names} for names in (("m2", "m3"), ("m0", "m1")))
-        assert order["at"] >= canary["at"] + running.mesh.roster.timing.soak
-        for at, group in ((canary["at"], canaries), (order["at"], others)):
-            print({name: round(1000 * (flipped - at), 1) for name, flipped in group.items()}, "ms after T")
-            assert all(0 <= flipped - at < 0.5 for flipped in group.values())
+PREFIX = f"/rootsrv/v1/{SERVICE}/"
 
 
-def test_with_the_engine_gone_all_go_alone_at_one_t(tmp_path: Path) -> None:
-    with fleet(tmp_path, 3) as running:
-        running.engine.nodes[0].kill()
-        running.wait(lambda: all(not running.ask(name)["engine"]["there"] for name in running.members), "engine gone")
-        running.publish(NEXT)
-        running.wait_for_all(NEXT)
-        flips = list(running.flips(NEXT).values())
-        print("spread", max(flips) - min(flips))
-        align = running.mesh.roster.timing.align
-        assert max(flips) - min(flips) < 3 * align  # one T, or one of the next multiples
-        assert all(each.rcode() == 0 for each in running.members.values())
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetUnderTest]:
+    """Three members: m0 distributes, m1 and m2 are canaries.  The tests follow each other, each with a newer serial."""
+    with fleet(tmp_path_factory.mktemp("fleet"), 3) as started:
+        yield started
+
+
+def key_file(directory: Path, name: str) -> Path:
+    path = directory / f"{name}.key"
+    path.touch(mode=0o600)
+    path.write_bytes(key_of(name).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path
+
+
+def order(running: FleetUnderTest, directory: Path, *arguments: str, key: str = "alice") -> tuple[int, str]:
+    """An operator's order at m0; exit status and what was printed."""
+    where = ("--key", str(key_file(directory, key)), "--reason", "because", "--json")
+    done = running.members["m0"].command("mesh", *arguments, *where)
+    return done.returncode, done.stdout + done.stderr
+
+
+def write(engine: Cluster, key: str, value: bytes, client: str = "root") -> None:
+    """What an adversary writes, with *client*'s certificate."""
+
+    async def work() -> None:
+        files = engine.certificates
+        etcd = Etcd(engine.endpoints, tls_context(files.ca, files.certificate(client), files.key(client)))
+        await etcd.put(key, value)
+        etcd.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())
+
+
+def test_an_update_goes_to_the_canaries_and_then_to_all_at_one_t(running: FleetUnderTest) -> None:
+    serial = FIRST + 1
+    running.publish(serial)
+    running.wait_for_all(serial)
+    (canary,) = running.orders("canary", serial)
+    (ordered,) = running.orders("all", serial)
+    flips = running.flips(serial)
+    assert ordered["at"] >= canary["at"] + running.mesh.roster.timing.soak
+    for at, names in ((canary["at"], ("m1", "m2")), (ordered["at"], ("m0",))):
+        print({name: round(1000 * (flips[name] - at), 1) for name in names}, "ms after T")
+        assert all(0 <= flips[name] - at < 0.5 for name in names)
+    told = json.loads(running.members["m1"].command("mesh", "status", "--json").stdout)
+    assert [each["name"] for each in told["members"]] == ["m0", "m1", "m2"]
+    assert "canary" in running.members["m1"].command("mesh", "status").stdout
+
+
+def test_a_hold_keeps_everybody_back_and_an_approval_ends_it(running: FleetUnderTest, tmp_path: Path) -> None:
+    serial = FIRST + 2
+    contents = version(serial)
+    digest = subject_of(".", contents).digest
+    assert order(running, tmp_path, "hold", str(serial), "--digest", digest)[0] == 0
+    running.publish(serial, contents)
+    for each in running.members.values():
+        each.wait(lambda each=each: f"serial={serial} activate_at=never" in each.log, "held")
+    assert set(running.serials().values()) == {FIRST + 1}
+
+    assert order(running, tmp_path, "approve", str(serial))[0] == 0
+    running.wait_for_all(serial)
+    assert all("by=alice decision=approve" in each.log for each in running.members.values())
+
+
+def test_nobody_orders_whom_the_roster_does_not_list(running: FleetUnderTest, tmp_path: Path) -> None:
+    status, text = order(running, tmp_path, "hold", str(FIRST + 2), key="mallory")
+    assert (status, "lists no operator with this key" in text) == (1, True)
+
+
+def test_an_emergency_does_not_wait_for_canaries(running: FleetUnderTest, tmp_path: Path) -> None:
+    serial = FIRST + 3
+    running.publish(serial)
+    running.wait(
+        lambda: all(each["ready"] and each["ready"]["serial"] == serial for each in running.ask("m0")["members"]),
+        "all are ready",
+    )
+    status, text = order(running, tmp_path, "emergency", str(serial))
+    assert status == 0, text
+    running.wait_for_all(serial)
+
+
+def test_what_nobody_signed_who_may_is_a_security_event_and_nothing_else(running: FleetUnderTest) -> None:
+    serial = FIRST + 4
+    heard = running.ask("m1")["orders"]
+    stolen = {**heard[-1], "serial": serial, "stage": "void", "at": 0.0}
+    forged = Envelope("zone/./order", "m0", 2**40, 1, 0.0, 2.0**50, stolen)
+    now = 2.0**31
+    for value in (
+        b"garbage",
+        bytes(2000),
+        seal(forged, SERVICE, key_of("m1")),  # a member, and no distribution host
+        seal(Envelope("zone/./order", "m0", now + 10**7, 1, now, 2.0**50, stolen), SERVICE, key_of("m0")),  # the future
+    ):
+        write(running.engine, PREFIX + "zone/./order", value, client="member")
+    running.wait(lambda: running.members["m1"].log.count("board refused") >= 4, "four refusals")
+    assert "security: board refused" in running.members["m1"].log
+    assert running.ask("m1")["orders"] == heard
+
+    running.engine.ctl("del", "--prefix", PREFIX, client="member")
+    running.publish(serial)
+    running.wait_for_all(serial)
+    assert all(each.rcode() == 0 for each in running.members.values())
+
+
+def test_a_role_mesh_that_dies_costs_nothing_but_news(running: FleetUnderTest) -> None:
+    serial = FIRST + 5
+    for name in running.members:
+        os.kill(running.ask(name)["pid"], signal.SIGKILL)
+    running.publish(serial)
+    running.wait_for_all(serial)
+    running.wait(lambda: all(running.ask(name).get("engine", {}).get("there") for name in running.members), "back")
+
+
+def test_an_older_roster_and_another_of_the_same_version_are_refused(running: FleetUnderTest, tmp_path: Path) -> None:
+    mesh = running.mesh
+    newer = mesh.changed(version=2)
+    (tmp_path / "newer").write_bytes(newer.octets)
+    done = running.members["m0"].command("mesh", "publish", str(tmp_path / "newer"))
+    assert done.returncode == 0, done.stderr
+    running.wait(lambda: all(running.ask(name)["roster_version"] == 2 for name in running.members), "version 2")
+
+    write(running.engine, PREFIX + "roster", mesh.octets, client="member")
+    running.wait(lambda: "version 1, 2 is in force" in running.members["m1"].log, "refused")
+    assert {running.ask(name)["roster_version"] for name in running.members} == {2}
+
+
+def test_with_the_engine_gone_all_go_alone_at_one_t(running: FleetUnderTest) -> None:
+    serial = FIRST + 6
+    running.engine.nodes[0].freeze()
+    running.wait(lambda: all(not running.ask(name)["engine"]["there"] for name in running.members), "engine gone")
+    running.publish(serial)
+    running.wait_for_all(serial)
+    flips = list(running.flips(serial).values())
+    print("spread", round(max(flips) - min(flips), 3), "s")
+    assert max(flips) - min(flips) < 4 * running.mesh.roster.timing.align  # one T, or one of the next multiples
+    assert all(each.rcode() == 0 for each in running.members.values())
+    running.engine.nodes[0].thaw()
+    running.wait(lambda: all(running.ask(name)["engine"]["there"] for name in running.members), "engine back")
