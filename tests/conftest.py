@@ -7,6 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import leftovers
 from tests.needs import genuine_root_zone_text, require_genuine_zones
 
 CI = os.environ.get("CI") == "true"
@@ -49,6 +50,27 @@ def _reason(longrepr: object) -> str:
     return str(longrepr)
 
 
+# ── Nothing of a run is left when it ends ──
+
+
+def pytest_configure() -> None:
+    leftovers.begin()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    yield
+    if hasattr(session.config, "workerinput"):
+        return  # the process that this one works for looks
+    left = leftovers.end(Path(session.config._tmp_path_factory.getbasetemp()))  # type: ignore[attr-defined]
+    session.config.stash[_LEFT] = left
+    if left and session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+_LEFT = pytest.StashKey[list[str]]()
+
+
 # ── What a test counted, told where the results are: record_property("summary", "one line") ──
 
 
@@ -60,6 +82,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in getattr(report, "user_properties", ())
         if name == "summary" and report.when == "call"
     ]
+    if left := terminalreporter.config.stash.get(_LEFT, []):
+        terminalreporter.section("left by this run, which fails for it", sep="=", red=True)
+        for line in left:
+            terminalreporter.line(line)
     if lines:
         terminalreporter.section("counted")
         for line in lines:

@@ -24,6 +24,7 @@ from rootsrv.demo.sign import Signing, SigningKey, sign_root
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock
 from rootsrv.process.children import environment
+from rootsrv.roles.supervisor import SUPERVISOR
 from rootsrv.server.sockets import CannotBind, ipv6_is_there, refuse_if_taken
 from rootsrv.wire import rdata
 from rootsrv.wire.name import ROOT
@@ -154,7 +155,7 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], port: in
                     (sys.executable, "-m", "rootsrv", "run", "--config", str(path)),
                     stdin=subprocess.DEVNULL,
                     stderr=stream,
-                    env=environment(),
+                    env=environment() | {SUPERVISOR: str(os.getpid())},  # it ends with us, whatever ends us
                     start_new_session=True,  # Ctrl-C reaches us alone, and we end it in order
                 )
             ready = _wait_until_ready(server, directory / "run" / "page")

@@ -42,8 +42,9 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
     if clock.test_offset_seconds():
         log.alarm("TEST CLOCK: validity is judged at another time", now=instant.to_text(clock.validity_now()))
     _tell_open_secrets(config, path)
-    if parent := os.environ.get(supervisor.SUPERVISOR):
-        privileges.die_with_parent(int(parent))
+    parent = os.environ.get(supervisor.SUPERVISOR)
+    if parent and not privileges.die_with_parent(int(parent)):
+        raise CannotRun("whoever started this process has ended")
     try:
         runtime = Path(config.state.runtime_directory)
         runtime.mkdir(parents=True, exist_ok=True, mode=0o755)

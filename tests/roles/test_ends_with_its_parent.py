@@ -1,0 +1,62 @@
+"""What a demo and a supervisor start ends with them, whatever ends them."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.needs import REPOSITORY
+from tests.server.live import free_port, running, wait_until
+
+
+def marked(mark: str) -> list[int]:
+    """The processes that have *mark* in their environment and have not ended."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"MARK={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
+def test_all_processes_of_a_demo_that_is_killed_end() -> None:
+    mark, directory = secrets.token_hex(8), tempfile.mkdtemp()
+    with tempfile.TemporaryFile("w+") as told:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "rootsrv", "demo", "--port", str(free_port()), "--tlds", "60", "--workers", "1"],
+            cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=told, stderr=told,
+            env={**os.environ, "MARK": mark, "TMPDIR": directory},
+        )  # fmt: skip
+
+        def is_ready() -> bool:
+            told.seek(0)
+            text = told.read()
+            assert demo.poll() is None, text
+            return "Ctrl-C stops it." in text
+
+        try:
+            wait_until(is_ready, "the demo answers", 90)
+            assert len(marked(mark)) >= 5  # itself, the supervisor, maintain, serve, a worker, perhaps report
+            demo.kill()
+            demo.wait()
+            wait_until(lambda: not marked(mark), "all have ended", 30)
+        finally:
+            demo.kill()
+            demo.wait()
+            for pid in marked(mark):
+                os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(directory)
+
+
+def test_all_roles_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    mark = secrets.token_hex(8)
+    with running(tmp_path, environment={"MARK": mark}) as instance:
+        assert len(marked(mark)) >= 4
+        os.kill(instance.process.pid, signal.SIGKILL)
+        instance.process.wait()
+        wait_until(lambda: not marked(mark), "all have ended", 30)
