@@ -21,14 +21,15 @@ from bench.peers import daemon, knot
 from bench.zones import Zones
 from rootsrv import __version__
 from rootsrv.answer.compiler import compile_table
-from rootsrv.commands import fastpath
+from rootsrv.commands import asking
 from rootsrv.config import file as config_file
-from rootsrv.control import status_socket
+from rootsrv.control import client
 from rootsrv.fastpath import libbpf
 
 HERE = Path(__file__).parent
 PORT = 53
 METRICS_PORT = 9953
+_STATUS_SECONDS = 5.0
 _FASTPATH_SECONDS = 30.0
 LOOKUP, LOOKUP_TC = "look-up kernel", "look-up kernel tc"
 """What a program makes that only looks up, copies and sends (bench/bpf/lookup.bpf.c), in XDP and at tc ingress."""
@@ -177,8 +178,8 @@ def _await_fastpath(loaded: config_file.Config) -> None:
     deadline = time.monotonic() + _FASTPATH_SECONDS
     status: Mapping[str, Any] = {}
     while time.monotonic() < deadline:
-        with contextlib.suppress(status_socket.NoAnswer):
-            status = fastpath.ask(loaded, {"command": "fastpath-status"})
+        with contextlib.suppress(client.NoAnswer):
+            status, _ = asking.ask(loaded, "serve", {"command": "fastpath-status"}, _STATUS_SECONDS)
             if status["unavailable"]:
                 break
             if status["active"] and any(each["hook"] != "off" for each in status["interfaces"]):

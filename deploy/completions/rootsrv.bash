@@ -47,7 +47,7 @@ _rootsrv_words() {
     " fastpath attach") echo "-h --help --config --json --replace" ;;
     " fastpath tap") echo "-h --help --config --json --write" ;;
     " fastpath detach") echo "-h --help --config --json --reason" ;;
-    " doctor") echo "-h --help --config --network --json" ;;
+    " doctor") echo "-h --help --config --json --network" ;;
     " rssac002") echo "export merge validate -h --help" ;;
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --output" ;;

@@ -8,11 +8,12 @@ import ipaddress
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.page.layout import MAX_BLOCKS, BlockWords, Page
 from rootsrv.process import log, whole_file
 
@@ -26,7 +27,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-class BlockRefused(ValueError):
+class BlockRefused(Refused):
     """The block cannot be made."""
 
 
@@ -203,26 +204,38 @@ class Blocks:
             ]
         }  # fmt: skip
 
-    def commands(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
-        """What the status socket of *serve* does for blocks."""
+    def commands(self) -> Commands:
+        """What the control socket of *serve* does for blocks."""
 
-        def block(request: dict[str, Any]) -> dict[str, Any]:
-            try:
-                seconds = int(request.get("seconds", 0))
-                self.block(str(request.get("prefix")), seconds, str(request.get("reason", "")), _who(request))
-            except (BlockRefused, ValueError, TypeError) as error:
-                return {"error": str(error)}
+        async def block(order: Order[BlockOrder]) -> Mapping[str, Any]:
+            self.block(order.wanted.prefix, order.wanted.seconds, order.wanted.reason, str(order.caller))
             return self.as_document()
 
-        def unblock(request: dict[str, Any]) -> dict[str, Any]:
-            try:
-                self.unblock(str(request.get("prefix")), _who(request))
-            except BlockRefused as error:
-                return {"error": str(error)}
+        async def unblock(order: Order[UnblockOrder]) -> Mapping[str, Any]:
+            self.unblock(order.wanted.prefix, str(order.caller))
             return self.as_document()
 
-        return {"block": block, "unblock": unblock, "blocks": lambda _: self.as_document()}
+        async def blocks(_: Order[Nothing]) -> Mapping[str, Any]:
+            return self.as_document()
+
+        return {
+            "block": Command(block, BlockOrder),
+            "unblock": Command(unblock, UnblockOrder),
+            "blocks": Command(blocks, Nothing, changes=False),
+        }
 
 
-def _who(request: dict[str, Any]) -> str:
-    return str(request.get("who") or "?")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockOrder:
+    """`block`: what the operator wants blocked."""
+
+    prefix: str
+    seconds: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnblockOrder:
+    """`unblock`: which block is to end."""
+
+    prefix: str

@@ -1,79 +1,71 @@
-"""The controller's status socket: status, drain, undrain, withdraw."""
+"""What the control socket of *advertise* does: status, drain, undrain, withdraw."""
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import rootsrv
+from rootsrv.anycast import wishes
 from rootsrv.anycast.controller import Controller, Family
 from rootsrv.anycast.floor_watch import FloorWatch
-from rootsrv.anycast.wishes import Order, Orders, WishNotKept
 from rootsrv.anycast.witness import boottime
-from rootsrv.control import status_socket
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.health.state import Announcement, Wish
-from rootsrv.process import log
 from rootsrv.zone import instant
 
 _WISHES = {"drain": Wish.DRAIN, "undrain": Wish.SERVE, "withdraw": Wish.WITHDRAW}
-_LONGEST_REQUEST_OCTETS = 65_536
 _LONGEST_REASON = 500
 
 
-class BadRequest(Exception):
-    """The request cannot be done; the text says why."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WishOrder:
+    """`drain`, `undrain` and `withdraw`."""
+
+    versions: tuple[int, ...] = ()
+    """IP versions; none = all that are announced."""
+
+    reason: str = ""
+    force: bool = False
+    """In a mesh: without a token, whoever else is withdrawn."""
 
 
 class Control:
-    """Answers the operator: one JSON object with `command` per line, one JSON object back for each."""
+    """Carries out what the operator asks of the controller."""
 
-    def __init__(self, controller: Controller, orders: Orders) -> None:
+    def __init__(self, controller: Controller, standing: wishes.Orders) -> None:
         self._controller = controller
-        self._orders = orders
+        self._standing = standing
 
-    async def listen(self, path: Path) -> asyncio.Server:
-        """Listen on the Unix socket *path* (owner and group only)."""
-        return await status_socket.listen(self._serve, path, _LONGEST_REQUEST_OCTETS)
+    def commands(self) -> Commands:
+        """What can be asked."""
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async for line in reader:
-                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
-                await writer.drain()
-        except (ConnectionError, ValueError):  # gone, or a line beyond the limit
-            pass
-        finally:
-            writer.close()
+        async def status(_: Order[Nothing]) -> Mapping[str, Any]:
+            return self.status()
 
-    async def _answer(self, line: bytes) -> dict[str, Any]:
-        try:
-            request = json.loads(line)
-            if not isinstance(request, dict) or request.get("command") not in {"status", *_WISHES}:
-                raise BadRequest(f"a line is a JSON object with a command: status, {', '.join(_WISHES)}")
-            if request["command"] != "status":
-                await self._order(request)
-        except (ValueError, BadRequest, WishNotKept) as error:
-            return {"error": str(error)}
-        return self.status()
+        def wishing(wish: Wish) -> Command[WishOrder]:
+            return Command(lambda order: self._wish(wish, order), WishOrder)
 
-    async def _order(self, request: Mapping[str, Any]) -> None:
+        return {
+            "status": Command(status, Nothing, changes=False),
+            **{name: wishing(wish) for name, wish in _WISHES.items()},
+        }
+
+    async def _wish(self, wish: Wish, order: Order[WishOrder]) -> Mapping[str, Any]:
         announced = tuple(family.version for family in self._controller.families)
-        versions = request.get("versions", list(announced))
-        reason = request.get("reason", "")
-        if not isinstance(versions, list) or not versions or not set(versions) <= set(announced):
-            raise BadRequest(f"versions: must be some of {', '.join(map(str, announced))}, got {versions!r}")
-        if not isinstance(reason, str) or len(reason) > _LONGEST_REASON:
-            raise BadRequest(f"reason: must be a text of at most {_LONGEST_REASON} characters")
-        wish, force = _WISHES[request["command"]], request.get("force") is True
+        versions = order.wanted.versions or announced
+        if not set(versions) <= set(announced):
+            raise Refused(f"versions: must be some of {', '.join(map(str, announced))}, got {list(versions)}")
+        if len(order.wanted.reason) > _LONGEST_REASON:
+            raise Refused(f"reason: must be a text of at most {_LONGEST_REASON} characters")
         # In a thread: a disk that hangs must not keep the controller from renewing its promise.
-        await asyncio.to_thread(self._orders.give, tuple(versions), wish, reason, force=force)
-        facts: dict[str, Any] = {"order": request["command"], "versions": ",".join(map(str, versions))}
-        if force:
-            facts["force"] = True
-        log.event("operator", **facts, reason=reason)
+        wanted = order.wanted
+        await asyncio.to_thread(
+            self._standing.give, versions, wish, wanted.reason, str(order.caller), force=wanted.force
+        )
+        return self.status()
 
     def status(self) -> dict[str, Any]:
         """What the controller knows, decided and did."""
@@ -81,7 +73,7 @@ class Control:
             "role": "advertise",
             "pid": os.getpid(),
             "version": rootsrv.__version__,
-            "families": [_family(each, self._orders[each.version]) for each in self._controller.families],
+            "families": [_family(each, self._standing[each.version]) for each in self._controller.families],
             "floor": _floor(self._controller.floor),
         }
 
@@ -98,7 +90,7 @@ def _floor(watch: FloorWatch | None) -> dict[str, Any] | None:
     }
 
 
-def _family(family: Family, order: Order) -> dict[str, Any]:
+def _family(family: Family, order: wishes.Order) -> dict[str, Any]:
     now = boottime()
     health = family.health
     return {
@@ -113,6 +105,7 @@ def _family(family: Family, order: Order) -> dict[str, Any]:
         "next": health.outlook(now),
         "order": order.wish.value,
         "order_reason": order.reason,
+        "order_by": order.by,
         "order_since": instant.to_text(order.since) if order.since else None,
         "promise_seconds": round(health.promise(now), 1),
         "hold_down_seconds": round(health.hold_down_left(now), 1),

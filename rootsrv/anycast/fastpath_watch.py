@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.anycast.witness import boottime
-from rootsrv.control.status_socket import NoAnswer, ask
+from rootsrv.control.client import NoAnswer, ask
 from rootsrv.health.evidence import FastPath
 from rootsrv.process import log
 

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rootsrv.control.protocol import Refused
 from rootsrv.health.state import Wish
 from rootsrv.process import whole_file
 
 
-class WishNotKept(Exception):
+class WishNotKept(Refused):
     """The wish could not be written, so it would not survive a restart; nothing was changed."""
 
 
@@ -25,6 +26,9 @@ class Order:
 
     force: bool = False
     """In a mesh: without a token, whoever else is withdrawn."""
+
+    by: str = ""
+    """Who gave the order, as the kernel said; empty where nobody did, or an earlier version wrote it."""
 
 
 class Orders:
@@ -53,9 +57,9 @@ class Orders:
     def __getitem__(self, version: int) -> Order:
         return self._orders.get(version, Order())
 
-    def give(self, versions: tuple[int, ...], wish: Wish, reason: str, *, force: bool = False) -> None:
-        """Wish *wish* from now on; WishNotKept if that could not be written."""
-        order = Order(wish, reason or f"operator: {wish.value}", time.time(), force)
+    def give(self, versions: tuple[int, ...], wish: Wish, reason: str, by: str, *, force: bool = False) -> None:
+        """Wish *wish* from now on, by the order of *by*; WishNotKept if that could not be written."""
+        order = Order(wish, reason or f"operator: {wish.value}", time.time(), force, by)
         orders = self._orders | dict.fromkeys(versions, order)
         document = {str(each): asdict(order) | {"wish": order.wish.value} for each, order in orders.items()}
         try:
@@ -67,4 +71,4 @@ class Orders:
 
 def _order(document: dict[str, Any]) -> Order:
     wish, reason, since = Wish(document["wish"]), str(document["reason"]), float(document["since"])
-    return Order(wish, reason, since, document.get("force") is True)
+    return Order(wish, reason, since, document.get("force") is True, str(document.get("by", "")))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rootsrv.control.status_socket import NoAnswer, ask
+from rootsrv.control.client import NoAnswer, ask
 from rootsrv.health.evidence import Instance
 from rootsrv.page.layout import Page
 

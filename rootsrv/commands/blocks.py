@@ -1,25 +1,20 @@
 """The operator's commands on blocks: `rootsrv block PREFIX --for 10m --reason TEXT`, `unblock`, `blocks`."""
 
 import argparse
-import asyncio
 import json
-import os
-import pwd
 import sys
-from pathlib import Path
 from typing import Any
 
 from rootsrv.admission import blocks
+from rootsrv.commands.asking import add_config, ask, failed
+from rootsrv.commands.printing import say
 from rootsrv.config import file as config_file
-from rootsrv.control.status_socket import NoAnswer, ask
-
-DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
+from rootsrv.control.client import NoAnswer
 
 
 def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     """The options of `rootsrv <verb>`."""
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
-    parser.add_argument("--json", action="store_true", help="print as JSON")
+    add_config(parser)
     if verb != "blocks":
         parser.add_argument("prefix", metavar="PREFIX", help="IPv4 or IPv6 prefix, or address")
     if verb == "block":
@@ -32,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """`rootsrv block | unblock | blocks`; returns the exit status."""
     loaded = config_file.load(arguments.config)
-    request: dict[str, Any] = {"command": arguments.verb, "who": _who()}
+    request: dict[str, Any] = {"command": arguments.verb}
     try:
         if arguments.verb != "blocks":
             request["prefix"] = str(blocks.parse_prefix(arguments.prefix))
@@ -42,24 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"rootsrv: {error}", file=sys.stderr)
         return 2
     try:
-        told = asyncio.run(ask(Path(loaded.state.runtime_directory) / "serve.sock", request, timeout=5.0))
+        told, _ = ask(loaded, "serve", request, timeout_seconds=5.0)
     except NoAnswer as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
-        return 1
+        return failed(arguments, error)
     if arguments.json:
         print(json.dumps(told, indent=2))
     else:
-        print("\n".join(_line(each) for each in told["blocks"]) or "nothing is blocked")
+        for each in told["blocks"]:
+            say(_line(each))
+        if not told["blocks"]:
+            say("nothing is blocked")
     return 0
 
 
 def _line(block: dict[str, Any]) -> str:
     return f"{block['prefix']} for another {block['ends_in_seconds']:.0f} s, by {block['who']}: {block['reason']}"
-
-
-def _who() -> str:
-    """The person at the terminal, also behind sudo."""
-    try:
-        return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"

@@ -119,16 +119,16 @@ interfaces = [{'"lo"' if os.geteuid() == 0 else ""}]
 
 def run(*, port: int, tlds: int, workers: int) -> int:
     """`rootsrv demo`: returns the exit status when stopped by Ctrl-C or SIGTERM (0) or by a failure (1)."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     addresses = ("127.0.0.1", "::1") if ipv6_is_there() else ("127.0.0.1",)
     if not 1 <= port <= 65_535 or not generate.MIN_TLDS <= tlds <= 20_000 or not 0 <= workers <= 64:
-        console.print(f"rootsrv: port 1..65535, tlds {generate.MIN_TLDS}..20000, workers 0..64", markup=False)
+        console.print(f"rootsrv: port 1..65535, tlds {generate.MIN_TLDS}..20000, workers 0..64")
         return 2
     try:
         for address in addresses:
             refuse_if_taken(address, port)
     except CannotBind as error:
-        console.print(f"rootsrv: {error.strerror}. Another one: rootsrv demo --port {port + 1}", markup=False)
+        console.print(f"rootsrv: {error.strerror}. Another one: rootsrv demo --port {port + 1}")
         return 1
     if len(addresses) == 1:
         console.print("This host has no IPv6 on loopback: serving IPv4 only.")
@@ -161,13 +161,13 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], port: in
             ready = _wait_until_ready(server, directory / "run" / "page")
             progress.update(step, completed=1, total=1)
         if not ready:
-            console.print("The server did not start:", markup=False)
-            console.print(output.read_text(), markup=False, end="")
+            console.print("The server did not start:")
+            console.print(output.read_text(), end="")
             return 1
         _print_welcome(console, zones, addresses, port, time.monotonic() - began, path)
         status = server.wait()
-        console.print(output.read_text(), markup=False, end="")
-        console.print(f"The server ended with exit status {status}.", markup=False)
+        console.print(output.read_text(), end="")
+        console.print(f"The server ended with exit status {status}.")
         return 1
     except KeyboardInterrupt:
         console.print("Stopping.")
@@ -179,7 +179,10 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], port: in
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
     )
 
 
@@ -218,7 +221,7 @@ def _print_welcome(
         "",
         "Ctrl-C stops it.",
     )
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _a_signed_tld(root: ZoneContents) -> str:

@@ -7,19 +7,18 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rootsrv.commands.asking import add_config
+from rootsrv.commands.printing import say
 from rootsrv.config import file as config_file
 from rootsrv.doctor.finding import Finding, Grade, bad
-
-DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
+    add_config(parser)
     parser.add_argument(
         "--network", type=Path, metavar="FILE", help="settings of rootsrv-network (default: network.conf beside it)"
     )
-    parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.set_defaults(command=run)
 
 
@@ -36,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
         document = {"fit": not failed, "findings": [dataclasses.asdict(each) for each in findings]}
         print(json.dumps(document, indent=2))
     else:
-        print(render(findings))
+        for line in render(findings):
+            say(line)
     return 1 if failed else 0
 
 
@@ -63,7 +63,7 @@ def examine(loaded: config_file.Config, path: Path, conf: Path) -> Iterator[Find
             yield bad(name, f"could not be looked at to the end: {what}", "run this as root, outside of a sandbox")
 
 
-def render(findings: list[Finding]) -> str:
+def render(findings: list[Finding]) -> list[str]:
     """A line for each finding, the remedy below it."""
     lines = []
     for each in findings:
@@ -72,4 +72,4 @@ def render(findings: list[Finding]) -> str:
             lines.append(f"      → {each.remedy}")
     failed = sum(each.grade is Grade.BAD for each in findings)
     lines.append(f"{failed} to mend" if failed else "this host is fit")
-    return "\n".join(lines)
+    return lines

@@ -1,18 +1,16 @@
 """The operator's commands to the fast path: `rootsrv fastpath status | attach | detach`."""
 
 import argparse
-import asyncio
-import base64
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rootsrv.commands.asking import add_config, ask, failed
+from rootsrv.commands.printing import say
 from rootsrv.config import file as config_file
-from rootsrv.control import status_socket
+from rootsrv.control.client import NoAnswer, NotDone
 
-DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 _PATIENCE_SECONDS = 10.0
 
 
@@ -26,10 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("detach", "take the program off; the workers go on"),
     ):
         each = verbs.add_parser(verb, help=text)
-        each.add_argument(
-            "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}"
-        )
-        each.add_argument("--json", action="store_true", help="print as JSON")
+        add_config(each)
         if verb == "attach":
             each.add_argument("--replace", action="store_true", help="in the place of a program that is there already")
         if verb == "tap":
@@ -47,28 +42,24 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.verb == "detach":
         request["reason"] = arguments.reason
     try:
-        status = ask(loaded, request)
-    except status_socket.NoAnswer as error:
-        print(f"rootsrv: serve cannot be asked: {error}", file=sys.stderr)
-        return 1
+        status, pcap = ask(loaded, "serve", request, _PATIENCE_SECONDS)
+    except NotDone as error:
+        return failed(arguments, error)
+    except NoAnswer as error:
+        return failed(arguments, f"serve cannot be asked: {error}")
     if arguments.verb == "tap":
-        arguments.write.write_bytes(base64.b64decode(status["pcap"]))
+        arguments.write.write_bytes(pcap)
         counters = status["counters"]
         print(f"{arguments.write}: {counters.get('tapped', 0)} samples in all, {counters.get('tap_lost', 0)} lost")
     elif arguments.json:
         print(json.dumps(status, indent=2))
     else:
-        print(render(status))
+        for line in render(status):
+            say(line)
     return 0
 
 
-def ask(loaded: config_file.Config, request: Mapping[str, Any]) -> dict[str, Any]:
-    """One request to the status socket of the instance that *loaded* configures.  Raises status_socket.NoAnswer."""
-    path = Path(loaded.state.runtime_directory) / "serve.sock"
-    return asyncio.run(status_socket.ask(path, request, _PATIENCE_SECONDS))
-
-
-def render(status: Mapping[str, Any]) -> str:
+def render(status: Mapping[str, Any]) -> list[str]:
     """*status* as a person wants to read it."""
     lines = []
     if status["unavailable"]:
@@ -94,4 +85,4 @@ def render(status: Mapping[str, Any]) -> str:
         lines.append(f"whole {counters['whole']:,}, cut {counters['cut']:,}, truncated {counters['truncated']:,}")
         for reason, number in sorted(counters["passes"].items(), key=lambda item: -item[1]):
             lines.append(f"passed up, {reason.replace('_', ' ')}: {number:,}")
-    return "\n".join(lines)
+    return lines

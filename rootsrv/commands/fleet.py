@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rootsrv.commands.routes import DEFAULT_CONFIG
+from rootsrv.commands.asking import add_config
 from rootsrv.config import file as config_file
-from rootsrv.control.status_socket import NoAnswer, ask
+from rootsrv.control.client import NoAnswer, ask, ask_for_octets
 from rootsrv.engine import signing_key
 from rootsrv.engine.signing_key import KeyUnusable
 from rootsrv.mesh.envelope import Envelope, seal
@@ -34,7 +34,7 @@ _ORDERS = {
 def add_arguments(commands: Any) -> None:
     """The sub-commands, into `rootsrv mesh`'s *commands*."""
     status = commands.add_parser("status", help="members, serials, routes, tokens, orders, as this member sees them")
-    _add_config(status)
+    add_config(status)
     status.set_defaults(command=run_status)
     for decision, text in _ORDERS.items():
         order = commands.add_parser(decision.value, help=text)
@@ -43,17 +43,12 @@ def add_arguments(commands: Any) -> None:
         order.add_argument("--key", type=Path, required=True, metavar="FILE", help="an operator's signing key")
         order.add_argument("--reason", required=True, metavar="TEXT", help="what all logs will say")
         order.add_argument("--digest", default="", metavar="HEX", help="where two versions have this serial: which")
-        _add_config(order)
+        add_config(order)
         order.set_defaults(command=run_order, decision=decision)
     publish = commands.add_parser("publish", help="put a signed roster on the board, for all members")
     publish.add_argument("file", type=Path, metavar="FILE", help="the signed roster")
-    _add_config(publish)
+    add_config(publish)
     publish.set_defaults(command=run_publish)
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _failed(reason: object) -> int:
@@ -65,8 +60,8 @@ def _runtime(arguments: argparse.Namespace) -> Path:
     return Path(config_file.load(arguments.config).state.runtime_directory)
 
 
-def _ask_mesh(runtime: Path, **request: Any) -> dict[str, Any]:
-    return asyncio.run(ask(runtime / "mesh.sock", request, timeout=10.0))
+def _ask_mesh(runtime: Path, octets: bytes = b"", **request: Any) -> dict[str, Any]:
+    return asyncio.run(ask_for_octets(runtime / "mesh.sock", request, 10.0, octets))[0]
 
 
 def run_status(arguments: argparse.Namespace) -> int:
@@ -86,7 +81,7 @@ def run_publish(arguments: argparse.Namespace) -> int:
     """`rootsrv mesh publish FILE`."""
     try:
         octets = arguments.file.read_bytes()
-        told = _ask_mesh(_runtime(arguments), command="roster", octets=octets.hex())
+        told = _ask_mesh(_runtime(arguments), command="roster", octets=octets)
     except OSError as error:
         return _failed(f"{arguments.file}: {error.strerror}")
     except NoAnswer as error:
@@ -111,7 +106,7 @@ def run_order(arguments: argparse.Namespace) -> int:
         where = f"zone/{subject.zone}/verdict/{subject.serial}/{decision.value}"
         envelope = Envelope(where, name, now, 0, now, now + told["hold_seconds"], verdict.to_content())
         octets = seal(envelope, told["service"], key)
-        done = _ask_mesh(runtime, command="order", key=where, octets=octets.hex())
+        done = _ask_mesh(runtime, command="order", key=where, octets=octets)
     except (NoAnswer, KeyUnusable, LookupError) as error:
         return _failed(error.args[0] if isinstance(error, LookupError) else error)
     print(

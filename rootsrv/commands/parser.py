@@ -7,6 +7,9 @@ zone is bad, a host lacks something), 2 the command or the configuration is wron
 import argparse
 import asyncio
 import json
+import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +25,42 @@ from rootsrv.process import clock, log
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `rootsrv`; returns the exit status."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # now, and not when the interpreter ends: then nobody could catch what happens
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        return _READER_GONE
+
+
+_READER_GONE = 128 + signal.SIGPIPE
+"""What the shell makes of a program that SIGPIPE ended, as it does with others in `rootsrv … | head`."""
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads what we print; then nothing is printed any more, at the end of the interpreter either."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            pass
+        else:
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if not any(event & select.POLLERR for _, event in poll.poll(0)):  # a pipe without reader (poll(2))
+                continue
+        closed = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    return closed
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parsed = parser().parse_args(arguments)
     try:
         status: int = parsed.command(parsed)
@@ -123,7 +162,7 @@ def check_config(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """`rootsrv status [--json]`: what the roles that run tell; 1 if maintain does not."""
-    told = zones.gather(Path(config_file.load(arguments.config).state.runtime_directory))
+    told = zones.gather(config_file.load(arguments.config))
     if arguments.json:
         print(json.dumps(told, indent=2))
     else:

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rootsrv.commands.asking import add_config, failed
+from rootsrv.commands.printing import say
 from rootsrv.config import file as config_file
-from rootsrv.control.status_socket import NoAnswer, ask
+from rootsrv.control.client import NoAnswer, NotDone, ask
 
-DEFAULT_CONFIG = Path("/etc/rootsrv/rootsrv.toml")
 _WAIT_POLL_SECONDS = 0.2
 _TOKEN_SECONDS = 3600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     """The options of `rootsrv <verb>`."""
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=f"default {DEFAULT_CONFIG}")
-    parser.add_argument("--json", action="store_true", help="print the controller's status as JSON")
+    add_config(parser, "print the controller's status as JSON")
     if verb == "status":
         return
     parser.add_argument("--family", choices=("4", "6", "both"), default="both", help="IP version (default both)")
@@ -53,9 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, "wait", False):
             longest = loaded.anycast.drain_seconds + 30 + (0 if loaded.mesh is None else _TOKEN_SECONDS)
             status = asyncio.run(_until_withdrawn(path, versions, longest))
+    except NotDone as error:
+        return failed(arguments, error)
     except NoAnswer as error:
-        print(f"rootsrv: the controller cannot be asked: {error}", file=sys.stderr)
-        return 1
+        return failed(arguments, f"the controller cannot be asked: {error}")
     if arguments.json:
         print(json.dumps(status, indent=2))
     else:
@@ -83,11 +84,11 @@ def render(status: dict[str, Any]) -> None:
             print(f"    {each['slot']} is held by {each['member']}: {each['reason']}")
     for each in status["families"]:
         confirmed = "BIRD confirms" if each["confirmed"] else "NOT confirmed"
-        print(f"{each['prefix']}: {each['state']} since {each['since']}, route {each['route']}")
-        print(f"    why    {each['reason']}")
-        print(f"    BIRD   {confirmed}: {each['bird']}")
-        print(f"    next   {each['next']}")
+        say(f"{each['prefix']}: {each['state']} since {each['since']}, route {each['route']}")
+        say(f"    why    {each['reason']}")
+        say(f"    BIRD   {confirmed}: {each['bird']}")
+        say(f"    next   {each['next']}")
         if each["fault"]:
-            print(f"    fault  {each['fault']}")
+            say(f"    fault  {each['fault']}")
         for alarm in each["alarms"]:
-            print(f"    alarm  {alarm}")
+            say(f"    alarm  {alarm}")

@@ -8,8 +8,6 @@ begin with the dotted key.
 import dataclasses
 import ipaddress
 import tomllib
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +19,7 @@ from rootsrv.config.checks import check_range as _check_range
 from rootsrv.config.fastpath import FastPathConfig
 from rootsrv.config.mesh import MeshConfig
 from rootsrv.config.report import LogConfig, ReportConfig, check_report
-from rootsrv.config.text import is_secret
+from rootsrv.config.typed import build
 from rootsrv.config.zones import (
     AdminConfig,
     ClockConfig,
@@ -286,68 +284,4 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
 
 def read(document: dict[str, Any]) -> Config:
     """Build a Config from parsed TOML."""
-    return build(Config, document, "")
-
-
-T = typing.TypeVar("T")
-
-
-Unknown = Literal["refused", "ignored"]
-
-
-def build(kind: type[T], table: dict[str, Any], prefix: str, *, unknown: Unknown = "refused") -> T:
-    """An instance of the dataclass *kind* from *table*, whose keys are called *prefix*.key in errors.
-
-    *unknown*: what becomes of keys that the dataclass does not have.
-    """
-    known = {each.name: each for each in dataclasses.fields(typing.cast(Any, kind))}
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in table.items():
-        if key not in known and unknown == "ignored":
-            continue
-        if key not in known:
-            raise ConfigError(f"{prefix}{key}: unknown key (known: {', '.join(sorted(known))})")
-        values[key] = _convert(hints[key], value, prefix + key, unknown)
-    for each in known.values():
-        missing = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-        if missing and each.name not in values:
-            raise ConfigError(f"{prefix}{each.name}: is missing")
-    return kind(**values)
-
-
-def _convert(hint: Any, value: Any, key: str, unknown: Unknown) -> Any:
-    """*value* as what *hint* asks for; ConfigError names *key*."""
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{key}: must be a table, got {_toml_type(value)}")
-        return build(typing.cast(type, hint), value, key + ".", unknown=unknown)
-    if origin is tuple:
-        (item, _) = typing.get_args(hint)
-        if not isinstance(value, list):
-            got = "" if is_secret(key) else f", got {_toml_type(value)}"
-            raise ConfigError(f"{key}: must be an array{got}")
-        return tuple(_convert(item, each, f"{key}[{index}]", unknown) for index, each in enumerate(value))
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ConfigError(f"{key}: must be one of {', '.join(map(str, choices))}; got {value!r}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        (inner,) = (each for each in typing.get_args(hint) if each is not type(None))
-        return _convert(inner, value, key, unknown)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        got = _TYPE_NAMES.get(type(value), type(value).__name__) if is_secret(key) else _toml_type(value)
-        raise ConfigError(f"{key}: must be {_TYPE_NAMES[hint]}, got {got}")
-    return value
-
-
-_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
-
-
-def _toml_type(value: Any) -> str:
-    names = {**_TYPE_NAMES, list: "an array", dict: "a table"}
-    return f"{names.get(type(value), type(value).__name__)} ({value!r})"
+    return build(Config, document)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rootsrv.config.file import Config
-from rootsrv.control import status_socket
-from rootsrv.control.status_socket import NoAnswer
+from rootsrv.control import client
+from rootsrv.control.client import NoAnswer
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.fastpath.attachment import CannotAttach, FoundInterface, find_interface
 from rootsrv.fastpath.program import FastPathUnavailable, Program
@@ -132,7 +132,7 @@ def _attached(config: Config) -> Iterator[Finding]:
     """What the role that runs says; nothing when none does."""
     try:
         socket = Path(config.state.runtime_directory) / "serve.sock"
-        status = asyncio.run(status_socket.ask(socket, {"command": "fastpath-status"}, _PATIENCE_SECONDS))
+        status = asyncio.run(client.ask(socket, {"command": "fastpath-status"}, _PATIENCE_SECONDS))
     except NoAnswer:
         return
     passes = status.get("counters", {}).get("passes", {})

@@ -1,48 +1,77 @@
-"""What the status socket of *serve* does for the fast path."""
+"""What the control socket of *serve* does for the fast path."""
 
-import base64
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
+from rootsrv.control.protocol import Answer, Command, Commands, Nothing, Order
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.tap import clocks, to_pcap
 
-Command = Callable[[dict[str, Any]], dict[str, Any]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachOrder:
+    """`fastpath-attach`."""
+
+    replace: bool = False
+    """In place of another program that is there."""
 
 
-def commands(fastpath: FastPath) -> dict[str, Command]:
-    """Name → function of the request that makes the response."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetachOrder:
+    """`fastpath-detach`."""
 
-    def attach(request: dict[str, Any]) -> dict[str, Any]:
+    reason: str = "by order"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuspendOrder:
+    """`fastpath-suspend`: pass everything up until the next switchover."""
+
+    wanted: int = 0
+    """The generation that the kernel should be at."""
+
+    reason: str = "by order"
+
+
+def commands(fastpath: FastPath) -> Commands:
+    """What can be asked of *fastpath*."""
+
+    async def attach(order: Order[AttachOrder]) -> Mapping[str, Any]:
         # In a thread of its own: netlink sockets do not go with the event loop that runs here.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(fastpath.attach_again, replace=request.get("replace") is True).result()
+            thread.submit(fastpath.attach_again, replace=order.wanted.replace).result()
         return fastpath.status()
 
-    def detach(request: dict[str, Any]) -> dict[str, Any]:
-        fastpath.detach(str(request.get("reason") or "by order"))
+    async def detach(order: Order[DetachOrder]) -> Mapping[str, Any]:
+        fastpath.detach(order.wanted.reason or "by order")
         return fastpath.status()
 
-    def suspend(request: dict[str, Any]) -> dict[str, Any]:
-        wanted = request.get("wanted")
-        fastpath.suspend(wanted if isinstance(wanted, int) else 0, str(request.get("reason") or "by order"))
+    async def suspend(order: Order[SuspendOrder]) -> Mapping[str, Any]:
+        fastpath.suspend(order.wanted.wanted, order.wanted.reason or "by order")
         return fastpath.status()
 
-    def tap(_: dict[str, Any]) -> dict[str, Any]:
+    async def tap(_: Order[Nothing]) -> Answer:
         pcap = to_pcap(fastpath.samples(), *clocks())
-        return {"pcap": base64.b64encode(pcap).decode(), "counters": fastpath.status().get("counters", {})}
+        return Answer({"counters": fastpath.status().get("counters", {})}, pcap)
 
-    def count(request: dict[str, Any]) -> dict[str, Any]:
+    async def count(_: Order[Nothing]) -> Mapping[str, Any]:
         fastpath.count()
         return {}
 
+    async def status(_: Order[Nothing]) -> Mapping[str, Any]:
+        return fastpath.status()
+
+    async def probe(_: Order[Nothing]) -> Mapping[str, Any]:
+        return dict(fastpath.probe())
+
     return {
-        "fastpath-count": count,
-        "fastpath-tap": tap,
-        "fastpath-status": lambda _: fastpath.status(),
-        "fastpath-probe": lambda _: dict(fastpath.probe()),
-        "fastpath-attach": attach,
-        "fastpath-detach": detach,
-        "fastpath-suspend": suspend,
+        "fastpath-count": Command(count, Nothing, changes=False),
+        "fastpath-tap": Command(tap, Nothing, changes=False),
+        "fastpath-status": Command(status, Nothing, changes=False),
+        "fastpath-probe": Command(probe, Nothing, changes=False),
+        "fastpath-attach": Command(attach, AttachOrder),
+        "fastpath-detach": Command(detach, DetachOrder),
+        "fastpath-suspend": Command(suspend, SuspendOrder),
     }

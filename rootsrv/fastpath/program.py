@@ -27,7 +27,7 @@ from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import INDEX_LIMIT, NAME_HAS_HOST_ZONE, AnswerTable
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
-from rootsrv.page.layout import BlockWords
+from rootsrv.page.layout import BlockWords, covers
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 TC_NEXT, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7
@@ -91,7 +91,6 @@ class Program:
         self._tables = mmap.mmap(tables.fd, _rounded(2 * _ELEMENT))
         self._control_octets = mmap.mmap(block.fd, _rounded(block.value_size))
         self.control = ffi.cast("struct control *", ffi.from_buffer(self._control_octets))
-        ffi.buffer(self.control.ip_id_key)[:] = os.urandom(16)
 
     @classmethod
     def load(cls, elf: bytes | None = None, *, tap: bool = False) -> Self:
@@ -188,7 +187,9 @@ class Program:
     def set_blocks(self, blocks: Sequence[BlockWords]) -> None:
         """Drop what comes from these prefixes, each until its time; in place of all blocks before."""
         wanted = {}
-        for upper, lower, size, until in blocks:
+        for upper, lower, size, _ in blocks:
+            # The longest prefix alone is looked at there: one that lies in others lasts as long as the last of them.
+            until = max(other[3] for other in blocks if other[2] <= size and covers(other, upper, lower))
             key = struct.pack("=I", size) + upper.to_bytes(8, "big") + lower.to_bytes(8, "big")
             wanted[key] = struct.pack("=Q", until)
         for key in set(self.blocks.keys()) - wanted.keys():

@@ -28,7 +28,12 @@ MAX_CONNECTIONS = 32
 _LINGER_SECONDS = 1.0
 _LINGER_OCTETS = 1 << 20
 
-_REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,2000}) HTTP/1\.[01]\r\n")
+# The target in origin form or, as proxies and some libraries send it, in absolute form, which a server must accept
+# (RFC 9112 §3.2.2); what its authority is does not matter: all pages are ours.
+_REQUEST_LINE = re.compile(
+    rb"(?P<method>[A-Z]{1,16}) (?:(?i:https?)://[^/?#\x00-\x20\x7f-\xff]{1,300}(?=[/? ]))?"
+    rb"(?P<path>/[!-~]{0,2000})?(?P<query>\?[!-~]{0,2000})? HTTP/1\.[01]\r\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +128,11 @@ class HttpServer:
 
     async def _respond(self, head: bytes) -> Response:
         line = _REQUEST_LINE.match(head)
-        if line is None:
+        if line is None or (line["path"] is None and b"://" not in line[0]):
             return _error(HTTPStatus.BAD_REQUEST)
-        if line[1] not in (b"GET", b"HEAD"):
+        if line["method"] not in (b"GET", b"HEAD"):
             return _error(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
-        path = line[2].decode().partition("?")[0]
+        path = (line["path"] or b"/").decode().partition("?")[0]
         page = self._pages.get(path)
         if page is None:
             return _error(HTTPStatus.NOT_FOUND)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from rootsrv.config.checks import ConfigError, check_range
-from rootsrv.config.file import build
+from rootsrv.config.typed import build
 from rootsrv.mesh.envelope import (
     LONGEST_ROSTER_OCTETS,
     Envelope,

@@ -467,6 +467,12 @@ def _map_without_descriptor(descriptor: int, size: int) -> memoryview:
     return memoryview((ctypes.c_char * size).from_address(address)).cast("B").cast("Q")
 
 
+def covers(block: BlockWords, upper: int, lower: int) -> bool:
+    """Whether *block* has the address with these two words in it, or the prefix that begins there and is no shorter."""
+    shift = 128 - block[2]
+    return (upper << 64 | lower) >> shift == (block[0] << 64 | block[1]) >> shift
+
+
 def _boot_id() -> tuple[int, int]:
     """This boot of the machine, as two words; zeros where the system does not tell."""
     try:

@@ -18,6 +18,7 @@ from rootsrv.anycast.probe import Expectations
 from rootsrv.anycast.wishes import Orders
 from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config.file import Config
+from rootsrv.control.server import ControlServer
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page import counts
 from rootsrv.page.layout import Page
@@ -69,11 +70,11 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
             boot_id=boot_id,
         )
         path = runtime / "advertise.sock"
-        status = await Control(controller, orders).listen(path)
+        control = await ControlServer(Control(controller, orders).commands()).listen(path)
         try:
             await controller.run(stop)
         finally:
-            status.close()
+            control.close()
             path.unlink(missing_ok=True)
             bird.close()
 

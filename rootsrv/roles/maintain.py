@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.config.file import Config, ConfigError, load
-from rootsrv.control import status_socket
+from rootsrv.control import client
+from rootsrv.control.server import ControlServer
 from rootsrv.distribution.limits import transfer_limits
 from rootsrv.distribution.listener import CannotListen, Listener
 from rootsrv.distribution.notify import NotifySender, Target, Told
@@ -84,7 +85,9 @@ class Role:
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
         """Until *stop* is set."""
         status = lambda: maintain_status.status(self.maintainer, self.peers, self.security, self._digest)  # noqa: E731
-        control = await Control(self.maintainer, self.security, status, self.reload_now).listen(self._socket)
+        commands = Control(self.maintainer, status, self.reload_now).commands()
+        refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
+        control = await ControlServer(commands, refused).listen(self._socket)
         await self.listener.start()
         reloading = asyncio.create_task(self._reload_forever(reload), name="reload")
         try:
@@ -103,8 +106,8 @@ class Role:
     async def _ask_serve(self, command: str, **facts: int | str) -> dict[str, Any]:
         """What the parent that serves, which owns the fast path, answers; empty if it does not."""
         try:
-            return await status_socket.ask(self._socket.with_name("serve.sock"), {"command": command, **facts}, 2.0)
-        except status_socket.NoAnswer:
+            return await client.ask(self._socket.with_name("serve.sock"), {"command": command, **facts}, 2.0)
+        except client.NoAnswer:
             return {}
 
     def _tell_peers(self, keeper: ZoneKeeper) -> None:

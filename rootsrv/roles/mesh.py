@@ -15,18 +15,19 @@
 
 import asyncio
 import contextlib
-import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import rootsrv
 from rootsrv.config.file import Config
 from rootsrv.config.mesh import MeshConfig
-from rootsrv.control import status_socket
-from rootsrv.control.status_socket import NoAnswer
+from rootsrv.control import client
+from rootsrv.control.client import NoAnswer
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
+from rootsrv.control.server import ControlServer
 from rootsrv.engine import signing_key
 from rootsrv.engine.board import Board
 from rootsrv.engine.etcd import EngineGone, Etcd, tls_context
@@ -48,8 +49,38 @@ STATUS_SECONDS = (5.0, 60.0)
 """A status that changed is published after the first, one that did not after the second."""
 
 _ROSTER_FILE_SECONDS = 5.0
-_LONGEST_REQUEST_OCTETS = 262_144
+_LONGEST_SIGNED_OCTETS = 262_144
 _NEVER = 2.0**52
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloorOrder:
+    """`floor`: may a withdrawal for a cause that can wait rest on a token?"""
+
+    want: str = ""
+    """For what one is wanted; empty = none is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedOrder:
+    """`order`: what an operator has signed follows."""
+
+    key: str
+    """Where it goes on the board."""
+
+
+def _refusing(
+    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any]]],
+) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any]]]:
+    """What the engine and signatures refuse is told to who asked."""
+
+    async def refusing(order: Order[Any]) -> Mapping[str, Any]:
+        try:
+            return await run(order)
+        except (EngineGone, EnvelopeRefused) as error:
+            raise Refused(str(error)) from error
+
+    return refusing
 
 
 class CannotJoin(Exception):
@@ -113,7 +144,7 @@ class Role:
         """Until *stop* is set."""
         self.fleet.recall()
         path = self._runtime / "mesh.sock"
-        control = await status_socket.listen(self._serve, path, _LONGEST_REQUEST_OCTETS)
+        control = await ControlServer(self._commands()).listen(path)
         tasks = [
             asyncio.create_task(persistently("board", self.board.run), name="board"),
             asyncio.create_task(persistently("tokens", self._keep_tokens), name="tokens"),
@@ -177,7 +208,7 @@ class Role:
         """Tell maintain what is known of the others, and hear what there is to say of us."""
         try:
             request = {"command": "mesh", "told": self._known()}
-            told = await status_socket.ask(self._runtime / "maintain.sock", request, timeout=2.0)
+            told = await client.ask(self._runtime / "maintain.sock", request, timeout=2.0)
         except NoAnswer as error:
             if not self._maintain:
                 log.alarm("maintain does not answer", reason=error)
@@ -244,7 +275,7 @@ class Role:
         self._gathered_at = now
         found: dict[str, Any] = {"version": rootsrv.__version__, "synchronised": self._now.synchronised}
         with contextlib.suppress(NoAnswer):
-            told = await status_socket.ask(self._runtime / "maintain.sock", {"command": "status"}, timeout=2.0)
+            told = await client.ask(self._runtime / "maintain.sock", {"command": "status"}, timeout=2.0)
             found |= {
                 "configuration": told["configuration_digest"],
                 "clock": told["clock"],
@@ -257,7 +288,7 @@ class Role:
                     self.leader.received(each["name"], each["received"])
         if self._config.anycast is not None:
             with contextlib.suppress(NoAnswer):
-                told = await status_socket.ask(self._runtime / "advertise.sock", {"command": "status"}, timeout=2.0)
+                told = await client.ask(self._runtime / "advertise.sock", {"command": "status"}, timeout=2.0)
                 found["routes"] = {str(each["ip_version"]): each["route"] for each in told["families"]}
         changed = found != self._status
         if now - self._status_said_at >= STATUS_SECONDS[0 if changed else 1]:
@@ -267,34 +298,17 @@ class Role:
 
     # ── mesh.sock ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        commands: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "status": self._do_status,
-            "floor": self._do_floor,
-            "order": self._do_order,
-            "roster": self._do_roster,
+    def _commands(self) -> Commands:
+        return {
+            "status": Command(self._do_status, Nothing, changes=False),
+            "floor": Command(self._do_floor, FloorOrder, changes=False),
+            "order": Command(_refusing(self._do_order), SignedOrder, longest_octets=_LONGEST_SIGNED_OCTETS),
+            "roster": Command(_refusing(self._do_roster), Nothing, longest_octets=_LONGEST_SIGNED_OCTETS),
         }
-        try:
-            async for line in reader:
-                try:
-                    request = json.loads(line)
-                    answer = commands[request["command"]](request)
-                    document = await answer if asyncio.iscoroutine(answer) else answer
-                except (ValueError, KeyError, TypeError):
-                    document = {"error": f"a line is a JSON object with a command: {', '.join(commands)}"}
-                except (EngineGone, EnvelopeRefused) as error:
-                    document = {"error": str(error)}
-                writer.write(json.dumps(document).encode() + b"\n")
-                await writer.drain()
-        except (OSError, ValueError):  # gone, or a line beyond the limit
-            pass
-        finally:
-            writer.close()
 
-    def _do_floor(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _do_floor(self, order: Order[FloorOrder]) -> Mapping[str, Any]:
         """Whether a withdrawal for a cause that can wait may rest on a token; `want` says for what one is wanted."""
-        want = request.get("want", "")
-        self.tokens.want(want[:200] if isinstance(want, str) else "")
+        self.tokens.want(order.wanted.want[:200])
         floors = self.fleet.book.floors(self._settings.member, _boottime()) if self.me else ()
         seconds = 0.0 if self.board.gone and not self.tokens.counts(floors) else self.tokens.counts_seconds(floors)
         why = self.tokens.why
@@ -327,11 +341,11 @@ class Role:
                     found.append({"slot": key, "member": "?", "reason": str(error)})
         return found
 
-    async def _do_order(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _do_order(self, order: Order[SignedOrder]) -> Mapping[str, Any]:
         """Put an operator's order, which he has signed, on the board."""
-        octets, key = bytes.fromhex(request["octets"]), str(request["key"])
+        octets, key = order.octets, order.wanted.key
         if self.fleet.roster is None:
-            return {"error": "no roster is in force"}
+            raise Refused("no roster is in force")
         envelope = open_envelope(
             octets,
             service=self._settings.service,
@@ -341,18 +355,18 @@ class Role:
         )
         verdict = Verdict.of(envelope)
         await self.board.write(key, octets, int(self.fleet.timing.hold))
-        return {"ok": True, "decision": verdict.decision.value, "serial": verdict.subject.serial, "by": verdict.by}
+        return {"decision": verdict.decision.value, "serial": verdict.subject.serial, "by": verdict.by}
 
-    async def _do_roster(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _do_roster(self, order: Order[Nothing]) -> Mapping[str, Any]:
         """Put a roster on the board, if it may replace the one in force."""
-        octets = bytes.fromhex(request["octets"])
+        octets = order.octets
         if self.fleet.adopt_roster(octets, _boottime(), "operator"):
             self.board.dirty |= set(self.board.entries)
         await self.board.write("roster", octets)
         assert self.fleet.roster is not None
-        return {"ok": True, "version": self.fleet.roster.version}
+        return {"version": self.fleet.roster.version}
 
-    def _do_status(self, _: dict[str, Any]) -> dict[str, Any]:
+    async def _do_status(self, _: Order[Nothing]) -> Mapping[str, Any]:
         """Everything that is known of the mesh."""
         roster, now = self.fleet.roster, self._now
         lead = self.board.entries.get(LEAD)

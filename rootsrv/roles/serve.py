@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rootsrv.admission.blocks import Blocks
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config, load
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
+from rootsrv.control.server import ControlServer
 from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.page.layout import Page, PageUnusable
@@ -20,9 +22,7 @@ from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import bind_all
 from rootsrv.server.worker import responder_settings
 from rootsrv.server.worker_orders import responder_orders
-from rootsrv.store import zone_file
 from rootsrv.store.table_file import open_generation
-from rootsrv.zone.anchors import AnchorsMalformed
 
 _PAGE_POLL_SECONDS = 0.1
 
@@ -41,7 +41,6 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     orders = {
         "account": account,
         "responder": answers.orders,
-        "anchor_tags": _anchor_tags(config),
         "tcp": {
             "connections": config.service.tcp_max_connections,
             "connections_per_client": config.service.tcp_max_connections_per_client,
@@ -60,12 +59,12 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     )
     blocks = Blocks(page, runtime / "blocks.json")
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
-    parent.commands |= fastpath_commands(fastpath) | blocks.commands() | {"reload": answers.reload}
+    commands = {**parent.commands(), **fastpath_commands(fastpath), **blocks.commands(), **answers.commands()}
     listening: list[asyncio.Server] = []
 
     async def listen() -> None:
         # Not to be asked is no reason not to answer: a /run without an inode left may have one later.
-        listening.append(await parent.listen(runtime / "serve.sock"))
+        listening.append(await ControlServer(commands).listen(runtime / "serve.sock"))
 
     log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
     beside = (
@@ -87,15 +86,6 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         for each in sockets:
             each.socket.close()
         log.event("stopped serving")
-
-
-def _anchor_tags(config: Config) -> tuple[int, ...]:
-    """Key tags of the root's trust anchors; none if they cannot be read, which is for the role *maintain* to say."""
-    files = [Path(zone.trust_anchors) for zone in config.zone if zone.name == "." and zone.trust_anchors]
-    try:
-        return tuple(anchor.key_tag for file in files for anchor in zone_file.read_trust_anchors(file).anchors)
-    except (AnchorsMalformed, zone_file.FileUnusable):
-        return ()
 
 
 async def _page_to_serve(path: Path, tables: Path, stop: asyncio.Event) -> Page | None:
@@ -147,22 +137,31 @@ class _Answers:
         while True:
             await reload.wait()
             reload.clear()
-            self.reload({})
+            with contextlib.suppress(Refused):
+                self.reload()
 
-    def reload(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Read the file now; the response to this command on the status socket.  An error in it changes nothing."""
+    def commands(self) -> Commands:
+        """What the control socket does for the configuration."""
+
+        async def reload(_: Order[Nothing]) -> Mapping[str, Any]:
+            self.reload()
+            return {}
+
+        return {"reload": Command(reload, Nothing)}
+
+    def reload(self) -> None:
+        """Read the file now; Refused where there is an error in it, and nothing changes then."""
         try:
             read = responder_orders(load(self._path), self._own_secret)
         except ConfigError as error:
             log.alarm("reload refused", reason=error)
-            return {"ok": False, "error": str(error)}
+            raise Refused(str(error)) from error
         orders = self.orders | {key: read[key] for key in _CHANGEABLE}
         if orders != self.orders:
             self.orders = orders
             for use in self.users:
                 use(orders)
             log.event("identity and cookies reloaded", file=self._path)
-        return {"ok": True}
 
 
 _CHANGEABLE = ("nsid", "version", "cookie_secrets", "require_server_cookie")

@@ -1,7 +1,6 @@
 """The role *maintain*: keepers ask and fetch, the pipeline activates, the clock ticks, an operator decides."""
 
 import asyncio
-from pathlib import Path
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
@@ -13,7 +12,7 @@ from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.pipeline import Pipeline
 from rootsrv.secondary.preparation import is_beyond_us
 from rootsrv.secondary.resume import Resumption
-from rootsrv.secondary.sources import FileSource
+from rootsrv.secondary.sources import HandedSource
 from rootsrv.secondary.zones import Zones, policy_of
 from rootsrv.store.store import Store
 from rootsrv.wire.serial import serial_is_newer
@@ -136,9 +135,12 @@ class Maintainer:
             serial, decision = decided
             (self.approve if decision is Decision.APPROVE else self.reject)(keeper, serial)
 
-    async def import_zone(self, keeper: ZoneKeeper, path: Path, *, now: bool) -> tuple[int, str]:
-        """Load a zone from a file: its serial, and what is wrong at first sight.  TransferFailed if unreadable."""
-        read = await FileSource(path, self.zones.store).fetch(keeper.policy.apex, None)
+    async def import_zone(self, keeper: ZoneKeeper, octets: bytes, name: str, *, now: bool) -> tuple[int, str]:
+        """Take the zone file *octets*, called *name*: its serial, and what is wrong at first sight.
+
+        Raises TransferFailed if it cannot be read.
+        """
+        read = await HandedSource(name, octets, self.zones.store).fetch(keeper.policy.apex)
         assert read.contents is not None
         if now:
             self.pipeline.now_please.add((keeper.name, read.contents.serial))

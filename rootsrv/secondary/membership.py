@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rootsrv.config.checks import ConfigError
-from rootsrv.config.file import build
+from rootsrv.config.typed import build
 from rootsrv.mesh.member import Action, Answer, Known, Now, Ready, decide
 from rootsrv.mesh.orders import Decision, SetTime, Stage, Subject, Verdict
 from rootsrv.mesh.quorum import Silence

@@ -18,12 +18,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rootsrv
-from rootsrv.control import status_socket
+from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.page import counts
 from rootsrv.page.layout import Page
 from rootsrv.process import clock, log, service_manager
@@ -47,11 +48,9 @@ BACK_OFF_SECONDS = (0.1, 5.0)
 STOP_SECONDS = 6.0
 """How long workers may take to finish what is in flight; then they are killed."""
 
-_LONGEST_REQUEST_OCTETS = 65_536
-
 
 class Parent:
-    """Starts, watches and replaces the workers, and tells who asks over a Unix socket."""
+    """Starts, watches and replaces the workers, and tells who asks."""
 
     def __init__(self, *, sockets: Sequence[ServiceSocket], page: Page, tables: Path, orders: dict[str, Any]) -> None:
         """*tables*: directory of answer tables; *orders*: the WorkerOrders that do not differ between workers."""
@@ -67,11 +66,6 @@ class Parent:
         self._reasons: dict[int, str] = {}
         self._stopping = False
         self._stopped = asyncio.Event()
-        self.commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            "status": lambda _: self.status(),
-            "replace-worker": self._replace,
-        }
-        """What can be asked over the status socket: name → function of the request that makes the response."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until *stop* is set; then let the workers finish what is in flight."""
@@ -202,10 +196,9 @@ class Parent:
                     self._reasons[slot] = f"did not advance for {age:.1f} s"
                     self._signal(slot, signal.SIGKILL)
 
-    def _replace(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _replace(self, slot: int, wanted: int) -> dict[str, Any]:
         """End a worker that does not follow to the generation wanted: whoever switches asks, and we look ourselves."""
-        slot, wanted = request.get("slot"), request.get("wanted")
-        if not isinstance(slot, int) or slot not in self._processes:
+        if slot not in self._processes:
             return {"replaced": False}
         if wanted != self._page.active or self._page.worker(slot).active == wanted:
             return {"replaced": False}
@@ -263,28 +256,25 @@ class Parent:
             "counters": counts.as_document(counts.total(page)),
         }
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One client of the status socket: a JSON object with `command` per line, one JSON object back for each."""
-        try:
-            async for line in reader:
-                writer.write(json.dumps(self._command(line)).encode() + b"\n")
-                await writer.drain()
-        except (ConnectionError, ValueError):  # gone, or a line beyond the limit
-            pass
-        finally:
-            writer.close()
+    def commands(self) -> Commands:
+        """What the control socket of *serve* does for the workers."""
 
-    def _command(self, line: bytes) -> dict[str, Any]:
-        try:
-            request = json.loads(line)
-            command = self.commands[request["command"]]
-        except (ValueError, KeyError, TypeError):
-            return {"error": f"a line is a JSON object with a command: {', '.join(sorted(self.commands))}"}
-        return command(request)
+        async def status(_: Order[Nothing]) -> Mapping[str, Any]:
+            return self.status()
 
-    async def listen(self, path: Path) -> asyncio.Server:
-        """Listen for `answer`'s clients on the Unix socket *path* (owner and group only)."""
-        return await status_socket.listen(self.answer, path, _LONGEST_REQUEST_OCTETS)
+        async def replace(order: Order[ReplaceOrder]) -> Mapping[str, Any]:
+            return self._replace(order.wanted.slot, order.wanted.wanted)
+
+        return {"status": Command(status, Nothing, changes=False), "replace-worker": Command(replace, ReplaceOrder)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaceOrder:
+    """`replace-worker`: end one that does not switch."""
+
+    slot: int
+    wanted: int
+    """The generation that it should answer from."""
 
 
 def _describe_end(status: int) -> str:

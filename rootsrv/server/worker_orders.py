@@ -35,9 +35,6 @@ class WorkerOrders:
     tcp: dict[str, Any]
     """TcpLimits."""
 
-    anchor_tags: tuple[int, ...] = ()
-    """Key tags of the root's trust anchors."""
-
     batched: bool = True
     """Use recvmmsg and sendmmsg where they are to be had."""
 
@@ -49,7 +46,7 @@ class WorkerOrders:
     def from_json(cls, text: str | bytes) -> "WorkerOrders":
         """Inverse of `to_json`."""
         document = json.loads(text)
-        for key in ("page", "sockets", "anchor_tags"):
+        for key in ("page", "sockets"):
             document[key] = tuple(document[key])
         document["account"] = document["account"] and tuple(document["account"])
         return cls(**document)

@@ -13,8 +13,11 @@ from rootsrv.telemetry.rssac002 import METRICS, SIZE_KEYS, SOURCE_KEYS, VOLUME_K
 
 VERSIONS = ("rssac002v3", "rssac002v4", "rssac002v5")
 _HEADER = ("version", "service", "start-period", "metric")
-_NAME = re.compile(r"(?P<prefix>.+-root)-(?P<day>\d{8})-(?P<metric>[a-z-]+)\.yaml")
+# zone-size is the maintainer's (rzm-, earlier root-, for the service root-servers.net); some operators had it too.
+_NAME = re.compile(r"(?P<prefix>rzm|root|.+-root)-(?P<day>\d{8})-(?P<metric>[a-z-]+)\.yaml")
 _LINE = re.compile(r"""(?P<indent> *)(?P<key>'[^']*'|"[^"\\]*"|[^\s'"#:{}\[\],&*!|>%@`-][^:#]*?) *:(?P<value>| .*)""")
+_MAINTAINER = ("rzm", "root")
+_MAINTAINED = "root-servers.net"
 _LONGEST_FILE_OCTETS = 1 << 20
 
 
@@ -137,10 +140,12 @@ def problems(file: Rssac002File) -> Iterator[str]:
                 yield from _sizes_problems(file)
             case "rcode-volume":
                 yield from _rcode_problems(file)
+            case "zone-size":
+                yield from _zone_size_problems(file)
             case "unique-sources":
                 yield from _flat_problems(file, SOURCE_KEYS)
             case _:
-                yield f"metric: must be one of {', '.join(METRICS)}; got {metric!r}"
+                yield f"metric: must be one of {', '.join((*METRICS, 'zone-size'))}; got {metric!r}"
     except NotRssac002 as error:
         yield str(error)
 
@@ -164,7 +169,11 @@ def _header_problems(file: Rssac002File) -> Iterator[str]:
         yield f"start-period: {start} in a file of {named['day']}"
     if named["metric"] != file.metric:
         yield f"metric: {file.metric} in a file of {named['metric']}"
-    if named["prefix"] != f"{file.scalar('service').split('.')[0]}-root":
+    service = file.scalar("service")
+    if file.metric == "zone-size" and named["prefix"] in _MAINTAINER:
+        if service != _MAINTAINED:
+            yield f"service: must be {_MAINTAINED} in a file of {named['prefix']}, got {service}"
+    elif named["prefix"] != f"{service.split('.')[0]}-root":
         yield f"service: {file.scalar('service')} in a file of {named['prefix']}"
 
 
@@ -201,6 +210,15 @@ def _load_time_problems(file: Rssac002File) -> Iterator[str]:
         if not re.fullmatch(r"\d{1,10}", serial):
             yield f"time: {serial}: must be a serial"
         yield from _amount(f"time: {serial}", seconds)
+
+
+def _zone_size_problems(file: Rssac002File) -> Iterator[str]:
+    """The root zone maintainer's part of RSSAC002: octets of the zone, by serial."""
+    yield from _foreign(file, ("size",))
+    for serial, octets in file.mapping("size").items():
+        if not re.fullmatch(r"\d{1,10}", serial):
+            yield f"size: {serial}: must be a serial"
+        yield from _amount(f"size: {serial}", octets)
 
 
 def _sizes_problems(file: Rssac002File) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.answer.table import TableUnusable
-from rootsrv.control.status_socket import NoAnswer, ask
+from rootsrv.control.client import NoAnswer, ask
 from rootsrv.page import counts
 from rootsrv.page.layout import COUNTER_WORDS, MAX_ZONES, Page, PageUnusable
 from rootsrv.process import clock

@@ -1,10 +1,14 @@
+import asyncio
 import ipaddress
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rootsrv.admission.blocks import Block, BlockRefused, Blocks, Matcher, parse_prefix, parse_seconds
+from rootsrv.control.protocol import Answer, Caller, Order, Refused, read_request
 from rootsrv.page.layout import MAX_BLOCKS, Page
 
 SECOND = 10**9
@@ -126,11 +130,43 @@ def test_a_block_needs_a_reason_and_there_is_room_for_so_many(page: Page, tmp_pa
 
 def test_commands_answer_with_what_is_blocked_or_with_an_error(page: Page, tmp_path: Path) -> None:
     commands = Blocks(page, tmp_path / "blocks.json", Clock()).commands()
-    told = commands["block"]({"prefix": "198.51.100.0/24", "seconds": 60, "reason": "flood", "who": "anna"})
-    assert told == commands["blocks"]({})
-    assert "error" in commands["block"]({"prefix": "198.51.100.0/24", "seconds": "soon", "reason": "flood"})
-    assert "error" in commands["unblock"]({"prefix": "203.0.113.0/24"})
-    assert commands["unblock"]({"prefix": "198.51.100.0/24"}) == {"blocks": []}
+
+    def order(command: str, **facts: Any) -> Mapping[str, Any]:
+        asked = read_request(json.dumps({"command": command, **facts}).encode(), commands)
+        told = asyncio.run(asked.command.run(Order(asked.wanted, Caller(1000, 77, "anna"))))
+        assert not isinstance(told, Answer)
+        return told
+
+    told = order("block", prefix="198.51.100.0/24", seconds=60, reason="flood")
+    assert told["blocks"][0]["who"] == "anna (uid 1000, pid 77)"
+    assert told == order("blocks")
+    for command, facts in (
+        ("block", {"prefix": "198.51.100.0/24", "seconds": "soon", "reason": "flood"}),
+        ("block", {"prefix": "198.51.100.0/24", "seconds": 10**30, "reason": "flood"}),
+        ("block", {"prefix": "198.51.100.0/24", "seconds": 60, "reason": "flood", "who": "anna"}),
+        ("block", {"prefix": 7, "seconds": 60, "reason": "flood"}),
+        ("unblock", {"prefix": "203.0.113.0/24"}),
+        ("unblock", {}),
+    ):
+        with pytest.raises(Refused):
+            order(command, **facts)
+    assert order("unblock", prefix="198.51.100.0/24") == {"blocks": []}
+
+
+def test_a_block_in_a_wider_one_ends_and_the_wider_one_goes_on(page: Page, tmp_path: Path) -> None:
+    """And the other way round: the wider one ends first."""
+    for narrow, wide in ((10, 60), (60, 10)):
+        clock = Clock()
+        blocks = Blocks(page, tmp_path / "blocks.json", clock)
+        blocks.block("198.51.100.7", narrow, "flood", "anna")
+        blocks.block("198.51.0.0/16", wide, "flood", "anna")
+        clock.now += 10 * SECOND
+
+        found = matcher(page, clock)
+        assert found.blocks(packed("198.51.100.7"))
+        assert found.blocks(packed("198.51.100.8")) == (wide == 60)
+        blocks.unblock("198.51.100.7", "anna")
+        blocks.unblock("198.51.0.0/16", "anna")
 
 
 def test_words_map_ipv4_into_ipv6() -> None:

@@ -11,10 +11,11 @@ from rootsrv.health.state import Flaps, Wish
 
 def test_a_wish_survives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "orders.json"
-    Orders(path).give((4,), Wish.DRAIN, "router maintenance")
+    Orders(path).give((4,), Wish.DRAIN, "router maintenance", "anna (uid 1000, pid 7)")
 
     again = Orders(path)
     assert (again[4].wish, again[4].reason, again[6].wish) == (Wish.DRAIN, "router maintenance", Wish.SERVE)
+    assert again[4].by == "anna (uid 1000, pid 7)"
 
 
 def test_without_a_wish_the_site_serves(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_wish_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     orders = Orders(tmp_path / "gone" / "orders.json")
 
     with pytest.raises(WishNotKept, match="No such file or directory"):
-        orders.give((4, 6), Wish.DRAIN, "")
+        orders.give((4, 6), Wish.DRAIN, "", "anna (uid 1000, pid 7)")
     assert orders[4].wish is Wish.SERVE
 
 

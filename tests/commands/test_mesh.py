@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rootsrv.commands.parser import main
-from rootsrv.config.file import build
 from rootsrv.config.mesh import MeshConfig
+from rootsrv.config.typed import build
 from rootsrv.engine import signing_key
 from rootsrv.mesh.roster import public_text
 

@@ -2,11 +2,9 @@
 
 import contextlib
 import itertools
-import json
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,7 @@ import pytest
 
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.roles.run import ROLES
+from tests.control.asking import ask
 from tests.fastpath.conftest import require_program
 from tests.needs import REPOSITORY, require_root, require_tool
 from tests.network import Host, network
@@ -150,9 +149,5 @@ def active(directory: Path) -> int:
 
 
 def kernel_replies(directory: Path) -> int:
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(10)
-        asking.connect(str(directory / "run" / "serve.sock"))
-        asking.sendall(b'{"command": "fastpath-status"}\n')
-        document = json.loads(asking.makefile().readline())
+    document = ask(directory / "run" / "serve.sock", "fastpath-status")
     return sum(sum(each.values()) for each in document["counters"]["replies"].values())

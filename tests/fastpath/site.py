@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.page.layout import Page, PageUnusable
+from tests.control.asking import ask
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, Network, network
 from tests.server.live import ZoneFiles, put_zones, wait_until, zone_files
@@ -59,12 +60,7 @@ class Site:
         return self._ask("maintain", command, request)
 
     def _ask(self, role: str, command: str, request: dict[str, Any]) -> dict[str, Any]:
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(20)
-            asking.connect(str(self.directory / "run" / f"{role}.sock"))
-            asking.sendall(json.dumps({"command": command, **request}).encode() + b"\n")
-            document: dict[str, Any] = json.loads(asking.makefile().readline())
-            return document
+        return ask(self.directory / "run" / f"{role}.sock", command, **request)
 
     def status(self) -> dict[str, Any]:
         """The fast path's."""

@@ -1,6 +1,7 @@
 """On a wire between two network namespaces: the kernel answers real clients, and steps aside when it should."""
 
 import contextlib
+import ipaddress
 import json
 import os
 import signal
@@ -237,3 +238,28 @@ def test_a_blocked_prefix_gets_nothing_from_kernel_and_workers_until_its_time_is
     tc_site.ask_serve("block", prefix=f"{CLIENT[4]}/32", seconds=2, reason="a shorter test")
     wait_until(lambda: "NXDOMAIN" in tc_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A", "+time=1"), "answered again", 20)
     wait_until(lambda: rootsrv("blocks") == "nothing is blocked\n", "forgotten", 10)
+
+
+def test_in_the_kernel_a_block_in_a_wider_one_ends_and_the_wider_one_goes_on(tc_site: Site) -> None:
+    def blocked() -> int:
+        counted: int = tc_site.status()["counters"]["blocked"]["ipv4"]
+        return counted
+
+    wide = str(ipaddress.ip_network(f"{CLIENT[4]}/24", strict=False))
+    told = tc_site.ask_serve("block", prefix=wide, seconds=600, reason="the wider one")
+    told = tc_site.ask_serve("block", prefix=f"{CLIENT[4]}/32", seconds=1, reason="the one in it")
+    assert told["ok"], told
+    try:
+        # Asked while the inner one has ended and before it is forgotten: from the moment that its time is over.
+        wait_until(lambda: len(tc_site.ask_serve("blocks")["blocks"]) == 2, "both")
+        asked = 0
+        while len(tc_site.ask_serve("blocks")["blocks"]) == 2:
+            assert "NXDOMAIN" not in tc_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A", "+time=1", "+tries=1")
+            asked += 1
+        assert asked
+        before = blocked()
+        assert "NXDOMAIN" not in tc_site.dig(f"@{SERVICE[4]}", "nosuchtld.", "A", "+time=1", "+tries=1")
+        assert blocked() > before
+    finally:
+        for each in tc_site.ask_serve("blocks")["blocks"]:
+            tc_site.ask_serve("unblock", prefix=each["prefix"])

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import dns.tsig
 import dns.update
 
 from bench.peers.daemon import free_port
+from tests.control.asking import ask
 from tests.secondary import versions
 from tests.secondary.primaries import KEY
 from tests.secondary.scripted import KEY_SECTION
@@ -66,15 +66,9 @@ class Maintained:
         lines = (self.directory / "state" / "journal.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
-    def order(self, command: str, **facts: Any) -> dict[str, Any]:
+    def order(self, command: str, octets: bytes = b"", **facts: Any) -> dict[str, Any]:
         """One request over the control socket."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(WAIT_SECONDS)
-            connection.connect(str(self.directory / "run" / "maintain.sock"))
-            connection.sendall(json.dumps({"command": command, **facts}).encode() + b"\n")
-            with connection.makefile() as stream:
-                document: dict[str, Any] = json.loads(stream.readline())
-        return document
+        return ask(self.directory / "run" / "maintain.sock", command, octets, WAIT_SECONDS, **facts)
 
     def status(self) -> dict[str, Any]:
         """The status document; empty while nobody answers."""

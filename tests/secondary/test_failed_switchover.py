@@ -56,7 +56,7 @@ def reach_the_set_time(instance: Maintained) -> None:
     """Have T now; back when the page has been flipped."""
     path = instance.directory / "next"
     path.write_bytes(versions.text(version(NEXT)))
-    assert instance.order("zone-import", file=str(path), now=True)["ok"]
+    assert instance.order("zone-import", path.read_bytes(), now=True)["ok"]
 
 
 def damage_the_table(instance: Maintained) -> tuple[Path, bytes]:

@@ -10,6 +10,7 @@ import pytest
 
 from bench.peers.daemon import PeerFailed, free_port
 from rootsrv.zone import presentation
+from tests.control.asking import ask_for_octets
 from tests.needs import genuine_root_zone_text, require_genuine_zones, require_tool
 from tests.secondary.certificates import Authority
 from tests.secondary.maintained import Maintained, maintained
@@ -44,9 +45,8 @@ def test_genuine_updates_come_from_nsd_knot_and_bind_and_survive_a_zsk_roll(tmp_
             for kind in KINDS:
                 if kind != first:
                     primaries[kind].publish(text)
-        export = tmp_path / "export"
-        instance.order("zone-export", file=str(export))
-        exported = presentation.from_text(export.read_bytes(), b"\0")
+        _, export = ask_for_octets(instance.directory / "run" / "maintain.sock", "zone-export")
+        exported = presentation.from_text(export, b"\0")
         assert exported.rrsets == presentation.from_text(trio[2], b"\0").rrsets
         keys = instance.ask(".", "DNSKEY", tcp=True).answer[0]
         assert {dns.dnssec.key_id(key) for key in keys} == {20326, 38696, 46441, 61809}

@@ -1,7 +1,6 @@
 """A real instance on loopback, started as an operator starts it, and a client that says what it got."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -27,6 +26,7 @@ from rootsrv.wire import name as names
 from rootsrv.zone import presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import verify, verify_hosts
+from tests.control.asking import ask
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 VALID_SECONDS = 13 * 86_400  # as the root's signatures
@@ -134,12 +134,7 @@ class Instance:
 
     def status(self) -> dict[str, Any]:
         """What serve's status socket tells."""
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(5)
-            asking.connect(str(self.directory / "run" / "serve.sock"))
-            asking.sendall(b'{"command": "status"}\n')
-            document: dict[str, Any] = json.loads(asking.makefile().readline())
-            return document
+        return ask(self.directory / "run" / "serve.sock", "status", seconds=5)
 
     def put_zone(self, version: int) -> None:
         """Put another version of the root zone in place of the file."""

@@ -1,5 +1,6 @@
 """A whole instance, asked over the wire."""
 
+import json
 import os
 import socket
 
@@ -76,10 +77,10 @@ def test_a_status_client_that_talks_nonsense_is_told_what_it_can_ask(instance: I
         asking.connect(str(instance.directory / "run" / "serve.sock"))
         asking.sendall(b"nonsense\n[]\n{}\n")
         lines = asking.makefile()
-        for _ in range(3):
-            told = lines.readline()
-            assert "a JSON object with a command: " in told
-            assert "status" in told
+        told = [json.loads(lines.readline()) for _ in range(3)]
+    assert [each["ok"] for each in told] == [False] * 3
+    assert told[0]["error"].startswith("not JSON: ")
+    assert told[2]["error"].startswith("a line is a JSON object with a command: block, ")
 
 
 def test_every_query_is_counted_once(instance: Instance) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from bench.peers.bird import Bird, deployed_configuration, route
 from bench.peers.daemon import PeerFailed, running
 from bench.peers.frr import frr, vtysh
 from rootsrv.page.layout import Page
+from tests.control.asking import ask
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
 from tests.server.live import put_zones, wait_until
@@ -232,12 +232,7 @@ stop_linger_seconds = 1
 
     def ask(self, role: str, request: dict[str, Any]) -> dict[str, Any]:
         """One request to a role's status socket."""
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(5)
-            asking.connect(str(self.directory / "run" / f"{role}.sock"))
-            asking.sendall(json.dumps(request).encode() + b"\n")
-            answer: dict[str, Any] = json.loads(asking.makefile().readline())
-            return answer
+        return ask(self.directory / "run" / f"{role}.sock", seconds=5, **request)
 
     def family(self, version: int) -> dict[str, Any]:
         """The controller's status of one IP version; {} while there is no controller."""

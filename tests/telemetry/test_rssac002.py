@@ -149,6 +149,14 @@ PUBLISHED = {
         "---\nversion: rssac002v4\nservice: a.root-servers.net\nstart-period: '2024-01-03T00:00:00Z'\n"
         "metric: load-time\ntime:\n  2024010300: 10\n  2024010301: 8\n  2024010302: 12\n"
     ),
+    "rzm-20230503-zone-size.yaml": (
+        "---\nversion: rssac002v4\nservice: root-servers.net\nstart-period: '2023-05-03T00:00:00Z'\n"
+        "metric: zone-size\nsize:\n  2023050300: 1341090\n  2023050301: 1341090\n  2023050302: 1341136\n"
+    ),
+    "root-20180501-zone-size.yaml": (
+        "---\nversion: rssac002v3\nservice: root-servers.net\nstart-period: '2018-05-01T00:00:00Z'\n"
+        "metric: zone-size\nsize:\n  2018050100: 1488107\n  2018050101: 1488107\n  2018050102: 1488375\n"
+    ),
     "b-root-20240103-unique-sources.yaml": (
         "---\nversion: rssac002v5\nservice: b.root-servers.net\nstart-period: 2024-01-03T00:00:00Z\n"
         "metric: unique-sources\nnum-sources-ipv4: 10465228\nnum-sources-ipv6: 1144177\n"
@@ -177,6 +185,11 @@ def test_published_files_are_right(name: str) -> None:
         ("b-root-20240103-unique-sources.yaml", "ipv6: 1144177", "ipv6: many", "num-sources-ipv6: must be a whole"),
         ("b-root-20240103-unique-sources.yaml", "num-sources-ipv6:", "num-sources-6:", "num-sources-6: does not bel"),
         ("b-root-20240103-unique-sources.yaml", "unique-sources\n", "zone-size\n", "metric: zone-size in a file of"),
+        ("rzm-20230503-zone-size.yaml", "root-servers.net", "k.root-servers.net", "service: must be root-servers.net"),
+        ("rzm-20230503-zone-size.yaml", "1341136", "large", "size: 2023050302: must be a whole number"),
+        ("rzm-20230503-zone-size.yaml", "2023050302", "today", "size: today: must be a serial"),
+        ("rzm-20230503-zone-size.yaml", "size:\n", "sizes:\n", "sizes: does not belong here"),
+        ("rzm-20230503-zone-size.yaml", "zone-size", "load-time", "metric: load-time in a file of zone-size"),
         ("l-root-20240103-rcode-volume.yaml", "16: 50", "4096: 50", "4096: must be an rcode, 0..4095"),
         ("a-root-20240103-load-time.yaml", "time:\n", "tide:\n", "tide: does not belong here"),
         ("a-root-20240103-load-time.yaml", ": 12", ": -1", "time: 2024010302: must be a whole number"),

@@ -1,0 +1,35 @@
+"""What commands print, for a person's terminal: text is text, whatever is in it."""
+# A zone's name, a reason, a primary's error come from others.  rich takes "[/x]" for markup, and a terminal obeys
+# control characters: neither gets any.
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_WIDE = frozenset({"trouble", "why held", "last transfer"})
+"""Columns that may be folded."""
+
+
+def shown(text: object) -> str:
+    """*text* on one line, with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
+
+
+def say(text: object) -> None:
+    """A line."""
+    print(shown(text))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """*rows* below *columns*, as wide as the terminal; into a pipe or a file nothing is folded."""
+    # Here, so that no command waits for rich that prints no table.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(Text(column), no_wrap=column not in _WIDE)
+    for row in rows:
+        made.add_row(*(Text(shown(cell)) for cell in row))
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(made)

@@ -1,0 +1,127 @@
+"""The one server of the control protocol (protocol.py); each role has a socket and commands of its own."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rootsrv.control.protocol import (
+    LONGEST_LINE_OCTETS,
+    Answer,
+    Asked,
+    Caller,
+    Commands,
+    Document,
+    Order,
+    Refused,
+    failure,
+    is_too_long,
+    read_request,
+    response_line,
+)
+from rootsrv.process import log
+
+_LONGEST_LOGGED = 1000
+_LINGER_SECONDS = 1.0
+
+OCTETS_SECONDS = 60.0
+"""How long the octets that a request announces may take."""
+
+
+@contextlib.contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """A name for the socket *path* that fits into a socket address, however long the path is; valid in the context."""
+    if not is_too_long(path):
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+class ControlServer:
+    """Answers whoever connects to the socket."""
+
+    def __init__(self, commands: Commands, refused: Callable[[str, str], None] | None = None) -> None:
+        """*refused* is told of what is no request: who it came from, and why."""
+        self.commands = commands
+        self._refused = refused or (lambda caller, reason: log.event("control refused", by=caller, reason=reason))
+
+    async def listen(self, path: Path) -> asyncio.Server:
+        """Listen on the Unix socket *path*, for owner and group only."""
+        path.unlink(missing_ok=True)
+        before = os.umask(0o117)
+        try:
+            with reachable(path) as name:
+                return await asyncio.start_unix_server(self._converse, name, limit=LONGEST_LINE_OCTETS)
+        finally:
+            os.umask(before)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            caller = Caller.of(writer.get_extra_info("socket"))
+            while await self._answer_one(reader, writer, caller):
+                pass
+            # Closing while octets wait unread would reset the connection before the other end has read the response.
+            writer.write_eof()
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while await reader.read(LONGEST_LINE_OCTETS):
+                    pass
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass  # gone, or in the middle of something
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller) -> bool:
+        """Read a request and answer it; whether another one may follow on this connection."""
+        goes_on = True
+        octets = b""
+        try:
+            try:
+                line = await reader.readline()
+            except ValueError:  # beyond the limit; where the next line begins is not known
+                goes_on = False
+                raise Refused(f"a request is at most {LONGEST_LINE_OCTETS} octets") from None
+            if not line:
+                return False
+            # Octets that follow a line which is refused would be read as lines.
+            goes_on = b'"octets"' not in line
+            asked = read_request(line, self.commands)
+            goes_on = True
+            async with asyncio.timeout(OCTETS_SECONDS):
+                given = await reader.readexactly(asked.octets)
+        except Refused as error:
+            self._refused(str(caller), str(error))
+            response = response_line(failure(str(error)))
+        else:
+            response, octets = await self._carry_out(asked, caller, given)
+        writer.write(response)
+        writer.write(octets)
+        await writer.drain()
+        return goes_on
+
+    async def _carry_out(self, asked: Asked, caller: Caller, octets: bytes) -> tuple[bytes, bytes]:
+        try:
+            if asked.command.changes:
+                caller = await asyncio.to_thread(caller.named)
+                told = " ".join([asked.name, *(f"{key}={value}" for key, value in asked.given.items())])
+                log.event("control", by=caller, order=told[:_LONGEST_LOGGED])
+            answer = await asked.command.run(Order(asked.wanted, caller, octets))
+            if isinstance(answer, Answer):
+                return response_line(answer.document, len(answer.octets)), answer.octets
+            return response_line(answer), b""
+        except Refused as error:
+            return response_line(failure(str(error) or type(error).__name__)), b""
+        except Exception as error:
+            # Our fault, and no reason for the role to end: who asked sees it, and so does who reads the log.
+            log.failure("control failed", order=asked.name, by=caller, error=f"{type(error).__name__}: {error}")
+            return response_line(_fault(error)), b""
+
+
+def _fault(error: Exception) -> Document:
+    return failure(f"{type(error).__name__}: {error}")

@@ -1,0 +1,102 @@
+"""What commands print: text is text, and who stops reading ends the command without a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootsrv.commands import printing, zones
+from tests.needs import REPOSITORY
+
+HOSTILE = "[/x]."
+
+
+def test_whatever_is_in_a_cell_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [[HOSTILE, "[bold]x[/bold]", "[link=x]"], ["\\[", ":warning:", "[[/]]"], [7, None, ["a", "[/]"]]]
+
+    printing.table(["zone", "[/head]", "why held"], rows)
+
+    printed = capsys.readouterr().out
+    for text in ("[/head]", HOSTILE, "[bold]x[/bold]", "[link=x]", "\\[", ":warning:", "[[/]]", "['a', '[/]']"):
+        assert text in printed
+
+
+def test_a_terminal_gets_no_orders_from_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    printing.table(["zone"], [["a\x1b[2Jb\r\n\x07c\x9b"]])
+    printing.say("d\x1b]0;x\x07e\nf")
+
+    printed = capsys.readouterr().out
+    assert "a\\x1b[2Jb\\x0d\\x0a\\x07c\\x9b" in printed
+    assert "d\\x1b]0;x\\x07e\\x0af" in printed
+
+
+def status() -> dict[str, Any]:
+    """A status document in which every text is hostile."""
+    primary = {
+        "name": HOSTILE, "where": HOSTILE, "serial": 7, "last_success_seconds": 1.0, "failures": 3,
+        "last_error": HOSTILE, "backoff_seconds": 5.0,
+    }  # fmt: skip
+    zone = {
+        "name": HOSTILE, "known": 7, "received": 7, "scheduled": None, "served": 7, "served_age_seconds": 1.0,
+        "confirmed_age_seconds": 1.0, "lease_seconds": 9.0, "refresh_in_seconds": 5.0, "source": HOSTILE,
+        "primaries": [primary],
+    }  # fmt: skip
+    peer = dict.fromkeys(("name", "address", "last_transfer_at", "last_transfer", "notify"), HOSTILE)
+    return {
+        "version": HOSTILE, "configuration_digest": HOSTILE, "now": HOSTILE, "clock": HOSTILE,
+        "clock_distance_seconds": 0, "test_clock_offset_seconds": 0, "generation": 1, "silenced": 0,
+        "switchover": {"state": HOSTILE, "activate_at": HOSTILE, "reason": HOSTILE}, "zones": [zone], "peers": [peer],
+        "workers": [{"slot": 0, "active": 1}], "workers_replaced": 0, "security_events": {HOSTILE: 1},
+        "alarms": [HOSTILE],
+    }  # fmt: skip
+
+
+def test_status_of_a_zone_with_a_hostile_name_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    zones.render_status(status())
+
+    assert capsys.readouterr().out.count(HOSTILE) >= 15
+
+
+def test_only_printing_hands_anything_to_rich() -> None:
+    """Elsewhere but in the demo, whose texts are its own, nobody has to think of markup."""
+    using = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / "rootsrv").rglob("*.py")
+        if "from rich" in path.read_text() or "import rich" in path.read_text()
+    }
+    assert using == {"rootsrv/commands/printing.py", "rootsrv/commands/demo.py"}
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("errors_too", [False, True], ids=["output", "output and errors"])
+@pytest.mark.parametrize(
+    ("command", "ends"),
+    [
+        (("check-config", "deploy/rootsrv.toml"), {141}),
+        # argparse says nothing when it cannot print.
+        (("zone", "--help"), {0, 141}),
+        # What is wrong goes to stderr: with a reader there it is told and counts.
+        (("rssac002", "validate", "deploy"), {1, 141}),
+    ],
+)
+def test_who_stops_reading_ends_the_command_without_a_traceback(
+    command: tuple[str, ...], ends: set[int], errors_too: bool, buffered: str, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    errors = tmp_path / "errors"
+    try:
+        with errors.open("wb") as file:
+            status = subprocess.run(
+                [sys.executable, "-m", "rootsrv", *command], env={**os.environ, "PYTHONUNBUFFERED": buffered},
+                cwd=REPOSITORY, stdout=writing, stderr=writing if errors_too else file, timeout=60, check=False,
+            ).returncode  # fmt: skip
+    finally:
+        os.close(writing)
+
+    assert status in ends
+    assert "Traceback" not in errors.read_text()
+    assert "BrokenPipe" not in errors.read_text()
