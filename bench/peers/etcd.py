@@ -98,17 +98,20 @@ class Cluster:
 
     nodes: list[Node]
     certificates: Certificates
+    address: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+    """In front of every command: `ip netns exec …`."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:
         """URLs for clients."""
-        return tuple(f"https://127.0.0.1:{node.client_port}" for node in self.nodes)
+        return tuple(f"https://{self.address}:{node.client_port}" for node in self.nodes)
 
     def ctl(self, *arguments: str, client: str = "root", check: bool = True) -> str:
         """What `etcdctl` says, as somebody with *client*'s certificate."""
         files = self.certificates
         done = subprocess.run(
-            [require_tool("etcdctl"), f"--endpoints={','.join(self.endpoints)}", f"--cacert={files.ca}",
+            [*self.prefix, require_tool("etcdctl"), f"--endpoints={','.join(self.endpoints)}", f"--cacert={files.ca}",
              f"--cert={files.certificate(client)}", f"--key={files.key(client)}",
              "--command-timeout=5s", "--dial-timeout=3s", *arguments],
             capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"ETCDCTL_API": "3"},
@@ -120,23 +123,29 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(
-    directory: Path, nodes: int = 1, *, clients: Sequence[str] = (), quota_octets: int = 0
+    directory: Path,
+    nodes: int = 1,
+    *,
+    clients: Sequence[str] = (),
+    quota_octets: int = 0,
+    address: str = "127.0.0.1",
+    prefix: tuple[str, ...] = (),
 ) -> Iterator[Cluster]:
-    """*nodes* nodes on loopback until the block ends; certificates for `root` and *clients*."""
+    """*nodes* nodes at *address* until the block ends; certificates for `root` and *clients*."""
     etcd = require_tool("etcd")
-    files = make_certificates(directory / "certificates", ["root", *clients])
+    files = make_certificates(directory / "certificates", ["root", *clients], address)
     made = []
     for number in range(nodes):
         made.append((f"etcd{number}", free_port(), free_port()))
-    everybody = ",".join(f"{name}=https://127.0.0.1:{peer}" for name, _, peer in made)
+    everybody = ",".join(f"{name}=https://{address}:{peer}" for name, _, peer in made)
     running_nodes = []
     for name, client, peer in made:
         command = [
-            etcd, "--name", name, "--data-dir", str(directory / name), "--log-level", "error",
-            "--listen-client-urls", f"https://127.0.0.1:{client}",
-            "--advertise-client-urls", f"https://127.0.0.1:{client}",
-            "--listen-peer-urls", f"https://127.0.0.1:{peer}",
-            "--initial-advertise-peer-urls", f"https://127.0.0.1:{peer}",
+            *prefix, etcd, "--name", name, "--data-dir", str(directory / name), "--log-level", "error",
+            "--listen-client-urls", f"https://{address}:{client}",
+            "--advertise-client-urls", f"https://{address}:{client}",
+            "--listen-peer-urls", f"https://{address}:{peer}",
+            "--initial-advertise-peer-urls", f"https://{address}:{peer}",
             "--initial-cluster", everybody, "--initial-cluster-token", str(directory.name),
             "--client-cert-auth", "--trusted-ca-file", str(files.ca),
             "--cert-file", str(files.certificate("node")), "--key-file", str(files.key("node")),
@@ -146,7 +155,7 @@ def cluster(
             *(("--quota-backend-bytes", str(quota_octets)) if quota_octets else ()),
         ]  # fmt: skip
         running_nodes.append(Node(name, client, peer, command, directory / f"{name}.log"))
-    started = Cluster(running_nodes, files)
+    started = Cluster(running_nodes, files, address, prefix)
     with contextlib.ExitStack() as stack:
         for node in running_nodes:
             stack.callback(node.stack.close)
@@ -162,24 +171,24 @@ def _wait_until_healthy(started: Cluster) -> None:
     raise PeerFailed("etcd: not healthy: " + "".join(node.log.read_text()[-500:] for node in started.nodes))
 
 
-def make_certificates(directory: Path, clients: Sequence[str]) -> Certificates:
-    """An authority, a certificate for the nodes on loopback, and one for each client."""
+def make_certificates(directory: Path, clients: Sequence[str], address: str = "127.0.0.1") -> Certificates:
+    """An authority, a certificate for the nodes at *address*, and one for each client."""
     directory.mkdir(parents=True, exist_ok=True)
     files = Certificates(directory)
     authority = ec.generate_private_key(ec.SECP256R1())
     issuer = "authority of the tests"
-    _write(files, "ca", authority, _certificate(issuer, authority, issuer, authority))
+    _write(files, "ca", authority, _certificate(issuer, authority, issuer, authority, address))
     for name in ("node", *clients):
         key = ec.generate_private_key(ec.SECP256R1())
-        _write(files, name, key, _certificate(name, key, issuer, authority))
+        _write(files, name, key, _certificate(name, key, issuer, authority, address))
     return files
 
 
 def _certificate(
-    name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey
+    name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey, address: str
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
-    addresses = [x509.IPAddress(ipaddress.ip_address(each)) for each in ("127.0.0.1", "::1")]
+    addresses = [x509.IPAddress(ipaddress.ip_address(each)) for each in {"127.0.0.1", address}]
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
