@@ -45,6 +45,9 @@ class Fleet:
     refused: int = 0
     """Values that were refused, since start."""
 
+    _last: dict[str, tuple[bytes, Envelope]] = field(default_factory=dict)
+    """By key, what was accepted last."""
+
     _fresh: Freshness = field(default_factory=Freshness)
     _last_failed: dict[str, tuple[Subject, bool]] = field(default_factory=dict)
     """By member: the subject before its present one, and whether it failed with it."""
@@ -101,7 +104,7 @@ class Fleet:
         if key == KEY:
             if entry is not None and self.offer_roster(entry.value, now.boottime, "engine"):
                 # What somebody wrote whom the roster now lists was refused before.
-                self._fresh = Freshness()
+                self._fresh, self._last = Freshness(), {}
             return
         if self.roster is None:
             return
@@ -115,6 +118,8 @@ class Fleet:
                     self.offers[zone] = (Subject.of(envelope.content, key), envelope.sent)
                 case ["zone", _, "verdict", _, _] if entry is not None:
                     verdict = Verdict.of(self._opened(key, entry, self.roster.operator_keys(), now))
+                    if verdict in self.verdicts:
+                        return
                     self.verdicts = (*self.verdicts[-_VERDICTS + 1 :], verdict)
                     log.event("operator's order", by=verdict.by, decision=verdict.decision, zone=verdict.subject.zone,
                               serial=verdict.subject.serial, reason=verdict.reason)  # fmt: skip
@@ -141,12 +146,18 @@ class Fleet:
     def _opened(
         self, key: str, entry: Entry, writers: Mapping[str, Ed25519PublicKey], now: Now, *, shared: bool = False
     ) -> Envelope:
+        last = self._last.get(key)
+        if last is not None and last[0] == entry.value:  # written again, or read again after the engine was gone
+            return last[1]
         envelope = open_envelope(entry.value, service=self.service, key=key, writers=writers, now=now.wall)
         self._fresh.admit(envelope, shared=shared)
+        self._last[key] = (entry.value, envelope)
         return envelope
 
     def _order(self, zone: str, envelope: Envelope, now: Now) -> None:
         order = SetTime.of(envelope)
+        if order in self.orders.get(zone, ()):
+            return
         if order.subject.zone != zone:
             raise Malformed(f"{envelope.key}: is of zone {order.subject.zone}")
         self.orders[zone] = admitted(self.orders.get(zone, ()), order, now)

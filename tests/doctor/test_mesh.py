@@ -1,0 +1,88 @@
+"""`rootsrv doctor` in a mesh: key, roster, engine."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.peers.etcd import Cluster, cluster
+from rootsrv.config.file import Config, load
+from rootsrv.doctor import mesh
+from rootsrv.doctor.finding import Finding, Grade
+from rootsrv.engine.etcd import NodeStatus
+from tests.mesh.fleets import section
+from tests.mesh.mesh_of import mesh_of
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("engine"), clients=["member"]) as started:
+        yield started
+
+
+def member(directory: Path, engine: Cluster, name: str = "m2") -> Config:
+    path = directory / "rootsrv.toml"
+    zone = f'[[zone]]\nname = "."\nvalidation = "none"\nzonemd = "off"\n[state]\ndirectory = "{directory}/state"\n'
+    path.write_text(zone + section(mesh_of(4), name, directory, engine))
+    return load(path)
+
+
+def changed(config: Config, **changes: Any) -> Config:
+    assert config.mesh is not None
+    return replace(config, mesh=replace(config.mesh, **changes))
+
+
+def graded(config: Config, grade: Grade) -> str:
+    return "\n".join(f"{each.about}: {each.found}" for each in mesh.checks(config) if each.grade is grade)
+
+
+def test_a_member_that_is_as_it_should_be(tmp_path: Path, engine: Cluster) -> None:
+    config = member(tmp_path, engine)
+    assert "m2 is listed, of group all" in graded(config, Grade.GOOD)
+    assert graded(config, Grade.BAD).splitlines() == [
+        "mesh sources: 0 source of the root: if that is lost, so is every update"
+    ]
+
+
+def test_what_is_wrong_is_named(tmp_path: Path, engine: Cluster) -> None:
+    config = member(tmp_path, engine)
+    assert "m9 is not listed" in graded(changed(config, member="m9"), Grade.BAD)
+    assert "has another public key there" in graded(changed(config, member="m3"), Grade.BAD)
+    assert "signed by none of" in graded(changed(config, roster_keys=("ab" * 32,)), Grade.BAD)
+    assert "https://127.0.0.1:1" in graded(changed(config, endpoints=("https://127.0.0.1:1",)), Grade.BAD)
+    Path(config.mesh.key).chmod(0o644)  # type: ignore[union-attr]
+    assert "others may read it" in graded(config, Grade.BAD)
+    Path(config.mesh.roster).unlink()  # type: ignore[union-attr]
+    assert "there is none" in graded(config, Grade.BAD)
+
+
+def test_no_mesh_is_no_finding(tmp_path: Path, engine: Cluster) -> None:
+    assert list(mesh.checks(replace(member(tmp_path, engine), mesh=None))) == []
+
+
+VERSIONS = {
+    "3.4.23": Grade.REMARK,
+    "3.5.32": Grade.REMARK,
+    "3.5.33": Grade.GOOD,
+    "3.6.13": Grade.REMARK,
+    "3.6.14": Grade.GOOD,
+    "3.7.0": Grade.REMARK,
+    "3.7.1": Grade.GOOD,
+    "3.8.0": Grade.GOOD,
+    "4.0.0": Grade.GOOD,
+}
+
+
+@pytest.mark.parametrize(("version", "grade"), VERSIONS.items())
+def test_versions_with_holes_are_remarked_on(version: str, grade: Grade) -> None:
+    (found,) = mesh._node("https://e:1", NodeStatus("https://e:1", version, 1000, True, ()))
+    assert isinstance(found, Finding)
+    assert found.grade is grade
+
+
+def test_a_board_that_is_full_is_to_be_mended() -> None:
+    told = NodeStatus("https://e:1", "3.6.14", 3 * 1024**3, True, ("memberID:1 alarm:NOSPACE ",))
+    grades = [each.grade for each in mesh._node("https://e:1", told)]
+    assert grades == [Grade.BAD, Grade.GOOD, Grade.REMARK]
