@@ -10,7 +10,7 @@ PARALLEL := -n 2 --dist loadfile --durations=25
 
 .PHONY: help venv demo test test-long test-kernel61 lint check bpf system-packages clean
 .PHONY: man wheel
-.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-notify bench-load bench-parts
+.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-notify bench-transfers bench-load bench-parts
 .DELETE_ON_ERROR:
 
 help:
@@ -68,7 +68,7 @@ check: lint
 	$(PYTEST) -x tests/zone tests/answer
 
 # ── benchmarks: root, an idle machine with two cores; BENCH=... adds options ──
-bench: bench-responder bench-startup bench-parts bench-notify bench-abreast bench-compare bench-peak
+bench: bench-responder bench-startup bench-parts bench-notify bench-transfers bench-abreast bench-compare bench-peak
 
 bench-compare: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench compare --further $(BENCH)
@@ -87,6 +87,9 @@ bench-startup: $(VENV)/.installed-for-tests
 
 bench-notify: $(VENV)/.installed-for-tests system-packages
 	$(BIN)/python -m bench notify $(BENCH)
+
+bench-transfers: $(VENV)/.installed-for-tests system-packages
+	$(BIN)/python -m bench transfers $(BENCH)
 
 bench-parts: $(VENV)/.installed-for-tests system-packages
 	$(BIN)/python -m bench parts $(BENCH)

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import abreast, compare, measure, notify, offer, parts, peak, report, responder, startup, zones
+from bench import abreast, compare, measure, notify, offer, parts, peak, report, responder, startup, transfers, zones
 from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import MAX_RING, Card, KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
@@ -141,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     notifying.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
     _add_results(notifying)
     notifying.set_defaults(command=_notify)
+
+    transferring = commands.add_parser("transfers", help="processor time per AXFR, beside NSD and Knot as primaries")
+    transferring.add_argument("--rounds", type=_positive, default=transfers.ROUNDS)
+    transferring.add_argument("--in-a-turn", type=_positive, default=transfers.IN_A_TURN, help="transfers in a turn")
+    _add_zones(transferring)
+    _add_results(transferring)
+    transferring.set_defaults(command=_transfers)
 
     taking_apart = commands.add_parser(
         "parts", help="what each part of the kernel fast path costs, and its worst queries"
@@ -411,6 +418,14 @@ def _notify(arguments: argparse.Namespace) -> int:
         result = notify.run(repeats=arguments.repeats, tlds=arguments.tlds)
     return _finish(
         arguments, "notify", "From NOTIFY to served", result, notify.to_markdown, measured=bool(result["seconds"])
+    )
+
+
+def _transfers(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _console.status("transferring"):
+        result = transfers.run(served, rounds=arguments.rounds, in_a_turn=arguments.in_a_turn)
+    return _finish(
+        arguments, "transfers", "Transfers out", result, transfers.to_markdown, measured=bool(result["subjects"])
     )
 
 
