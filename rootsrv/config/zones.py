@@ -42,7 +42,11 @@ class AdminConfig:
     whole_zones_per_serial: int = 32
     """How often one peer may have the whole of one version; over it REFUSED.  0 = as often as it asks."""
 
+    notify_mbit_per_second: float = 0.0
+    """NOTIFYs to peers are spread so that the transfers they cause need no more than this; 0 = all at once."""
+
     def __post_init__(self) -> None:
+        check_range("admin.notify_mbit_per_second", self.notify_mbit_per_second, 0, 1_000_000)
         check_addresses("admin.addresses", self.addresses)
         check_range("admin.port", self.port, 1, 65535)
         check_range("admin.tls_port", self.tls_port, 1, 65535)

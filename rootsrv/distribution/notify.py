@@ -50,6 +50,11 @@ _NOTIFY_FLAGS = 4 << 11 | 0x0400  # opcode NOTIFY, AA
 _OPCODE_NOTIFY, _NOTIMP = 4, 4
 
 
+def spacing(octets: int, mbit_per_second: float) -> float:
+    """Seconds between NOTIFYs that are each followed by a transfer of *octets*; 0 where nothing bounds them."""
+    return octets * 8 / 1e6 / mbit_per_second if mbit_per_second else 0.0
+
+
 class Outcome(enum.StrEnum):
     """What became of a NOTIFY."""
 

@@ -12,7 +12,8 @@ from rootsrv.control import client
 from rootsrv.control.server import ControlServer
 from rootsrv.distribution.limits import transfer_limits
 from rootsrv.distribution.listener import CannotListen, Listener
-from rootsrv.distribution.notify import NotifySender, Target, Told
+from rootsrv.distribution.notify import NotifySender, Target, Told, spacing
+from rootsrv.distribution.offered import OfferedZone
 from rootsrv.distribution.requests import ConfiguredPeers, PeerRecord, Requests
 from rootsrv.page.layout import Page
 from rootsrv.process import log
@@ -113,9 +114,15 @@ class Role:
     def _tell_peers(self, keeper: ZoneKeeper) -> None:
         apex = keeper.policy.apex
         zone = self.offering.zone(apex)
-        if zone is not None:
-            told = [each for each in self.peers.records.values() if each.config.notify and apex in each.apexes]
-            self.sender.tell(zone, [self._target(each) for each in told])
+        told = [each for each in self.peers.records.values() if each.config.notify and apex in each.apexes]
+        if zone is not None and zone.offer is not None and told:
+            self._in_background(self._tell(zone, [self._target(each) for each in told]))
+
+    async def _tell(self, zone: OfferedZone, targets: list[Target]) -> None:
+        if zone.offer is None:
+            return
+        octets = (await zone.whole()).octets  # ready before the first peer comes for it
+        self.sender.tell(zone, targets, spacing(octets, self.maintainer.zones.config.admin.notify_mbit_per_second))
 
     def _target(self, record: PeerRecord) -> Target:
         def report(told: Told) -> None:

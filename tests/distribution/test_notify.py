@@ -248,6 +248,11 @@ def test_they_are_paced() -> None:
     run(work())
 
 
+def test_the_spacing_is_what_the_transfers_take_of_the_bandwidth() -> None:
+    assert module.spacing(1_250_000, 1000) == pytest.approx(0.01)
+    assert module.spacing(1_250_000, 0) == 0.0
+
+
 def test_ipv6_and_v4_mapped_addresses() -> None:
     async def work() -> None:
         told: list[Told] = []
