@@ -16,7 +16,21 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import abreast, compare, measure, notify, offer, parts, peak, report, responder, startup, transfers, zones
+from bench import (
+    abreast,
+    compare,
+    flood,
+    measure,
+    notify,
+    offer,
+    parts,
+    peak,
+    report,
+    responder,
+    startup,
+    transfers,
+    zones,
+)
 from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import MAX_RING, Card, KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
@@ -85,6 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     loading.add_argument("--zone", type=Path, metavar="FILE", help="root zone whose TLDs to ask; default: the demo's")
     _add_queries(loading)
     loading.set_defaults(command=_load)
+
+    flooding = commands.add_parser("flood", help="on loopback: connections that ask nothing, and clients that do, late")
+    flooding.add_argument("--port", type=int, required=True, help="where 127.0.0.1 answers")
+    flooding.add_argument("--rate", type=float, default=flood.Flood.rate, help="connections per second")
+    flooding.add_argument("--prefixes", type=int, default=flood.Flood.prefixes, help="/24 that they come from")
+    flooding.add_argument("--addresses", type=int, default=flood.Flood.addresses, help="of all prefixes together")
+    flooding.add_argument("--seconds", type=float, default=flood.Flood.seconds)
+    flooding.add_argument("--clients", type=int, default=flood.Flood.clients)
+    flooding.set_defaults(command=_flood)
 
     comparing = commands.add_parser("compare", help="every server in turn on the same wire")
     comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
@@ -265,6 +288,22 @@ def _load(arguments: argparse.Namespace) -> int:
         engine.close()
     print(json.dumps(asdict(load)) if arguments.json else offer.to_text(load), end="\n" if arguments.json else "")
     return 0 if load.answered else 1
+
+
+def _flood(arguments: argparse.Namespace) -> int:
+    order = flood.Flood(
+        port=arguments.port,
+        rate=arguments.rate,
+        prefixes=arguments.prefixes,
+        addresses=arguments.addresses,
+        seconds=arguments.seconds,
+        clients=arguments.clients,
+    )
+    if refused := flood.refusal(order):
+        raise _Refused(refused)
+    found = flood.run(order)
+    print(flood.to_text(order, found))
+    return 1 if found.failed else 0
 
 
 def _options(arguments: argparse.Namespace) -> compare.Options:

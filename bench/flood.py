@@ -1,0 +1,223 @@
+"""`python -m bench flood`: connections that ask nothing, and clients that wait between connecting and asking.
+
+On loopback only (all of 127.0.0.0/8 are its sources), against whatever answers there: `rootsrv demo`, NSD, Knot.  There
+is no delay on loopback, so a client at a distance is one that waits a round trip before it asks.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rootsrv.process.descriptors import raise_limit
+
+TARGET = "127.0.0.1"
+MAX_RATE, MAX_SECONDS, MAX_CLIENTS = 50_000.0, 60.0, 2_000
+_QUERY = b"\x12\x34\0\0\0\1\0\0\0\0\0\0\0\0\6\0\1"  # . SOA
+_TURN_SECONDS = 0.002
+_ANSWER_SECONDS = 5.0
+_HELD = 12_000  # connections that the flood keeps open; of more the oldest is closed
+_RESERVE = 2_500  # descriptors for clients and all else
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
+
+
+@dataclass(frozen=True)
+class Flood:
+    """What comes."""
+
+    port: int
+    rate: float = 14_000.0
+    """Connections per second."""
+
+    prefixes: int = 8
+    """/24 that they come from."""
+
+    addresses: int = 200
+    """By all of them together."""
+
+    seconds: float = 5.0
+    clients: int = 330
+    """Each from a /24 of its own, spread over the time but the first half second."""
+
+    waits: tuple[float, ...] = (0.1, 0.3)
+    """Seconds between connecting and asking, by clients in turn."""
+
+    udp_rate: float = 200.0
+
+    def sources(self) -> list[str]:
+        """The addresses of the flood, none of a client's /24."""
+        each = -(-self.addresses // self.prefixes)
+        numbers = ((n % self.prefixes, n // self.prefixes) for n in range(self.addresses))
+        return [f"127.{128 + (p >> 8)}.{p & 255}.{1 + n % 254}" for p, n in numbers if n < each]
+
+
+@dataclass
+class Found:
+    """What became of those who asked."""
+
+    flooded: int = 0
+    asked: dict[float, int] = field(default_factory=dict)
+    failed: dict[float, int] = field(default_factory=dict)
+    """Clients by how long they waited."""
+
+    reasons: dict[str, int] = field(default_factory=dict)
+    datagrams: int = 0
+    datagrams_lost: int = 0
+
+
+def run(flood: Flood) -> Found:
+    """Flood and ask, for `flood.seconds`; nothing is left behind."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        status = 1
+        try:
+            raise_limit()
+            os.write(writing, b"%d" % _come(flood))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    try:
+        raise_limit()
+        found = asyncio.run(_ask_all(flood))
+        with os.fdopen(reading, "rb", closefd=False) as pipe:
+            found.flooded = int(pipe.read() or b"0")
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return found
+
+
+def _come(flood: Flood) -> int:
+    """Open connections at the rate until the time is over; how many there were."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    held: deque[socket.socket] = deque()
+    most = max(1, min(_HELD, allowed - _RESERVE))
+    sources = flood.sources()
+    began = time.monotonic()
+    opened = made = 0
+    while (now := time.monotonic()) < began + flood.seconds:
+        due = int((now - began) * flood.rate)
+        # What could not be done in time is not made up for: a burst is no rate.
+        opened = max(opened, due - int(flood.rate * 0.05))
+        for number in range(opened, due):
+            connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            try:
+                connection.bind((sources[number % len(sources)], 0))
+                connection.connect_ex((TARGET, flood.port))
+            except OSError:
+                connection.close()
+                continue
+            held.append(connection)
+            made += 1
+            if len(held) > most:
+                held.popleft().close()
+        opened = due
+        time.sleep(_TURN_SECONDS)
+    return made
+
+
+async def _ask_all(flood: Flood) -> Found:
+    found = Found()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_ask_over_udp(flood, found))
+        spread = max(0.1, flood.seconds - 0.5 - max(flood.waits))
+        for number in range(flood.clients):
+            wait = flood.waits[number % len(flood.waits)]
+            start = 0.5 + spread * number / flood.clients
+            tasks.create_task(_ask(flood, number, start, wait, found))
+    return found
+
+
+async def _ask(flood: Flood, number: int, start: float, wait: float, found: Found) -> None:
+    await asyncio.sleep(start)
+    found.asked[wait] = found.asked.get(wait, 0) + 1
+    source = (f"127.{1 + (number >> 8)}.{number & 255}.1", 0)
+    stage = "connecting"
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS + wait):
+            reader, writer = await asyncio.open_connection(TARGET, flood.port, local_addr=source)
+            try:
+                await asyncio.sleep(wait)
+                stage = "asking"
+                writer.write(len(_QUERY).to_bytes(2, "big") + _QUERY)
+                size = int.from_bytes(await reader.readexactly(2), "big")
+                response = await reader.readexactly(size)
+                if response[:2] != _QUERY[:2] or response[3] & 15:
+                    raise ConnectionError("wrong answer")
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, EOFError) as error:
+        found.failed[wait] = found.failed.get(wait, 0) + 1
+        reason = f"{stage}: {type(error).__name__}"
+        found.reasons[reason] = found.reasons.get(reason, 0) + 1
+
+
+async def _ask_over_udp(flood: Flood, found: Found) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.setblocking(False)
+        asking.connect((TARGET, flood.port))
+        answered: set[bytes] = set()
+
+        def take() -> None:
+            while True:
+                try:
+                    answered.add(asking.recv(4096)[:2])
+                except (BlockingIOError, ConnectionError):
+                    return
+
+        loop.add_reader(asking.fileno(), take)
+        try:
+            end = loop.time() + flood.seconds
+            while loop.time() < end and found.datagrams < 65_536:
+                asking.send(found.datagrams.to_bytes(2, "big") + _QUERY[2:])
+                found.datagrams += 1
+                await asyncio.sleep(1 / flood.udp_rate)
+            for _ in range(20):
+                if len(answered) == found.datagrams:
+                    break
+                await asyncio.sleep(0.1)
+        finally:
+            loop.remove_reader(asking.fileno())
+    found.datagrams_lost = found.datagrams - len(answered)
+
+
+def to_text(flood: Flood, found: Found) -> str:
+    """What an operator reads."""
+    lines = [
+        f"{found.flooded / flood.seconds:,.0f} connections/s from {flood.addresses} addresses in {flood.prefixes} /24,"
+        f" {flood.seconds:g} s ({flood.rate:,.0f}/s were wanted)"
+    ]
+    lines += [
+        f"clients that ask {wait * 1000:.0f} ms after connecting: {found.failed.get(wait, 0)} of {asked} failed"
+        for wait, asked in sorted(found.asked.items())
+    ]
+    lines += [f"  {count} {reason}" for reason, count in sorted(found.reasons.items())]
+    lines.append(f"UDP: {found.datagrams_lost} of {found.datagrams} lost")
+    return "\n".join(lines)
+
+
+def refusal(flood: Flood) -> str:
+    """Why this must not be done; empty if it may."""
+    bounds: Sequence[tuple[str, float, float, float]] = (
+        ("--port", flood.port, 1, 65_535), ("--rate", flood.rate, 1, MAX_RATE),
+        ("--seconds", flood.seconds, 1.5, MAX_SECONDS), ("--clients", flood.clients, 1, MAX_CLIENTS),
+        ("--prefixes", flood.prefixes, 1, 8_000),
+        ("--addresses", flood.addresses, flood.prefixes, 254 * flood.prefixes),
+    )  # fmt: skip
+    return "; ".join(
+        f"{name}: must be {low:g}..{high:g}, got {value:g}"
+        for name, value, low, high in bounds
+        if not low <= value <= high
+    )

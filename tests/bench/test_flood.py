@@ -1,0 +1,42 @@
+"""The flood of connections that ask nothing, and what it says of a server."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from bench import cli, flood
+from tests.server.live import serving
+
+
+def test_a_server_that_answers_everybody_has_no_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(tmp_path, service="tcp_max_connections = 200") as instance:
+        order = ["--port", str(instance.port), "--rate", "600", "--seconds", "2", "--clients", "20"]
+        assert cli.main(["flood", *order]) == 0
+        assert instance.status()["counters"]["tcp"]["closed-for-another"] > 0
+    told = capsys.readouterr().out
+    assert "100 ms after connecting: 0 of 10 failed" in told
+    assert "UDP: 0 of " in told
+
+
+def test_a_server_that_takes_connections_and_never_answers_has_nothing_but_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flood, "_ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listening:
+        order = flood.Flood(
+            port=listening.getsockname()[1], rate=100, seconds=1.5, clients=4, waits=(0.1, 0.2), udp_rate=5
+        )
+        found = flood.run(order)
+    assert found.asked == found.failed == {0.1: 2, 0.2: 2}
+    assert found.reasons == {"asking: TimeoutError": 4}
+    assert found.datagrams_lost == found.datagrams > 0
+    assert found.flooded > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--rate", "1e9"), ("--seconds", "3600"), ("--clients", "0"), ("--addresses", "1")]
+)
+def test_what_would_go_on_and_on_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["flood", "--port", "1", option, value]) == 2
+    assert option in capsys.readouterr().err
