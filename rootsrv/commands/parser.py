@@ -21,6 +21,7 @@ from rootsrv.commands import rssac002 as report_command
 from rootsrv.config import file as config_file
 from rootsrv.config import text
 from rootsrv.process import clock, log
+from rootsrv.store import zone_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,6 +151,10 @@ def check_config(arguments: argparse.Namespace) -> int:
     """`rootsrv check-config [--live] FILE`."""
     loaded = config_file.load(arguments.file)
     print(text.to_toml(loaded), end="")
+    missing = [each for each in loaded.zone if each.trust_anchors and not Path(each.trust_anchors).exists()]
+    told = [f"zone.trust_anchors: {each.trust_anchors}: is not there" for each in missing]
+    for line in (*told, *zone_file.check_trust_anchors(each for each in loaded.zone if each not in missing)):
+        print(f"rootsrv: {line}", file=sys.stderr)
     if not arguments.live or loaded.anycast is None:
         return 0
     from rootsrv.anycast import live_check

@@ -30,17 +30,34 @@ class ChildFailed(Exception):
     """The process that did the work died, or its work raised what it should not."""
 
 
-async def in_child(work: Callable[[], T], inherited: Inherited, timeout_seconds: float = 120.0) -> T:
-    """The result of *work*, done in a forked process; what it raises is raised here if it can be pickled.
+class ChildNotStarted(ChildFailed):
+    """There is no process for the work: no memory, too many processes or descriptors.  Trying again may help."""
 
-    ChildFailed when it dies; TimeoutError when it takes longer than *timeout_seconds*.
+
+async def in_child(
+    work: Callable[[], T],
+    inherited: Inherited,
+    timeout_seconds: float = 120.0,
+    expected: tuple[type[Exception], ...] = (),
+) -> T:
+    """The result of *work*, done in a forked process; what it raises of the *expected* exceptions is raised here.
+
+    ChildFailed when it cannot be started, dies or raises anything else, whatever that is; TimeoutError when it takes
+    longer than *timeout_seconds*.
     """
     loop = asyncio.get_running_loop()
-    receiver, sender = os.pipe()
     parent = os.getpid()
+    try:
+        receiver, sender = os.pipe()
+    except OSError as error:
+        raise ChildNotStarted(f"no pipe for a process: {error.strerror}") from error
     gc.freeze()  # a collection in the child would copy all pages
     try:
         pid = os.fork()
+    except OSError as error:
+        os.close(receiver)
+        os.close(sender)
+        raise ChildNotStarted(f"no process: {error.strerror}") from error
     finally:
         gc.unfreeze()
     if pid == 0:
@@ -78,7 +95,10 @@ async def in_child(work: Callable[[], T], inherited: Inherited, timeout_seconds:
     good, result = pickle.loads(b"".join(parts))  # noqa: S301  (from our own fork)
     if good:
         return cast(T, result)
-    raise cast(BaseException, result)
+    failure = cast(Exception, result)
+    if isinstance(failure, (*expected, ChildFailed)):
+        raise failure
+    raise ChildFailed(f"{type(failure).__name__}: {failure}") from failure
 
 
 def _run_child(work: Callable[[], object], inherited: Inherited, parent: int, sender: int) -> None:

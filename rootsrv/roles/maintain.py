@@ -158,6 +158,10 @@ class Role:
         except ConfigError as error:
             log.alarm("reload refused", reason=error)
             return False, str(error)
+        except Exception as error:  # it ends this reload, neither the role nor the next one
+            context = {"message": "a reload failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+            return False, f"{type(error).__name__}: {error}"
         self._digest = _digest(self._path)
         if config.admin != admin:
             self._in_background(self._rebind(config))

@@ -143,6 +143,8 @@ def _alarms(maintainer: Maintainer) -> list[str]:
             alarms.append(f"zone {keeper.name} {held.serial} is held: {'; '.join(held.reasons)}")
         if keeper.last_rejection:
             alarms.append(f"zone {keeper.name} rejected: {keeper.last_rejection}")
+        if keeper.unjudged:
+            alarms.append(f"zone {keeper.name} could not be verified again: {keeper.unjudged}")
         if keeper.distrusted:
             alarms.append(f"zone {keeper.name} is not answered: {keeper.distrusted}")
         deadline = keeper.deadline()

@@ -189,6 +189,11 @@ class Control:
                 return {"serial": serial, "state": "waiting for a root zone that it fits"}
             if keeper.serving is not None and serial_is_newer(keeper.serving.serial, serial):
                 raise Refused(f"serial {serial} was overtaken by {keeper.serving.serial}")
+            if not self._maintainer.pipeline.is_under_way(keeper, serial):
+                # Put off, displaced by newer deliveries, or the reason was overtaken by another one's.
+                state = self._maintainer.zones.switchover
+                why = f"switchover {state.state}: {state.reason}" if state.reason else "another delivery took its place"
+                raise Refused(f"serial {serial} is not under way any more ({why}); see the journal")
             await asyncio.sleep(0.02)
 
     async def _do_export(self, order: Order[VersionOrder]) -> Answer:

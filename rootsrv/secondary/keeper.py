@@ -131,7 +131,7 @@ class ZoneKeeper:
         """Whether the lease of what is in service was over when `watch_lease` looked last."""
 
         self._ask_again = 0.0
-        self._told_expire: dict[str, tuple[int, int]] = {}
+        self._told_expire: dict[str, tuple[int, int | None]] = {}
         """By primary: the serial in its SOA and the EXPIRE that came with it, for transfers that come without."""
 
         self.floor: int | None = None
@@ -140,6 +140,9 @@ class ZoneKeeper:
         self.last_rejection = ""
         self.distrusted = ""
         """Why what is kept must not be served although nothing else is there; empty if it may."""
+
+        self.unjudged = ""
+        """Why what is in service could not be verified again; empty if it could."""
 
         self._offer = offer
         self._renewed = renewed
@@ -267,7 +270,7 @@ class ZoneKeeper:
         self.serving, self.scheduled = self.scheduled, None
         self.serving.served_since = self.boottime()
         self.floor = self.serving.serial
-        self.distrusted = ""
+        self.distrusted = self.unjudged = ""
         self.held = {s: p for s, p in self.held.items() if serial_is_newer(s, self.serving.serial)}
         self.note_known()
 
@@ -411,8 +414,7 @@ class ZoneKeeper:
 
     def _answered(self, refresh: Refresh, source: ZoneSource, answer: SerialAnswer) -> None:
         self.counters["refreshes"] += 1
-        if answer.expire_seconds is not None:
-            self._told_expire[source.name] = answer.serial, answer.expire_seconds
+        self._told_expire[source.name] = answer.serial, answer.expire_seconds
         newest = self.newest if answer.serial == refresh.serial else None
         if newest is not None and (stale := _staleness(newest.contents.soa, answer.expire_seconds)):
             self._failed(refresh, source, PrimaryStale(stale))
@@ -429,8 +431,9 @@ class ZoneKeeper:
         serial, contents = transferred.serial, transferred.contents
         ours = refresh.serial
         expire = transferred.expire_seconds
-        if expire is None and self._told_expire.get(source.name, (None, 0))[0] == serial:
-            expire = self._told_expire[source.name][1]
+        told_serial, told_expire = self._told_expire.get(source.name, (None, None))
+        if expire is None and told_serial == serial:
+            expire = told_expire
         self.counters["transfers"] += 1
         self.counters["transfer_octets"] += transferred.octets
         log.event("zone received", **describe(self.policy.apex, transferred), primary=source.name, at=source.where)

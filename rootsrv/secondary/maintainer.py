@@ -14,7 +14,8 @@ from rootsrv.secondary.preparation import is_beyond_us
 from rootsrv.secondary.resume import Resumption
 from rootsrv.secondary.sources import HandedSource
 from rootsrv.secondary.zones import Zones, policy_of
-from rootsrv.store.store import Store
+from rootsrv.store.store import Store, StoreFailed
+from rootsrv.store.zone_file import check_trust_anchors
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
 from rootsrv.zone.lease import ClockState
@@ -77,8 +78,15 @@ class Maintainer:
 
     async def _tick_forever(self) -> None:
         began = self.zones.boottime()
+        failed = ""
         while True:
-            self._tick()
+            try:
+                self._tick()
+                failed = ""
+            except Exception as error:  # one turn, not the role: the next one may go well
+                if failed != (failed := f"{type(error).__name__}: {error}"):
+                    context = {"message": "a turn of the clock failed", "exception": error}
+                    asyncio.get_running_loop().call_exception_handler(context)
             service_manager.alive()
             if self.zones.root.serving is not None:
                 service_manager.ready("zones are loaded")
@@ -98,6 +106,7 @@ class Maintainer:
             )
         self.zones.grant()
         self.zones.switchover.watch()
+        self.pipeline.watch()
         for keeper in self.zones.keepers.values():
             keeper.watch_lease()
             keeper.note_known()
@@ -155,17 +164,22 @@ class Maintainer:
         self.zones.redeliver(keeper, serial, approved=True)
 
     def reject(self, keeper: ZoneKeeper, serial: int) -> None:
-        """Drop a held zone; KeyError if *serial* is not held."""
-        keeper.held.pop(serial)
+        """Drop a held zone; KeyError if *serial* is not held, StoreFailed if the decision cannot be written down."""
+        held = keeper.held.pop(serial)
         keeper.drop(serial)
+        if not self.zones.write_ledger():
+            keeper.held[serial] = held
+            keeper.refresh.undropped(serial)
+            raise StoreFailed(self.zones.state_error)
         self.zones.store.forget_version(keeper.policy.apex, serial)
         self.zones.journal("zone dropped", zone=keeper.name, serial=serial)
-        self.zones.write_ledger()
 
     def reload(self, config: Config) -> list[str]:
         """Go on with another configuration; the sections that only a restart makes effective.  ConfigError: refused."""
         if [each.name for each in config.zone] != [each.name for each in self.zones.config.zone]:
             raise ConfigError("zone: zones cannot be added, removed or renamed without a restart")
+        for told in check_trust_anchors(config.zone):
+            log.alarm("trust anchors", reason=told)
         old, self.zones.config = self.zones.config, config
         try:
             sources = {zone.name: self.zones.sources_of(zone) for zone in config.zone}
@@ -180,6 +194,7 @@ class Maintainer:
             keeper.backoff_seconds = config.refresh.backoff_seconds
             keeper.set_sources(sources[zone.name])
         self.zones.switchover.settings = config.switchover
+        self.zones.ask_to_verify()
         self.zones.journal("configuration reloaded")
         later = ("service", "state", "anycast", "mesh", "clock")
         return [key for key in later if getattr(old, key) != getattr(config, key)]

@@ -15,6 +15,7 @@ from rootsrv.process.security import SecurityEvents
 from rootsrv.secondary.keeper import Version, ZoneKeeper
 from rootsrv.secondary.preparation import read_version
 from rootsrv.secondary.zones import Zones
+from rootsrv.store.store import StoreFailed
 from rootsrv.wire import name as names
 from rootsrv.wire.tsig import Key
 from rootsrv.zone.contents import ZoneContents
@@ -44,7 +45,7 @@ class StoredVersions:
                 for older, newer in zip(chain, [*chain[1:], contents], strict=True)
             ]
 
-        return await in_child(work, store)
+        return await in_child(work, store, expected=(StoreFailed,))
 
 
 class Offering:

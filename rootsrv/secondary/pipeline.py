@@ -8,8 +8,11 @@
 #                compile, examine)          ─▶ void: our own fault, the serial is not tried again
 #                                           ─▶ accepted ─▶ stage ─▶ ledger.next ─▶ T ─▶ flip ─▶ read back ─▶ ledger
 #
-# The ledger is written before the flip, so that a crash at any instant finds either the old zone in service or the new
-# one scheduled: never a way back to an older serial.
+# The ledger is on disk before the flip, or there is no flip: a crash at any instant finds either the old zone in
+# service or the new one scheduled, never a way back to an older serial.  Where it cannot be written the delivery is put
+# off until it can.
+# Whatever exception a preparation ends with ends that one attempt: the delivery is rejected, what was kept of it is
+# marked, and what is in service goes on.
 # Everything else (leases, holds that time out, the clock) happens in `_tick`, once a second.
 
 import asyncio
@@ -19,12 +22,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import rootsrv
 from rootsrv.process import log
-from rootsrv.process.child import ChildFailed, in_child
+from rootsrv.process.child import ChildFailed, ChildNotStarted, in_child
 from rootsrv.secondary.in_step import InStep
 from rootsrv.secondary.keeper import Before, Delivery, ZoneKeeper
 from rootsrv.secondary.membership import Outcome, subject_of
-from rootsrv.secondary.preparation import Candidate, Preparation, Prepared, Verdict, is_beyond_us
+from rootsrv.secondary.preparation import (
+    AnchorsUnreadable,
+    Candidate,
+    Preparation,
+    Prepared,
+    Verdict,
+    is_beyond_us,
+    zonemd_of,
+)
 from rootsrv.secondary.switchover import SwitchoverVoid
 from rootsrv.secondary.zones import Zones
 from rootsrv.store.ledger import Next
@@ -37,6 +49,18 @@ RESTAGE_SECONDS = 60.0
 
 _BY_THE_MESH = 253_402_300_799.0  # the end of the year 9999
 """T in the ledger of what waits for the mesh: after a restart it is staged again, and waits again."""
+
+WRITE_AGAIN_SECONDS = 5.0
+"""How soon a ledger that could not be written is tried again; what waits for that, at twice the time each time."""
+
+EXPECTED = (StoreFailed, AnchorsUnreadable)
+"""What a preparation may raise."""
+
+VERIFY_AGAIN_SECONDS = 60.0
+"""How soon a zone in service that could not be judged is judged again."""
+
+OUR_FAULT = f"rootsrv {rootsrv.__version__}"
+"""What the reason of a void version begins with: another version of the software may do better."""
 
 
 class Pipeline:
@@ -55,22 +79,48 @@ class Pipeline:
         self.now_please: set[tuple[str, int]] = set()
         """Zones and serials that an operator wants without waiting for the set time."""
 
+        self.taking: set[tuple[str, int]] = set()
+        """Zones and serials that are being prepared or activated."""
+
+        self.needs_table = False
+        """Whether what is in service has no table any more and could not be compiled again yet."""
+
+        self._put_off: list[tuple[ZoneKeeper, Delivery]] = []
+        """What waits until the state directory can be written."""
+
+        self._verify_at = 0.0
+        self._put_off_until = 0.0
+        self._put_off_seconds = WRITE_AGAIN_SECONDS
+
     async def run(self) -> None:
         """Take deliveries one after the other, the root's first, newest first."""
         while True:
             self.zones.work.clear()
-            taken = False
-            for keeper in self.zones.keepers.values():
-                if keeper.deliveries:
-                    await self.take(keeper, keeper.deliveries.pop(0), at_once=False)
-                    taken = True
-                    break
-            if not taken:
+            try:
+                worked = await self._turn()
+            except Exception as error:  # one turn, not the role
+                worked = True
+                context = {"message": "a turn of the pipeline failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
+            if not worked:
                 await self.zones.work.wait()
+
+    async def _turn(self) -> bool:
+        """Do the next thing; False if there was none."""
+        if self.zones.verify_again:
+            self.zones.verify_again = False
+            await self.verify_again()
+            return True
+        for keeper in self.zones.keepers.values():
+            if keeper.deliveries:
+                await self.take(keeper, keeper.deliveries.pop(0), at_once=False)
+                return True
+        return False
 
     async def take(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
         serial = delivery.candidate.serial
-        if keeper.serving is not None and not serial_is_newer(serial, keeper.serving.serial):
+        again = self.needs_table and self._is_of_service(keeper, delivery)
+        if keeper.serving is not None and not again and not serial_is_newer(serial, keeper.serving.serial):
             return
         if keeper.floor is not None and serial_is_newer(keeper.floor, serial):
             self._refuse(keeper, delivery, f"older than {keeper.floor}, which was served before")
@@ -81,14 +131,138 @@ class Pipeline:
         if keeper is self.zones.hosts and self.zones.root.serving is None:
             keeper.waiting = delivery
             return
+        held = keeper.held[serial].zonemd if serial in keeper.held else ""
+        if held and not delivery.candidate.kept and held == zonemd_of(delivery.candidate.contents):
+            return  # the same again: somebody has to decide
+        await self.attempt(keeper, delivery, at_once=at_once)
+
+    async def attempt(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
+        """Prepare and activate *delivery*; whatever goes wrong ends this attempt and nothing else."""
+        serial = delivery.candidate.serial
+        self.taking = {(keeper.name, serial)}
         try:
             await self.prepare_and_activate(keeper, delivery, at_once=at_once)
+            return
         except StoreFailed as error:
             self.zones.state_failed(error)
-            keeper.reject(delivery, f"it cannot be kept: {error}")
+            reason = f"it cannot be kept: {error}"
+        except AnchorsUnreadable as error:
+            reason = str(error)
+            if delivery.primary not in keeper.refresh.primaries:
+                self._wait_for_room(keeper, delivery)  # nobody will give it again
         except (ChildFailed, TimeoutError) as error:
-            log.alarm("preparation failed", zone=keeper.name, serial=serial, reason=error or type(error).__name__)
-            keeper.reject(delivery, f"preparation failed: {error or type(error).__name__}")
+            reason = f"preparation failed: {error or type(error).__name__}"
+            if not isinstance(error, ChildNotStarted):
+                self._mark_void(keeper, serial, reason)
+        except Exception as error:
+            reason = f"preparation failed: {type(error).__name__}: {error}"
+            context = {"message": f"zone {keeper.name} {serial}: an attempt failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+        finally:
+            self.taking = set()
+        log.alarm("preparation failed", zone=keeper.name, serial=serial, reason=reason)
+        self._note_outcome(keeper, delivery, reason)
+        unsettled = [each for each in self.zones.keepers.values() if each.scheduled is not None]
+        for each in unsettled:
+            if each is not keeper and each.scheduled is not None:
+                self._wait_for_room(each, self.zones.delivery_of(each.scheduled))
+            each.scheduled = None
+        if self.zones.page.staged:
+            self.zones.switchover.void(self.zones.page.staged, reason)
+        self._retire_others()
+        if unsettled or self._is_of_service(keeper, delivery):
+            # It was accepted, so no primary is asked for it again.
+            self._wait_for_room(keeper, delivery)
+        keeper.reject(delivery, reason)
+
+    async def verify_again(self, *, at_start: bool = False) -> None:
+        """Verify the root in service again: at the start, after a reload, when what is distrusted is confirmed.
+
+        A table that would come out otherwise is replaced.  At the start a zone that does not verify is not answered
+        from; while it is served that is an alarm only: what was good when it came is not silenced by a file.  That
+        nothing can be judged is no judgement.
+        """
+        root = self.zones.root
+        serving = root.serving
+        if serving is None:
+            return
+        generation = self.zones.ledger.generation if at_start else 0
+        kept = self.preparation(self.zones.delivery_of(serving), None, generation=generation)
+        try:
+            prepared = await in_child(replace(kept, keep_only=True).run, self.zones.store, expected=EXPECTED)
+        except (ChildFailed, StoreFailed, AnchorsUnreadable, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            if reason != root.unjudged:
+                log.alarm("zone in service could not be verified again", zone=root.name, reason=reason)
+            root.unjudged = reason
+            self._verify_at = self.zones.boottime() + VERIFY_AGAIN_SECONDS
+            return
+        if root.serving is not serving or prepared.root is None:
+            return
+        root.unjudged = ""
+        if prepared.differs and prepared.has_hosts == self.zones.has_hosts:
+            log.alarm("stored table is replaced", generation=generation, reason="the kept zones make another one")
+            await self.make_table_again()
+        if prepared.root.outcome != "rejected":
+            serving.alarms = prepared.root.alarms
+            if root.distrusted:
+                log.event("zone is trusted again", zone=root.name, serial=serving.serial)
+                root.distrusted = root.last_rejection = ""
+                self.zones.grant()
+            return
+        reason = f"kept {serving.serial}: {prepared.root.reasons[0]}"
+        if root.distrusted != reason:
+            root.last_rejection = reason
+            log.alarm("kept zone does not verify", zone=root.name, reason=reason)
+        until = serving.lease.signatures_until
+        if at_start and not (until is not None and until <= self.zones.now()):
+            # Its lease ends it in the ordinary way when its time is over; anything else is new knowledge.
+            root.distrusted = reason
+            self.zones.grant()
+
+    async def make_table_again(self) -> None:
+        """Compile what is in service again: its table is gone, or not what it should be."""
+        serving = self.zones.root.serving
+        assert serving is not None
+        self.needs_table = True
+        await self.attempt(self.zones.root, self.zones.delivery_of(serving), at_once=True)
+
+    def is_under_way(self, keeper: ZoneKeeper, serial: int) -> bool:
+        """Whether *serial* is being taken care of, or is next."""
+        return (keeper.name, serial) in self.taking or any(
+            each.candidate.serial == serial for each in keeper.deliveries
+        )
+
+    def _is_of_service(self, keeper: ZoneKeeper, delivery: Delivery) -> bool:
+        """Whether *delivery* is what is in service, to be compiled again."""
+        return keeper.serving is not None and keeper.serving.serial == delivery.candidate.serial
+
+    def _mark_void(self, keeper: ZoneKeeper, serial: int, reason: str) -> None:
+        """What is kept of *serial* is not tried again by this version of the software, unless a primary gives it."""
+        if keeper.serving is not None and keeper.serving.serial == serial:
+            return
+        with contextlib.suppress(StoreFailed):  # nothing is kept of it, or there is no room: it is tried again then
+            self.zones.store.mark_version(keeper.policy.apex, serial, "void", f"{OUR_FAULT}: {reason}")
+
+    def _wait_for_room(self, keeper: ZoneKeeper, delivery: Delivery) -> None:
+        """Put *delivery* off until the state directory can be written, or for a while if it can."""
+        again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
+        self._put_off.append((keeper, again))
+        self._put_off_until = self.zones.boottime() + self._put_off_seconds
+        self._put_off_seconds = min(2 * self._put_off_seconds, RESTAGE_SECONDS)
+
+    def watch(self) -> None:
+        """Called every second: a ledger that could not be written is tried again, and then what was put off."""
+        now = self.zones.boottime()
+        if self.zones.root.unjudged and now >= self._verify_at:
+            self._verify_at = now + VERIFY_AGAIN_SECONDS
+            self.zones.ask_to_verify()
+        if self.zones.ledger_unwritten and now >= self.zones.last_written + WRITE_AGAIN_SECONDS:
+            self.zones.write_ledger()
+        if self._put_off and now >= self._put_off_until and not self.zones.ledger_unwritten:
+            put_off, self._put_off = self._put_off, []
+            for keeper, delivery in put_off:
+                keeper.deliver(delivery)
 
     def preparation(self, root: Delivery | None, hosts: Delivery | None, *, generation: int) -> Preparation:
         """What to prepare: the deliveries, and what is in service where there is none."""
@@ -129,16 +303,17 @@ class Pipeline:
         generation = 1 + max([self.zones.ledger.generation, self.zones.page.active, *self.zones.store.generations()])
         root = delivery if keeper is self.zones.root else None
         hosts = delivery if keeper is self.zones.hosts else self._waiting_hosts()
+        if hosts is not None and self.zones.hosts is not None:
+            self.taking.add((self.zones.hosts.name, hosts.candidate.serial))
         preparation = self.preparation(root, hosts, generation=generation)
         began = time.monotonic()
-        prepared = await in_child(preparation.run, self.zones.store)
-        self.zones.state_error = ""
+        prepared = await in_child(preparation.run, self.zones.store, expected=EXPECTED)
         self.verify_seconds = time.monotonic() - began
         took = round(1000 * self.verify_seconds)
         for each, what, verdict in ((self.zones.root, root, prepared.root), (self.zones.hosts, hosts, prepared.hosts)):
             if each is not None and what is not None and verdict is not None:
                 self._note_verdict(each, what, verdict, took, prepared)
-        if not prepared.table_octets:
+        if not prepared.table_octets and not prepared.void:
             if root is not None and hosts is not None and self.zones.hosts is not None:
                 self.zones.hosts.waiting = hosts
             return
@@ -160,7 +335,7 @@ class Pipeline:
             self._refuse(self.zones.root, root, fault)
             if self.zones.hosts and hosts is not None:
                 self.zones.hosts.waiting = hosts
-            self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+            self._retire_others()
             return
         # A root whose hosts do not fit it was approved by a human: it goes on without them.
         if self.zones.hosts and hosts is not None and prepared.hosts is None:
@@ -211,8 +386,11 @@ class Pipeline:
                 decide = f"rootsrv zone approve|reject {verdict.serial}"
                 if is_beyond_us(verdict.reasons):
                     decide = "install newer software; rootsrv zone list shows what is held"
-                log.alarm("zone held", **facts, reason=reasons, decide=decide)
+                known = keeper.held.get(verdict.serial)
                 self._keep_held(keeper, verdict)
+                if known is not None and known.reasons == verdict.reasons:
+                    return
+                log.alarm("zone held", **facts, reason=reasons, decide=decide)
             case "rejected":
                 if keeper is self.zones.hosts and verdict.reasons and prepared.root is None:
                     # It may be the zone for a root that is still to come.
@@ -244,8 +422,16 @@ class Pipeline:
             self._note_outcome(keeper, delivery, reason)
             keeper.reject(delivery, f"void: {reason}")
             keeper.drop(verdict.serial)
+            self._mark_void(keeper, verdict.serial, reason)
             self.zones.journal("switchover void", zone=keeper.name, serial=verdict.serial, reason=reason)
-        self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+        self._retire_others()
+
+    def _retire_others(self) -> None:
+        """Remove the tables that are neither in service nor were."""
+        try:
+            self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+        except StoreFailed as error:
+            self.zones.state_failed(error)
 
     async def _activate(
         self,
@@ -284,7 +470,9 @@ class Pipeline:
             each.name: newest.lease for each in self.zones.keepers.values() if (newest := each.newest) is not None
         }
         self.zones.ledger.next = Next(generation, activate_at, leases)
-        self.zones.write_ledger()
+        if not self.zones.write_ledger():
+            self._unwritten(accepted, generation)
+            return
         shown = "now" if activate_at is None else instant.to_text(activate_at)
         for keeper, _, _ in accepted:
             by = "the mesh" if in_step is not None else shown
@@ -309,7 +497,8 @@ class Pipeline:
         flipped, flipped_at = time.monotonic(), self.zones.now()
         self.zones.switchover.flip(generation, self.zones.grant)
         self.zones.ledger.generation, self.zones.ledger.next = generation, None
-        self.zones.write_ledger()
+        written = self.zones.write_ledger()
+        self.needs_table, self._put_off_seconds = False, WRITE_AGAIN_SECONDS
         self.zones.counters["switchovers"] += 1
         log.event(
             "zones in service",
@@ -336,9 +525,12 @@ class Pipeline:
         else:
             self.zones.counters["switchovers_failed"] += 1
             self.zones.journal("switchover failed", generation=generation, reason=self.zones.switchover.reason)
-        self.zones.store.retire_tables({generation})
+        if written:
+            # Else the ledger on disk still names what was in service before: it stays until there is another one.
+            self._retire_others()
         for keeper, _, _ in accepted:
-            self._forget_old(keeper)
+            if written:
+                self._forget_old(keeper)
             for tell in self.on_activated:
                 tell(keeper)
             for serial in list(keeper.held):
@@ -348,7 +540,7 @@ class Pipeline:
         """The zones are good; the workers may be able to take them later."""
         self.zones.counters["switchovers_void"] += 1
         self.zones.journal("switchover void", generation=generation, reason=reason)
-        self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+        self._retire_others()
         for keeper, delivery, _ in accepted:
             self._note_outcome(keeper, delivery, reason)
             again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
@@ -361,7 +553,7 @@ class Pipeline:
             keeper.scheduled = None
         self.zones.ledger.next = None
         self.zones.write_ledger()
-        self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+        self._retire_others()
 
     def _failing_alone(self, accepted: list[tuple[ZoneKeeper, Delivery, Verdict]]) -> Callable[[], str]:
         """Asks whether the failure is proven to be ours alone; the text says why it is not."""
@@ -400,6 +592,19 @@ class Pipeline:
             subject = subject_of(keeper.name, delivery.candidate.contents)
             self.zones.membership.outcome = Outcome(subject, not reason, reason, flipped_at or now, took)
 
+    def _unwritten(self, accepted: list[tuple[ZoneKeeper, Delivery, Verdict]], generation: int) -> None:
+        """No flip unless the ledger on disk knows of it: whoever starts after a crash would go back."""
+        self.zones.ledger.next = None
+        reason = f"it cannot be kept: {self.zones.state_error}"
+        self.zones.switchover.void(generation, reason)
+        self.zones.counters["switchovers_void"] += 1
+        self._retire_others()
+        for keeper, delivery, _ in accepted:
+            self._note_outcome(keeper, delivery, reason)
+            keeper.scheduled = None
+            keeper.last_rejection = f"{delivery.candidate.serial} from {delivery.candidate.source}: {reason}"
+            self._wait_for_room(keeper, delivery)
+
     def _forget_old(self, keeper: ZoneKeeper) -> None:
         assert keeper.serving is not None
         served = keeper.serving.serial
@@ -408,4 +613,7 @@ class Pipeline:
         ]
         for provenance in old[: -self.zones.config.switchover.keep_versions]:
             if provenance.serial != served:
-                self.zones.store.forget_version(keeper.policy.apex, provenance.serial)
+                try:
+                    self.zones.store.forget_version(keeper.policy.apex, provenance.serial)
+                except StoreFailed as error:
+                    self.zones.state_failed(error)

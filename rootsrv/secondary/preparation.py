@@ -21,6 +21,10 @@ from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.verify import NEWER_SOFTWARE, VerifiedZone, ZoneRejected, accept_unverified, verify, verify_hosts
 
 
+class AnchorsUnreadable(Exception):
+    """The trust anchors cannot be read, so that no zone can be judged; that says nothing about any zone."""
+
+
 @dataclass(frozen=True, slots=True)
 class ZonePolicy:
     """How one zone is judged."""
@@ -73,7 +77,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that came out.  There is a table only if `void` is empty and every candidate was accepted."""
+    """All that came out.  There is a table only if `table_octets` says so."""
 
     root: Verdict | None
     hosts: Verdict | None
@@ -82,7 +86,7 @@ class Prepared:
 
     table_octets: int = 0
     void: str = ""
-    """Why the table must not be switched to, if it was made."""
+    """Why the table must not be switched to, or could not be made: a fault of ours, whatever the zone is."""
 
     differs: bool = False
     """Whether the stored table is another one than these zones make."""
@@ -111,14 +115,20 @@ class Preparation:
     keep_only: bool = False
     """Verify, keep and judge; make no table, but compare with the one of this generation, if there is one."""
 
+    existing: bool = False
+    """Examine the table of this generation, which is there already, instead of making one; nothing is written."""
+
     def run(self) -> Prepared:
-        """Do it all.  Raises StoreFailed when the state directory cannot be written."""
+        """Do it all.
+
+        Raises StoreFailed when the state directory cannot be written, AnchorsUnreadable when nothing can be judged.
+        """
         timer = _Timer()
         try:
             root = self._verify_root()
         except ZoneRejected as error:
             return Prepared(_rejected(self.root, error), None, milliseconds=timer.marks)
-        except (AnchorsMalformed, OSError, UnicodeDecodeError, ZoneMalformed) as error:
+        except ZoneMalformed as error:
             return Prepared(_rejected(self.root, error), None, milliseconds=timer.marks)
         timer.mark("verify")
         verdict = self._judge(root)
@@ -151,7 +161,12 @@ class Preparation:
         useless = not self.new_root and hosts is None and self.new_hosts
         if verdict.outcome == "held" or useless or (self.keep_only and not self.generation):
             return prepared
-        octets = compile_table(root, hosts)
+        if self.existing:
+            return replace(prepared, void=self._examine(root, hosts))
+        try:
+            octets = compile_table(root, hosts)
+        except Exception as error:
+            return replace(prepared, void=f"it cannot be compiled: {type(error).__name__}: {error}")
         timer.mark("compile")
         if self.keep_only:
             return replace(prepared, differs=self.store.table(self.generation).read_bytes() != octets)
@@ -165,7 +180,7 @@ class Preparation:
         policy, contents = self.root_policy, self.root.contents
         if policy.validation == "none":
             return accept_unverified(contents, self.now)
-        anchors = TrustAnchors.from_text(policy.anchors())
+        anchors = read_anchors(policy)
         zonemd = policy.zonemd if self.root.authenticated else "required"
         return verify(contents, anchors, self.now, zonemd=zonemd)
 
@@ -197,11 +212,13 @@ class Preparation:
         try:
             anchors = None
             if self.hosts_policy.validation == "required":
-                anchors = TrustAnchors.from_text(self.hosts_policy.anchors())
+                anchors = read_anchors(self.hosts_policy)
             hosts = verify_hosts(
                 candidate.contents, root, self.now, zonemd=self.hosts_policy.zonemd, trust_anchors=anchors
             )
-        except (ZoneRejected, AnchorsMalformed, OSError, UnicodeDecodeError) as error:
+        except (ZoneRejected, AnchorsUnreadable) as error:
+            if isinstance(error, AnchorsUnreadable) and self.serving_root is not None:
+                raise  # what is in service goes on, hosts included, until they can be judged
             return None, _rejected(candidate, error)
         verdict = Verdict(
             "accepted",
@@ -218,7 +235,6 @@ class Preparation:
         return None, verdict
 
     def _keep(self, policy: ZonePolicy, candidate: Candidate, verdict: Verdict, zone: VerifiedZone) -> None:
-        zonemd = candidate.contents.rrset(policy.apex, rdatas.ZONEMD)
         provenance = Provenance(
             zone=policy.name,
             serial=candidate.serial,
@@ -231,7 +247,7 @@ class Preparation:
             verdict=verdict.outcome,
             reasons=verdict.reasons,
             alarms=verdict.alarms,
-            zonemd=zonemd.rdatas[0][6:].hex() if zonemd and zonemd.rdatas else "",
+            zonemd=zonemd_of(candidate.contents),
             records=candidate.contents.record_count,
         )
         self.store.put_version(policy.apex, provenance, presentation.to_text(candidate.contents).encode())
@@ -243,9 +259,25 @@ class Preparation:
             asked, differences = examination.examine(table, root.contents, hosts.contents if hosts else None)
         except (OSError, TableUnusable) as error:
             return f"the table cannot be used: {error}"
+        except Exception as error:
+            return f"it cannot be examined: {type(error).__name__}: {error}"
         if differences:
             return f"{len(differences)} differences in {asked} questions, the first: {differences[0]}"
         return ""
+
+
+def read_anchors(policy: ZonePolicy) -> TrustAnchors:
+    """The trust anchors of a zone; AnchorsUnreadable says why they cannot be had."""
+    try:
+        return TrustAnchors.from_text(policy.anchors())
+    except (AnchorsMalformed, OSError, UnicodeDecodeError) as error:
+        raise AnchorsUnreadable(f"the trust anchors cannot be read: {error}") from error
+
+
+def zonemd_of(contents: ZoneContents) -> str:
+    """The digest in the ZONEMD record, hexadecimal; empty if there is none."""
+    zonemd = contents.rrset(contents.apex, rdatas.ZONEMD)
+    return zonemd.rdatas[0][6:].hex() if zonemd and zonemd.rdatas else ""
 
 
 def _rejected(candidate: Candidate, error: Exception) -> Verdict:

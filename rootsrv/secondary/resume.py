@@ -1,25 +1,44 @@
 """The start: go on from what is kept, else from files."""
+# Theory of operation
+# -------------------
+# The ledger says what was in service.  It may say too little: the disk was full when it was to be written, it was
+# restored from an older copy, or moved away.  So the serial below which nothing is served comes from everything that
+# was left: the page (what the workers answer from now), the tables, the kept versions.
+#
+#   page or a table beyond the ledger, of zones that are kept   that table goes on (one that the page does not name is
+#                                                              verified and examined first)
+#   page beyond the ledger, its table gone                      the newest zone that is kept is compiled anew
+#   no ledger                                                   as with a table beyond it, else the newest kept zone
+#
+# A table for a set time that has not come is none of these.  Nothing here needs room on the disk: where none is left,
+# what was in service goes on, and what would be new waits.
 
 from dataclasses import replace
 from pathlib import Path
 
-from rootsrv.answer.table import TableUnusable
+from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.page.layout import MAX_ZONES
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.keeper import Version, ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
-from rootsrv.secondary.pipeline import Pipeline
-from rootsrv.secondary.preparation import is_beyond_us, read_version
+from rootsrv.secondary.pipeline import EXPECTED, OUR_FAULT, Pipeline
+from rootsrv.secondary.preparation import AnchorsUnreadable, is_beyond_us, read_version
 from rootsrv.secondary.sources import FileSource
-from rootsrv.store.store import StoreFailed
+from rootsrv.store.store import Provenance, StoreFailed
 from rootsrv.wire.serial import serial_is_newer
+from rootsrv.zone.lease import Lease
 from rootsrv.zone.transfer import TransferFailed
 
 
 def _why_held(keeper: ZoneKeeper) -> str:
     reasons = [reason for each in keeper.held.values() for reason in each.reasons]
     return "; ".join(reasons) or "it was not accepted"
+
+
+def _is_void(provenance: Provenance) -> bool:
+    """Whether this version of the software has found that it cannot make a table of it."""
+    return provenance.verdict == "void" and any(each.startswith(f"{OUR_FAULT}: ") for each in provenance.reasons)
 
 
 class Resumption:
@@ -29,6 +48,8 @@ class Resumption:
         self.zones = pipeline.zones
         self._pipeline = pipeline
         self._was_next: dict[str, int] = {}
+        self._waits = 0
+        """The generation that was staged for a set time which has not come; 0 = none."""
 
     def _finish_next(self) -> None:
         """What was staged for T when we ended goes into service now if T has passed or it is there already."""
@@ -36,14 +57,94 @@ class Resumption:
         if following is None:
             return
         reached = following.activate_at is None or following.activate_at <= self.zones.now()
+        # A table goes when another one is in service: whatever the clock says, this one was.
+        before = self.zones.ledger.generation
+        reached |= before > 0 and not self.zones.store.table(before).exists()
         if self.zones.page.active == following.generation or (
             reached and self.zones.store.table(following.generation).exists()
         ):
             self.zones.ledger.generation, self.zones.ledger.leases = following.generation, following.leases
         else:
             self._was_next = {name: lease.serial for name, lease in following.leases.items()}
+            self._waits = following.generation
         self.zones.ledger.next = None
         self.zones.save_ledger()
+
+    async def _catch_up(self) -> None:
+        """Go on from a table beyond the ledger, if one was in service or can be."""
+        ledger, page, store = self.zones.ledger, self.zones.page, self.zones.store
+        known = {*store.generations(), page.active} - {self._waits}
+        for generation in sorted((each for each in known if each > ledger.generation), reverse=True):
+            try:
+                table = store.open_table(generation)
+            except (OSError, TableUnusable) as error:
+                log.alarm("table unusable", generation=generation, reason=error)
+                continue
+            served = generation == page.active
+            versions = self._versions_of(table, served=served)
+            if versions is None:
+                continue
+            if not served and (wrong := await self._examine(generation, versions)):
+                log.alarm("table unusable", generation=generation, reason=wrong)
+                continue
+            log.alarm("ledger was behind", generation=f"{ledger.generation}->{generation}", page=page.active)
+            ledger.generation = generation
+            ledger.leases |= {keeper.name: version.lease for keeper, version in versions.items()}
+            self.zones.save_ledger()
+            return
+
+    def _versions_of(self, table: AnswerTable, *, served: bool) -> dict[ZoneKeeper, Version] | None:
+        """The kept versions that *table* is of; None if they are not kept, or one is older than what was served.
+
+        *served*: it is in service, so what it is of need not have been decided.
+        """
+        keepers = [each for each in (self.zones.root, self.zones.hosts) if each is not None]
+        if [each.policy.apex for each in keepers[: len(table.zones)]] != [info.name for info in table.zones]:
+            return None
+        found = {}
+        for keeper, info in zip(keepers, table.zones, strict=False):
+            lease = self.zones.ledger.leases.get(keeper.name)
+            if lease is not None and lease.serial != info.serial and not serial_is_newer(info.serial, lease.serial):
+                return None
+            try:
+                provenance, contents = read_version(self.zones.store, keeper.policy, info.serial)
+            except StoreFailed as error:
+                log.alarm("kept zone unusable", zone=keeper.name, serial=info.serial, reason=error)
+                return None
+            dropped = self.zones.ledger.dropped.get(keeper.name, [])
+            if not served and (provenance.verdict != "accepted" or info.serial in dropped):
+                return None
+            if lease is None or lease.serial != info.serial:
+                lease = self._lease_of(keeper, provenance)
+            found[keeper] = Version(contents, lease, provenance.source, provenance.how, provenance.alarms)
+        return found
+
+    def _lease_of(self, keeper: ZoneKeeper, provenance: Provenance) -> Lease:
+        """From the refresh that brought a version; what confirmed it later is not known."""
+        confirmed = self.zones.boottime() - max(0.0, self.zones.now() - provenance.received_at)
+        seconds = float(provenance.expire_seconds)
+        if keeper.max_serve_seconds:
+            seconds = min(seconds, keeper.max_serve_seconds)
+        return Lease(provenance.serial, provenance.received_at, confirmed, seconds, provenance.signatures_until)
+
+    async def _examine(self, generation: int, versions: dict[ZoneKeeper, Version]) -> str:
+        """Why a table that is there must not be answered from; empty if it may."""
+        root = self.zones.delivery_of(versions[self.zones.root])
+        hosts = versions.get(self.zones.hosts) if self.zones.hosts is not None else None
+        preparation = replace(
+            self._pipeline.preparation(root, None, generation=generation),
+            hosts=self.zones.delivery_of(hosts).candidate if hosts is not None else None,
+            new_hosts=hosts is not None,
+            existing=True,
+        )
+        try:
+            prepared = await in_child(preparation.run, self.zones.store, expected=EXPECTED)
+        except (ChildFailed, StoreFailed, AnchorsUnreadable, TimeoutError) as error:
+            return str(error) or type(error).__name__
+        for verdict in (prepared.root, prepared.hosts):
+            if verdict is not None and verdict.outcome != "accepted":
+                return "; ".join(verdict.reasons)
+        return prepared.void
 
     def _answer_from_table(self) -> bool:
         """Until the kept zones have been read: answer from their table, within the leases that were written down."""
@@ -67,6 +168,13 @@ class Resumption:
     def _recall(self, keeper: ZoneKeeper) -> None:
         """The version in service, and those that were kept but not (yet) served."""
         lease = self.zones.ledger.leases.get(keeper.name)
+        kept = [each for each in self.zones.store.versions(keeper.policy.apex) if not _is_void(each)]
+        accepted = [each.serial for each in kept if each.verdict == "accepted"]
+        newest = next((s for s in accepted if not any(serial_is_newer(each, s) for each in accepted)), None)
+        behind = self.zones.page.active > self.zones.ledger.generation
+        if newest is not None and (lease is None or (behind and serial_is_newer(newest, lease.serial))):
+            keeper.floor = newest
+            lease = None
         for serial in self.zones.ledger.dropped.get(keeper.name, []):
             keeper.refresh.dropped(serial)
         if lease is not None:
@@ -82,7 +190,7 @@ class Resumption:
                 keeper.set_sources(keeper.sources)
                 for serial in self.zones.ledger.dropped.get(keeper.name, []):
                     keeper.refresh.dropped(serial)
-        for provenance in self.zones.store.versions(keeper.policy.apex):
+        for provenance in kept:
             newer = lease is None or serial_is_newer(provenance.serial, lease.serial)
             if not newer or provenance.serial in self.zones.ledger.dropped.get(keeper.name, []):
                 continue
@@ -109,44 +217,14 @@ class Resumption:
             log.alarm("table is of other zones", generation=generation, serials=serials, kept=kept)
             return False
         self.zones.has_hosts = len(serials) > 1
+        if self.zones.page.active > generation:
+            log.alarm("stored table is older than what is answered", generation=generation, page=self.zones.page.active)
+            return False
         if self.zones.page.active != generation:
             self.zones.switchover.flip(generation, self.zones.grant)
         self.zones.grant()
         log.event("zones in service", generation=generation, serials=self.zones.serials(), source="stored table")
         return True
-
-    async def _verify_kept(self) -> None:
-        """Verify what is in service again, and make its table again.
-
-        A zone that does not verify any more is not answered from, and a table that comes out otherwise is replaced.
-        """
-        assert self.zones.root.serving is not None
-        generation = self.zones.ledger.generation
-        preparation = replace(self._pipeline.preparation(None, None, generation=generation), keep_only=True)
-        try:
-            policy = replace(preparation, new_root=True)
-            prepared = await in_child(policy.run, self.zones.store)
-        except (ChildFailed, StoreFailed, TimeoutError) as error:
-            log.alarm("kept zone could not be verified again", reason=error)
-            return
-        if prepared.differs:
-            log.alarm("stored table is replaced", generation=generation, reason="the kept zones make another one")
-            await self._rebuild_table()
-        if prepared.root is not None and prepared.root.outcome == "rejected":
-            lease = self.zones.root.serving.lease
-            over = lease.signatures_until is not None and lease.signatures_until <= self.zones.now()
-            self.zones.root.last_rejection = f"kept {self.zones.root.serving.serial}: {prepared.root.reasons[0]}"
-            log.alarm("kept zone does not verify", zone=self.zones.root.name, reason=self.zones.root.last_rejection)
-            if not over:
-                # Its lease ends it in the ordinary way when its time is over; anything else is new knowledge.
-                self.zones.root.distrusted = self.zones.root.last_rejection
-                self.zones.grant()
-
-    async def _rebuild_table(self) -> None:
-        """Compile the kept zones again: their table is gone."""
-        assert self.zones.root.serving is not None
-        root = self.zones.delivery_of(self.zones.root.serving)
-        await self._pipeline.prepare_and_activate(self.zones.root, root, at_once=True)
 
     async def _load_file(self, keeper: ZoneKeeper) -> None:
         """At start: a zone from a file, if it has no primary or nothing is kept yet."""
@@ -165,6 +243,7 @@ class Resumption:
     async def run(self) -> None:
         """Go on from what is kept: the table at once, the zones verified anew; else from files."""
         self._finish_next()
+        await self._catch_up()
         answers = self._answer_from_table()
         for keeper in self.zones.keepers.values():
             self._recall(keeper)
@@ -174,9 +253,9 @@ class Resumption:
             for number in range(MAX_ZONES):
                 self.zones.page.set_deadline(number, 0)
         if adopted:
-            await self._verify_kept()
+            await self._pipeline.verify_again(at_start=True)
         elif self.zones.root.serving is not None:
-            await self._rebuild_table()
+            await self._pipeline.make_table_again()
         for keeper in self.zones.keepers.values():
             await self._load_file(keeper)
         root = self.zones.root
@@ -187,3 +266,6 @@ class Resumption:
             await self._pipeline.take(root, root.deliveries.pop(0), at_once=True)
             if root.serving is None and not root.deliveries and only_files:
                 raise LoadingFailed(f"zone {root.name}: {root.last_rejection or _why_held(root)}")
+        for keeper in self.zones.keepers.values():
+            # Whatever it started from may have been overtaken: accepting it has put the next refresh off.
+            keeper.refresh.demand(self.zones.boottime())

@@ -24,7 +24,7 @@ from rootsrv.store.store import Store
 from rootsrv.wire.record import ZoneMalformed
 from rootsrv.zone import presentation
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.transfer import TransferMalformed, TransferRefused, TransferTooLarge
+from rootsrv.zone.transfer import TransferFailed, TransferMalformed, TransferRefused, TransferTooLarge
 
 
 class ZoneSource(Protocol):
@@ -113,7 +113,9 @@ class HttpsSource:
         began = time.monotonic()
         try:
             # In a process of its own: http.client waits, and an odd zone file takes seconds to parse.
-            fetched = await in_child(lambda: self._fetch(zone, headers), self._store, self._limits.transfer_seconds)
+            fetched = await in_child(
+                lambda: self._fetch(zone, headers), self._store, self._limits.transfer_seconds, (TransferFailed,)
+            )
         except TimeoutError:
             raise Unreachable(f"not complete within {self._limits.transfer_seconds:g} s") from None
         except ChildFailed as error:
@@ -208,7 +210,10 @@ class FileSource:
         began = time.monotonic()
         try:
             status = self.path.stat()
-            contents, octets = await in_child(lambda: self._read(zone), self._store)
+            expected = (OSError, zone_file.FileUnusable, TransferFailed)
+            contents, octets = await in_child(lambda: self._read(zone), self._store, expected=expected)
+        except TimeoutError:
+            raise Unreachable(f"{self.path}: not read in time") from None
         except OSError as error:
             raise Unreachable(f"{self.path}: {error.strerror or error}") from error
         except zone_file.FileUnusable as error:
@@ -243,7 +248,9 @@ class HandedSource:
         """Read what was handed over."""
         began = time.monotonic()
         try:
-            contents = await in_child(lambda: self._read(zone), self._store)
+            contents = await in_child(lambda: self._read(zone), self._store, expected=(TransferFailed,))
+        except TimeoutError:
+            raise Unreachable(f"{self.where}: not read in time") from None
         except ChildFailed as error:
             raise TransferMalformed(f"{self.where}: {error}") from error
         return Transferred(contents, "file", contents.serial, len(self._octets), 1, time.monotonic() - began, None)

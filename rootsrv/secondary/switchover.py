@@ -186,7 +186,9 @@ class Switchover:
                     await self._hurry.wait()
 
     def flip(self, generation: int, grant: Callable[[], None]) -> None:
-        """The switchover itself; *grant* stores the new deadlines."""
+        """The switchover itself; *grant* stores the new deadlines.  ValueError for an older generation."""
+        if generation < self.page.active:
+            raise ValueError(f"generation {generation} is older than {self.page.active}, which answers")
         if self.page.active == 0:
             grant()
             self.page.active = generation

@@ -40,8 +40,14 @@ class Zones:
         self.state_error = ""
         """Why the state directory could not be written last; empty = it could."""
 
+        self.ledger_unwritten = False
+        """Whether what is on disk is not the ledger, because it could not be written last."""
+
         self.work = asyncio.Event()
-        """Something was delivered."""
+        """Something was delivered, or is to be verified again."""
+
+        self.verify_again = False
+        """Whether the root in service is to be verified again."""
 
         record = store.read_ledger()
         reading = clocks()
@@ -98,6 +104,8 @@ class Zones:
     def grant(self) -> None:
         """Store the deadlines of what is in service."""
         for number, keeper in enumerate(self.in_table()):
+            if keeper.serving is None and self.page.active:
+                continue  # what workers answer from was granted its lease when it was verified
             deadline = keeper.deadline()
             nanoseconds = max(0, int((deadline or 0.0) * 1e9))
             # The clocks' readings differ by microseconds from turn to turn; a word that moves is read by all workers.
@@ -111,25 +119,35 @@ class Zones:
 
     def _renewed(self, keeper: ZoneKeeper) -> None:
         assert keeper.serving is not None
+        if keeper.distrusted:
+            self.ask_to_verify()  # somebody says that it is current: look again
         self.grant()
         self.write_ledger()
 
-    def write_ledger(self) -> None:
-        """On disk when this returns; a disk that cannot be written is an alarm and stops nothing."""
+    def ask_to_verify(self) -> None:
+        """Have the root in service verified again."""
+        self.verify_again = True
+        self.work.set()
+
+    def write_ledger(self) -> bool:
+        """Whether it is on disk when this returns; a disk that cannot be written is an alarm and stops nothing."""
         self.ledger.leases |= {
             each.name: each.serving.lease for each in self.keepers.values() if each.serving is not None
         }
         self.ledger.last_seen_wall = max(self.ledger.last_seen_wall, self.now())
         self.ledger.dropped = {each.name: sorted(each.refresh.dropped_serials) for each in self.keepers.values()}
-        self.save_ledger()
+        return self.save_ledger()
 
-    def save_ledger(self) -> None:
+    def save_ledger(self) -> bool:
         self.last_written = self.boottime()
         try:
             self.store.write_ledger(self.ledger.to_record(self._boot))
-            self.state_error = ""
         except StoreFailed as error:
+            self.ledger_unwritten = True
             self.state_failed(error)
+            return False
+        self.state_error, self.ledger_unwritten = "", False
+        return True
 
     def journal(self, event: str, **facts: Any) -> None:
         try:

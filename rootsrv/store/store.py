@@ -19,7 +19,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,10 @@ class Provenance:
     """SOA expire, or less if the source said so (RFC 7314)."""
 
     verdict: str
-    """accepted or held."""
+    """accepted, held, or void: it verified, and no table could be made of it."""
 
     reasons: tuple[str, ...] = ()
-    """Why it is held."""
+    """Why it is held or void."""
 
     alarms: tuple[str, ...] = ()
     zonemd: str = ""
@@ -175,6 +175,11 @@ class Store:
         write_atomically(path, _HEADER + json.dumps(header).encode() + b"\n" + text)
         return path
 
+    def mark_version(self, zone: bytes, serial: int, verdict: str, reason: str) -> None:
+        """Keep a version with another verdict; StoreFailed if it is not there or cannot be written."""
+        provenance, text = self.version(zone, serial)
+        self.put_version(zone, replace(provenance, verdict=verdict, reasons=(reason,)), text)
+
     def version(self, zone: bytes, serial: int) -> tuple[Provenance, bytes]:
         """A kept version: provenance and zone file.  VersionDamaged if it is not as it was written."""
         path = self._version_path(zone, serial)
@@ -196,8 +201,8 @@ class Store:
         return sorted(found, key=lambda each: each.received_at)
 
     def forget_version(self, zone: bytes, serial: int) -> None:
-        """Remove a kept version, if it is there."""
-        self._version_path(zone, serial).unlink(missing_ok=True)
+        """Remove a kept version, if it is there; StoreFailed if it cannot be removed."""
+        _remove(self._version_path(zone, serial))
 
     def _version_path(self, zone: bytes, serial: int) -> Path:
         """Where a version is; StoreFailed for what is no serial, such as a text that leads out of the directory."""
@@ -240,10 +245,20 @@ class Store:
                 yield int(path.stem)
 
     def retire_tables(self, keep: set[int]) -> None:
-        """Remove all answer tables but *keep*; whoever has one mapped keeps it until he lets go."""
+        """Remove all answer tables but *keep*; whoever has one mapped keeps it until he lets go.
+
+        StoreFailed if one cannot be removed.
+        """
         for path in [*self.tables.glob("*.table"), *self.tables.glob("*.mac")]:
             if path.stem.isdecimal() and int(path.stem) not in keep:
-                path.unlink(missing_ok=True)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreFailed(f"{path}: {error.strerror}") from error
 
 
 def _parse_header(path: Path, header: bytes) -> tuple[Provenance, str]:

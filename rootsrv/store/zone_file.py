@@ -3,8 +3,11 @@
 import gzip
 import io
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import ZoneConfig
 from rootsrv.zone import presentation
 from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
 from rootsrv.zone.contents import ZoneContents
@@ -57,6 +60,21 @@ def read_zone(path: Path, apex: bytes) -> ZoneContents:
     Raises FileUnusable, or ZoneMalformed with the line.
     """
     return presentation.from_text(read_octets(path), apex)
+
+
+def check_trust_anchors(zones: Iterable[ZoneConfig]) -> list[str]:
+    """What is odd about the trust anchors of *zones*, a line each; ConfigError names a file that is no use."""
+    told: list[str] = []
+    for zone in zones:
+        if zone.validation == "none" or not zone.trust_anchors:
+            continue
+        try:
+            told += read_trust_anchors(Path(zone.trust_anchors)).alarms
+        except AnchorsMalformed as error:
+            raise ConfigError(f"zone.trust_anchors: {zone.trust_anchors}: {error}") from error
+        except FileUnusable as error:
+            raise ConfigError(f"zone.trust_anchors: {error}") from error
+    return told
 
 
 def read_trust_anchors(path: Path) -> TrustAnchors:

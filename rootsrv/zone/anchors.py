@@ -1,10 +1,10 @@
 """Trust anchors: which keys may sign the root's DNSKEY RRset."""
 
 import base64
-import binascii
 import datetime
 import hashlib
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -19,6 +19,16 @@ from rootsrv.wire.rdata import DNSKEY, DS
 from rootsrv.zone import instant
 
 _HASHES = {1: hashlib.sha1, 2: hashlib.sha256, 4: hashlib.sha384}  # DS digest types (RFC 3658, RFC 4509, RFC 6605)
+
+
+_UNUSABLE = (ValueError, ArithmeticError, LookupError, TypeError, struct.error, dns.exception.DNSException)
+"""What parsing an entry may end with; of binascii and datetime, too, which are ValueErrors."""
+
+_REVOKED, _ZONE_KEY = 0x80, 0x100  # RFC 5011 §3, RFC 4034 §2.1.1
+
+# RFC 5011 §4.2, as Unbound's autotrust files number them; only Valid and Missing are trusted (§4.3).
+_STATES = {0: "START", 1: "ADDPEND", 2: "VALID", 3: "MISSING", 4: "REVOKED", 5: "REMOVED"}
+_TRUSTED_STATES = {2, 3}
 
 
 class AnchorsMalformed(ValueError):
@@ -64,17 +74,26 @@ class TrustAnchors:
     """All configured anchors of one zone."""
 
     anchors: tuple[TrustAnchor, ...]
+    alarms: tuple[str, ...] = ()
+    """A line for each entry that was passed over because it cannot be used, or is not to be trusted."""
 
     @classmethod
     def from_text(cls, text: str) -> "TrustAnchors":
         """Read IANA's root-anchors.xml (RFC 9718), or DS and DNSKEY records in presentation format.
 
-        Raises AnchorsMalformed, with the line where there is one, also when there is no anchor at all.
+        Entries that cannot be used – a digest type that is not known yet, a key that is revoked – are passed over with
+        an alarm while there is another one.  Raises AnchorsMalformed, with the line where there is one, when there is
+        none that can be used.
         """
-        found = tuple(_from_xml(text) if text.lstrip("\ufeff \t\r\n").startswith("<") else _from_records(text))
+        is_xml = text.lstrip("\ufeff \t\r\n").startswith("<")
+        entries = tuple(_from_xml(text) if is_xml else _from_records(text))
+        found = tuple(each for each in entries if isinstance(each, TrustAnchor))
+        faults = tuple(each for each in entries if isinstance(each, str))
         if not found:
-            raise AnchorsMalformed("no trust anchor: neither a KeyDigest element nor a DS or DNSKEY record")
-        return cls(found)
+            raise AnchorsMalformed(
+                faults[0] if faults else "no trust anchor: neither a KeyDigest element nor a DS or DNSKEY record"
+            )
+        return cls(found, tuple(f"trust anchors: {each}; it is passed over" for each in faults))
 
     def valid_at(self, now: float) -> tuple[TrustAnchor, ...]:
         """The anchors that count at *now*."""
@@ -90,12 +109,13 @@ def key_tag(dnskey: bytes) -> int:
     return (total + (total >> 16)) & 0xFFFF
 
 
-def _from_xml(text: str) -> Iterator[TrustAnchor]:
+def _from_xml(text: str) -> Iterator[TrustAnchor | str]:
+    """The anchors, and what is wrong with others."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise AnchorsMalformed("a document type definition has no place in trust anchors")  # and could expand for ever
     try:
         root = ElementTree.fromstring(text.lstrip("\ufeff \t\r\n").encode())
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise AnchorsMalformed(f"XML: {error}") from error
     if root.tag != "TrustAnchor":
         raise AnchorsMalformed(f"XML: the element is {root.tag}, expected TrustAnchor")
@@ -106,9 +126,10 @@ def _from_xml(text: str) -> Iterator[TrustAnchor]:
     for element in root.findall("KeyDigest"):
         identity = element.get("id", "without id")
         try:
-            yield _from_key_digest(owner, element)
-        except (ValueError, binascii.Error) as error:
-            raise AnchorsMalformed(f"XML: KeyDigest {identity}: {error}") from error
+            anchor: TrustAnchor | str = _from_key_digest(owner, element)
+        except _UNUSABLE as error:
+            anchor = f"XML: KeyDigest {identity}: {error}"
+        yield anchor
 
 
 def _from_key_digest(owner: bytes, element: "ElementTree.Element[str]") -> TrustAnchor:
@@ -123,11 +144,23 @@ def _from_key_digest(owner: bytes, element: "ElementTree.Element[str]") -> Trust
     anchor = _from_ds(owner, tag_number.to_bytes(2, "big") + bytes((algorithm, digest_type)) + digest, element)
     public_key = "".join(element.findtext("PublicKey", "").split())
     if public_key:
-        flags = int(element.findtext("Flags", "257"))
+        flags_text = element.findtext("Flags", "257").strip()
+        if not re.fullmatch("[0-9]{1,5}", flags_text) or int(flags_text) > 65535:
+            raise ValueError(f"Flags: must be 0..65535, got {flags_text!r}")
+        flags = int(flags_text)
+        _check_flags(flags)
         dnskey = flags.to_bytes(2, "big") + bytes((3, algorithm)) + base64.b64decode(public_key, validate=True)
         if not anchor.covers(owner, dnskey):
             raise ValueError("PublicKey is not the key that Digest is of")
     return anchor
+
+
+def _check_flags(flags: int) -> None:
+    """ValueError for the flags of a key that cannot be trusted."""
+    if flags & _REVOKED:
+        raise ValueError(f"the key is revoked (flags {flags}, RFC 5011 §2.1)")
+    if not flags & _ZONE_KEY:
+        raise ValueError(f"the key is no zone key (flags {flags}, RFC 4034 §2.1.1)")
 
 
 def _from_ds(owner: bytes, ds: bytes, element: "ElementTree.Element[str] | None" = None) -> TrustAnchor:
@@ -154,21 +187,36 @@ def _instant(text: str) -> float:
 _RECORD = re.compile(r"(\S+)(?:\s+[0-9]+)?(?:\s+IN)?(?:\s+[0-9]+)?\s+(DS|DNSKEY)\s+(.*)", re.IGNORECASE | re.DOTALL)
 
 
-def _from_records(text: str) -> Iterator[TrustAnchor]:
+_STATE = re.compile(r";\s*state=\s*([0-9]+)")
+"""Of a key in an autotrust file: `;;state=2 [  VALID  ]`."""
+
+
+def _from_records(text: str) -> Iterator[TrustAnchor | str]:
+    """The anchors, and what is wrong with others."""
     for number, line in enumerate(text.splitlines(), 1):
-        record = line.partition(";")[0].strip()
+        record, _, comment = line.partition(";")
+        record = record.strip()
         if not record:
             continue
         try:
             match = _RECORD.fullmatch(record)
             if not match:
                 raise ValueError("expected a DS or DNSKEY record on one line")
-            owner = name.from_text(match[1])
-            rtype = dns.rdatatype.from_text(match[2])
-            rdata = dns.rdata.from_text(dns.rdataclass.IN, rtype, match[3]).to_digestable()
-            if rtype == DS:
-                yield _from_ds(owner, rdata)
-            else:
-                yield TrustAnchor(owner, key_tag(rdata), DNSKEY, rdata)
-        except (dns.exception.DNSException, ValueError) as error:
-            raise AnchorsMalformed(f"line {number}: {error}") from error
+            anchor: TrustAnchor | str = _from_record(match, _STATE.search(f";{comment}"))
+        except _UNUSABLE as error:
+            anchor = f"line {number}: {error}"
+        yield anchor
+
+
+def _from_record(match: "re.Match[str]", state: "re.Match[str] | None") -> TrustAnchor:
+    owner = name.from_text(match[1])
+    rtype = dns.rdatatype.from_text(match[2])
+    rdata = dns.rdata.from_text(dns.rdataclass.IN, rtype, match[3]).to_digestable()
+    if state is not None and int(state[1]) not in _TRUSTED_STATES:
+        which = f"key {key_tag(rdata)}" if rtype == DNSKEY else "the key"
+        known = _STATES.get(int(state[1]), "unknown")
+        raise ValueError(f"{which} is in state {state[1]} ({known}), which is not trusted (RFC 5011 §4.3)")
+    if rtype == DS:
+        return _from_ds(owner, rdata)
+    _check_flags(int.from_bytes(rdata[:2], "big"))
+    return TrustAnchor(owner, key_tag(rdata), DNSKEY, rdata)

@@ -171,7 +171,14 @@ def check_keys(
             f" its RRSIGs are by {_list_signers(rrset)}"
         )
     tags = {RRSIG_FIXED.unpack_from(rrsig)[6] for rrsig in rrset.rrsigs}
-    return keys, [key for key in anchored if key.tag in tags], list(_key_alarms(keys, contents.apex, anchors))
+    return (
+        keys,
+        [key for key in anchored if key.tag in tags],
+        [
+            *trust_anchors.alarms,
+            *_key_alarms(keys, contents.apex, anchors),
+        ],
+    )
 
 
 def check_own_keys(contents: ZoneContents, now: float) -> list[Key]:

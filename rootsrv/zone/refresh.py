@@ -226,6 +226,10 @@ class Refresh:
         """The operator does not want *serial*: do not fetch it again."""
         self._dropped.add(serial)
 
+    def undropped(self, serial: int) -> None:
+        """The operator's decision does not count."""
+        self._dropped.discard(serial)
+
     @property
     def dropped_serials(self) -> frozenset[int]:
         """What was told to `dropped` and is newer than `serial`."""

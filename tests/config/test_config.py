@@ -205,3 +205,17 @@ def test_the_example_documents_every_key_of_the_sections_that_every_instance_has
     for section in ("service", "identity", "cookies", "state"):
         assert document[section].keys() == effective[section].keys(), section
     assert document["zone"][0].keys() == effective["zone"][0].keys()
+
+
+def test_check_config_reads_the_trust_anchors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    anchors = tmp_path / "root-anchors.xml"
+    path = tmp_path / "rootsrv.toml"
+    path.write_text(EXAMPLE.read_text().replace("/etc/rootsrv/root-anchors.xml", str(anchors)))
+    assert main(["check-config", str(path)]) == 0
+    assert f"{anchors}: is not there" in capsys.readouterr().err
+    anchors.write_text(". IN DS 17 17 6 00\n")
+    assert main(["check-config", str(path)]) == 2
+    assert "digest type 6 is not supported" in capsys.readouterr().err
+    anchors.write_text(f". IN DS 20326 8 2 {'00' * 32}\n. IN DS 17 17 6 00\n")
+    assert main(["check-config", str(path)]) == 0
+    assert "line 2: digest type 6 is not supported" in capsys.readouterr().err

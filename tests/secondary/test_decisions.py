@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dns.rcode
@@ -79,6 +80,20 @@ def test_a_held_zone_that_is_rejected_is_not_fetched_again_and_the_next_one_is(r
     assert primary.asked["AXFR"] == transfers
     offer(running, served + 2, tlds=15)
     instance.wait_for_serial(served + 2)
+
+
+def test_what_is_held_is_told_once_however_often_it_is_delivered(running: Fixture) -> None:
+    instance, primary = running
+    served = instance.serial() or 0
+    offer(running, served + 1, tlds=4)
+    instance.wait(lambda: held(instance) == [served + 1], "held")
+    transfers = primary.asked["AXFR"] + primary.asked["IXFR"]
+    assert instance.command("reload").returncode == 0  # what primaries have delivered is forgotten
+    instance.wait(lambda: primary.asked["AXFR"] + primary.asked["IXFR"] > transfers, "delivered again")
+    instance.wait(lambda: instance.zone()["primaries"][0]["last_success_seconds"] is not None, "delivered again")
+    offer(running, served + 2, tlds=15)
+    instance.wait_for_serial(served + 2)
+    assert instance.log.count(f"zone held zone=. serial={served + 1} ") == 1
 
 
 def test_orders_that_cannot_be_carried_out_say_why_and_end_with_status_1(running: Fixture, tmp_path: Path) -> None:
@@ -239,3 +254,27 @@ def test_a_source_without_key_has_to_have_a_digest(tmp_path: Path) -> None:
             instance.order("zone-refresh")
             instance.wait(lambda: "ZONEMD" in instance.zone()["last_rejection"], "rejected")
             assert instance.serial() == FIRST
+
+
+def test_an_import_whose_place_is_taken_by_others_ends(tmp_path: Path) -> None:
+    switchover = "align_seconds = 8\nlead_seconds = 6"
+    with scripted(version(FIRST)) as primary:
+        with maintained(tmp_path, primary_section(primary, "scripted"), switchover=switchover) as instance:
+            instance.wait_for_serial(FIRST)
+            primary.publish(version(FIRST + 1))
+            instance.notify()
+            instance.wait(lambda: instance.zone()["scheduled"] == FIRST + 1, "the pipeline waits for the set time")
+            # One more primary than there is: the oldest of three has no place, and the newer two are held.
+            zones = {2: versions.TLDS, 3: 6, 4: 5}
+            paths = {step: tmp_path / f"{step}.zone" for step in zones}
+            for step, tlds in zones.items():
+                paths[step].write_bytes(text(version(FIRST + step, tlds=tlds)))
+            with ThreadPoolExecutor(len(zones)) as orders:
+                answers = {}
+                for step, path in paths.items():
+                    answers[step] = orders.submit(instance.order, "zone-import", path.read_bytes())
+                    received = FIRST + step
+                    instance.wait(lambda received=received: instance.zone()["received"] == received, "received")
+                told = {step: answer.result() for step, answer in answers.items()}
+            assert "is not under way any more" in told[2]["error"]
+            assert {told[step].get("state") for step in (3, 4)} == {"held"}

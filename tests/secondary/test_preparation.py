@@ -12,7 +12,7 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.demo.sign import Signing, sign_root
 from rootsrv.secondary import preparation
-from rootsrv.secondary.preparation import Candidate, Preparation, ZonePolicy, is_beyond_us
+from rootsrv.secondary.preparation import AnchorsUnreadable, Candidate, Preparation, ZonePolicy, is_beyond_us
 from rootsrv.store.store import Store
 from rootsrv.store.table_file import open_table
 from rootsrv.wire.name import from_text
@@ -135,15 +135,17 @@ def test_a_root_whose_hosts_do_not_fit_is_held_and_goes_on_without_them_when_app
     assert prepared.table_octets > 0
 
 
-def test_anchors_that_cannot_be_read_reject_and_say_so(store: Store, tmp_path: Path) -> None:
-    def absent() -> str:
-        return (tmp_path / "absent").read_text()
-
+@pytest.mark.parametrize("anchors", [None, ". IN DS 17 17 6 00\n", "<TrustAnchor>"])
+def test_anchors_that_cannot_be_read_judge_no_zone_and_say_so(
+    store: Store, tmp_path: Path, anchors: str | None
+) -> None:
+    file = tmp_path / "anchors"
+    if anchors is not None:
+        file.write_text(anchors)
     preparing = prepare(store, version(FIRST))
-    prepared = replace(preparing, root_policy=replace(preparing.root_policy, anchors=absent)).run()
-    assert prepared.root is not None
-    assert prepared.root.outcome == "rejected"
-    assert "No such file or directory" in prepared.root.reasons[0]
+    with pytest.raises(AnchorsUnreadable, match="the trust anchors cannot be read"):
+        replace(preparing, root_policy=replace(preparing.root_policy, anchors=file.read_text)).run()
+    assert store.versions(ROOT) == []
 
 
 def test_with_no_root_in_service_a_root_whose_hosts_do_not_fit_goes_on_without_them_and_says_so(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Trust anchors are read from IANA's XML and from DS and DNSKEY records, and count when they are valid."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -126,3 +127,75 @@ def test_an_anchor_of_another_algorithm_does_not_cover_the_key() -> None:
     key = only(f". DNSKEY 257 3 8 {KEY_20326}").rdata
 
     assert not replace(anchor, rdata=anchor.rdata[:2] + b"\x0d" + anchor.rdata[3:]).covers(ROOT, key)
+
+
+UNKNOWN_DIGEST = "<KeyDigest id='new'><KeyTag>17</KeyTag><Algorithm>17</Algorithm><DigestType>6</DigestType>" + (
+    "<Digest>00</Digest></KeyDigest>"
+)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (UNKNOWN_DIGEST, "KeyDigest new: digest type 6 is not supported"),
+        (UNKNOWN_DIGEST.replace("17</KeyTag>", "x</KeyTag>"), "KeyDigest new: KeyTag: must be 0..65535, got 'x'"),
+        ("<KeyDigest id='new' validFrom='0'/>", "KeyDigest new: KeyTag"),
+        (
+            XML[XML.index("<KeyDigest") : XML.index("</Trust")].replace("257", "99999"),
+            "Flags: must be 0..65535, got '99999'",
+        ),
+        (XML[XML.index("<KeyDigest") : XML.index("</Trust")].replace("257", "385"), "the key is revoked"),
+    ],
+)
+def test_an_entry_of_the_xml_that_cannot_be_used_is_passed_over_while_there_is_another(entry: str, told: str) -> None:
+    anchors = TrustAnchors.from_text(XML.replace("</TrustAnchor>", f"{entry}</TrustAnchor>"))
+
+    assert [anchor.key_tag for anchor in anchors.anchors] == [20326]
+    (alarm,) = anchors.alarms
+    assert told in alarm
+    with pytest.raises(AnchorsMalformed, match=re.escape(told)):
+        TrustAnchors.from_text(f"<TrustAnchor><Zone>.</Zone>{entry}</TrustAnchor>")
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (". IN DS 17 17 6 00", "line 2: digest type 6 is not supported"),
+        (f". IN DNSKEY 385 3 8 {KEY_20326}", "line 2: the key is revoked"),
+        (f". IN DNSKEY 0 3 8 {KEY_20326}", "line 2: the key is no zone key"),
+        (". IN TXT hello", "line 2: expected a DS or DNSKEY record"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_passed_over_while_there_is_another(record: str, told: str) -> None:
+    anchors = TrustAnchors.from_text(f". IN DS 20326 8 2 {DIGEST_20326}\n{record}\n")
+
+    assert [anchor.key_tag for anchor in anchors.anchors] == [20326]
+    assert told in anchors.alarms[0]
+    with pytest.raises(AnchorsMalformed, match=re.escape(told.replace("line 2", "line 1"))):
+        TrustAnchors.from_text(record)
+
+
+@pytest.mark.parametrize(
+    ("state", "trusted"),
+    [
+        ("0 [  START  ]", False),
+        ("1 [ ADDPEND ]", False),
+        ("2 [  VALID  ]", True),
+        ("3 [ MISSING ]", True),
+        ("4 [ REVOKED ]", False),
+        ("5 [ REMOVED ]", False),
+        ("9 [ ??? ]", False),
+    ],
+)
+def test_the_states_of_an_autotrust_file_count(state: str, trusted: bool) -> None:
+    """Unbound's root.key (RFC 5011 §4.2, §4.3)."""
+    line = (
+        f".\t86400\tIN\tDNSKEY\t257 3 8 {KEY_20326} ;{{id = 20326 (ksk), size = 2048b}} ;;state={state} ;;count=0 "
+        ";;lastchange=1700000000 ;;Tue Nov 14 22:13:20 2023\n"
+    )
+    text = f"; autotrust trust anchor file\n;;id: . 1\n;;last_queried: 1700000000 ;;Tue Nov 14 22:13:20 2023\n{line}"
+    if trusted:
+        assert only(text).key_tag == 20326
+    else:
+        with pytest.raises(AnchorsMalformed, match=rf"line 4: key 20326 is in state {state[0]} .*not trusted"):
+            TrustAnchors.from_text(text)
