@@ -24,11 +24,11 @@ from rootsrv.answer.table import (
     to_octets,
 )
 from rootsrv.wire import name as names
+from rootsrv.wire.codes import NXDOMAIN
 from rootsrv.zone.contents import RRset, ZoneContents
 from rootsrv.zone.verify import VerifiedZone
 
 AA = 0x0400
-NXDOMAIN = 3
 
 A, NS, SOA, AAAA, DS, RRSIG, NSEC, ANY = 1, 2, 6, 28, 43, 46, 47, 255
 

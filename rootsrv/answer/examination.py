@@ -13,7 +13,9 @@ from functools import cached_property
 
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
+from rootsrv.wire import edns
 from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.codes import NOERROR, NXDOMAIN
 from rootsrv.wire.message import MessageMalformed, parse
 from rootsrv.wire.name import ROOT, canonical_key, is_at_or_below, labels, parent, to_text
 from rootsrv.wire.rdata import AAAA, DNSKEY, DS, NS, NSEC, RRSIG, SOA, TXT, ZONEMD, A
@@ -22,7 +24,6 @@ from rootsrv.zone.contents import Place, RRset, ZoneContents
 
 QUESTIONS = 250
 
-NOERROR, NXDOMAIN = 0, 3
 _AA, _TC, _RCODE = 0x0400, 0x0200, 15
 
 Facts = frozenset[tuple[bytes, int, bytes]]
@@ -59,7 +60,7 @@ class Question:
 
     def to_wire(self, message_id: int) -> bytes:
         """A query that offers 1232 octets."""
-        opt = b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000 if self.do else 0, 0)
+        opt = edns.opt_record(1232, do=self.do)
         return struct.pack("!HHHHHH", message_id, 0, 1, 0, 0, 1) + self.qname + struct.pack("!HH", self.qtype, 1) + opt
 
 

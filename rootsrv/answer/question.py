@@ -11,7 +11,7 @@ _HEADER = struct.Struct("!6H")
 _QTYPE_QCLASS = struct.Struct("!HH")
 _RECORD = struct.Struct("!HHIH")  # type, class, TTL, RDLENGTH
 
-_TYPE_OPT, _TYPE_TSIG, _TYPE_IXFR = 41, 250, 251
+_TYPE_TSIG, _TYPE_IXFR = 250, 251
 _MAX_ADDITIONAL = 2  # OPT and TSIG; nothing else belongs into the additional section of a query
 
 
@@ -86,7 +86,7 @@ class Query(NamedTuple):
             owner_end, rtype, rclass, ttl, rdata, at = _record(octets, at, question, do)
             if tsig is not None:
                 raise Malformed("a record behind the TSIG", question, do=do)  # RFC 8945 §5.1
-            if rtype == _TYPE_OPT:
+            if rtype == edns.TYPE_OPT:
                 if do is not None:
                     raise Malformed("two OPT records", question, do=do)  # RFC 6891 §6.1.1
                 do = edns.is_do(ttl)

@@ -30,6 +30,7 @@ from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query, Tsig
 from rootsrv.answer.table import AnswerTable
 from rootsrv.wire import edns
 from rootsrv.wire import name as names
+from rootsrv.wire.codes import BADCOOKIE, BADKEY, BADVERS, FORMERR, NOERROR, NOTAUTH, NOTIMP, REFUSED, SERVFAIL
 
 MAX_IDENTITY_OCTETS = 128
 """Of NSID and version: with the longest question and all our options there is room in a response of 512 octets."""
@@ -64,16 +65,12 @@ class ResponderSettings:
             raise ValueError(f"NSID and version have at most {MAX_IDENTITY_OCTETS} octets")
 
 
-NOERROR, FORMERR, SERVFAIL, NOTIMP, REFUSED, NOTAUTH = 0, 1, 2, 4, 5, 9
-BADVERS, BADCOOKIE = 16, 23
-
 _QR, _AA, _TC, _RD = 0x8000, 0x0400, 0x0200, 0x0100
 _OPCODE = 0x7800
 _HEADER_TAIL = struct.Struct("!5H")  # flags and counts
 
 _TYPE_DS, _TYPE_TSIG, _TYPE_IXFR, _TYPE_AXFR, _TYPE_ANY = 43, 250, 251, 252, 255
 _CLASS_IN, _CLASS_ANY = 1, 255
-_BADKEY = 17  # RFC 8945 §3
 
 # After the end of a zone's lease: not now, since its data is too old (RFC 8914 §4.15, §4.25; §3 allows several).
 _EXPIRED = edns.extended_error(edns.EDE_NOT_READY) + edns.extended_error(edns.EDE_INVALID_DATA)
@@ -509,7 +506,7 @@ def _unknown_key(octets: bytes, question: bytes, tsig: Tsig, opt: bytes, room: i
 
     A TSIG record that does not fit into *room* octets with the OPT record is left out, and TC is set: over TCP it fits.
     """
-    rdata = tsig.algorithm + tsig.time_and_fudge + struct.pack("!H2sHH", 0, octets[:2], _BADKEY, 0)
+    rdata = tsig.algorithm + tsig.time_and_fudge + struct.pack("!H2sHH", 0, octets[:2], BADKEY, 0)
     record = tsig.key_name + struct.pack("!HHIH", _TYPE_TSIG, _CLASS_ANY, 0, len(rdata)) + rdata
     response = bytearray(_error(octets, NOTAUTH, question, opt))
     if len(opt) + len(record) > room:

@@ -30,6 +30,7 @@ from rootsrv.answer.table import NAME_IS_DELEGATION, TableUnusable
 from rootsrv.health.evidence import Outcome, Probe
 from rootsrv.health.evidence import Transport as ProbedTransport
 from rootsrv.page.layout import Page
+from rootsrv.wire import edns
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -38,7 +39,7 @@ RETRY_SECONDS = 0.2
 
 _TYPE_A, _TYPE_SOA = 1, 6
 # Root, type OPT, 1232 octets, DO; no options: what comes back depends on the zone alone.
-_OPT_DO = b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000, 0)
+_OPT_DO = edns.opt_record(1232, do=True)
 _RANDOM = random.SystemRandom()
 
 

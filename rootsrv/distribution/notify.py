@@ -31,6 +31,7 @@ from rootsrv.config.checks import plain_address
 from rootsrv.distribution.offered import OfferedZone
 from rootsrv.process import log
 from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.codes import NOERROR, NOTIMP
 from rootsrv.wire.message import CLASS_IN, Message, MessageMalformed, parse
 from rootsrv.wire.tsig import Checker, Key, Signer, TsigRefused
 from rootsrv.zone import transfer_out
@@ -47,7 +48,7 @@ RECEIVE_BUFFER_OCTETS = 4_000_000
 """Asked for; the kernel gives what it allows."""
 
 _NOTIFY_FLAGS = 4 << 11 | 0x0400  # opcode NOTIFY, AA
-_OPCODE_NOTIFY, _NOTIMP = 4, 4
+_OPCODE_NOTIFY = 4
 
 
 def spacing(octets: int, mbit_per_second: float) -> float:
@@ -294,9 +295,9 @@ class NotifySender:
         pending.rcode = message.rcode
         if pending.target.key is not None and not _authentic(pending, message, octets):
             return
-        if message.rcode == 0:
+        if message.rcode == NOERROR:
             self._finish(pending, Outcome.CONFIRMED)
-        elif message.rcode == _NOTIMP:  # RFC 1996 §3.8 has no answer to it, and neither have they
+        elif message.rcode == NOTIMP:  # RFC 1996 §3.8 has no answer to it, and neither have they
             self._finish(pending, Outcome.REFUSED)
             log.alarm("notify refused", peer=pending.target.name, serial=pending.serial, rcode=message.rcode)
         # Any other error may pass: a peer that just starts does not know the zone yet.

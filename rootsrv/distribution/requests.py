@@ -20,15 +20,15 @@ from rootsrv.process.security import SecurityEvents
 from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire import tsig
+from rootsrv.wire.codes import BADVERS, FORMERR, NOTAUTH, NOTIMP, REFUSED, SERVFAIL
 from rootsrv.wire.message import AXFR, CLASS_IN, IXFR, Message, MessageMalformed, parse
 from rootsrv.wire.record import Record, ZoneMalformed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.wire.tsig import Checker, Key, Signer, TsigRefused
 from rootsrv.zone import transfer_out
 from rootsrv.zone.contents import Soa
-from rootsrv.zone.transfer_out import BADVERS, Edns
+from rootsrv.zone.transfer_out import Edns
 
-NOERROR, FORMERR, SERVFAIL, NOTIMP, REFUSED, NOTAUTH = 0, 1, 2, 4, 5, 9
 OPCODE_QUERY, OPCODE_NOTIFY = 0, 4
 _RD_AND_OPCODE, _TC = 0x7900, 0x0200
 _TRANSFERS = (AXFR, IXFR)

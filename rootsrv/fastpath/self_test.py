@@ -9,6 +9,7 @@ from rootsrv.answer.responder import Responder, Transport
 from rootsrv.answer.table import AnswerTable
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.program import TC_REDIRECT, XDP_TX, Program
+from rootsrv.wire import edns
 
 _TYPES = (1, 2, 6, 43, 48, 255)  # A, NS, SOA, DS, DNSKEY, ANY
 _IP_OCTETS = {4: 20, 16: 40}
@@ -103,9 +104,5 @@ def _sample(table: AnswerTable) -> Iterator[bytes]:
 
 def _query(qname: bytes, qtype: int) -> bytes:
     """A query with DO and NSID that offers 1,232 octets."""
-    return (
-        b"\x5a\x5a\1\0\0\1\0\0\0\0\0\1"
-        + qname
-        + struct.pack("!HH", qtype, 1)
-        + b"\0\0\x29\x04\xd0\0\0\x80\0\0\4\0\3\0\0"
-    )
+    opt = edns.opt_record(1232, edns.option(edns.NSID, b""), do=True)
+    return b"\x5a\x5a\1\0\0\1\0\0\0\0\0\1" + qname + struct.pack("!HH", qtype, 1) + opt

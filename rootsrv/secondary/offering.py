@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from rootsrv.config.zones import PrimaryConfig
 from rootsrv.distribution.offered import OfferedZone, State
 from rootsrv.distribution.primaries import Notifier, notified_by
-from rootsrv.distribution.requests import NOERROR, REFUSED, Asker
+from rootsrv.distribution.requests import Asker
 from rootsrv.process import log
 from rootsrv.process.child import in_child
 from rootsrv.process.security import SecurityEvents
@@ -17,6 +17,7 @@ from rootsrv.secondary.preparation import read_version
 from rootsrv.secondary.zones import Zones
 from rootsrv.store.store import StoreFailed
 from rootsrv.wire import name as names
+from rootsrv.wire.codes import NOERROR, REFUSED
 from rootsrv.wire.tsig import Key
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import difference

@@ -20,13 +20,14 @@ from rootsrv.config.zones import PrimaryConfig, RefreshConfig
 from rootsrv.distribution.tls import DOT, alpn_of, client_context, show_certificate
 from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.codes import FORMERR, NOTIMP
+from rootsrv.wire.edns import EXPIRE, opt_record, option
 from rootsrv.wire.message import AXFR, CLASS_IN, IXFR, MessageMalformed, parse
 from rootsrv.wire.record import ZoneMalformed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.wire.tsig import Key, Signer
 from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.transfer import (
-    EXPIRE,
     Inbound,
     Limits,
     TransferFailed,
@@ -36,8 +37,8 @@ from rootsrv.zone.transfer import (
     TsigStream,
 )
 
-_NO_EDNS = {1, 4}
-"""FORMERR and NOTIMP: what those say to OPT who do not know it (RFC 6891 §7)."""
+_NO_EDNS = {FORMERR, NOTIMP}
+"""What those say to OPT who do not know it (RFC 6891 §7)."""
 
 
 class Unreachable(TransferFailed):
@@ -280,7 +281,7 @@ def _request(
         rdata = soa.rdatas[0]
         octets += zone + struct.pack("!HHIH", rdatas.SOA, CLASS_IN, soa.ttl, len(rdata)) + rdata
     if edns:
-        octets += b"\0" + struct.pack("!HHIHHH", 41, 65535, 0, 4, EXPIRE, 0)
+        octets += opt_record(65535, option(EXPIRE, b""))
     if source.key is None:
         return message_id, octets, None
     signer = Signer(source.key)

@@ -32,8 +32,8 @@ from rootsrv.page.counts import (
     UNSENT,
 )
 from rootsrv.page.layout import WorkerSlot
+from rootsrv.wire.codes import BADVERS, FORMERR
 
-_FORMERR = 1
 # Messages up to which a loop is cheaper than what a batch costs, whatever is in it: for one 2.0 against 3.4 us.
 _FEW = 2
 _DAY_SECONDS = 86_400
@@ -46,7 +46,6 @@ _MAX_REMEMBERED_HEADS = 4_096
 _TCP_WORDS = {name: TCP + number for number, name in enumerate(TCP_COUNTERS)}
 
 _HEAD = itemgetter(slice(2, 12))
-_BADVERS = 16
 _ONLY_AN_OPT = b"\0\0\0\0\0\0\0\1"  # counts of a response without a question and with an OPT record
 _OPT_SAYS = TRUNCATED_BIT - 2  # in place of an rcode that only the OPT record tells; nothing has rcode 30
 _LARGEST_BINS = 255  # 4080-4095 and, until told apart, 4096-: what still is an octet
@@ -93,7 +92,7 @@ class Counters:
         for number in set(rcodes):
             words[names.rcodes + number] += rcodes.count(number)
         words[RESPONSES + path] += amount
-        if _FORMERR in rcodes:
+        if FORMERR in rcodes:
             amount -= self._take_back_malformed(path, requests, rcodes)
         words[QUERIES + path] += amount
         joined = b"".join(requests)
@@ -108,7 +107,7 @@ class Counters:
             words[names.rcodes + rcode] += 1
             words[names.response_sizes + min(len(response) // BIN_OCTETS, RESPONSE_BINS - 1)] += 1
             words[RESPONSES + path] += 1
-            if rcode == _FORMERR:
+            if rcode == FORMERR:
                 words[MALFORMED + path] += 1
             else:
                 words[names.request_sizes + names.request_bins[len(request)]] += 1
@@ -176,7 +175,7 @@ class Counters:
 
     def _take_back_malformed(self, path: int, requests: Sequence[bytes], rcodes: bytes) -> int:
         names = self._paths[path]
-        malformed = [request for request, rcode in zip(requests, rcodes, strict=True) if rcode == _FORMERR]
+        malformed = [request for request, rcode in zip(requests, rcodes, strict=True) if rcode == FORMERR]
         for request in malformed:
             self._words[names.request_sizes + names.request_bins[len(request)]] -= 1
         self._words[MALFORMED + path] += len(malformed)
@@ -326,7 +325,7 @@ def response_rcode(head: bytes) -> int:
         return 23
     if rcode == 0 and not head[0] & 2:
         if head[2:] == b"\0\1\0\0\0\0\0\1":
-            return _BADVERS
+            return BADVERS
         if head[2:] == _ONLY_AN_OPT:
             return _OPT_SAYS
     return rcode

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rootsrv.page import counts
 from rootsrv.telemetry.view import Said, View
+from rootsrv.wire.codes import NOERROR, NXDOMAIN
 from rootsrv.zone import instant
 
 SAMPLE_SECONDS = 10.0
@@ -48,7 +49,7 @@ class History:
         if self._samples and now < self._samples[-1][0] + SAMPLE_SECONDS - 0.5:
             return
         by_rcode = [sum(each) for each in zip(*(counts.rcodes(words, path) for path in range(4)), strict=True)]
-        responses = (by_rcode[0], by_rcode[3], sum(by_rcode) - by_rcode[0] - by_rcode[3])
+        responses = (by_rcode[NOERROR], by_rcode[NXDOMAIN], sum(by_rcode) - by_rcode[NOERROR] - by_rcode[NXDOMAIN])
         self._samples.append((now, tuple(words[counts.QUERIES : counts.QUERIES + 4]), responses))
 
     def rates(self) -> list[Rates]:

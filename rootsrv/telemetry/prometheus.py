@@ -19,6 +19,7 @@ from rootsrv.config.file import Config
 from rootsrv.page import counts
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import KERNEL, ROLES, View
+from rootsrv.wire.codes import NOERROR, NXDOMAIN
 from rootsrv.zone.dnssec import UNCOVERED
 
 _PATHS = [tuple(path.split("-")) for path in counts.PATHS]
@@ -184,7 +185,7 @@ def _counters(words: Sequence[int]) -> Iterator[Metric]:
     truncated = CounterMetricFamily("rootsrv_truncated_responses", "Responses sent with TC set.", labels=labels)
     for path, values in enumerate(_PATHS):
         for rcode, number in enumerate(counts.rcodes(words, path)):
-            if number or rcode in (0, 3):
+            if number or rcode in (NOERROR, NXDOMAIN):
                 responses.add_metric([*values, RCODES.get(rcode, str(rcode))], number)
         truncated.add_metric(values, sum(counts.truncated(words, path)))
     yield from (responses, truncated)

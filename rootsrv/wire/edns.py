@@ -3,8 +3,8 @@
 import struct
 from typing import NamedTuple
 
-NSID, COOKIE, KEEPALIVE, EXTENDED_ERROR, ZONEVERSION = 3, 10, 11, 15, 19
-"""Option codes: RFC 5001, RFC 7873, RFC 7828, RFC 8914, RFC 9660."""
+NSID, EXPIRE, COOKIE, KEEPALIVE, EXTENDED_ERROR, ZONEVERSION = 3, 9, 10, 11, 15, 19
+"""Option codes: RFC 5001, RFC 7314, RFC 7873, RFC 7828, RFC 8914, RFC 9660."""
 
 EDE_NOT_READY, EDE_PROHIBITED, EDE_NOT_AUTHORITATIVE, EDE_INVALID_DATA = 14, 18, 20, 24
 """Extended error codes (RFC 8914 §4.15, §4.19, §4.21, §4.25)."""
@@ -100,13 +100,18 @@ def is_do(ttl: int) -> bool:
 
 
 def opt_record(udp_octets: int, options: bytes = b"", *, do: bool = False, rcode: int = 0) -> bytes:
-    """The OPT record of a response; *udp_octets* is what we accept, *rcode* the full 12-bit RCODE."""
+    """The OPT record of a query or a response; *udp_octets* is what we accept, *rcode* the full 12-bit RCODE."""
     return OPT.pack(0, TYPE_OPT, udp_octets, rcode >> 4, 0, _DO if do else 0, len(options)) + options
 
 
 def option(code: int, data: bytes) -> bytes:
     """One option in wire format."""
     return _OPTION.pack(code, len(data)) + data
+
+
+def expire(seconds: int) -> bytes:
+    """For how long the zone may be answered from (RFC 7314 §2)."""
+    return option(EXPIRE, struct.pack("!I", seconds))
 
 
 def extended_error(info_code: int) -> bytes:

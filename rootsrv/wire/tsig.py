@@ -11,14 +11,12 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rootsrv.wire.codes import BADKEY, BADSIG, BADTIME, BADTRUNC, FORMERR, NOTAUTH
 from rootsrv.wire.message import CLASS_ANY, TSIG, TsigRecord
 
 FUDGE_SECONDS = 300  # RFC 8945 §10
 
-BADSIG, BADKEY, BADTIME, BADTRUNC = 16, 17, 18, 22  # RFC 8945 §3
 _ERRORS = {BADSIG: "BadSignature", BADKEY: "BadKey", BADTIME: "BadTime", BADTRUNC: "BadTruncation"}
-
-FORMERR, NOTAUTH = 1, 9
 
 _ALGORITHMS = {"hmac-sha256": 32, "hmac-sha384": 48, "hmac-sha512": 64}
 """RFC 8945 §6; octets of the MAC."""

@@ -20,15 +20,13 @@ import itertools
 from dataclasses import dataclass
 
 from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.edns import EXPIRE
 from rootsrv.wire.message import CLASS_IN, IXFR, Message, MessageMalformed, TsigRecord, parse
 from rootsrv.wire.record import Record, ZoneMalformed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.wire.tsig import Checker, Key, TsigRefused, error_text
 from rootsrv.zone.builder import ContentsBuilder, covered_type
 from rootsrv.zone.contents import Soa, ZoneContents
-
-EXPIRE = 9
-"""EDNS option code (RFC 7314)."""
 
 # RFC 8945 §5.3.1: a signed message at least every hundred.
 MAX_UNSIGNED_MESSAGES = 99

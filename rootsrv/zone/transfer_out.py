@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rootsrv.wire import edns
 from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.message import CLASS_IN, NAMES_IN_RDATA
 from rootsrv.wire.record import Record
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.transfer import EXPIRE
 
 WHOLE_OCTETS = 62_000
 """About so much in a message of an AXFR; what OPT and TSIG add stays below the 65,535 of RFC 1035 §4.2.2."""
@@ -34,8 +34,6 @@ MAX_UDP_OCTETS = 1232  # 1280 (IPv6's least MTU) − 40 − 8: never fragmented 
 
 QR, AA = 0x8000, 0x0400
 
-BADVERS = 16  # RFC 6891 §9: an RCODE of more than four bits
-
 _REACH = 0x4000
 _FIXED = struct.Struct("!HHIH")
 
@@ -49,8 +47,8 @@ class Edns:
 
     def record(self, rcode: int = 0) -> bytes:
         """In wire format; *rcode* gives the upper eight bits (RFC 6891 §6.1.3)."""
-        option = b"" if self.expire_seconds is None else struct.pack("!HHI", EXPIRE, 4, self.expire_seconds)
-        return b"\0" + struct.pack("!HHBBHH", 41, MAX_UDP_OCTETS, rcode >> 4, 0, 0, len(option)) + option
+        option = b"" if self.expire_seconds is None else edns.expire(self.expire_seconds)
+        return edns.opt_record(MAX_UDP_OCTETS, option, rcode=rcode)
 
 
 def respond(
