@@ -23,7 +23,7 @@ SOURCE = bytes((192, 0, 2, 1))
 def compiled_with(count: int, label: str = "ns{}") -> tuple[VerifiedZone, AnswerTable]:
     unsigned = generate.root_contents(serial=2026112101, tlds=20, seed=6)
     root = accept_unverified(with_name_servers(unsigned, count, label), NOW)
-    return root, AnswerTable.from_octets(compile_table(root))
+    return root, AnswerTable(compile_table(root))
 
 
 def ask(table: AnswerTable, qname: str, transport: Transport, settings: ResponderSettings = SETTINGS) -> bytes:
@@ -94,7 +94,7 @@ def test_options_that_make_a_response_too_long_leave_out_what_is_optional() -> N
 
 def test_a_table_of_more_names_than_the_kernel_counts_is_answered_from_by_the_workers() -> None:
     small = generate.root_contents(serial=2026112101, tlds=20, seed=6)
-    table = AnswerTable.from_octets(compile_table(accept_unverified(small, NOW)))
+    table = AnswerTable(compile_table(accept_unverified(small, NOW)))
     answers = tuple(table.answers())
     root_name, *delegated = table.names()
     first = next(info for info in delegated if len(info.label) >= 5)  # its pointers are right for labels as long
@@ -117,7 +117,7 @@ def test_a_table_of_more_names_than_the_kernel_counts_is_answered_from_by_the_wo
     zone = table.zones[0]
     zones = (ZoneInfo(**{**_fields(zone), "nxdomain": (numbers[zone.nxdomain[0]], 0)}),)
     all_names = (numbered(root_name, b""), *(numbered(first, label) for label in labels))
-    large = AnswerTable.from_octets(to_octets(TableContents(zones, (86400,), all_names, owners, answers)))
+    large = AnswerTable(to_octets(TableContents(zones, (86400,), all_names, owners, answers)))
 
     responder = Responder(large, SETTINGS)
     for label in (labels[0], labels[INDEX_LIMIT], labels[-1]):

@@ -46,7 +46,7 @@ def test_names_are_in_canonical_order_and_the_index_finds_them(compiled: Compile
         (lambda octets: b"", "empty file"),
         (lambda octets: b"not a table" * 20, "wrong magic"),
         (lambda octets: octets[:-1], "its header says"),
-        (lambda octets: octets[:8] + b"\1" + octets[9:], "format version 1, this program reads 3"),
+        (lambda octets: octets[:8] + b"\1" + octets[9:], "format version 1, this program reads 4"),
         (lambda octets: octets[:-1] + bytes((octets[-1] ^ 1,)), "damaged"),
         (lambda octets: octets[:100] + b"\1" + octets[101:], "damaged"),
         (lambda octets: octets[:40], "wrong magic"),
