@@ -44,17 +44,24 @@ static __always_inline int restore(void *ctx, enum hook hook)
 /* As `decide` does it; nonzero when the chosen part was the last, or one passes. */
 static __always_inline int decide_up_to(struct scratch *s, uint32_t last)
 {
-	if (read_question(s) || (s->has_opt && read_opt(s)) || last == QUESTION)
+	if (read_question(s))
 		return 1;
-	s->opt_size = 0;
+	PATHS_MEET(s);
+	if (s->has_opt && read_opt(s))
+		return 1;
+	PATHS_MEET(s);
+	s->opt_size = s->opt_is_stored = 0;
 	s->generation = READ_ONCE(control.active);
-	if (find_answer(s))
+	if (last == QUESTION || find_answer(s))
 		return 1;
+	PATHS_MEET(s);
 	fetch_answer(s);
 	if (last == FIND || verify_checksum(s) || last == CHECKSUM)
 		return 1;
+	PATHS_MEET(s);
 	if ((s->has_opt && build_opt(s)) || last == OPT)
 		return 1;
+	PATHS_MEET(s);
 	return fit(s) || last == FIT;
 }
 
@@ -65,10 +72,15 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 
 	if (!s || restore(ctx, hook))
 		return verdict(ctx, hook, ABORT);
-	if (last == RESTORE || AT(hook, receive_xdp(ctx, s), receive_tc(ctx, s)) || last == HEADERS || decide_up_to(s, last))
+	if (last == RESTORE || receive(ctx, hook, s))
 		return verdict(ctx, hook, PASS);
-	if (AT(hook, send_xdp(ctx, s), send_tc(ctx, s)) != REPLY)
+	PATHS_MEET(s);
+	if (last == HEADERS || decide_up_to(s, last))
 		return verdict(ctx, hook, PASS);
+	PATHS_MEET(s);
+	if (send(ctx, hook, s) != REPLY)
+		return verdict(ctx, hook, PASS);
+	PATHS_MEET(s);
 	parts.answered++;
 	if (last == COUNT)
 		count_answer(s);

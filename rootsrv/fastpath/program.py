@@ -91,6 +91,7 @@ class Program:
         self._tables = mmap.mmap(tables.fd, _rounded(2 * _ELEMENT))
         self._control_octets = mmap.mmap(block.fd, _rounded(block.value_size))
         self.control = ffi.cast("struct control *", ffi.from_buffer(self._control_octets))
+        ffi.buffer(self.control.ip_id_key)[:] = os.urandom(16)
 
     @classmethod
     def load(cls, elf: bytes | None = None, *, tap: bool = False) -> Self:

@@ -33,10 +33,8 @@ static __always_inline void note_source(uint32_t estimate, uint64_t hash)
 	*place = rank - rest;
 }
 
-STEP count_source(struct scratch *s)
+static __always_inline void count_source(struct scratch *s)
 {
-	if (!s)
-		return 0;
 	if (s->family == IPV4) {
 		note_source(0, mix(__builtin_bswap32(s->source[0])));
 	} else {
@@ -44,14 +42,11 @@ STEP count_source(struct scratch *s)
 		note_source(2, upper);
 		note_source(1, mix(upper ^ __builtin_bswap64(s->source[1])));
 	}
-	return 0;
 }
 
 /* A response was sent. */
-STEP count_answer(struct scratch *s)
+static __always_inline void count_answer(struct scratch *s)
 {
-	if (!s)
-		return 0;
 	uint64_t live = s->live, family = s->family, rcode = s->rcode;
 	uint64_t query = s->size / SIZE_BIN, response = s->response_size / SIZE_BIN;
 
@@ -76,7 +71,9 @@ STEP count_answer(struct scratch *s)
 		else
 			counters->made_cookies++;
 	}
-	return live ? count_source(s) : 0;
+	PATHS_MEET(s);
+	if (live)
+		count_source(s);
 }
 
 static __always_inline void count_pass(struct scratch *s, uint64_t reason)

@@ -1,9 +1,10 @@
 /* The Internet checksum (RFC 1071).
  *
- * Theory: sums are kept as 32- or 64-bit numbers of little-endian 16-bit words and folded at the end; the ones'
- * complement sum does not care about byte order as long as a part that starts at an odd offset is swapped (RFC 1071
- * section 2 (B)).  The body of a response is never summed: the table holds the sum of every cut, and moving E pointers at
- * even and O pointers at odd offsets by d adds E·d + O·swap(d).
+ * Theory: sums are 64-bit numbers, made of little-endian words of 16 or 32 bits, and are folded once, at the end: all that
+ * counts is what they are modulo 2^16 - 1.  The ones' complement sum does not care about byte order as long as a part that
+ * starts at an odd offset is swapped (RFC 1071 section 2 (B)); that is to multiply it by 2^8.  No sum of a part exceeds
+ * 2^40: a message has at most 128 words of 32 bits.  The body of a response is never summed: the table holds the sum of
+ * every cut, and moving E pointers at even and O pointers at odd offsets by d adds E·d + O·swap(d).
  */
 
 static __always_inline uint32_t fold(uint64_t sum)
@@ -15,9 +16,16 @@ static __always_inline uint32_t fold(uint64_t sum)
 	return sum;
 }
 
-static __always_inline uint32_t swapped_if_odd(uint32_t folded, uint32_t offset)
+/* A part's sum for its place: below 2^48. */
+static __always_inline uint64_t swapped_if_odd(uint64_t sum, uint64_t offset)
 {
-	return (folded << 16 | folded) >> (offset & 1) * 8 & 0xffff; /* a branch would be guessed wrong half of the time */
+	return sum << (offset & 1) * 8; /* a branch would be guessed wrong half of the time */
+}
+
+/* The negative of a sum below 2^48 - 2^32. */
+static __always_inline uint64_t negated(uint64_t sum)
+{
+	return (0xffffULL << 32) - sum;
 }
 
 static __always_inline uint64_t halves(uint64_t word)
@@ -26,6 +34,7 @@ static __always_inline uint64_t halves(uint64_t word)
 }
 
 #define SUMMED_AT_ONCE 64 /* octets: behind every message there are as many zeros in the scratch space */
+#define OPT_SUMMED_AT_ONCE 40 /* octets: an OPT record with a COOKIE option has 39 at most, mostly */
 
 /* The sum of *size* octets at *data*, which are followed by zeros or by what does not belong to them. */
 static __always_inline uint64_t sum_octets(const uint8_t *data, int64_t size, uint32_t most)
@@ -41,32 +50,49 @@ static __always_inline uint64_t sum_octets(const uint8_t *data, int64_t size, ui
 	return sum;
 }
 
+/* The sum of *octets* octets at *data*, a constant number and a multiple of 4. */
+static __always_inline uint64_t sum_words(const uint8_t *data, uint32_t octets)
+{
+	uint64_t sum = 0;
+
+#pragma unroll
+	for (uint32_t i = 0; i < octets; i += 4)
+		sum += LOAD32(data + i);
+	return sum;
+}
+
+/* For messages that are longer than most: the sums of the whole message behind its header, and of what is not question. */
+STEP sum_long_message(struct scratch *s)
+{
+	if (!s)
+		return 0;
+	uint64_t size = s->size, end = s->question_end;
+
+	BOUND(size, 1023);
+	s->message_sum = sum_octets(s->message + DNS_HEADER, size - DNS_HEADER, MAX_QUERY);
+	s->opt_sum = sum_octets(message_at(s, end), size - end, MAX_QUERY);
+	return 0;
+}
+
 /* Verifies the query's UDP checksum (RFC 7720 section 2) and leaves the sum of the question section.
  *
  * On a link that never leaves this host the sender may have left the checksum to be finished by hardware that is not
  * there: the field then holds the sum of the pseudo-header alone (CHECKSUM_PARTIAL).
  */
-STEP verify_checksum(struct scratch *s)
+static __always_inline int verify_checksum(struct scratch *s)
 {
-	if (!s)
-		return PASS_SHORT;
-
 	uint64_t size = s->size, end = s->question_end;
-	uint64_t message = 0, rest = 0;
+	uint64_t message, rest;
 
-	/* The whole message behind its header: nearly always one turn, so that no branch depends on the size. */
-	for (uint32_t i = 0; i < MAX_QUERY / SUMMED_AT_ONCE; i++) {
-		if (DNS_HEADER + i * SUMMED_AT_ONCE >= size)
-			break;
-		const uint8_t *data = s->message + DNS_HEADER + i * SUMMED_AT_ONCE;
-		for (uint32_t j = 0; j < SUMMED_AT_ONCE; j += 4)
-			message += LOAD32(data + j);
+	if (size <= DNS_HEADER + SUMMED_AT_ONCE && size - end <= OPT_SUMMED_AT_ONCE) {
+		message = sum_words(s->message + DNS_HEADER, SUMMED_AT_ONCE);
+		rest = sum_words(message_at(s, end), OPT_SUMMED_AT_ONCE); /* the question is what is not OPT */
+	} else {
+		sum_long_message(s);
+		message = s->message_sum;
+		rest = s->opt_sum;
 	}
-	/* The question is what is not OPT. */
-	if (s->has_opt)
-		rest = sum_octets(message_at(s, end), size - end, MAX_QUERY);
-	rest = swapped_if_odd(fold(rest), end);
-	s->question_sum = fold(fold(message) + (rest ^ 0xffff));
+	s->question_sum = message + negated(swapped_if_odd(rest, end));
 
 	uint16_t check = s->udp_check;
 	if (check == 0 && s->family == IPV4)
@@ -74,12 +100,11 @@ STEP verify_checksum(struct scratch *s)
 
 	/* Protocol 17 and the length, as the pseudo-header has them (RFC 768, RFC 8200 section 8.1). */
 	uint16_t udp_size = bpf_htons(size + 8);
-	uint64_t pseudo = (uint64_t)s->address_sum + bpf_htons(17) + udp_size;
-	uint64_t header = LOAD64(s->message);
-	uint64_t sum = pseudo + s->source_port + s->service_port + udp_size + check + halves(header) +
-		       LOAD32(s->message + 8) + fold(message);
+	uint64_t pseudo = s->address_sum + bpf_htons(17) + udp_size;
+	uint64_t sum = pseudo + s->source_port + s->service_port + udp_size + check + halves(LOAD64(s->message)) +
+		       LOAD32(s->message + 8) + message;
 	int is_right = check != 0 && fold(sum) == 0xffff;
-	int is_partial = check == fold(pseudo) && s->interface_flags & INTERFACE_VIRTUAL;
+	int is_partial = s->interface_flags & INTERFACE_VIRTUAL && check == fold(pseudo);
 
 	s->partial = is_partial;
 	if (is_right == is_partial) /* neither, or both: which of the two it is decides how to reply */

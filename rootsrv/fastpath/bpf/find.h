@@ -44,8 +44,6 @@ STEP compare_rest(struct scratch *s, uint32_t number)
 	const struct table_rest *rest = at(table, header->rests_at + (uint64_t)number * sizeof(*rest));
 	uint32_t size = *message_at(s, s->last_label_at);
 
-	if (size <= 8 && name->size <= 8)
-		return compared(name->size, size);
 	for (uint32_t i = 0; i < 7; i++) {
 		uint64_t ours = size > 8 + i * 8 ? label_word(s, 8 + i * 8, size) : 0;
 		int order = compared(rest->words[i], ours);
@@ -56,16 +54,12 @@ STEP compare_rest(struct scratch *s, uint32_t number)
 }
 
 /* Finds the last label among the names: the name itself, or the one before it, whose NSEC covers it. */
-STEP find_name(struct scratch *s)
+static __always_inline int find_name(struct scratch *s, const uint8_t *table)
 {
-	if (!s)
-		return PASS_TABLE;
-	const uint8_t *table = table_of(s->generation);
-	if (!table)
-		return PASS_TABLE;
 	const struct table_header *header = (const void *)table;
 	uint64_t names_at = header->names_at;
-	uint64_t key = label_word(s, 0, *message_at(s, s->last_label_at));
+	uint32_t size = *message_at(s, s->last_label_at);
+	uint64_t key = label_word(s, 0, size);
 
 	if (key >> 32 == 0x5f74612d) /* "_ta-" */
 		return PASS_TRUST_ANCHOR_SIGNAL;
@@ -73,20 +67,22 @@ STEP find_name(struct scratch *s)
 	const uint8_t *index = at(table, header->index_at + (key >> 48) * 2);
 	uint64_t low = LOAD16(index), high = LOAD16(index + 2);
 
-	uint32_t found = 0;
-
+	s->found = 0; /* in memory: a register would make as many paths of it as it has values */
 	for (uint32_t i = 0; i < 17; i++) {
 		if (low >= high)
 			break;
 		uint64_t middle = (low + high) >> 1;
 		const struct table_name *name = at(table, names_at + middle * sizeof(*name));
 		uint64_t theirs = name->key;
-		int order = theirs < key ? NAME_BEFORE_LABEL : NAME_BEHIND_LABEL;
+		int is_behind = theirs > key;
 		if (theirs == key) {
-			order = compare_rest(s, middle);
-			found |= order == SAME;
+			/* The rare case of long ones apart, for what a call costs. */
+			int order = size <= 8 && name->size <= 8 ? compared(name->size, size) : compare_rest(s, middle);
+			if (order == SAME)
+				s->found = 1;
+			is_behind = order == NAME_BEHIND_LABEL;
 		}
-		if (order == NAME_BEHIND_LABEL)
+		if (is_behind)
 			high = middle;
 		else
 			low = middle + 1;
@@ -96,7 +92,6 @@ STEP find_name(struct scratch *s)
 	if (low == 0)
 		return PASS_TABLE; /* the root itself comes before every label */
 	s->name = low - 1;
-	s->found = found;
 	return 0;
 }
 
@@ -212,19 +207,18 @@ STEP answer_with_authority(struct scratch *s, uint32_t number)
 }
 
 /* Which answer belongs to the query. */
-STEP find_answer(struct scratch *s)
+static __always_inline int find_answer(struct scratch *s)
 {
-	if (!s)
-		return PASS_TABLE;
 	if (s->labels == 0)
 		return answer_with_authority(s, 0);
-
-	int reason = find_name(s);
-	if (reason)
-		return reason;
 	const uint8_t *table = table_of(s->generation);
 	if (!table)
 		return PASS_TABLE;
+
+	int reason = find_name(s, table);
+	if (reason)
+		return reason;
+	PATHS_MEET(s);
 	const struct table_header *header = (const void *)table;
 	const struct table_name *name = at(table, header->names_at + (uint64_t)s->name * sizeof(*name));
 	uint64_t answer;

@@ -10,6 +10,7 @@
 #define IPV4_HEADER 20
 #define IPV6_HEADER 40
 #define UDP_HEADER 8
+#define ALL_HEADERS (ETH_HEADER + IPV6_HEADER + UDP_HEADER) /* without a tag */
 #define HOP_LIMIT 64 /* RFC 1700's default, and Linux's */
 
 /* Not "packed", though they stand at odd places: clang would take every field octet by octet. */
@@ -156,7 +157,7 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		s->family = IPV4;
 		s->source[0] = ip->from;
 		s->service[0] = ip->to;
-		s->address_sum = fold((uint64_t)ip->from + ip->to);
+		s->address_sum = (uint64_t)ip->from + ip->to;
 		s->message_at = network_at + IPV4_HEADER + UDP_HEADER;
 		udp = (void *)(ip + 1);
 		udp_size = size - IPV4_HEADER;
@@ -176,7 +177,7 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		s->source[1] = ip->from[1];
 		s->service[0] = ip->to[0];
 		s->service[1] = ip->to[1];
-		s->address_sum = fold(halves(ip->from[0]) + halves(ip->from[1]) + halves(ip->to[0]) + halves(ip->to[1]));
+		s->address_sum = halves(ip->from[0]) + halves(ip->from[1]) + halves(ip->to[0]) + halves(ip->to[1]);
 		s->message_at = network_at + IPV6_HEADER + UDP_HEADER;
 		udp = (void *)(ip + 1);
 	} else {
@@ -201,19 +202,23 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 	return 0;
 }
 
-/* One that nobody can predict, or fragments of an answer could be forged before it is sent.  The kernel's generator is
- * asked for two at a time.
+/* One that nobody can predict who does not know the key, or fragments of an answer could be forged before it is sent; the
+ * kernel's bpf_get_prandom_u32 is linear, so that a few ids would tell the rest.  Four at a time come of SipHash-2-4 of
+ * seven octets: how many were made on this CPU before, and which it is.
  */
 static __always_inline uint16_t next_ip_id(struct scratch *s)
 {
-	if (!s->ip_ids_left) {
-		s->ip_ids = bpf_get_prandom_u32();
-		s->ip_ids_left = 2;
+	uint64_t ids = s->ip_ids, made = s->ip_ids_made;
+
+	if (made % 4 == 0) {
+		struct sip_state state = sip_start(control.ip_id_key);
+
+		sip_take(&state, (made / 4 & 0xfffffffffff) | (uint64_t)bpf_get_smp_processor_id() << 44 | 7ULL << 56);
+		ids = sip_end(&state);
 	}
-	uint16_t id = s->ip_ids;
-	s->ip_ids >>= 16;
-	s->ip_ids_left--;
-	return id;
+	s->ip_ids_made = made + 1;
+	s->ip_ids = ids >> 16;
+	return ids;
 }
 
 /* Turns the headers round and writes the DNS header; the frame has its new size already.  Nonzero: cannot happen. */
@@ -275,30 +280,37 @@ static __always_inline int write_headers(struct scratch *s, void *data, void *da
 	return 0;
 }
 
-/* Our OPT record without options, behind the body; one with options is stored by the caller.  Nonzero: cannot happen. */
-static __always_inline int write_bare_opt(struct scratch *s, void *data, void *data_end)
+/* Our OPT record, behind the body; one with NSID is stored by the caller.  Nonzero: cannot happen. */
+static __always_inline int write_opt(struct scratch *s, void *data, void *data_end)
 {
-	if (s->opt_size != OPT_HEADER)
-		return 0;
-	uint64_t offset = s->message_at + s->question_end + s->body_size;
+	uint64_t offset = s->message_at + s->question_end + s->body_size, head = s->opt_head;
+	uint32_t size = s->opt_size;
+
 	BOUND(offset, 8191);
 	uint8_t *opt = data + offset;
+	if (size == 0 || s->opt_is_stored)
+		return 0;
 	if ((void *)(opt + OPT_HEADER) > data_end)
 		return -1;
-	*(uint64_t *)opt = LOAD64(s->opt);
-	*(uint32_t *)(opt + OPT_HEADER - 4) = LOAD32(s->opt + OPT_HEADER - 4);
+	*(uint64_t *)opt = head;
+	*(uint32_t *)(opt + 7) = head >> 56;
+	if (size != OPT_HEADER) {
+		if ((void *)(opt + OPT_HEADER + 4 + COOKIE_OPTION_SIZE) > data_end)
+			return -1;
+		*(uint64_t *)(opt + 8) = OPT_WITH_COOKIE;
+		*(uint64_t *)(opt + OPT_HEADER + 4) = s->cookie[0];
+		*(uint64_t *)(opt + OPT_HEADER + 12) = s->cookie[1];
+		*(uint64_t *)(opt + OPT_HEADER + 20) = s->cookie[2];
+	}
 	return 0;
 }
 
 /* Moves the body's compression pointers, which are in the packet already.  Nonzero: cannot happen. */
-static __always_inline int move_pointers(struct scratch *s, void *data, void *data_end)
+static __always_inline int move_pointers(struct scratch *s, const uint8_t *table, void *data, void *data_end)
 {
-	const uint8_t *table = table_of(s->generation);
 	uint32_t count = s->pointer_count, moved_by = s->moved_by;
 	uint64_t body = s->message_at + s->question_end;
 
-	if (!table)
-		return -1;
 	const uint16_t *offsets = at(table, s->pointers_at);
 	for (uint32_t i = 0; i < MAX_POINTERS; i++) {
 		if (i >= count)

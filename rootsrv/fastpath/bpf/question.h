@@ -23,11 +23,8 @@
 #define OPTION_ZONEVERSION 19
 
 /* Header and question. */
-STEP read_question(struct scratch *s)
+static __always_inline int read_question(struct scratch *s)
 {
-	if (!s)
-		return PASS_SHORT;
-
 	uint16_t flags = bpf_ntohs(LOAD16(s->message + 2));
 	if (flags & FLAG_QR)
 		return PASS_RESPONSE;
@@ -80,11 +77,8 @@ at_end:
 }
 
 /* One EDNS option, at s->option_at; moves that on. */
-STEP read_option(struct scratch *s)
+static __always_inline int read_option(struct scratch *s)
 {
-	if (!s)
-		return PASS_OPT;
-
 	uint32_t start = s->option_at, end = s->size;
 	if (start + 4 > end)
 		return PASS_OPT;
@@ -114,12 +108,24 @@ STEP read_option(struct scratch *s)
 	}
 }
 
-/* The OPT record (RFC 6891), the only one that may stand behind the question. */
-STEP read_opt(struct scratch *s)
+/* All of them, from s->option_at to the message's end. */
+STEP read_options(struct scratch *s)
 {
 	if (!s)
 		return PASS_OPT;
+	for (uint32_t i = 0; i < MAX_OPTIONS; i++) {
+		if (s->option_at >= s->size)
+			return 0;
+		int reason = read_option(s);
+		if (reason)
+			return reason;
+	}
+	return s->option_at >= s->size ? 0 : PASS_OPT;
+}
 
+/* The OPT record (RFC 6891), the only one that may stand behind the question. */
+static __always_inline int read_opt(struct scratch *s)
+{
 	uint32_t start = s->question_end, size = s->size;
 	if (start + OPT_HEADER > size)
 		return PASS_OPT;
@@ -138,13 +144,8 @@ STEP read_opt(struct scratch *s)
 		offered = 512; /* RFC 6891 section 6.2.3 */
 	s->limit = offered < largest ? offered : largest;
 
+	if (!options)
+		return 0;
 	s->option_at = start + OPT_HEADER;
-	for (uint32_t i = 0; i < MAX_OPTIONS; i++) {
-		if (s->option_at >= s->size)
-			return 0;
-		int reason = read_option(s);
-		if (reason)
-			return reason;
-	}
-	return s->option_at >= s->size ? 0 : PASS_OPT;
+	return read_options(s);
 }

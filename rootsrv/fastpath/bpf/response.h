@@ -3,44 +3,62 @@
 #define MAX_POINTERS 256
 #define FETCHED 640 /* octets: what follows the processor fetches by itself */
 
-/* Our OPT record into s->opt: root name, type, our size, extended RCODE 0, version 0, DO copied; NSID, COOKIE. */
-STEP build_opt(struct scratch *s)
+/* Our OPT record with NSID into s->opt, behind it the COOKIE option if there is one. */
+STEP build_opt_with_nsid(struct scratch *s)
 {
 	if (!s)
 		return PASS_OPT;
 
-	uint64_t size = OPT_HEADER;
+	uint64_t size = s->opt_size - OPT_HEADER; /* COOKIE's */
+	uint32_t nsid = control.nsid_option_size;
+	*(uint64_t *)s->opt = s->opt_head;
+	s->opt[8] = 0;
+	*(uint16_t *)(s->opt + 9) = bpf_htons(nsid + size);
+	for (uint32_t i = 0; i < MAX_NSID_OPTION / 8; i++) {
+		if (i * 8 >= nsid)
+			break;
+		*(uint64_t *)(s->opt + OPT_HEADER + i * 8) = *(const uint64_t *)(control.nsid_option + i * 8);
+	}
+	if (size) {
+		uint64_t cookie_at = OPT_HEADER + nsid;
+		BOUND(cookie_at, OPT_ROOM - 1);
+		uint8_t *option = s->opt + cookie_at;
+		*(uint32_t *)option = COOKIE_OPTION_HEADER;
+		*(uint64_t *)(option + 4) = s->cookie[0];
+		*(uint64_t *)(option + 12) = s->cookie[1];
+		*(uint64_t *)(option + 20) = s->cookie[2];
+	}
+	s->opt_size = OPT_HEADER + nsid + size;
+	s->opt_sum = sum_octets(s->opt, s->opt_size, OPT_ROOM);
+	return 0;
+}
+
+/* Our OPT record: root name, type, our size, extended RCODE 0, version 0, DO copied; NSID, COOKIE.  Without NSID it is
+ * written into the packet at once (write_opt).
+ */
+static __always_inline int build_opt(struct scratch *s)
+{
 	uint64_t head = (uint64_t)bpf_htons(TYPE_OPT) << 8 | (uint64_t)bpf_htons(control.max_udp_response) << 24 |
 			(uint64_t)s->do_flag << 63;
-	*(uint64_t *)s->opt = head;
-	*(uint32_t *)(s->opt + 8) = 0;
-	s->opt_sum = fold(halves(head));
-
-	if (s->asks_nsid) {
-		uint32_t nsid = control.nsid_option_size;
-		for (uint32_t i = 0; i < MAX_NSID_OPTION / 8; i++) {
-			if (i * 8 >= nsid)
-				break;
-			*(uint64_t *)(s->opt + OPT_HEADER + i * 8) = *(const uint64_t *)(control.nsid_option + i * 8);
-		}
-		size += nsid;
-	}
 	uint64_t set = READ_ONCE(control.secret_set);
+
 	BOUND(set, 1);
+	s->opt_head = head;
+	s->opt_sum = halves(head);
+	s->opt_size = OPT_HEADER;
 	if (s->cookie_size && control.secret_count[set]) {
-		BOUND(size, OPT_ROOM - 1);
-		*(uint32_t *)(s->opt + size) = bpf_htons(OPTION_COOKIE) | bpf_htons(COOKIE_OPTION_SIZE) << 16;
-		int reason = write_cookie(s, size + 4);
+		int reason = make_cookie(s);
 		if (reason)
 			return reason;
-		size += 4 + COOKIE_OPTION_SIZE;
+		s->opt_size = OPT_HEADER + 4 + COOKIE_OPTION_SIZE;
+		/* The option's data starts at the 15th octet. */
+		s->opt_sum += halves(OPT_WITH_COOKIE) +
+			      swapped_if_odd(halves(s->cookie[0]) + halves(s->cookie[1]) + halves(s->cookie[2]), 1);
 	}
-	s->opt_size = size;
-	if (size == OPT_HEADER)
+	if (!s->asks_nsid || !control.nsid_option_size)
 		return 0;
-	*(uint16_t *)(s->opt + 9) = bpf_htons(size - OPT_HEADER);
-	s->opt_sum = fold(sum_octets(s->opt, size, OPT_ROOM));
-	return 0;
+	s->opt_is_stored = 1;
+	return build_opt_with_nsid(s);
 }
 
 /* The zone's lease: past it (on the clock that no clock step moves) nothing is answered from here. */
@@ -66,11 +84,38 @@ static __always_inline int is_expired(struct scratch *s, uint64_t zone)
 	return now >= control.answer_until[generation][zone];
 }
 
-/* Chooses the longest cut that fits, and what follows from it. */
-STEP fit(struct scratch *s)
+/* Octets of the *number*-th cut before the answer. */
+static __always_inline uint32_t cut_size(const struct scratch *s, const uint8_t *table, uint64_t number)
+{
+	return ((const struct table_cut *)at(table, s->answer_at - number * sizeof(struct table_cut)))->size;
+}
+
+/* The offset of the longest of *count* cuts that fits into *space* octets, or 0; the last one, the whole answer, does not. */
+STEP shorten(struct scratch *s, uint64_t count, uint32_t space)
 {
 	if (!s)
-		return PASS_TABLE;
+		return 0;
+	const uint8_t *table = table_of(s->generation);
+	if (!table)
+		return 0;
+	/* Sizes fall from the answer on: how many are too large, from the highest bit to the lowest. */
+	s->cut = 1;
+	PATHS_MEET(s); /* a number that it knows the verifier would follow through all turns */
+	uint64_t large = s->cut;
+
+	BOUND(large, 0xffff);
+	for (uint32_t bit = 0x8000; bit; bit >>= 1) {
+		uint64_t more = large + bit;
+		BOUND(more, 0xffff);
+		if (more <= count && cut_size(s, table, more) > space)
+			large = more;
+	}
+	return large < count ? s->answer_at - (large + 1) * sizeof(struct table_cut) : 0;
+}
+
+/* Chooses the longest cut that fits, and what follows from it. */
+static __always_inline int fit(struct scratch *s)
+{
 	const uint8_t *table = table_of(s->generation);
 	if (!table)
 		return PASS_TABLE;
@@ -86,20 +131,13 @@ STEP fit(struct scratch *s)
 	if (taken > s->limit || s->name_size < answer->anchor_size)
 		return PASS_TABLE;
 	uint32_t space = s->limit - taken;
-	uint64_t cut_at = 0;
-
-	for (uint32_t i = 1; i <= 255; i++) { /* the longest stands next to the answer */
-		if (i > count)
-			break;
-		uint64_t candidate = s->answer_at - i * sizeof(struct table_cut);
-		if (((const struct table_cut *)at(table, candidate))->size <= space) {
-			cut_at = candidate;
-			s->cut = i != 1;
-			break;
-		}
+	uint64_t cut_at = s->answer_at - sizeof(struct table_cut); /* the longest stands next to the answer */
+	s->cut = 0;
+	if (((const struct table_cut *)at(table, cut_at))->size > space) {
+		cut_at = shorten(s, count, space);
+		if (!cut_at)
+			return PASS_TABLE;
 	}
-	if (!cut_at)
-		return PASS_TABLE;
 
 	const struct table_cut *cut = at(table, cut_at);
 	uint32_t moved_by = s->name_size - answer->anchor_size;
@@ -128,10 +166,10 @@ STEP fit(struct scratch *s)
 
 	/* The UDP checksum (checksum.h); on tc the reply leaves in the state in which the query came: unfinished. */
 	uint64_t moved = bpf_htons(moved_by);
-	uint64_t body = fold(bpf_htons(cut->partial_sum) + cut->even_pointers * moved +
-			     cut->odd_pointers * (uint64_t)__builtin_bswap16(moved));
+	uint64_t body = bpf_htons(cut->partial_sum) + cut->even_pointers * moved +
+			cut->odd_pointers * (uint64_t)__builtin_bswap16(moved);
 	uint16_t udp_size = bpf_htons(s->response_size + 8);
-	uint64_t sum = (uint64_t)s->address_sum + bpf_htons(17) + udp_size;
+	uint64_t sum = s->address_sum + bpf_htons(17) + udp_size;
 	if (s->partial && s->is_tc) {
 		s->reply_check = fold(sum);
 		return 0;
@@ -165,28 +203,34 @@ static __always_inline int decide(struct scratch *s)
 
 	if (reason)
 		return reason;
+	PATHS_MEET(s);
 	if (s->has_opt) {
 		reason = read_opt(s);
 		if (reason)
 			return reason;
 	}
-	s->opt_size = 0;
+	PATHS_MEET(s);
+	s->opt_size = s->opt_is_stored = 0;
 	s->generation = s->live ? READ_ONCE(control.active) : control.test_generation;
 	reason = find_answer(s);
 	if (reason)
 		return reason;
+	PATHS_MEET(s);
 	fetch_answer(s); /* before the checksum, so that something else is done meanwhile */
 	reason = verify_checksum(s);
 	if (reason)
 		return reason;
+	PATHS_MEET(s);
 	if (s->has_opt) {
 		reason = build_opt(s);
 		if (reason)
 			return reason;
 	}
+	PATHS_MEET(s);
 	reason = fit(s);
 	if (reason)
 		return reason;
+	PATHS_MEET(s);
 	if (s->message_at - s->network_at + s->response_size > s->mtu)
 		return PASS_MTU;
 	return 0;

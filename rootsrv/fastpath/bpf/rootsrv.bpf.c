@@ -18,6 +18,7 @@
 #include "question.h"
 #include "checksum.h"
 #include "find.h"
+#include "siphash.h"
 #include "cookie.h"
 #include "response.h"
 #include "hooks.h"
@@ -39,21 +40,45 @@ static __always_inline struct scratch *scratch_of_this_cpu(int live)
 	return s;
 }
 
+/* The message into the scratch space, in front of zeros; nonzero when the frame does not hold it. */
+static __always_inline int copy_message(void *ctx, enum hook hook, struct scratch *s)
+{
+	uint64_t size = s->size, end = s->message_at + size;
+
+	if (size <= COPIED_AT_ONCE && end >= COPIED_AT_ONCE) {
+		/* Much faster than the helper: with what stands before it, whatever its size. */
+		uint64_t start = end - COPIED_AT_ONCE;
+		BOUND(start, 127);
+		BOUND(size, 127);
+		const uint8_t *from = data_of(ctx, hook) + start;
+		uint8_t *to = s->before + size;
+		if ((void *)(from + COPIED_AT_ONCE) <= end_of(ctx, hook)) {
+#pragma unroll
+			for (uint32_t i = 0; i < COPIED_AT_ONCE; i += 8)
+				*(uint64_t *)(to + i) = LOAD64(from + i);
+			return 0;
+		}
+	}
+	size = s->size - 1;
+	BOUND(size, MAX_QUERY - 1);
+	size++;
+	return load(ctx, hook, s->message_at, s->message, size);
+}
+
 /* The query into the scratch space: 0, or why the packet is passed. */
 static __always_inline int receive(void *ctx, enum hook hook, struct scratch *s)
 {
-	int reason = gather(ctx, hook, ETH_HEADER + IPV6_HEADER + UDP_HEADER);
+	int reason = gather(ctx, hook, ALL_HEADERS);
 	if (reason)
 		return reason;
 	s->ifindex = ifindex_of(ctx, hook);
 	reason = read_headers(s, data_of(ctx, hook), end_of(ctx, hook), frame_size_of(ctx, hook), hook);
 	if (reason)
 		return reason;
-	uint64_t size = s->size - 1;
-	BOUND(size, MAX_QUERY - 1);
-	size++;
-	if (load(ctx, hook, s->message_at, s->message, size))
+	PATHS_MEET(s);
+	if (copy_message(ctx, hook, s))
 		return PASS_SHORT;
+	PATHS_MEET(s);
 	return judge_addresses(s);
 }
 
@@ -74,17 +99,21 @@ static __always_inline int send(void *ctx, enum hook hook, struct scratch *s)
 		if (store(ctx, hook, body_at, at(table, s->body_at), size))
 			return ABORT;
 	}
-	if (s->opt_size > OPT_HEADER) {
+	if (s->opt_is_stored) {
 		uint64_t size = s->opt_size - 1;
 		BOUND(size, OPT_ROOM - 1);
 		size++;
 		if (store(ctx, hook, body_at + s->body_size, s->opt, size))
 			return ABORT;
 	}
-	void *data = data_of(ctx, hook), *end = end_of(ctx, hook);
-	if (write_headers(s, data, end) || move_pointers(s, data, end) || write_bare_opt(s, data, end))
+	PATHS_MEET(s);
+	if (write_headers(s, data_of(ctx, hook), end_of(ctx, hook)))
 		return ABORT;
-	return REPLY;
+	PATHS_MEET(s);
+	if (s->pointer_count && move_pointers(s, table, data_of(ctx, hook), end_of(ctx, hook)))
+		return ABORT;
+	PATHS_MEET(s);
+	return write_opt(s, data_of(ctx, hook), end_of(ctx, hook)) ? ABORT : REPLY;
 }
 
 static __always_inline int sample(void *ctx, enum hook hook, struct scratch *s)
@@ -102,27 +131,7 @@ static __always_inline int sample(void *ctx, enum hook hook, struct scratch *s)
 	return 0;
 }
 
-/* Steps that need the packet: the verifier wants to know of which kind it is. */
-STEP receive_xdp(struct xdp_md *ctx, struct scratch *s)
-{
-	return s ? receive(ctx, XDP, s) : PASS_SHORT;
-}
-
-STEP receive_tc(struct __sk_buff *ctx, struct scratch *s)
-{
-	return s ? receive(ctx, TC, s) : PASS_SHORT;
-}
-
-STEP send_xdp(struct xdp_md *ctx, struct scratch *s)
-{
-	return s ? send(ctx, XDP, s) : ABORT;
-}
-
-STEP send_tc(struct __sk_buff *ctx, struct scratch *s)
-{
-	return s ? send(ctx, TC, s) : ABORT;
-}
-
+/* The verifier wants to know of a step of its own which kind of packet it gets. */
 STEP sample_xdp(struct xdp_md *ctx, struct scratch *s)
 {
 	return s ? sample(ctx, XDP, s) : 0;
@@ -139,7 +148,8 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 	if (!s)
 		return verdict(ctx, hook, ABORT);
 
-	int reason = AT(hook, receive_xdp(ctx, s), receive_tc(ctx, s));
+	int reason = receive(ctx, hook, s);
+	PATHS_MEET(s);
 	if (!reason && control.blocks && is_blocked(s))
 		return verdict(ctx, hook, DROP);
 	if (!reason)
@@ -148,13 +158,15 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		count_pass(s, reason);
 		return verdict(ctx, hook, PASS);
 	}
-	int outcome = AT(hook, send_xdp(ctx, s), send_tc(ctx, s));
+	PATHS_MEET(s);
+	int outcome = send(ctx, hook, s);
 	if (outcome == PASS) {
 		count_pass(s, PASS_NO_TAILROOM);
 		return verdict(ctx, hook, PASS);
 	}
 	if (outcome != REPLY)
 		return verdict(ctx, hook, ABORT);
+	PATHS_MEET(s);
 	count_answer(s);
 	if (is_sampled(s))
 		AT(hook, sample_xdp(ctx, s), sample_tc(ctx, s));

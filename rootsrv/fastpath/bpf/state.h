@@ -1,11 +1,15 @@
 /* Maps, and the scratch space in which a packet's facts are gathered.
  *
- * Theory: everything inlined into one program is too much for the verifier, since every loop's exit multiplies the
- * paths behind it.  So each step is a *global* function, which the verifier proves on its own: it gets a pointer to the
- * scratch space, where it finds what earlier steps left and leaves its own results, and returns 0 or a reason to pass.
- * What is read back from scratch is unknown to the verifier; that is meant: paths meet again there, and every offset
- * is bounded by a mask right where it is used (BOUND).  The scratch space is per CPU: programs run to their end
- * with soft interrupts off, so nobody else uses it meanwhile.
+ * Theory: the program goes in steps, each of which finds in the scratch space what earlier ones left, leaves its own
+ * results there, and returns 0 or a reason to pass.  What is read back from scratch is unknown to the verifier; that is meant:
+ * paths meet again there, and every offset is bounded by a mask right where it is used (BOUND).  Otherwise every loop's
+ * exit would multiply the paths behind it, which is too much for the verifier.
+ *
+ * The steps that every packet takes are inlined, and after each of them PATHS_MEET keeps the compiler from carrying values on in
+ * registers.  Those that few packets take (STEP), and the search of addresses, are *global* functions, which the
+ * verifier proves on their own; a call costs a packet some nanoseconds, and everything around it its registers.
+ *
+ * The scratch space is per CPU: programs run to their end with soft interrupts off, so nobody else uses it meanwhile.
  */
 
 /* Bounds *x* so that clang cannot optimise it away: the verifier wants to see it, the compiler thinks it knows better. */
@@ -13,7 +17,11 @@
 
 #define STEP __attribute__((noinline)) int
 
+/* What is in scratch is read anew from here on. */
+#define PATHS_MEET(s) asm volatile("" : "+r"(s) : : "memory")
+
 #define MESSAGE_SLACK 64 /* a load that starts inside the message stays inside the scratch space */
+#define COPIED_AT_ONCE 64 /* octets: most queries are shorter */
 #define OPT_ROOM 256
 
 struct scratch {
@@ -30,7 +38,7 @@ struct scratch {
 	uint32_t size;             /* octets of the DNS message */
 	uint64_t source[2], service[2]; /* network order; IPv4: the first four octets */
 	uint16_t source_port, service_port, udp_check, unused;
-	uint32_t address_sum;      /* of both addresses */
+	uint64_t address_sum;      /* of both addresses */
 	uint32_t partial;          /* a local sender left the checksum to be finished */
 
 	/* What it asks. */
@@ -45,8 +53,9 @@ struct scratch {
 	uint32_t asks_nsid;
 	uint32_t cookie_size;      /* 0: none; else 8 … 40 */
 	uint32_t cookie_at;
-	uint32_t question_sum;     /* ones' complement sum of the question section, little-endian words */
-	uint32_t opt_sum;          /* the same of our OPT record, as if it started at an even offset */
+	uint64_t message_sum;      /* only of long messages: see sum_long_message */
+	uint64_t question_sum;     /* ones' complement sum of the question section, little-endian words, not folded */
+	uint64_t opt_sum;          /* the same of our OPT record, as if it started at an even offset */
 
 	/* What to answer. */
 	uint32_t live;             /* 0 in a test run */
@@ -63,6 +72,9 @@ struct scratch {
 	uint32_t body_size;
 	uint32_t opt_size;
 	uint32_t cookie_is_good;
+	uint32_t opt_is_stored;    /* ready in opt[]; else it is written from what follows */
+	uint64_t opt_head;         /* our OPT record's first eight octets */
+	uint64_t cookie[3];        /* our COOKIE option's data */
 	uint32_t response_size;    /* octets of the DNS message */
 	uint32_t cut;              /* 0 whole, 1 cut without loss, 2 truncated */
 	uint16_t reply_flags, ancount, nscount, arcount; /* network order */
@@ -70,10 +82,10 @@ struct scratch {
 	uint16_t rcode;
 
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
-	uint32_t ip_ids, ip_ids_left; /* random octets for IPv4 identifications, two of them */
-	uint64_t siphash_words[5];
-	uint64_t siphash_k0, siphash_k1;
+	uint64_t ip_ids;           /* IPv4 identifications that are still to be used, two octets each */
+	uint64_t ip_ids_made;
 
+	uint8_t before[COPIED_AT_ONCE]; /* what stands before a message of at least one octet when so many are copied up to its end */
 	uint8_t message[MAX_QUERY + MESSAGE_SLACK];
 	uint8_t opt[OPT_ROOM + MESSAGE_SLACK];
 	struct tap_head tap;
