@@ -161,7 +161,9 @@ class Requests:
             if asker.over_tcp or len(octets) <= message.max_udp_octets:
                 return (octets,)
             short = transfer_out.respond(message.id, question, flags=flags | _TC, edns=edns)
-            return (signer.sign(short, time.time()) if signer else short,)
+            octets = signer.sign(short, time.time()) if signer else short
+            # RFC 8945 §5.3: question, TSIG and TC; where names are so long that even that is too much, without TSIG.
+            return (octets if len(octets) <= message.max_udp_octets else short,)
 
         if message.has_opt and message.edns_version:
             yield signed(plain(BADVERS))
