@@ -1,14 +1,17 @@
 """`python -m bench responder`: what one response costs, without any network.
 
-The Responder on the root mix with and without COOKIE, on each kind of query, and on the worst query of each kind.
+The Responder on the root mix with and without COOKIE, on each kind of query, and on the worst query of each kind; and
+what counting costs besides, in batches, for the mix and for the trust-anchor signals that cost most.
 """
 
 import gc
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from bench import machine, report
@@ -20,6 +23,9 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
+from rootsrv.page.layout import Page
+from rootsrv.server.counters import Counters
+from rootsrv.server.udp import BATCH_SIZE
 
 QUERIES = 10_000
 REPEATS = 12
@@ -74,6 +80,10 @@ def run(zones: Zones, *, count: int = QUERIES, repeats: int = REPEATS) -> dict[s
         add(f"only {kind}", _udp(mix.only(kind).with_edns(cookie=0.0), zones, count))
     for name, queries in worst_queries(zones.contents, now).items():
         add(f"worst: {name}", queries)
+    counted = {
+        f"counting: {name.removeprefix('worst: ')}": (name, _Counting(responder, series[name], now))
+        for name in (_MEAN, "worst: trust-anchor signal, 11 invented tags")
+    }
     gc.freeze()  # as a worker does after loading
     times: dict[str, list[float]] = {name: [] for name in series}
     result: dict[str, Any] = {"machine": machine.describe(), "zones": zones.origin}
@@ -81,10 +91,17 @@ def run(zones: Zones, *, count: int = QUERIES, repeats: int = REPEATS) -> dict[s
         for _ in range(repeats):
             for name, messages in series.items():
                 times[name].append(_time(responder, messages, now))
+            for name, (_, counting) in counted.items():
+                times.setdefault(name, []).append(counting.time())
     # The fastest round is the one that the rest of the machine disturbed least.
     mean = min(times[_MEAN], default=0.0)
     costs = [
-        Cost(name, min(rounds), min(rounds) / mean, _mean_size(responder, series[name], now))
+        Cost(
+            name,
+            min(rounds),
+            min(rounds) / mean,
+            _mean_size(responder, series[counted[name][0] if name in counted else name], now),
+        )
         for name, rounds in times.items()
         if rounds
     ]
@@ -93,6 +110,27 @@ def run(zones: Zones, *, count: int = QUERIES, repeats: int = REPEATS) -> dict[s
         "costs": [{**asdict(cost), "rate": cost.rate} for cost in costs],
         "worst_to_mean": max((cost.to_mean for cost in costs if cost.name.startswith("worst")), default=0.0),
     }
+
+
+class _Counting:
+    """Counting a series in batches, as a worker does."""
+
+    def __init__(self, responder: Responder, messages: Sequence[bytes], now: float) -> None:
+        asked = list(messages)
+        answered = [responder.respond(octets, _SOURCE, Transport.UDP, now) or b"" for octets in asked]
+        starts = range(0, len(asked) - BATCH_SIZE, BATCH_SIZE)
+        self._batches = [(asked[at : at + BATCH_SIZE], answered[at : at + BATCH_SIZE]) for at in starts]
+        with tempfile.TemporaryDirectory(prefix="rootsrv-bench-") as directory:
+            self._counters = Counters(Page.create(Path(directory) / "page").worker(0))
+        self._counters.keep_signals(responder.table.key_tags())
+
+    def time(self) -> float:
+        """Processor seconds per message."""
+        count = self._counters.count
+        start = time.thread_time()
+        for asked, answered in self._batches:
+            count(0, asked, answered)
+        return (time.thread_time() - start) / (BATCH_SIZE * len(self._batches))
 
 
 def _time(responder: Responder, messages: Sequence[bytes], now: float) -> float:

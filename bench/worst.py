@@ -1,6 +1,6 @@
 """The dearest query of each kind: what an attacker would send."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import dns.rdatatype
 
@@ -9,6 +9,7 @@ from rootsrv.wire import name
 from rootsrv.zone.contents import ZoneContents
 
 _NS, _A, _AAAA, _DS, _OPT, _COOKIE, _NSID, _PADDING, _ZONEVERSION, _KEEPALIVE = 2, 1, 28, 43, 41, 10, 3, 12, 19, 11
+_NULL = 10
 _NAME_ROOM = 255
 
 
@@ -56,6 +57,15 @@ def worst_queries(root: ZoneContents, now: float) -> dict[str, list[Query]]:
                     + _option(_COOKIE, bytes([number] * 8) + forged))
             for number, owner in enumerate(by_size)
         ],
+        "as many options as are taken, forged cookie last": [
+            _signed("referral", _longest(owner, 60), _A, 0,
+                    options=b"".join(_option(65001 + n, b"") for n in range(31))
+                    + _option(_COOKIE, bytes([number] * 8) + forged))
+            for number, owner in enumerate(by_size)
+        ],
+        "trust-anchor signal, 11 invented tags": [
+            _signed("nxdomain", _signal(range(11 * number, 11 * number + 11)), _NULL, 3) for number in range(3000)
+        ],
         "longest qname, 126 labels, referral": [_signed("referral", _most_labels(owner), _A, 0) for owner in by_size],
         "options that mean nothing": [
             _signed("nxdomain", owner, _A, 3, options=b"".join(_option(65001 + n, b"") for n in range(24)))
@@ -95,6 +105,12 @@ def _longest(owner: bytes, limit: int = _NAME_ROOM) -> bytes:
 
 def _most_labels(owner: bytes) -> bytes:
     return b"\x01q" * ((_NAME_ROOM - len(owner)) // 2) + owner
+
+
+def _signal(tags: Iterable[int]) -> bytes:
+    """The name by which a resolver signals key tags (RFC 8145 §5.1)."""
+    label = b"_ta" + b"".join(b"-%04x" % tag for tag in tags)
+    return bytes([len(label)]) + label + b"\0"
 
 
 def _option(code: int, octets: bytes) -> bytes:

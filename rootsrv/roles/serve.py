@@ -22,7 +22,9 @@ from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import bind_all
 from rootsrv.server.worker import responder_settings
 from rootsrv.server.worker_orders import responder_orders
+from rootsrv.store import zone_file
 from rootsrv.store.table_file import open_generation
+from rootsrv.zone.anchors import AnchorsMalformed
 
 _PAGE_POLL_SECONDS = 0.1
 
@@ -41,6 +43,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     orders = {
         "account": account,
         "responder": answers.orders,
+        "anchor_tags": _anchor_tags(config),
         "tcp": {
             "connections": config.service.tcp_max_connections,
             "connections_per_client": config.service.tcp_max_connections_per_client,
@@ -86,6 +89,15 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         for each in sockets:
             each.socket.close()
         log.event("stopped serving")
+
+
+def _anchor_tags(config: Config) -> tuple[int, ...]:
+    """Key tags of the root's trust anchors; none if they cannot be read, which is for the role *maintain* to say."""
+    files = [Path(zone.trust_anchors) for zone in config.zone if zone.name == "." and zone.trust_anchors]
+    try:
+        return tuple(anchor.key_tag for file in files for anchor in zone_file.read_trust_anchors(file).anchors)
+    except (AnchorsMalformed, zone_file.FileUnusable):
+        return ()
 
 
 async def _page_to_serve(path: Path, tables: Path, stop: asyncio.Event) -> Page | None:

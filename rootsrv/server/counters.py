@@ -6,6 +6,7 @@ query by query, and are in the page before the next batch is received: a worker 
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from operator import itemgetter
 
 from rootsrv.page import unique_sources
@@ -59,12 +60,14 @@ _MAX_TAGS = 4  # that are told apart of one signal; who has more anchors than a 
 class Counters:
     """Counts for one worker into its slot of the shared page."""
 
-    def __init__(self, slot: WorkerSlot) -> None:
+    def __init__(self, slot: WorkerSlot, anchor_tags: Collection[int] = ()) -> None:
+        """Count into *slot*; signals of *anchor_tags*, those of the root's trust anchors, are never forgotten."""
         self._slot = slot
         self._words = slot.counters
         self._paths = tuple(_PathWords(path) for path in range(4))
         self._remembered: set[bytes] = set()
         self._signals = _Signals(slot.counters)
+        self._anchor_tags = anchor_tags
         self._tomorrow = (slot.day + 1) * _DAY_SECONDS
         self._registers = slot.registers(slot.day)
         self.turn_day(time.time())
@@ -125,8 +128,8 @@ class Counters:
             self._remembered |= fresh
 
     def keep_signals(self, tags: Iterable[int]) -> None:
-        """Never forget how often these key tags were signalled: those of trust anchors and of the zone's keys."""
-        self._signals.keep(tags)
+        """Never forget how often these key tags, those of the zone's keys, were signalled."""
+        self._signals.keep(self._anchor_tags, tags)
 
     def count_dropped(self, reason: str, amount: int = 1) -> None:
         """Count messages that got no response, for one of DROP_REASONS."""
@@ -227,9 +230,9 @@ class _Signals:
         if without:
             words[SIGNALS] += without
 
-    def keep(self, tags: Iterable[int]) -> None:
-        """Give *tags* places that nobody takes from them; others that had such may lose them."""
-        kept = [b"%04x" % tag for tag in sorted(set(tags))[: MAX_SIGNALS - 1]]
+    def keep(self, *tags: Iterable[int]) -> None:
+        """Give *tags*, the first if there are very many, places that nobody takes; others that had such may lose them."""
+        kept = [b"%04x" % tag for tag in list(dict.fromkeys(chain(*tags)))[: MAX_SIGNALS - 1]]
         for word in self._word_of.values():
             self._words[word] %= SIGNAL_KEPT
         for digits in sorted(kept, key=lambda each: each not in self._word_of):  # those that have a place keep it

@@ -142,7 +142,7 @@ def _tcp_limits(orders: WorkerOrders) -> TcpLimits:
 def _prepare(orders: WorkerOrders, page: Page) -> tuple[Serving, Counters]:
     slot = page.worker(orders.slot)
     slot.staged = slot.active = 0
-    counters = Counters(slot)
+    counters = Counters(slot, orders.anchor_tags)
     counters.forget_open_connections()
     return Serving(page, slot, counters, orders.tables, responder_settings(orders.responder)), counters
 

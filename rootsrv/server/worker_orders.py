@@ -35,6 +35,9 @@ class WorkerOrders:
     tcp: dict[str, Any]
     """TcpLimits."""
 
+    anchor_tags: tuple[int, ...] = ()
+    """Key tags of the root's trust anchors."""
+
     batched: bool = True
     """Use recvmmsg and sendmmsg where they are to be had."""
 
@@ -46,7 +49,7 @@ class WorkerOrders:
     def from_json(cls, text: str | bytes) -> "WorkerOrders":
         """Inverse of `to_json`."""
         document = json.loads(text)
-        for key in ("page", "sockets"):
+        for key in ("page", "sockets", "anchor_tags"):
             document[key] = tuple(document[key])
         document["account"] = document["account"] and tuple(document["account"])
         return cls(**document)
