@@ -1,9 +1,14 @@
-"""The zones that the instance has: are there any that only newer software could serve?"""
+"""The zones that the instance has: are there any that only newer software could serve, or that it should have?"""
 
 import asyncio
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import dns.exception
+import dns.message
+import dns.query
 
 from rootsrv.config.file import Config
 from rootsrv.control import client
@@ -24,6 +29,23 @@ def checks(config: Config) -> Iterator[Finding]:
         return
     for zone in status["zones"]:
         yield _finding(zone)
+    yield from _lame(config)
+
+
+def _lame(config: Config) -> Iterator[Finding]:
+    """Whether the root delegates arpa to where we answer for the root alone (RFC 9120; docs/protocol-notes.md)."""
+    query = dns.message.make_query("arpa.", "NS", use_edns=0, payload=1232)
+    try:
+        answer = dns.query.udp(query, config.service.addresses[0], _PATIENCE_SECONDS, config.service.port)
+    except (OSError, dns.exception.DNSException):
+        return
+    ours = {ipaddress.ip_address(each) for each in config.service.addresses}
+    delegated = {ipaddress.ip_address(rdata.to_text()) for rrset in answer.additional for rdata in rrset}
+    if ours & delegated:
+        yield remark(
+            "zone arpa.", f"is delegated to {', '.join(sorted(map(str, ours & delegated)))}, where it is not served",
+            "announce this address only beside servers of it that have arpa, too (RFC 9120)",
+        )  # fmt: skip
 
 
 def _finding(zone: dict[str, Any]) -> Finding:

@@ -231,7 +231,7 @@ class _Signals:
             words[SIGNALS] += without
 
     def keep(self, *tags: Iterable[int]) -> None:
-        """Give *tags*, the first if there are very many, places that nobody takes; others that had such may lose them."""
+        """Give *tags* (the first, if there are very many) places that nobody takes; others may lose theirs."""
         kept = [b"%04x" % tag for tag in list(dict.fromkeys(chain(*tags)))[: MAX_SIGNALS - 1]]
         for word in self._word_of.values():
             self._words[word] %= SIGNAL_KEPT

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rootsrv.demo.sign import Signing, sign_root
 from rootsrv.wire.name import ROOT, from_text
-from rootsrv.wire.rdata import DNAME
+from rootsrv.wire.rdata import DNAME, NS, A
 from rootsrv.zone.contents import RRset, ZoneContents
 from tests.secondary import versions
 from tests.secondary.maintained import SMALL_LIMITS, Maintained, maintained
@@ -16,23 +16,25 @@ from tests.secondary.versions import FIRST, version
 LIMIT = "newer software wanted: no answer table can hold DNAME (zz.)"
 
 
-def changed(serial: int, rrset: RRset) -> ZoneContents:
-    """A version with one RRset more, signed."""
+def changed(serial: int, *rrsets: RRset) -> ZoneContents:
+    """A version with these RRsets more, signed."""
     made = version(serial)
     signing = Signing(keys=versions.keys(), inception=int(time.time()) - 3600, expiration=int(time.time()) + 864_000)
-    return sign_root(ZoneContents(ROOT, {**made.rrsets, (rrset.owner, rrset.rtype): rrset}), signing)
+    return sign_root(ZoneContents(ROOT, made.rrsets | {(each.owner, each.rtype): each for each in rrsets}), signing)
 
 
-def zone_findings(instance: Maintained) -> tuple[str, str]:
-    """What `rootsrv doctor` says of the root: grade and text."""
-    done = instance.command("doctor", "--json")
-    (finding,) = (each for each in json.loads(done.stdout)["findings"] if each["about"] == "zone .")
-    return finding["grade"], finding["found"]
+def zone_findings(instance: Maintained, zone: str = ".") -> tuple[str, str]:
+    """What `rootsrv doctor` says of a zone: grade and text."""
+    findings = json.loads(instance.command("doctor", "--json").stdout)["findings"]
+    return next(((each["grade"], each["found"]) for each in findings if each["about"] == f"zone {zone}"), ("", ""))
 
 
 def test_a_root_of_another_shape_is_held_for_newer_software_and_the_next_one_is_served(tmp_path: Path) -> None:
     of_another_shape = changed(FIRST + 1, RRset(from_text("zz."), DNAME, 300, (from_text("com."),)))
-    with_a_new_type = changed(FIRST + 2, RRset(from_text("com."), 65280, 300, (b"\1",)))
+    new_type = RRset(from_text("com."), 65280, 300, (b"\1",))
+    arpa = RRset(from_text("arpa."), NS, 300, (from_text("a.ns.arpa."),))
+    here = RRset(from_text("a.ns.arpa."), A, 300, (bytes((127, 0, 0, 2)),))  # where the instance answers
+    with_a_new_type = changed(FIRST + 2, new_type, arpa, here)
     # A hold ends 60 s before stale_hard_seconds: an ordinary one would end at once.
     limits = SMALL_LIMITS + "\n[hold]\nstale_hard_seconds = 60\n"
     with scripted(version(FIRST)) as primary:
@@ -59,10 +61,12 @@ def test_a_root_of_another_shape_is_held_for_newer_software_and_the_next_one_is_
             assert instance.log.count("zone held") >= 2
             assert "hold ended without a decision" not in instance.log
 
+            assert zone_findings(instance, "arpa.") == ("", "")
             primary.publish(with_a_new_type)
             instance.order("zone-refresh")
             instance.wait_for_serial(FIRST + 2)
             assert instance.zone()["held"] == []
             grade, found = zone_findings(instance)
+            assert zone_findings(instance, "arpa.")[0] == "note"
             assert grade == "note"
             assert "delegation TYPE65280 (1) is new to this version of the software, and answered as ever" in found
