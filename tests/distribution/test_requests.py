@@ -22,9 +22,10 @@ from rootsrv.demo import generate
 from rootsrv.distribution.limits import TransferLimits
 from rootsrv.distribution.offered import State
 from rootsrv.wire import tsig
+from rootsrv.wire.edns import EXPIRE
 from rootsrv.wire.message import parse
 from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.transfer import EXPIRE, Inbound, difference
+from rootsrv.zone.transfer import Inbound, difference
 from rootsrv.zone.transfer_out import Difference
 from tests.distribution.service import KEY, PEER, SECRET, Service, query, receive, send, service
 from tests.secondary.certificates import Authority
