@@ -16,9 +16,14 @@ _TYPE_DS = 43
 Ready = tuple[int, int, tuple[bytes, ...], bytes, int, bytes, bool, "Prepared"]
 """What the shortcut needs of an answer that is sent whole.
 
-Size of the body; size of header and anchor; header tails (by 2 × RD + has OPT); the body up to its only pointer, that
-pointer's target, and what is behind it (a body with no pointer or several: all of it, −1, nothing); whether it has
-several pointers; and the answer itself."""
+    size          octets of the body
+    anchor_end    octets of header and anchor, without the root label
+    header_tails  flags and counts, by 2 × RD + has OPT
+    before        the body up to its only pointer,
+    target        what that points to,
+    behind        and what follows it; for a body with no pointer or several: all of it, −1, nothing
+    several       whether it has several pointers
+    answer        the answer itself"""
 
 _NOT_ONE_POINTER = -1
 

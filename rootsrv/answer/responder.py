@@ -84,8 +84,30 @@ Respond = Callable[[bytes, bytes, Transport, float], bytes | None]
 Tail = tuple[bool, int, int, int, int, bytes]
 """What a query asks for from the root label on, when that is qtype, class IN and at most a plain OPT record.
 
-DO, which of a delegation's four answers for names below it, which for the name itself, qtype, octets that may be in
-front of and in the body (without the root label, qtype and qclass), our OPT record."""
+    do      DO (RFC 3225)
+    below   which of a delegation's four answers is for names below it
+    itself  which of them is for its own name
+    qtype
+    room    octets that may be in front of and in the body, without the root label, qtype and qclass
+    opt     our OPT record, as far as it depends on the tail alone
+
+A plain tuple, like `Ready`: it is taken apart for every query, which takes a fifth of what attributes take."""
+
+# Flags and counts of a plain query → 2 × RD + ARCOUNT.  AD and CD say nothing to an authoritative server (RFC 4035
+# §3.1.6); any other bit or count goes the complete way.
+_HEADS = {
+    _HEADER_TAIL.pack(rd * _RD | low, 1, 0, 0, arcount): 2 * rd + arcount
+    for rd in (0, 1)
+    for low in (0x00, 0x10, 0x20, 0x30)
+    for arcount in (0, 1)
+}
+
+# Slices ready made: an eighth of what a query costs would be making them.
+_ID, _FLAGS_AND_COUNTS = slice(2), slice(2, 12)
+_PLAIN_TAIL, _QUESTION_TAIL = slice(-16, None), slice(-5, None)
+_COOKIE_TAIL, _CLIENT_COOKIE = slice(-28, -8), slice(-8, None)
+_POINTERS = slice(4, -1, 2)  # in `Prepared.parts`
+_QUESTIONS = [slice(12, end + 5) for end in range(_MAX_ROOT_LABEL_AT + 1)]  # by where the root label stands
 
 
 class Responder:
@@ -217,79 +239,70 @@ class Responder:
 
     def _shortcut(self) -> Respond:
         """Build `respond`."""
-        fully = self.respond_fully
-        find = self._answers.find
-        labels = self._answers.labels
+        answers, fully = self._answers, self.respond_fully
         delegations: dict[bytes, tuple[Ready, ...]] = {
-            label: tuple(answer.ready for answer in answers) for label, answers in self._answers.delegations.items()
+            label: tuple(answer.ready for answer in found) for label, found in answers.delegations.items()
         }
-        if self._answers.host_label is not None:
-            delegations[self._answers.host_label] = ()  # the whole name decides
+        if answers.host_label is not None:
+            delegations[answers.host_label] = ()  # the whole name decides
         self._delegations = delegations
-        denials = self._denials = _by_first_octet(labels, [answer.ready for answer in self._answers.denials])
-        nxdomain = self._answers.nxdomain.ready
-        root_types, root_nodata = self._answers.owners[names.ROOT]
-
-        # Flags and counts of a plain query → 2 × RD + ARCOUNT.  AD and CD say nothing to an authoritative server
-        # (RFC 4035 §3.1.6); any other bit or count goes the complete way.
-        heads = {
-            _HEADER_TAIL.pack(rd * _RD | low, 1, 0, 0, arcount): 2 * rd + arcount
-            for rd in (0, 1)
-            for low in (0x00, 0x10, 0x20, 0x30)
-            for arcount in (0, 1)
-        }
-        tails = _Remembered(self._common_tails())
-        cookie_tails = _Remembered()
+        denials = self._denials = _by_first_octet(answers.labels, [answer.ready for answer in answers.denials])
+        nxdomain = answers.nxdomain.ready
+        root_types, root_nodata = answers.owners[names.ROOT]
+        tails, cookie_tails = _Remembered(self._common_tails()), _Remembered()
         rare_tail = self._rare_tails(tails, cookie_tails)
         cookies = self._settings.cookies
         make_cookie = None if cookies is None or self._settings.require_server_cookie else cookies.maker()
-        versions = self._zone_versions
+
         # Bound for speed: a closure's variable is found faster than a module's.
         steps, targets, bisect, join = _STEPS, TARGETS, bisect_right, b"".join
-        shifted = self._answers.shifted
-        known_head, known_tail, known_cookie_tail, delegated = heads.get, tails.get, cookie_tails.get, delegations.get
-
-        # Slices ready made: an eighth of what such a query costs would be making them.
-        first_two, flags_and_counts, last_16, last_28_but_8 = slice(2), slice(2, 12), slice(-16, None), slice(-28, -8)
-        pointers = slice(4, -1, 2)  # in `parts`
-        questions = [slice(12, end + 5) for end in range(_MAX_ROOT_LABEL_AT + 1)]
+        find, shifted, versions = answers.find, answers.shifted, self._zone_versions
+        known_head, known_tail, known_cookie_tail, delegated = _HEADS.get, tails.get, cookie_tails.get, delegations.get
+        id_, flags_and_counts, questions, pointers = _ID, _FLAGS_AND_COUNTS, _QUESTIONS, _POINTERS
+        plain_tail, question_tail, cookie_tail, client_cookie = (
+            _PLAIN_TAIL,
+            _QUESTION_TAIL,
+            _COOKIE_TAIL,
+            _CLIENT_COOKIE,
+        )
 
         def respond(octets: bytes, source: bytes, transport: Transport, now: float) -> bytes | None:
             head = known_head(octets[flags_and_counts])
             if head is None:
                 return fully(octets, source, transport, now)
-            # Nearly all queries end in the root label and a plain OPT record, or in the question itself; most others
-            # in an OPT record with nothing but a client cookie.
-            if head & 1:
-                tail = known_tail(octets[last_16])
-                if tail is not None:
-                    end = len(octets) - 16
-                    do, deep, single, qtype, room, opt = tail
-                else:
-                    tail = known_cookie_tail(octets[last_28_but_8])
+
+            # The tail, and where it begins.  Nearly all queries end in the root label and a plain OPT record, or in the
+            # question itself; most others in an OPT record with nothing but a client cookie.
+            cookie = b""
+            if not head & 1:
+                tail = known_tail(octets[question_tail])
+                end = len(octets) - 5
+            else:
+                tail = known_tail(octets[plain_tail])
+                end = len(octets) - 16
+                if tail is None:
+                    tail = known_cookie_tail(octets[cookie_tail])
                     if tail is not None:
                         end = len(octets) - 28
-                        do, deep, single, qtype, room, opt = tail
-                        opt += make_cookie(octets[-8:], source, now)  # type: ignore[misc]
-            else:
-                tail = known_tail(octets[-5:])
-                if tail is not None:
-                    end = len(octets) - 5
-                    do, deep, single, qtype, room, opt = tail
+                        cookie = make_cookie(octets[client_cookie], source, now)  # type: ignore[misc]
             if tail is None:
                 end = octets.find(0, 12)
                 tail = rare_tail(octets[end:], head & 1, source, transport, now)
                 if tail is None:
                     return fully(octets, source, transport, now)
-                do, deep, single, qtype, room, opt = tail
+            do, below, itself, qtype, room, opt = tail
+            if cookie:
+                opt += cookie
 
-            # Find the last label.  With a compression pointer or a label that is too long this does not come to the
-            # root label at `end`; such names go the complete way.
+            # The last label.  With a compression pointer or a label that is too long this does not come to the root
+            # label at `end`; such names go the complete way.
             start = 12
             at = 12 + steps[octets[12]]
             while at < end:
                 start = at
                 at += steps[octets[at]]
+
+            # The answer.
             if at != end or end > _MAX_ROOT_LABEL_AT:
                 if end != 12:
                     return fully(octets, source, transport, now)
@@ -297,18 +310,18 @@ class Responder:
             else:
                 label = octets[start + 1 : end].lower()
                 delegation = delegated(label)
-                if delegation is None:
-                    if do:
-                        others, covering = denials[label[0]]
-                        ready = covering[bisect(others, label)]
-                    else:
-                        ready = nxdomain
-                elif delegation:
-                    ready = delegation[single if start == 12 else deep]
-                else:
+                if delegation:
+                    ready = delegation[itself if start == 12 else below]
+                elif delegation is not None:
                     ready = find(octets[12 : end + 1].lower(), qtype, do=do).ready
+                elif do:
+                    others, covering = denials[label[0]]
+                    ready = covering[bisect(others, label)]
+                else:
+                    ready = nxdomain
             size, anchor_end, header_tails, before, target, behind, several, answer = ready
 
+            # Does it fit?
             question = octets[questions[end]]
             if end + size > room:
                 if room < 0:
@@ -318,15 +331,17 @@ class Responder:
                     return answer.fitted(octets, question, opt, room - end)
                 if size > _FITS_TCP_OCTETS and transport:
                     return fully(octets, source, transport, now)
+
+            # The response, its pointers moved.
             if target >= 0:
                 pointer = targets[target + end - anchor_end]
-                return join((octets[first_two], header_tails[head], question, before, pointer, behind, opt))
+                return join((octets[id_], header_tails[head], question, before, pointer, behind, opt))
             if several and end != anchor_end:
                 parts = answer.parts or answer.split()
-                parts[0], parts[1], parts[2], parts[-1] = octets[first_two], header_tails[head], question, opt
+                parts[0], parts[1], parts[2], parts[-1] = octets[id_], header_tails[head], question, opt
                 parts[pointers] = answer.pick(shifted[end - anchor_end])
                 return join(parts)
-            return join((octets[first_two], header_tails[head], question, before, opt))
+            return join((octets[id_], header_tails[head], question, before, opt))
 
         return respond
 
@@ -375,15 +390,15 @@ class Responder:
                 cookie = None
             options = self._nsid if nsid else b""
             size = len(options) + (_COOKIE_OCTETS if cookie is not None else 0) + (10 if zoneversion else 0)
-            do, deep, single, qtype, room, opt = tail
+            do, below, itself, qtype, room, opt = tail
             opt = opt[:9] + size.to_bytes(2) + options
             room -= size + (_ZONEVERSION_ASKED if zoneversion else 0)
             if cookie is not None and make_answer is not None:
                 opt += _COOKIE_HEAD
                 if behind[14:20] == _ONLY_CLIENT_COOKIE:
-                    cookie_tails.remember(behind[:20], (do, deep, single, qtype, room, opt))
-                return do, deep, single, qtype, room, opt + make_answer(cookie, source, now)[0]
-            tail = do, deep, single, qtype, room, opt
+                    cookie_tails.remember(behind[:20], (do, below, itself, qtype, room, opt))
+                return do, below, itself, qtype, room, opt + make_answer(cookie, source, now)[0]
+            tail = do, below, itself, qtype, room, opt
             if not keepalive and len(behind) <= _MAX_REMEMBERED_OCTETS:
                 answered_tails.remember(behind, tail)  # for TCP as well
             return tail
