@@ -5,11 +5,13 @@ copying of 25,000 records back and forth.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
 import pickle
 import signal
+import stat
 import sys
 from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
@@ -110,6 +112,7 @@ def _run_child(work: Callable[[], object], inherited: Inherited, parent: int, se
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() == parent:
             inherited.leave_in_child()
+            _close_sockets()
             gc.disable()  # its memory goes when it ends
             try:
                 outcome = pickle.dumps((True, work()))
@@ -122,6 +125,14 @@ def _run_child(work: Callable[[], object], inherited: Inherited, parent: int, se
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _close_sockets() -> None:
+    """They are the parent's: a fork that holds one keeps its address taken and its connections open."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            if number > 2 and stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.close(number)
 
 
 def _pickled_failure(error: Exception) -> bytes:

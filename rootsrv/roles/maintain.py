@@ -170,11 +170,17 @@ class Role:
 
     async def _rebind(self, config: Config) -> None:
         await self.listener.close()
-        self.listener = Listener(config.admin, self.requests)
-        try:
-            await self.listener.start()
-        except (CannotListen, ConfigError) as error:
-            log.alarm("administrative interface is closed", reason=error)
+        wait = 0.1
+        while config is self.maintainer.zones.config:
+            self.listener = Listener(config.admin, self.requests)
+            try:
+                await self.listener.start()
+            except (CannotListen, ConfigError) as error:
+                log.alarm("admin addresses cannot be bound", reason=error, again_seconds=wait)
+            else:
+                return
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, 30.0)
 
 
 def _digest(path: Path) -> str:

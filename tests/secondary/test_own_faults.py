@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import socket
 import struct
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def test_a_process_that_cannot_be_started_leaves_nothing_open(call: str, monkeyp
         return await in_child(lambda: 1, Nothing())
 
     assert asyncio.run(try_twice()) == 1
+
+
+def test_a_child_holds_no_socket_of_its_parent() -> None:
+    """A fork that outlives the closing of a socket would keep its address taken: no reload could bind it anew."""
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        number, inode = bound.fileno(), os.fstat(bound.fileno()).st_ino
+
+        def holds_it() -> bool:
+            try:
+                return os.fstat(number).st_ino == inode
+            except OSError:
+                return False
+
+        assert holds_it()
+        assert not asyncio.run(in_child(holds_it, Nothing()))
 
 
 FAULTS = """
