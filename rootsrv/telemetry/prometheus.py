@@ -52,7 +52,8 @@ class Exposition:
 
     def __init__(self, config: Config, digest: str) -> None:
         """*digest*: of the configuration, so that members of a mesh can be compared (D53)."""
-        self._expected_roles = [role for role in ROLES if role != "advertise" or config.anycast is not None]
+        absent = {"advertise": config.anycast is None, "mesh": config.mesh is None}
+        self._expected_roles = [role for role in ROLES if not absent.get(role, False)]
         self._digest = digest
 
     def text(self, view: View, statistics: Statistics, accept: str) -> tuple[bytes, str]:
@@ -64,6 +65,7 @@ class Exposition:
             *self._instance(view),
             *_zones(view),
             *_routes(view),
+            *_mesh(view),
             *_fastpath(view),
             *_of_statistics(statistics),
         ]
@@ -293,6 +295,30 @@ def _zones(view: View) -> Iterator[Metric]:
             if (answers := primary.truth("reachable")) is not None:
                 reachable.add_metric([name, primary.text("name")], float(answers))
     yield from (serial, lease, signed, *ages.values(), current, held, accepted, plain, covered, reachable)
+
+
+def _mesh(view: View) -> Iterator[Metric]:
+    """Of a member; nothing where there is no mesh."""
+    mesh = view.role("mesh")
+    if not mesh:
+        return
+    members = mesh.objects("members")
+    missing = sum(not member.truth("present") for member in members)
+    yield _gauge(
+        "rootsrv_mesh_engine_there",
+        "Whether the engine of the mesh does what it should; 0: this member goes on alone.",
+        bool(mesh.object("engine").truth("there")),
+    )
+    yield _gauge("rootsrv_mesh_members", "Members that the roster lists; 0: no roster is in force.", len(members))
+    yield _gauge("rootsrv_mesh_members_missing", "Members of which nothing is on the board.", missing)
+    yield _gauge("rootsrv_mesh_roster_version", "Of the roster in force.", mesh.number("roster_version") or 0.0)
+    yield _gauge("rootsrv_mesh_tokens_taken", "Tokens of the floor that somebody holds.", len(mesh.objects("tokens")))
+    yield _gauge("rootsrv_mesh_leads", "Whether this distribution host leads.", bool(mesh.truth("leads")))
+    yield _counter(
+        "rootsrv_mesh_refused",
+        "Values on the board that were refused: forged, replayed, garbage.",
+        mesh.number("refused") or 0.0,
+    )
 
 
 def _routes(view: View) -> Iterator[Metric]:

@@ -87,12 +87,21 @@ def test_every_metric_is_in_the_table_of_the_documentation_and_the_other_way_rou
         for line in (REPOSITORY / "docs" / "operations.md").read_text().splitlines()
         if line.startswith("| `rootsrv_")
     }
-    texts = (running.get("/metrics"), exposition_text(maintain=WHOLE, fastpath={"counters": {"cut": 0}}))
+    texts = (running.get("/metrics"), exposition_text(maintain=WHOLE, fastpath={"counters": {"cut": 0}}, mesh=MESH))
     exposed = {line.split()[2] for text in texts for line in text.splitlines() if line.startswith("# TYPE")}
 
     assert exposed - documented == set()
     assert documented - exposed == set()
 
+
+MESH = {
+    "engine": {"there": True},
+    "members": [{"name": "m0", "present": True}, {"name": "m1", "present": False}, {"name": "m2"}],
+    "tokens": [{"slot": "floor/all/0"}],
+    "roster_version": 7,
+    "refused": 3,
+    "leads": True,
+}
 
 WHOLE = {
     "clock": "synchronised",
@@ -184,3 +193,10 @@ def test_without_any_role_or_page_there_are_still_metrics(tmp_path: Path) -> Non
 
     assert view.roles == {}
     assert sum(view.words) == 0
+
+
+def test_a_member_of_a_mesh_tells_of_it_and_nobody_else_does() -> None:
+    told = exposition(mesh=MESH)
+    names = ("engine_there", "members", "members_missing", "roster_version", "tokens_taken", "leads", "refused_total")
+    assert [told[f"rootsrv_mesh_{name}"] for name in names] == [1, 3, 2, 7, 1, 1, 3]
+    assert not [name for name in exposition() if name.startswith("rootsrv_mesh_")]
