@@ -330,3 +330,22 @@ def test_demo_names_a_port_in_use(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "the port is in use" in done.stderr
     assert f"--port {port + 1}" in done.stderr
+
+
+def test_a_role_that_cannot_be_started_ends_nothing_that_answers(tmp_path: Path) -> None:
+    with running(tmp_path) as instance:
+        assert instance.stop() == 0
+    ledger = tmp_path / "state" / "ledger.json"
+    kept = ledger.read_bytes()
+    ledger.write_bytes(b"damaged")  # maintain ends at once; the page says until when the stored table may answer
+    restarted = start(tmp_path / "rootsrv.toml", instance.port, 1)
+    try:
+        wait_until(lambda: restarted.log.count("role restarted role=maintain") > 1, "maintain is tried again", 60)
+        wait_until(restarted.is_ready, "the workers answer", 60)
+        assert restarted.ask(".", "SOA").answer[0][0].serial == SERIALS[0]
+        assert restarted.process.poll() is None
+        before = len(restarted.log)
+        ledger.write_bytes(kept)
+        wait_until(lambda: "zones in service" in restarted.log[before:], "maintain is back", 60)
+    finally:
+        restarted.stop()
