@@ -12,6 +12,7 @@ from rootsrv.control.client import NoAnswer
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.fastpath.attachment import CannotAttach, FoundInterface, find_interface
 from rootsrv.fastpath.program import FastPathUnavailable, Program
+from rootsrv.fastpath.staging import NEARLY_FULL
 
 LARGEST_XDP_MTU = 4_096 - 256 - 320 - 22
 """One page (4,096) less headroom (256), skb_shared_info (320) and Ethernet with two tags.
@@ -135,6 +136,13 @@ def _attached(config: Config) -> Iterator[Finding]:
         status = asyncio.run(client.ask(socket, {"command": "fastpath-status"}, _PATIENCE_SECONDS))
     except NoAnswer:
         return
+    octets, room = status.get("table_octets", 0), status.get("table_room", 0)
+    if octets:
+        share = f"{octets:,} of {room:,} octets ({octets / room:.0%})"
+        if octets >= NEARLY_FULL * room:
+            yield remark("table in the kernel", share, "beyond that the workers answer alone (docs/fastpath.md)")
+        else:
+            yield good("table in the kernel", share)
     passes = status.get("counters", {}).get("passes", {})
     for each in status["interfaces"]:
         about = f"attachment to {each['name']}"

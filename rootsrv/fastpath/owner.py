@@ -40,8 +40,8 @@ from rootsrv.fastpath.attachment import (
     find_interface,
     own_addresses,
 )
-from rootsrv.fastpath.layout import Reason
-from rootsrv.fastpath.program import FastPathUnavailable, Program
+from rootsrv.fastpath.layout import Reason, constant
+from rootsrv.fastpath.program import TABLE_ROOM, FastPathUnavailable, Program
 from rootsrv.fastpath.staging import OpenTable, Staging
 from rootsrv.fastpath.tap import Sample, Tap
 from rootsrv.page.layout import Page
@@ -210,7 +210,10 @@ class FastPath:
     def _load(self) -> Program:
         program = Program.load(tap=self._config.tap_every > 0)
         try:
-            program.set_service(self._addresses, self._port)
+            left_out = program.set_service(self._addresses, self._port)
+            if left_out:
+                log.alarm("fast path passes queries to some addresses", addresses=",".join(left_out),
+                          reason=f"the program knows {constant('MAX_SERVICE_ADDRESSES')} of each family")  # fmt: skip
             program.set_responses(self._responses)
             program.control.tap_every = self._config.tap_every
             program.publish_time(time.time())
@@ -490,6 +493,7 @@ class FastPath:
             until = program.answer_until()
             document["answer_until_seconds"] = [round(max(0, each - now) / 1e9, 3) for each in until]
             document["memory_octets"] = program.memory_octets()
+            document["table_octets"], document["table_room"] = self._staging.table_octets, TABLE_ROOM
             document["counters"] = program.counters().as_document()
         return document
 

@@ -37,7 +37,7 @@ TEST_IFINDEX = 1
 
 TABLE_ROOM = constant("TABLE_ROOM")
 _ELEMENT = TABLE_ROOM + constant("TABLE_SLACK")
-_MAX_ADDRESSES = constant("MAX_ADDRESSES")
+_WORD = (1 << 64) - 1
 
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283}
 _MEMBARRIER_GLOBAL = 1
@@ -84,6 +84,8 @@ class Program:
         self._object = loaded
         self.blocks = loaded.map("blocks")
         self.tap = loaded.map("tap")
+        self._own = loaded.map("own_addresses")
+        self._own_addresses: set[bytes] = set()
         self._per_cpu = loaded.map("per_cpu")
         self._unique_sources = loaded.map("unique_sources")
         tables = loaded.map("tables")
@@ -124,24 +126,38 @@ class Program:
 
     # ── settings ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def set_service(self, addresses: Sequence[str], port: int) -> None:
-        """Answer at these addresses and this port; FastPathUnavailable when there are too many."""
-        self._set_addresses("service", addresses)
-        self.control.port = _network16(port)
-
-    def set_own_addresses(self, addresses: Sequence[str]) -> None:
-        """All addresses of this host: packets from them are for the stack to judge."""
-        self._set_addresses("own", addresses)
-
-    def _set_addresses(self, which: str, addresses: Sequence[str]) -> None:
-        parsed = [ipaddress.ip_address(each) for each in addresses]
+    def set_service(self, addresses: Sequence[str], port: int) -> list[str]:
+        """Answer at these addresses and this port; returns those that are too many, whose queries are passed."""
+        left_out: list[str] = []
         for family in (4, 6):
-            packed = [each.packed for each in parsed if each.version == family]
-            if len(packed) > _MAX_ADDRESSES:
-                raise FastPathUnavailable(f"{len(packed)} IPv{family} addresses; the program knows {_MAX_ADDRESSES}")
-            array = getattr(self.control, f"{which}_ipv{family}")
-            ffi.buffer(array)[: sum(map(len, packed))] = b"".join(packed)
-            setattr(self.control, f"{which}_ipv{family}_count", len(packed))
+            of_family = [each for each in addresses if ipaddress.ip_address(each).version == family]
+            known = of_family[: constant("MAX_SERVICE_ADDRESSES")]
+            left_out += of_family[len(known) :]
+            octets = b"".join(ipaddress.ip_address(each).packed for each in known)
+            ffi.buffer(getattr(self.control, f"service_ipv{family}"))[: len(octets)] = octets
+            setattr(self.control, f"service_ipv{family}_count", len(known))
+        self.control.port = _network16(port)
+        return left_out
+
+    def set_own_addresses(self, addresses: Iterable[str]) -> None:
+        """All addresses of this host, however many: packets from them are for the stack to judge."""
+        wanted = {_mapped(ipaddress.ip_address(each)) for each in addresses}
+        if wanted == self._own_addresses:
+            return
+        filtered = bytearray(constant("OWN_FILTER_BITS") // 8)
+        for key in wanted:
+            place = _filter_place(key)
+            filtered[place // 8] |= 1 << place % 8
+        room = constant("MAX_OWN_ADDRESSES")
+        # At every instant the new addresses are refused, or more: first the filter alone decides, then the map is made.
+        self.control.own_overflow = 1
+        ffi.buffer(self.control.own_filter)[:] = bytes(filtered)
+        for key in set(self._own.keys()) - wanted:
+            self._own.delete(key)
+        for key in sorted(wanted)[:room]:
+            self._own.update(key, bytes(4))
+        self.control.own_overflow = len(wanted) > room
+        self._own_addresses = wanted
 
     def set_responses(self, settings: ResponderSettings) -> None:
         """Respond as the Responder does with *settings*.  Not while queries are answered (`pass_everything`)."""
@@ -308,6 +324,18 @@ def _wait_for_packets_under_way() -> None:
     if number is None or libc.syscall(number, _MEMBARRIER_GLOBAL, 0, 0) != 0:
         # Not known here, or refused (nohz_full): a packet takes microseconds.
         time.sleep(0.1)
+
+
+def _mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+    """As the map own_addresses has it: IPv4 addresses mapped (RFC 4291 §2.5.5.2)."""
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def _filter_place(key: bytes) -> int:
+    """Which bit of control.own_filter an address has (is_own in packet.h)."""
+    upper, lower = struct.unpack("<2Q", key)
+    hashed: int = ((upper * 0x9E3779B97F4A7C15 & _WORD) ^ lower) * 0xFF51AFD7ED558CCD & _WORD
+    return hashed >> 52
 
 
 def _rounded(size: int) -> int:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 
 from rootsrv.answer.responder import Responder, ResponderSettings
 from rootsrv.answer.table import AnswerTable, TableUnusable
-from rootsrv.fastpath.program import Program, TableUnfit
+from rootsrv.fastpath.program import TABLE_ROOM, Program, TableUnfit
 from rootsrv.fastpath.self_test import SelfTest, run_self_test
 from rootsrv.process import log
+
+NEARLY_FULL = 0.9
+"""The share of the kernel's room for a table from which on an operator is told."""
 
 OpenTable = Callable[[int], AnswerTable]
 """The answer table of a generation; TableUnusable or OSError when there is none."""
@@ -41,6 +44,9 @@ class Staging:
         """By generation: what became of its self-test, or why there could be none."""
 
         self._serials: dict[int, tuple[int, ...]] = {}
+        self.table_octets = 0
+        """Size of the table that was last copied into the kernel, of TABLE_ROOM."""
+
         self._responder: tuple[int, Responder] | None = None
 
     def expect(self, responses: ResponderSettings) -> None:
@@ -92,11 +98,19 @@ class Staging:
         table = self._open_table(generation)
         with self._changing:
             taken = program.stage(table)
+            self._note_size(len(table.octets))
             self._places = {known: place for known, place in self._places.items() if place != taken}
             self._places[generation] = taken
             self._serials = {known: serials for known, serials in self._serials.items() if known in self._places}
             self._serials[generation] = tuple(zone.serial for zone in table.zones)
             return self._test(program, generation, table, hooks)
+
+    def _note_size(self, octets: int) -> None:
+        """Tell once when the room gets short: a table that does not fit is answered from by the workers alone."""
+        limit = TABLE_ROOM * NEARLY_FULL
+        if self.table_octets < limit <= octets:
+            log.alarm("fast path table nearly full", octets=octets, room=TABLE_ROOM)
+        self.table_octets = octets
 
     def test_again(self, program: Program, generation: int, hooks: Sequence[bool]) -> SelfTest:
         """The self-test of a *generation* that is in the kernel; TableUnusable or OSError when its table is gone."""

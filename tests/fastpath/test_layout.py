@@ -96,7 +96,9 @@ def test_array_sizes_that_are_spelt_out_are_those_that_have_a_name() -> None:
 
     assert control["nsid_option"].type.length == constant("MAX_NSID_OPTION")
     assert control["interfaces"].type.length == constant("MAX_INTERFACES")
-    assert control["service_ipv4"].type.length == control["own_ipv6"].type.length == constant("MAX_ADDRESSES")
+    assert control["service_ipv4"].type.length == constant("MAX_SERVICE_ADDRESSES")
+    assert control["service_ipv6"].type.length == constant("MAX_SERVICE_ADDRESSES")
+    assert control["own_filter"].type.length == constant("OWN_FILTER_BITS") // 8
     assert control["secrets"].type.item.length == constant("MAX_SECRETS")
     assert control["answer_until"].type.item.length == constant("MAX_ZONES")
     assert counters["queries_by_size"].type.item.length == constant("QUERY_BINS")

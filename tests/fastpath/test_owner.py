@@ -326,3 +326,29 @@ def test_without_a_built_program_the_server_runs_without_it_and_says_so(
     asyncio.run(fastpath.follow())
 
     assert "make bpf" in fastpath.status()["unavailable"]
+
+
+def test_forty_addresses_more_do_not_take_the_program_off(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an interface of the host is given at run time is refused as a sender, and nobody is alarmed."""
+    addresses = ["192.0.2.53", *(f"10.9.8.{number}" for number in range(40))]
+    monkeypatch.setattr(owner_module, "own_addresses", lambda: addresses)
+    followed.fastpath._config = FastPathConfig(interfaces=())
+    for now in (1.0, 20.0, 40.0):
+        followed.fastpath._keep_attached(now)
+    assert followed.fastpath.program is not None
+    assert len(followed.fastpath.program._own_addresses) == 41
+    assert not caplog.records
+
+
+def test_a_table_that_fills_the_kernels_room_is_told_once(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    octets = len(followed.tables[1].octets)
+    monkeypatch.setattr(staging, "TABLE_ROOM", octets)
+    for generation in (1, 2):
+        followed.page.staged = generation
+        followed.follow()
+    assert caplog.text.count("fast path table nearly full") == 1
+    assert followed.fastpath.status()["table_octets"] == len(followed.tables[2].octets)

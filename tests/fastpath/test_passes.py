@@ -139,6 +139,43 @@ def test_senders_that_the_stack_must_judge(kernel: InKernel, hook: Hook, family:
         kernel.program.set_own_addresses([])
 
 
+@pytest.mark.parametrize("count", [40, 2_000, 16_384 + 40])
+def test_a_host_may_have_any_number_of_addresses(kernel: InKernel, hook: Hook, count: int) -> None:
+    """What comes from any of them is for the stack; hardly anything else is passed, and nothing once they are gone."""
+    own = [str(ipaddress.IPv4Address(0x0A000000 + number)) for number in range(count // 2)]
+    own += [str(ipaddress.IPv6Address((0xFD << 120) + number)) for number in range(count - len(own))]
+    others = [f"198.51.{number}.7" for number in range(100, 200)] + [f"2001:db8:7::{n:x}" for n in range(1, 101)]
+
+    def asked_by(source: str) -> "bytes | Reason":
+        family = 6 if ":" in source else 4
+        return kernel.ask(hook, Frame(source=source, destination=SERVICE[family], payload=GOOD))
+
+    try:
+        kernel.program.set_own_addresses(own)
+        assert {asked_by(source) for source in [*own[:: max(1, count // 200)], own[-1]]} == {Reason.SOURCE}
+        passed = sum(asked_by(source) is Reason.SOURCE for source in others)
+        assert passed == 0 or count > 16_384
+        kernel.program.set_own_addresses(own[:1])
+        assert asked_by(own[0]) is Reason.SOURCE
+        assert asked_by(own[1]) == asked_by(others[0]) == kernel.expected(GOOD, 4)
+    finally:
+        kernel.program.set_own_addresses([])
+
+
+def test_queries_to_more_service_addresses_than_it_knows_are_passed(kernel: InKernel, hook: Hook) -> None:
+    many = {4: [f"192.0.2.{number}" for number in range(100, 170)], 6: [f"2001:db8:53::{n:x}" for n in range(1, 71)]}
+    try:
+        assert kernel.program.set_service(many[4] + many[6], 53) == many[4][64:] + many[6][64:]
+        for family, addresses in many.items():
+            for address in (addresses[0], addresses[63]):
+                sent = Frame(source=CLIENT[family], destination=address, payload=GOOD)
+                assert kernel.ask(hook, sent) == kernel.expected(GOOD, family)
+            sent = Frame(source=CLIENT[family], destination=addresses[64], payload=GOOD)
+            assert kernel.ask(hook, sent) is Reason.DESTINATION
+    finally:
+        kernel.program.set_service(list(SERVICE.values()), 53)
+
+
 def test_on_the_loopback_interface_our_own_addresses_are_good_senders(kernel: InKernel, hook: Hook) -> None:
     usual = Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)
     kernel.program.set_own_addresses([SERVICE[4], SERVICE[6]])

@@ -38,61 +38,58 @@ struct udp {
 	uint16_t from, to, size, check;
 };
 
+/* Whether the packet says that it comes from one of this host's addresses.  Hardly any does: one bit settles nearly all,
+ * however many addresses there are.
+ */
+static __always_inline int is_own(uint64_t upper, uint64_t lower)
+{
+	uint64_t hash = (upper * 0x9e3779b97f4a7c15 ^ lower) * 0xff51afd7ed558ccd >> 52;
+
+	BOUND(hash, OWN_FILTER_BITS - 1);
+	if (!(control.own_filter[hash >> 3] >> (hash & 7) & 1))
+		return 0;
+	struct ipv6_address address = { .upper = upper, .lower = lower };
+	return control.own_overflow || bpf_map_lookup_elem(&own_addresses, &address);
+}
+
 /* Whether the packet was sent to a service address, from an address that is not this host's. */
 STEP judge_addresses(struct scratch *s)
 {
 	if (!s)
 		return PASS_DESTINATION;
 
-	int is_ours = 0, loopback = s->interface_flags & INTERFACE_LOOPBACK;
+	int loopback = s->interface_flags & INTERFACE_LOOPBACK;
+	uint64_t upper = s->source[0], lower = s->source[1];
 	if (s->family == IPV4) {
-		uint32_t to = s->service[0], from = s->source[0];
-		uint8_t first = from;
-		for (uint32_t i = 0; i < MAX_ADDRESSES; i++) {
+		uint32_t to = s->service[0];
+		uint8_t first = upper;
+		for (uint32_t i = 0; i < MAX_SERVICE_ADDRESSES; i++) {
 			if (i >= control.service_ipv4_count)
 				break;
-			is_ours |= control.service_ipv4[i] == to;
+			if (control.service_ipv4[i] == to)
+				goto ipv4_is_ours;
 		}
-		if (!is_ours)
-			return PASS_DESTINATION;
+		return PASS_DESTINATION;
+	ipv4_is_ours:
 		if (first == 0 || first >= 224)
 			return PASS_SOURCE;
 		if (loopback)
 			return 0;
-		if (first == 127)
-			return PASS_SOURCE;
-		for (uint32_t i = 0; i < MAX_ADDRESSES; i++) {
-			if (i >= control.own_ipv4_count)
-				break;
-			if (control.own_ipv4[i] == from)
-				return PASS_SOURCE;
-		}
-		return 0;
+		return first == 127 || is_own(0, upper << 32 | 0xffff0000) ? PASS_SOURCE : 0;
 	}
-	uint64_t upper = s->source[0], lower = s->source[1];
-	for (uint32_t i = 0; i < MAX_ADDRESSES; i++) {
+	for (uint32_t i = 0; i < MAX_SERVICE_ADDRESSES; i++) {
 		if (i >= control.service_ipv6_count)
 			break;
-		is_ours |= control.service_ipv6[i].upper == s->service[0] &&
-			   control.service_ipv6[i].lower == s->service[1];
+		if (control.service_ipv6[i].upper == s->service[0] && control.service_ipv6[i].lower == s->service[1])
+			goto ipv6_is_ours;
 	}
-	if (!is_ours)
-		return PASS_DESTINATION;
+	return PASS_DESTINATION;
+ipv6_is_ours:
 	if ((upper & 0xff) == 0xff) /* multicast */
 		return PASS_SOURCE;
-	if (upper == 0 && lower == 0x0100000000000000 && loopback)
-		return 0;
 	if (upper == 0) /* ::, ::1, IPv4-mapped and -compatible */
-		return PASS_SOURCE;
-	if (loopback)
-		return 0;
-	for (uint32_t i = 0; i < MAX_ADDRESSES; i++) {
-		if (i >= control.own_ipv6_count)
-			break;
-		if (control.own_ipv6[i].upper == upper && control.own_ipv6[i].lower == lower)
-			return PASS_SOURCE;
-	}
-	return 0;
+		return loopback && lower == 0x0100000000000000 ? 0 : PASS_SOURCE;
+	return !loopback && is_own(upper, lower) ? PASS_SOURCE : 0;
 }
 
 /* The interface's record: its flags and MTU; with *mac* also whether the frame was sent to it. */

@@ -11,7 +11,9 @@ enum sizes {
 	GENERATIONS = 2,
 	MAX_ZONES = 2,             /* the root and its host zone */
 	MAX_INTERFACES = 8,
-	MAX_ADDRESSES = 32,        /* per family */
+	MAX_SERVICE_ADDRESSES = 64, /* per family; what is sent to others is passed */
+	MAX_OWN_ADDRESSES = 16384, /* of the host; beyond, what only might come from one of them is passed */
+	OWN_FILTER_BITS = 4096,
 	MAX_SECRETS = 4,           /* the current one and three before it */
 	MAX_NSID_OPTION = 136,     /* option code, length and at most 128 octets, rounded up to 8 */
 	MAX_OPTIONS = 8,           /* EDNS options; the Responder takes up to 32, we pass those */
@@ -110,11 +112,11 @@ struct control {
 	uint32_t day;              /* UTC days since 1970; its parity selects the registers */
 	uint64_t ip_id_key[2];     /* random, of this program alone: IPv4 identifications follow from it */
 	uint64_t owner_seen;       /* CLOCK_BOOTTIME nanoseconds when the owner last renewed anything */
-	uint32_t service_ipv4_count, service_ipv6_count, own_ipv4_count, own_ipv6_count;
-	uint32_t service_ipv4[32]; /* network order */
-	uint32_t own_ipv4[32];     /* all addresses of this host */
-	struct ipv6_address service_ipv6[32];
-	struct ipv6_address own_ipv6[32];
+	uint32_t service_ipv4_count, service_ipv6_count;
+	uint32_t service_ipv4[64]; /* network order */
+	struct ipv6_address service_ipv6[64];
+	uint32_t own_overflow;     /* the map own_addresses does not have all of them */
+	uint8_t own_filter[512];   /* one bit for each of the host's addresses, by its hash: see is_own */
 	struct interface interfaces[8];
 };
 

@@ -6,8 +6,7 @@
  * exit would multiply the paths behind it, which is too much for the verifier.
  *
  * The steps that every packet takes are inlined, and after each of them PATHS_MEET keeps the compiler from carrying values on in
- * registers.  Those that few packets take (STEP), and the search of addresses, are *global* functions, which the
- * verifier proves on their own; a call costs a packet some nanoseconds, and everything around it its registers.
+ * registers.  Those that few packets take (STEP), and the search of addresses, are *global* functions, which the verifier proves on their own; a call costs a packet some nanoseconds, and everything around it its registers.
  *
  * The scratch space is per CPU: programs run to their end with soft interrupts off, so nobody else uses it meanwhile.
  */
@@ -129,6 +128,15 @@ struct {
 	__type(key, struct block_key);
 	__type(value, uint64_t); /* until when: CLOCK_BOOTTIME nanoseconds */
 } blocks SEC(".maps");
+
+/* All addresses of this host, IPv4 ones mapped (::ffff:0:0/96). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MAX_OWN_ADDRESSES);
+	__type(key, struct ipv6_address);
+	__type(value, uint32_t);
+} own_addresses SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
