@@ -26,6 +26,10 @@ _BPF, _PROGRAM_NEXT_ID, _PROGRAM_BY_ID, _OBJECT_INFO = 321, 11, 13, 15  # linux/
 _NAME_AT, _LOADED_AT = 64, 40  # in struct bpf_prog_info
 
 
+_began: list[str] = []
+"""The run's directory, in the process that made it: a run within the run, which some tests start, ends nothing."""
+
+
 def begin() -> None:
     """At the start of a run, and of each process that it is spread over: note the process."""
     if MARK not in os.environ:
@@ -35,12 +39,15 @@ def begin() -> None:
         (directory / ".bpf").write_text(str(time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         os.environ |= {MARK: str(directory), "TMPDIR": str(directory)}
+        _began.append(str(directory))
         tempfile.tempdir = None
     (Path(os.environ[MARK]) / ".pids" / str(os.getpid())).touch()
 
 
 def end(own: Path) -> list[str]:
     """What is left of this run, described; *own*: the directory that its tests had for their files."""
+    if os.environ[MARK] not in _began:
+        return []
     directory = Path(os.environ[MARK])
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while (left := list(_left(directory, own))) and time.monotonic() < deadline:
@@ -71,7 +78,7 @@ def _left(directory: Path, own: Path) -> Iterator[str]:
         if Path(line.split()[4]).is_relative_to(directory) or Path(line.split()[4]).is_relative_to(own):
             yield f"mount {line.split()[4]}"
     for name in _names(directory):
-        if name not in {".pids", ".bpf"}:
+        if name not in {".pids", ".bpf"} and not name.startswith("pytest-of-"):  # which pytest keeps itself
             yield f"file {directory}/{name}"
     for name in _names("/tmp"):
         if (found := re.match(r"rs-(\d+)-", name)) and found[1] in pids:
