@@ -45,8 +45,8 @@ def status(
             generation=switchover.generation,
             activate_at=_instant(switchover.activate_at),
             reason=switchover.reason,
-            verify_seconds=maintainer.zones.verify_seconds,
-            confirm_seconds=maintainer.zones.confirm_seconds,
+            verify_seconds=maintainer.pipeline.verify_seconds,
+            confirm_seconds=maintainer.pipeline.confirm_seconds,
         ),
         zones=[_zone(maintainer, each, boottime) for each in maintainer.zones.keepers.values()],
         workers=[

@@ -85,6 +85,12 @@ class Pipeline:
         self.needs_table = False
         """Whether what is in service has no table any more and could not be compiled again yet."""
 
+        self.verify_seconds: float | None = None
+        """What it took to verify, compile and examine the latest zone; None = none yet."""
+
+        self.confirm_seconds: float | None = None
+        """From the latest switchover until every worker was seen to answer from the new table."""
+
         self._put_off: list[tuple[ZoneKeeper, Delivery]] = []
         """What waits until the state directory can be written."""
 

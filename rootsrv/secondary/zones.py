@@ -35,8 +35,6 @@ class Zones:
         self.page = page
         self.clocks = clocks
         self.counters: Counter[str] = Counter()
-        self.verify_seconds: float | None = None
-        self.confirm_seconds: float | None = None
         self.state_error = ""
         """Why the state directory could not be written last; empty = it could."""
 

@@ -77,7 +77,7 @@ class Counters:
         if len(requests) <= _FEW:
             self._count_few(path, requests, responses)
             return
-        # Bins as octets of a bytes object, so that C loops sort them; bench/server.py "counting" guards this.
+        # Bins as octets of a bytes object, so that C loops sort them; bench/scrape.py guards this.
         words = self._words
         names = self._paths[path]
         amount = len(requests)

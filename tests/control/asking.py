@@ -9,12 +9,12 @@ SECONDS = 20.0
 
 
 def ask_for_octets(
-    path: Path, command: str, octets: bytes = b"", seconds: float = SECONDS, **facts: Any
+    path: Path, command: str, octets: bytes = b"", patience: float = SECONDS, **facts: Any
 ) -> tuple[dict[str, Any], bytes]:
     """One request to the socket at *path*, with *octets* behind it: the response, and what is behind that."""
     request = {"command": command, **facts} | ({"octets": len(octets)} if octets else {})
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(seconds)
+        connection.settimeout(patience)
         connection.connect(str(path))
         connection.sendall(json.dumps(request).encode() + b"\n" + octets)
         with connection.makefile("rb") as stream:
@@ -22,6 +22,6 @@ def ask_for_octets(
             return document, stream.read(document.get("octets", 0))
 
 
-def ask(path: Path, command: str, octets: bytes = b"", seconds: float = SECONDS, **facts: Any) -> dict[str, Any]:
+def ask(path: Path, command: str, octets: bytes = b"", patience: float = SECONDS, **facts: Any) -> dict[str, Any]:
     """The response alone."""
-    return ask_for_octets(path, command, octets, seconds, **facts)[0]
+    return ask_for_octets(path, command, octets, patience, **facts)[0]

@@ -134,7 +134,7 @@ class Instance:
 
     def status(self) -> dict[str, Any]:
         """What serve's status socket tells."""
-        return ask(self.directory / "run" / "serve.sock", "status", seconds=5)
+        return ask(self.directory / "run" / "serve.sock", "status", patience=5)
 
     def put_zone(self, version: int) -> None:
         """Put another version of the root zone in place of the file."""
