@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.commands.asking import add_config
+from rootsrv.commands.printing import say, table
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer, ask, ask_for_octets
 from rootsrv.engine import signing_key
@@ -143,31 +144,21 @@ def _subject(arguments: argparse.Namespace, runtime: Path, told: dict[str, Any])
 
 def render(told: dict[str, Any]) -> None:
     """Print what the role mesh tells as a person wants to read it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
     engine = told["engine"]
     state = f"there ({engine['endpoint']}, {engine['keys']} keys)" if engine["there"] else f"GONE: {engine['reason']}"
-    console.print(
-        f"service {told['service']}, this is {told['member']}, roster version {told['roster_version']}", markup=False
-    )
-    console.print(f"engine {state} since {engine['since_seconds']:.0f} s", markup=False)
+    say(f"service {told['service']}, this is {told['member']}, roster version {told['roster_version']}")
+    say(f"engine {state} since {engine['since_seconds']:.0f} s")
     for group in told["groups"]:
         held = sum(each["slot"].startswith(f"floor/{group['name']}/") for each in told["tokens"])
-        console.print(f"group {group['name']}: {group['n']} members, {held} of {group['k']} tokens taken", markup=False)
+        say(f"group {group['name']}: {group['n']} members, {held} of {group['k']} tokens taken")
     for each in told["distribution"]:
-        console.print(
-            f"distribution of {each['zone']}: serial {each['serial']} {each['state']} {each['reason']}", markup=False
-        )
+        say(f"distribution of {each['zone']}: serial {each['serial']} {each['state']} {each['reason']}")
     served = [serial for each in told["members"] for serial in each["status"].get("serials", {}).values() if serial]
     newest = max(served, default=None)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("member", "site", "as", "serial", "route", "clock", "ready", "done", "age", "alarms"):
-        table.add_column(heading)
-    for each in told["members"]:
-        table.add_row(*_row(each, newest))
-    console.print(table)
+    table(
+        ("member", "site", "as", "serial", "route", "clock", "ready", "done", "age", "alarms"),
+        (_row(each, newest) for each in told["members"]),
+    )
 
 
 def _row(member: dict[str, Any], newest: int | None) -> list[str]:

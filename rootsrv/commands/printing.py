@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_WIDE = frozenset({"trouble", "why held", "last transfer"})
+_WIDE = frozenset({"trouble", "why held", "last transfer", "alarms"})
 """Columns that may be folded."""
 
 
