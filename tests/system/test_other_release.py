@@ -1,0 +1,46 @@
+"""The other Debian release than this machine's: its Python, its name servers, the same answers.
+
+Debian 12 and 13 are both supported.  One of them runs here; the other is made of debootstrap, in a network of its own.
+"""
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.needs import genuine_zones_directory
+from tests.network import network
+from tests.system.fresh_machine import FreshMachine, fresh_machine
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
+
+THERE = "src/rootsrv"
+RELEASES = {"12": "bookworm", "13": "trixie"}
+RUN_THERE = ("tests/zone", "tests/wire", "tests/answer", "tests/health", "tests/config", "tests/conformance")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshMachine]:
+    here = platform.freedesktop_os_release().get("VERSION_ID", "")
+    other = next(suite for version, suite in RELEASES.items() if version != here)
+    with fresh_machine(tmp_path_factory.mktemp("other"), other) as made:
+        made.put_repository(THERE)
+        if zones := genuine_zones_directory():
+            shutil.copytree(zones, made.root / "src/shared/zones")
+        made.run("env", "CI=true", f"/{THERE}/tests/install_system_packages.sh", seconds=900)
+        made.run("make", "-C", f"/{THERE}", ".venv/.installed-for-tests", "bpf", seconds=600)
+        yield made
+
+
+def test_units_conformance_and_the_comparison_with_other_servers_pass_there(machine: FreshMachine) -> None:
+    wanted = ("-q", "-p", "no:cacheprovider", *RUN_THERE)
+    with network() as net:
+        command = machine.command("sh", "-c", f"cd /{THERE} && .venv/bin/python -m pytest {' '.join(wanted)}")
+        done = subprocess.run(
+            [*net.host("other").prefix, *command],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1500, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
