@@ -73,8 +73,8 @@ class Role:
         self._configure(config)
         self.listener = Listener(config.admin, self.requests)
         self._background: set[asyncio.Task[None]] = set()
-        self.maintainer.pipeline.on_activated.append(self._tell_peers)
-        self.maintainer.pipeline.on_staged.append(self._tell_peers)
+        self.maintainer.pipeline.activation.on_activated.append(self._tell_peers)
+        self.maintainer.pipeline.activation.on_staged.append(self._tell_peers)
 
     def _configure(self, config: Config) -> None:
         """ConfigError if secrets cannot be had."""

@@ -46,7 +46,7 @@ def status(
             activate_at=_instant(switchover.activate_at),
             reason=switchover.reason,
             verify_seconds=maintainer.pipeline.verify_seconds,
-            confirm_seconds=maintainer.pipeline.confirm_seconds,
+            confirm_seconds=maintainer.pipeline.activation.confirm_seconds,
         ),
         zones=[_zone(maintainer, each, boottime) for each in maintainer.zones.keepers.values()],
         workers=[

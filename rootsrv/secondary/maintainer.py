@@ -138,7 +138,7 @@ class Maintainer:
 
     def _follow_mesh(self, keeper: ZoneKeeper) -> None:
         """What the mesh's operator decided of a held zone."""
-        in_step = self.pipeline.in_step
+        in_step = self.pipeline.activation.in_step
         decided = in_step.decide_held(keeper) if in_step is not None and keeper.held else None
         if decided is not None:
             serial, decision = decided
@@ -152,7 +152,7 @@ class Maintainer:
         read = await HandedSource(name, octets, self.zones.store).fetch(keeper.policy.apex)
         assert read.contents is not None
         if now:
-            self.pipeline.now_please.add((keeper.name, read.contents.serial))
+            self.pipeline.activation.now_please.add((keeper.name, read.contents.serial))
             self.zones.switchover.hurry()
         keeper.last_rejection = ""
         return read.contents.serial, self.zones.offer_file(keeper, read, "import")

@@ -20,9 +20,10 @@ from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.page.layout import MAX_ZONES
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, in_child
+from rootsrv.secondary.activation import OUR_FAULT
 from rootsrv.secondary.keeper import Version, ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
-from rootsrv.secondary.pipeline import EXPECTED, OUR_FAULT, Pipeline
+from rootsrv.secondary.pipeline import EXPECTED, Pipeline
 from rootsrv.secondary.preparation import AnchorsUnreadable, is_beyond_us, read_version
 from rootsrv.secondary.sources import FileSource
 from rootsrv.store.store import Provenance, StoreFailed

@@ -27,8 +27,12 @@ def is_gzip(octets: bytes) -> bool:
     return octets.startswith(_GZIP_MAGIC)
 
 
-def unzipped(octets: bytes, at_most: int = MAX_ZONE_FILE_OCTETS) -> bytes:
-    """What the gzip file *octets* holds; FileUnusable if it is damaged or holds more than *at_most* octets."""
+def unzipped(octets: bytes, at_most: int | None = None) -> bytes:
+    """What the gzip file *octets* holds; FileUnusable if it is damaged or holds more than *at_most* octets.
+
+    *at_most*: MAX_ZONE_FILE_OCTETS unless given.
+    """
+    at_most = MAX_ZONE_FILE_OCTETS if at_most is None else at_most
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(octets)) as stream:
             plain = stream.read(at_most + 1)

@@ -26,6 +26,10 @@ protocol direct flat_drained { disabled; interface "lo"; ipv4 { preference 240; 
 """
 
 
+# The root's key-signing key of 2017 (root-anchors.xml).
+ANCHOR = ". IN DS 20326 8 2 E06D44B80B8F1D39A95C0B0D7C65D08458E880409BBC683457104237C7F8EC8D\n"
+
+
 @dataclass
 class Box:
     """A host with BIRD, the service addresses and a configuration that fits."""
@@ -43,7 +47,7 @@ addresses = ["192.0.2.53", "2001:db8::53"]
 [[zone]]
 name = "."
 file = "none"
-trust_anchors = "none"
+trust_anchors = "{self.directory}/anchors"
 [state]
 directory = "{self.directory}/state"
 runtime_directory = "{self.directory}/run"
@@ -58,6 +62,7 @@ bgp_v6 = ["upstream6"]
         for old, new in changes:
             assert old in text
             text = text.replace(old, new)
+        (self.directory / "anchors").write_text(ANCHOR)
         path = self.directory / "rootsrv.toml"
         path.write_text(text)
         done = subprocess.run(

@@ -72,8 +72,8 @@ def test_a_child_holds_no_socket_of_its_parent() -> None:
 
 FAULTS = """
 import errno, os, pathlib
-from rootsrv.secondary import pipeline, preparation
-compile_table, fork, stage = preparation.compile_table, os.fork, pipeline.Pipeline._activate
+from rootsrv.secondary import activation, preparation
+compile_table, fork, stage = preparation.compile_table, os.fork, activation.Activation.activate
 asked = pathlib.Path(os.environ["FAULTS"])
 
 def wanted(what):
@@ -95,7 +95,7 @@ async def activating(self, *arguments, **named):
     return await stage(self, *arguments, **named)
 
 preparation.compile_table = compiling
-pipeline.Pipeline._activate = activating
+activation.Activation.activate = activating
 os.fork = forking
 """
 

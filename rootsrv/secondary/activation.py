@@ -1,0 +1,294 @@
+"""From a prepared table to service: stage, wait for T, flip, read back; and what did not get there."""
+# The ledger is on disk before the flip, or there is no flip: a crash at any instant finds either the old zone in
+# service or the new one scheduled, never a way back to an older serial.  Where it cannot be written the delivery is put
+# off until it can.
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import rootsrv
+from rootsrv.process import log
+from rootsrv.secondary.in_step import InStep
+from rootsrv.secondary.keeper import Before, Delivery, ZoneKeeper
+from rootsrv.secondary.membership import Outcome, subject_of
+from rootsrv.secondary.preparation import Prepared, Verdict
+from rootsrv.secondary.switchover import SwitchoverVoid
+from rootsrv.secondary.zones import Zones
+from rootsrv.store.ledger import Next
+from rootsrv.store.store import StoreFailed
+from rootsrv.wire.serial import serial_is_newer
+from rootsrv.zone import instant
+
+RESTAGE_SECONDS = 60.0
+"""How soon a table that no worker could map is tried again."""
+
+WRITE_AGAIN_SECONDS = 5.0
+"""How soon a ledger that could not be written is tried again; what waits for that, at twice the time each time."""
+
+OUR_FAULT = f"rootsrv {rootsrv.__version__}"
+"""What the reason of a void version begins with: another version of the software may do better."""
+
+_BY_THE_MESH = 253_402_300_799.0  # the end of the year 9999
+"""T in the ledger of what waits for the mesh: after a restart it is staged again, and waits again."""
+
+Accepted = list[tuple[ZoneKeeper, Delivery, Verdict]]
+"""What one table brings into service: the root, the zone of its hosts, or both."""
+
+
+class Activation:
+    """Takes prepared tables into service, one after the other."""
+
+    def __init__(self, zones: Zones) -> None:
+        self.zones = zones
+        self.on_activated: list[Callable[[ZoneKeeper], None]] = []
+        """Told when a zone has a new version in service."""
+
+        self.on_staged: list[Callable[[ZoneKeeper], None]] = []
+        """Told when a version waits for the mesh: whoever distributes it gives it out from then on."""
+
+        self.in_step = None if zones.membership is None else InStep(zones, zones.membership)
+
+        self.now_please: set[tuple[str, int]] = set()
+        """Zones and serials that an operator wants without waiting for the set time."""
+
+        self.needs_table = False
+        """Whether what is in service has no table any more and could not be compiled again yet."""
+
+        self.confirm_seconds: float | None = None
+        """From the latest switchover until every worker was seen to answer from the new table."""
+
+        self._put_off: list[tuple[ZoneKeeper, Delivery]] = []
+        """What waits until the state directory can be written."""
+
+        self._put_off_until = 0.0
+        self._put_off_seconds = WRITE_AGAIN_SECONDS
+
+    def watch(self) -> None:
+        """Called every second: a ledger that could not be written is tried again, and then what was put off."""
+        now = self.zones.boottime()
+        if self.zones.ledger_unwritten and now >= self.zones.last_written + WRITE_AGAIN_SECONDS:
+            self.zones.write_ledger()
+        if self._put_off and now >= self._put_off_until and not self.zones.ledger_unwritten:
+            put_off, self._put_off = self._put_off, []
+            for keeper, delivery in put_off:
+                keeper.deliver(delivery)
+
+    async def activate(
+        self,
+        accepted: Accepted,
+        generation: int,
+        prepared: Prepared,
+        *,
+        at_once: bool,
+    ) -> None:
+        """Stage, wait for T, flip, read back."""
+        versions = {
+            keeper.name: keeper.accept(delivery, verdict.signatures_until, verdict.alarms)
+            for keeper, delivery, verdict in accepted
+        }
+        hurried = {(keeper.name, delivery.candidate.serial) for keeper, delivery, _ in accepted} & self.now_please
+        self.now_please -= hurried
+        try:
+            await self.zones.switchover.stage(generation)
+        except SwitchoverVoid as error:
+            for keeper, _, _ in accepted:
+                keeper.scheduled = None
+            if error.differs:
+                self.void(accepted, generation, str(error))
+                return
+            self._not_now(accepted, generation, str(error))
+            return
+        # Where nothing is answered there is nothing to keep in step with: every second is one of SERVFAIL.
+        silent = self.zones.page.active == 0 or self.zones.page.silenced
+        unanswered = silent or (self.zones.root.deadline() or 0.0) <= self.zones.boottime()
+        in_step = None if at_once or hurried or unanswered else self.in_step
+        if in_step is not None:
+            activate_at: float | None = _BY_THE_MESH
+        else:
+            activate_at = None if at_once or hurried or unanswered else self.zones.switchover.schedule()
+        leases = {
+            each.name: newest.lease for each in self.zones.keepers.values() if (newest := each.newest) is not None
+        }
+        self.zones.ledger.next = Next(generation, activate_at, leases)
+        if not self.zones.write_ledger():
+            self._unwritten(accepted, generation)
+            return
+        shown = "now" if activate_at is None else instant.to_text(activate_at)
+        for keeper, _, _ in accepted:
+            by = "the mesh" if in_step is not None else shown
+            log.event("zone scheduled", zone=keeper.name, serial=versions[keeper.name].serial, activate_at=by)
+        if in_step is not None:
+            for keeper, _, _ in accepted:
+                for tell in self.on_staged:
+                    tell(keeper)
+            first = accepted[0][0]
+            if not await in_step.wait(first, await asyncio.to_thread(in_step.subject, first)):
+                self._unstage(accepted, generation)
+                return
+            shown = "now" if (at := self.zones.switchover.activate_at) is None else instant.to_text(at)
+        else:
+            await self.zones.switchover.wait_until(activate_at)
+        before = self.zones.page.active
+        restore = [(keeper, keeper.before()) for keeper, _, _ in accepted]
+        had_hosts = self.zones.has_hosts
+        self.zones.has_hosts = prepared.has_hosts
+        for keeper, _, _ in accepted:
+            keeper.activated()
+        flipped, flipped_at = time.monotonic(), self.zones.now()
+        self.zones.switchover.flip(generation, self.zones.grant)
+        self.zones.ledger.generation, self.zones.ledger.next = generation, None
+        written = self.zones.write_ledger()
+        self.needs_table, self._put_off_seconds = False, WRITE_AGAIN_SECONDS
+        self.zones.counters["switchovers"] += 1
+        log.event(
+            "zones in service",
+            generation=f"{before}->{generation}",
+            serials=self.zones.serials(),
+            was_due=shown,
+            flipped_at=f"{flipped_at:.3f}",
+        )
+        for keeper, delivery, _ in accepted:
+            self.zones.journal("zone served", zone=keeper.name, serial=delivery.candidate.serial, generation=generation)
+        if self.zones.hosts is not None and any(keeper is self.zones.hosts for keeper, _, _ in accepted):
+            self.zones.hosts.waiting = None
+        alone = self._failing_alone(accepted) if in_step is not None and before else lambda: ""
+        try:
+            confirmed = await self.zones.switchover.confirm(generation, alone)
+        except SwitchoverVoid as error:
+            self.zones.has_hosts = had_hosts
+            self._stay(accepted, restore, before, str(error))
+            return
+        for keeper, delivery, _ in accepted:
+            self.note_outcome(keeper, delivery, "" if confirmed else self.zones.switchover.reason, flipped_at)
+        if confirmed:
+            self.confirm_seconds = time.monotonic() - flipped
+        else:
+            self.zones.counters["switchovers_failed"] += 1
+            self.zones.journal("switchover failed", generation=generation, reason=self.zones.switchover.reason)
+        if written:
+            # Else the ledger on disk still names what was in service before: it stays until there is another one.
+            self.retire_others()
+        for keeper, _, _ in accepted:
+            if written:
+                self._forget_old(keeper)
+            for tell in self.on_activated:
+                tell(keeper)
+            for serial in list(keeper.held):
+                self.zones.redeliver(keeper, serial, approved=False)
+
+    def void(self, accepted: Accepted, generation: int, reason: str) -> None:
+        self.zones.switchover.void(generation, reason)
+        self.zones.counters["switchovers_void"] += 1
+        for keeper, delivery, verdict in accepted:
+            self.note_outcome(keeper, delivery, reason)
+            keeper.reject(delivery, f"void: {reason}")
+            keeper.drop(verdict.serial)
+            self.mark_void(keeper, verdict.serial, reason)
+            self.zones.journal("switchover void", zone=keeper.name, serial=verdict.serial, reason=reason)
+        self.retire_others()
+
+    def mark_void(self, keeper: ZoneKeeper, serial: int, reason: str) -> None:
+        """What is kept of *serial* is not tried again by this version of the software, unless a primary gives it."""
+        if keeper.serving is not None and keeper.serving.serial == serial:
+            return
+        with contextlib.suppress(StoreFailed):  # nothing is kept of it, or there is no room: it is tried again then
+            self.zones.store.mark_version(keeper.policy.apex, serial, "void", f"{OUR_FAULT}: {reason}")
+
+    def _not_now(self, accepted: Accepted, generation: int, reason: str) -> None:
+        """The zones are good; the workers may be able to take them later."""
+        self.zones.counters["switchovers_void"] += 1
+        self.zones.journal("switchover void", generation=generation, reason=reason)
+        self.retire_others()
+        for keeper, delivery, _ in accepted:
+            self.note_outcome(keeper, delivery, reason)
+            again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
+            asyncio.get_running_loop().call_later(RESTAGE_SECONDS, keeper.deliver, again)
+
+    def _unstage(self, accepted: Accepted, generation: int) -> None:
+        """What was staged will not go into service."""
+        self.zones.switchover.void(generation, "overtaken, or not wanted")
+        for keeper, _, _ in accepted:
+            keeper.scheduled = None
+        self.zones.ledger.next = None
+        self.zones.write_ledger()
+        self.retire_others()
+
+    def _unwritten(self, accepted: Accepted, generation: int) -> None:
+        """No flip unless the ledger on disk knows of it: whoever starts after a crash would go back."""
+        self.zones.ledger.next = None
+        reason = f"it cannot be kept: {self.zones.state_error}"
+        self.zones.switchover.void(generation, reason)
+        self.zones.counters["switchovers_void"] += 1
+        self.retire_others()
+        for keeper, delivery, _ in accepted:
+            self.note_outcome(keeper, delivery, reason)
+            keeper.scheduled = None
+            keeper.last_rejection = f"{delivery.candidate.serial} from {delivery.candidate.source}: {reason}"
+            self.put_off(keeper, delivery)
+
+    def _failing_alone(self, accepted: Accepted) -> Callable[[], str]:
+        """Asks whether the failure is proven to be ours alone; the text says why it is not."""
+        keeper = accepted[0][0]
+
+        def alone() -> str:
+            assert self.zones.membership is not None
+            assert keeper.serving is not None
+            silence = self.zones.membership.may_fall_silent(subject_of(keeper.name, keeper.serving.contents))
+            return "" if silence.allowed else silence.why
+
+        return alone
+
+    def _stay(
+        self,
+        accepted: Accepted,
+        restore: list[tuple[ZoneKeeper, Before]],
+        generation: int,
+        reason: str,
+    ) -> None:
+        """Nobody here has flipped, and others may fail alike: all go on with the zone that they answer from."""
+        for keeper, before in restore:
+            keeper.stayed(before)
+        self.zones.switchover.stay(generation, self.zones.grant, reason)
+        self.zones.ledger.generation = generation
+        self.zones.write_ledger()
+        self._not_now(accepted, generation, reason)
+
+    def note_outcome(
+        self, keeper: ZoneKeeper, delivery: Delivery, reason: str, flipped_at: float | None = None
+    ) -> None:
+        """For the mesh: what became of it here, and when; *reason* empty = it is in service."""
+        if self.zones.membership is not None:
+            now = self.zones.now()
+            took = None if flipped_at is None else now - flipped_at
+            subject = subject_of(keeper.name, delivery.candidate.contents)
+            self.zones.membership.outcome = Outcome(subject, not reason, reason, flipped_at or now, took)
+
+    def put_off(self, keeper: ZoneKeeper, delivery: Delivery) -> None:
+        """Put *delivery* off until the state directory can be written, or for a while if it can."""
+        again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
+        self._put_off.append((keeper, again))
+        self._put_off_until = self.zones.boottime() + self._put_off_seconds
+        self._put_off_seconds = min(2 * self._put_off_seconds, RESTAGE_SECONDS)
+
+    def retire_others(self) -> None:
+        """Remove the tables that are neither in service nor were."""
+        try:
+            self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+        except StoreFailed as error:
+            self.zones.state_failed(error)
+
+    def _forget_old(self, keeper: ZoneKeeper) -> None:
+        assert keeper.serving is not None
+        served = keeper.serving.serial
+        old = [
+            each for each in self.zones.store.versions(keeper.policy.apex) if not serial_is_newer(each.serial, served)
+        ]
+        for provenance in old[: -self.zones.config.switchover.keep_versions]:
+            if provenance.serial != served:
+                try:
+                    self.zones.store.forget_version(keeper.policy.apex, provenance.serial)
+                except StoreFailed as error:
+                    self.zones.state_failed(error)
