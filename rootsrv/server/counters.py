@@ -192,8 +192,10 @@ class Counters:
 
     def _count_signals(self, requests: Iterable[bytes]) -> None:
         for request in requests:
+            if request[13:16].lower() != b"_ta":  # a message without a question ends before
+                continue
             end = 13 + request[12]
-            if request[13:16].lower() != b"_ta" or request[end : end + 5] != _BEHIND_A_SIGNAL:
+            if request[end : end + 5] != _BEHIND_A_SIGNAL:
                 continue
             tags = request[16:end].lower()  # one label (RFC 8145 §5.1)
             separated = tags[::5] == _DASHES.get(len(tags)) and tags.count(b"-") * 5 == len(tags)

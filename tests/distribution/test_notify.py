@@ -85,11 +85,11 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    for _ in range(4000):
+    for _ in range(12000):
         if condition():
             return
         await asyncio.sleep(0.005)
-    raise AssertionError("not within 20 s")
+    raise AssertionError("not within 60 s")
 
 
 async def listening(peers: Peers, address: str = "127.0.0.1") -> int:

@@ -110,6 +110,15 @@ def test_signals_are_counted_by_key_tag(page: Page, counting: Counters) -> None:
     assert counts.signals(page.worker(0).counters) == {0x4F66: 2, 0x9728: 1}
 
 
+def test_messages_cut_short_beside_a_signal_are_none(page: Page, counting: Counters) -> None:
+    whole = bytes(12) + b"\x08_ta-4f66\0\0\x0a\0\1"
+    short = [whole[:size] for size in range(12, len(whole))]
+
+    counting.count(UDP4, [*short, whole], [response(3)] * len(whole[11:]))
+
+    assert counts.signals(page.worker(0).counters) == {0x4F66: 1}
+
+
 def test_signals_without_a_place_are_counted_together(page: Page, counting: Counters) -> None:
     asked = [bytes(12) + b"\x08_ta-" + b"%04x" % tag + b"\0\0\x0a\0\1" for tag in range(40)]
     counting.count(UDP4, asked, [response(3)] * 40)
