@@ -53,8 +53,9 @@ class FleetUnderTest:
         return {name: each.serial() for name, each in self.members.items() if each.process.poll() is None}
 
     def wait_for_all(self, serial: int, seconds: float = WAIT_SECONDS) -> None:
-        """Until all members that run answer *serial*."""
+        """Until all members that run answer *serial*, and have said so."""
         self.wait(lambda: set(self.serials().values()) == {serial}, f"{serial} everywhere: {self.serials()}", seconds)
+        self.wait(lambda: set(self.serials()) <= set(self.flips(serial)), f"{serial} in every log", seconds)
 
     def flips(self, serial: int) -> dict[str, float]:
         """When each member went into service with *serial*, seconds since 1970, as it wrote down itself."""

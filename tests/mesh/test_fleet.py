@@ -106,6 +106,7 @@ def test_an_emergency_does_not_wait_for_canaries(running: FleetUnderTest, tmp_pa
 
 def test_what_nobody_signed_who_may_is_a_security_event_and_nothing_else(running: FleetUnderTest) -> None:
     serial = FIRST + 4
+    running.wait(lambda: running.ask("m1")["orders"][-1]["stage"] == "all", "the last order of the zone before")
     heard = running.ask("m1")["orders"]
     stolen = {**heard[-1], "serial": serial, "stage": "void", "at": 0.0}
     forged = Envelope("zone/./order", "m0", 2**40, 1, 0.0, 2.0**50, stolen)
