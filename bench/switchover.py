@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import steady
+from bench.peers.bind import lock_option
 from rootsrv.page.layout import Page, PageUnusable
 
 SERIALS = (2025103001, 2025103100)
@@ -56,7 +57,7 @@ def _bind(directory: Path, zone: bytes, notify_port: int, *, ixfr: bool) -> Iter
         f"""
 key "{KEY}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
 options {{
-    directory "{directory}"; pid-file "{directory}/pid"; lock-file none; session-keyfile "{directory}/session";
+    directory "{directory}"; pid-file "{directory}/pid"; {lock_option("named")} session-keyfile "{directory}/session";
     managed-keys-directory "{directory}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
     recursion no; dnssec-validation no; empty-zones-enable no; notify-delay 0; startup-notify-rate 1000;
     provide-ixfr {"yes" if ixfr else "no"};

@@ -60,6 +60,11 @@ def version_of(command: Sequence[str]) -> str:
     return found.group()
 
 
+def release_of(version: str) -> tuple[int, ...]:
+    """*version* as numbers that compare: (9, 20, 11) of 9.20.11."""
+    return tuple(int(number) for number in version.split("."))
+
+
 @contextlib.contextmanager
 def running(
     name: str, command: Sequence[str], log: Path, ready: Callable[[], bool], start_seconds: float = START_SECONDS

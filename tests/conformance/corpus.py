@@ -15,7 +15,8 @@ A case is a paragraph; `#` starts a comment.  Its lines:
     may SECTION …                      any part of it that is made of whole RRsets
     opt [do] [NAME=VALUE …]            an OPT with these options and no other; without this line: no OPT
     only rootsrv                       it depends on our configuration; peers are not asked
-    differs PEER CLASS                 the peer's response differs, for the reason of that name (docs/protocol-notes.md)
+    differs PEER CLASS [before|from N] the peer's response differs, for the reason of that name; with a version
+                                       N, older releases do, or that one and newer (docs/protocol-notes.md)
 
 Everything that a response holds beyond these lines is an error, as is all that it lacks.  Options are given by name:
 `nsid=TEXT`, `cookie` (client part repeated, 16 octets of server part), `keepalive`, `zoneversion=LABELS`, `ede=CODE`.
@@ -28,6 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.peers.daemon import release_of
 from tests.conformance.wire import (
     FLAG_BITS,
     RCODE_NAMES,
@@ -50,6 +52,21 @@ NSID = "site.example"
 """What rootsrv is told to call itself while it is asked."""
 
 
+@dataclass(frozen=True)
+class Difference:
+    """One line `differs`: of releases older than *before*, of *since* and newer; () = of all."""
+
+    peer: str
+    reason: str
+    before: tuple[int, ...] = ()
+    since: tuple[int, ...] = ()
+
+    def is_of(self, version: str) -> bool:
+        """Whether it is of that version."""
+        release = release_of(version)
+        return release >= self.since and (not self.before or release < self.before)
+
+
 @dataclass
 class Case:
     """One paragraph of a corpus file."""
@@ -67,10 +84,17 @@ class Case:
 
     opt: list[str] | None = None
     only_rootsrv: bool = False
-    differs: dict[str, str] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{self.source}: {self.title}"
+
+    def differs(self, peer: str, version: str) -> str | None:
+        """The class by which *peer* of *version* differs; None = it does not.  ValueError if two lines are of it."""
+        reasons = [each.reason for each in self.differences if each.peer == peer and each.is_of(version)]
+        if len(reasons) > 1:
+            raise ValueError(f"{self}: {peer} {version} differs by {' and '.join(reasons)}")
+        return reasons[0] if reasons else None
 
 
 def load_cases(path: Path) -> list[Case]:
@@ -120,9 +144,21 @@ def _read_line(case: Case, word: str, rest: str) -> None:
     elif word == "only":
         case.only_rootsrv = True
     elif word == "differs":
-        case.differs[words[0]] = words[1]
+        case.differences.append(_difference(words))
     else:
         raise ValueError(f"unknown word {word}")
+
+
+def _difference(words: list[str]) -> Difference:
+    peer, reason, *bound = words
+    if not bound:
+        return Difference(peer, reason)
+    side, version = bound
+    if side == "before":
+        return Difference(peer, reason, before=release_of(version))
+    if side == "from":
+        return Difference(peer, reason, since=release_of(version))
+    raise ValueError(f"{side}: neither before nor from")
 
 
 def _flags(words: list[str]) -> int:

@@ -9,7 +9,7 @@ from tests.conformance.wire import NS, SIGNATURE_OF, Message
 
 Sign = Callable[[Message], bool]
 
-NOERROR, FORMERR, SERVFAIL, NOTIMP, REFUSED, NOTAUTH, BADVERS = 0, 1, 2, 4, 5, 9, 16
+NOERROR, FORMERR, SERVFAIL, NOTIMP, REFUSED, NOTAUTH, BADVERS, BADCOOKIE = 0, 1, 2, 4, 5, 9, 16, 23
 COOKIE, KEEPALIVE, EXTENDED_ERROR, ZONEVERSION, CLIENT_SUBNET = 10, 11, 15, 19, 8
 DS, NSEC, SOA, ANY, DNSKEY = 43, 47, 6, 255, 48
 RD, CD = 0x0100, 0x0010
@@ -54,6 +54,8 @@ SIGNS: dict[str, Sign] = {
     "no-cookies": lambda m: not has_option(m, COOKIE) and m.rcode in (NOERROR, FORMERR),
     "no-keepalive": lambda m: not has_option(m, KEEPALIVE),
     "no-zoneversion": lambda m: not has_option(m, ZONEVERSION),
+    "zoneversion-twice": lambda m: m.rcode == NOERROR and has_option(m, ZONEVERSION),
+    "badcookie": lambda m: m.rcode == BADCOOKIE and has_option(m, COOKIE),
     "no-extended-errors": lambda m: m.rcode == REFUSED and not has_option(m, EXTENDED_ERROR),
     "other-extended-error": lambda m: m.rcode == REFUSED and has_option(m, EXTENDED_ERROR),
     "echoes-client-subnet": lambda m: has_option(m, CLIENT_SUBNET),

@@ -14,6 +14,7 @@ import dns.query
 import dns.rdatatype
 import dns.tsig
 
+from bench.peers.bind import lock_option
 from bench.peers.daemon import PeerFailed, free_port, running
 from tests.needs import require_tool
 
@@ -209,6 +210,7 @@ def _bind(
         f" {notify} allow-transfer {{ {transfer}; }}; }};\n"
         for number, (name, path) in enumerate(files.items())
     )
+    named = require_tool("named")
     tls = listen_tls = ""
     if certificate:
         tls = f'tls xot {{ cert-file "{certificate[0]}"; key-file "{certificate[1]}"; protocols {{ TLSv1.3; }}; }};'
@@ -220,7 +222,7 @@ key "{KEY_NAME}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
 options {{
     directory "{directory}";
     pid-file "{directory}/named.pid";
-    lock-file none;
+    {lock_option(named)}
     session-keyfile "{directory}/session.key";
     managed-keys-directory "{directory}";
     listen-on port {port} {{ 127.0.0.1; }};
@@ -237,7 +239,7 @@ options {{
 controls {{ }};
 {zones}"""
     )
-    return [require_tool("named"), "-g", "-n", "1", "-c", str(directory / "named.conf")]
+    return [named, "-g", "-n", "1", "-c", str(directory / "named.conf")]
 
 
 _CONFIGURE = {"NSD": _nsd, "Knot": _knot, "BIND": _bind}

@@ -9,6 +9,7 @@ import dns.exception
 import dns.message
 import dns.query
 
+from bench.peers.bind import lock_option
 from bench.peers.daemon import START_SECONDS, running
 from tests.needs import require_tool
 from tests.secondary.primaries import KEY_NAME, SECRET
@@ -131,13 +132,14 @@ zone:
 
 
 def _bind(directory: Path, port: int, primary_port: int, tls: tuple[Path, str] | None) -> list[str]:
+    named = require_tool("named")
     context = f'tls strict {{ ca-file "{tls[0]}"; remote-hostname "{tls[1]}"; }};' if tls else ""
     (directory / "named.conf").write_text(
         f"""
 key "{KEY_NAME}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
 {context}
 options {{
-    directory "{directory}"; pid-file "{directory}/named.pid"; lock-file none;
+    directory "{directory}"; pid-file "{directory}/named.pid"; {lock_option(named)}
     session-keyfile "{directory}/session.key"; managed-keys-directory "{directory}";
     listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
     recursion no; dnssec-validation no; empty-zones-enable no; notify no; min-retry-time 1; max-retry-time 1;
@@ -149,4 +151,4 @@ zone "." {{
 }};
 """
     )
-    return [require_tool("named"), "-g", "-n", "1", "-c", str(directory / "named.conf")]
+    return [named, "-g", "-n", "1", "-c", str(directory / "named.conf")]

@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.needs import REPOSITORY, require_root, require_tool
 
 SUITE = "bookworm"
+"""What a fresh machine is unless something else is asked for."""
+
 DEBOOTSTRAP_SECONDS = 900
 
 # How this machine gets at packages, which the other one needs as well; nothing else of the environment goes along.
@@ -68,13 +70,13 @@ class FreshMachine:
 
 
 @contextlib.contextmanager
-def fresh_machine(directory: Path) -> Iterator[FreshMachine]:
-    """A minimal Debian in *directory*, with what a user has who could clone a repository: git and make."""
+def fresh_machine(directory: Path, suite: str = SUITE) -> Iterator[FreshMachine]:
+    """A minimal Debian *suite* in *directory*, with what a user has who could clone a repository: git and make."""
     require_root()
     debootstrap = require_tool("debootstrap")
     root = directory / "root"
     subprocess.run(
-        [debootstrap, "--variant=minbase", "--include=git,make", SUITE, str(root)],
+        [debootstrap, "--variant=minbase", "--include=git,make", suite, str(root)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=DEBOOTSTRAP_SECONDS, check=True,
     )  # fmt: skip
     for name in ("resolv.conf", "hosts"):
