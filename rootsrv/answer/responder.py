@@ -1,4 +1,6 @@
 """Answers queries from an answer table."""
+# Over 400 lines: the two ways below are equal, and are read against each other.
+#
 # Theory of operation
 # -------------------
 # Everything that depends only on the zone was done by compiler.py.  There are two ways through this file:

@@ -1,4 +1,6 @@
 """The controller (role *advertise*): probes, decides, holds the lease in the kernel, steers BIRD, says what it does."""
+# Over 400 lines: it is one loop, and the order of its steps is the promise.
+#
 # Theory of operation
 # -------------------
 # One loop does everything that the promise rests on, in this order and at fixed intervals:

@@ -3,6 +3,7 @@
 Only what rootsrv and its benchmarks use.  Everything that the kernel refuses is a `BpfError` that says what was tried,
 with the verifier's last words where there are any.
 """
+# Over 400 lines: a quarter of it is what cffi reads, the library's declarations in C.
 
 import contextlib
 import errno

@@ -1,4 +1,6 @@
 """The owner of the fast path: chooses hooks, attaches, follows the shared page, renews, heals."""
+# Over 400 lines: it is one state machine over the page and the kernel.
+#
 # Theory of operation
 # -------------------
 # The workers' switchover is the kernel's too.  The owner looks at the shared page (page/layout.py) all the time:

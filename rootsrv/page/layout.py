@@ -4,6 +4,8 @@ Three kinds of files, each mapped for writing by one role only: `maintain` write
 and active, until when each zone may be answered from), the parent that serves writes its own part (how many workers,
 blocked sources), each worker writes its own slot (what it has staged and serves, its counters) and nobody else's.
 """
+# Over 400 lines: every word of the three files, and who may write it, is said in one place.
+#
 # Theory of operation
 # -------------------
 # Every field is one aligned 64-bit word in host order, written and read by a single store or load (CPython does so for

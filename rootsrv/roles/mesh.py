@@ -1,4 +1,6 @@
 """The role *mesh*: this instance in touch with the others, by way of the engine.  Nobody waits for it."""
+# Over 400 lines: it is one loop, and each of its turns goes through all that is below.
+#
 # Theory of operation
 # -------------------
 #            ┌────────────── board.py: mirror of the service's keys ◀──────────────▶ etcd

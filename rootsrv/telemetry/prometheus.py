@@ -3,6 +3,7 @@
 docs/operations.md has the table of all of them.  A metric is 1 when the good thing is true; units are base units; names
 of zones are labels.
 """
+# Over 400 lines: it is one list, metric by metric, of what /metrics says.
 
 import datetime
 import time

@@ -7,6 +7,7 @@
 Both are started as an operator starts them, a with deploy/bird/global.conf, b with local.conf.  Where traffic goes, and
 since when, is read from the router's kernel.  With equal paths the router prefers a, which has the lower router id.
 """
+# Over 500 lines: it is one network, with both routers that it is tried with.
 
 import contextlib
 import functools
