@@ -6,6 +6,7 @@ python -m tests.kernel61.boot
 # program need, at the same paths as here.  No disk, no network, no shell.
 
 import os
+import platform
 import re
 import shutil
 import stat
@@ -14,7 +15,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.kernel61 import corpus
@@ -34,18 +35,55 @@ def kernel_package() -> Path:
     """The directory of the unpacked kernel package, fetched once."""
     unpacked = CACHE / "kernel"
     if not list(unpacked.glob("boot/vmlinuz-6.1.*")):
-        depends = subprocess.run(
-            ("apt-cache", "depends", "linux-image-cloud-amd64"), capture_output=True, text=True, check=False
-        ).stdout
-        found = re.search(r"Depends: (linux-image-6\.1\.\S+)", depends)
-        if found is None:
-            raise CannotBoot("apt knows no 6.1 cloud kernel (linux-image-cloud-amd64 of Debian 12); apt-get update?")
         CACHE.mkdir(parents=True, exist_ok=True)
-        subprocess.run(("apt-get", "download", found[1]), cwd=CACHE, check=True, capture_output=True)
-        (package,) = CACHE.glob(f"{found[1]}_*.deb")
+        options: tuple[str, ...] = ()
+        name = _kernel_name(options)
+        if name is None:
+            options = _apt_of_bookworm()
+            name = _kernel_name(options)
+        if name is None:
+            raise CannotBoot("apt knows no 6.1 cloud kernel (linux-image-cloud-amd64 of Debian 12); apt-get update?")
+        _apt(*options, "download", name)
+        (package,) = CACHE.glob(f"{name}_*.deb")
         subprocess.run(("dpkg-deb", "-x", package, unpacked), check=True)
         package.unlink()
     return unpacked
+
+
+def _kernel_name(options: Sequence[str]) -> str | None:
+    """The 6.1 cloud kernel's package, if apt knows one."""
+    depends = subprocess.run(
+        ("apt-cache", *options, "depends", "linux-image-cloud-amd64"), capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"Depends: (linux-image-6\.1\.\S+)", depends)
+    return found[1] if found else None
+
+
+def _apt_of_bookworm() -> tuple[str, ...]:
+    """Options by which apt sees Debian 12 alone, at this machine's mirror; the machine's own lists stay as they are."""
+    wanted = ("indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages")
+    here = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    mirrors = [line.split()[0] for line in _apt(*wanted).splitlines() if line.split()[1:] == [here]]
+    if not mirrors:
+        raise CannotBoot(f"apt has no mirror of {here or 'Debian'}; apt-get update?")
+    sources, lists = CACHE / "bookworm.list", CACHE / "lists"
+    sources.write_text(f"deb {mirrors[0]} bookworm main\n")
+    (lists / "partial").mkdir(parents=True, exist_ok=True)
+    options = (
+        "-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null",
+        "-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={CACHE / 'apt'}", "-o", "APT::Sandbox::User=root",
+    )  # fmt: skip
+    _apt(*options, "update")
+    return options
+
+
+def _apt(*arguments: str) -> str:
+    done = subprocess.run(
+        ("apt-get", *arguments), cwd=CACHE, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise CannotBoot(f"apt-get {' '.join(arguments)}: {done.stdout[-500:]}{done.stderr[-500:]}")
+    return done.stdout
 
 
 def files(kernel: Path, corpus_path: Path) -> Iterator[tuple[str, Path]]:

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 THERE = "src/rootsrv"
 RELEASES = {"12": "bookworm", "13": "trixie"}
+PARALLEL = ("-n", "2", "--dist", "loadfile", "--durations=15")
 RUN_THERE = ("tests/zone", "tests/wire", "tests/answer", "tests/health", "tests/config", "tests/conformance")
 
 
@@ -35,9 +36,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshMachine]:
 
 
 def test_units_conformance_and_the_comparison_with_other_servers_pass_there(machine: FreshMachine) -> None:
-    wanted = ("-q", "-p", "no:cacheprovider", *RUN_THERE)
+    wanted = ("-q", "-p", "no:cacheprovider", *PARALLEL, *RUN_THERE)
     with network() as net:
-        command = machine.command("sh", "-c", f"cd /{THERE} && .venv/bin/python -m pytest {' '.join(wanted)}")
+        command = machine.command("sh", "-c", f"cd /{THERE} && CI=true .venv/bin/python -m pytest {' '.join(wanted)}")
         done = subprocess.run(
             [*net.host("other").prefix, *command],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1500, check=False,
