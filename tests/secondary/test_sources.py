@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import http.server
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from rootsrv.secondary.sources import FileSource, ZoneSource, source_of
 from rootsrv.store.store import Store
 from rootsrv.zone.transfer import TransferFailed, TransferMalformed, TransferRefused, TransferTooLarge
 from tests.secondary import versions
-from tests.secondary.certificates import Authority
+from tests.secondary.certificates import Authority, Certified
 from tests.secondary.primaries import KEY_NAME, SECRET, hidden_primary
 from tests.secondary.versions import FIRST
 
@@ -67,6 +68,51 @@ def test_a_transfer_over_tls_is_taken_from_the_right_host_only(tmp_path: Path) -
         ):
             with pytest.raises(TransferFailed, match=reason):
                 asyncio.run(transfer(source(**bad), ROOT, None))
+
+
+@contextlib.contextmanager
+def selecting(protocols: list[str], certified: Certified) -> Iterator[int]:
+    """The port of a TLS server that selects of *protocols*, and afterwards has nothing to say."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certified.certificate, certified.key)
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(20)
+
+        def accept() -> None:
+            connection, _ = listening.accept()
+            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as accepted:
+                accepted.recv(1)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            thread.join(20)
+
+
+@pytest.mark.parametrize(
+    ("selected", "alpn", "reason"),
+    [
+        (["dot"], "required", "closed the connection"),
+        ([], "required", "it selected no protocol"),
+        ([], "optional", "closed the connection"),
+        (["h2"], "required", "it selected no protocol"),
+    ],
+    ids=["dot", "none", "none, by exception", "another"],
+)
+def test_a_primary_that_does_not_select_dot_is_not_asked(
+    tmp_path: Path, selected: list[str], alpn: str, reason: str
+) -> None:
+    """RFC 9103 §7.1.  Who is asked shows by "closed the connection": this server never answers."""
+    certified = Authority(tmp_path).certify("primary.example")
+    with selecting(selected, certified) as port:
+        primary = {"name": "xot", "address": "127.0.0.1", "port": port, "tls": "pinned", "tls_pin": certified.pin}
+        read = config_file.read({"zone": [{"name": "."}], "primary": [{**primary, "alpn": alpn}]})
+        with pytest.raises(TransferFailed, match=reason):
+            asyncio.run(ask_serial(Source.from_config(read.primary[0], read), ROOT))
 
 
 class _Page:
