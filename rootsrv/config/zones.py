@@ -33,7 +33,8 @@ class AdminConfig:
     """PEM: peers that show a certificate from here are known by its name (mutual TLS)."""
 
     max_connections: int = 100
-    """TCP connections at a time; over it new ones are closed at once."""
+    """TCP and TLS connections at a time, those that have not ended their handshake among them, as far as the limit of
+    open files leaves 256 to everything else; over it new ones are closed at once."""
 
     idle_seconds: float = 10.0
     transfers_per_peer: int = 4

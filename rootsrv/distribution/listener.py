@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 import struct
@@ -12,6 +13,15 @@ from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.requests import Asker, Requests
 from rootsrv.distribution.tls import DOT, alpn_of, server_context
 from rootsrv.process import log
+from rootsrv.process.descriptors import raise_limit
+
+HANDSHAKE_SECONDS = 10
+"""How long a client may take for the TLS handshake."""
+
+RESERVED_DESCRIPTORS = 256
+"""What connections leave of the open files that are allowed: to tables, zones, primaries and the control socket."""
+
+_ACCEPT_AGAIN_SECONDS = 1
 
 MAX_DATAGRAMS_PENDING = 256
 """UDP requests that wait for an answer; beyond it new ones are dropped: whoever floods gets silence."""
@@ -50,9 +60,9 @@ class Listener:
     def __init__(self, config: AdminConfig, requests: Requests) -> None:
         self.config = config
         self.requests = requests
-        self.connections = 0
+        self.max_connections = max(1, min(config.max_connections, raise_limit() - RESERVED_DESCRIPTORS))
         self._datagrams: list[asyncio.BaseTransport] = []
-        self._servers: list[asyncio.Server] = []
+        self._listening: list[tuple[socket.socket, asyncio.Task[None]]] = []
         self._conversations: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -68,10 +78,9 @@ class Listener:
                 self._datagrams.append(transport)
                 for port, context in ((self.config.port, None), (self.config.tls_port, tls)):
                     if port == self.config.port or context is not None:
-                        server = await asyncio.start_server(
-                            self._converse, address, port, ssl=context, family=family, limit=1 << 16
-                        )
-                        self._servers.append(server)
+                        listening = socket.create_server((address, port), family=family)
+                        listening.setblocking(False)
+                        self._listening.append((listening, loop.create_task(self._accept(listening, context))))
         except OSError as error:
             await self.close()
             raise CannotListen(f"admin.addresses: {address}: {error.strerror or error}") from error
@@ -88,20 +97,47 @@ class Listener:
         """Stop listening and end all conversations."""
         for transport in self._datagrams:
             transport.close()
-        for server in self._servers:
-            server.close()
-        for task in self._conversations:
+        tasks = [*(accepting for _, accepting in self._listening), *self._conversations]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._conversations, return_exceptions=True)
-        self._datagrams, self._servers = [], []
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listening, _ in self._listening:
+            listening.close()
+        self._datagrams, self._listening = [], []
+
+    async def _accept(self, listening: socket.socket, context: ssl.SSLContext | None) -> None:
+        # A server of asyncio's tells of a connection only after its handshake, so that nobody counts who never begins.
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:  # no descriptor, no memory, or the client has gone
+                reason = error.strerror or str(error)
+                log.event("administrative connection is not accepted", level=logging.WARNING, reason=reason)
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+                continue
+            if len(self._conversations) >= self.max_connections:
+                connection.close()
+                continue
+            task = loop.create_task(self._open(connection, context))
+            self._conversations.add(task)
+            task.add_done_callback(self._conversations.discard)
+
+    async def _open(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=1 << 16)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None
+            )
+        except (OSError, ssl.SSLError):
+            connection.close()
+            return
+        await self._converse(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._conversations.add(task)
         try:
-            if len(self._conversations) > self.config.max_connections:
-                return
             tls = writer.get_extra_info("ssl_object")
             alpn = DOT if tls is None else alpn_of(tls)
             peer = writer.get_extra_info("peername")
@@ -123,7 +159,6 @@ class Listener:
         except (OSError, TimeoutError, asyncio.IncompleteReadError, ssl.SSLError, asyncio.CancelledError):
             pass  # gone, idle, or too slow to take what it asked for
         finally:
-            self._conversations.discard(task)
             writer.transport.abort()
             with contextlib.suppress(OSError, ssl.SSLError):
                 await writer.wait_closed()

@@ -12,6 +12,7 @@ from typing import Any
 
 import dns.message
 import dns.tsig
+import uvloop
 
 from bench.peers.daemon import free_port
 from rootsrv.config.zones import AdminConfig, PeerConfig
@@ -128,11 +129,12 @@ def service(
     limits: TransferLimits = TransferLimits(),  # noqa: B008
     addresses: tuple[str, ...] = ("127.0.0.1",),
     idle_seconds: float = 20.0,
+    max_connections: int = 100,
     apex: bytes = ROOT,
 ) -> Iterator[Service]:
     """Run one on *addresses* until the block ends; nothing is offered yet."""
     port, tls_port = free_port(addresses[0]), free_port(addresses[0])
-    loop = asyncio.new_event_loop()
+    loop = uvloop.new_event_loop()  # the one of the role
     zone = OfferedZone(apex, kept)
     peers = ConfiguredPeers(time.time)
     made: list[Service] = []
@@ -142,7 +144,14 @@ def service(
         return 0
 
     requests = Requests(lambda name: zone if name == apex else None, peers, SecurityEvents(), notified, limits)
-    config = AdminConfig(addresses=addresses, port=port, tls_port=tls_port, idle_seconds=idle_seconds, **(tls or {}))  # type: ignore[arg-type]
+    config = AdminConfig(
+        addresses=addresses,
+        port=port,
+        tls_port=tls_port,
+        idle_seconds=idle_seconds,
+        max_connections=max_connections,
+        **(tls or {}),  # type: ignore[arg-type]
+    )
     listener = Listener(config, requests)
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

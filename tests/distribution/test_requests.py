@@ -1,11 +1,16 @@
 """What a service that gives zones out answers: OPT and EXPIRE, TSIG errors, limits, addresses, the smaller transfer."""
 
 import asyncio
+import contextlib
+import select
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import dns.edns
@@ -19,6 +24,7 @@ import pytest
 
 from rootsrv.config.zones import PeerConfig
 from rootsrv.demo import generate
+from rootsrv.distribution import listener
 from rootsrv.distribution.limits import TransferLimits
 from rootsrv.distribution.offered import State
 from rootsrv.wire import tsig
@@ -29,6 +35,7 @@ from rootsrv.zone.transfer import Inbound, difference
 from rootsrv.zone.transfer_out import Difference
 from tests.distribution.service import KEY, PEER, SECRET, Service, query, receive, send, service
 from tests.secondary.certificates import Authority
+from tests.server.live import wait_until
 
 ROOT = b"\0"
 ONE, TWO = (generate.root_contents(serial=serial, tlds=60, seed=1) for serial in (1, 2))
@@ -341,12 +348,12 @@ def ask_over_tls(made: Service, protocols: list[str]) -> int | None:
     if protocols:
         context.set_alpn_protocols(protocols)
     with socket.create_connection((made.address, made.tls_port), timeout=20) as plain:
-        with context.wrap_socket(plain) as client:
-            try:
+        try:
+            with context.wrap_socket(plain) as client:
                 send(client, query("SOA"))
                 return parse(receive(client)).rcode
-            except (EOFError, OSError):
-                return None
+        except (EOFError, OSError):
+            return None
 
 
 @pytest.mark.parametrize(
@@ -375,3 +382,42 @@ def test_garbage_on_the_tls_port_harms_nobody(over_tls: Service) -> None:
     with socket.create_connection((over_tls.address, over_tls.tls_port), timeout=20) as client:
         client.sendall(b"\x16\x03\x01\x00\x20" + bytes(range(32)) * 20)
     assert ask_over_tls(over_tls, ["dot"]) == 0
+
+
+def test_who_never_begins_the_handshake_counts_as_a_connection_and_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "HANDSHAKE_SECONDS", 2)
+    certified = Authority(tmp_path).certify("admin.example")
+    files = {"tls_certificate": str(certified.certificate), "tls_key": str(certified.key)}
+    with service(tls=files, max_connections=5) as made, contextlib.ExitStack() as stack:
+        made.put(ONE)
+        silent = [
+            stack.enter_context(socket.create_connection((made.address, made.tls_port), timeout=20)) for _ in range(60)
+        ]
+        watched = select.poll()
+        for each in silent:
+            watched.register(each, select.POLLIN)
+        ended: set[int] = set()
+        while len(ended) < 55:  # those over the limit, at once: the others have their handshake's time
+            ready = watched.poll(20_000)
+            assert ready, f"only {len(ended)} were closed"
+            for descriptor, _ in ready:
+                watched.unregister(descriptor)
+                ended.add(descriptor)
+        for each in silent:
+            with contextlib.suppress(ConnectionResetError):
+                assert each.recv(1) == b""
+        wait_until(lambda: ask_over_tls(made, ["dot"]) == 0, "room for a client")
+
+
+def test_connections_leave_descriptors_to_everything_else() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 300))\n"
+        "from rootsrv.config.zones import AdminConfig\n"
+        "from rootsrv.distribution.listener import Listener\n"
+        "print(Listener(AdminConfig(max_connections=100), None).max_connections,"
+        " resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["44", "300"]
