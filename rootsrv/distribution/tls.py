@@ -26,6 +26,9 @@ def client_context(key: str, *, ca: str = "", pinned: bool = False, dot: bool = 
         context = ssl.create_default_context(cafile=ca or None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{key}: {ca}: {error}") from error
+    # Python 3.13 also refuses certificates that lack what RFC 5280 §4.2.1 asks of issuers, an authority key identifier
+    # say, as many a private authority's do: an upgrade of the machine must not part it from primary and engine.
+    context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if dot else ssl.TLSVersion.TLSv1_2  # RFC 9103 §7.1
     if dot:
         context.set_alpn_protocols([DOT])

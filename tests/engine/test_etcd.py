@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from bench.peers.etcd import Cluster, cluster
+from rootsrv.distribution.tls import client_context
 from rootsrv.engine import etcd as client
 from rootsrv.engine.etcd import Compacted, EngineGone, Etcd, Event, NodeStatus, tls_context
 from rootsrv.engine.messages import make
@@ -164,10 +165,8 @@ def test_an_idle_watch_stays(one_node: Cluster, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_a_certificate_the_engine_is_gone_and_nothing_else_happens(one_node: Cluster) -> None:
-    import ssl
-
     async def work() -> None:
-        context = ssl.create_default_context(cafile=str(one_node.certificates.ca))
+        context = client_context("mesh.tls_ca", ca=str(one_node.certificates.ca))
         context.set_alpn_protocols(["h2"])
         etcd = Etcd(one_node.endpoints, context)
         with pytest.raises(EngineGone):
