@@ -50,6 +50,41 @@ def _reason(longrepr: object) -> str:
     return str(longrepr)
 
 
+# ── The slowest files first: with `-n 2 --dist loadfile` one that starts last keeps one worker busy, the other idle ──
+
+SECONDS = {
+    "tests/secondary/test_service_goes_on.py": 60,
+    "tests/telemetry/test_sums.py": 77,
+    "tests/system/test_mesh_floor.py": 71,
+    "tests/distribution/test_notify.py": 45,
+    "tests/system/test_anycast_common_mode.py": 37,
+    "tests/secondary/test_failed_switchover.py": 37,
+    "tests/faults/test_fail_once.py": 36,
+    "tests/system/test_anycast.py": 33,
+    "tests/secondary/test_no_way_back.py": 25,
+    "tests/system/test_anycast_fastpath.py": 22,
+    "tests/secondary/test_new_shape.py": 22,
+    "tests/fuzz/test_respond.py": 21,
+    "tests/bench/test_abreast.py": 21,
+    "tests/secondary/test_decisions.py": 18,
+    "tests/secondary/test_anchor_files.py": 17,
+    "tests/mesh/test_staying.py": 17,
+    "tests/secondary/test_resume.py": 16,
+    "tests/secondary/test_own_faults.py": 16,
+    "tests/bench/test_compare.py": 16,
+    "tests/secondary/test_neighbours.py": 15,
+    "tests/roles/test_run.py": 15,
+}
+"""By file: what its slowest tests take (`--durations`), on two cores; whoever is not named takes less."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    order = {tests.parent / name: -seconds for name, seconds in SECONDS.items()}
+    items.sort(key=lambda item: order.get(item.path, 0))
+
+
 # ── Nothing of a run is left when it ends ──
 
 

@@ -25,8 +25,6 @@ from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
 from tests.secondary.versions import FIRST, version
 
-SWITCHOVERS = 20
-
 
 @dataclass
 class Client:
@@ -92,8 +90,9 @@ def soa_signatures(contents: ZoneContents) -> frozenset[bytes]:
     return frozenset(contents.rrsets[b"\0", rdatas.SOA].rrsigs)
 
 
-def test_across_twenty_switchovers_no_answer_is_lost_mixed_or_out_of_order(tmp_path: Path) -> None:
-    published = [version(FIRST + number, inception=time.time() - 3600 + number) for number in range(SWITCHOVERS + 1)]
+@pytest.mark.parametrize("switchovers", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_across_switchovers_no_answer_is_lost_mixed_or_out_of_order(tmp_path: Path, switchovers: int) -> None:
+    published = [version(FIRST + number, inception=time.time() - 3600 + number) for number in range(switchovers + 1)]
     signatures = {each.serial: soa_signatures(each) for each in published}
     assert len(set(signatures.values())) == len(published)
     with scripted(published[0]) as primary:
@@ -116,11 +115,11 @@ def test_across_twenty_switchovers_no_answer_is_lost_mixed_or_out_of_order(tmp_p
                 for thread in threads:
                     thread.join()
             counters = instance.status()["counters"]
-    assert counters["switchovers"] == SWITCHOVERS + 1
+    assert counters["switchovers"] == switchovers + 1
     for client in clients:
         assert client.faults == []
         assert client.lost == 0
-        assert client.asked > SWITCHOVERS
+        assert client.asked > switchovers
     assert set.union(*(client.seen for client in clients)) == set(signatures)
 
 
@@ -203,7 +202,7 @@ def kill_loop(tmp_path: Path, rounds: int, seed: int) -> None:
                 before = instance.serial() or 0
                 with contextlib.suppress(OSError, dns.exception.DNSException):
                     instance.notify()
-                time.sleep(chance.uniform(0, 0.8))
+                time.sleep(chance.uniform(0, 0.8))  # waits for nothing: the instant itself is what is drawn
                 instance.kill()
                 _state_is_whole(instance)
                 instance.start()
@@ -227,7 +226,7 @@ def _state_is_whole(instance: Maintained) -> None:
 
 
 def test_kill_9_at_random_instants_of_an_update_leaves_the_old_zone_or_the_new(tmp_path: Path) -> None:
-    kill_loop(tmp_path, rounds=4, seed=int(time.time()))
+    kill_loop(tmp_path, rounds=2, seed=int(time.time()))
 
 
 @pytest.mark.long
