@@ -20,10 +20,10 @@ import dns.query
 from bench import machine, report
 from bench.peers import PeerFailed
 from bench.peers.daemon import free_port
+from bench.peers.primaries import KEY, KEY_NAME, HiddenPrimary, hidden_primary
+from bench.peers.secondaries import secondary
 from bench.zones import Zones, generated
 from tests.secondary.maintained import maintained
-from tests.secondary.primaries import KEY, KEY_NAME, HiddenPrimary, hidden_primary
-from tests.secondary.secondaries import secondary
 
 _PATIENCE_SECONDS = 60.0
 Address = tuple[str, int]

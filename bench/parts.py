@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import machine
 from bench.bpf_object import compiled
+from bench.frames import Frame
 from bench.mix import Mix
 from bench.queries import Query
 from bench.responder import make_settings
@@ -22,7 +23,6 @@ from rootsrv.answer.table import AnswerTable
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import Reason
 from rootsrv.fastpath.program import TEST_IFINDEX, Interface, Program
-from tests.fastpath.frames import Frame
 
 PARTS = ("restore", "headers", "question", "find", "checksum", "OPT", "cut, sums", "send", "count")
 HOOKS = {"XDP": "parts_xdp", "tc": "parts_tc"}

@@ -32,6 +32,7 @@ from bench import machine, report
 from bench.measure import cpu_nanoseconds
 from bench.peers import PeerFailed
 from bench.peers.daemon import free_port
+from bench.peers.primaries import KEY, KEY_NAME, hidden_primary
 from bench.zones import Zones
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.limits import TransferLimits
@@ -46,7 +47,6 @@ from rootsrv.wire.tsig import Key, Signer
 from rootsrv.zone import presentation
 from rootsrv.zone.transfer import Inbound
 from rootsrv.zone.transfer_out import DIFFERENCE_OCTETS, QR, transfer_records
-from tests.secondary.primaries import KEY, KEY_NAME, hidden_primary
 
 ROUNDS = 5
 IN_A_TURN = 20

@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 
 from tests import leftovers
-from tests.needs import genuine_root_zone_text, require_genuine_zones
+from tests.needs import genuine_root_zone_text, require_genuine_zones, skipped_where_missing
 
 CI = os.environ.get("CI") == "true"
 
@@ -48,6 +48,21 @@ def _reason(longrepr: object) -> str:
         path, line, reason = longrepr
         return f"{path}:{line}: {reason}"
     return str(longrepr)
+
+
+# ── A program of bench/peers that is not installed skips the test, wherever it is asked for ──
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    with skipped_where_missing():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    with skipped_where_missing():
+        yield
 
 
 # ── The slowest files first: with `-n 2 --dist loadfile` one that starts last keeps one worker busy, the other idle ──

@@ -4,22 +4,32 @@ Where it is absent the test is skipped with the reason; with CI=true in the envi
 may be skipped there (conftest.py sees to it for every skip, these included).
 """
 
+import contextlib
 import gzip
 import os
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.peers.daemon import ToolMissing, tool
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@contextlib.contextmanager
+def skipped_where_missing() -> Iterator[None]:
+    """What the block needs of other people's programs is installed, or the test is skipped."""
+    try:
+        yield
+    except ToolMissing as missing:
+        pytest.skip(str(missing))
+
+
 def require_tool(name: str) -> str:
-    """The path of the program *name*; also looks where Debian keeps daemons, which a user's PATH leaves out."""
-    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/lib/frr")
-    if path is None:
-        pytest.skip(f"{name} is not installed (tests/system-packages.txt)")
-    return path
+    """The path of the program *name*."""
+    with skipped_where_missing():
+        return tool(name)
 
 
 def require_root() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.peers import bind, knot, nsd, powerdns, unbound
-from bench.peers.daemon import Peer, PeerFailed, free_port
+from bench.peers.daemon import Peer, PeerFailed, ToolMissing, free_port, tool
 
 
 class Serve(Protocol):
@@ -43,4 +43,7 @@ AUTHORITATIVE: Mapping[str, Serve] = {
     "PowerDNS": powerdns.serve,
 }
 
-__all__ = ["AUTHORITATIVE", "Peer", "PeerFailed", "Serve", "bind", "free_port", "knot", "nsd", "powerdns", "unbound"]
+__all__ = [
+    "AUTHORITATIVE", "Peer", "PeerFailed", "Serve", "ToolMissing", "bind", "free_port", "knot", "nsd", "powerdns",
+    "tool", "unbound",
+]  # fmt: skip

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.peers.daemon import Peer, release_of, serve_daemon, version_of
-from tests.needs import require_tool
+from bench.peers.daemon import Peer, release_of, serve_daemon, tool, version_of
 
 
 def lock_option(named: str) -> str:
@@ -27,7 +26,7 @@ def serve(
     program: str | None = None,
 ) -> AbstractContextManager[Peer]:
     """Serve *zones* from *processes* threads."""
-    named = program or require_tool("named")
+    named = program or tool("named")
 
     def configure(chosen: int) -> Sequence[str]:
         configuration = workdir / "named.conf"

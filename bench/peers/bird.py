@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.peers.daemon import running
-from tests.needs import REPOSITORY, require_tool
-from tests.network import Host
+from bench.peers.daemon import Namespace, running, tool
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Bird:
 
     def birdc(self, *command: str) -> str:
         """What `birdc command` prints."""
-        birdc = require_tool("birdc")
+        birdc = tool("birdc")
         return subprocess.run(
             [birdc, "-s", str(self.control), *command], capture_output=True, text=True, timeout=10, check=False
         ).stdout
@@ -31,7 +31,7 @@ class Bird:
 
 def deployed_configuration(kind: str, changes: Mapping[str, str]) -> str:
     """deploy/bird/*kind*.conf with the site's values changed; every one of *changes* must be there to be changed."""
-    text = (REPOSITORY / "deploy" / "bird" / f"{kind}.conf").read_text()
+    text = (_REPOSITORY / "deploy" / "bird" / f"{kind}.conf").read_text()
     for old, new in changes.items():
         if old not in text:
             raise AssertionError(f"deploy/bird/{kind}.conf has no {old!r} to be changed")
@@ -40,9 +40,9 @@ def deployed_configuration(kind: str, changes: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def route(host: Host, workdir: Path, configuration: str) -> Iterator[Bird]:
+def route(host: Namespace, workdir: Path, configuration: str) -> Iterator[Bird]:
     """Run BIRD on *host* with *configuration* until the block ends."""
-    bird = require_tool("bird")
+    bird = tool("bird")
     workdir.mkdir(parents=True, exist_ok=True)
     path, control, log = workdir / "bird.conf", workdir / "bird.ctl", workdir / "bird.log"
     path.write_text(configuration)

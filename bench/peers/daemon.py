@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 START_SECONDS = 60.0
 """A daemon that has not answered by then has failed; a loaded machine takes a few seconds for a root zone."""
@@ -21,6 +22,26 @@ STOP_SECONDS = 10.0
 
 class PeerFailed(Exception):
     """A daemon did not start, did not answer or ended by itself."""
+
+
+class ToolMissing(PeerFailed):
+    """A program is not installed."""
+
+
+def tool(name: str) -> str:
+    """The path of the program *name*; also looks where Debian keeps daemons, which a user's PATH leaves out."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/lib/frr")
+    if path is None:
+        raise ToolMissing(f"{name} is not installed (tests/system-packages.txt)")
+    return path
+
+
+class Namespace(Protocol):
+    """A network namespace that somebody else made."""
+
+    @property
+    def prefix(self) -> list[str]:
+        """What to put before a command so that it runs there."""
 
 
 @dataclass(frozen=True)

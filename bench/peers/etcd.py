@@ -16,8 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bench.peers.daemon import PeerFailed, free_port, running
-from tests.needs import require_tool
+from bench.peers.daemon import PeerFailed, free_port, running, tool
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Cluster:
         """What `etcdctl` says, as somebody with *client*'s certificate."""
         files = self.certificates
         done = subprocess.run(
-            [*self.prefix, require_tool("etcdctl"), f"--endpoints={','.join(self.endpoints)}", f"--cacert={files.ca}",
+            [*self.prefix, tool("etcdctl"), f"--endpoints={','.join(self.endpoints)}", f"--cacert={files.ca}",
              f"--cert={files.certificate(client)}", f"--key={files.key(client)}",
              "--command-timeout=5s", "--dial-timeout=3s", *arguments],
             capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"ETCDCTL_API": "3"},
@@ -132,7 +131,7 @@ def cluster(
     prefix: tuple[str, ...] = (),
 ) -> Iterator[Cluster]:
     """*nodes* nodes at *address* until the block ends; certificates for `root` and *clients*."""
-    etcd = require_tool("etcd")
+    etcd = tool("etcd")
     files = make_certificates(directory / "certificates", ["root", *clients], address)
     made = []
     for number in range(nodes):

@@ -7,18 +7,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.peers.daemon import running
-from tests.needs import require_tool
-from tests.network import Host
+from bench.peers.daemon import Namespace, running, tool
 
 
 @contextlib.contextmanager
-def frr(host: Host, configuration: str) -> Iterator[Path]:
+def frr(host: Namespace, configuration: str) -> Iterator[Path]:
     """Run FRR's zebra and bgpd on *host* until the block ends, which gets the directory of their sockets and logs.
 
     *configuration* is bgpd's.  They drop root for the user frr, whom pytest's directories do not let in.
     """
-    require_tool("bgpd")
+    tool("bgpd")
     with tempfile.TemporaryDirectory(prefix="rs-frr-") as name, contextlib.ExitStack() as stack:
         workdir = Path(name)
         shutil.chown(workdir, "frr", "frr")
@@ -28,16 +26,16 @@ def frr(host: Host, configuration: str) -> Iterator[Path]:
             path.chmod(0o644)
             vty = workdir / f"{daemon}.vty"
             command = [
-                *host.prefix, require_tool(daemon), "-f", str(path), "-z", str(workdir / "zserv.api"),
+                *host.prefix, tool(daemon), "-f", str(path), "-z", str(workdir / "zserv.api"),
                 "-i", str(workdir / f"{daemon}.pid"), "--vty_socket", str(workdir),
             ]  # fmt: skip
             stack.enter_context(running(daemon, command, workdir / f"{daemon}.log", vty.exists))
         yield workdir
 
 
-def vtysh(host: Host, sockets: Path, command: str) -> str:
+def vtysh(host: Namespace, sockets: Path, command: str) -> str:
     """What `vtysh -c command` prints."""
     return subprocess.run(
-        [*host.prefix, require_tool("vtysh"), "--vty_socket", str(sockets), "-c", command],
+        [*host.prefix, tool("vtysh"), "--vty_socket", str(sockets), "-c", command],
         capture_output=True, text=True, timeout=10, check=False,
     ).stdout  # fmt: skip

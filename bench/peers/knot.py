@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.peers.daemon import Peer, serve_daemon, version_of
-from tests.needs import require_tool
+from bench.peers.daemon import Peer, serve_daemon, tool, version_of
 
 
 def serve(
@@ -20,7 +19,7 @@ def serve(
     xdp_interface: str | None = None,
 ) -> AbstractContextManager[Peer]:
     """Serve *zones* from *processes* UDP workers and as many TCP workers; UDP on *xdp_interface* over AF_XDP."""
-    knotd = program or require_tool("knotd")
+    knotd = program or tool("knotd")
 
     def configure(chosen: int) -> Sequence[str]:
         configuration = workdir / "knot.conf"

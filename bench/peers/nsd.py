@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.peers.daemon import Peer, serve_daemon, version_of
-from tests.needs import require_tool
+from bench.peers.daemon import Peer, serve_daemon, tool, version_of
 
 
 def serve(
@@ -19,7 +18,7 @@ def serve(
     program: str | None = None,
 ) -> AbstractContextManager[Peer]:
     """Serve *zones* from *processes* server processes."""
-    nsd = program or require_tool("nsd")
+    nsd = program or tool("nsd")
 
     def configure(chosen: int) -> Sequence[str]:
         configuration = workdir / "nsd.conf"

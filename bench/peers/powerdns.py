@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from bench.peers.daemon import Peer, PeerFailed, serve_daemon, version_of
-from tests.needs import require_tool
+from bench.peers.daemon import Peer, PeerFailed, serve_daemon, tool, version_of
 
 
 def serve(
@@ -20,7 +19,7 @@ def serve(
     program: str | None = None,
 ) -> AbstractContextManager[Peer]:
     """Serve *zones* from *processes* receiver threads, caches as shipped."""
-    pdns_server, pdnsutil = program or require_tool("pdns_server"), require_tool("pdnsutil")
+    pdns_server, pdnsutil = program or tool("pdns_server"), tool("pdnsutil")
 
     listen = ",".join((address, *also))
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.peers.daemon import Peer, running, version_of
-from tests.needs import require_tool
+from bench.peers.daemon import Peer, running, tool, version_of
 
 
 @contextmanager
@@ -24,7 +23,7 @@ def resolve(
 
     It is ready when its control socket, a Unix socket in *workdir*, accepts: the namespace need not be ours.
     """
-    unbound = require_tool("unbound")
+    unbound = tool("unbound")
     control = workdir / "unbound.control"
     configuration = workdir / "unbound.conf"
     lines = "".join(f"    {option}\n" for option in options)

@@ -15,6 +15,7 @@ import pytest
 
 from bench import compare, offer, peak, plots, report, zones
 from bench.engine_process import EngineProcess
+from bench.frames import Frame
 from bench.mix import Mix
 from bench.network import (
     CLIENT_INTERFACE,
@@ -31,7 +32,6 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.responder import Transport
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.program import TC_REDIRECT, XDP_TX
-from tests.fastpath.frames import Frame
 from tests.needs import REPOSITORY, require_root, require_tool
 
 FIGURES = (

@@ -13,6 +13,7 @@ from bench import zones
 from bench.bpf_object import compiled
 from bench.engine_kernel import CONTROL, SAMPLED, STAMP, Card, KernelEngine
 from bench.engine_process import EngineProcess
+from bench.frames import Frame
 from bench.load import BINS, Target
 from bench.mix import Mix
 from bench.network import (
@@ -27,7 +28,6 @@ from bench.network import (
 )
 from bench.subjects import SUBJECTS, Bench
 from rootsrv.fastpath import libbpf
-from tests.fastpath.frames import Frame
 from tests.needs import require_root, require_tool
 
 _STAMPS = 1 << 20

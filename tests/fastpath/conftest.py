@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from bench.frames import Frame
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
@@ -29,7 +30,6 @@ from rootsrv.fastpath.program import (
 )
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import verify, verify_hosts
-from tests.fastpath.frames import Frame
 from tests.needs import require_root
 
 NOW = 1_780_000_000.0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from bench.frames import Frame
 from bench.mix import Mix
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.fastpath.layout import Reason
@@ -27,7 +28,6 @@ from tests.fastpath.conftest import (
     option,
     wire,
 )
-from tests.fastpath.frames import Frame
 
 QTYPES = (1, 2, 5, 6, 12, 15, 16, 28, 33, 43, 46, 47, 48, 63, 64, 65, 99, 255, 256, 257, 32769)
 OFFERS = (0, 511, 512, 513, 600, 700, 800, 900, 1000, 1100, 1200, 1231, 1232, 1233, 1452, 4096, 65535)

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from bench.frames import Frame, checksum
 from rootsrv.answer.responder import Transport
 from rootsrv.fastpath.layout import Reason
 from rootsrv.fastpath.program import Interface
@@ -24,7 +25,6 @@ from tests.fastpath.conftest import (
     option,
     wire,
 )
-from tests.fastpath.frames import Frame, checksum
 
 GOOD = message(wire(b"www", b"com"), opt=opt())
 COOKIE = bytes.fromhex("2464c4abcf10c957")

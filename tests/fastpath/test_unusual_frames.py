@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.frames import Frame
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import Reason
 from tests.fastpath.conftest import TC, InKernel, Zones, frame, message, opt, require_program, wire
-from tests.fastpath.frames import Frame
 from tests.fastpath.site import CLIENT, SERVICE, WIRE, Site, mac_of, site, socket_in
 from tests.needs import REPOSITORY, require_tool
 from tests.network import network

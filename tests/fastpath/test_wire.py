@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.frames import Frame
 from bench.peers import unbound
 from tests.fastpath.conftest import message, opt, require_program, wire
-from tests.fastpath.frames import Frame
 from tests.fastpath.site import CLIENT, SERVICE, WIRE, RawEnd, Site, mac_of, site
 from tests.needs import REPOSITORY, require_tool
 from tests.server.live import wait_until

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.frames import Frame
 from tests.fastpath.conftest import message, opt, require_program, wire
-from tests.fastpath.frames import Frame
 from tests.fastpath.site import CLIENT, SERVICE, WIRE, RawEnd, Site, mac_of, site
 from tests.needs import REPOSITORY
 

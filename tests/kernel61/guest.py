@@ -21,12 +21,12 @@ def main() -> None:
         print(f"mount {place}: {mounted}")
     sys.path[:0] = (HERE / "path").read_text().split(":")
 
+    from bench.frames import Frame
     from rootsrv.answer.cookies import ServerCookies
     from rootsrv.answer.responder import ResponderSettings
     from rootsrv.answer.table import AnswerTable
     from rootsrv.fastpath import libbpf
     from rootsrv.fastpath.program import TC_NEXT, TC_REDIRECT, XDP_PASS, XDP_TX, Interface, Program
-    from tests.fastpath.frames import Frame
 
     corpus = json.loads((HERE / "corpus").read_text())
     cases = [
@@ -111,9 +111,9 @@ def answer_on_a_wire(
     """Native XDP on a veth: frames that are redirected into it come back as replies."""
     from pyroute2 import IPRoute
 
+    from bench.frames import Frame
     from rootsrv.answer.responder import Responder, Transport
     from rootsrv.fastpath.attachment import attach, find_interface
-    from tests.fastpath.frames import Frame
     from tests.fastpath.sender import Sender
 
     with IPRoute() as netlink:

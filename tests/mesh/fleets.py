@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench.peers.daemon import free_port
 from bench.peers.etcd import Cluster, cluster
+from bench.peers.primaries import KEY_NAME
 from rootsrv.zone.contents import ZoneContents
 from tests.mesh.mesh_of import QUICK, SERVICE, Mesh, key_of, mesh_of
 from tests.secondary.maintained import WAIT_SECONDS, Maintained, configure
-from tests.secondary.primaries import KEY_NAME
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
 from tests.secondary.versions import FIRST, version
 

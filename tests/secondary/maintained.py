@@ -20,9 +20,9 @@ import dns.tsig
 import dns.update
 
 from bench.peers.daemon import free_port
+from bench.peers.primaries import KEY
 from tests.control.asking import ask
 from tests.secondary import versions
-from tests.secondary.primaries import KEY
 from tests.secondary.scripted import KEY_SECTION
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

@@ -21,9 +21,9 @@ import dns.rrset
 import dns.tsig
 from dns.rdtypes.ANY.TSIG import TSIG
 
+from bench.peers.primaries import KEY, KEY_NAME, SECRET
 from rootsrv.wire.record import Record
 from rootsrv.zone.contents import ZoneContents
-from tests.secondary.primaries import KEY, KEY_NAME, SECRET
 
 RECORDS_A_MESSAGE = 60
 _TSIG: Any = TSIG  # dnspython has no types for it

@@ -10,13 +10,13 @@ import dns.rcode
 import dns.tsig
 import pytest
 
+from bench.peers.primaries import KEY_NAME
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.record import Record
 from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.transfer import difference
 from tests.secondary import versions
 from tests.secondary.maintained import Maintained, maintained
-from tests.secondary.primaries import KEY_NAME
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted, send_all, send_message
 
 Fixture = tuple[Maintained, ScriptedPrimary]

@@ -9,14 +9,14 @@ import dns.dnssec
 import pytest
 
 from bench.peers.daemon import PeerFailed, free_port
+from bench.peers.primaries import KEY_NAME, SECRET, hidden_primary, without_last_soa
+from bench.peers.secondaries import secondary
 from rootsrv.zone import presentation
 from tests.control.asking import ask_for_octets
 from tests.needs import genuine_root_zone_text, require_genuine_zones, require_tool
 from tests.secondary.certificates import Authority
 from tests.secondary.maintained import Maintained, maintained
-from tests.secondary.primaries import KEY_NAME, SECRET, hidden_primary, without_last_soa
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
-from tests.secondary.secondaries import secondary
 from tests.secondary.versions import FIRST, version
 
 KINDS = ("NSD", "Knot", "BIND")

@@ -8,11 +8,11 @@ from pathlib import Path
 import dns.rcode
 import pytest
 
+from bench.peers.primaries import KEY_NAME, SECRET
 from rootsrv.config import file as config_file
 from rootsrv.secondary.primary import CannotConnect, Source, Transferred, ask_serial, transfer
 from rootsrv.zone.transfer import NotAuthenticated, TransferInconsistent, TransferRefused
 from tests.secondary.maintained import maintained
-from tests.secondary.primaries import KEY_NAME, SECRET
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted, send_all, send_message
 from tests.secondary.versions import FIRST, version
 

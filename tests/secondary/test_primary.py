@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.primaries import KEY_NAME, SECRET, HiddenPrimary, hidden_primary, without_last_soa
 from rootsrv.config import file as config_file
 from rootsrv.secondary.primary import Source, Transferred, ask_serial, transfer
 from rootsrv.zone import presentation
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import NotAuthenticated, TransferFailed
 from tests.needs import genuine_root_zone_text
-from tests.secondary.primaries import KEY_NAME, SECRET, HiddenPrimary, hidden_primary, without_last_soa
 
 ROOT = b"\0"
 KINDS = ["NSD", "Knot", "BIND"]

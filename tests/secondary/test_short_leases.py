@@ -13,10 +13,10 @@ import dns.query
 import dns.rcode
 import pytest
 
+from bench.peers.primaries import KEY, KEY_NAME
 from rootsrv.wire import rdata as rdatas
 from rootsrv.zone.contents import ZoneContents
 from tests.secondary.maintained import SMALL_LIMITS, Maintained, maintained
-from tests.secondary.primaries import KEY, KEY_NAME
 from tests.secondary.scripted import primary_section, scripted
 from tests.secondary.versions import FIRST, hosts, version
 

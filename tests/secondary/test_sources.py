@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.primaries import KEY_NAME, SECRET, hidden_primary
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.secondary.primary import SerialAnswer, Source, Transferred, ask_serial, transfer
@@ -20,7 +21,6 @@ from rootsrv.store.store import Store
 from rootsrv.zone.transfer import TransferFailed, TransferMalformed, TransferRefused, TransferTooLarge
 from tests.secondary import versions
 from tests.secondary.certificates import Authority, Certified
-from tests.secondary.primaries import KEY_NAME, SECRET, hidden_primary
 from tests.secondary.versions import FIRST
 
 ROOT = b"\0"

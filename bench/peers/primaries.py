@@ -15,8 +15,7 @@ import dns.rdatatype
 import dns.tsig
 
 from bench.peers.bind import lock_option
-from bench.peers.daemon import PeerFailed, free_port, running
-from tests.needs import require_tool
+from bench.peers.daemon import PeerFailed, free_port, running, tool
 
 KEY_NAME = "transfer.example."
 SECRET = base64.b64encode(b"a secret of at least 16 octets..").decode()
@@ -54,7 +53,7 @@ class HiddenPrimary:
             os.kill(self.pid, signal.SIGHUP)
         else:
             subprocess.run(
-                [require_tool("knotc"), "-s", str(self.directory / "knot.sock"), "zone-reload"],
+                [tool("knotc"), "-s", str(self.directory / "knot.sock"), "zone-reload"],
                 check=True,
                 capture_output=True,
                 timeout=20,
@@ -137,7 +136,7 @@ key:
     secret: "{SECRET}"
 {zones}"""
     )
-    return [require_tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
+    return [tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
 
 
 def _knot(
@@ -188,7 +187,7 @@ acl:
 zone:
 {zones}"""
     )
-    return [require_tool("knotd"), "-c", str(directory / "knot.conf")]
+    return [tool("knotd"), "-c", str(directory / "knot.conf")]
 
 
 def _bind(
@@ -210,7 +209,7 @@ def _bind(
         f" {notify} allow-transfer {{ {transfer}; }}; }};\n"
         for number, (name, path) in enumerate(files.items())
     )
-    named = require_tool("named")
+    named = tool("named")
     tls = listen_tls = ""
     if certificate:
         tls = f'tls xot {{ cert-file "{certificate[0]}"; key-file "{certificate[1]}"; protocols {{ TLSv1.3; }}; }};'

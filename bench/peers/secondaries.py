@@ -10,9 +10,8 @@ import dns.message
 import dns.query
 
 from bench.peers.bind import lock_option
-from bench.peers.daemon import START_SECONDS, running
-from tests.needs import require_tool
-from tests.secondary.primaries import KEY_NAME, SECRET
+from bench.peers.daemon import START_SECONDS, running, tool
+from bench.peers.primaries import KEY_NAME, SECRET
 
 
 @dataclass
@@ -86,7 +85,7 @@ key:
     allow-notify: 127.0.0.1 {KEY_NAME}
 """
     )
-    return [require_tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
+    return [tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
 
 
 def _knot(directory: Path, port: int, primary_port: int) -> list[str]:
@@ -128,11 +127,11 @@ zone:
     semantic-checks: off
 """
     )
-    return [require_tool("knotd"), "-c", str(directory / "knot.conf")]
+    return [tool("knotd"), "-c", str(directory / "knot.conf")]
 
 
 def _bind(directory: Path, port: int, primary_port: int, tls: tuple[Path, str] | None) -> list[str]:
-    named = require_tool("named")
+    named = tool("named")
     context = f'tls strict {{ ca-file "{tls[0]}"; remote-hostname "{tls[1]}"; }};' if tls else ""
     (directory / "named.conf").write_text(
         f"""
