@@ -19,7 +19,11 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 THERE = "src/rootsrv"
 RELEASES = {"12": "bookworm", "13": "trixie"}
 PARALLEL = ("-n", "2", "--dist", "loadfile", "--durations=15")
-RUN_THERE = ("tests/zone", "tests/wire", "tests/answer", "tests/health", "tests/config", "tests/conformance")
+RUN_THERE = (
+    *("tests/zone", "tests/wire", "tests/answer", "tests/health", "tests/config", "tests/conformance"),
+    # Where the release's TLS and the engine, primaries and secondaries that it has are spoken to.
+    *("tests/engine", "tests/secondary/test_sources.py", "tests/secondary/test_neighbours.py"),
+)
 
 
 @pytest.fixture(scope="module")
