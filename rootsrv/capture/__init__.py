@@ -1,0 +1,1 @@
+"""What was asked: facts of every query, and the files they are written to."""
