@@ -167,7 +167,7 @@ def test_when_all_have_asked_the_one_idle_longest_goes(instance: Instance, flood
 def test_a_worker_keeps_as_many_connections_as_it_may_have_open_files(tmp_path: Path) -> None:
     """RLIMIT_NOFILE is raised to the hard limit; where that is not enough, a reserve stays and the log says so."""
     with serving(tmp_path, by=("prlimit", "--nofile=512:600")) as limited, contextlib.ExitStack() as stack:
-        assert "possible=144 open_files=600" in limited.log
+        wait_until(lambda: "possible=144 open_files=600" in limited.log, "the worker has told")
         for number in range(200):
             stack.enter_context(limited.connect(source=f"127.0.0.{number % 5 + 1}"))
         wait_until(lambda: counted(limited, "accepted") == 200, "all are accepted")

@@ -296,13 +296,13 @@ def test_a_worker_that_is_killed_under_load_loses_at_most_one_batch(tmp_path: Pa
         running = load.start(4, transport, "-l", "4", "-Q", "20000", "-q", str(BATCH_SIZE), "-t", "1")
         wait_until(lambda: sum(load.site.page.worker(0).counters[4:8]) > 5_000, "load", 10)
         os.kill(load.site.page.worker(0).pid, signal.SIGKILL)
-        load.finish(running, 4, transport)
+        late = load.finish(running, 4, transport)  # answered after a second, or never: the client has given up
         wait_until(load.site.is_ready, "replaced", 20)
 
         counted = total(scrape(load.site), "rootsrv_responses_total")
         answered = sum(load.answered.values())
         assert "worker replaced" in load.site.log
-        assert 0 <= answered - counted <= BATCH_SIZE
+        assert -late <= answered - counted <= BATCH_SIZE
         stop(load.site)
         assert sum(today(load.site).rcodes.values()) == counted
 
@@ -370,7 +370,7 @@ def test_when_the_kernels_owner_is_killed_a_second_of_what_it_counted_is_lost_at
         wait_until(lambda: kernel.counters[4] > 2 * rate, "counted by the kernel", 20)
         owner = load.site.serve_pid()
         os.kill(owner, signal.SIGKILL)
-        load.finish(running, 4, "udp")
+        late = load.finish(running, 4, "udp")  # answered after a second, or never: the client has given up
         wait_until(lambda: load.site.is_ready() and load.site.serve_pid() != owner, "another owner", 40)
 
         load.run(times=20)
@@ -380,5 +380,5 @@ def test_when_the_kernels_owner_is_killed_a_second_of_what_it_counted_is_lost_at
             scrape(load.site), "rootsrv_responses_total", transport="udp", family="ipv4"
         )
         # Its timer may be late by half of it on a busy machine; the workers lose a batch.
-        assert 0 <= lost <= 1.5 * DUTY_SECONDS * rate + BATCH_SIZE
+        assert -late <= lost <= 1.5 * DUTY_SECONDS * rate + BATCH_SIZE
         stop(load.site)
