@@ -13,6 +13,7 @@ _rootsrv() {
     " drain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " undrain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " withdraw --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
+    " hyperlocal --configure") COMPREPLY=($(compgen -W "unbound bind pdns" -- "$current")) ;;
     *" --config"|*" --output"|*" --anchors"|*" --hosts"|*" --root"|*" --network")
        COMPREPLY=($(compgen -f -- "$current")) ;;
     *) COMPREPLY=($(compgen -W "$(_rootsrv_words "$path")" -- "$current"))
@@ -21,7 +22,7 @@ _rootsrv() {
 }
 _rootsrv_words() {
     case "$1" in
-    "") echo "check-config zone run drain undrain withdraw status reload block unblock blocks fastpath doctor rssac002 mesh demo -h --help --version" ;;
+    "") echo "check-config zone run drain undrain withdraw status reload block unblock blocks fastpath doctor rssac002 mesh hyperlocal demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
@@ -65,6 +66,7 @@ _rootsrv_words() {
     " mesh reject") echo "-h --help --zone --key --reason --digest --config --json" ;;
     " mesh emergency") echo "-h --help --zone --key --reason --digest --config --json" ;;
     " mesh publish") echo "-h --help --config --json" ;;
+    " hyperlocal") echo "-h --help --configure --check --write --storage --address --port --notify --state --runtime --publishers --trust-anchors --config" ;;
     " demo") echo "-h --help --port --tlds --workers" ;;
     esac
 }

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rootsrv import __version__
-from rootsrv.commands import blocks, doctor, fastpath, fleet, mesh, tables, zone_files, zones
+from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, mesh, tables, zone_files, zones
 from rootsrv.commands import routes as route
 from rootsrv.commands import rssac002 as report_command
 from rootsrv.config import file as config_file
@@ -138,6 +138,10 @@ def parser() -> argparse.ArgumentParser:
     in_mesh = many.add_subparsers(required=True, metavar="COMMAND")
     mesh.add_arguments(in_mesh)
     fleet.add_arguments(in_mesh)
+
+    beside = commands.add_parser("hyperlocal", help="the root, verified, for the resolver on this host (RFC 8806)")
+    hyperlocal.add_arguments(beside)
+    beside.set_defaults(command=hyperlocal.run)
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")

@@ -25,6 +25,7 @@ from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.offering import Offering
+from rootsrv.secondary.status import Status
 from rootsrv.store.store import Store
 
 NICENESS = 5
@@ -85,7 +86,10 @@ class Role:
 
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
         """Until *stop* is set."""
-        status = lambda: maintain_status.status(self.maintainer, self.peers, self.security, self._digest)  # noqa: E731
+
+        def status() -> Status:
+            return maintain_status.status(self.maintainer, self.peers.records.values(), self.security, self._digest)
+
         commands = Control(self.maintainer, status, self.reload_now).commands()
         refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
         control = await ControlServer(commands, refused).listen(self._socket)

@@ -1,9 +1,10 @@
 """From the maintainer to its status document."""
 
 import os
+from collections.abc import Iterable
 
 import rootsrv
-from rootsrv.distribution.requests import ConfiguredPeers, PeerRecord
+from rootsrv.distribution.requests import PeerRecord
 from rootsrv.process import clock
 from rootsrv.process.security import SecurityEvents
 from rootsrv.secondary.keeper import ZoneKeeper
@@ -24,7 +25,7 @@ from rootsrv.zone import instant
 
 
 def status(
-    maintainer: Maintainer, peers: ConfiguredPeers, security: SecurityEvents, configuration_digest: str
+    maintainer: Maintainer, peers: Iterable[PeerRecord], security: SecurityEvents, configuration_digest: str
 ) -> Status:
     """Everything as it is now."""
     boottime = maintainer.zones.boottime()
@@ -60,7 +61,7 @@ def status(
             for slot in range(page.workers)
         ],
         workers_replaced=page.replaced,
-        peers=[_peer(each) for each in peers.records.values()],
+        peers=[_peer(each) for each in peers],
         security_events=dict(security.counts),
         counters=dict(maintainer.zones.counters),
         state_writable=not maintainer.zones.state_error,

@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
 from rootsrv.zone import instant
 
-Role = Literal["serve", "maintain", "advertise", "report", "mesh"]
+Role = Literal["serve", "maintain", "advertise", "report", "mesh", "hyperlocal"]
 ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report", "mesh")
 
 
@@ -31,10 +31,11 @@ class CannotRun(Exception):
     """The instance cannot be started; the text names the cause."""
 
 
-def run(config: Config, path: Path, role: Role | None = None) -> None:
+def run(config: Config, path: Path, role: Role | None = None, *, told: Sequence[tuple[str, int]] = ()) -> None:
     """Run *role*, or all of them, until SIGTERM or SIGINT.  CannotRun if that cannot be, at start.
 
-    *path*: the configuration file, which the processes of the roles read anew.
+    *path*: the configuration file, which the processes of the roles read anew.  *told*: whom the role hyperlocal, which
+    is none of an instance's, tells of new zones.
     """
     if not config.zone:
         raise ConfigError("zone: a root zone is needed")
@@ -70,6 +71,9 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
             case "mesh":
                 with _alone(runtime / "mesh.lock"):
                     _run_until_signalled(lambda stop, _: _mesh(config, path, stop))
+            case "hyperlocal":
+                with _alone(state / "maintain.lock"):
+                    _run_until_signalled(lambda stop, _: _hyperlocal(config, path, told, stop))
             case None:
                 with _alone(state / "run.lock"):
                     absent = {"advertise": config.anycast is None, "mesh": config.mesh is None}
@@ -157,6 +161,19 @@ async def _maintain(config: Config, path: Path, stop: asyncio.Event, reload: asy
 
     try:
         await maintain(config, path, stop, reload)
+    except (LoadingFailed, StoreFailed, CannotListen) as error:
+        raise CannotRun(str(error)) from error
+
+
+async def _hyperlocal(config: Config, path: Path, told: Sequence[tuple[str, int]], stop: asyncio.Event) -> None:
+    """CannotRun if it cannot be begun."""
+    from rootsrv.distribution.listener import CannotListen
+    from rootsrv.roles.hyperlocal import hyperlocal
+    from rootsrv.secondary.loading import LoadingFailed
+    from rootsrv.store.store import StoreFailed
+
+    try:
+        await hyperlocal(config, path, told, stop)
     except (LoadingFailed, StoreFailed, CannotListen) as error:
         raise CannotRun(str(error)) from error
 

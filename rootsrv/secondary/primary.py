@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import hashlib
+import ipaddress
 import os
 import ssl
 import struct
@@ -71,6 +72,8 @@ class Source:
         key = next((each.tsig_key() for each in config.key if each.name == primary.key), None)
         address = plain_address(primary.address)
         local = next((e for e in map(plain_address, config.admin.addresses) if (":" in e) == (":" in address)), None)
+        if local is not None and _is_loopback(local) and not _is_loopback(address):
+            local = None  # nothing leaves this host from there
         return cls(
             primary.name,
             address,
@@ -84,6 +87,10 @@ class Source:
             primary.authenticated,
             config.refresh,
         )
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
 
 
 def _tls_context(primary: PrimaryConfig, config: Config) -> ssl.SSLContext:

@@ -1,0 +1,142 @@
+"""The configuration of hyperlocal mode: generated from few options, and what is refused in one that somebody wrote."""
+
+import ipaddress
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rootsrv.config.checks import ConfigError, plain_address
+from rootsrv.config.file import Config, ServiceConfig, StateConfig, ZoneConfig
+from rootsrv.config.zones import AdminConfig, HoldConfig, PrimaryConfig, SwitchoverConfig
+
+PUBLISHERS = Path(__file__).with_name("publishers.toml")
+TRUST_ANCHORS = Path(__file__).with_name("root-anchors.ds")
+
+ADDRESS, PORT = "127.12.12.12", 8806
+"""The address is that of RFC 8806's examples; the port needs no privilege and is nobody's."""
+
+STATE, RUNTIME = Path("/var/lib/rootsrv-hyperlocal"), Path("/run/rootsrv-hyperlocal")
+
+# RFC 8806 §1 and §2: never at an address that others take for a root server's.
+ROOT_SERVERS = frozenset(
+    (
+        "198.41.0.4", "170.247.170.2", "192.33.4.12", "199.7.91.13", "192.203.230.10",
+        "192.5.5.241", "192.112.36.4", "198.97.190.53", "192.36.148.17", "192.58.128.30",
+        "193.0.14.129", "199.7.83.42", "202.12.27.33",
+        "2001:503:ba3e::2:30", "2801:1b8:10::b", "2001:500:2::c", "2001:500:2d::d", "2001:500:a8::e",
+        "2001:500:2f::f", "2001:500:12::d0d", "2001:500:1::53", "2001:7fe::53", "2001:503:c27::2:30",
+        "2001:7fd::1", "2001:500:9f::42", "2001:dc3::35",
+    )
+)  # fmt: skip
+
+# A gross change is told, and then taken: nobody looks at a household's held zones (`_end_hold` takes off a minute).
+_HOLD_SECONDS = 61.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """All that can be chosen."""
+
+    addresses: tuple[str, ...] = (ADDRESS,)
+    port: int = PORT
+    state: Path = STATE
+    runtime: Path = RUNTIME
+    publishers: Path = PUBLISHERS
+    trust_anchors: Path = TRUST_ANCHORS
+
+
+def generate(options: Options) -> Config:
+    """The configuration for *options*.  ConfigError names what is wrong with them."""
+    check_addresses(options.addresses)
+    # Nothing answers on service addresses in this mode; but the section must name one that is not the other.
+    addresses = tuple(map(plain_address, options.addresses))
+    unused = next(each for each in (f"127.0.0.{at + 1}" for at in range(len(addresses) + 1)) if each not in addresses)
+    config = Config(
+        service=ServiceConfig(addresses=(unused,)),
+        zone=(ZoneConfig(name=".", trust_anchors=str(options.trust_anchors.absolute()), zonemd="required"),),
+        state=StateConfig(directory=str(options.state.absolute()), runtime_directory=str(options.runtime.absolute())),
+        admin=AdminConfig(addresses=addresses, port=options.port),
+        primary=read_publishers(options.publishers),
+        hold=HoldConfig(stale_hard_seconds=_HOLD_SECONDS),
+        switchover=SwitchoverConfig(align_seconds=0, lead_seconds=0, keep_versions=2),
+    )
+    refuse(config)
+    return config
+
+
+def refuse(config: Config) -> None:
+    """ConfigError if *config* is not one of hyperlocal mode: reachable by others, or verified by less."""
+    check_addresses(config.admin.addresses)
+    if config.anycast is not None:
+        raise ConfigError("anycast: hyperlocal answers this host only (RFC 8806 §1), so nothing may be announced")
+    if config.mesh is not None:
+        raise ConfigError("mesh: hyperlocal goes by itself")
+    if config.peer:
+        raise ConfigError("peer: hyperlocal gives the zone to this host only (RFC 8806 §1), without keys")
+    if [each.name for each in config.zone] != ["."]:
+        raise ConfigError("zone: hyperlocal has the root and no other zone, since ZONEMD has to verify it")
+    (root,) = config.zone
+    if root.validation != "required":
+        raise ConfigError('zone.validation: must be "required": the resolver believes what it gets from here')
+    if root.zonemd != "required":
+        raise ConfigError(f'zone.zonemd: must be "required" (it covers glue, DNSSEC does not), got "{root.zonemd}"')
+    if not root.trust_anchors:
+        raise ConfigError("zone.trust_anchors: is missing")
+    if not config.primary:
+        raise ConfigError("primary: there is no publisher to have the zone from")
+
+
+def check_addresses(addresses: tuple[str, ...]) -> None:
+    """ConfigError if one of *addresses*, on which the zone is given out, is not this host's own."""
+    if not addresses:
+        raise ConfigError("admin.addresses: an address on loopback is needed")
+    for address in addresses:
+        try:
+            plain = plain_address(address)
+        except ValueError as error:
+            raise ConfigError(f"admin.addresses: {error}") from error
+        if plain in ROOT_SERVERS:
+            raise ConfigError(f"admin.addresses: {address} is a root server's address (RFC 8806 §2)")
+        if not ipaddress.ip_address(plain).is_loopback:
+            raise ConfigError(f"admin.addresses: {address} is not on loopback (127.0.0.0/8 or ::1; RFC 8806 §1)")
+
+
+def read_publishers(path: Path) -> tuple[PrimaryConfig, ...]:
+    """The publishers in the list at *path*, one primary for each address and URL.  ConfigError names the fault."""
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"publishers: {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"publishers: {path}: {error}") from error
+    listed = document.pop("publisher", None)
+    if document or not isinstance(listed, list) or not listed:
+        raise ConfigError(f"publishers: {path}: must be one or more [[publisher]] and nothing else")
+    found = tuple(primary for each in listed for primary in _primaries(path, each))
+    names = [each.name for each in found]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"publishers: {path}: a publisher is named twice")
+    return found
+
+
+_KNOWN = {"name": str, "organisation": str, "addresses": list, "port": int, "url": str, "ca": str}
+
+
+def _primaries(path: Path, publisher: Any) -> list[PrimaryConfig]:
+    if not isinstance(publisher, dict) or not isinstance(name := publisher.get("name"), str) or not name:
+        raise ConfigError(f"publishers: {path}: a publisher without name")
+    for key, value in publisher.items():
+        if key not in _KNOWN or type(value) is not _KNOWN[key]:
+            known = ", ".join(sorted(_KNOWN))
+            raise ConfigError(f"publishers: {path}: {name}: {key}: unknown key or wrong type (known: {known})")
+    addresses = publisher.get("addresses", [])
+    if not all(isinstance(each, str) for each in addresses):
+        raise ConfigError(f"publishers: {path}: {name}: addresses: must be strings")
+    if not addresses and "url" not in publisher:
+        raise ConfigError(f"publishers: {path}: {name}: neither addresses nor url")
+    port = publisher.get("port", 0)
+    found = [PrimaryConfig(name=f"{name}/{each}", address=each, port=port) for each in addresses]
+    if "url" in publisher:
+        found.append(PrimaryConfig(name=name, url=publisher["url"], tls_ca=publisher.get("ca", "")))
+    return found
