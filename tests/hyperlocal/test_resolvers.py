@@ -1,0 +1,367 @@
+"""Real resolvers beside `rootsrv hyperlocal`, on a host whose only way out are a publisher and a stand-in root server.
+
+Everything is in one network namespace.  Each resolver asks the root servers from an address of its own, and what comes
+from there is counted.
+"""
+
+import base64
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from bench.peers.daemon import running
+from rootsrv.demo import generate
+from rootsrv.demo.sign import Signing, sign_root
+from rootsrv.hyperlocal import generated as generated_mode
+from rootsrv.hyperlocal import resolvers
+from rootsrv.wire import rdata as rdatas
+from rootsrv.zone.contents import RRset, ZoneContents
+from tests.needs import REPOSITORY, require_tool
+from tests.network import Host, network
+from tests.secondary import versions
+from tests.server.live import wait_until
+
+ROOT = b"\0"
+FIRST = 2026112100
+REFRESH, RETRY, EXPIRE = 2, 1, 12
+"""Of the SOA, seconds."""
+
+PUBLISHER = "198.51.100.53"
+ADDRESS, PORT = "127.12.12.12", 8806
+RESOLVERS = {
+    "unbound": ("127.0.0.2", "127.0.1.2"),
+    "bind": ("127.0.0.3", "127.0.1.3"),
+    "pdns": ("127.0.0.4", "127.0.1.4"),
+}
+"""Where each listens, and from where it asks."""
+
+FALLING_BACK = ("unbound", "bind")
+"""Those with a copy of their own, which answer nxdomain from it; the others have it in their cache."""
+
+
+def root(serial: int) -> ZoneContents:
+    """A signed root whose timers a test can wait for."""
+    unsigned = generate.root_contents(serial=serial, tlds=versions.TLDS, seed=5)
+    soa = unsigned.rrsets[ROOT, rdatas.SOA]
+    timers = struct.pack("!IIIII", serial, REFRESH, RETRY, EXPIRE, 86400)
+    changed = RRset(ROOT, rdatas.SOA, soa.ttl, (soa.rdatas[0][:-20] + timers,))
+    now = int(time.time())
+    signing = Signing(keys=versions.keys(), inception=now - 3600, expiration=now + 10 * 86_400)
+    return sign_root(ZoneContents(ROOT, {**unsigned.rrsets, (ROOT, rdatas.SOA): changed}), signing)
+
+
+def nsd(directory: Path, host: Host, addresses: list[str]) -> contextlib.AbstractContextManager[int]:
+    """NSD with the root, at *addresses*; everybody may have it."""
+    directory.mkdir(exist_ok=True)
+    listed = "".join(f"    ip-address: {each}\n" for each in addresses)
+    (directory / "nsd.conf").write_text(
+        f"""
+server:
+{listed}    server-count: 1
+    username: ""
+    chroot: ""
+    zonesdir: "{directory}"
+    database: ""
+    pidfile: "{directory}/nsd.pid"
+    xfrdfile: "{directory}/xfrd.state"
+    xfrdir: "{directory}"
+    zonelistfile: "{directory}/zone.list"
+    cookie-secret-file: "{directory}/cookie.secrets"
+    zonefiles-check: yes
+remote-control:
+    control-enable: no
+zone:
+    name: "."
+    zonefile: "{directory.parent}/root.zone"
+    provide-xfr: 0.0.0.0/0 NOKEY
+"""
+    )
+    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
+    return running("NSD", command, directory / "log", lambda: answers(host, addresses[0]))
+
+
+def answers(host: Host, address: str, port: int = 53) -> bool:
+    printed = host.run("dig", f"@{address}", "-p", str(port), "+tries=1", "+time=1", ".", "SOA", check=False)
+    return "status: NOERROR" in printed
+
+
+@dataclass
+class World:
+    """The host with everything that runs on it."""
+
+    host: Host
+    directory: Path
+    publisher: contextlib.ExitStack
+    hyperlocal: contextlib.ExitStack
+    servers: dict[str, int] = field(default_factory=dict)
+    """Process ids of both NSDs."""
+
+    def publish(self, serial: int) -> None:
+        """Both the publisher and the root server have *serial* now."""
+        (self.directory / "root.zone").write_bytes(versions.text(root(serial)))
+        for pid in self.servers.values():
+            os.kill(pid, signal.SIGHUP)
+
+    def start_publisher(self) -> None:
+        running_nsd = nsd(self.directory / "publisher", self.host, [PUBLISHER])
+        self.servers["publisher"] = self.publisher.enter_context(running_nsd)
+
+    def stop_publisher(self) -> None:
+        del self.servers["publisher"]
+        self.publisher.close()
+
+    def start_hyperlocal(self) -> None:
+        command = [sys.executable, "-m", "rootsrv", "hyperlocal", "--config", str(self.directory / "rootsrv.toml")]
+        command += [f"--notify={address}" for address, _ in RESOLVERS.values()]
+        log = self.directory / "log"
+        begun = log.stat().st_size if log.exists() else 0
+        there = lambda: "copy is " in log.read_text()[begun:]  # noqa: E731
+        self.hyperlocal.enter_context(running("rootsrv", [*self.host.prefix, *command], log, there))
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """`rootsrv …` on the host."""
+        return subprocess.run(
+            [*self.host.prefix, sys.executable, "-m", "rootsrv", *arguments,
+             "--config", str(self.directory / "rootsrv.toml")],
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    def dig(self, kind: str, name: str, rtype: str = "A") -> str:
+        address, _ = RESOLVERS[kind]
+        return self.host.run(
+            "dig", f"@{address}", "+tries=1", "+time=5", "+adflag", "+dnssec", name, rtype, check=False
+        )
+
+    def serial(self, kind: str) -> int | None:
+        """The serial in its nxdomain: what it has, not what it has in its cache."""
+        found = re.search(r"^\.\s+\d+\s+IN\s+SOA\s+\S+ \S+ (\d+)", self.dig(kind, f"{secrets.token_hex(8)}."), re.M)
+        return int(found.group(1)) if found else None
+
+    def root_queries(self, kind: str) -> int:
+        """How many came from there to the root servers so far."""
+        listed = self.host.run("nft", "list", "table", "inet", "count")
+        counted = re.findall(rf"saddr {re.escape(RESOLVERS[kind][1])} .*packets (\d+)", listed)
+        assert counted, listed
+        return sum(map(int, counted))
+
+    def asks_the_roots(self, kind: str) -> bool:
+        """Whether a name that does not exist takes a query to a root server; it is answered rightly in any case."""
+        before = self.root_queries(kind)
+        printed = self.dig(kind, f"{secrets.token_hex(8)}.")
+        return "status: NXDOMAIN" in printed and self.root_queries(kind) > before
+
+    def answers_alone(self, kind: str, names: int = 20) -> bool:
+        """Whether *names* that do not exist are answered without any root server."""
+        before = self.root_queries(kind)
+        printed = [self.dig(kind, f"{secrets.token_hex(8)}.") for _ in range(names)]
+        return all("status: NXDOMAIN" in each for each in printed) and self.root_queries(kind) == before
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    for tool in ("dig", "nft", "nsd", "unbound", "named", "pdns_recursor"):
+        require_tool(tool)
+    directory = tmp_path_factory.mktemp("hyperlocal")
+    directory.chmod(0o755)
+    contents = root(FIRST)
+    roots = [
+        ".".join(map(str, rdata))
+        for (owner, rtype), rrset in sorted(contents.rrsets.items())
+        if rtype == rdatas.A and owner in set(generate.root_hosts())
+        for rdata in rrset.rdatas
+    ]
+    # BIND with a mirror has no hints of its own: it goes to the genuine addresses, which exist only here.
+    roots += sorted(each for each in generated_mode.ROOT_SERVERS if ":" not in each)
+    with network() as net, contextlib.ExitStack() as stack:
+        host = net.host("host")
+        # BIND listens where an interface has the address itself.
+        for address in (*roots, PUBLISHER, *(each for both in RESOLVERS.values() for each in both)):
+            host.ip("address", "add", f"{address}/32", "dev", "lo")
+        rules = "".join(
+            f"ip saddr {own} {protocol} dport 53 counter; "
+            for _, own in RESOLVERS.values()
+            for protocol in ("udp", "tcp")
+        )
+        host.run("nft", f"table inet count {{ chain counted {{ type filter hook input priority 0; {rules} }}; }}")
+        made = World(
+            host,
+            directory,
+            stack.enter_context(contextlib.ExitStack()),
+            stack.enter_context(contextlib.ExitStack()),
+        )
+        made.publish(FIRST)
+        configure(directory)
+        made.servers["roots"] = stack.enter_context(nsd(directory / "roots", host, roots))
+        made.start_publisher()
+        made.start_hyperlocal()
+        hints = "".join(f". 3600000 NS r{at}.test.\nr{at}.test. 3600000 A {each}\n" for at, each in enumerate(roots))
+        (directory / "hints").write_text(hints)
+        for kind, start in (("unbound", unbound), ("bind", bind), ("pdns", pdns)):
+            command = [*host.prefix, *start(directory)]
+            ready = lambda address=RESOLVERS[kind][0]: answers(host, address)  # noqa: E731
+            stack.enter_context(running(kind, command, directory / f"{kind}.log", ready))
+        yield made
+
+
+def configure(directory: Path) -> None:
+    (directory / "anchors").write_text(versions.anchor())
+    (directory / "rootsrv.toml").write_text(
+        f"""
+service = {{ addresses = ["127.0.0.1"] }}
+admin = {{ addresses = ["{ADDRESS}"], port = {PORT} }}
+zone = [{{ name = ".", trust_anchors = "anchors", zonemd = "required" }}]
+state = {{ directory = "state", runtime_directory = "run" }}
+refresh = {{ min_seconds = 1, backoff_seconds = 0.1, query_timeout_seconds = 2 }}
+switchover = {{ align_seconds = 0, lead_seconds = 0, keep_versions = 2 }}
+clock = {{ source = "trusted" }}
+primary = [{{ name = "publisher", address = "{PUBLISHER}" }}]
+"""
+    )
+
+
+def generated(kind: str, directory: Path) -> str:
+    """What `--configure` prints for it."""
+    return resolvers.SOFTWARE[kind].make(ADDRESS, PORT, str(directory))
+
+
+def unbound(directory: Path) -> list[str]:
+    address, own = RESOLVERS["unbound"]
+    path = directory / "unbound.conf"
+    path.write_text(
+        f"""
+server:
+    interface: {address}
+    outgoing-interface: {own}
+    do-ip6: no
+    username: ""
+    chroot: ""
+    directory: "{directory}"
+    pidfile: "{directory}/unbound.pid"
+    use-syslog: no
+    module-config: "validator iterator"
+    root-hints: "{directory}/hints"
+    trust-anchor-file: "{directory}/anchors"
+    access-control: 127.0.0.0/8 allow
+    do-not-query-localhost: no
+remote-control:
+    control-enable: no
+{generated("unbound", directory)}"""
+    )
+    return [require_tool("unbound"), "-d", "-c", str(path)]
+
+
+def bind(directory: Path) -> list[str]:
+    address, own = RESOLVERS["bind"]
+    ksk = versions.keys()[0].dnskey
+    path = directory / "named.conf"
+    path.write_text(
+        f"""
+options {{
+    directory "{directory}";
+    pid-file "{directory}/named.pid";
+    lock-file none;
+    session-keyfile "{directory}/session.key";
+    managed-keys-directory "{directory}";
+    listen-on port 53 {{ {address}; }};
+    listen-on-v6 {{ none; }};
+    query-source address {own};
+    dnssec-validation yes;
+    empty-zones-enable no;
+    min-refresh-time 1;
+    min-retry-time 1;
+    allow-query {{ 127.0.0.0/8; }};
+    allow-recursion {{ 127.0.0.0/8; }};
+}};
+controls {{ }};
+trust-anchors {{ . static-key 257 3 {ksk[3]} "{base64.b64encode(ksk[4:]).decode()}"; }};
+{generated("bind", directory)}"""
+    )
+    return [require_tool("named"), "-4", "-g", "-n", "1", "-c", str(path)]
+
+
+def pdns(directory: Path) -> list[str]:
+    address, own = RESOLVERS["pdns"]
+    ksk = versions.keys()[0]
+    digest = hashlib.sha256(ROOT + ksk.dnskey).hexdigest()
+    (directory / "recursor.lua").write_text(
+        f'clearTA(".")\naddTA(".", "{ksk.tag} {ksk.algorithm} 2 {digest}")\n{generated("pdns", directory)}'
+    )
+    (directory / "recursor.conf").write_text(
+        f"""
+local-address={address}
+query-local-address={own}
+socket-dir={directory}
+hint-file={directory}/hints
+lua-config-file={directory}/recursor.lua
+dnssec=validate
+dont-query=
+threads=1
+security-poll-suffix=
+"""
+    )
+    return [require_tool("pdns_recursor"), f"--config-dir={directory}", "--daemon=no", "--write-pid=no"]
+
+
+def test_every_resolver_has_the_root_from_the_copy(world: World) -> None:
+    for kind, (address, _) in RESOLVERS.items():
+        wait_until(lambda kind=kind: world.serial(kind) == FIRST, f"{kind} has the root")
+        assert " ad" in world.dig(kind, ".", "SOA").split(";; flags:")[1].split(";")[0], kind
+        if kind in FALLING_BACK:
+            wait_until(lambda kind=kind: world.answers_alone(kind), f"{kind} answers without the root servers")
+            checked = world.command("hyperlocal", f"--check={address}")
+            assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "zone given" in (world.directory / "log").read_text()
+
+
+def test_a_new_root_is_with_the_resolvers_at_once(world: World) -> None:
+    world.publish(FIRST + 1)
+    for kind in FALLING_BACK:
+        wait_until(lambda kind=kind: world.serial(kind) == FIRST + 1, f"{kind} has the new root")
+        assert world.answers_alone(kind), kind
+
+
+def test_resolvers_fall_back_when_the_copy_expires_and_return_by_themselves(world: World) -> None:
+    world.stop_publisher()
+    log = (world.directory / "log").read_text
+    wait_until(lambda: "copy is withheld" in log(), "the copy is withheld")
+    for kind in FALLING_BACK:
+        wait_until(lambda kind=kind: world.asks_the_roots(kind), f"{kind} asks the root servers", 60)
+    checked = world.command("hyperlocal", f"--check={RESOLVERS['unbound'][0]}")
+    assert checked.returncode == 1
+    assert "not given out" in checked.stdout
+
+    world.start_publisher()
+    for kind in FALLING_BACK:
+        wait_until(lambda kind=kind: world.answers_alone(kind, 5), f"{kind} answers from its copy again", 60)
+        assert world.serial(kind) == FIRST + 1
+
+
+def test_resolvers_fall_back_when_nobody_gives_the_copy_and_a_restart_keeps_the_serial(world: World) -> None:
+    world.hyperlocal.close()
+    for kind in FALLING_BACK:
+        wait_until(lambda kind=kind: world.asks_the_roots(kind), f"{kind} asks the root servers", 60)
+
+    world.stop_publisher()
+    world.publish(FIRST)  # a publisher that has gone back
+    world.start_publisher()
+    world.start_hyperlocal()
+    passed = f"has {FIRST}, which is older than {FIRST + 1}"
+    wait_until(lambda: passed in (world.directory / "log").read_text(), "the publisher is passed over")
+    assert f'"served": {FIRST + 1}' in world.command("status", "--json").stdout
+
+    world.publish(FIRST + 2)
+    for kind in FALLING_BACK:
+        wait_until(lambda kind=kind: world.serial(kind) == FIRST + 2, f"{kind} has the newest root", 60)
+        wait_until(lambda kind=kind: world.answers_alone(kind, 5), f"{kind} answers from its copy again")
