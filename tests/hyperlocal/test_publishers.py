@@ -18,11 +18,11 @@ import dns.xfr
 import dns.zone
 
 from bench.peers.daemon import free_port, running
+from bench.peers.primaries import hidden_primary
 from rootsrv.wire import rdata as rdatas
 from tests.control.asking import ask
 from tests.secondary import versions
 from tests.secondary.certificates import Authority
-from tests.secondary.primaries import hidden_primary
 from tests.server.live import wait_until
 
 FIRST = versions.FIRST

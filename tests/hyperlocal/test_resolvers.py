@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.bind import lock_option
 from bench.peers.daemon import running
 from rootsrv.demo import generate
 from rootsrv.demo.sign import Signing, sign_root
@@ -255,6 +256,7 @@ server:
     trust-anchor-file: "{directory}/anchors"
     access-control: 127.0.0.0/8 allow
     do-not-query-localhost: no
+    aggressive-nsec: no
 remote-control:
     control-enable: no
 {generated("unbound", directory)}"""
@@ -271,7 +273,7 @@ def bind(directory: Path) -> list[str]:
 options {{
     directory "{directory}";
     pid-file "{directory}/named.pid";
-    lock-file none;
+    {lock_option(require_tool("named"))}
     session-keyfile "{directory}/session.key";
     managed-keys-directory "{directory}";
     listen-on port 53 {{ {address}; }};
@@ -279,6 +281,7 @@ options {{
     query-source address {own};
     dnssec-validation yes;
     empty-zones-enable no;
+    synth-from-dnssec no;
     min-refresh-time 1;
     min-retry-time 1;
     allow-query {{ 127.0.0.0/8; }};
@@ -308,6 +311,7 @@ lua-config-file={directory}/recursor.lua
 dnssec=validate
 dont-query=
 threads=1
+aggressive-nsec-cache-size=0
 security-poll-suffix=
 """
     )
