@@ -197,7 +197,8 @@ async def _report(config: Config, path: Path, stop: asyncio.Event) -> None:
 
 async def _mesh(config: Config, path: Path, stop: asyncio.Event) -> None:
     """CannotRun if it cannot be begun."""
-    from rootsrv.roles.mesh import CannotJoin, mesh
+    from rootsrv.roles.mesh import mesh
+    from rootsrv.roles.mesh_presence import CannotJoin
 
     try:
         await mesh(config, path, stop)

@@ -159,8 +159,10 @@ class Activation:
             confirmed = await self.zones.switchover.confirm(generation, alone)
         except SwitchoverVoid as error:
             self.zones.has_hosts = had_hosts
-            self._stay(accepted, restore, before, str(error))
-            return
+            if self._stay(accepted, restore, before, str(error)):
+                return
+            self.zones.has_hosts = prepared.has_hosts
+            confirmed = await self.zones.switchover.confirm(generation)
         for keeper, delivery, _ in accepted:
             self.note_outcome(keeper, delivery, "" if confirmed else self.zones.switchover.reason, flipped_at)
         if confirmed:
@@ -247,14 +249,22 @@ class Activation:
         restore: list[tuple[ZoneKeeper, Before]],
         generation: int,
         reason: str,
-    ) -> None:
-        """Nobody here has flipped, and others may fail alike: all go on with the zone that they answer from."""
+    ) -> bool:
+        """Nobody here has flipped, and others may fail alike: all go on with the zone that they answer from.
+
+        False: somebody has flipped after all, and nothing was changed.
+        """
+        after = [(keeper, keeper.before()) for keeper, _ in restore]
         for keeper, before in restore:
             keeper.stayed(before)
-        self.zones.switchover.stay(generation, self.zones.grant, reason)
+        if not self.zones.switchover.stay(generation, self.zones.grant, reason):
+            for keeper, each in after:
+                keeper.stayed(each)
+            return False
         self.zones.ledger.generation = generation
         self.zones.write_ledger()
         self._not_now(accepted, generation, reason)
+        return True
 
     def note_outcome(
         self, keeper: ZoneKeeper, delivery: Delivery, reason: str, flipped_at: float | None = None

@@ -223,12 +223,21 @@ class Switchover:
         self._confirmed(generation)
         return True
 
-    def stay(self, generation: int, grant: Callable[[], None], reason: str) -> None:
-        """Go on with *generation*, which is the one that everybody here answers from; *grant* stores its deadlines."""
+    def stay(self, generation: int, grant: Callable[[], None], reason: str) -> bool:
+        """Go on with *generation*, which is the one that everybody here answers from; *grant* stores its deadlines.
+
+        False, with the page as the flip has left it, if a worker has followed at the last moment: then it is in
+        service, and nothing goes back.  The kernel follows only where all workers have (fastpath/owner.py), so it
+        answers from *generation* as they do, and has its deadlines again as soon as it sees them.
+        """
         failed = self.generation
-        grant()
         self.page.active = generation
+        if any(self._active(slot) == failed for slot in self._alive()):
+            self.page.active = failed
+            return False
+        grant()
         self.void(failed, reason)
+        return True
 
     def _failed(self, generation: int) -> None:
         self.state = SwitchoverState.FAILED

@@ -175,6 +175,14 @@ class Serving:
             if responder is None:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
                 return
+        # Told before it is done: whoever takes the flip back because nobody has followed (Switchover.stay) looks for
+        # this first.  Mapping takes a tenth of a second, in which that may have happened.
+        self._slot.active = generation
+        if self._page.active != generation:
+            self._slot.active = self._generation
+            self._retire(responder)
+            self._head = b""
+            return
         self._adopt(generation, responder)
 
     def _adopt(self, generation: int, responder: Responder | None) -> None:

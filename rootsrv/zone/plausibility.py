@@ -4,6 +4,7 @@ A verified zone is authentic; this asks whether its publisher can have meant it.
 a human; lesser oddities are reported and pass.  A hold is advice to the maintainer: it never stops what is in service.
 """
 
+import datetime
 from dataclasses import dataclass
 
 from rootsrv.wire.name import to_text
@@ -32,6 +33,13 @@ class Limits:
     signatures_left_seconds: float = 86_400.0
 
 
+YEAR_OF_DATES = 1_000_000
+"""A year in serials that are dates, YYYYMMDDNN."""
+
+YEAR_SECONDS = 366 * 86_400
+"""A year in serials that count seconds, or less quickly."""
+
+
 @dataclass(frozen=True, slots=True)
 class Accept:
     """Believable; *oddities* are worth an alarm."""
@@ -56,8 +64,34 @@ def judge(
     if signatures_until is not None and signatures_until - now < limits.signatures_left_seconds:
         reasons.append(f"signatures expire within {max(0.0, signatures_until - now) / 3600:.1f} hours")
     if serving is not None:
+        if reason := _serial_ahead(update.serial, serving.serial, now):
+            reasons.append(reason)
         _compare(update, serving, limits, reasons, oddities)
     return Hold(tuple(reasons), tuple(oddities)) if reasons else Accept(tuple(oddities))
+
+
+def _serial_ahead(theirs: int, ours: int, now: float) -> str:
+    """Why the serial *theirs* is too far ahead: once served, nothing below it is taken for years; empty if it is not.
+
+    Serials that are dates may be as far ahead of ours as today is: an instance that was off for two years goes on.
+    """
+    ahead = (theirs - ours) % 2**32
+    date = _date_of(ours)
+    if date is None:
+        return (
+            f"serial {theirs} is {ahead} ahead of {ours}, more than a year of seconds" if ahead > YEAR_SECONDS else ""
+        )
+    today = datetime.datetime.fromtimestamp(now, datetime.UTC).date()
+    latest = max(ours, int(f"{today:%Y%m%d}99")) + YEAR_OF_DATES
+    return f"serial {theirs} is more than a year ahead of {ours} and of today" if theirs > latest else ""
+
+
+def _date_of(serial: int) -> datetime.date | None:
+    """The date that *serial* is (RFC 1912 §2.2: YYYYMMDDnn); None if it is none."""
+    try:
+        return datetime.datetime.strptime(str(serial // 100), "%Y%m%d").replace(tzinfo=datetime.UTC).date()
+    except ValueError:
+        return None
 
 
 def _compare(

@@ -356,3 +356,23 @@ def test_a_kernel_that_does_not_follow_by_the_end_of_the_grace_is_switched_off(
 
     asyncio.run(run())
     assert orders == ([2] if ordered else [])
+
+
+def test_nobody_goes_back_once_a_worker_has_followed_at_the_last_moment(page: Page) -> None:
+    granted = []
+
+    async def run() -> None:
+        turn = switchover(page)
+        async with worker(page, 0, switches=False), worker(page, 1, switches=False):
+            await turn.stage(2)
+            turn.flip(2, lambda: None)
+            with pytest.raises(SwitchoverVoid):
+                await turn.confirm(2, lambda: "others may fail alike")
+            page.worker(1).active = 2
+            assert not turn.stay(1, lambda: granted.append("deadlines"), "others may fail alike")
+            assert (page.active, granted) == (2, [])
+            page.worker(1).active = 1
+            assert turn.stay(1, lambda: granted.append("deadlines"), "others may fail alike")
+            assert (page.active, granted, turn.state) == (1, ["deadlines"], SwitchoverState.VOID)
+
+    asyncio.run(run())

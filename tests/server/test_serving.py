@@ -48,3 +48,33 @@ def test_a_table_that_is_no_longer_answered_from_is_let_go_of_without_a_collecti
         gc.enable()
         gc.unfreeze()
         os.close(directory)
+
+
+def test_a_flip_that_is_taken_back_while_a_worker_maps_the_table_is_not_followed(
+    tmp_path: Path,
+    compiled: Compiled,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page, directory = Page.create(tmp_path / "page"), os.open(tmp_path, os.O_RDONLY)
+    try:
+        slot = page.worker(0)
+        serving = Serving(page, slot, Counters(slot), directory, ResponderSettings())
+        for generation in (1, 2):
+            table_path(tmp_path, generation).write_bytes(compiled.octets)
+        page.active = 1
+        serving.wake_up()
+        open_table = module.open_table
+
+        def taken_back(name: str, *, directory: int) -> AnswerTable:
+            page.active = 1
+            return open_table(name, directory=directory)
+
+        monkeypatch.setattr(module, "open_table", taken_back)
+        page.active = 2
+        serving.wake_up()
+        assert (slot.active, page.active) == (1, 1)
+        serving.wake_up()
+        assert slot.active == 1
+    finally:
+        gc.unfreeze()
+        os.close(directory)

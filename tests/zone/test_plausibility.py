@@ -98,3 +98,25 @@ def test_other_soa_timers_are_an_oddity() -> None:
     changed = replace(serving.rrsets[b"\0", 6], rdatas=(rdata,))
     update = ZoneContents(b"\0", {**serving.rrsets, (b"\0", 6): changed})
     assert verdict(update) == Accept(("SOA expire changed: 604800 to 3600",))
+
+
+def with_serial(serial: int) -> ZoneContents:
+    return from_records(b"\0", [soa(serial)])
+
+
+def test_a_serial_more_than_a_year_ahead_is_held_and_an_instance_that_was_off_for_years_goes_on() -> None:
+    today = 2025092000  # NOW is 2025-09-20
+    for ours, theirs, ahead in (
+        (today, today + 1_000_099, False),
+        (today, today + 1_000_100, True),
+        (today, 4_099_123_101, True),  # a typing error
+        (2020092000, today + 1, False),  # off for five years
+        (2020092000, today + 1_000_100, True),
+        (today + 3_000_000, today + 4_000_000, False),  # served by approval: a year from there
+        (1_758_369_600, 1_758_369_600 + 366 * 86_400, False),  # seconds since 1970
+        (1_758_369_600, 1_758_369_601 + 366 * 86_400, True),
+        (7, 8, False),
+    ):
+        judged = judge(with_serial(theirs), with_serial(ours), UNTIL, NOW, LIMITS)
+        found = isinstance(judged, Hold) and any("ahead of" in each for each in judged.reasons)
+        assert found is ahead, (ours, theirs, judged)

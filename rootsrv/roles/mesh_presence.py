@@ -1,0 +1,109 @@
+"""What a member's role mesh consists of: its key, the board, what it knows of the others, and what it says itself."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rootsrv.config.file import Config
+from rootsrv.config.mesh import MeshConfig
+from rootsrv.engine import signing_key
+from rootsrv.engine.board import Board
+from rootsrv.engine.etcd import Etcd, tls_context
+from rootsrv.engine.fleet import Fleet
+from rootsrv.engine.leader import Leader
+from rootsrv.engine.tokens import TokenKeeper
+from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, open_envelope, seal
+from rootsrv.mesh.member import Now
+from rootsrv.mesh.roster import Member, RosterBook
+from rootsrv.process import clock
+
+_NEVER = 2.0**52
+
+
+class CannotJoin(Exception):
+    """The role cannot be started; the text names the cause."""
+
+
+def boottime() -> float:
+    """CLOCK_BOOTTIME, seconds."""
+    return clock.boottime_ns() / 1e9
+
+
+class Presence:
+    """This member in the mesh."""
+
+    def __init__(self, config: Config, settings: MeshConfig) -> None:
+        """CannotJoin if its key cannot be used."""
+        self.config = config
+        self.settings = settings
+        self.runtime = Path(config.state.runtime_directory)
+        try:
+            self.key = signing_key.load(Path(settings.key))
+        except signing_key.KeyUnusable as error:
+            raise CannotJoin(str(error)) from error
+        tls = None
+        if settings.tls_ca:
+            tls = tls_context(Path(settings.tls_ca), Path(settings.tls_certificate), Path(settings.tls_key))
+        etcd = Etcd(settings.endpoints, tls, settings.request_seconds)
+        self.board = Board(etcd, f"/rootsrv/v1/{settings.service}/", boottime)
+        self.fleet = Fleet(
+            settings.service,
+            RosterBook(settings.service, settings.roster_keys),
+            Path(config.state.directory) / "mesh" / "roster",
+        )
+        self.tokens = TokenKeeper(self.board, settings.member, boottime)
+        self.leader = Leader(self.board, self.fleet, settings.member, self.sign)
+        self.now = Now(clock.validity_now(), boottime(), False)
+        self.maintain = "not asked yet"
+        """Why maintain cannot be asked; empty = it can."""
+
+        self._epoch = self.now.wall
+        self._seq = 0
+        self._said: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """As in the roster."""
+        return self.settings.member
+
+    @property
+    def me(self) -> Member | None:
+        """Our line in the roster."""
+        return None if self.fleet.roster is None else self.fleet.roster.find(self.name)
+
+    def floors(self) -> tuple[tuple[str, int], ...]:
+        """Groups of whose tokens we need one, with their k."""
+        return self.fleet.book.floors(self.name, boottime()) if self.me else ()
+
+    def say(self, key: str, content: dict[str, Any], *, again: bool = False) -> None:
+        """Have *content* stand under *key*, if it does not, or *again*."""
+        if again or self._said.get(key) != content:
+            self._said[key] = content
+            self.board.publish(key, self.sign_now(key, content))
+
+    def sign_now(self, key: str, content: Mapping[str, Any]) -> bytes:
+        """An envelope with the next number."""
+        self._seq += 1
+        return self.sign(key, self._epoch, self._seq, content)
+
+    def sign(self, key: str, epoch: float, seq: int, content: Mapping[str, Any]) -> bytes:
+        """An envelope of ours."""
+        envelope = Envelope(key, self.name, epoch, seq, self.now.wall, _NEVER, content)
+        return seal(envelope, self.settings.service, self.key)
+
+    def holders(self) -> list[dict[str, str]]:
+        """Who holds tokens of our floors, as they sign it; for people only."""
+        if self.fleet.roster is None:
+            return []
+        keys = self.fleet.roster.keys_of(each.name for each in self.fleet.roster.member)
+        found = []
+        for key, entry in self.board.entries.items():
+            if key.startswith("floor/"):
+                try:
+                    said = open_envelope(
+                        entry.value, service=self.settings.service, key="floor", writers=keys, now=None
+                    )
+                    found.append({"slot": key, "member": said.sender, "reason": str(said.content.get("reason", ""))})
+                except EnvelopeRefused as error:
+                    found.append({"slot": key, "member": "?", "reason": str(error)})
+        return found

@@ -1,0 +1,142 @@
+"""What the role mesh tells: of all members, for people; of the others, for maintain; of this one, for the board."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import rootsrv
+from rootsrv.control import client
+from rootsrv.control.client import NoAnswer
+from rootsrv.engine.leader import LEAD
+from rootsrv.mesh.orders import SetTime, Subject, Verdict
+from rootsrv.mesh.quorum import may_fall_silent
+from rootsrv.mesh.roster import Member, Roster, public_text
+from rootsrv.process.persistence import failing
+from rootsrv.roles.mesh_presence import Presence
+from rootsrv.zone import instant
+
+_ASK_SECONDS = 2.0
+
+
+def for_maintain(presence: Presence, subjects: Mapping[str, Subject]) -> dict[str, Any]:
+    """What is known of the others that bears on what is staged here: *subjects*, by zone."""
+    me, fleet = presence.me, presence.fleet
+    done = None if presence.board.gone else fleet.done
+    silence = []
+    for subject in subjects.values():
+        silent = may_fall_silent(subject, presence.name, fleet.roster, done)
+        silence.append({**subject.to_content(), "allowed": silent.allowed, "why": silent.why})
+    return {
+        "timing": asdict(fleet.timing),
+        "canary": me is not None and me.canary,
+        "wave": 0 if fleet.roster is None else fleet.roster.wave_of(presence.name),
+        "orders": [_order(each) for zone in fleet.orders.values() for each in zone] if me else [],
+        "verdicts": [_verdict(each) for each in fleet.verdicts] if me else [],
+        "canaries_failed": [{**each.to_content(), "failed": fleet.canaries_failed(each)} for each in subjects.values()],
+        "silence": silence,
+        "engine": presence.board.gone,
+    }
+
+
+async def of_this_member(presence: Presence) -> dict[str, Any]:
+    """What all roles here tell, as the board shows it."""
+    found: dict[str, Any] = {"version": rootsrv.__version__, "synchronised": presence.now.synchronised}
+    with contextlib.suppress(NoAnswer):
+        told = await client.ask(presence.runtime / "maintain.sock", {"command": "status"}, timeout=_ASK_SECONDS)
+        found |= {
+            "configuration": told["configuration_digest"],
+            "clock": told["clock"],
+            "serials": {each["name"]: each["served"] for each in told["zones"]},
+            "scheduled": {each["name"]: each["scheduled"] for each in told["zones"] if each["scheduled"]},
+            "alarms": told["alarms"][:8],
+        }
+        for each in told["zones"]:
+            if each["received"] not in {None, each["served"], each["scheduled"]}:
+                presence.leader.received(each["name"], each["received"])
+    if presence.config.anycast is not None:
+        with contextlib.suppress(NoAnswer):
+            told = await client.ask(presence.runtime / "advertise.sock", {"command": "status"}, timeout=_ASK_SECONDS)
+            found["routes"] = {str(each["ip_version"]): each["route"] for each in told["families"]}
+    return found
+
+
+def document(presence: Presence) -> dict[str, Any]:
+    """Everything that is known of the mesh."""
+    fleet, board, now = presence.fleet, presence.board, presence.now
+    roster = fleet.roster
+    lead = board.entries.get(LEAD)
+    return {
+        "role": "mesh",
+        "pid": os.getpid(),
+        "version": rootsrv.__version__,
+        "service": presence.settings.service,
+        "member": presence.name,
+        "public_key": public_text(presence.key),
+        "now": instant.to_text(now.wall),
+        "synchronised": now.synchronised,
+        "engine": {
+            "there": not board.gone,
+            "reason": board.gone,
+            "endpoint": board.etcd.endpoint,
+            "since_seconds": round(now.boottime - board.since, 1),
+            "keys": len(board.entries),
+        },
+        "maintain": presence.maintain or "answers",
+        "failing": dict(failing),
+        "roster_version": None if roster is None else roster.version,
+        "hold_seconds": fleet.timing.hold,
+        "operators": {} if roster is None else {public_text(key): name for name, key in roster.operator_keys().items()},
+        "refused": fleet.refused,
+        "leads": presence.leader.leads,
+        "leader_elected": lead is not None,
+        "distribution": [
+            {
+                "zone": each.zone,
+                "state": each.stand.value,
+                "reason": each.reason,
+                "serial": each.subject.serial if each.subject else None,
+            }
+            for each in presence.leader.distributions.values()
+        ],
+        "orders": [_order(each) for zone in fleet.orders.values() for each in zone[-3:]],
+        "verdicts": [_verdict(each) for each in fleet.verdicts[-8:]],
+        "tokens": presence.holders(),
+        "members": [] if roster is None else [_member(presence, each) for each in roster.member],
+        "groups": [] if roster is None else _groups(roster),
+        "sites": [] if roster is None else [asdict(each) for each in roster.site],
+    }
+
+
+def _groups(roster: Roster) -> list[dict[str, Any]]:
+    return [{"name": each.name, "k": each.k, "n": len(roster.members_of(each.name))} for each in roster.group]
+
+
+def _member(presence: Presence, member: Member) -> dict[str, Any]:
+    fleet = presence.fleet
+    status = fleet.statuses.get(member.name)
+    ready, done = fleet.ready.get(member.name), fleet.done.get(member.name)
+    return {
+        "name": member.name,
+        "site": member.site,
+        "group": member.group,
+        "cluster": member.cluster,
+        "canary": member.canary,
+        "distribution_host": member.distribution_host,
+        "metrics": member.metrics,
+        "present": status is not None,
+        "age_seconds": None if status is None else round(presence.now.wall - status.sent, 1),
+        "status": {} if status is None else dict(status.content),
+        "ready": None if ready is None else ready.to_content(),
+        "done": None if done is None else {**done.subject.to_content(), "ok": done.ok, "reason": done.reason},
+        "flipped_at": fleet.flipped_at.get(member.name),
+    }
+
+
+def _order(order: SetTime) -> dict[str, Any]:
+    return {**order.to_content(), "by": order.by, "epoch": order.epoch, "seq": order.seq}
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {**verdict.to_content(), "by": verdict.by, "sent": verdict.sent}
