@@ -38,8 +38,9 @@ from rootsrv.process.clocks import clocks
 from rootsrv.process.security import SecurityEvents
 from rootsrv.roles import maintain_status
 from rootsrv.secondary.control import Control
+from rootsrv.secondary.delivery import Version
 from rootsrv.secondary.in_turn import InTurn
-from rootsrv.secondary.keeper import Version, ZoneKeeper
+from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.offering import Offering

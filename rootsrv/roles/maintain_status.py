@@ -88,7 +88,7 @@ def _zone(maintainer: Maintainer, keeper: ZoneKeeper, boottime: float) -> ZoneSt
         lease_until=None if left is None else instant.to_text(maintainer.zones.now() + left),
         signatures_until=_instant(serving.lease.signatures_until if serving else None),
         refresh_in_seconds=round(max(0.0, refresh.next_refresh - boottime), 1),
-        source=f"{serving.source} ({serving.how})" if serving else "",
+        source=f"{serving.delivery.origin.source} ({serving.delivery.origin.how})" if serving else "",
         held=[
             HeldStatus(
                 serial=each.serial,

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import rootsrv
 from rootsrv.process import log
+from rootsrv.secondary.delivery import Delivery
 from rootsrv.secondary.in_step import InStep
-from rootsrv.secondary.keeper import Before, Delivery, ZoneKeeper
+from rootsrv.secondary.keeper import Before, ZoneKeeper
 from rootsrv.secondary.membership import Outcome, subject_of
 from rootsrv.secondary.preparation import Prepared, Verdict
 from rootsrv.secondary.switchover import SwitchoverVoid
@@ -89,7 +90,7 @@ class Activation:
             keeper.name: keeper.accept(delivery, verdict.signatures_until, verdict.alarms)
             for keeper, delivery, verdict in accepted
         }
-        hurried = {(keeper.name, delivery.candidate.serial) for keeper, delivery, _ in accepted} & self.now_please
+        hurried = {(keeper.name, delivery.serial) for keeper, delivery, _ in accepted} & self.now_please
         self.now_please -= hurried
         try:
             await self.zones.switchover.stage(generation)
@@ -151,7 +152,7 @@ class Activation:
             flipped_at=f"{flipped_at:.3f}",
         )
         for keeper, delivery, _ in accepted:
-            self.zones.journal("zone served", zone=keeper.name, serial=delivery.candidate.serial, generation=generation)
+            self.zones.journal("zone served", zone=keeper.name, serial=delivery.serial, generation=generation)
         if self.zones.hosts is not None and any(keeper is self.zones.hosts for keeper, _, _ in accepted):
             self.zones.hosts.waiting = None
         alone = self._failing_alone(accepted) if in_step is not None and before else lambda: ""
@@ -206,7 +207,7 @@ class Activation:
         self.retire_others()
         for keeper, delivery, _ in accepted:
             self.note_outcome(keeper, delivery, reason)
-            again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
+            again = replace(delivery, kept=True)
             asyncio.get_running_loop().call_later(RESTAGE_SECONDS, keeper.deliver, again)
 
     def _unstage(self, accepted: Accepted, generation: int) -> None:
@@ -228,7 +229,7 @@ class Activation:
         for keeper, delivery, _ in accepted:
             self.note_outcome(keeper, delivery, reason)
             keeper.scheduled = None
-            keeper.last_rejection = f"{delivery.candidate.serial} from {delivery.candidate.source}: {reason}"
+            keeper.last_rejection = f"{delivery.serial} from {delivery.origin.source}: {reason}"
             self.put_off(keeper, delivery)
 
     def _failing_alone(self, accepted: Accepted) -> Callable[[], str]:
@@ -273,12 +274,12 @@ class Activation:
         if self.zones.membership is not None:
             now = self.zones.now()
             took = None if flipped_at is None else now - flipped_at
-            subject = subject_of(keeper.name, delivery.candidate.contents)
+            subject = subject_of(keeper.name, delivery.contents)
             self.zones.membership.outcome = Outcome(subject, not reason, reason, flipped_at or now, took)
 
     def put_off(self, keeper: ZoneKeeper, delivery: Delivery) -> None:
         """Put *delivery* off until the state directory can be written, or for a while if it can."""
-        again = replace(delivery, candidate=replace(delivery.candidate, kept=True))
+        again = replace(delivery, kept=True)
         self._put_off.append((keeper, again))
         self._put_off_until = self.zones.boottime() + self._put_off_seconds
         self._put_off_seconds = min(2 * self._put_off_seconds, RESTAGE_SECONDS)

@@ -185,7 +185,7 @@ class Control:
                 at = self._maintainer.zones.switchover.activate_at
                 if at is not None:
                     return {"serial": serial, "state": "scheduled", "activate_at": at}
-            if keeper.waiting is not None and keeper.waiting.candidate.serial == serial:
+            if keeper.waiting is not None and keeper.waiting.serial == serial:
                 return {"serial": serial, "state": "waiting for a root zone that it fits"}
             if keeper.serving is not None and serial_is_newer(keeper.serving.serial, serial):
                 raise Refused(f"serial {serial} was overtaken by {keeper.serving.serial}")

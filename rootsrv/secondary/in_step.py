@@ -85,9 +85,7 @@ class InStep:
     def _is_overtaken(self, keeper: ZoneKeeper, answer: Answer) -> bool:
         assert keeper.scheduled is not None
         newer = frozenset(
-            each.candidate.serial
-            for each in keeper.deliveries
-            if serial_is_newer(each.candidate.serial, keeper.scheduled.serial)
+            each.serial for each in keeper.deliveries if serial_is_newer(each.serial, keeper.scheduled.serial)
         )
         return bool(newer) and (is_held(answer) or self.membership.overtaking(keeper.name, newer))
 

@@ -6,17 +6,18 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rootsrv.process import log
 from rootsrv.process.children import describe_error
-from rootsrv.secondary.preparation import Candidate, ZonePolicy
+from rootsrv.secondary.delivery import Delivery, Origin, Version
+from rootsrv.secondary.preparation import ZonePolicy
 from rootsrv.secondary.primary import SerialAnswer, Transferred, describe
 from rootsrv.secondary.sources import ZoneSource
 from rootsrv.store.store import Provenance
 from rootsrv.wire.serial import serial_is_newer
-from rootsrv.zone.contents import Soa, ZoneContents
+from rootsrv.zone.contents import Soa
 from rootsrv.zone.lease import Lease, TrustedClock
 from rootsrv.zone.refresh import AskSerial, Fetch, Refresh, Timers
 from rootsrv.zone.transfer import TransferFailed
@@ -26,8 +27,8 @@ class PrimaryStale(TransferFailed):
     """The primary's own lease on the zone is all but over (RFC 7314): another one may have it fresh."""
 
 
-def _newest_first(one: "Delivery", other: "Delivery") -> int:
-    return -1 if serial_is_newer(one.candidate.serial, other.candidate.serial) else 1
+def _newest_first(one: Delivery, other: Delivery) -> int:
+    return -1 if serial_is_newer(one.serial, other.serial) else 1
 
 
 _NEWEST_FIRST = functools.cmp_to_key(_newest_first)
@@ -41,33 +42,6 @@ def _staleness(soa: Soa, expire_seconds: int | None) -> str:
     if expire_seconds is None or expire_seconds >= min(soa.refresh, soa.expire):
         return ""
     return f"EXPIRE of {expire_seconds} s, less than one refresh of the zone ({soa.refresh} s)"
-
-
-@dataclass
-class Version:
-    """A version that verified: in service or on its way there."""
-
-    contents: ZoneContents = field(repr=False)
-    lease: Lease
-    source: str
-    how: str
-    alarms: tuple[str, ...] = ()
-    served_since: float | None = None
-    """CLOCK_BOOTTIME, seconds."""
-
-    @property
-    def serial(self) -> int:
-        """The SOA serial."""
-        return self.contents.serial
-
-
-@dataclass
-class Delivery:
-    """A candidate and the primary that delivered it; '' if it was none of them."""
-
-    candidate: Candidate
-    primary: str
-    confirmed_boottime: float
 
 
 class ConversationFailed(TransferFailed):
@@ -193,29 +167,27 @@ class ZoneKeeper:
 
     def accept(self, delivery: Delivery, signatures_until: float | None, alarms: tuple[str, ...]) -> Version:
         """A delivery verified and is on its way into service."""
-        candidate = delivery.candidate
         lease = self._lease_of(delivery, signatures_until)
-        self.scheduled = Version(candidate.contents, lease, candidate.source, candidate.how, alarms)
+        self.scheduled = Version(delivery, lease, alarms)
         newest = self.refresh.serial
-        if newest is None or newest == candidate.serial or serial_is_newer(candidate.serial, newest):
+        if newest is None or newest == delivery.serial or serial_is_newer(delivery.serial, newest):
             now = self.boottime()
-            self.refresh.accepted(candidate.serial, self._timers(candidate.contents.soa), now)
+            self.refresh.accepted(delivery.serial, self._timers(delivery.contents.soa), now)
             # A primary with little left gives little: all are asked again before half of that is gone.
             half = (lease.confirmed_boottime + lease.duration_seconds - now) / 2
             self.refresh.next_refresh = min(self.refresh.next_refresh, now + max(half, 0.0))
-        self.held.pop(candidate.serial, None)
+        self.held.pop(delivery.serial, None)
         self.last_rejection = ""
         self.wake()
         return self.scheduled
 
     def _lease_of(self, delivery: Delivery, signatures_until: float | None) -> Lease:
         """The lease that *delivery* would be served on."""
-        candidate = delivery.candidate
-        duration = float(min(candidate.expire_seconds, candidate.contents.soa.expire))
+        duration = float(min(delivery.expire_seconds, delivery.contents.soa.expire))
         if self.max_serve_seconds:
             duration = min(duration, self.max_serve_seconds)
-        confirmed = delivery.confirmed_boottime
-        return Lease(candidate.serial, self.clock.wall(confirmed), confirmed, duration, signatures_until)
+        confirmed = delivery.origin.confirmed_boottime
+        return Lease(delivery.serial, self.clock.wall(confirmed), confirmed, duration, signatures_until)
 
     def lease_fault(self, delivery: Delivery, signatures_until: float | None = None) -> str:
         """Why *delivery* must not take the place of what is in service: its lease; empty if that is good enough.
@@ -225,7 +197,7 @@ class ZoneKeeper:
         or that is shorter than both what is left of the present one and one refresh.
         """
         serving, now = self.serving, self.boottime()
-        if serving is not None and serving.serial == delivery.candidate.serial:
+        if serving is not None and serving.serial == delivery.serial:
             return ""
         new = self._lease_of(delivery, signatures_until).deadline(self.clock, now) - now
         if new <= 0:
@@ -287,11 +259,11 @@ class ZoneKeeper:
 
     def reject(self, delivery: Delivery, reason: str) -> None:
         """A delivery did not verify."""
-        serial = delivery.candidate.serial
-        self.last_rejection = f"{serial} from {delivery.candidate.source}: {reason}"
+        serial = delivery.serial
+        self.last_rejection = f"{serial} from {delivery.origin.source}: {reason}"
         self.counters["zones_rejected"] += 1
-        if delivery.primary in self.refresh.primaries:
-            self.refresh.rejected(delivery.primary, serial, reason, self.boottime())
+        if delivery.origin.primary in self.refresh.primaries:
+            self.refresh.rejected(delivery.origin.primary, serial, reason, self.boottime())
         self.wake()
 
     def drop(self, serial: int) -> None:
@@ -456,8 +428,8 @@ class ZoneKeeper:
         elif contents is not None and (ours is None or serial_is_newer(serial, ours)):
             seconds = contents.soa.expire if expire is None else min(contents.soa.expire, expire)
             wall = self.clock.wall(now)
-            candidate = Candidate(contents, source.name, transferred.how, wall, seconds, source.authenticated)
-            self.deliver(Delivery(candidate, source.name, now))
+            origin = Origin(source.name, transferred.how, wall, now, primary=source.name)
+            self.deliver(Delivery(contents, origin, seconds, source.authenticated))
         self.note_known()
 
     def _same_again(self, source: ZoneSource, transferred: Transferred, expire_seconds: int | None) -> None:
@@ -471,7 +443,7 @@ class ZoneKeeper:
 
     def deliver(self, delivery: Delivery) -> None:
         """Put *delivery* before whoever prepares tables."""
-        self.deliveries = [each for each in self.deliveries if each.candidate.serial != delivery.candidate.serial]
+        self.deliveries = [each for each in self.deliveries if each.serial != delivery.serial]
         self.deliveries.append(delivery)
         self.deliveries.sort(key=_NEWEST_FIRST)
         del self.deliveries[len(self.sources) + 1 :]

@@ -12,7 +12,8 @@ from rootsrv.distribution.requests import Asker
 from rootsrv.process import log
 from rootsrv.process.child import in_child
 from rootsrv.process.security import SecurityEvents
-from rootsrv.secondary.keeper import Version, ZoneKeeper
+from rootsrv.secondary.delivery import Version
+from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import read_version
 from rootsrv.secondary.zones import Zones
 from rootsrv.store.store import StoreFailed

@@ -22,10 +22,10 @@ from typing import Any
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, ChildNotStarted, in_child
 from rootsrv.secondary.activation import Activation
-from rootsrv.secondary.keeper import Delivery, ZoneKeeper
+from rootsrv.secondary.delivery import Delivery
+from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import (
     AnchorsUnreadable,
-    Candidate,
     Preparation,
     Prepared,
     Verdict,
@@ -85,7 +85,7 @@ class Pipeline:
         return False
 
     async def take(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
-        serial = delivery.candidate.serial
+        serial = delivery.serial
         again = self.activation.needs_table and self._is_of_service(keeper, delivery)
         if keeper.serving is not None and not again and not serial_is_newer(serial, keeper.serving.serial):
             return
@@ -99,13 +99,13 @@ class Pipeline:
             keeper.waiting = delivery
             return
         held = keeper.held[serial].zonemd if serial in keeper.held else ""
-        if held and not delivery.candidate.kept and held == zonemd_of(delivery.candidate.contents):
+        if held and not delivery.kept and held == zonemd_of(delivery.contents):
             return  # the same again: somebody has to decide
         await self.attempt(keeper, delivery, at_once=at_once)
 
     async def attempt(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
         """Prepare and activate *delivery*; whatever goes wrong ends this attempt and nothing else."""
-        serial = delivery.candidate.serial
+        serial = delivery.serial
         self.taking = {(keeper.name, serial)}
         try:
             await self.prepare_and_activate(keeper, delivery, at_once=at_once)
@@ -115,7 +115,7 @@ class Pipeline:
             reason = f"it cannot be kept: {error}"
         except AnchorsUnreadable as error:
             reason = str(error)
-            if delivery.primary not in keeper.refresh.primaries:
+            if delivery.origin.primary not in keeper.refresh.primaries:
                 self.activation.put_off(keeper, delivery)  # nobody will give it again
         except (ChildFailed, TimeoutError) as error:
             reason = f"preparation failed: {error or type(error).__name__}"
@@ -132,7 +132,7 @@ class Pipeline:
         unsettled = [each for each in self.zones.keepers.values() if each.scheduled is not None]
         for each in unsettled:
             if each is not keeper and each.scheduled is not None:
-                self.activation.put_off(each, self.zones.delivery_of(each.scheduled))
+                self.activation.put_off(each, each.scheduled.again())
             each.scheduled = None
         if self.zones.page.staged:
             self.zones.switchover.void(self.zones.page.staged, reason)
@@ -154,7 +154,7 @@ class Pipeline:
         if serving is None:
             return
         generation = self.zones.ledger.generation if at_start else 0
-        kept = self.preparation(self.zones.delivery_of(serving), None, generation=generation)
+        kept = self.preparation(serving.again(), None, generation=generation)
         try:
             prepared = await in_child(replace(kept, keep_only=True).run, self.zones.store, expected=EXPECTED)
         except (ChildFailed, StoreFailed, AnchorsUnreadable, TimeoutError) as error:
@@ -192,17 +192,15 @@ class Pipeline:
         serving = self.zones.root.serving
         assert serving is not None
         self.activation.needs_table = True
-        await self.attempt(self.zones.root, self.zones.delivery_of(serving), at_once=True)
+        await self.attempt(self.zones.root, serving.again(), at_once=True)
 
     def is_under_way(self, keeper: ZoneKeeper, serial: int) -> bool:
         """Whether *serial* is being taken care of, or is next."""
-        return (keeper.name, serial) in self.taking or any(
-            each.candidate.serial == serial for each in keeper.deliveries
-        )
+        return (keeper.name, serial) in self.taking or any(each.serial == serial for each in keeper.deliveries)
 
     def _is_of_service(self, keeper: ZoneKeeper, delivery: Delivery) -> bool:
         """Whether *delivery* is what is in service, to be compiled again."""
-        return keeper.serving is not None and keeper.serving.serial == delivery.candidate.serial
+        return keeper.serving is not None and keeper.serving.serial == delivery.serial
 
     def watch(self) -> None:
         """Called every second: what waits is tried again, and what could not be judged is judged."""
@@ -217,13 +215,13 @@ class Pipeline:
         serving_root = self.zones.root.serving
         assert root is not None or serving_root is not None
         if root is None and serving_root is not None:
-            root_candidate = self.zones.delivery_of(serving_root).candidate
+            judged = serving_root.again()
         else:
             assert root is not None
-            root_candidate = root.candidate
-        serving_hosts: Candidate | None = None
+            judged = root
+        serving_hosts: Delivery | None = None
         if self.zones.hosts is not None and self.zones.hosts.serving is not None:
-            serving_hosts = self.zones.delivery_of(self.zones.hosts.serving).candidate
+            serving_hosts = self.zones.hosts.serving.again()
         hold = self.zones.config.hold
         return Preparation(
             store=self.zones.store,
@@ -239,8 +237,8 @@ class Pipeline:
                 shrink_percent=hold.shrink_percent,
                 signatures_left_seconds=hold.signatures_left_seconds,
             ),
-            root=root_candidate,
-            hosts=hosts.candidate if hosts else serving_hosts,
+            root=judged,
+            hosts=hosts or serving_hosts,
             new_root=root is not None,
             new_hosts=hosts is not None,
             serving_root=serving_root.contents if serving_root else None,
@@ -252,7 +250,7 @@ class Pipeline:
         root = delivery if keeper is self.zones.root else None
         hosts = delivery if keeper is self.zones.hosts else self._waiting_hosts()
         if hosts is not None and self.zones.hosts is not None:
-            self.taking.add((self.zones.hosts.name, hosts.candidate.serial))
+            self.taking.add((self.zones.hosts.name, hosts.serial))
         preparation = self.preparation(root, hosts, generation=generation)
         began = time.monotonic()
         prepared = await in_child(preparation.run, self.zones.store, expected=EXPECTED)
@@ -292,9 +290,10 @@ class Pipeline:
 
     def _refuse(self, keeper: ZoneKeeper, delivery: Delivery, reason: str) -> None:
         """Not for what the zone is but for what is in service, or was."""
-        candidate = delivery.candidate
-        log.alarm("zone refused", zone=keeper.name, serial=candidate.serial, source=candidate.source, reason=reason)
-        self.zones.journal("zone refused", zone=keeper.name, serial=candidate.serial, reason=reason)
+        log.alarm(
+            "zone refused", zone=keeper.name, serial=delivery.serial, source=delivery.origin.source, reason=reason
+        )
+        self.zones.journal("zone refused", zone=keeper.name, serial=delivery.serial, reason=reason)
         keeper.reject(delivery, reason)
 
     def _waiting_hosts(self) -> Delivery | None:
@@ -314,12 +313,11 @@ class Pipeline:
     def _note_verdict(
         self, keeper: ZoneKeeper, delivery: Delivery, verdict: Verdict, took: int, prepared: Prepared
     ) -> None:
-        candidate = delivery.candidate
         facts: dict[str, Any] = {
             "zone": keeper.name,
             "serial": verdict.serial,
-            "from": candidate.source,
-            "transfer": candidate.how,
+            "from": delivery.origin.source,
+            "transfer": delivery.origin.how,
         }
         for alarm in verdict.alarms:
             log.alarm("zone suspicious", zone=keeper.name, serial=verdict.serial, sign=alarm)
@@ -353,7 +351,7 @@ class Pipeline:
             reasons=list(verdict.reasons),
             alarms=list(verdict.alarms),
             checks=list(verdict.checks),
-            approved=candidate.approved,
+            approved=delivery.approved,
         )
 
     def _keep_held(self, keeper: ZoneKeeper, verdict: Verdict) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 from rootsrv.answer import examination
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import TableUnusable
+from rootsrv.secondary.delivery import Delivery
 from rootsrv.store.store import Provenance, Store, StoreFailed
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.name import to_text
@@ -35,32 +36,6 @@ class ZonePolicy:
     zonemd: Literal["required", "if-supported", "off"]
     anchors: Callable[[], str] = field(repr=False)
     """Reads the trust anchors; ConfigError or OSError if they cannot be had."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A version of a zone that might go into service."""
-
-    contents: ZoneContents = field(repr=False)
-    source: str
-    how: str
-    received_at: float
-    """Seconds since 1970."""
-
-    expire_seconds: int
-    authenticated: bool
-    """Whether its source is known by more than its address; else DNSSEC and ZONEMD have to verify all of it."""
-
-    approved: bool = False
-    """An operator wants it, plausible or not."""
-
-    kept: bool = False
-    """It is in the store already."""
-
-    @property
-    def serial(self) -> int:
-        """The SOA serial."""
-        return self.contents.serial
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +79,12 @@ class Preparation:
     root_policy: ZonePolicy
     hosts_policy: ZonePolicy | None
     limits: plausibility.Limits
-    root: Candidate
-    hosts: Candidate | None
+    root: Delivery
+    hosts: Delivery | None
     new_root: bool
     new_hosts: bool
     serving_root: ZoneContents | None
-    serving_hosts: Candidate | None = None
+    serving_hosts: Delivery | None = None
     """What the root goes on with if new hosts do not fit it: one bad zone of hosts must not hold up every root."""
 
     keep_only: bool = False
@@ -205,7 +180,7 @@ class Preparation:
         return accepted
 
     def _verify_hosts(
-        self, root: VerifiedZone, candidate: Candidate | None
+        self, root: VerifiedZone, candidate: Delivery | None
     ) -> tuple[VerifiedZone | None, Verdict | None]:
         if candidate is None or self.hosts_policy is None:
             return None, None
@@ -234,13 +209,13 @@ class Preparation:
             self._keep(self.hosts_policy, candidate, verdict, hosts)
         return None, verdict
 
-    def _keep(self, policy: ZonePolicy, candidate: Candidate, verdict: Verdict, zone: VerifiedZone) -> None:
+    def _keep(self, policy: ZonePolicy, candidate: Delivery, verdict: Verdict, zone: VerifiedZone) -> None:
         provenance = Provenance(
             zone=policy.name,
             serial=candidate.serial,
-            source=candidate.source,
-            how=candidate.how,
-            received_at=candidate.received_at,
+            source=candidate.origin.source,
+            how=candidate.origin.how,
+            received_at=candidate.origin.received_at,
             verified_at=zone.verified_at,
             signatures_until=zone.signatures_until,
             expire_seconds=candidate.expire_seconds,
@@ -280,7 +255,7 @@ def zonemd_of(contents: ZoneContents) -> str:
     return zonemd.rdatas[0][6:].hex() if zonemd and zonemd.rdatas else ""
 
 
-def _rejected(candidate: Candidate, error: Exception) -> Verdict:
+def _rejected(candidate: Delivery, error: Exception) -> Verdict:
     fault = (type(error).__doc__ or type(error).__name__).split("\n")[0].rstrip(".")
     return Verdict("rejected", candidate.serial, reasons=(f"{fault}: {error}",))
 

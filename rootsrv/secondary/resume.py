@@ -21,13 +21,15 @@ from rootsrv.page.layout import MAX_ZONES
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.activation import OUR_FAULT
-from rootsrv.secondary.keeper import Version, ZoneKeeper
+from rootsrv.secondary.delivery import Delivery, Version
+from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.pipeline import EXPECTED, Pipeline
 from rootsrv.secondary.preparation import AnchorsUnreadable, is_beyond_us, read_version
 from rootsrv.secondary.sources import FileSource
 from rootsrv.store.store import Provenance, StoreFailed
 from rootsrv.wire.serial import serial_is_newer
+from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.lease import Lease
 from rootsrv.zone.transfer import TransferFailed
 
@@ -35,6 +37,12 @@ from rootsrv.zone.transfer import TransferFailed
 def _why_held(keeper: ZoneKeeper) -> str:
     reasons = [reason for each in keeper.held.values() for reason in each.reasons]
     return "; ".join(reasons) or "it was not accepted"
+
+
+def _version(provenance: Provenance, contents: ZoneContents, lease: Lease) -> Version:
+    """A kept version that was accepted once, on the lease that it has."""
+    delivery = Delivery.from_store(provenance, contents, lease.confirmed_boottime, approved=True)
+    return Version(delivery, lease, provenance.alarms)
 
 
 def _is_void(provenance: Provenance) -> bool:
@@ -117,7 +125,7 @@ class Resumption:
                 return None
             if lease is None or lease.serial != info.serial:
                 lease = self._lease_of(keeper, provenance)
-            found[keeper] = Version(contents, lease, provenance.source, provenance.how, provenance.alarms)
+            found[keeper] = _version(provenance, contents, lease)
         return found
 
     def _lease_of(self, keeper: ZoneKeeper, provenance: Provenance) -> Lease:
@@ -130,11 +138,11 @@ class Resumption:
 
     async def _examine(self, generation: int, versions: dict[ZoneKeeper, Version]) -> str:
         """Why a table that is there must not be answered from; empty if it may."""
-        root = self.zones.delivery_of(versions[self.zones.root])
+        root = versions[self.zones.root].again()
         hosts = versions.get(self.zones.hosts) if self.zones.hosts is not None else None
         preparation = replace(
             self._pipeline.preparation(root, None, generation=generation),
-            hosts=self.zones.delivery_of(hosts).candidate if hosts is not None else None,
+            hosts=hosts.again() if hosts is not None else None,
             new_hosts=hosts is not None,
             existing=True,
         )
@@ -186,7 +194,7 @@ class Resumption:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=lease.serial, reason=error)
                 # Nothing older may be served: only what is newer will do, or the same again from a primary.
             else:
-                keeper.serving = Version(contents, lease, provenance.source, provenance.how, provenance.alarms)
+                keeper.serving = _version(provenance, contents, lease)
                 keeper.serving.served_since = self.zones.boottime()
                 keeper.set_sources(keeper.sources)
                 for serial in self.zones.ledger.dropped.get(keeper.name, []):

@@ -10,9 +10,10 @@ from rootsrv.config.file import Config, ZoneConfig
 from rootsrv.page.layout import Page
 from rootsrv.process import log
 from rootsrv.process.clocks import Clocks, boot_id
-from rootsrv.secondary.keeper import Delivery, Version, ZoneKeeper
+from rootsrv.secondary.delivery import Delivery, Origin
+from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.membership import Membership
-from rootsrv.secondary.preparation import Candidate, ZonePolicy, read_version
+from rootsrv.secondary.preparation import ZonePolicy, read_version
 from rootsrv.secondary.primary import Transferred
 from rootsrv.secondary.sources import FileSource, ZoneSource, source_of
 from rootsrv.secondary.switchover import Switchover
@@ -169,30 +170,7 @@ class Zones:
             log.alarm("kept zone unusable", zone=keeper.name, serial=serial, reason=error)
             return
         age = max(0.0, self.now() - provenance.received_at)
-        candidate = Candidate(
-            contents,
-            provenance.source,
-            provenance.how,
-            provenance.received_at,
-            provenance.expire_seconds,
-            authenticated=True,  # it verified when it was kept, by the rule for its source
-            approved=approved,
-            kept=True,
-        )
-        keeper.deliver(Delivery(candidate, "", self.boottime() - age))
-
-    def delivery_of(self, version: Version) -> Delivery:
-        candidate = Candidate(
-            version.contents,
-            version.source,
-            version.how,
-            version.lease.confirmed_wall,
-            int(version.lease.duration_seconds),
-            authenticated=True,
-            approved=True,
-            kept=True,
-        )
-        return Delivery(candidate, "", version.lease.confirmed_boottime)
+        keeper.deliver(Delivery.from_store(provenance, contents, self.boottime() - age, approved=approved))
 
     def offer_file(self, keeper: ZoneKeeper, read: Transferred, how: str, *, approved: bool = False) -> str:
         """A zone that was read from a file; what is wrong with it at first sight, or nothing."""
@@ -207,8 +185,9 @@ class Zones:
         if serving is not None and not serial_is_newer(contents.serial, serving.serial):
             return f"serial {contents.serial} is older than {serving.serial}, which is in service"
         keeper.received, keeper.received_boottime = contents.serial, self.boottime()
-        candidate = Candidate(contents, "file", how, self.now(), contents.soa.expire, True, approved)
-        keeper.deliver(Delivery(candidate, "file" if "file" in keeper.sources else "", self.boottime()))
+        primary = "file" if "file" in keeper.sources else ""
+        origin = Origin("file", how, self.now(), self.boottime(), primary)
+        keeper.deliver(Delivery(contents, origin, contents.soa.expire, authenticated=True, approved=approved))
         return ""
 
     def contents(self, keeper: ZoneKeeper, serial: int | None) -> ZoneContents:

@@ -12,7 +12,8 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.demo.sign import Signing, sign_root
 from rootsrv.secondary import preparation
-from rootsrv.secondary.preparation import AnchorsUnreadable, Candidate, Preparation, ZonePolicy, is_beyond_us
+from rootsrv.secondary.delivery import Delivery, Origin
+from rootsrv.secondary.preparation import AnchorsUnreadable, Preparation, ZonePolicy, is_beyond_us
 from rootsrv.store.store import Store
 from rootsrv.store.table_file import open_table
 from rootsrv.wire.name import from_text
@@ -39,8 +40,8 @@ def policy(name: str, apex: bytes, validation: str = "required") -> ZonePolicy:
     return ZonePolicy(name, apex, validation, "if-supported", versions.anchor)  # type: ignore[arg-type]
 
 
-def candidate(contents: ZoneContents, **changes: object) -> Candidate:
-    made = Candidate(contents, "one", "axfr", NOW, contents.soa.expire, True)
+def candidate(contents: ZoneContents, **changes: object) -> Delivery:
+    made = Delivery(contents, Origin("one", "axfr", NOW, 0.0, "one"), contents.soa.expire, True)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
