@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rootsrv import __version__
-from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, mesh, tables, zone_files, zones
+from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, mesh, setup, tables, zone_files, zones
 from rootsrv.commands import routes as route
 from rootsrv.commands import rssac002 as report_command
 from rootsrv.config import file as config_file
@@ -130,6 +130,10 @@ def parser() -> argparse.ArgumentParser:
     kernel.set_defaults(command=fastpath.run)
 
     doctor.add_arguments(commands.add_parser("doctor", help="is this host fit for it, and if not, what to mend"))
+
+    setup.add_arguments(
+        commands.add_parser("setup", help="ask what differs from site to site, show the differences, check, write")
+    )
 
     statistics = commands.add_parser("rssac002", help="statistics of a day (RSSAC002v5)")
     report_command.add_arguments(statistics.add_subparsers(required=True, metavar="COMMAND"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from rootsrv.config.checks import without_query
 
-_SECRET_KEYS = frozenset({"secret", "previous_secrets", "password", "token"})
+_SECRET_KEYS = frozenset({"secret", "previous_secrets", "password", "token", "session_password", "cookie_secret"})
 SECRET_FILE_KEYS = frozenset({"secret_file", "tls_key", "password_file", "token_file"})
 
 

@@ -215,6 +215,7 @@ def test_nothing_is_left_after_an_interruption(number: signal.Signals, tmp_path:
         [sys.executable, "-m", "bench", "compare", "--servers", "NSD", "--step-seconds", "5", "--tlds", "60",
          "--count", "500", "--results", str(tmp_path)],
         cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # who is killed leaves his files
     )  # fmt: skip
     try:
         started: dict[int, str] = {}
