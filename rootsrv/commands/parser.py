@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rootsrv import __version__
-from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, mesh, setup, tables, zone_files, zones
-from rootsrv.commands import routes as route
-from rootsrv.commands import rssac002 as report_command
 from rootsrv.config import file as config_file
 from rootsrv.config import text
 from rootsrv.process import clock, log
-from rootsrv.store import zone_file
+
+# What the commands need is imported by `parser`: the processes of `rootsrv run` do without it, and start sooner.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +60,8 @@ def _output_is_closed() -> bool:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parsed = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    parsed = (_parser_of_run() if given[:1] == ["run"] else parser()).parse_args(given)
     try:
         status: int = parsed.command(parsed)
     except (config_file.ConfigError, clock.ClockUnusable) as error:
@@ -71,8 +70,30 @@ def _run(arguments: Sequence[str] | None) -> int:
     return status
 
 
+def _parser_of_run() -> argparse.ArgumentParser:
+    """`rootsrv run` alone, as `parser` has it."""
+    top = argparse.ArgumentParser(prog="rootsrv")
+    _add_run(top.add_subparsers(required=True, metavar="COMMAND"))
+    return top
+
+
+def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    running = commands.add_parser("run", help="serve the configured zones")
+    running.add_argument("--config", type=Path, required=True, metavar="FILE")
+    running.add_argument(
+        "--role",
+        choices=("serve", "maintain", "advertise", "report", "mesh"),
+        help="only this one (default: all, supervised)",
+    )
+    running.set_defaults(command=run)
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
+    from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, mesh, setup, tables, zone_files, zones
+    from rootsrv.commands import routes as route
+    from rootsrv.commands import rssac002 as report_command
+
     top = argparse.ArgumentParser(prog="rootsrv", description="An anycast, authoritative DNS root server instance.")
     top.add_argument("--version", action="version", version=f"rootsrv {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -93,14 +114,7 @@ def parser() -> argparse.ArgumentParser:
     tables.add_compile_arguments(compiling)
     compiling.set_defaults(command=tables.run_compile)
 
-    running = commands.add_parser("run", help="serve the configured zones")
-    running.add_argument("--config", type=Path, required=True, metavar="FILE")
-    running.add_argument(
-        "--role",
-        choices=("serve", "maintain", "advertise", "report", "mesh"),
-        help="only this one (default: all, supervised)",
-    )
-    running.set_defaults(command=run)
+    _add_run(commands)
 
     for verb, what in (
         ("drain", "announce the prefixes as shutting down (RFC 8326), then withdraw them"),
@@ -157,6 +171,8 @@ def parser() -> argparse.ArgumentParser:
 
 def check_config(arguments: argparse.Namespace) -> int:
     """`rootsrv check-config [--live] FILE`."""
+    from rootsrv.store import zone_file
+
     loaded = config_file.load(arguments.file)
     print(text.to_toml(loaded), end="")
     missing = [each for each in loaded.zone if each.trust_anchors and not Path(each.trust_anchors).exists()]
@@ -175,6 +191,9 @@ def check_config(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """`rootsrv status [--json]`: what the roles that run tell; 1 if maintain does not."""
+    from rootsrv.commands import routes as route
+    from rootsrv.commands import zones
+
     told = zones.gather(config_file.load(arguments.config))
     if arguments.json:
         print(json.dumps(told, indent=2))

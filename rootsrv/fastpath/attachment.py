@@ -23,13 +23,14 @@ import socket
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pyroute2 import IPRoute
+from typing import TYPE_CHECKING, Any, Literal
 
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import ffi
 from rootsrv.fastpath.program import Interface, Program
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 HookName = Literal["xdp", "tcx", "clsact"]
 PROGRAMS: dict[HookName, str] = {"xdp": "rootsrv_xdp", "tcx": "rootsrv_tc", "clsact": "rootsrv_tc"}
@@ -73,10 +74,17 @@ class FoundInterface:
         return ""
 
 
+def _netlink() -> "IPRoute":
+    """A netlink socket."""
+    from pyroute2 import IPRoute  # it takes 0.1 s, for which no start waits that has no interfaces configured
+
+    return IPRoute()
+
+
 def find_interface(name: str) -> FoundInterface:
     """The facts about interface *name* of this network namespace; CannotAttach when it is not there or unsuitable."""
     try:
-        with IPRoute() as netlink:
+        with _netlink() as netlink:
             found = netlink.link_lookup(ifname=name)
             if not found:
                 raise CannotAttach(f"{name}: no such interface")
@@ -98,7 +106,7 @@ def find_interface(name: str) -> FoundInterface:
 
 def own_addresses() -> list[str]:
     """All addresses of this network namespace."""
-    with IPRoute() as netlink:
+    with _netlink() as netlink:
         found = (message.get("local") or message.get("address") for message in netlink.get_addr())
         return sorted({str(address) for address in found if address})
 
@@ -360,7 +368,7 @@ def _remove(ifindex: int, hook: HookName, name: str, ident: int = 0) -> None:
 
 def _remove_clsact_if_empty(ifindex: int) -> None:
     """Take away the clsact qdisc that was made for us, unless somebody else uses it by now."""
-    with contextlib.suppress(OSError), IPRoute() as netlink:
+    with contextlib.suppress(OSError), _netlink() as netlink:
         parents = (0xFFFFFFF2, 0xFFFFFFF3)  # ingress, egress
         if not any(list(netlink.get_filters(ifindex, parent=parent)) for parent in parents):
             netlink.tc("del", "clsact", ifindex)
