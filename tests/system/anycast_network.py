@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bench.peers.bird import Bird, deployed_configuration, route
 from bench.peers.daemon import PeerFailed, running
@@ -126,7 +126,7 @@ bird_socket = "{self.directory}/bird/bird.ctl"
 bgp_v4 = ["upstream4"]
 bgp_v6 = ["upstream6"]
 {hold_down}
-drain_seconds = 10
+drain_seconds = 4
 stop_linger_seconds = 1
 {anycast}
 {more}
@@ -343,9 +343,19 @@ class Anycast:
                 f"IPv{version} traffic back to the first site",
             )
 
-    def load(self, seconds: float, rate: int = 1000) -> "Load":
-        """Queries from the client at a steady rate, half of them over IPv6."""
-        return Load(self.client, self.directory / "load.json", seconds, rate)
+    def await_answers(self, site: Site, number: int = 1000) -> None:
+        """Until the workers of *site* have answered so many queries more."""
+
+        def answered() -> int:
+            page = site.page
+            return sum(sum(page.worker(slot).counters[4:8]) for slot in range(page.workers))
+
+        before = answered()
+        wait_until(lambda: answered() >= before + number, f"{site.host.name} answers")
+
+    def load(self, rate: int = 1000) -> "Load":
+        """Queries from the client at a steady rate, half of them over IPv6, from now until they are counted."""
+        return Load(self.client, self.directory / "load.json", 120, rate).begun()
 
 
 class Load:
@@ -354,8 +364,9 @@ class Load:
     def __init__(
         self, client: Host, report: Path, seconds: float, rate: int, addresses: Sequence[str] = tuple(SERVICE.values())
     ) -> None:
-        report.unlink(missing_ok=True)
-        self._report = report
+        self._report, self._begun = report, report.with_name(f"{report.name}.begun")
+        for left in (report, self._begun):
+            left.unlink(missing_ok=True)
         command = [
             sys.executable,
             str(Path(__file__).with_name("steady_load.py")),
@@ -365,8 +376,14 @@ class Load:
         ]
         self._process = subprocess.Popen([*client.prefix, *command, *addresses], start_new_session=True)
 
+    def begun(self) -> Self:
+        """Itself, once each address has answered."""
+        wait_until(self._begun.exists, "the load is answered", 60)
+        return self
+
     def result(self) -> dict[str, Any]:
-        """{"4": {"sent": n, "lost": [epoch seconds, …]}, "6": …}, once it has ended."""
+        """End it; {"4": {"sent": n, "lost": [epoch seconds, …]}, "6": …}."""
+        self._process.terminate()
         assert self._process.wait(60) == 0
         report: dict[str, Any] = json.loads(self._report.read_text())
         return report

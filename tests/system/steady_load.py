@@ -1,11 +1,13 @@
 """Sends queries at a steady rate and reports which were lost: steady_load.py REPORT SECONDS RATE ADDRESS…
 
-A program of its own because it runs in another network namespace.  A query without answer after a second is lost.
+It ends after SECONDS or with SIGTERM.  A query without answer a second later is lost.  Once each address has answered
+there is a file REPORT.begun.  A program of its own because it runs in another network namespace.
 """
 
 import ipaddress
 import json
 import select
+import signal
 import socket
 import struct
 import sys
@@ -26,11 +28,19 @@ def main() -> None:
         sockets.append((str(version), each, (address, 53)))
     open_queries: dict[tuple[str, int], float] = {}
     result = {version: {"sent": 0, "lost": []} for version, _, _ in sockets}
+    silent = {version for version, _, _ in sockets}
     start = time.monotonic()
+    end = start + float(seconds)
+
+    def end_now(*_: object) -> None:
+        nonlocal end
+        end = min(end, time.monotonic())
+
+    signal.signal(signal.SIGTERM, end_now)
     to_wall = time.time() - start
     sent = 0
-    while (now := time.monotonic()) < start + float(seconds) + PATIENCE_SECONDS:
-        while now < start + float(seconds) and sent < (now - start) * float(rate):
+    while (now := time.monotonic()) < end + PATIENCE_SECONDS:
+        while now < end and sent < (now - start) * float(rate):
             version, each, target = sockets[sent % len(sockets)]
             number = sent % 65536
             query = struct.pack("!6H", number, 0, 1, 0, 0, 0) + b"\x03com\0" + struct.pack("!HH", 1, 1)
@@ -46,6 +56,10 @@ def main() -> None:
                 while True:
                     reply = each.recv(4096)
                     open_queries.pop((version, int.from_bytes(reply[:2], "big")), None)
+                    if version in silent:
+                        silent.remove(version)
+                        if not silent:
+                            Path(f"{report}.begun").touch()
             except OSError:
                 pass
         select.select([each for _, each, _ in sockets], [], [], 0.0005)

@@ -25,7 +25,7 @@ def test_a_wrong_fast_path_is_detached_while_traffic_stays_and_loses_nothing(
     sections = '[fastpath]\nmode = "tc"\ninterfaces = ["to-a"]\n'
     with anycast_network(tmp_path, more=sections, workers=1) as net:
         wait_until(lambda: net.a.ask("serve", {"command": "fastpath-probe"})["state"] == "right", "the fast path is on")
-        load = net.load(8)
+        load = net.load()
         wait_until(lambda: kernel_replies(net.a) > 500, "the kernel answers")
         wait_until(lambda: net.a.family(4)["replies_per_second"] > 100, "the controller counts what the kernel answers")
 

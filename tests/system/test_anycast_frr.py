@@ -21,7 +21,7 @@ def net(network: Anycast) -> Anycast:
 
 
 def test_a_drain_moves_traffic_while_both_announce_and_loses_nothing(net: Anycast, measured: list[str]) -> None:
-    load = net.load(8)
+    load = net.load()
     net.a.rootsrv("drain", "--reason", "new line card")
     for version in VERSIONS:
         wait_until(lambda version=version: net.gateway(version) == net.b.gateway(version), "traffic moves")
