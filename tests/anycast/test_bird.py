@@ -308,6 +308,7 @@ def test_a_wrong_greeting_is_refused(tmp_path: Path) -> None:
 def test_a_late_reply_is_never_taken_for_the_next_ones(tmp_path: Path) -> None:
     """The connection on which a reply did not come in time is given up, and with it the reply."""
     connections = 0
+    given_up = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
@@ -316,13 +317,14 @@ def test_a_late_reply_is_never_taken_for_the_next_ones(tmp_path: Path) -> None:
         writer.write(GREETING)
         while await reader.readline():
             if name == b"late":
-                await asyncio.sleep(0.4)  # longer than the client's patience
+                await given_up.wait()
             writer.write(b"1002-%b Direct --- up 12:00\n0000 \n" % name)
 
     async def asked() -> list[str]:
         async with answered_by(serve, tmp_path / "bird.ctl", 0.3) as bird:
             with pytest.raises(BirdSilent):
                 await bird.protocols()
+            given_up.set()
             return [*await bird.protocols()]
 
     assert asyncio.run(asked()) == ["new"]

@@ -111,14 +111,25 @@ def test_by_policy_it_is_not_detached(tmp_path: Path) -> None:
     assert (seen.state, seen.stuck, serve.detached) == (FastPath.WRONG, False, [])
 
 
-def test_nonsense_is_dead_and_a_serve_that_never_answered_has_none(tmp_path: Path) -> None:
+def test_nonsense_is_dead_and_a_serve_that_never_answered_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nonsense = watched(tmp_path / "s", Serve("splendid"), lambda watch: watch.state is FastPath.DEAD, detach=False)
     assert "splendid" in nonsense.detail
 
     async def alone() -> FastPath:
+        asked = asyncio.Semaphore(0)
+        honest = fastpath_watch.ask
+
+        async def ask(*request: Any) -> Any:
+            asked.release()
+            return await honest(*request)
+
+        monkeypatch.setattr(fastpath_watch, "ask", ask)
         watching = FastPathWatch(tmp_path / "none", detach=True)
         task = asyncio.create_task(watching.watch())
-        await asyncio.sleep(0.1)
+        for _ in range(5):
+            await asked.acquire()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return watching.state

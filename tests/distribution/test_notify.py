@@ -85,11 +85,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    for _ in range(12000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("not within 60 s")
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  (conditions that have no event)
+            await asyncio.sleep(0.005)
 
 
 async def listening(peers: Peers, address: str = "127.0.0.1") -> int:

@@ -1,10 +1,12 @@
 """The only process of the guest (its init): loads the program, runs the corpus, attaches by clsact and asks over lo."""
 
+import contextlib
 import ctypes
 import json
 import os
 import socket
 import sys
+import termios
 import time
 import traceback
 from pathlib import Path
@@ -166,5 +168,6 @@ if __name__ == "__main__":
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(0.5)
+    with contextlib.suppress(OSError, termios.error):  # where it is no terminal nothing has to drain
+        termios.tcdrain(sys.stdout.fileno())
     ctypes.CDLL(None).reboot(_REBOOT)

@@ -226,9 +226,11 @@ def test_a_serial_that_is_named_and_never_delivered_harms_nothing(running: Fixtu
     assert served is not None
     primary.publish(versions.version(served))
     primary.named = served + 50
+    asked = primary.asked["AXFR"] + primary.asked["IXFR"]
     instance.order("zone-refresh")
     instance.wait(lambda: instance.zone()["known"] == served + 50, "known")
-    time.sleep(0.5)
+    instance.wait(lambda: primary.asked["AXFR"] + primary.asked["IXFR"] > asked, "asked for it")
+    instance.wait(lambda: instance.zone()["primaries"][0]["failures"] > 0, "and not delivered")
     zone = instance.zone()
     assert (zone["served"], instance.serial()) == (served, served)
     assert zone["lease_seconds"] > 86_400

@@ -127,8 +127,9 @@ def test_hurry_ends_the_wait(page: Page) -> None:
     async def run() -> None:
         turn = switchover(page)
         waiting = asyncio.create_task(turn.wait_until(time.time() + 3600))
-        await asyncio.sleep(0.05)
-        assert turn.state is SwitchoverState.SCHEDULED
+        async with asyncio.timeout(20):
+            while turn.state is not SwitchoverState.SCHEDULED:  # noqa: ASYNC110  (a state that has no event)
+                await asyncio.sleep(0.005)
         turn.hurry()
         async with asyncio.timeout(2):
             await waiting

@@ -6,7 +6,6 @@ import signal
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -279,7 +278,11 @@ def test_a_silenced_instance_answers_nothing_and_counts_it(two_workers: Instance
     word = counts.DROPPED + counts.DROP_REASONS.index("silenced")
     count = counts.total(page)[word]
     page.silenced = True
-    time.sleep(0.3)  # several wake-ups of idle workers: what follows is asked for certain after them
+    for slot in range(page.workers):  # what follows is asked after wake-ups of both
+        words = page.worker(slot)
+        for _ in range(2):
+            seen = words.heartbeat
+            wait_until(lambda words=words, seen=seen: words.heartbeat != seen, "a wake-up")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.settimeout(0.5)
         asking.connect(("127.0.0.1", two_workers.port))

@@ -187,8 +187,10 @@ def test_workers_that_hang_or_die_are_replaced_and_cost_no_more_than_the_bounded
     hanging = set(net.a.pids("worker"))
     with net.a.stopped("worker") as stopped:
         wait_until(
-            lambda: all(net.gateway(version) == net.b.gateway(version) for version in VERSIONS)
-            or (not hanging & set(net.a.pids("worker")) and net.a.has_all_workers()),
+            lambda: (
+                all(net.gateway(version) == net.b.gateway(version) for version in VERSIONS)
+                or (not hanging & set(net.a.pids("worker")) and net.a.has_all_workers())
+            ),
             "the traffic has moved, or both are replaced",
         )
         net.await_answers(net.b if net.gateway(4) == net.b.gateway(4) else net.a)
