@@ -93,7 +93,7 @@ def _header_checksum(octets: bytearray, start: int) -> bytes:
     """Of the IPv4 header at *start* (RFC 791 §3.1)."""
     size = 4 * (octets[start] & 15)
     words = struct.unpack_from(f"!{size // 2}H", octets, start)
-    total = sum(words) - words[5]
+    total: int = sum(words) - words[5]
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return (~total & 0xFFFF).to_bytes(2)
