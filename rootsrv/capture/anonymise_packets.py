@@ -38,7 +38,7 @@ def packets(records: bytes, how: Anonymiser, service_addresses: frozenset[bytes]
             raise RecordCutOff(f"a pcap record is cut off: it should end at octet {at}, there are {len(records)}")
         version = records[start] >> 4 if start < at else 0
         size, first = (4, start + 12) if version == 4 else (16, start + 8)
-        behind = _transport(records, start, at, version)
+        behind = transport(records, start, at, version)
         if behind is None:
             changed[start:at] = bytes(at - start)  # no IP header to find the addresses in
             continue
@@ -46,14 +46,14 @@ def packets(records: bytes, how: Anonymiser, service_addresses: frozenset[bytes]
             address = records[place : place + size]
             if address not in service_addresses:
                 places.setdefault(address, []).append(place)
-        protocol, transport = behind
+        protocol, payload = behind
         if protocol == _UDP:
-            changed[transport + 6 : min(at, transport + 8)] = bytes(max(0, min(at, transport + 8) - transport - 6))
+            changed[payload + 6 : min(at, payload + 8)] = bytes(max(0, min(at, payload + 8) - payload - 6))
         elif protocol == _TCP:
-            changed[transport + 16 : min(at, transport + 18)] = bytes(max(0, min(at, transport + 18) - transport - 16))
+            changed[payload + 16 : min(at, payload + 18)] = bytes(max(0, min(at, payload + 18) - payload - 16))
         elif protocol is not None:
-            changed[min(at, transport + 8) : at] = bytes(at - min(at, transport + 8))
-        changed[transport:at] = client_subnets(bytes(changed[transport:at]), how)
+            changed[min(at, payload + 8) : at] = bytes(at - min(at, payload + 8))
+        changed[payload:at] = client_subnets(bytes(changed[payload:at]), how)
         if version == 4:
             places.setdefault(b"", []).append(start)  # its header checksum, when the addresses are there
     headers = places.pop(b"", [])
@@ -67,7 +67,7 @@ def packets(records: bytes, how: Anonymiser, service_addresses: frozenset[bytes]
     return bytes(changed)
 
 
-def _transport(octets: bytes, start: int, end: int, version: int) -> tuple[int | None, int] | None:
+def transport(octets: bytes, start: int, end: int, version: int) -> tuple[int | None, int] | None:
     """Protocol (None in a later fragment) and place of what is behind the IP header; None without a whole header."""
     if version == 4 and end - start >= 20:
         behind = start + 4 * (octets[start] & 15)

@@ -213,8 +213,9 @@ def test_no_address_of_a_client_is_left_in_a_file(writer: Writer, how: Anonymise
         client = draw.randbytes(draw.choice([4, 16]))
         raw = draw.randbytes(30) + subnet_option(client, len(client)) + draw.randbytes(5)
         fact = random_facts.malformed(draw, number, raw) if number % 3 else random_facts.query(draw, number)
-        # Every octet of an address is one that nothing else here has.
-        found.append(fact._replace(source=draw.randbytes(16 if fact.family == 6 else 4).ljust(16, b"\0")))
+        # No prefix becomes the whole address with the first octet of what is written behind it.
+        source = draw.randbytes(15 if fact.family == 6 else 3) + b"\xfe"
+        found.append(fact._replace(source=source.ljust(16, b"\0")))
     file = written(writer, found, Collection(anonymiser=how))
     storage = cbor2.loads(file)[1][3][0][0]
     assert storage[5] == 1
