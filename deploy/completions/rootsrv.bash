@@ -52,7 +52,7 @@ _rootsrv_words() {
     " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --mesh --directory --bird --show --yes --overwrite" ;;
     " rssac002") echo "export merge validate -h --help" ;;
     " rssac002 export") echo "-h --help --config --day --output" ;;
-    " rssac002 merge") echo "-h --help --service --output" ;;
+    " rssac002 merge") echo "-h --help --service --without-sources --output" ;;
     " rssac002 validate") echo "-h --help --sums" ;;
     " mesh") echo "init key roster join status hold approve reject emergency publish -h --help" ;;
     " mesh init") echo "-h --help --service" ;;

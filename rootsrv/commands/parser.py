@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check_config(arguments: argparse.Namespace) -> int:
     """`rootsrv check-config [--live] FILE`."""
-    from rootsrv.store import zone_file
+    from rootsrv.store import sources_key, zone_file
 
     loaded = config_file.load(arguments.file)
     print(text.to_toml(loaded), end="")
@@ -179,6 +179,11 @@ def check_config(arguments: argparse.Namespace) -> int:
     told = [f"zone.trust_anchors: {each.trust_anchors}: is not there" for each in missing]
     for line in (*told, *zone_file.check_trust_anchors(each for each in loaded.zone if each not in missing)):
         print(f"rootsrv: {line}", file=sys.stderr)
+    if loaded.report.sources_key_file:
+        try:
+            sources_key.read(Path(loaded.report.sources_key_file))
+        except sources_key.KeyUnusable as error:
+            raise config_file.ConfigError(f"report.sources_key_file: {error}") from error
     if not arguments.live or loaded.anycast is None:
         return 0
     from rootsrv.anycast import live_check

@@ -5,14 +5,14 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rootsrv.config import file as config_file
 from rootsrv.telemetry import rssac002_file
 from rootsrv.telemetry.daybook import find_record, read_record
-from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
+from rootsrv.telemetry.rssac002 import DayRecord, DifferentKeys, RecordDamaged
 from rootsrv.telemetry.rssac002_file import NotRssac002, Rssac002File
 
 
@@ -27,6 +27,11 @@ def add_arguments(commands: Any) -> None:
     merge = commands.add_parser("merge", help="write the five files of a day of several instances from their records")
     merge.add_argument("records", type=Path, nargs="+", metavar="RECORD", help="YYYYMMDD.json, of export or statistics")
     merge.add_argument("--service", required=True, help="as in the files: x.root-servers.net")
+    merge.add_argument(
+        "--without-sources",
+        action="store_true",
+        help="leave unique-sources out: of instances that counted them under different keys",
+    )
     _add_output(merge)
     merge.set_defaults(command=run_merge)
 
@@ -74,14 +79,20 @@ def run_merge(arguments: argparse.Namespace) -> int:
     if len({path.resolve() for path in arguments.records}) != len(arguments.records):
         return _failed("a record is named twice", status=2)
     try:
-        record = DayRecord.sum([read_record(path) for path in arguments.records])
+        records = [read_record(path) for path in arguments.records]
+        if arguments.without_sources:
+            records = [each.without_sources() for each in records]
+        record = DayRecord.sum(records)
+    except DifferentKeys as error:
+        return _failed(f"{error}; --without-sources merges the rest")
     except (OSError, ValueError) as error:
         return _failed(error)
-    return _write(record, arguments.service, arguments.output)
+    left_out = {"unique-sources"} if arguments.without_sources else set()
+    return _write(record, arguments.service, arguments.output, left_out)
 
 
-def _write(record: DayRecord, service: str, directory: Path) -> int:
-    texts = record.texts(service)
+def _write(record: DayRecord, service: str, directory: Path, left_out: Collection[str] = ()) -> int:
+    texts = {name: text for name, text in record.texts(service).items() if Path(name).parent.name not in left_out}
     texts[f"{record.day:%Y%m%d}.json"] = json.dumps(record.to_document()) + "\n"
     try:
         for name, text in texts.items():

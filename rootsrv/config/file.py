@@ -268,7 +268,11 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         runtime_directory=absolute(config.state.runtime_directory),
     )
     statistics = absolute(config.report.statistics_directory) or str(Path(state.directory) / "statistics")
-    report = dataclasses.replace(config.report, statistics_directory=statistics)
+    report = dataclasses.replace(
+        config.report,
+        statistics_directory=statistics,
+        sources_key_file=absolute(config.report.sources_key_file),
+    )
     mesh = config.mesh
     if mesh is not None:
         mesh = dataclasses.replace(

@@ -26,6 +26,11 @@ class ReportConfig:
     statistics_directory: str = ""
     """Where the days' records and files are kept; empty = `statistics` in the state directory."""
 
+    sources_key_file: str = ""
+    """File with the secret that unique sources are hashed with, 32 hexadecimal digits (`openssl rand -hex 16`): the
+    same at all instances whose statistics are merged.  Empty = one of this instance alone, `sources.key` in the state
+    directory."""
+
     def __post_init__(self) -> None:
         check_addresses("report.addresses", self.addresses)
         check_range("report.port", self.port, 1, 65535)

@@ -9,7 +9,7 @@ from typing import Any
 from rootsrv.config.checks import without_query
 
 _SECRET_KEYS = frozenset({"secret", "previous_secrets", "password", "token", "session_password", "cookie_secret"})
-SECRET_FILE_KEYS = frozenset({"secret_file", "tls_key", "password_file", "token_file"})
+SECRET_FILE_KEYS = frozenset({"secret_file", "tls_key", "password_file", "token_file", "sources_key_file"})
 
 
 def is_secret(key: str) -> bool:

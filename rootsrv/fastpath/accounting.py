@@ -15,7 +15,9 @@ _UDP = 0  # transport: the first half of counts.PATHS and of the size bins
 class KernelSlot:
     """Copies the program's counters into the page; what earlier programs counted stays counted."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, sources_key_id: int) -> None:
+        """*sources_key_id*: of the key that the program notes sources with."""
+        self._sources_key_id = sources_key_id
         self._slot = page.worker(KERNEL_SLOT)
         self._before = self._slot.counters.tolist()
 
@@ -24,8 +26,6 @@ class KernelSlot:
         slot = self._slot
         if slot.day != day:
             slot.day_start[:] = slot.counters
-            empty = slot.registers(day)
-            empty[:] = bytes(len(empty))
             slot.day = day
         words = slot.counters
         for word, number in words_of(counters).items():
@@ -33,7 +33,7 @@ class KernelSlot:
         if registers is None:
             return
         merged = b"".join(registers)
-        shown = slot.registers(day)
+        shown = slot.registers(day, self._sources_key_id)
         shown[:] = bytes(map(max, merged, shown))
 
 

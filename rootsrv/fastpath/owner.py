@@ -47,6 +47,7 @@ from rootsrv.fastpath.program import TABLE_ROOM, FastPathUnavailable, Program
 from rootsrv.fastpath.staging import OpenTable, Staging
 from rootsrv.fastpath.tap import Sample, Tap
 from rootsrv.page.layout import Page
+from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import log, whole_file
 
 FOLLOW_SECONDS = 0.01
@@ -79,9 +80,10 @@ class FastPath:
         responses: ResponderSettings,
         page: Page,
         open_table: OpenTable,
+        sources_key: SourcesKey,
         note: Path | None = None,
     ) -> None:
-        """*addresses*, *port*: where DNS is answered; *responses*: as the workers'.
+        """*addresses*, *port*: where DNS is answered; *responses*, *sources_key*: as the workers'.
 
         *note*: file in the runtime directory, of which this process is the only user, that remembers what is attached.
         """
@@ -90,6 +92,7 @@ class FastPath:
         self._port = port
         self._responses = responses
         self._page = page
+        self._sources_key = sources_key
         self.program: Program | None = None
         self._attachments: dict[str, Attachment] = {}
         self._why: dict[str, str] = {}
@@ -104,7 +107,7 @@ class FastPath:
         self._renew_at = 0.0
         self._head = b""
         self._refresh_at = 0.0
-        self._slot = KernelSlot(page)
+        self._slot = KernelSlot(page, sources_key.id)
         self._block_changes = 0
         self._tap: Tap | None = None
         self._registers_at = 0.0
@@ -217,6 +220,7 @@ class FastPath:
                 log.alarm("fast path passes queries to some addresses", addresses=",".join(left_out),
                           reason=f"the program knows {constant('MAX_SERVICE_ADDRESSES')} of each family")  # fmt: skip
             program.set_responses(self._responses)
+            program.set_sources_key(self._sources_key.octets)
             program.control.tap_every = self._config.tap_every
             program.publish_time(time.time())
         except FastPathUnavailable:

@@ -94,6 +94,7 @@ class Program:
         self._control_octets = mmap.mmap(block.fd, _rounded(block.value_size))
         self.control = ffi.cast("struct control *", ffi.from_buffer(self._control_octets))
         ffi.buffer(self.control.ip_id_key)[:] = os.urandom(16)
+        self.set_sources_key(os.urandom(16))
 
     @classmethod
     def load(cls, elf: bytes | None = None, *, tap: bool = False) -> Self:
@@ -180,6 +181,10 @@ class Program:
         control.secret_count[unused] = len(secrets)
         control.require_server_cookie = settings.require_server_cookie
         control.secret_set = unused
+
+    def set_sources_key(self, key: bytes) -> None:
+        """Note unique sources under *key* (page/unique_sources.py); before anything is attached."""
+        ffi.buffer(self.control.sources_key)[:] = key
 
     def set_interfaces(self, interfaces: Iterable[Interface]) -> None:
         """Answer what comes in on these interfaces."""

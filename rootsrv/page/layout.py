@@ -16,8 +16,8 @@ blocked sources), each worker writes its own slot (what it has staged and serves
 #   page.serving     of the parent that serves: magic, version, boot, worker counts, its heartbeat, identity; blocks,
 #                    MAX_BLOCKS × 4: blocked source prefixes (admission/blocks.py)
 #   page.worker-N    a slot of WORKER_WORDS: pid, heartbeat, staged, active, day; counters (counts.py names them); the
-#                    same counters as they were when the day began; unique-source registers of this day and the one
-#                    before
+#                    same counters as they were when the day began; SKETCHES × unique-source registers, each labelled
+#                    with its day and its key
 #
 # Workers read what strangers send.  So a worker holds no descriptor by which it could write anything but its own slot,
 # and nobody believes a slot in what could do harm: a pid in it is for people to read and is never sent a signal.
@@ -34,7 +34,10 @@ blocked sources), each worker writes its own slot (what it has staged and serves
 # Where even that cannot be had, the parent and its workers share memory without a name, which no other role sees:
 # they answer, and what they count is lost.
 # The day is counted in the slot itself so that statistics per UTC day are exact whenever a reader comes by: counts of
-# today = counters − counters when the day began; the registers alternate by the parity of the day (days since 1970).
+# today = counters − counters when the day began.  Registers of unique sources are of one day and one key
+# (unique_sources.py); a new pair takes the place of the oldest, so that after a day's turn or a change of key a reader
+# still finds what was there before.  Their label is taken away first and put there last: under a label there is never
+# anything else.
 
 import contextlib
 import ctypes
@@ -47,7 +50,7 @@ from pathlib import Path
 from rootsrv.process import log
 
 MAGIC = 0x526F6F7450616765  # "RootPage"
-VERSION = 4
+VERSION = 5
 
 WORKER_SLOTS = 64
 KERNEL_SLOT = WORKER_SLOTS - 1
@@ -71,7 +74,7 @@ _BLOCK_WORDS = 4
 _SERVING_SIZE = 8 * (_FIRST_BLOCK_WORD + MAX_BLOCKS * _BLOCK_WORDS)
 
 # Words of a worker's slot that are not counters.
-_PID, _HEARTBEAT, _WORKER_STAGED, _WORKER_ACTIVE, _DAY, _SLOT_VERSION = 0, 1, 2, 3, 4, 5
+_PID, _HEARTBEAT, _WORKER_STAGED, _WORKER_ACTIVE, _DAY, _SLOT_VERSION, _LABELS = 0, 1, 2, 3, 4, 5, 6
 FIRST_COUNTER_WORD = 16
 COUNTER_WORDS = 2048
 
@@ -81,12 +84,16 @@ REGISTERS = 1 << 14
 REGISTER_SETS = 3
 """IPv4, IPv6, IPv6 aggregated to /64, in this order."""
 
-_FIRST_REGISTER_WORD = FIRST_COUNTER_WORD + 2 * COUNTER_WORDS
-_DAY_REGISTER_WORDS = REGISTER_SETS * REGISTERS // 8
-WORKER_WORDS = 16_896
-"""132 KiB per worker, a whole number of memory pages."""
+SKETCHES = 3
+"""Of this day, of the one before, and of a key before this one."""
 
-assert WORKER_WORDS >= _FIRST_REGISTER_WORD + 2 * _DAY_REGISTER_WORDS
+_FIRST_REGISTER_WORD = FIRST_COUNTER_WORD + 2 * COUNTER_WORDS
+_SKETCH_WORDS = REGISTER_SETS * REGISTERS // 8
+WORKER_WORDS = 23_040
+"""180 KiB per worker, a whole number of memory pages."""
+
+assert _LABELS + 2 * SKETCHES <= FIRST_COUNTER_WORD
+assert WORKER_WORDS >= _FIRST_REGISTER_WORD + SKETCHES * _SKETCH_WORDS
 
 _SLOT_SIZE = 8 * WORKER_WORDS
 
@@ -518,7 +525,7 @@ class WorkerSlot:
     day = property(
         lambda self: self._get(_DAY),
         lambda self, value: self._set(_DAY, value),
-        doc="Days since 1970-01-01 UTC that `day_start` and `registers` belong to.",
+        doc="Days since 1970-01-01 UTC that `day_start` belongs to.",
     )
 
     def _words_from(self, first: int, count: int) -> memoryview:
@@ -534,7 +541,37 @@ class WorkerSlot:
         """The counter words as they were when `day` began."""
         return self._words_from(FIRST_COUNTER_WORD + COUNTER_WORDS, COUNTER_WORDS)
 
-    def registers(self, day: int) -> memoryview:
-        """Unique-source registers of *day* or of the day before or after it, as octets: REGISTER_SETS × REGISTERS."""
-        first = _FIRST_REGISTER_WORD + (day & 1) * _DAY_REGISTER_WORDS
-        return self._words_from(first, _DAY_REGISTER_WORDS).cast("B")
+    def registers(self, day: int, key_id: int) -> memoryview:
+        """Unique-source registers of *day* under that key, as octets: REGISTER_SETS × REGISTERS.
+
+        Only for who writes them: if there are none, the oldest ones make room.
+        """
+        labels = [self._label(place) for place in range(SKETCHES)]
+        if (day, key_id) in labels:
+            return self._sketch(labels.index((day, key_id)))
+        place = labels.index(min(labels))
+        self._set(_LABELS + 2 * place, 0)
+        made = self._sketch(place)
+        made[:] = bytes(len(made))
+        self._set(_LABELS + 2 * place + 1, key_id)
+        self._set(_LABELS + 2 * place, day)
+        return made
+
+    def sketches(self, day: int) -> dict[int, bytes]:
+        """By key id: the unique-source registers of *day* that there are."""
+        found = {}
+        for place in range(SKETCHES):
+            label = self._label(place)
+            if label[0] != day:
+                continue
+            octets = bytes(self._sketch(place))
+            if self._label(place) == label:  # else it has just become another's
+                found[label[1]] = octets
+        return found
+
+    def _label(self, place: int) -> tuple[int, int]:
+        """(day, key id); day 0: none yet."""
+        return self._get(_LABELS + 2 * place), self._get(_LABELS + 2 * place + 1)
+
+    def _sketch(self, place: int) -> memoryview:
+        return self._words_from(_FIRST_REGISTER_WORD + place * _SKETCH_WORDS, _SKETCH_WORDS).cast("B")

@@ -1,47 +1,77 @@
 """Counting distinct source addresses with HyperLogLog (Flajolet et al. 2007), for RSSAC002's unique-sources.
 
 2^14 one-octet registers per estimate; standard error 1.04 / √16384 = 0.81 %.  Two estimates are merged by taking the
-greater of each pair of registers, so workers, kernel and instances can be summed in any order.
+greater of each pair of registers, so workers, kernel and instances can be summed in any order: if they share a key.
 """
-# The hash is the 64-bit finaliser of MurmurHash3 (Austin Appleby, public domain) over the address as big-endian words,
-# so that a BPF program computes the same with two multiplications per word:
+# Whoever knows the hash can choose sources, one per register, that stand for 10^19 of them (a spoofed source costs
+# nothing); so the hash has a key.  It is SipHash-2-4 (Aumasson & Bernstein 2012), which the BPF program has anyway,
+# for cookies, over the address as it is on the wire:
 #
-#   IPv4      h = mix(address)                                   address as 32-bit number
-#   IPv6      h = mix(mix(upper 64 bits ^ SALT) ^ lower 64 bits)
-#   IPv6 /64  h = mix(upper 64 bits ^ SALT)
+#   IPv4      h = SipHash(key, 4 octets)
+#   IPv6      h = SipHash(key, 16 octets)
+#   IPv6 /64  h = SipHash(key, the first 8 of them)
 #
 # register = h >> 50 (the first 14 bits); its value = 1 + number of leading zeros among the other 50 bits (at most 51).
-# The SALT keeps 0 from hashing to 0, the finaliser's one fixed point that real addresses (::/64) would meet.
+# Registers under different keys have nothing to do with each other: merged they would count every source twice, and
+# more.  So they carry the key's id wherever they go.
 
+import hashlib
 import math
+import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from siphash24 import siphash24
 
 from rootsrv.page.layout import REGISTERS
 
-_MASK = (1 << 64) - 1
-SALT = 0x9E3779B97F4A7C15
+KEY_OCTETS = 16
 
 IPV4, IPV6, IPV6_AGGREGATE = 0, 1, 2
 
 
-def mix(word: int) -> int:
-    """MurmurHash3's 64-bit finaliser."""
-    word ^= word >> 33
-    word = word * 0xFF51AFD7ED558CCD & _MASK
-    word ^= word >> 33
-    word = word * 0xC4CEB9FE1A85EC53 & _MASK
-    return word ^ word >> 33
+@dataclass(frozen=True, slots=True)
+class SourcesKey:
+    """The key that sources are hashed with: the same at all instances whose statistics are merged."""
+
+    octets: bytes
+    """KEY_OCTETS of them."""
+
+    id: int
+    """Tells this key from others, and not what it is: 64 bits, never 0."""
+
+    @classmethod
+    def of(cls, octets: bytes) -> Self:
+        """The key *octets*; ValueError if it has another size."""
+        if len(octets) != KEY_OCTETS:
+            raise ValueError(f"{KEY_OCTETS} octets are needed, got {len(octets)}")
+        digest = hashlib.sha256(b"rootsrv unique sources\0" + octets).digest()
+        return cls(octets, int.from_bytes(digest[:8], "big") or 1)
+
+    @classmethod
+    def random(cls) -> Self:
+        """One that nobody else has."""
+        return cls.of(os.urandom(KEY_OCTETS))
 
 
-def observe(registers: memoryview, sources: Iterable[bytes]) -> None:
+def key_name(key_id: int) -> str:
+    """A key's id as records and people have it: 16 hexadecimal digits."""
+    return f"{key_id:016x}"
+
+
+def observe(registers: memoryview, sources: Iterable[bytes], key: bytes) -> None:
     """Note packed IPv4 (4 octets) and IPv6 (16 octets) addresses in *registers* (3 × 2^14 octets: v4, v6, /64)."""
     for source in sources:
         if len(source) == 4:
-            _note(registers, IPV4, mix(int.from_bytes(source, "big")))
+            _note(registers, IPV4, _hash(source, key))
         else:
-            upper = mix(int.from_bytes(source[:8], "big") ^ SALT)
-            _note(registers, IPV6_AGGREGATE, upper)
-            _note(registers, IPV6, mix(upper ^ int.from_bytes(source[8:], "big")))
+            _note(registers, IPV6_AGGREGATE, _hash(source[:8], key))
+            _note(registers, IPV6, _hash(source, key))
+
+
+def _hash(octets: bytes, key: bytes) -> int:
+    return int.from_bytes(siphash24(octets, key=key).digest(), "little")
 
 
 def _note(registers: memoryview, estimate: int, hashed: int) -> None:
@@ -51,7 +81,7 @@ def _note(registers: memoryview, estimate: int, hashed: int) -> None:
 
 
 def merge(estimates: Sequence[bytes]) -> bytes:
-    """The registers that one observer of all sources would hold."""
+    """The registers that one observer of all sources would hold; *estimates* are of one key."""
     return bytes(map(max, *estimates)) if len(estimates) > 1 else bytes(estimates[0])
 
 

@@ -26,6 +26,7 @@ from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.offering import Offering
 from rootsrv.secondary.status import Status
+from rootsrv.store import sources_key
 from rootsrv.store.store import Store
 
 NICENESS = 5
@@ -55,6 +56,8 @@ class Role:
         self._path = path
         self._digest = _digest(path)
         self._socket = Path(config.state.runtime_directory) / "maintain.sock"
+        if not config.report.sources_key_file:
+            sources_key.own(Path(config.state.directory))  # for the role serve, which may read the state only
         page = Page.keep_head(Path(config.state.runtime_directory) / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
         self.maintainer.zones.switchover.kernel = lambda: self._ask_serve("fastpath-status")

@@ -16,13 +16,14 @@ from rootsrv.control.server import ControlServer
 from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.page.layout import Page, PageUnusable
+from rootsrv.page.unique_sources import key_name
 from rootsrv.process import log, privileges
 from rootsrv.process.persistence import persistently
 from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import bind_all
 from rootsrv.server.worker import responder_settings
 from rootsrv.server.worker_orders import responder_orders
-from rootsrv.store import zone_file
+from rootsrv.store import sources_key, zone_file
 from rootsrv.store.table_file import open_generation
 from rootsrv.zone.anchors import AnchorsMalformed
 
@@ -40,10 +41,12 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         return
     sockets = bind_all(config.service.addresses, config.service.port, workers)
     answers = _Answers(config, path)
+    key = sources_key.find(config.report.sources_key_file, Path(config.state.directory))
     orders = {
         "account": account,
         "responder": answers.orders,
         "anchor_tags": _anchor_tags(config),
+        "sources_key": key.octets.hex(),
         "tcp": {
             "connections": config.service.tcp_max_connections,
             "connections_per_client": config.service.tcp_max_connections_per_client,
@@ -57,6 +60,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         port=config.service.port,
         responses=responder_settings(answers.orders),
         page=page,
+        sources_key=key,
         open_table=lambda generation: open_generation(tables, generation),
         note=runtime / "fastpath.json",
     )
@@ -69,7 +73,8 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         # Not to be asked is no reason not to answer: a /run without an inode left may have one later.
         listening.append(await ControlServer(commands).listen(runtime / "serve.sock"))
 
-    log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers)
+    log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers,
+              sources_key=key_name(key.id))  # fmt: skip
     beside = (
         asyncio.create_task(persistently("fast path", lambda: fastpath.run(stop)), name="fastpath"),
         asyncio.create_task(persistently("blocks", lambda: _end_blocks(blocks)), name="blocks"),

@@ -33,6 +33,7 @@ from rootsrv.page.counts import (
     UNSENT,
 )
 from rootsrv.page.layout import WorkerSlot
+from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.wire.codes import BADVERS, FORMERR
 
 # Messages up to which a loop is cheaper than what a batch costs, whatever is in it: for one 2.0 against 3.4 us.
@@ -60,8 +61,13 @@ _MAX_TAGS = 4  # that are told apart of one signal; who has more anchors than a 
 class Counters:
     """Counts for one worker into its slot of the shared page."""
 
-    def __init__(self, slot: WorkerSlot, anchor_tags: Collection[int] = ()) -> None:
-        """Count into *slot*; signals of *anchor_tags*, those of the root's trust anchors, are never forgotten."""
+    def __init__(
+        self, slot: WorkerSlot, anchor_tags: Collection[int] = (), sources_key: SourcesKey | None = None
+    ) -> None:
+        """Count into *slot*; signals of *anchor_tags*, those of the root's trust anchors, are never forgotten.
+
+        *sources_key*: as all who count for the instance have it; None = one of its own.
+        """
         self._slot = slot
         self._words = slot.counters
         self._paths = tuple(_PathWords(path) for path in range(4))
@@ -69,8 +75,9 @@ class Counters:
         self._signals = _Signals(slot.counters)
         self._anchor_tags = anchor_tags
         self._tomorrow = (slot.day + 1) * _DAY_SECONDS
-        self._registers = slot.registers(slot.day)
+        self._sources_key = sources_key or SourcesKey.random()
         self.turn_day(time.time())
+        self._registers = slot.registers(slot.day, self._sources_key.id)
 
     def count(self, path: int, requests: Sequence[bytes], responses: Sequence[bytes]) -> None:
         """Count a batch on *path*: `responses[i]` answers `requests[i]`."""
@@ -122,7 +129,7 @@ class Counters:
         """Put packed source addresses into the registers of unique sources."""
         if not self._remembered.issuperset(sources):
             fresh = set(sources).difference(self._remembered)
-            unique_sources.observe(self._registers, fresh)
+            unique_sources.observe(self._registers, fresh, self._sources_key.octets)
             if len(self._remembered) > _MAX_REMEMBERED_SOURCES:
                 self._remembered.clear()
             self._remembered |= fresh
@@ -169,10 +176,8 @@ class Counters:
         day = int(now // _DAY_SECONDS)
         self._signals.forget()
         self._slot.day_start[:] = self._words
-        registers = self._slot.registers(day)
-        registers[:] = bytes(len(registers))
         self._slot.day = day
-        self._registers = registers
+        self._registers = self._slot.registers(day, self._sources_key.id)
         self._remembered.clear()
         self._tomorrow = (day + 1) * _DAY_SECONDS
 

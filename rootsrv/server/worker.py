@@ -20,6 +20,7 @@ import uvloop
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.page.layout import Page
+from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import log, privileges, sandbox
 from rootsrv.process.descriptors import raise_limit
 from rootsrv.server import mmsg
@@ -142,7 +143,7 @@ def _tcp_limits(orders: WorkerOrders) -> TcpLimits:
 def _prepare(orders: WorkerOrders, page: Page) -> tuple[Serving, Counters]:
     slot = page.worker(orders.slot)
     slot.staged = slot.active = 0
-    counters = Counters(slot, orders.anchor_tags)
+    counters = Counters(slot, orders.anchor_tags, SourcesKey.of(bytes.fromhex(orders.sources_key)))
     counters.forget_open_connections()
     return Serving(page, slot, counters, orders.tables, responder_settings(orders.responder)), counters
 

@@ -35,6 +35,9 @@ class WorkerOrders:
     tcp: dict[str, Any]
     """TcpLimits."""
 
+    sources_key: str
+    """What unique sources are hashed with, hexadecimal digits (page/unique_sources.py)."""
+
     anchor_tags: tuple[int, ...] = ()
     """Key tags of the root's trust anchors."""
 

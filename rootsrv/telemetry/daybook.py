@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rootsrv.page import unique_sources
 from rootsrv.page.counts import END
 from rootsrv.page.layout import REGISTER_SETS, REGISTERS, Page, WorkerSlot
 from rootsrv.process import log, whole_file
@@ -94,8 +95,7 @@ class DayBook:
             before = _Read(day - 1, [0] * END)
         if before.day != day:
             self._add(before.day, start, before.words)
-            if day == before.day + 1:
-                self._merge_registers(before.day, slot)
+            self._merge_registers(before.day, slot)
             before = _Read(day, start)
         self._add(day, words, before.words)
         self._read[number] = _Read(day, words)
@@ -114,10 +114,11 @@ class DayBook:
                     self._merge_registers(slot.day, slot)
 
     def _merge_registers(self, day: int, slot: WorkerSlot) -> None:
-        octets = bytes(slot.registers(day))
-        estimates = tuple(octets[at : at + REGISTERS] for at in range(0, REGISTER_SETS * REGISTERS, REGISTERS))
-        if estimates != self.record(day).registers:
-            self._put(day, DayRecord(_date(day), registers=estimates))
+        for key_id, octets in slot.sketches(day).items():
+            sketch = tuple(octets[at : at + REGISTERS] for at in range(0, REGISTER_SETS * REGISTERS, REGISTERS))
+            name = unique_sources.key_name(key_id)
+            if any(octets) and sketch != self.record(day).sketches.get(name):
+                self._put(day, DayRecord(_date(day), sketches={name: sketch}))
 
     def note_load_time(self, serial: int, known_at: float, seconds: float) -> None:
         """The root zone *serial* was known at *known_at* (seconds since 1970) and served *seconds* later."""
@@ -136,7 +137,7 @@ class DayBook:
         known = self._days.get(day)
         if known is None and (known := self._from_file(day)) is None:
             known = DayRecord(_date(day))
-        together = DayRecord.sum([known, record])
+        together = known.and_then(record)
         if together != known:
             self._days[day] = together
             self._unwritten.add(day)
@@ -210,7 +211,7 @@ class DayBook:
                 str(number): {"day": read.day, "words": {str(at): n for at, n in enumerate(read.words) if n}}
                 for number, read in self._read.items()
             },
-            "days": {str(day): record.to_document() for day, record in self._days.items()},
+            "days": {str(day): record.to_own_document() for day, record in self._days.items()},
             "unwritten": sorted(self._unwritten),
             "served": self.served,
         }

@@ -8,10 +8,13 @@ Pure: counter words and registers in, records and texts out.
 #
 # Only well-formed DNS messages count (RSSAC002v5 §2); sizes are those of DNS messages, without TCP's two octets of
 # length.  load-time of several instances is what 95 % of them kept (nearest rank); all else is a sum, and unique
-# sources are merged by their registers (page/unique_sources.py).
+# sources are merged by their registers (page/unique_sources.py), those of one key each for themselves.  A day on which
+# the key changed has several such sketches; what they have in common nobody can tell, so the greatest of them is given:
+# there were at least so many.
 
 import base64
 import binascii
+import dataclasses
 import datetime
 import math
 import zlib
@@ -46,12 +49,23 @@ VOLUME_KEYS = tuple(
 SIZE_KEYS = ("udp-request-sizes", "udp-response-sizes", "tcp-request-sizes", "tcp-response-sizes")
 SOURCE_KEYS = ("num-sources-ipv4", "num-sources-ipv6", "num-sources-ipv6-aggregate")
 
-_FORMAT = 1
+_FORMAT = 2
+_UNKEYED_FORMAT = 1
+_UNKEYED = ""
+"""In place of a key's id: of sources that version 0.1 counted."""
+
 _NO_REGISTERS = (bytes(REGISTERS),) * REGISTER_SETS
+
+Sketch = tuple[bytes, ...]
+"""HyperLogLog registers of sources: IPv4, IPv6, IPv6 aggregated to /64."""
 
 
 class RecordDamaged(ValueError):
     """This is not a day's record."""
+
+
+class DifferentKeys(ValueError):
+    """Unique sources of these instances were counted under different keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +85,8 @@ class DayRecord:
     load_times: Mapping[int, float] = field(default_factory=dict)
     """Root zone serial → seconds from when it was known to be newest until it was served."""
 
-    registers: tuple[bytes, ...] = _NO_REGISTERS
-    """HyperLogLog registers of sources: IPv4, IPv6, IPv6 aggregated to /64."""
+    sketches: Mapping[str, Sketch] = field(default_factory=dict)
+    """By id of the key that sources were hashed with."""
 
     @classmethod
     def from_words(cls, day: datetime.date, words: Sequence[int]) -> "DayRecord":
@@ -93,7 +107,29 @@ class DayRecord:
 
     @classmethod
     def sum(cls, records: Sequence["DayRecord"]) -> "DayRecord":
-        """All of *records* (of one day, at least one) together; ValueError if they are of different days."""
+        """All of *records* (of one day, at least one) together; ValueError if they are of different days.
+
+        DifferentKeys unless the sources of all were counted under one key, for part of the day at least.
+        """
+        keys = [set(record.sketches) for record in records if record.sketches]
+        if keys and not set.intersection(*keys):
+            names = sorted({name or "none" for each in keys for name in each})
+            raise DifferentKeys(
+                f"unique sources were counted under different keys: {', '.join(names)}"
+                " (report.sources_key_file must be the same at all instances)"
+            )
+        return cls._together(records)
+
+    def and_then(self, record: "DayRecord") -> "DayRecord":
+        """With what the same instance counted besides, under whatever key."""
+        return self._together([self, record])
+
+    def without_sources(self) -> "DayRecord":
+        """As if nobody's sources had been noted."""
+        return dataclasses.replace(self, sketches={})
+
+    @classmethod
+    def _together(cls, records: Sequence["DayRecord"]) -> "DayRecord":
         days = {record.day for record in records}
         if len(days) != 1:
             raise ValueError(f"records of different days: {', '.join(sorted(map(str, days)))}")
@@ -107,16 +143,18 @@ class DayRecord:
             {key: _sum(record.sizes.get(key, {}) for record in records) for key in SIZE_KEYS},
             _sum(record.rcodes for record in records),
             {serial: percentile_95(seconds) for serial, seconds in sorted(by_serial.items())},
-            tuple(
-                _merge_registers([record.registers[estimate] for record in records])
-                for estimate in range(REGISTER_SETS)
-            ),
+            {
+                name: _merge([record.sketches[name] for record in records if name in record.sketches])
+                for name in sorted({name for record in records for name in record.sketches})
+            },
         )
 
     def unique_sources(self) -> dict[str, int]:
-        """Estimates by SOURCE_KEYS (± 0.81 % standard error)."""
+        """Estimates by SOURCE_KEYS (± 0.81 % standard error); if the key has changed, what there was at least."""
+        sketches = list(self.sketches.values()) or [_NO_REGISTERS]
         return {
-            key: unique_sources.count(registers) for key, registers in zip(SOURCE_KEYS, self.registers, strict=True)
+            key: max(unique_sources.count(sketch[estimate]) for sketch in sketches)
+            for estimate, key in enumerate(SOURCE_KEYS)
         }
 
     # ── the five files ──────────────────────────────────────────────────────────────────────────────────────────
@@ -165,8 +203,19 @@ class DayRecord:
 
     def to_document(self) -> dict[str, Any]:
         """For JSON."""
+        return self._to_document(_FORMAT)
+
+    def to_own_document(self) -> dict[str, Any]:
+        """For what this instance keeps of a day that is not over: version 0.1 reads it, too.
+
+        It goes on with all but the unique sources, should it come back; of a record that is merged elsewhere it must
+        not believe that it had none.
+        """
+        return self._to_document(_UNKEYED_FORMAT)
+
+    def _to_document(self, written_as: int) -> dict[str, Any]:
         return {
-            "format": _FORMAT,
+            "format": written_as,
             "day": self.day.isoformat(),
             "volume": dict(self.volume),
             "sizes": {
@@ -174,18 +223,18 @@ class DayRecord:
             },
             "rcodes": {str(rcode): amount for rcode, amount in self.rcodes.items()},
             "load_times": {str(serial): seconds for serial, seconds in self.load_times.items()},
-            "registers": [base64.b64encode(zlib.compress(each)).decode() for each in self.registers],
+            "registers": _packed(self.sketches.get(_UNKEYED, _NO_REGISTERS)),
+            "sketches": {name: _packed(sketch) for name, sketch in self.sketches.items() if name != _UNKEYED},
         }
 
     @classmethod
     def from_document(cls, document: Any) -> "DayRecord":
         """Inverse of `to_document`; RecordDamaged says what is wrong."""
         try:
-            if document["format"] != _FORMAT:
+            if document["format"] not in {_FORMAT, _UNKEYED_FORMAT}:
                 raise RecordDamaged(f"format {document['format']}, expected {_FORMAT}")
-            registers = tuple(zlib.decompress(base64.b64decode(each, validate=True)) for each in document["registers"])
-            if [len(each) for each in registers] != [REGISTERS] * REGISTER_SETS:
-                raise RecordDamaged("registers of unique sources: not three times 16,384 octets")
+            sketches = {_UNKEYED: _unpacked(document["registers"])}
+            sketches |= {str(name): _unpacked(each) for name, each in document.get("sketches", {}).items()}
             volume = {key: int(document["volume"].get(key, 0)) for key in VOLUME_KEYS}
             sizes = {
                 key: {int(number): int(amount) for number, amount in document["sizes"].get(key, {}).items()}
@@ -197,7 +246,7 @@ class DayRecord:
                 sizes,
                 {int(rcode): int(amount) for rcode, amount in document["rcodes"].items()},
                 {int(serial): float(seconds) for serial, seconds in document["load_times"].items()},
-                registers,
+                {name: sketch for name, sketch in sorted(sketches.items()) if sketch != _NO_REGISTERS},
             )
         except RecordDamaged:
             raise
@@ -225,6 +274,26 @@ def _sum(mappings: "Iterable[Mapping[Any, int]]") -> dict[Any, int]:
     for each in mappings:
         total.update(each)
     return dict(total)
+
+
+def _merge(sketches: Sequence[Sketch]) -> Sketch:
+    return tuple(_merge_registers([sketch[estimate] for sketch in sketches]) for estimate in range(REGISTER_SETS))
+
+
+def _packed(sketch: Sketch) -> list[str]:
+    return [base64.b64encode(zlib.compress(each)).decode() for each in sketch]
+
+
+def _unpacked(texts: Iterable[str]) -> Sketch:
+    sketch = tuple(_inflated(base64.b64decode(each, validate=True)) for each in texts)
+    if [len(each) for each in sketch] != [REGISTERS] * REGISTER_SETS:
+        raise RecordDamaged("registers of unique sources: not three times 16,384 octets")
+    return sketch
+
+
+def _inflated(octets: bytes) -> bytes:
+    """No more than is wanted: a record may come from elsewhere."""
+    return zlib.decompressobj().decompress(octets, REGISTERS + 1)
 
 
 def _merge_registers(registers: Sequence[bytes]) -> bytes:

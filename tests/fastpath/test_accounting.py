@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.mix import Mix
 from rootsrv.fastpath.accounting import KernelSlot, words_of
-from rootsrv.fastpath.layout import COUNTERS_OCTETS, Counters
+from rootsrv.fastpath.layout import COUNTERS_OCTETS, Counters, ffi
 from rootsrv.page import counts, unique_sources
 from rootsrv.page.layout import REGISTERS, Page
 from tests.fastpath.conftest import NOW, TC, XDP, Hook, InKernel, Zones, frame, message, opt, option, wire
@@ -55,8 +55,9 @@ def test_unique_sources_are_noted_with_the_hash_that_workers_use(kernel: InKerne
         run = kernel.run(LIVE[hook], sent.to_octets())
         if run.verdict == hook.reply:
             packed.append(ipaddress.ip_address(source).packed)
+    key = bytes(ffi.buffer(kernel.program.control.sources_key))
     expected = bytearray(3 * REGISTERS)
-    unique_sources.observe(memoryview(expected), packed)
+    unique_sources.observe(memoryview(expected), packed, key)
 
     found = b"".join(kernel.program.unique_sources(kernel.program.day))
 
@@ -75,15 +76,17 @@ def test_the_first_query_of_a_day_finds_empty_registers(kernel: InKernel) -> Non
 def test_the_page_shows_the_kernels_counts_with_the_workers(kernel: InKernel, tmp_path: Path) -> None:
     page = Page.create(tmp_path / "page")
     zeros = Counters(bytes(COUNTERS_OCTETS))
-    slot = KernelSlot(page)
+    slot = KernelSlot(page, 7)
     slot.publish(zeros, None, 20_000)
     kernel.run(LIVE[TC], frame(message(wire())).to_octets())
     slot.publish(kernel.program.counters(), kernel.program.unique_sources(kernel.program.day), 20_000)
     first = counts.total(page)
     assert first[counts.RESPONSES] == sum(kernel.program.counters().replies[0]) > 0
 
+    assert page.worker(63).sketches(20_000) == {7: b"".join(kernel.program.unique_sources(kernel.program.day))}
+
     # A later program begins at zero; the page goes on from where it was.
-    KernelSlot(page).publish(zeros, None, 20_001)
+    KernelSlot(page, 7).publish(zeros, None, 20_001)
     assert counts.total(page) == first
     day_start = page.worker(63).day_start.tolist()
     assert day_start[counts.RESPONSES] == first[counts.RESPONSES]

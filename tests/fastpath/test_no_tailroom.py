@@ -30,6 +30,7 @@ from rootsrv.answer.table import AnswerTable
 from rootsrv.config.fastpath import FastPathConfig
 from rootsrv.fastpath import attachment, owner
 from rootsrv.page.layout import Page
+from rootsrv.page.unique_sources import SourcesKey
 
 directory, interface, service = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 attachment._NO_TAILROOM_KINDS.clear()
@@ -40,7 +41,7 @@ page.workers = page.active = page.worker(0).active = 1
 page.worker(0).pid = os.getpid()
 fastpath = owner.FastPath(
     FastPathConfig(mode="auto", interfaces=(interface,)), addresses=(service,), port=53, responses=ResponderSettings(),
-    page=page, open_table=lambda _: open_table(directory / "1.table"),
+    page=page, sources_key=SourcesKey.random(), open_table=lambda _: open_table(directory / "1.table"),
 )
 
 async def main():

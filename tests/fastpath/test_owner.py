@@ -18,9 +18,11 @@ from rootsrv.fastpath.layout import constant
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.program import FastPathUnavailable, Interface
 from rootsrv.page.layout import Page
+from rootsrv.page.unique_sources import SourcesKey
 from tests.fastpath.conftest import DAY, NOW, SERVICE, SETTINGS, compiled, require_program
 
 ORPHAN_SECONDS = 60.0
+KEY = SourcesKey.random()
 
 
 @dataclass
@@ -80,6 +82,7 @@ def followed(tmp_path: Path, versions: list[AnswerTable]) -> Iterator[Followed]:
     fastpath = FastPath(
         FastPathConfig(interfaces=("lo",), orphan_seconds=ORPHAN_SECONDS),
         addresses=tuple(SERVICE.values()), port=53, responses=SETTINGS, page=page, open_table=open_table,
+        sources_key=KEY,
     )  # fmt: skip
     fastpath.program = fastpath._load()
     fastpath.program.set_interfaces([])
@@ -254,6 +257,7 @@ def test_what_is_attached_is_noted_until_the_end(followed: Followed, tmp_path: P
     config = FastPathConfig(interfaces=("lo",))
     fastpath = FastPath(
         config, addresses=(), port=53, responses=SETTINGS, page=followed.page, open_table=lambda _: followed.tables[1],
+        sources_key=KEY,
         note=note,
     )  # fmt: skip
     assert fastpath._left_behind == {7, 8}
@@ -272,6 +276,7 @@ def hooks(mode: str, **facts: object) -> list[str]:
         responses=SETTINGS,
         page=Page.create(_scratch / "page"),
         open_table=lambda _: None,
+        sources_key=KEY,
     )  # type: ignore[arg-type]
     kernel = Interface(5, 1500, bytes(6), virtual=False, loopback=False)
     described = {"name": "x", "kernel": kernel, "kind": "", "driver": "ice", "is_loopback": False} | facts
@@ -304,7 +309,7 @@ def test_the_order_of_hooks() -> None:
 def test_off_is_off_and_says_why(tmp_path: Path, config: FastPathConfig, reason: str) -> None:
     fastpath = FastPath(
         config, addresses=("127.0.0.1",), port=53, responses=SETTINGS, page=Page.create(tmp_path / "page"),
-        open_table=lambda _: pytest.fail("nothing is to be opened"),
+        open_table=lambda _: pytest.fail("nothing is to be opened"), sources_key=KEY,
     )  # fmt: skip
     asyncio.run(fastpath.run(asyncio.Event()))
     assert reason in fastpath.status()["unavailable"]
@@ -320,6 +325,7 @@ def test_without_a_built_program_the_server_runs_without_it_and_says_so(
     fastpath = FastPath(
         FastPathConfig(interfaces=("lo",)), addresses=("127.0.0.1",), port=53, responses=SETTINGS,
         page=Page.create(tmp_path / "page"), open_table=lambda _: pytest.fail("nothing is to be opened"),
+        sources_key=KEY,
     )  # fmt: skip
 
     asyncio.run(fastpath._do_duties(0.0))

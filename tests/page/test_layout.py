@@ -38,13 +38,30 @@ def test_the_head_changes_with_everything_that_a_worker_follows(tmp_path: Path) 
 
 def test_registers_of_two_days_and_the_counters_do_not_overlap(tmp_path: Path) -> None:
     slot = Page.create(tmp_path / "page").worker(3)
-    parts = [slot.counters, slot.day_start, slot.registers(20_000), slot.registers(20_001)]
+    parts = [
+        slot.counters,
+        slot.day_start,
+        slot.registers(20_000, 7),
+        slot.registers(20_001, 7),
+        slot.registers(20_001, 8),
+    ]
     for number, part in enumerate(parts, 1):
         part[0] = part[len(part) - 1] = number
 
-    assert [(part[0], part[len(part) - 1]) for part in parts] == [(n, n) for n in range(1, 5)]
+    assert [(part[0], part[len(part) - 1]) for part in parts] == [(n, n) for n in range(1, 6)]
     assert len(parts[2]) == REGISTER_SETS * REGISTERS
-    assert slot.registers(20_002)[0] == 3
+
+
+def test_registers_of_a_new_day_or_key_take_the_place_of_the_oldest(tmp_path: Path) -> None:
+    slot = Page.create(tmp_path / "page").worker(3)
+    for number, label in enumerate([(20_000, 7), (20_001, 7), (20_001, 8)], 1):
+        slot.registers(*label)[0] = number
+    assert {key: octets[0] for key, octets in slot.sketches(20_001).items()} == {7: 2, 8: 3}
+
+    assert not any(slot.registers(20_002, 8))
+    assert slot.registers(20_001, 7)[0] == 2
+    assert slot.sketches(20_000) == {}
+    assert slot.sketches(20_002) == {8: bytes(REGISTER_SETS * REGISTERS)}
 
 
 def test_counters_outlive_the_instance_and_the_head_outlives_no_boot(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@ import random
 from rootsrv.page import unique_sources
 from rootsrv.page.layout import REGISTERS
 
+KEY = unique_sources.SourcesKey.of(bytes.fromhex("5eed0f5e11ab1e5ed0b5e55edba5eba1"))
+
 
 def registers_of(sources: list[bytes]) -> bytes:
     registers = bytearray(3 * REGISTERS)
-    unique_sources.observe(memoryview(registers), sources)
+    unique_sources.observe(memoryview(registers), sources, KEY.octets)
     return bytes(registers)
 
 
@@ -14,11 +16,54 @@ def estimates(registers: bytes) -> list[int]:
     return [unique_sources.count(registers[at : at + REGISTERS]) for at in range(0, 3 * REGISTERS, REGISTERS)]
 
 
-def test_the_hash_is_murmur3s_64_bit_finaliser() -> None:
-    # Reference values: fmix64 of MurmurHash3_x64_128.
-    assert unique_sources.mix(0) == 0
-    assert unique_sources.mix(1) == 0xB456BCFC34C2CB2C
-    assert unique_sources.mix(0xFFFFFFFFFFFFFFFF) == 0x64B5720B4B825F21
+def test_the_hash_is_siphash_2_4() -> None:
+    # Reference: the 9th (8 octets) and 5th (4 octets) of the vectors of SipHash's reference code, key 00 … 0f.
+    key, message = bytes(range(16)), bytes(range(16))
+    registers = bytearray(3 * REGISTERS)
+    unique_sources.observe(memoryview(registers), [message[:4], message], key)
+
+    hashes = (0xCF2794E0277187B7, 0x3F2ACC7F57C29BDB, 0x93F5F5799A932462)  # of 4, 16 and 8 octets
+    expected = bytearray(3 * REGISTERS)
+    for estimate, hashed in enumerate(hashes):
+        expected[estimate * REGISTERS + (hashed >> 50)] = 51 - (hashed & (1 << 50) - 1).bit_length()
+    assert registers == expected
+
+
+# ── the attack on the hash that there was: MurmurHash3's finaliser, which anybody can invert ──
+
+WORD = 1 << 64
+MURMUR = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
+SALT = 0x9E3779B97F4A7C15
+
+
+def mix(word: int) -> int:
+    for factor in MURMUR:
+        word = (word ^ word >> 33) * factor % WORD
+    return word ^ word >> 33
+
+
+def unmix(word: int) -> int:
+    word ^= word >> 33
+    for factor in reversed(MURMUR):
+        word = word * pow(factor, -1, WORD) % WORD
+        word ^= word >> 33
+    return word
+
+
+def test_sources_chosen_for_a_known_hash_count_as_so_many_sources() -> None:
+    upper = 0x20010DB800000000
+    chosen = [
+        ((upper << 64) | unmix(register << 50) ^ mix(upper ^ SALT)).to_bytes(16, "big") for register in range(REGISTERS)
+    ]
+    # What the hash that there was makes of them: each register has its greatest value.
+    lower = [int.from_bytes(source[8:], "big") for source in chosen]
+    ranks = [51 - (mix(mix(upper ^ SALT) ^ each) & (1 << 50) - 1).bit_length() for each in lower]
+    assert unique_sources.count(bytes(ranks)) > 10**19
+
+    v4, v6, networks = estimates(registers_of(chosen))
+
+    assert (v4, networks) == (0, 1)
+    assert abs(v6 - REGISTERS) <= 4 * 0.0081 * REGISTERS
 
 
 def test_estimates_are_within_four_standard_errors_of_exact_sets() -> None:

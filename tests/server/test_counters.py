@@ -6,11 +6,17 @@ import pytest
 
 from rootsrv.page import counts
 from rootsrv.page.counts import PATHS
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import Page, WorkerSlot
+from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.server.counters import Counters
 
 UDP4, UDP6, TCP4, TCP6 = range(4)
 DAY = 86_400
+KEY = SourcesKey.of(bytes(16))
+
+
+def registers(slot: WorkerSlot, day: int) -> bytes:
+    return slot.sketches(day).get(KEY.id, b"")
 
 
 def query(size: int = 40) -> bytes:
@@ -217,7 +223,7 @@ def test_unsent_responses_are_taken_back(page: Page, counting: Counters) -> None
 def test_the_day_turns_once_and_remembers_where_it_began(page: Page) -> None:
     slot = page.worker(0)
     slot.day = 20_000
-    counting = Counters(slot)  # begins today, whatever it is
+    counting = Counters(slot, (), KEY)  # begins today, whatever it is
     today = slot.day
     counting.count(UDP4, [query()], [response()])
     counting.note_sources([b"\xc0\0\2\1"])
@@ -231,20 +237,37 @@ def test_the_day_turns_once_and_remembers_where_it_began(page: Page) -> None:
     assert slot.day == today + 1
     assert slot.counters[counts.QUERIES] - slot.day_start[counts.QUERIES] == 1
     assert slot.day_start[counts.QUERIES] == 1
-    assert any(slot.registers(today))
-    assert not any(slot.registers(today + 1))
+    assert any(registers(slot, today))
+    assert not any(registers(slot, today + 1))
 
 
 def test_a_source_counts_again_on_the_next_day(page: Page) -> None:
     slot = page.worker(0)
-    counting = Counters(slot)
+    counting = Counters(slot, (), KEY)
     today = slot.day
     counting.note_sources([b"\xc0\0\2\1"])
     counting.turn_day((today + 1) * DAY)
     counting.note_sources([b"\xc0\0\2\1"])
 
-    assert slot.registers(today).tolist() == slot.registers(today + 1).tolist()
-    assert any(slot.registers(today))
+    assert registers(slot, today) == registers(slot, today + 1)
+    assert any(registers(slot, today))
+
+
+def test_under_another_key_sources_are_noted_apart_and_a_replaced_worker_goes_on(page: Page) -> None:
+    slot = page.worker(0)
+    sources = [bytes((192, 0, 2, number)) for number in range(9)]
+    first, second = Counters(slot, (), KEY), SourcesKey.random()
+    first.note_sources(sources[:5])
+    noted = registers(slot, slot.day)
+    for _ in range(2):
+        Counters(slot, (), second).note_sources(sources[5:])
+
+    assert slot.sketches(slot.day).keys() == {KEY.id, second.id}
+    assert registers(slot, slot.day) == noted
+    assert sum(map(bool, slot.sketches(slot.day)[second.id])) == 4
+
+    Counters(slot, (), KEY).note_sources(sources)
+    assert sum(map(bool, registers(slot, slot.day))) == 9
 
 
 def test_a_replaced_worker_counts_on(page: Page) -> None:

@@ -50,6 +50,7 @@ def worker(tmp_path: Path, compiled: Compiled) -> Iterator[tuple[Page, dict[int,
         orders = WorkerOrders(
             slot=0, parent=os.getpid(), page=page.descriptors(0), tables=tables, sockets=descriptors, account=None,
             responder=SETTINGS, tcp=asdict(TcpLimits()), batched=False,
+            sources_key="0f" * 16,
         )  # fmt: skip
         process = stack.enter_context(
             subprocess.Popen(

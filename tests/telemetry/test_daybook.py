@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.page import unique_sources
 from rootsrv.page.layout import Page
+from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import whole_file
 from rootsrv.server.counters import Counters
 from rootsrv.telemetry import daybook
@@ -18,6 +20,7 @@ DAY = 20_778  # 2026-11-21
 DATE = datetime.date(2026, 11, 21)
 MIDNIGHT = DAY * 86_400.0
 SERVICE = "x.root-servers.net"
+KEY = SourcesKey.random()
 
 QUERY = b"\0\1\0\0\0\1\0\0\0\0\0\0\0\0\6\0\1"
 RESPONSE = b"\0\1\x84\0\0\1\0\0\0\0\0\0\0\0\6\0\1"
@@ -46,8 +49,8 @@ class Site:
         return queries(self.book.record(day))
 
 
-def counting(page: Page, slot: int, now: float) -> Counters:
-    counters = Counters(page.worker(slot))
+def counting(page: Page, slot: int, now: float, key: SourcesKey = KEY) -> Counters:
+    counters = Counters(page.worker(slot), (), key)
     counters.turn_day(now)
     page.worker(slot).counters  # noqa: B018  (mapped)
     return counters
@@ -211,6 +214,54 @@ def test_unique_sources_of_a_day_are_kept_when_the_day_turns_and_the_page_goes(s
     estimates = [site.book.record(day).unique_sources()["num-sources-ipv4"] for day in (DAY, DAY + 1)]
     assert abs(estimates[0] - 3_000) < 3_000 * 0.0081 * 4
     assert estimates[1] == 1
+
+
+def test_a_key_that_changes_in_mid_day_loses_nothing_and_mixes_nothing(site: Site) -> None:
+    sources = [number.to_bytes(4, "big") for number in range(5_000)]
+    site.worker.note_sources(sources[:3_000])
+    site.count(10)
+    site.look()
+    # A restart of the workers, before the book has looked at what the key before has noted.
+    site.worker = counting(site.page, 0, MIDNIGHT + 7200, SourcesKey.random())
+    site.worker.note_sources(sources[2_000:])
+    site.count(20)
+    site.look()
+    site.book.look_at_sources(site.page)
+    site.worker.turn_day(MIDNIGHT + 86_400)
+    site.count(1)
+    site.look()
+    site.book.look_at_sources(site.page)
+    site.book.write(MIDNIGHT + 86_400 + 60)
+    site.restart_book()
+
+    record = site.book.record(DAY)
+    assert queries(record) == 30
+    assert len(record.sketches) == 2
+    assert abs(record.unique_sources()["num-sources-ipv4"] - 3_000) < 3_000 * 0.0081 * 4
+    assert site.book.record(DAY + 1).sketches == {}
+
+
+def test_an_upgrade_in_mid_day_goes_on_with_the_day_that_version_0_1_has_kept(site: Site) -> None:
+    site.worker.note_sources([number.to_bytes(4, "big") for number in range(2_000)])
+    site.count(10)
+    site.look()
+    site.book.look_at_sources(site.page)
+    site.book.write(MIDNIGHT + 3600)
+    book = site.directory / "statistics" / "book.json"
+    document = json.loads(book.read_text())
+    for each in document["days"].values():
+        each["registers"] = each.pop("sketches").get(unique_sources.key_name(KEY.id), each["registers"])
+    book.write_text(json.dumps(document))
+    site.restart_book()
+    site.worker.note_sources([number.to_bytes(4, "big") for number in range(500)])
+    site.count(5)
+    site.look()
+    site.book.look_at_sources(site.page)
+
+    record = site.book.record(DAY)
+    assert queries(record) == 15
+    assert set(record.sketches) == {"", unique_sources.key_name(KEY.id)}
+    assert abs(record.unique_sources()["num-sources-ipv4"] - 2_000) < 2_000 * 0.0081 * 4
 
 
 def test_the_files_of_a_day_are_written_when_it_is_over_and_no_earlier(site: Site) -> None:

@@ -1,8 +1,10 @@
 """RSSAC002: records, how they add up, the files, and which files of others are right."""
 
+import base64
 import datetime
 import json
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,15 +12,21 @@ import pytest
 from rootsrv.commands.parser import main
 from rootsrv.page import counts, unique_sources
 from rootsrv.page.layout import COUNTER_WORDS, REGISTERS
+from rootsrv.page.unique_sources import SourcesKey, key_name
 from rootsrv.telemetry import rssac002_file
-from rootsrv.telemetry.rssac002 import METRICS, DayRecord, RecordDamaged, percentile_95
+from rootsrv.telemetry.rssac002 import METRICS, DayRecord, DifferentKeys, RecordDamaged, percentile_95
 from rootsrv.telemetry.rssac002_file import NotRssac002, Rssac002File
 
 DAY = datetime.date(2026, 11, 21)
 SERVICE = "x.root-servers.net"
 
 
-def a_record(day: datetime.date = DAY, *, scale: int = 1, sources: range = range(1000)) -> DayRecord:
+KEY, OTHER_KEY = SourcesKey.of(bytes(16)), SourcesKey.of(bytes(15) + b"\1")
+
+
+def a_record(
+    day: datetime.date = DAY, *, scale: int = 1, sources: range = range(1000), key: SourcesKey = KEY
+) -> DayRecord:
     """A day's record in which the numbers agree."""
     words = [0] * COUNTER_WORDS
     for path in range(4):
@@ -32,9 +40,10 @@ def a_record(day: datetime.date = DAY, *, scale: int = 1, sources: range = range
         words[counts.RESPONSE_SIZES + transport * counts.RESPONSE_BINS + 64] = scale * (amount - 5)
         words[counts.RESPONSE_SIZES + transport * counts.RESPONSE_BINS + 256] = scale * 5
     registers = bytearray(3 * REGISTERS)
-    unique_sources.observe(memoryview(registers), (number.to_bytes(4, "big") for number in sources))
+    unique_sources.observe(memoryview(registers), (number.to_bytes(4, "big") for number in sources), key.octets)
     split = tuple(bytes(registers[at : at + REGISTERS]) for at in range(0, 3 * REGISTERS, REGISTERS))
-    return DayRecord.sum([DayRecord.from_words(day, words), DayRecord(day, {}, {}, {}, {2026112101: 17.2}, split)])
+    counted = DayRecord(day, {}, {}, {}, {2026112101: 17.2}, {key_name(key.id): split})
+    return DayRecord.from_words(day, words).and_then(counted)
 
 
 def test_the_five_files_have_the_layout_of_published_ones() -> None:
@@ -86,16 +95,21 @@ def test_a_record_survives_json() -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda document: document.update(format=2),
+        lambda document: document.update(format=3),
         lambda document: document.pop("volume"),
         lambda document: document["registers"].pop(),
+        lambda document: document["sketches"][key_name(KEY.id)].pop(),
+        lambda document: document.update(sketches=["0"]),
+        lambda document: document["registers"].__setitem__(
+            0, base64.b64encode(zlib.compress(bytes(REGISTERS + 1))).decode()
+        ),
         lambda document: document["registers"].__setitem__(0, "no base64"),
         lambda document: document["registers"].__setitem__(0, "AAAA"),
         lambda document: document.update(day="2026-13-01"),
         lambda document: document["rcodes"].update(x=1),
         lambda document: document.update(sizes=[]),
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_a_damaged_record_is_refused(damage: object) -> None:
     document = a_record().to_document()
@@ -117,6 +131,54 @@ def test_instances_are_merged_by_sums_and_their_sources_as_one() -> None:
     assert DayRecord.sum([theirs, ours]) == together
 
 
+def test_sources_under_different_keys_are_not_merged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = a_record(), a_record(scale=2, key=OTHER_KEY)
+    names = [key_name(KEY.id), key_name(OTHER_KEY.id)]
+    with pytest.raises(DifferentKeys, match=f"different keys: {', '.join(sorted(names))} "):
+        DayRecord.sum([ours, theirs])
+
+    records = [str(tmp_path / f"{number}.json") for number in range(2)]
+    for path, record in zip(records, (ours, theirs), strict=True):
+        Path(path).write_text(json.dumps(record.to_document()))
+    merge = ["rssac002", "merge", "--service", SERVICE, "--output", str(tmp_path / "out"), *records]
+    assert main(merge) == 1
+    assert "report.sources_key_file must be the same" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+    assert main([*merge, "--without-sources"]) == 0
+    written = {path.parent.name: path.read_text() for path in (tmp_path / "out").rglob("*.yaml")}
+    assert written.keys() == set(METRICS) - {"unique-sources"}
+    assert "dns-udp-queries-received-ipv4: 300" in written["traffic-volume"]
+
+
+def test_a_day_on_which_the_key_changed_tells_what_there_was_at_least_and_can_be_merged() -> None:
+    changed = a_record(sources=range(20_000)).and_then(a_record(sources=range(5_000), key=OTHER_KEY))
+    assert changed.sketches.keys() == {key_name(KEY.id), key_name(OTHER_KEY.id)}
+    assert changed.unique_sources() == a_record(sources=range(20_000)).unique_sources()
+
+    together = DayRecord.sum([changed, a_record(sources=range(20_000, 40_000), key=OTHER_KEY)])
+    assert abs(together.unique_sources()["num-sources-ipv4"] - 25_000) < 25_000 * 0.041
+    assert together.volume["dns-udp-queries-received-ipv4"] == 300
+
+
+def test_a_record_of_version_0_1_is_read_and_what_it_has_not_mixed() -> None:
+    record = a_record()
+    document = record.to_document()
+    document |= {"format": 1, "registers": document.pop("sketches")[key_name(KEY.id)]}
+    old = DayRecord.from_document(document)
+    assert old.unique_sources() == record.unique_sources()
+    assert DayRecord.sum([old, old]).unique_sources() == record.unique_sources()
+    with pytest.raises(DifferentKeys, match="none"):
+        DayRecord.sum([old, record])
+
+    upgraded = old.and_then(a_record(key=OTHER_KEY))
+    assert DayRecord.from_document(json.loads(json.dumps(upgraded.to_document()))) == upgraded
+    # What the book says to version 0.1, should it come back: all but the sources under keys.
+    own = upgraded.to_own_document()
+    assert own["format"] == 1
+    assert own["registers"] == document["registers"]
+
+
 def test_records_of_different_days_are_not_merged() -> None:
     with pytest.raises(ValueError, match="records of different days: 2026-11-21, 2026-11-22"):
         DayRecord.sum([a_record(), a_record(datetime.date(2026, 11, 22))])
@@ -136,7 +198,7 @@ def test_the_estimate_of_unique_sources_is_within_its_stated_error(size: int) ->
     while len(exact) < size:
         exact.add(generator.randbytes(4))
     registers = bytearray(3 * REGISTERS)
-    unique_sources.observe(memoryview(registers), exact)
+    unique_sources.observe(memoryview(registers), exact, KEY.octets)
 
     estimate = unique_sources.count(bytes(registers[:REGISTERS]))
     assert abs(estimate - size) <= max(3, 0.0081 * 4 * size)

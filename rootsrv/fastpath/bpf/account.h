@@ -1,15 +1,5 @@
 /* What is told of the packets: counters, unique sources, the tap. */
 
-/* MurmurHash3's 64-bit finaliser, as in rootsrv/page/unique_sources.py. */
-static __always_inline uint64_t mix(uint64_t word)
-{
-	word ^= word >> 33;
-	word *= 0xff51afd7ed558ccd;
-	word ^= word >> 33;
-	word *= 0xc4ceb9fe1a85ec53;
-	return word ^ word >> 33;
-}
-
 static __always_inline void note_source(uint32_t estimate, uint64_t hash)
 {
 	uint32_t key = (control.day & 1) * REGISTER_SETS + estimate;
@@ -33,15 +23,25 @@ static __always_inline void note_source(uint32_t estimate, uint64_t hash)
 	*place = rank - rest;
 }
 
+/* Octet for octet the registers of rootsrv/page/unique_sources.py: SipHash-2-4 of the address, whose last word says
+ * how many octets there were.
+ */
 static __always_inline void count_source(struct scratch *s)
 {
+	struct sip_state state = sip_start(control.sources_key);
+
 	if (s->family == IPV4) {
-		note_source(0, mix(__builtin_bswap32(s->source[0])));
-	} else {
-		uint64_t upper = mix(__builtin_bswap64(s->source[0]) ^ 0x9e3779b97f4a7c15);
-		note_source(2, upper);
-		note_source(1, mix(upper ^ __builtin_bswap64(s->source[1])));
+		sip_take(&state, (uint32_t)s->source[0] | 4ULL << 56);
+		note_source(0, sip_end(&state));
+		return;
 	}
+	sip_take(&state, s->source[0]);
+	struct sip_state aggregate = state;
+	sip_take(&aggregate, 8ULL << 56);
+	note_source(2, sip_end(&aggregate));
+	sip_take(&state, s->source[1]);
+	sip_take(&state, 16ULL << 56);
+	note_source(1, sip_end(&state));
 }
 
 /* A response was sent. */

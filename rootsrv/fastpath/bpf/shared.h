@@ -110,6 +110,7 @@ struct control {
 	uint8_t nsid_option[136];
 	uint32_t tap_every;        /* 0: off */
 	uint32_t day;              /* UTC days since 1970; its parity selects the registers */
+	uint64_t sources_key[2];   /* what unique sources are hashed with; as secret.k0 and k1 */
 	uint64_t ip_id_key[2];     /* random, of this program alone: IPv4 identifications follow from it */
 	uint64_t owner_seen;       /* CLOCK_BOOTTIME nanoseconds when the owner last renewed anything */
 	uint32_t service_ipv4_count, service_ipv6_count;
