@@ -16,6 +16,7 @@ from pyroute2 import IPRoute
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
+from rootsrv.process import held_back
 
 TABLE = 53
 """Routing table of responses (deploy/network/rootsrv-network)."""
@@ -132,7 +133,10 @@ def _service_addresses(config: Config, there: dict[str, set[str]]) -> Iterator[F
         if ":" in text and not Path("/proc/net/if_inet6").exists():
             yield bad(about, "IPv6 is off", "boot without ipv6.disable=1, or leave IPv6 addresses out")
         elif where:
-            yield good(about, f"on {', '.join(where)}")
+            if held := held_back.why(text):
+                yield bad(about, held, "see which host has it (ip -6 neigh, ndisc6), or give this one another address")
+            else:
+                yield good(about, f"on {', '.join(where)}")
         elif managed:
             yield good(about, "not there yet: rootsrv puts it on lo when it starts (anycast.manage_addresses)")
         else:

@@ -16,8 +16,9 @@ from rootsrv.distribution.notify import NotifySender, Target, Told, spacing
 from rootsrv.distribution.offered import OfferedZone
 from rootsrv.distribution.requests import ConfiguredPeers, PeerRecord, Requests
 from rootsrv.page.layout import Page
-from rootsrv.process import log
+from rootsrv.process import held_back, log
 from rootsrv.process.clocks import clocks
+from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
 from rootsrv.roles import maintain_status
 from rootsrv.secondary.control import Control
@@ -97,6 +98,8 @@ class Role:
         refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
         control = await ControlServer(commands, refused).listen(self._socket)
         await self.listener.start()
+        addresses = self.maintainer.zones.config.admin.addresses
+        self._in_background(persistently("addresses", lambda: held_back.watch("administrative", addresses)))
         reloading = asyncio.create_task(self._reload_forever(reload), name="reload")
         try:
             await self.maintainer.run(stop)

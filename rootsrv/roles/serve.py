@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.page.unique_sources import key_name
-from rootsrv.process import log, privileges
+from rootsrv.process import held_back, log, privileges
 from rootsrv.process.persistence import persistently
 from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import bind_all
@@ -69,6 +69,9 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     commands = {**parent.commands(), **fastpath_commands(fastpath), **blocks.commands(), **answers.commands()}
     listening: list[asyncio.Server] = []
 
+    def watch_addresses() -> Coroutine[Any, Any, None]:
+        return held_back.watch("service", config.service.addresses)
+
     async def listen() -> None:
         # Not to be asked is no reason not to answer: a /run without an inode left may have one later.
         listening.append(await ControlServer(commands).listen(runtime / "serve.sock"))
@@ -77,6 +80,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
               sources_key=key_name(key.id))  # fmt: skip
     beside = (
         asyncio.create_task(persistently("fast path", lambda: fastpath.run(stop)), name="fastpath"),
+        asyncio.create_task(persistently("addresses", watch_addresses), name="addresses"),
         asyncio.create_task(persistently("blocks", lambda: _end_blocks(blocks)), name="blocks"),
         asyncio.create_task(persistently("reload", lambda: answers.follow(reload)), name="reload"),
         asyncio.create_task(persistently("status socket", listen), name="status"),

@@ -1,6 +1,7 @@
 """The sockets on which DNS is answered: bound by the parent, inherited by the workers."""
 # Each worker has a socket of its own per address and transport (SO_REUSEPORT: the kernel spreads clients over them).
 # The parent binds all of them before privileges are dropped and keeps them open: a replaced worker finds its queue.
+# An IPv6 address that is tentative or dadfailed is bound as well (process/held_back.py): it answers when it comes.
 
 import errno
 import ipaddress
@@ -9,6 +10,8 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from rootsrv.process import held_back
 
 # Names that Python 3.11 does not know (linux/in.h, linux/in6.h, asm-generic/socket.h).
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER = 10, 23
@@ -85,7 +88,7 @@ def refuse_if_taken(address: str, port: int) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if probe.family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind((address, port))
+            held_back.bind(probe, address, port)
         except OSError as error:
             raise _cannot_bind(address, port, kind, error) from error
         finally:
@@ -105,7 +108,7 @@ def _bind(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, TCP_SEND_BUFFER_OCTETS)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.bind((address, port))
+        held_back.bind(sock, address, port)
         if kind == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
     except OSError as error:
