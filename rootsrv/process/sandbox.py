@@ -43,7 +43,13 @@ _REFUSED = {
             "pidfd_getfd": 438, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "truncate": 76,
             "ftruncate": 77, "fallocate": 285, "bpf": 321, "perf_event_open": 298, "io_uring_setup": 425,
             "userfaultfd": 323, "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "keyctl": 250,
-            "add_key": 248, "request_key": 249, "open_by_handle_at": 304,
+            "add_key": 248, "request_key": 249, "open_by_handle_at": 304, "chmod": 90, "fchmod": 91, "chown": 92,
+            "fchown": 93, "lchown": 94, "fchownat": 260, "fchmodat": 268, "fchmodat2": 452, "utime": 132,
+            "utimes": 235, "futimesat": 261, "utimensat": 280, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190,
+            "removexattr": 197, "lremovexattr": 198, "fremovexattr": 199, "setxattrat": 463, "removexattrat": 466,
+            "file_setattr": 469, "setpriority": 141, "sched_setparam": 142, "sched_setscheduler": 144,
+            "sched_setaffinity": 203, "sched_setattr": 314, "ioprio_set": 251, "migrate_pages": 256,
+            "move_pages": 279, "process_madvise": 440, "process_mrelease": 448, "kcmp": 312,
         },
     ),
     "aarch64": (
@@ -54,16 +60,42 @@ _REFUSED = {
             "pidfd_getfd": 438, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "truncate": 45,
             "ftruncate": 46, "fallocate": 47, "bpf": 280, "perf_event_open": 241, "io_uring_setup": 425,
             "userfaultfd": 282, "unshare": 97, "setns": 268, "mount": 40, "umount2": 39, "keyctl": 219,
-            "add_key": 217, "request_key": 218, "open_by_handle_at": 265,
+            "add_key": 217, "request_key": 218, "open_by_handle_at": 265, "fchmod": 52, "fchmodat": 53,
+            "fchownat": 54, "fchown": 55, "fchmodat2": 452, "utimensat": 88, "setxattr": 5, "lsetxattr": 6,
+            "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16, "setxattrat": 463,
+            "removexattrat": 466, "file_setattr": 469, "setpriority": 140, "sched_setparam": 118,
+            "sched_setscheduler": 119, "sched_setaffinity": 122, "sched_setattr": 274, "ioprio_set": 30,
+            "migrate_pages": 238, "move_pages": 239, "process_madvise": 440, "process_mrelease": 448, "kcmp": 272,
         },
     ),
 }  # fmt: skip
 
+# System calls that are refused by one of their arguments.
+_BY_ARGUMENT = {
+    "x86_64": {"prlimit64": 302, "fcntl": 72, "ioctl": 16},
+    "aarch64": {"prlimit64": 261, "fcntl": 25, "ioctl": 29},
+}
 # linux/bpf_common.h, linux/seccomp.h
 _LOAD_WORD, _JUMP_IF_EQUAL, _JUMP_IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_NUMBER_AT, _ARCHITECTURE_AT = 0, 4
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16  # struct seccomp_data; the lower halves, on little-endian
 _X32_BIT = 0x40000000
+
+_Instruction = tuple[int, int, int, int]
+"""struct sock_filter: code, jump if true, jump if false, operand."""
+
+_PERMIT: _Instruction = (_RETURN, 0, 0, _ALLOW)
+_REFUSE: _Instruction = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
+
+_ARGUMENTS: dict[str, tuple[int, tuple[int, ...], _Instruction, _Instruction]] = {
+    # Of others the limits cannot be set, RLIMIT_CPU among them.
+    "prlimit64": (0, (0,), _PERMIT, _REFUSE),
+    # F_SETOWN, F_SETSIG, F_SETOWN_EX have the kernel send any signal to anybody of the same account.
+    "fcntl": (1, (8, 10, 15), _REFUSE, _PERMIT),
+    # So do FIOSETOWN and SIOCSPGRP; TIOCSTI types into a terminal.
+    "ioctl": (1, (0x8901, 0x8902, 0x5412), _REFUSE, _PERMIT),
+}
+"""By call: the argument's place, values of it, what becomes of these, and of others."""
 
 
 class Confinement:
@@ -136,22 +168,33 @@ def _program() -> list[Path]:
 def _filter(library: ctypes.CDLL) -> None:
     if (known := _REFUSED.get(platform.machine())) is None:
         raise OSError(errno.ENOSYS, f"not for {platform.machine()}")
-    architecture, refused = known
-    numbers = sorted(refused.values())
-    # Jumps are counted from the next instruction; the last two are "allow" and "refuse".
-    program = [
-        (_LOAD_WORD, 0, 0, _ARCHITECTURE_AT),
-        (_JUMP_IF_EQUAL, 0, len(numbers) + 3, architecture),  # of another one the numbers would mean something else
-        (_LOAD_WORD, 0, 0, _NUMBER_AT),
-        (_JUMP_IF_AT_LEAST, len(numbers) + 1, 0, _X32_BIT),
-        *((_JUMP_IF_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _ERRNO | errno.EPERM),
-    ]
+    program = _program_of(*known, _BY_ARGUMENT[platform.machine()])
     octets = b"".join(struct.pack("=HBBI", *each) for each in program)
     buffer = ctypes.create_string_buffer(octets, len(octets))
     described = struct.pack("@HP", len(program), ctypes.addressof(buffer))
     _checked(library.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(described), 0, 0))
+
+
+def _program_of(architecture: int, refused: dict[str, int], by_argument: dict[str, int]) -> list[_Instruction]:
+    # Jumps are counted from the next instruction: (0, 1) goes past one that returns.
+    program = [
+        (_LOAD_WORD, 0, 0, _ARCHITECTURE_AT),
+        (_JUMP_IF_EQUAL, 1, 0, architecture),  # of another one the numbers would mean something else
+        _REFUSE,
+        (_LOAD_WORD, 0, 0, _NUMBER_AT),
+        (_JUMP_IF_AT_LEAST, 0, 1, _X32_BIT),
+        _REFUSE,
+    ]
+    for number in sorted(refused.values()):
+        program += [(_JUMP_IF_EQUAL, 0, 1, number), _REFUSE]
+    for name, number in by_argument.items():
+        at, values, met, otherwise = _ARGUMENTS[name]
+        block: list[_Instruction] = [(_LOAD_WORD, 0, 0, _ARGUMENTS_AT + 8 * at)]
+        for value in values:
+            block += [(_JUMP_IF_EQUAL, 0, 1, value), met]
+        block.append(otherwise)
+        program += [(_JUMP_IF_EQUAL, 0, len(block), number), *block]
+    return [*program, _PERMIT]
 
 
 def _checked(result: int) -> int:

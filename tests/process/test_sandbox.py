@@ -42,6 +42,13 @@ except BlockingIOError:
     pass
 """,
     "writes what it has open": "os.pwrite(ours, b'x', 0)",
+    "sees and sets limits of its own": """
+import fcntl, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (99, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 99
+assert fcntl.fcntl(listening, fcntl.F_GETFD) and fcntl.fcntl(listening, fcntl.F_GETFL) is not None
+listening.setblocking(True)
+""",
 }
 
 NO_MORE = {
@@ -55,6 +62,30 @@ NO_MORE = {
     "connects": "refused(socket.socket, socket.AF_UNIX)\nrefused(socket.socket)",
     "starts a program": "refused(os.execv, '/bin/true', ['/bin/true'])",
     "ends a process": "refused(os.kill, os.getppid(), 0)\nrefused(os.pidfd_open, os.getppid())",
+    "has the kernel end a process": """
+import fcntl, struct
+refused(fcntl.fcntl, listening, fcntl.F_SETOWN, os.getppid())
+refused(fcntl.fcntl, listening, 15, struct.pack('ii', 1, os.getppid()))
+refused(fcntl.fcntl, listening, 10, signal.SIGKILL)
+for request in (0x8901, 0x8902):
+    refused(fcntl.ioctl, listening, request, struct.pack('i', os.getppid()))
+""",
+    "limits or slows down another process": """
+import resource
+refused(resource.prlimit, os.getppid(), resource.RLIMIT_NOFILE, (9, 9))
+refused(os.setpriority, os.PRIO_PROCESS, os.getppid(), 19)
+refused(os.sched_setaffinity, os.getppid(), {0})
+refused(os.sched_setscheduler, os.getppid(), os.SCHED_IDLE, os.sched_param(0))
+""",
+    "closes a file or a directory to others": """
+for path in (sys.argv[2] + '/own', sys.argv[2], sys.argv[1]):
+    refused(os.chmod, path, 0)
+    refused(os.chown, path, 1, 1)
+    refused(os.utime, path, (0, 0))
+    refused(os.setxattr, path, 'user.x', b'x')
+refused(os.fchmod, ours, 0)
+refused(os.fchmod, inherited, 0)
+""",
 }
 
 
