@@ -34,7 +34,8 @@ class AdminConfig:
 
     max_connections: int = 100
     """TCP and TLS connections at a time, those that have not ended their handshake among them, as far as the limit of
-    open files leaves 256 to everything else; over it new ones are closed at once."""
+    open files leaves 256 to everything else, and half of them from one prefix (/24, /56); over it one goes that has
+    asked nothing yet, else the new one."""
 
     idle_seconds: float = 10.0
     transfers_per_peer: int = 4

@@ -21,9 +21,13 @@ from rootsrv.control.protocol import (
     response_line,
 )
 from rootsrv.process import log
+from rootsrv.process.persistence import persistently
 
 _LONGEST_LOGGED = 1000
 _LINGER_SECONDS = 1.0
+
+MAX_CONNECTIONS = 64
+"""At a time; over it the one goes that asks nothing longest: who opens and never closes takes no descriptors."""
 
 OCTETS_SECONDS = 60.0
 """How long the octets that a request announces may take."""
@@ -49,6 +53,33 @@ class ControlServer:
         """*refused* is told of what is no request: who it came from, and why."""
         self.commands = commands
         self._refused = refused or (lambda caller, reason: log.event("control refused", by=caller, reason=reason))
+        self._open: set[asyncio.StreamWriter] = set()
+        self._idle: dict[asyncio.StreamWriter, None] = {}
+        """Those that wait for a request, the one that does so longest first."""
+
+        self._listening: asyncio.Task[None] | None = None
+        self._server: asyncio.Server | None = None
+        self._path = Path()
+
+    def start(self, path: Path) -> None:
+        """Listen on the Unix socket *path* until `close`; a socket that cannot be had is tried again, with an alarm.
+
+        Not to be asked is no reason not to work: a /run without an inode left may have one later.
+        """
+        self._path = path
+        self._listening = asyncio.create_task(persistently("control socket", self._listen), name="control socket")
+
+    async def _listen(self) -> None:
+        self._server = await self.listen(self._path)
+
+    def close(self) -> None:
+        """Listen no more, after `start`."""
+        if self._listening is not None:
+            self._listening.cancel()
+        if self._server is not None:
+            self._server.close()
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Listen on the Unix socket *path*, for owner and group only."""
@@ -61,7 +92,15 @@ class ControlServer:
             os.umask(before)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= MAX_CONNECTIONS and self._idle:
+            longest = next(iter(self._idle))
+            self._open.discard(longest)
+            del self._idle[longest]
+            longest.transport.abort()
+        self._open.add(writer)
         try:
+            if len(self._open) > MAX_CONNECTIONS:
+                return  # all the others wait for answers
             caller = Caller.of(writer.get_extra_info("socket"))
             while await self._answer_one(reader, writer, caller):
                 pass
@@ -73,6 +112,7 @@ class ControlServer:
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass  # gone, or in the middle of something
         finally:
+            self._open.discard(writer)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
@@ -82,11 +122,14 @@ class ControlServer:
         goes_on = True
         octets = b""
         try:
+            self._idle[writer] = None
             try:
                 line = await reader.readline()
             except ValueError:  # beyond the limit; where the next line begins is not known
                 goes_on = False
                 raise Refused(f"a request is at most {LONGEST_LINE_OCTETS} octets") from None
+            finally:
+                self._idle.pop(writer, None)
             if not line:
                 return False
             # Octets that follow a line which is refused would be read as lines.

@@ -1,14 +1,13 @@
 """How much one peer, one prefix and all together may take at a time, so that nobody's transfers starve the others'."""
 
-import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv.config.checks import plain_address
 from rootsrv.config.zones import AdminConfig
+from rootsrv.process.places import prefix_of
 
 
 class OverLimit(Exception):
@@ -42,15 +41,8 @@ def transfer_limits(config: AdminConfig) -> TransferLimits:
     return TransferLimits(of_one_peer=config.transfers_per_peer, whole_per_serial=config.whole_zones_per_serial)
 
 
-PREFIX_V4, PREFIX_V6 = 24, 56
 MAX_REMEMBERED = 65_536
 """Peers whose whole zones are counted; the one that asked longest ago is forgotten first."""
-
-
-def prefix_of(address: str) -> bytes:
-    """The prefix that *address* is counted under."""
-    found = ipaddress.ip_address(plain_address(address))
-    return found.packed[: PREFIX_V4 // 8 if found.version == 4 else PREFIX_V6 // 8]
 
 
 class TransferCounts:

@@ -12,8 +12,9 @@ from rootsrv.config.checks import plain_address
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.requests import Asker, Requests
 from rootsrv.distribution.tls import DOT, alpn_of, server_context
-from rootsrv.process import log
+from rootsrv.process import held_back, log
 from rootsrv.process.descriptors import raise_limit
+from rootsrv.process.places import NoPlace, Places
 
 HANDSHAKE_SECONDS = 10
 """How long a client may take for the TLS handshake."""
@@ -61,9 +62,10 @@ class Listener:
         self.config = config
         self.requests = requests
         self.max_connections = max(1, min(config.max_connections, raise_limit() - RESERVED_DESCRIPTORS))
+        self._places: Places[asyncio.Task[None]] = Places(self.max_connections)
         self._datagrams: list[asyncio.BaseTransport] = []
         self._listening: list[tuple[socket.socket, asyncio.Task[None]]] = []
-        self._conversations: set[asyncio.Task[Any]] = set()
+        self._conversations: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Bind all addresses; CannotListen names the first that cannot be bound."""
@@ -71,15 +73,13 @@ class Listener:
         loop = asyncio.get_running_loop()
         try:
             for address in self.config.addresses:
-                family = socket.AF_INET6 if ":" in address else socket.AF_INET
                 transport, _ = await loop.create_datagram_endpoint(
-                    lambda: _Datagrams(self), local_addr=(address, self.config.port), family=family
+                    lambda: _Datagrams(self), sock=held_back.bound(address, self.config.port, socket.SOCK_DGRAM)
                 )
                 self._datagrams.append(transport)
                 for port, context in ((self.config.port, None), (self.config.tls_port, tls)):
                     if port == self.config.port or context is not None:
-                        listening = socket.create_server((address, port), family=family)
-                        listening.setblocking(False)
+                        listening = held_back.bound(address, port, socket.SOCK_STREAM)
                         self._listening.append((listening, loop.create_task(self._accept(listening, context))))
         except OSError as error:
             await self.close()
@@ -110,18 +110,27 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listening)
+                connection, client = await loop.sock_accept(listening)
             except OSError as error:  # no descriptor, no memory, or the client has gone
                 reason = error.strerror or str(error)
                 log.event("administrative connection is not accepted", level=logging.WARNING, reason=reason)
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
-            if len(self._conversations) >= self.max_connections:
-                connection.close()
-                continue
             task = loop.create_task(self._open(connection, context))
-            self._conversations.add(task)
-            task.add_done_callback(self._conversations.discard)
+            try:
+                ended = self._places.take(task, client[0])
+            except NoPlace:
+                ended = task
+                connection.close()
+            else:
+                self._conversations.add(task)
+                task.add_done_callback(self._gone)
+            if ended is not None:
+                ended.cancel()
+
+    def _gone(self, conversation: "asyncio.Task[None]") -> None:
+        self._places.leave(conversation)
+        self._conversations.discard(conversation)
 
     async def _open(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
@@ -131,9 +140,11 @@ class Listener:
             transport, _ = await loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None
             )
-        except (OSError, ssl.SSLError):
+        except BaseException as error:
             connection.close()
-            return
+            if isinstance(error, OSError):  # ssl.SSLError is one
+                return
+            raise
         await self._converse(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -150,6 +161,8 @@ class Listener:
                 async with asyncio.timeout(self.config.idle_seconds):
                     (size,) = struct.unpack("!H", await reader.readexactly(2))
                     octets = await reader.readexactly(size)
+                if (conversation := asyncio.current_task()) is not None:
+                    self._places.has_asked(conversation)
                 async with contextlib.aclosing(self.requests.answer(octets, asker)) as messages:
                     async for parts in messages:
                         writer.writelines((sum(map(len, parts)).to_bytes(2, "big"), *parts))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rootsrv.config import text as config_text
 from rootsrv.config.file import Config
+from rootsrv.distribution import listener
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.process.clocks import kernel_says_synchronised
 from rootsrv.process.descriptors import raise_limit
@@ -31,7 +32,7 @@ def checks(config: Config, path: Path) -> Iterator[Finding]:
     yield from _files(config)
     yield from _secrets(config, path)
     yield _memory()
-    yield _descriptors(config)
+    yield from _descriptors(config)
     yield _clock(config)
 
 
@@ -183,17 +184,26 @@ def _memory() -> Finding:
     return good("memory", found)
 
 
-def _descriptors(config: Config) -> Finding:
+def _descriptors(config: Config) -> Iterator[Finding]:
     """Of this process; the unit of serve asks for what it needs, and gets it unless fs.nr_open is lower."""
     allowed = raise_limit()
+    connections = config.admin.max_connections
+    if allowed - listener.RESERVED_DESCRIPTORS < connections:
+        yield remark(
+            "open files",
+            f"{allowed:,} are allowed, {listener.RESERVED_DESCRIPTORS} of them kept for tables and control:"
+            f" not enough for {connections:,} administrative connections",
+            "raise LimitNOFILE in rootsrv-maintain.service (or ulimit -Hn), or lower admin.max_connections",
+        )
     wanted = config.service.tcp_max_connections
     possible = TcpLimits(connections=wanted).possible(allowed)
     if possible < wanted:
-        return remark(
+        yield remark(
             "open files", f"{allowed:,} are allowed: {possible:,} TCP connections per worker of {wanted:,} configured",
             "raise LimitNOFILE in rootsrv-serve.service (or ulimit -Hn), or lower service.tcp_max_connections",
         )  # fmt: skip
-    return good("open files", f"{allowed:,} are allowed, enough for {wanted:,} TCP connections per worker")
+        return
+    yield good("open files", f"{allowed:,} are allowed, enough for {wanted:,} TCP connections per worker")
 
 
 def _clock(config: Config) -> Finding:

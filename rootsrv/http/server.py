@@ -7,18 +7,18 @@ Nothing comes from a disk, so there is no path to escape from.
 #   MAX_HEAD_OCTETS    huge headers                     → 431
 #   HEAD_SECONDS       a head that never ends           → 408
 #   SEND_SECONDS       a client that does not read      → aborted
-#   MAX_CONNECTIONS    many of them                     → the one that is open longest goes
-#
-# A request takes some milliseconds, so whoever is cut off by the last limit was not in a hurry.
+#   MAX_CONNECTIONS    many of them                     → one goes that has asked nothing (process/places.py)
 
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from rootsrv.process import log
+from rootsrv.process import held_back, log
+from rootsrv.process.places import NoPlace, Places
 
 MAX_HEAD_OCTETS = 8192
 HEAD_SECONDS = 5.0
@@ -67,14 +67,15 @@ class HttpServer:
 
     def __init__(self, pages: Mapping[str, Page]) -> None:
         self._pages = pages
-        self._open: dict[asyncio.StreamWriter, None] = {}
+        self._open: Places[asyncio.StreamWriter] = Places(MAX_CONNECTIONS)
         self._servers: list[asyncio.Server] = []
 
     async def listen(self, addresses: tuple[str, ...], port: int) -> None:
         """Answer on *addresses*; CannotListen, with nothing left open, if one cannot be bound."""
         for address in addresses:
             try:
-                server = await asyncio.start_server(self._connected, address, port, limit=MAX_HEAD_OCTETS)
+                listening = held_back.bound(address, port, socket.SOCK_STREAM)
+                server = await asyncio.start_server(self._connected, sock=listening, limit=MAX_HEAD_OCTETS)
             except OSError as error:
                 self.close()
                 raise CannotListen(f"report.addresses: {address} port {port}: {error.strerror or error}") from error
@@ -85,21 +86,19 @@ class HttpServer:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        for writer in list(self._open):
+        for writer in self._open:
             writer.transport.abort()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS:
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            oldest.transport.abort()
-        self._open[writer] = None
         try:
+            peer = writer.get_extra_info("peername")
+            if peer is not None and (ended := self._open.take(writer, peer[0])) is not None:
+                ended.transport.abort()
             await self._serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+        except (OSError, asyncio.IncompleteReadError, TimeoutError, NoPlace):
             pass  # the client is gone, or does not read
         finally:
-            self._open.pop(writer, None)
+            self._open.leave(writer)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,6 +112,7 @@ class HttpServer:
         except asyncio.LimitOverrunError:
             response = _error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         else:
+            self._open.has_asked(writer)
             head_only = head.startswith(b"HEAD ")
             response = await self._respond(head)
         async with asyncio.timeout(SEND_SECONDS):

@@ -70,12 +70,12 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
             boot_id=boot_id,
         )
         path = runtime / "advertise.sock"
-        control = await ControlServer(Control(controller, orders).commands()).listen(path)
+        control = ControlServer(Control(controller, orders).commands())
+        control.start(path)
         try:
             await controller.run(stop)
         finally:
             control.close()
-            path.unlink(missing_ok=True)
             bird.close()
 
 

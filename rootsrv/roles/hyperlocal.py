@@ -126,7 +126,8 @@ class Hyperlocal:
         status = lambda: maintain_status.status(self.maintainer, (), self.security, "")  # noqa: E731
         commands = Control(self.maintainer, status, self._reload).commands()
         refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
-        control = await ControlServer(commands, refused).listen(self._socket)
+        control = ControlServer(commands, refused)
+        control.start(self._socket)
         await self.listener.start()
         watching = asyncio.create_task(self._watch(), name="watch")
         try:
@@ -135,7 +136,6 @@ class Hyperlocal:
             raise group.exceptions[0] from None
         finally:
             control.close()
-            self._socket.unlink(missing_ok=True)
             for task in (watching, *self._background):
                 task.cancel()
             await asyncio.gather(watching, *self._background, return_exceptions=True)

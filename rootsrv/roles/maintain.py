@@ -96,7 +96,8 @@ class Role:
 
         commands = Control(self.maintainer, status, self.reload_now).commands()
         refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
-        control = await ControlServer(commands, refused).listen(self._socket)
+        control = ControlServer(commands, refused)
+        control.start(self._socket)
         await self.listener.start()
         addresses = self.maintainer.zones.config.admin.addresses
         self._in_background(persistently("addresses", lambda: held_back.watch("administrative", addresses)))
@@ -107,7 +108,6 @@ class Role:
             raise group.exceptions[0] from None
         finally:
             control.close()
-            self._socket.unlink(missing_ok=True)
             for task in (reloading, *self._background):
                 task.cancel()
             await asyncio.gather(reloading, *self._background, return_exceptions=True)

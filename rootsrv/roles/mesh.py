@@ -65,7 +65,8 @@ class Role:
         presence = self._presence
         presence.fleet.recall()
         path = presence.runtime / "mesh.sock"
-        control = await ControlServer(Control(presence).commands()).listen(path)
+        control = ControlServer(Control(presence).commands())
+        control.start(path)
         tasks = [
             asyncio.create_task(persistently("board", presence.board.run), name="board"),
             asyncio.create_task(persistently("tokens", self._keep_tokens), name="tokens"),
@@ -79,7 +80,6 @@ class Role:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             control.close()
-            path.unlink(missing_ok=True)
             presence.board.etcd.close()
 
     async def _keep_tokens(self) -> None:

@@ -19,6 +19,7 @@ from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock, log, privileges, service_manager
+from rootsrv.process.descriptors import raise_limit
 from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
 from rootsrv.zone import instant
@@ -40,6 +41,7 @@ def run(config: Config, path: Path, role: Role | None = None, *, told: Sequence[
     if not config.zone:
         raise ConfigError("zone: a root zone is needed")
     service_manager.take()
+    raise_limit()
     if clock.test_offset_seconds():
         log.alarm("TEST CLOCK: validity is judged at another time", now=instant.to_text(clock.validity_now()))
     _tell_open_secrets(config, path)

@@ -67,14 +67,11 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     blocks = Blocks(page, runtime / "blocks.json")
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
     commands = {**parent.commands(), **fastpath_commands(fastpath), **blocks.commands(), **answers.commands()}
-    listening: list[asyncio.Server] = []
+    control = ControlServer(commands)
+    control.start(runtime / "serve.sock")
 
     def watch_addresses() -> Coroutine[Any, Any, None]:
         return held_back.watch("service", config.service.addresses)
-
-    async def listen() -> None:
-        # Not to be asked is no reason not to answer: a /run without an inode left may have one later.
-        listening.append(await ControlServer(commands).listen(runtime / "serve.sock"))
 
     log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers,
               sources_key=key_name(key.id))  # fmt: skip
@@ -83,7 +80,6 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         asyncio.create_task(persistently("addresses", watch_addresses), name="addresses"),
         asyncio.create_task(persistently("blocks", lambda: _end_blocks(blocks)), name="blocks"),
         asyncio.create_task(persistently("reload", lambda: answers.follow(reload)), name="reload"),
-        asyncio.create_task(persistently("status socket", listen), name="status"),
     )
     try:
         await parent.run(stop)
@@ -92,9 +88,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        for server in listening:
-            server.close()
-        (runtime / "serve.sock").unlink(missing_ok=True)
+        control.close()
         for each in sockets:
             each.socket.close()
         log.event("stopped serving")

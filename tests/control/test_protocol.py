@@ -1,6 +1,7 @@
 """One server for all roles: whatever is asked, one kind of response; who asked is what the kernel says."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -30,7 +31,8 @@ from rootsrv.control.protocol import (
     read_request,
     response_line,
 )
-from rootsrv.control.server import ControlServer
+from rootsrv.control.server import MAX_CONNECTIONS, ControlServer
+from rootsrv.process import persistence
 from tests.control.asking import ask, ask_for_octets
 from tests.needs import REPOSITORY, require_root
 
@@ -249,6 +251,42 @@ def test_a_socket_is_reached_however_long_its_path_is(tmp_path: Path, length: in
             return await client.ask(path, {"command": "echo", "text": "x"}, timeout=30)
 
     assert asyncio.run(both_ends())["text"] == "x"
+
+
+def test_who_opens_and_asks_nothing_takes_no_socket_from_others(server: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = []
+        for _ in range(3 * MAX_CONNECTIONS):
+            silent.append(stack.enter_context(socket.socket(socket.AF_UNIX)))
+            silent[-1].connect(str(server))
+        assert ask(server, "echo", text="x")["ok"] is True
+
+        silent[0].settimeout(10)
+        with contextlib.suppress(ConnectionResetError):
+            assert silent[0].recv(1) == b""
+        silent[-1].settimeout(10)
+        silent[-1].sendall(b'{"command": "echo", "text": "x"}\n')
+        assert b'"ok": true' in silent[-1].recv(10_000)
+
+
+def test_a_socket_that_cannot_be_made_is_made_when_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(persistence, "PAUSE_SECONDS", (0.01, 0.01))
+    path = tmp_path / "not there yet" / "role.sock"
+
+    async def both_ends() -> dict[str, Any]:
+        role = ControlServer(commands())
+        role.start(path)
+        await asyncio.sleep(0)
+        path.parent.mkdir()
+        while not path.exists():  # noqa: ASYNC110  (of a file nobody tells)
+            await asyncio.sleep(0.01)
+        try:
+            return await client.ask(path, {"command": "echo", "text": "x"}, timeout=30)
+        finally:
+            role.close()
+
+    assert asyncio.run(both_ends())["text"] == "x"
+    assert not path.exists()
 
 
 # ── the client ──
