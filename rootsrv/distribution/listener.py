@@ -8,7 +8,7 @@ import ssl
 import struct
 from typing import Any
 
-from rootsrv.config.checks import plain_address
+from rootsrv.config.checks import ConfigError, plain_address
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.requests import Asker, Requests
 from rootsrv.distribution.tls import DOT, alpn_of, server_context
@@ -30,6 +30,15 @@ MAX_DATAGRAMS_PENDING = 256
 
 class CannotListen(Exception):
     """An administrative address cannot be bound."""
+
+
+def tls_context(config: AdminConfig) -> ssl.SSLContext | None:
+    """What is configured for transfers over TLS; None for nothing.  ConfigError when it cannot be read."""
+    if not config.tls_certificate:
+        return None
+    return server_context(
+        "admin.tls_certificate", config.tls_certificate, config.tls_key, client_ca=config.tls_client_ca
+    )
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -61,15 +70,28 @@ class Listener:
     def __init__(self, config: AdminConfig, requests: Requests) -> None:
         self.config = config
         self.requests = requests
+        self.lacks = ""
+        """Why nothing listens for TLS although it is configured; empty = all is well."""
+
         self.max_connections = max(1, min(config.max_connections, raise_limit() - RESERVED_DESCRIPTORS))
         self._places: Places[asyncio.Task[None]] = Places(self.max_connections)
         self._datagrams: list[asyncio.BaseTransport] = []
         self._listening: list[tuple[socket.socket, asyncio.Task[None]]] = []
         self._conversations: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Bind all addresses; CannotListen names the first that cannot be bound."""
-        tls = self._tls_context() if self.config.tls_certificate else None
+    async def start(self, *, without_tls_if_need_be: bool = False) -> None:
+        """Bind all addresses; CannotListen names the first that cannot be bound.
+
+        ConfigError when certificates cannot be read; or they are left out, and `lacks` says why.
+        """
+        self.lacks = ""
+        try:
+            tls = tls_context(self.config)
+        except ConfigError as error:
+            if not without_tls_if_need_be:
+                raise
+            tls, self.lacks = None, str(error)
+            log.alarm("no transfers over TLS", reason=error)
         loop = asyncio.get_running_loop()
         try:
             for address in self.config.addresses:
@@ -86,12 +108,6 @@ class Listener:
             raise CannotListen(f"admin.addresses: {address}: {error.strerror or error}") from error
         if self.config.addresses:
             log.event("administrative interface", addresses=",".join(self.config.addresses), port=self.config.port)
-
-    def _tls_context(self) -> ssl.SSLContext:
-        config = self.config
-        return server_context(
-            "admin.tls_certificate", config.tls_certificate, config.tls_key, client_ca=config.tls_client_ca
-        )
 
     async def close(self) -> None:
         """Stop listening and end all conversations."""

@@ -1,6 +1,7 @@
 """The role *maintain*, put together: store, maintainer, administrative interface, control socket."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Coroutine
@@ -11,7 +12,7 @@ from rootsrv.config.file import Config, ConfigError, load
 from rootsrv.control import client
 from rootsrv.control.server import ControlServer
 from rootsrv.distribution.limits import transfer_limits
-from rootsrv.distribution.listener import CannotListen, Listener
+from rootsrv.distribution.listener import CannotListen, Listener, tls_context
 from rootsrv.distribution.notify import NotifySender, Target, Told, spacing
 from rootsrv.distribution.offered import OfferedZone
 from rootsrv.distribution.requests import ConfiguredPeers, PeerRecord, Requests
@@ -29,9 +30,13 @@ from rootsrv.secondary.offering import Offering
 from rootsrv.secondary.status import Status
 from rootsrv.store import sources_key
 from rootsrv.store.store import Store
+from rootsrv.wire.tsig import Key
 
 NICENESS = 5
 """Those who answer go first; with all cores busy this still gets a quarter of one: a zone comes in at any load."""
+_AGAIN_SECONDS = 5.0
+"""How often what could not be had at the start is tried again."""
+
 # Nicer changes nothing.  SCHED_IDLE does harm: the kernel (6.18) takes a core where such a process runs for an idle one
 # and puts who answers on it, which costs him three times as much at the 99th percentile (bench/README.md).
 
@@ -56,6 +61,7 @@ class Role:
     def __init__(self, config: Config, path: Path, store: Store) -> None:
         self._path = path
         self._digest = _digest(path)
+        self._lacks_keys = False
         self._socket = Path(config.state.runtime_directory) / "maintain.sock"
         if not config.report.sources_key_file:
             sources_key.own(Path(config.state.directory))  # for the role serve, which may read the state only
@@ -75,15 +81,20 @@ class Role:
         self.requests = Requests(
             self.offering.zone, self.peers, self.security, self.offering.notified, transfer_limits(config.admin)
         )
-        self._configure(config)
+        try:
+            self._configure(config, keys_of(config))
+        except ConfigError as error:
+            # What is in service goes on, and so do the peers whose keys can be had.
+            log.alarm("keys cannot be had", reason=error, again_seconds=_AGAIN_SECONDS)
+            self._configure(config, keys_of(config, missing_ok=True))
+            self._lacks_keys = True
         self.listener = Listener(config.admin, self.requests)
         self._background: set[asyncio.Task[None]] = set()
         self.maintainer.pipeline.activation.on_activated.append(self._tell_peers)
         self.maintainer.pipeline.activation.on_staged.append(self._tell_peers)
 
-    def _configure(self, config: Config) -> None:
-        """ConfigError if secrets cannot be had."""
-        self.peers.configure({key.name: key for key in (each.tsig_key() for each in config.key)}, config.peer)
+    def _configure(self, config: Config, keys: dict[bytes, Key]) -> None:
+        self.peers.configure(keys, config.peer)
         self.offering.configure(config.primary)
         self.sender.leave_from(config.admin.addresses)
         self.requests.set_limits(transfer_limits(config.admin))
@@ -98,7 +109,13 @@ class Role:
         refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
         control = ControlServer(commands, refused)
         control.start(self._socket)
-        await self.listener.start()
+        try:
+            await self.listener.start(without_tls_if_need_be=True)
+        except CannotListen as error:
+            # Whoever reads this sees it; what is kept is served all the same, and primaries are asked.
+            log.alarm("admin addresses cannot be bound", reason=error)
+            self._in_background(self._rebind(self.maintainer.zones.config))
+        self._in_background(self._have_what_was_missing())
         addresses = self.maintainer.zones.config.admin.addresses
         self._in_background(persistently("addresses", lambda: held_back.watch("administrative", addresses)))
         reloading = asyncio.create_task(self._reload_forever(reload), name="reload")
@@ -163,8 +180,10 @@ class Role:
         admin = self.maintainer.zones.config.admin
         try:
             config = load(self._path)
+            keys = keys_of(config)
+            tls_context(config.admin)  # all that is read is read before anything changes
             later = self.maintainer.reload(config)
-            self._configure(config)
+            self._configure(config, keys)
         except ConfigError as error:
             log.alarm("reload refused", reason=error)
             return False, str(error)
@@ -191,6 +210,34 @@ class Role:
                 return
             await asyncio.sleep(wait)
             wait = min(2 * wait, 30.0)
+
+    async def _have_what_was_missing(self) -> None:
+        """What could not be had at the start: keys, certificates, the administrative addresses."""
+        config = self.maintainer.zones.config
+        while config is self.maintainer.zones.config and (self._lacks_keys or self.listener.lacks):
+            await asyncio.sleep(_AGAIN_SECONDS)
+            with contextlib.suppress(ConfigError):
+                if self._lacks_keys:
+                    self._configure(config, keys_of(config))
+                    self._lacks_keys = False
+                    log.event("keys can be had")
+            with contextlib.suppress(ConfigError):
+                if self.listener.lacks and tls_context(config.admin):
+                    await self._rebind(config)
+
+
+def keys_of(config: Config, *, missing_ok: bool = False) -> dict[bytes, Key]:
+    """The TSIG keys, by name.  ConfigError if one cannot be had; with *missing_ok* it is left out."""
+    keys = {}
+    for each in config.key:
+        try:
+            key = each.tsig_key()
+        except ConfigError:
+            if not missing_ok:
+                raise
+        else:
+            keys[key.name] = key
+    return keys
 
 
 def _digest(path: Path) -> str:

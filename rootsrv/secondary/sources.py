@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from rootsrv.config.checks import without_query
+from rootsrv.config.checks import ConfigError, without_query
 from rootsrv.config.file import Config
 from rootsrv.config.zones import PrimaryConfig, RefreshConfig
 from rootsrv.distribution.tls import client_context
+from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary import primary
-from rootsrv.secondary.primary import SerialAnswer, Source, Transferred, Unreachable
+from rootsrv.secondary.primary import CannotConnect, SerialAnswer, Source, Transferred, Unreachable
 from rootsrv.store import zone_file
 from rootsrv.store.store import Store
 from rootsrv.wire.record import ZoneMalformed
@@ -268,6 +269,47 @@ def _parse(octets: bytes, zone: bytes) -> ZoneContents:
         return presentation.from_text(octets, zone)
     except ZoneMalformed as error:
         raise TransferMalformed(str(error)) from None
+
+
+class WithoutSecret:
+    """A primary whose secrets or certificates could not be had at the start: read again whenever it is asked.
+
+    The others, and what is in service, go on: such a file may be on all instances, and come back as it went.
+    """
+
+    where = "its secret or certificate cannot be had"
+
+    def __init__(self, each: PrimaryConfig, config: Config, store: Store) -> None:
+        self.name = each.name
+        self.authenticated = each.authenticated
+        self._wanted = (each, config, store)
+        self._source: ZoneSource | None = None
+
+    def _had(self) -> ZoneSource:
+        if self._source is None:
+            try:
+                self._source = source_of(*self._wanted)
+            except ConfigError as error:
+                raise CannotConnect(str(error)) from error
+            self.where = self._source.where
+        return self._source
+
+    async def ask(self, zone: bytes) -> SerialAnswer | Transferred:
+        """See ZoneSource."""
+        return await self._had().ask(zone)
+
+    async def fetch(self, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred:
+        """See ZoneSource."""
+        return await self._had().fetch(zone, base, wanted)
+
+
+def source_at_start(each: PrimaryConfig, config: Config, store: Store) -> ZoneSource:
+    """The source that `[[primary]]` describes, whether or not its secrets and certificates can be had."""
+    try:
+        return source_of(each, config, store)
+    except ConfigError as error:
+        log.alarm("primary cannot be asked", primary=each.name, reason=error)
+        return WithoutSecret(each, config, store)
 
 
 def source_of(each: PrimaryConfig, config: Config, store: Store) -> ZoneSource:

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from rootsrv.config.file import Config, ZoneConfig
+from rootsrv.config.zones import PrimaryConfig
 from rootsrv.page.layout import Page
 from rootsrv.process import log
 from rootsrv.process.clocks import Clocks, boot_id
@@ -15,7 +16,7 @@ from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.membership import Membership
 from rootsrv.secondary.preparation import ZonePolicy, read_version
 from rootsrv.secondary.primary import Transferred
-from rootsrv.secondary.sources import FileSource, ZoneSource, source_of
+from rootsrv.secondary.sources import FileSource, ZoneSource, source_at_start, source_of
 from rootsrv.secondary.switchover import Switchover
 from rootsrv.store.ledger import Ledger
 from rootsrv.store.store import Provenance, Store, StoreFailed
@@ -79,7 +80,7 @@ class Zones:
         refresh = self.config.refresh
         return ZoneKeeper(
             policy_of(zone),
-            self.sources_of(zone),
+            self.sources_of(zone, source_at_start),
             clock=self.clock,
             boottime=self.boottime,
             offer=lambda _: self.work.set(),
@@ -90,11 +91,12 @@ class Zones:
             backoff_seconds=refresh.backoff_seconds,
         )
 
-    def sources_of(self, zone: ZoneConfig) -> dict[str, ZoneSource]:
+    def sources_of(
+        self, zone: ZoneConfig, make: Callable[[PrimaryConfig, Config, Store], ZoneSource] = source_of
+    ) -> dict[str, ZoneSource]:
+        """The sources of a zone, by name; ConfigError when *make* cannot have what it needs."""
         found = {
-            each.name: source_of(each, self.config, self.store)
-            for each in self.config.primary
-            if zone.name in each.zones
+            each.name: make(each, self.config, self.store) for each in self.config.primary if zone.name in each.zones
         }
         if not found and zone.file:
             found["file"] = FileSource(Path(zone.file), self.store)
