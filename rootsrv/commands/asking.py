@@ -3,11 +3,11 @@
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rootsrv.commands.printing import complain
 from rootsrv.config.file import Config
 from rootsrv.control import client
 from rootsrv.control.protocol import Document
@@ -34,5 +34,5 @@ def failed(arguments: argparse.Namespace, reason: object) -> int:
     """Say that it did not work, and why; the exit status."""
     if getattr(arguments, "json", False):
         print(json.dumps({"ok": False, "error": str(reason)}))
-    print(f"rootsrv: {reason}", file=sys.stderr)
+    complain(reason)
     return 1

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from rootsrv.admission import blocks
 from rootsrv.commands.asking import add_config, ask, failed
-from rootsrv.commands.printing import say
+from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer
 
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.verb == "block":
             request |= {"seconds": blocks.parse_seconds(arguments.duration), "reason": arguments.reason}
     except blocks.BlockRefused as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 2
     try:
         told, _ = ask(loaded, "serve", request, timeout_seconds=5.0)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rootsrv.commands.asking import add_config
-from rootsrv.commands.printing import say
+from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
 from rootsrv.doctor.finding import Finding, Grade, bad
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found; 1 when something is to be mended."""
     if not sys.platform.startswith("linux"):
-        print("rootsrv: doctor looks at Linux hosts only", file=sys.stderr)
+        complain("doctor looks at Linux hosts only")
         return 1
     loaded = config_file.load(arguments.config)
     conf = arguments.network or arguments.config.absolute().parent / "network.conf"

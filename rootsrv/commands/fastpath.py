@@ -10,6 +10,7 @@ from rootsrv.commands.asking import add_config, ask, failed
 from rootsrv.commands.printing import say
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer, NotDone
+from rootsrv.process import whole_file
 
 _PATIENCE_SECONDS = 10.0
 
@@ -48,7 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     except NoAnswer as error:
         return failed(arguments, f"serve cannot be asked: {error}")
     if arguments.verb == "tap":
-        arguments.write.write_bytes(pcap)
+        try:
+            whole_file.replace(arguments.write, pcap, 0o600)  # who asked what is not for everybody
+        except OSError as error:
+            return failed(arguments, f"{arguments.write}: {error.strerror}")
         counters = status["counters"]
         print(f"{arguments.write}: {counters.get('tapped', 0)} samples in all, {counters.get('tap_lost', 0)} lost")
     elif arguments.json:

@@ -4,12 +4,11 @@ import argparse
 import asyncio
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 from rootsrv.commands.asking import add_config
-from rootsrv.commands.printing import say, table
+from rootsrv.commands.printing import complain, say, table
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer, ask, ask_for_octets
 from rootsrv.engine import signing_key
@@ -53,7 +52,7 @@ def add_arguments(commands: Any) -> None:
 
 
 def _failed(reason: object) -> int:
-    print(f"rootsrv: {reason}", file=sys.stderr)
+    complain(reason)
     return 1
 
 

@@ -1,11 +1,11 @@
 """`rootsrv hyperlocal`: the root beside one resolver (RFC 8806): run it, configure the resolver, check it."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import dns.exception
 
+from rootsrv.commands.printing import complain
 from rootsrv.config import file as config_file
 from rootsrv.config import text
 from rootsrv.config.file import Config
@@ -134,7 +134,7 @@ def _configure(arguments: argparse.Namespace, config: Config) -> int:
     try:
         kept = resolvers.install(target, part)
     except resolvers.CannotInstall as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 1
     print(f"written: {target}")
     if kept is not None:

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import sys
 import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from rootsrv.commands.printing import complain
 from rootsrv.config.checks import ConfigError
 from rootsrv.engine import signing_key
 from rootsrv.engine.signing_key import KeyUnusable
@@ -70,7 +70,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _failed(reason: object) -> int:
-    print(f"rootsrv: {reason}", file=sys.stderr)
+    complain(reason)
     return 1
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rootsrv import __version__
+from rootsrv.commands.printing import complain
 from rootsrv.config import file as config_file
 from rootsrv.config import text
 from rootsrv.process import clock, log
@@ -65,7 +66,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         status: int = parsed.command(parsed)
     except (config_file.ConfigError, clock.ClockUnusable) as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 2
     return status
 
@@ -178,7 +179,7 @@ def check_config(arguments: argparse.Namespace) -> int:
     missing = [each for each in loaded.zone if each.trust_anchors and not Path(each.trust_anchors).exists()]
     told = [f"zone.trust_anchors: {each.trust_anchors}: is not there" for each in missing]
     for line in (*told, *zone_file.check_trust_anchors(each for each in loaded.zone if each not in missing)):
-        print(f"rootsrv: {line}", file=sys.stderr)
+        complain(line)
     if loaded.report.sources_key_file:
         try:
             sources_key.read(Path(loaded.report.sources_key_file))
@@ -190,7 +191,7 @@ def check_config(arguments: argparse.Namespace) -> int:
 
     problems = asyncio.run(live_check.problems(loaded))
     for problem in problems:
-        print(f"rootsrv: {problem}", file=sys.stderr)
+        complain(problem)
     return 1 if problems else 0
 
 

@@ -20,6 +20,11 @@ def say(text: object) -> None:
     print(shown(text))
 
 
+def complain(reason: object) -> None:
+    """Why a command did not do what it was told to, on standard error."""
+    print(f"rootsrv: {shown(reason)}", file=sys.stderr)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """*rows* below *columns*, as wide as the terminal; into a pipe or a file nothing is folded."""
     # Here, so that no command waits for rich that prints no table.

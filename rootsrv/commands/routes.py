@@ -3,13 +3,12 @@
 import argparse
 import asyncio
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from rootsrv.commands.asking import add_config, failed
-from rootsrv.commands.printing import say
+from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer, NotDone, ask
 
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """`rootsrv drain | undrain | withdraw --now`, and the controller's own status; returns the exit status."""
     loaded = config_file.load(arguments.config)
     if loaded.anycast is None:
-        print(f"rootsrv: {arguments.config}: has no [anycast] section: nothing is announced", file=sys.stderr)
+        complain(f"{arguments.config}: has no [anycast] section: nothing is announced")
         return 1
     path = Path(loaded.state.runtime_directory) / "advertise.sock"
     request: dict[str, Any] = {"command": arguments.verb}
@@ -79,9 +78,9 @@ def render(status: dict[str, Any]) -> None:
     """Print what the controller says as a person wants to read it."""
     floor = status.get("floor")
     if floor is not None:
-        print(f"token: {'held' if floor['token'] else floor['why']}")
+        say(f"token: {'held' if floor['token'] else floor['why']}")
         for each in floor["holders"]:
-            print(f"    {each['slot']} is held by {each['member']}: {each['reason']}")
+            say(f"    {each['slot']} is held by {each['member']}: {each['reason']}")
     for each in status["families"]:
         confirmed = "BIRD confirms" if each["confirmed"] else "NOT confirmed"
         say(f"{each['prefix']}: {each['state']} since {each['since']}, route {each['route']}")

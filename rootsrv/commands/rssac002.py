@@ -3,13 +3,14 @@
 import argparse
 import datetime
 import json
-import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
+from rootsrv.process import whole_file
 from rootsrv.telemetry import rssac002_file
 from rootsrv.telemetry.daybook import find_record, read_record
 from rootsrv.telemetry.rssac002 import DayRecord, DifferentKeys, RecordDamaged
@@ -98,8 +99,8 @@ def _write(record: DayRecord, service: str, directory: Path, left_out: Collectio
         for name, text in texts.items():
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-            print(path)
+            whole_file.replace(path, text.encode())
+            say(path)
     except OSError as error:
         return _failed(error)
     return 0
@@ -119,11 +120,11 @@ def run_validate(arguments: argparse.Namespace) -> int:
             if not found:
                 files.append(file)
         for problem in found:
-            print(f"{path}: {problem}")
+            say(f"{path}: {problem}")
         wrong = wrong or bool(found)
     if arguments.sums:
         for problem in _disagreements(files):
-            print(problem)
+            say(problem)
             wrong = True
     if not files and not wrong:
         return _failed("there are no .yaml files")
@@ -154,5 +155,5 @@ def _disagreements(files: Sequence[Rssac002File]) -> Iterator[str]:
 def _failed(reason: object, *, status: int = 1) -> int:
     if isinstance(reason, OSError):
         reason = f"{reason.filename}: {reason.strerror}"
-    print(f"rootsrv: {reason}", file=sys.stderr)
+    complain(reason)
     return status

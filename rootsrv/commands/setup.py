@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rootsrv
-from rootsrv.commands.printing import say, shown
+from rootsrv.commands.printing import complain, say, shown
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.process import whole_file
@@ -88,16 +88,16 @@ def run(arguments: argparse.Namespace) -> int:
     edited = _edited_by_hand(places, examples, changes)
     if edited and not arguments.overwrite:
         for each in edited:
-            print(f"rootsrv: {each}: is not as setup wrote it: edited by hand, or by another version", file=sys.stderr)
-        print("rootsrv: nothing was written; --overwrite keeps the old files beside the new ones", file=sys.stderr)
+            complain(f"{each}: is not as setup wrote it: edited by hand, or by another version")
+        complain("nothing was written; --overwrite keeps the old files beside the new ones")
         return 1
     if troubles := list(_check(wanted, places, directory)):
         for trouble in troubles:
-            print(f"rootsrv: {shown(trouble)}", file=sys.stderr)
-        print("rootsrv: nothing was written", file=sys.stderr)
+            complain(trouble)
+        complain("nothing was written")
         return 1
     if not arguments.yes and not _agreed():
-        print("rootsrv: nothing was written", file=sys.stderr)
+        complain("nothing was written")
         return 1
     _write(changes, places)
     for missing in _still_missing(places[files.CONFIGURATION]):

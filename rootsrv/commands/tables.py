@@ -1,7 +1,6 @@
 """`rootsrv zone compile`: an answer table from zone files, and what is in it."""
 
 import argparse
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.commands import zone_files
+from rootsrv.commands.printing import complain
 from rootsrv.process import whole_file
 from rootsrv.store import zone_file
 from rootsrv.store.table_file import open_table
@@ -61,13 +61,13 @@ def run_compile(arguments: argparse.Namespace) -> int:
         seconds = time.perf_counter() - started
         whole_file.replace(arguments.output, octets, 0o644)
     except AnchorsMalformed as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except zone_file.FileUnusable as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except OSError as error:
-        print(f"rootsrv: {arguments.output}: {error.strerror}", file=sys.stderr)
+        complain(f"{arguments.output}: {error.strerror}")
         return 2
     print(f"{arguments.output}: compiled, took {seconds:.2f} s")
     for line in describe(open_table(arguments.output)):

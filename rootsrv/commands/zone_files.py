@@ -1,13 +1,13 @@
 """`rootsrv zone verify`: whether a zone file can be believed, a line for each check."""
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import dns.exception
 
+from rootsrv.commands.printing import complain, say
 from rootsrv.store.zone_file import FileUnusable, read_octets, read_trust_anchors
 from rootsrv.wire import name
 from rootsrv.wire.record import ZoneMalformed
@@ -48,7 +48,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     """`rootsrv zone verify`: a line for each check; 0 verified, 1 rejected or held, 2 the arguments are wrong."""
     if (arguments.name == name.ROOT) != (arguments.root is None):
         what = "needed to verify any zone but the root" if arguments.root is None else "is for any zone but the root"
-        print(f"rootsrv: --root: {what}", file=sys.stderr)
+        complain(f"--root: {what}")
         return 2
     now = time.time() if arguments.at is None else arguments.at
     try:
@@ -68,9 +68,9 @@ def run_verify(arguments: argparse.Namespace) -> int:
         )
         return 0 if hosts and not hosts.limits else 1
     except AnchorsMalformed as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
     except FileUnusable as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
     return 2
 
 
@@ -88,23 +88,24 @@ def report(path: Path, apex: bytes, judge: Callable[[ZoneContents], VerifiedZone
         read = time.perf_counter()
         zone = judge(contents)
     except ZoneMalformed as error:
-        print(f"FAIL  zone file: {error}\n{path}: not a zone, took {time.perf_counter() - started:.2f} s")
+        say(f"FAIL  zone file: {error}")
+        say(f"{path}: not a zone, took {time.perf_counter() - started:.2f} s")
         return None
     except ZoneRejected as error:
         for line in error.passed:
-            print(f"ok    {line}")
-        print(f"FAIL  {type(error).__name__}: {error}")
-        print(f"{path}: rejected, took {time.perf_counter() - started:.2f} s")
+            say(f"ok    {line}")
+        say(f"FAIL  {type(error).__name__}: {error}")
+        say(f"{path}: rejected, took {time.perf_counter() - started:.2f} s")
         return None
     for line in zone.checks:
-        print(f"ok    {line}")
+        say(f"ok    {line}")
     for line in zone.alarms:
-        print(f"ALARM {line}")
+        say(f"ALARM {line}")
     verified = time.perf_counter()
     for line in zone.limits:
-        print(f"HELD  {line}")
+        say(f"HELD  {line}")
     seconds = f"{verified - started:.2f} s (reading {read - started:.2f}, checks {verified - read:.2f})"
-    print(f"{path}: verified, took {seconds}")
+    say(f"{path}: verified, took {seconds}")
     return zone
 
 

@@ -3,13 +3,12 @@
 import argparse
 import errno
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rootsrv.commands.asking import add_config, ask, failed
-from rootsrv.commands.printing import say, table
+from rootsrv.commands.printing import complain, say, table
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer
 from rootsrv.process import whole_file
@@ -144,7 +143,7 @@ def _render_list(response: dict[str, Any]) -> None:
 def render_status(status: dict[str, Any]) -> None:
     """Print the document of the role maintain as a person wants to read it."""
     if "error" in status:
-        print(f"rootsrv: {status['error']}", file=sys.stderr)
+        complain(status["error"])
         return
     say(f"rootsrv {status['version']}, configuration {status['configuration_digest']}, {status['now']}")
     say(f"clock {status['clock']}, {status['clock_distance_seconds']} s from the time that is trusted")

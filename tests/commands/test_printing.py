@@ -1,6 +1,9 @@
 """What commands print: text is text, and who stops reading ends the command without a traceback."""
 
+import datetime
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +12,8 @@ from typing import Any
 import pytest
 
 from rootsrv.commands import printing, zones
+from rootsrv.commands.parser import main
+from rootsrv.telemetry.rssac002 import DayRecord
 from tests.needs import REPOSITORY
 
 HOSTILE = "[/x]."
@@ -31,6 +36,49 @@ def test_a_terminal_gets_no_orders_from_what_is_printed(capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert "a\\x1b[2Jb\\x0d\\x0a\\x07c\\x9b" in printed
     assert "d\\x1b]0;x\\x07e\\x0af" in printed
+
+
+def test_what_others_sent_gives_no_orders_on_standard_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = tmp_path / "a-root-20260101-load-time.yaml"
+    hostile.write_text("---\nversion: rssac002v5\nservice: a\x1b[2J.root-servers.net\n")
+    assert main(["rssac002", "validate", str(hostile)]) == 1
+    assert main(["rssac002", "validate", f"{tmp_path}/\x1b[2J"]) == 1
+
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+
+
+def test_only_printing_writes_to_standard_error() -> None:
+    writing = {
+        path.name
+        for path in (REPOSITORY / "rootsrv" / "commands").glob("*.py")
+        if "file=sys.stderr" in path.read_text()
+    }
+    assert writing == {"printing.py"}
+
+
+def test_files_are_written_beside_and_never_through_a_link_that_somebody_has_put_there(tmp_path: Path) -> None:
+    day = datetime.date(2026, 11, 21)
+    record, output, other = tmp_path / "record.json", tmp_path / "output", tmp_path / "other"
+    record.write_text(json.dumps(DayRecord(day).to_document()))
+    output.mkdir()
+    other.write_text("somebody else's")
+    (output / "20261121.json").symlink_to(other)
+
+    merge = ["rssac002", "merge", "--service", "x.root-servers.net", "--output", str(output), str(record)]
+    assert main(merge) == 0
+    assert other.read_text() == "somebody else's"
+    assert DayRecord.from_document(json.loads((output / "20261121.json").read_text())) == DayRecord(day)
+
+
+def test_nobody_but_whole_file_writes_where_an_operator_says() -> None:
+    """`open` and `write_text` follow a link that another account has put into a directory for all, as /tmp is."""
+    writing = {
+        path.name
+        for path in (REPOSITORY / "rootsrv" / "commands").glob("*.py")
+        if re.search(r"\.write_(text|bytes)\(|open\(.w", path.read_text())
+    }
+    assert writing == {"demo.py", "manual.py", "setup.py"}  # into a directory of their own
 
 
 def status() -> dict[str, Any]:
