@@ -31,7 +31,10 @@ async def _put(interface_name: str, wanted: Sequence[Interface], note: Path) -> 
         on_host = await interface.host_addresses()
         earlier = _read(note)
         ours = [each for each in wanted if each.ip not in on_host or each in earlier]
-        whole_file.replace(note, json.dumps([str(each) for each in ours]).encode())
+        try:
+            whole_file.replace(note, json.dumps([str(each) for each in ours]).encode())
+        except OSError as error:  # a full /run: after a kill they stay, which is better than not to be there now
+            log.alarm("service addresses are not noted", file=note, reason=error.strerror)
         for each in ours:
             await interface.put(each)
     if ours:

@@ -19,6 +19,7 @@
 import datetime
 import json
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 
 _EPOCH = datetime.date(1970, 1, 1)
 _DAY_SECONDS = 86_400
+_LAST_DAY = (datetime.date.max - _EPOCH).days
+_MAX_DAYS = 50
+"""Days that one slot may begin within a day; more than a clock that steps about would."""
+
 _FORMAT = 1
 
 SETTLE_SECONDS = 5.0
@@ -63,6 +68,9 @@ class DayBook:
         self._identity = 0
         self._read: dict[int, _Read] = {}
         self._changed = False
+        self._begun: dict[int, dict[int, float]] = {}
+        """By slot: days that it has begun lately, and when (monotonic clock, seconds)."""
+
         self.served: int | None = None
         """The root's serial that was served when we last heard of it."""
 
@@ -77,7 +85,7 @@ class DayBook:
                 self._identity = page.identity
                 self._read.clear()
             for number, slot in page.slots().items():
-                if slot.day:
+                if self._is_a_day(number, slot.day):
                     self._look_at(number, slot)
 
     def _look_at(self, number: int, slot: WorkerSlot) -> None:
@@ -109,9 +117,24 @@ class DayBook:
     def look_at_sources(self, page: Page) -> None:
         """Add the unique sources that *page* holds.  Some 3 ms per slot in use and changed."""
         with self._lock:
-            for slot in page.slots().values():
-                if slot.day:
+            for number, slot in page.slots().items():
+                if self._is_a_day(number, slot.day):
                     self._merge_registers(slot.day, slot)
+
+    def _is_a_day(self, number: int, day: int) -> bool:
+        """Whether slot *number* can mean that.  Workers read what strangers send: what they say need not be so."""
+        if not 0 < day <= _LAST_DAY:
+            return False
+        now = time.monotonic()
+        begun = self._begun.setdefault(number, {})
+        if day not in begun:
+            begun = self._begun[number] = {each: at for each, at in begun.items() if now - at < _DAY_SECONDS}
+            if len(begun) >= _MAX_DAYS:
+                return False
+            begun[day] = now
+            if len(begun) == _MAX_DAYS:
+                log.alarm("statistics: a slot begins day after day", slot=number, day=_date(day), effect="ignored")
+        return True
 
     def _merge_registers(self, day: int, slot: WorkerSlot) -> None:
         for key_id, octets in slot.sketches(day).items():

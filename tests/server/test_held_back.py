@@ -78,7 +78,7 @@ def test_the_other_family_is_served_and_the_address_taken_up_when_it_comes(
             wait_until(lambda more=transport: "a.root-servers.net." in ask(client, SERVICE[6], *more), "it answers")
         told = client.run("dig", "+tries=1", "+time=2", "+tcp", f"@{ADMIN}", ".", "SOA", check=False)
         assert "status: REFUSED" in told  # the client is no peer; but it is heard
-        wait_until(lambda: f'service address has come address={SERVICE[6]}' in running.log, "told")
+        wait_until(lambda: f"service address has come address={SERVICE[6]}" in running.log, "told")
         assert running.worker_pids() == pids
     finally:
         running.stop()

@@ -264,6 +264,35 @@ def test_an_upgrade_in_mid_day_goes_on_with_the_day_that_version_0_1_has_kept(si
     assert abs(record.unique_sources()["num-sources-ipv4"] - 2_000) < 2_000 * 0.0081 * 4
 
 
+@pytest.mark.parametrize("day", [0, daybook._LAST_DAY + 1, 1 << 40, (1 << 64) - 1])
+def test_a_day_that_is_none_ends_no_statistics(site: Site, day: int) -> None:
+    liar = site.page.worker(5)
+    liar.day = day
+    liar.counters[:] = memoryview(b"\xff" * (8 * len(liar.counters))).cast("Q")
+    site.count(3)
+    site.look()
+    site.book.look_at_sources(site.page)
+    site.book.write(MIDNIGHT + 86_400 + daybook.SETTLE_SECONDS)
+
+    assert site.queries() == 3
+
+
+def test_a_slot_that_begins_ever_new_days_fills_neither_memory_nor_disk(site: Site) -> None:
+    liar = site.page.worker(5)
+    for day in range(DAY + 1, DAY + 1000):
+        liar.day = day
+        liar.counters[0] += 1
+        site.look()
+    site.count(3)
+    site.look()
+    site.book.write(MIDNIGHT + 3600)
+
+    assert len(site.book._days) <= 51
+    assert site.queries() == 3
+    site.restart_book()
+    assert site.queries() == 3
+
+
 def test_the_files_of_a_day_are_written_when_it_is_over_and_no_earlier(site: Site) -> None:
     site.count(3)
     site.look()
