@@ -65,7 +65,6 @@ async def in_child(
     if pid == 0:
         _run_child(work, inherited, parent, sender)
     os.close(sender)
-    os.set_blocking(receiver, False)
     ended: asyncio.Future[None] = loop.create_future()
     parts: list[bytes] = []
 
@@ -81,8 +80,9 @@ async def in_child(
             if not ended.done():
                 ended.set_result(None)
 
-    loop.add_reader(receiver, readable)
     try:
+        os.set_blocking(receiver, False)
+        loop.add_reader(receiver, readable)
         async with asyncio.timeout(timeout_seconds):
             await ended
     except BaseException:
@@ -123,8 +123,12 @@ def _run_child(work: Callable[[], object], inherited: Inherited, parent: int, se
                 view = view[os.write(sender, view) :]
             status = 0
     finally:
-        sys.stderr.flush()
-        os._exit(status)
+        # Whatever cannot be written any more (a log on a full disk): what is above us is the parent's, who has an event
+        # loop and sockets, and must never go on in here.
+        try:
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
 
 
 def _close_sockets() -> None:

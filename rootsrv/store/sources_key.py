@@ -74,6 +74,8 @@ def _keep(path: Path, key: SourcesKey) -> SourcesKey:
                 return read(path)
             except KeyUnusable:
                 beside.replace(path)
+        except OSError:  # a file system without links
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     return key
