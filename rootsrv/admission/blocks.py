@@ -15,7 +15,7 @@ from typing import Any
 
 from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.page.layout import MAX_BLOCKS, BlockWords, Page
-from rootsrv.process import log, whole_file
+from rootsrv.process import json_text, log, whole_file
 
 MAX_SECONDS = 86_400
 """A day: whatever takes longer belongs into a router, or was forgotten."""
@@ -131,7 +131,7 @@ class Blocks:
     def _read(self) -> Iterable[Block]:
         """What the file tells, as far as it can be read: an older version, or a newer one, may have written it."""
         try:
-            documents = json.loads(self._path.read_text())
+            documents = json_text.parse(self._path.read_text())
         except (OSError, ValueError):
             documents = []
         for document in documents if isinstance(documents, list) else ():

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rootsrv.health.state import Flaps
-from rootsrv.process import whole_file
+from rootsrv.process import json_text, whole_file
 
 
 def load_flaps(path: Path, boot_id: str, now: float) -> dict[int, Flaps]:
@@ -14,7 +14,7 @@ def load_flaps(path: Path, boot_id: str, now: float) -> dict[int, Flaps]:
     Was the prefix still announced then, the controller did not end in good order: that counts as one withdrawal more.
     """
     try:
-        document = json.loads(path.read_text())
+        document = json_text.parse(path.read_text())
         if document["boot"] != boot_id:
             return {}
         found = {}
@@ -24,7 +24,7 @@ def load_flaps(path: Path, boot_id: str, now: float) -> dict[int, Flaps]:
                 found[version] = Flaps(
                     int(each["withdrawals"]) + announced, now if announced else float(each["quiet_since"])
                 )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
     return found
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rootsrv.anycast.netlink import Interface, ServiceInterface
-from rootsrv.process import log, whole_file
+from rootsrv.process import json_text, log, whole_file
 
 
 @contextlib.contextmanager
@@ -54,6 +54,6 @@ def _whole(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Interface:
 
 def _read(note: Path) -> frozenset[Interface]:
     try:
-        return frozenset(ipaddress.ip_interface(text) for text in json.loads(note.read_text()))
+        return frozenset(ipaddress.ip_interface(text) for text in json_text.parse(note.read_text()))
     except (OSError, ValueError, TypeError):
         return frozenset()

@@ -8,7 +8,7 @@ from typing import Any
 
 from rootsrv.control.protocol import Refused
 from rootsrv.health.state import Wish
-from rootsrv.process import whole_file
+from rootsrv.process import json_text, whole_file
 
 
 class WishNotKept(Refused):
@@ -42,7 +42,7 @@ class Orders:
         self._path = path
         self._orders: dict[int, Order] = {}
         try:
-            document = json.loads(path.read_text())
+            document = json_text.parse(path.read_text())
             if not isinstance(document, dict):
                 raise TypeError("not an object")
             for version in (4, 6):

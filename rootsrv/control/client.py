@@ -8,6 +8,7 @@ from typing import Any
 
 from rootsrv.control.protocol import Document
 from rootsrv.control.server import reachable
+from rootsrv.process import json_text
 
 _LONGEST_LINE_OCTETS = 1 << 24
 
@@ -38,7 +39,7 @@ async def exchange(
             answer = await reader.readline()
             if not answer:
                 raise NoAnswer(f"{path}: closed without an answer")
-            document = json.loads(answer)
+            document = json_text.parse(answer)
             if not isinstance(document, dict):
                 raise NoAnswer(f"{path}: not a JSON object")
             follow = document.pop("octets", 0)

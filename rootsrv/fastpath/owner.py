@@ -48,7 +48,7 @@ from rootsrv.fastpath.staging import OpenTable, Staging
 from rootsrv.fastpath.tap import Sample, Tap
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
-from rootsrv.process import log, whole_file
+from rootsrv.process import json_text, log, whole_file
 
 FOLLOW_SECONDS = 0.01
 """How often the page is looked at: how far the kernel may be behind the workers at a switchover."""
@@ -507,6 +507,6 @@ class FastPath:
 def _noted(path: Path | None) -> list[int]:
     """The programs that an earlier owner attached; none if it has left no note."""
     try:
-        return [int(each) for each in json.loads(path.read_text())] if path is not None else []
+        return [int(each) for each in json_text.parse(path.read_text())] if path is not None else []
     except (OSError, ValueError, TypeError):
         return []

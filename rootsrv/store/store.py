@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.answer.table import AnswerTable, TableUnusable, digest_in
-from rootsrv.process import whole_file
+from rootsrv.process import json_text, whole_file
 from rootsrv.store.table_file import open_table
 from rootsrv.store.table_mac import TableKey, mac_path
 from rootsrv.wire.name import to_text
@@ -125,7 +125,7 @@ class Store:
         """What `write_ledger` wrote last; empty if nothing yet.  StoreFailed if it cannot be read."""
         path = self.directory / "ledger.json"
         try:
-            ledger = json.loads(path.read_bytes())
+            ledger = json_text.parse(path.read_bytes())
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -265,7 +265,7 @@ def _parse_header(path: Path, header: bytes) -> tuple[Provenance, str]:
     if not header.startswith(_HEADER):
         raise VersionDamaged(f"{path}: has no provenance")
     try:
-        record = json.loads(header[len(_HEADER) :])
+        record = json_text.parse(header[len(_HEADER) :])
         digest = record.pop("sha256")
         record["reasons"], record["alarms"] = tuple(record["reasons"]), tuple(record["alarms"])
         return Provenance(**record), digest

@@ -27,7 +27,7 @@ from typing import Any
 from rootsrv.page import unique_sources
 from rootsrv.page.counts import END
 from rootsrv.page.layout import REGISTER_SETS, REGISTERS, Page, WorkerSlot
-from rootsrv.process import log, whole_file
+from rootsrv.process import json_text, log, whole_file
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 
 _EPOCH = datetime.date(1970, 1, 1)
@@ -242,7 +242,7 @@ class DayBook:
     def _load(self) -> None:
         path = self.directory / "book.json"
         try:
-            document = json.loads(path.read_bytes())
+            document = json_text.parse(path.read_bytes())
             if document["format"] != _FORMAT:
                 raise RecordDamaged(f"format {document['format']}, expected {_FORMAT}")
             self._days = {int(day): DayRecord.from_document(each) for day, each in document["days"].items()}
@@ -272,7 +272,7 @@ def record_path(directory: Path, day: datetime.date) -> Path:
 def find_record(directory: Path, day: datetime.date) -> DayRecord | None:
     """What the statistics in *directory* have of *day*, over or not; None = nothing.  OSError, RecordDamaged."""
     try:
-        book = json.loads((directory / "book.json").read_bytes())
+        book = json_text.parse((directory / "book.json").read_bytes())
         if (document := book["days"].get(str((day - _EPOCH).days))) is not None:
             return DayRecord.from_document(document)
     except FileNotFoundError:
@@ -288,7 +288,7 @@ def find_record(directory: Path, day: datetime.date) -> DayRecord | None:
 def read_record(path: Path) -> DayRecord:
     """The record at *path*; OSError, RecordDamaged."""
     try:
-        return DayRecord.from_document(json.loads(path.read_bytes()))
+        return DayRecord.from_document(json_text.parse(path.read_bytes()))
     except RecordDamaged as error:
         raise RecordDamaged(f"{path}: {error}") from error
     except ValueError as error:

@@ -1,6 +1,5 @@
 """The last hour, as the status page draws it: counters every ten seconds, and what changed, with its reason."""
 
-import json
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from rootsrv.page import counts
+from rootsrv.process import json_text
 from rootsrv.telemetry.view import Said, View
 from rootsrv.wire.codes import NOERROR, NXDOMAIN
 from rootsrv.zone import instant
@@ -133,7 +133,7 @@ def _read_journal(path: Path) -> list[Event]:
     events = []
     for line in lines[-_EVENTS:]:
         try:
-            said = Said(json.loads(line))
+            said = Said(json_text.parse(line))
         except ValueError:
             continue  # the line that was cut, or is being written
         if said.text("at") and said.text("event"):
