@@ -18,12 +18,12 @@ import dns.opcode
 import dns.query
 
 from bench import machine, report
+from bench.instance import instance
 from bench.peers import PeerFailed
 from bench.peers.daemon import free_port
 from bench.peers.primaries import KEY, KEY_NAME, HiddenPrimary, hidden_primary
 from bench.peers.secondaries import secondary
 from bench.zones import Zones, generated
-from tests.secondary.maintained import maintained
 
 _PATIENCE_SECONDS = 60.0
 Address = tuple[str, int]
@@ -77,14 +77,8 @@ def _secondary(kind: str, directory: Path, first: Zones, primary: HiddenPrimary)
         f'[[primary]]\nname = "hidden"\naddress = "{primary.address}"\nport = {primary.port}\n'
         f'zones = ["."]\nkey = "{KEY_NAME}"\n'
     )
-    with maintained(
-        directory / "secondary",
-        sections,
-        anchors=first.anchors.read_text(),
-        switchover="align_seconds = 0\nlead_seconds = 0.0",
-        limits="",
-    ) as instance:
-        yield instance.service, instance.admin
+    with instance(directory / "secondary", sections, first.anchors.read_text()) as addresses:
+        yield addresses
 
 
 def _notify(address: Address) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 
 from bench import steady
 from bench.peers.bind import lock_option
+from bench.peers.daemon import free_port
 from rootsrv.page.layout import Page, PageUnusable
 
 SERIALS = (2025103001, 2025103100)
@@ -40,19 +41,12 @@ Events = list[tuple[float, str]]
 """What a process logged, with when (CLOCK_MONOTONIC)."""
 
 
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def _bind(directory: Path, zone: bytes, notify_port: int, *, ixfr: bool) -> Iterator[tuple[int, int, Events]]:
     """BIND with *zone*: its port, process id and what it logs."""
     directory.mkdir()
     (directory / "root.zone").write_bytes(zone)
-    port = _free_port()
+    port = free_port()
     (directory / "named.conf").write_text(
         f"""
 key "{KEY}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
@@ -90,7 +84,7 @@ workers = 2
 addresses = ["127.0.0.1"]
 port = {admin}
 [report]
-port = {_free_port()}
+port = {free_port()}
 [[zone]]
 name = "."
 trust_anchors = "{zones / "root-anchors.xml"}"
@@ -219,7 +213,7 @@ def measure(zones: Path, *, ixfr: bool, watch_memory: bool = False) -> dict[str,
     texts = [gzip.decompress((zones / f"root.zone.{serial}.gz").read_bytes()) for serial in SERIALS]
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        admin, service = _free_port(), _free_port()
+        admin, service = free_port(), free_port()
         primary, named, bind_events = stack.enter_context(_bind(directory / "bind", texts[0], admin, ixfr=ixfr))
         events = stack.enter_context(_rootsrv(directory, zones, primary, admin, service))
         _wait(lambda: _all_workers_at(directory, 1), "the first zone", events)

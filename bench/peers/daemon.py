@@ -56,20 +56,21 @@ class Peer:
     log: Path
 
 
-def free_port(address: str = "127.0.0.1") -> int:
-    """A port of *address* that neither UDP nor TCP uses, outside the range that the kernel gives to clients."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def free_port(*addresses: str) -> int:
+    """A port that neither UDP nor TCP uses at *addresses* (none given: loopback, of both IP versions).
+
+    It is outside the range that the kernel gives to clients.
+    """
+    addresses = addresses or ("127.0.0.1", "::1")
     for _ in range(100):
         port = random.SystemRandom().randrange(10000, 32000)
-        with (
-            socket.socket(family, socket.SOCK_DGRAM) as udp,
-            socket.socket(family, socket.SOCK_STREAM) as tcp,
-            contextlib.suppress(OSError),
-        ):
-            udp.bind((address, port))
-            tcp.bind((address, port))
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for address in addresses:
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                    stack.enter_context(socket.socket(family, kind)).bind((address, port))
             return port
-    raise PeerFailed(f"{address}: no free port found")
+    raise PeerFailed(f"{', '.join(addresses)}: no free port found")
 
 
 def version_of(command: Sequence[str]) -> str:

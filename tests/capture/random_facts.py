@@ -1,6 +1,7 @@
 """Random facts: what a root server is asked, and everything that a fact can say at all."""
 
 import random
+from typing import Any
 
 from rootsrv.capture.facts import Fact, Kind, OptBits, Transport
 
@@ -83,7 +84,7 @@ def query(draw: random.Random, time: int, *, anything: bool = False) -> Fact:
 
 def malformed(draw: random.Random, time: int, raw: bytes) -> Fact:
     """A message that was not understood."""
-    empty = dict.fromkeys(Fact._fields, 0)
+    empty: dict[str, Any] = dict.fromkeys(Fact._fields, 0)
     family = draw.choice([4, 6])
     empty |= {
         "time": time,
@@ -98,7 +99,7 @@ def malformed(draw: random.Random, time: int, raw: bytes) -> Fact:
         "query_octets": len(raw),
         "octets": raw,
     }
-    return Fact(**empty)  # type: ignore[arg-type]
+    return Fact(**empty)
 
 
 def facts(

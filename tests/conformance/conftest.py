@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bench.peers import AUTHORITATIVE, Peer
+from bench.peers.daemon import free_port
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import Responder, ResponderSettings
@@ -21,7 +22,7 @@ from tests.conformance.corpus import NSID, Served
 from tests.conformance.likeness import Likeness
 from tests.conformance.zone_file import ZoneFile
 from tests.needs import genuine_zones_directory
-from tests.server.live import Instance, free_port, start, wait_until, zone_sections
+from tests.server.live import Instance, start, wait_until, zone_sections
 
 VALID_AT = 1761998400.0
 """2025-11-01T12:00:00Z, when the genuine zone was valid, and its likeness says it is."""

@@ -120,7 +120,8 @@ def _parse(octets: bytes) -> Message:
     if opt is not None:
         rcode |= (opt.flags >> 16 >> 8) << 4
         opt = Opt(opt.size, (opt.flags >> 16) & 0xFF, opt.flags & 0xFFFF, opt.options)
-    return Message(ident, flags & 0xFFF0, rcode, tuple(question), *sections, opt, len(octets))
+    answer, authority, additional = sections
+    return Message(ident, flags & 0xFFF0, rcode, tuple(question), answer, authority, additional, opt, len(octets))
 
 
 def _read_section(

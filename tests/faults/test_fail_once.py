@@ -6,10 +6,8 @@ the instance takes the next zone by itself.  The fault is made by a preloaded li
 
 import contextlib
 import errno
-import json
 import os
 import signal
-import socket
 import struct
 import subprocess
 import threading
@@ -17,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import dns.exception
 import dns.message
@@ -24,6 +23,7 @@ import dns.query
 import dns.rcode
 import pytest
 
+from tests.control.asking import ask
 from tests.needs import require_tool
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
@@ -165,13 +165,9 @@ class Faulty:
         status = self.instance.wait(self._serve_status, "serve tells")
         os.kill(status["workers"][0]["pid"], signal.SIGKILL)
 
-    def _serve_status(self) -> dict[str, list[dict[str, int]]]:
+    def _serve_status(self) -> dict[str, Any]:
         try:
-            with socket.socket(socket.AF_UNIX) as asking:
-                asking.settimeout(5)
-                asking.connect(str(self.instance.directory / "run" / "serve.sock"))
-                asking.sendall(b'{"command": "status"}\n')
-                document: dict[str, list[dict[str, int]]] = json.loads(asking.makefile().readline())
+            document = ask(self.instance.directory / "run" / "serve.sock", "status", patience=5)
         except (OSError, ValueError):
             return {}
         return document if document["workers"][0]["pid"] else {}

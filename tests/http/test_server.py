@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.http import server
 from rootsrv.http.server import CannotListen, HttpServer, Request, Response
 
@@ -35,9 +36,7 @@ def serving(test: Test) -> None:
 
     async def run() -> None:
         server = HttpServer({"/": good, "/large": large, "/faulty": faulty})
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.2", 0))
-            port = probe.getsockname()[1]
+        port = free_port("127.0.0.2")
         await server.listen(("127.0.0.2",), port)
         try:
             async with asyncio.timeout(30):

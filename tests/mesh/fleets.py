@@ -1,9 +1,7 @@
 """A mesh of real instances on loopback, with real etcd: two distribution hosts, the others fetch from them."""
 
 import contextlib
-import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,10 +10,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from bench.instance import end
 from bench.peers.daemon import free_port
 from bench.peers.etcd import Cluster, cluster
 from bench.peers.primaries import KEY_NAME
 from rootsrv.zone.contents import ZoneContents
+from tests.control.asking import ask
 from tests.mesh.mesh_of import QUICK, SERVICE, Mesh, key_of, mesh_of
 from tests.secondary.maintained import WAIT_SECONDS, Maintained, configure
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
@@ -68,13 +68,8 @@ class FleetUnderTest:
 
     def ask(self, name: str, command: str = "status", **facts: Any) -> dict[str, Any]:
         """What the role mesh of a member says; empty while it does not."""
-        with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
-            connection.connect(str(self.members[name].directory / "run" / "mesh.sock"))
-            connection.sendall(json.dumps({"command": command, **facts}).encode() + b"\n")
-            with connection.makefile() as stream:
-                document: dict[str, Any] = json.loads(stream.readline())
-                return document
+        with contextlib.suppress(OSError, ValueError):
+            return ask(self.members[name].directory / "run" / "mesh.sock", command, patience=10, **facts)
         return {}
 
     def orders(self, stage: str, serial: int) -> list[dict[str, Any]]:
@@ -152,8 +147,4 @@ def fleet(directory: Path, n: int = 3, *, nodes: int = 1, hosts: int = 1, **sett
 
 def _stop(member: Maintained) -> None:
     if member.process is not None:
-        if member.process.poll() is None:
-            member.process.terminate()
-            with contextlib.suppress(Exception):
-                member.process.wait(15)
-        member.kill()
+        end(member.process)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.daemon import free_port
 from tests.needs import REPOSITORY, require_root, require_tool
-from tests.server.live import Instance, configure, free_port, wait_until
+from tests.server.live import Instance, configure, wait_until
 from tests.telemetry.watched import REPORT_ADDRESS, Watched, configure_watched, end, start_watched, total
 
 NOBODY = 65534

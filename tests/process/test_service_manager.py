@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.process import service_manager
-from tests.server.live import configure, free_port, start, wait_until
+from tests.server.live import configure, start, wait_until
 
 
 class Manager:

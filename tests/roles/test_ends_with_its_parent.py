@@ -10,8 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.peers.daemon import free_port
 from tests.needs import REPOSITORY
-from tests.server.live import free_port, running, wait_until
+from tests.server.live import running, wait_until
 
 
 def marked(mark: str) -> list[int]:

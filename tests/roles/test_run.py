@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.answer.table import AnswerTable
 from rootsrv.process import clock
 from rootsrv.store.table_mac import TableKey, mac_path
@@ -22,7 +23,6 @@ from tests.server.live import (
     REPOSITORY,
     SERIALS,
     configure,
-    free_port,
     put,
     running,
     start,

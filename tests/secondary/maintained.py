@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,11 +18,11 @@ import dns.rdatatype
 import dns.tsig
 import dns.update
 
+from bench import instance
 from bench.peers.daemon import free_port
 from bench.peers.primaries import KEY
 from tests.control.asking import ask
 from tests.secondary import versions
-from tests.secondary.scripted import KEY_SECTION
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 WAIT_SECONDS = 40.0  # the machine may be busy with other tests
@@ -137,67 +136,25 @@ class Maintained:
 
     def kill(self) -> None:
         """kill -9 of every process."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        instance.kill(self.process)
 
     def start(self, *arguments: str) -> None:
         """Start it (again)."""
-        with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "rootsrv", "run", "--config", str(self.configuration), *arguments],
-                cwd=REPOSITORY,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environment,
-                start_new_session=True,
-            )
+        self.process = instance.start(self.configuration, *arguments, environment=self.environment)
 
 
 def configure(
     directory: Path,
     sections: str,
     *,
-    service: tuple[str, int],
-    admin: tuple[str, int],
     anchors: str | None = None,
-    zone: str = "",
-    workers: int = 1,
     switchover: str = "align_seconds = 0",
     limits: str = SMALL_LIMITS,
+    **settings: Any,
 ) -> Path:
-    """Write the configuration of an instance into *directory*."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "anchors").write_text(versions.anchor() if anchors is None else anchors)
-    path = directory / "rootsrv.toml"
-    path.write_text(
-        f"""
-[service]
-addresses = ["{service[0]}"]
-port = {service[1]}
-workers = {workers}
-[admin]
-addresses = ["{admin[0]}"]
-port = {admin[1]}
-idle_seconds = 20
-[[zone]]
-name = "."
-trust_anchors = "{directory}/anchors"
-{zone}
-[state]
-directory = "{directory}/state"
-runtime_directory = "{directory}/run"
-[switchover]
-{switchover}
-[clock]
-source = "trusted"
-{limits}
-{KEY_SECTION}
-{sections}
-"""
-    )
-    return path
+    """As `bench.instance.configure`, with the anchor of the tests' versions and limits that a test reaches."""
+    anchors = versions.anchor() if anchors is None else anchors
+    return instance.configure(directory, sections, anchors=anchors, switchover=switchover, limits=limits, **settings)
 
 
 @contextlib.contextmanager
@@ -208,13 +165,9 @@ def maintained(
     service, admin = ("127.0.0.2", free_port("127.0.0.2")), ("127.0.0.1", free_port())
     configure(directory, sections, service=service, admin=admin, **settings)
     inherited = {**os.environ, **(environment or {})}
-    instance = Maintained(directory, service, admin, None, inherited)  # type: ignore[arg-type]
-    instance.start()
+    made = Maintained(directory, service, admin, None, inherited)  # type: ignore[arg-type]
+    made.start()
     try:
-        yield instance
+        yield made
     finally:
-        if instance.process.poll() is None:
-            instance.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                instance.process.wait(15)
-        instance.kill()
+        instance.end(made.process)

@@ -21,9 +21,12 @@ import dns.rrset
 import dns.tsig
 from dns.rdtypes.ANY.TSIG import TSIG
 
-from bench.peers.primaries import KEY, KEY_NAME, SECRET
+from bench.instance import KEY_SECTION
+from bench.peers.primaries import KEY, KEY_NAME
 from rootsrv.wire.record import Record
 from rootsrv.zone.contents import ZoneContents
+
+__all__ = ["KEY_SECTION", "ScriptedPrimary", "primary_section", "scripted", "send_all", "send_message"]
 
 RECORDS_A_MESSAGE = 60
 _TSIG: Any = TSIG  # dnspython has no types for it
@@ -141,7 +144,9 @@ class ScriptedPrimary:
                 response.set_rcode(dns.rcode.Rcode(rcode))
                 response.flags |= 0x0400
                 if self.expire is not None:
-                    response.use_edns(options=[dns.edns.GenericOption(9, struct.pack("!I", self.expire))])
+                    response.use_edns(
+                        options=[dns.edns.GenericOption(dns.edns.OptionType.make(9), struct.pack("!I", self.expire))]
+                    )
                 response.answer = [_rrset(record) for record in chunk]
                 if self.key is None:
                     response.tsig, response.want_tsig_sign = None, False
@@ -203,6 +208,3 @@ def primary_section(primary: ScriptedPrimary, name: str, *, key: str = KEY_NAME,
     """The `[[primary]]` of a scripted primary."""
     key_line = f'key = "{key}"' if key else ""
     return f'[[primary]]\nname = "{name}"\naddress = "127.0.0.1"\nport = {primary.port}\nzones = {zones}\n{key_line}\n'
-
-
-KEY_SECTION = f'[[key]]\nname = "{KEY_NAME}"\nsecret = "{SECRET}"\n'

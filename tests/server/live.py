@@ -17,6 +17,7 @@ import dns.message
 import dns.query
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bench.peers.daemon import free_port
 from rootsrv.answer.compiler import compile_table
 from rootsrv.demo import generate
 from rootsrv.demo.sign import Signing, SigningKey, sign_root
@@ -63,20 +64,6 @@ def zone_files() -> ZoneFiles:
     dnskey = next(line for line in versions[0].splitlines() if b"DNSKEY" in line.split() and b"257" in line.split())
     hosts = presentation.to_text(generate.hosts_contents(serial=SERIALS[0])).encode()
     return ZoneFiles((versions[0], versions[1]), hosts, dnskey + b"\n", now + VALID_SECONDS + SERIALS[0] % 100)
-
-
-def free_port() -> int:
-    """A port that is free for UDP and TCP on 127.0.0.1 and ::1."""
-    for _ in range(50):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                    stack.enter_context(socket.socket(family, kind)).bind((address, port))
-            return port
-    raise AssertionError("no free port")
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
@@ -126,7 +113,7 @@ class Instance:
         """The parsed response."""
         query = dns.message.make_query(name, rtype, **options)
         send = dns.query.tcp if tcp else dns.query.udp
-        return send(query, address, timeout=5, port=self.port)  # type: ignore[operator]
+        return send(query, address, timeout=5, port=self.port)
 
     def connect(self, address: str = "127.0.0.1", source: str = "") -> socket.socket:
         """A TCP connection, from the address *source* if that matters."""

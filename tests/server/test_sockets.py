@@ -2,8 +2,8 @@ import socket
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.server import sockets
-from tests.server.live import free_port
 
 
 def test_each_worker_has_a_socket_per_address_and_transport() -> None:

@@ -338,10 +338,10 @@ class Anycast:
             wait_until(site.has_all_workers, "all workers up")
             site.await_state("up")
         for version in VERSIONS:
-            wait_until(
-                lambda version=version: self.gateway(version) == self.a.gateway(version),
-                f"IPv{version} traffic back to the first site",
-            )
+            wait_until(functools.partial(self._leads_to_a, version), f"IPv{version} traffic back to the first site")
+
+    def _leads_to_a(self, version: int) -> bool:
+        return self.gateway(version) == self.a.gateway(version)
 
     def await_answers(self, site: Site, number: int = 1000) -> None:
         """Until the workers of *site* have answered so many queries more."""
@@ -470,7 +470,8 @@ def anycast_network(
             site.configure(workers=workers if name == "a" else 1, anycast=anycast, more=more, hold_down=hold_down)
             site.start()
             sites.append(site)
-        made = Anycast(hosts["r"], hosts["c"], *sites, watch=watch, router_says=router_says, directory=directory)
+        a, b = sites
+        made = Anycast(hosts["r"], hosts["c"], a, b, watch=watch, router_says=router_says, directory=directory)
         for site in sites:
             site.await_state("up", 90)
         yield made

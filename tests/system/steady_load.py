@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 PATIENCE_SECONDS = 1.0
 
@@ -21,13 +22,13 @@ def main() -> None:
     report, seconds, rate, *addresses = sys.argv[1:]
     sockets = []
     for address in addresses:
-        version = ipaddress.ip_address(address).version
-        each = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        ip_version = ipaddress.ip_address(address).version
+        each = socket.socket(socket.AF_INET if ip_version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         # Not connected: an ICMP error, while there is no route, is a lost query and not an error of the socket.
         each.setblocking(False)
-        sockets.append((str(version), each, (address, 53)))
+        sockets.append((str(ip_version), each, (address, 53)))
     open_queries: dict[tuple[str, int], float] = {}
-    result = {version: {"sent": 0, "lost": []} for version, _, _ in sockets}
+    result: dict[str, dict[str, Any]] = {version: {"sent": 0, "lost": []} for version, _, _ in sockets}
     silent = {version for version, _, _ in sockets}
     start = time.monotonic()
     end = start + float(seconds)

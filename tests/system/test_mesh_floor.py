@@ -1,19 +1,37 @@
 """The floor, with real routers: of two instances that want to go only one does, and whoever loses touch comes back."""
 
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.peers.etcd import Cluster, cluster
 from tests.mesh.fleets import section
 from tests.mesh.mesh_of import QUICK, SERVICE, mesh_of
+from tests.needs import REPOSITORY
 from tests.server.live import wait_until
+from tests.system.anycast_network import SERVICE as ADDRESSES
 from tests.system.anycast_network import VERSIONS, Anycast, Site, address, anycast_network
 
 TOKEN = QUICK.token
+WITH_ALL_THERE_IS = """
+[report]
+addresses = ["127.0.0.1"]
+port = 9353
+[fastpath]
+mode = "tc"
+interfaces = ["to-a"]
+"""
+"""What a metric can be of, besides a mesh and anycast."""
+
+_SCRAPE = """
+from urllib.request import urlopen
+print(urlopen("http://127.0.0.1:9353/metrics", timeout=10).read().decode())
+"""
 
 
 @dataclass
@@ -43,7 +61,8 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
             mesh = mesh_of(4, timing=QUICK)
             for site, name in ((net.a, "m0"), (net.b, "m1")):
                 site.stop()
-                site.configure(workers=1, more=section(mesh, name, site.directory, engine))
+                more = section(mesh, name, site.directory, engine)
+                site.configure(workers=1, more=more + (WITH_ALL_THERE_IS if site is net.a else ""))
                 site.start()
             for site in (net.a, net.b):
                 site.await_state("up", 90)
@@ -115,3 +134,52 @@ def test_without_an_engine_a_drain_degrades_a_hard_failure_withdraws_and_force_d
         assert re.search(r"control by=.*drain.*force\W+true", a.log, re.IGNORECASE)
     finally:
         floor.engine.nodes[0].thaw()
+
+
+MAY_BE_ZERO = {
+    "rootsrv_alarms", "rootsrv_clock_synchronised", "rootsrv_dropped_messages_total", "rootsrv_faults_total",
+    "rootsrv_malformed_queries_total", "rootsrv_mesh_leads", "rootsrv_mesh_refused_total", "rootsrv_mesh_tokens_taken",
+    "rootsrv_security_events_total", "rootsrv_tcp_listen_overflows_total", "rootsrv_tcp_open_connections",
+    "rootsrv_transfer_bytes_total", "rootsrv_truncated_responses_total", "rootsrv_udp_receive_drops_total",
+    "rootsrv_udp_waiting_bytes", "rootsrv_unsent_responses_total", "rootsrv_withdrawals_remembered",
+    "rootsrv_workers_replaced_total", "rootsrv_zone_held_versions", "rootsrv_zone_known_age_seconds",
+}  # fmt: skip
+"""Of what has not happened, or is over; everything else of an instance that does all there is to do is not zero."""
+
+
+def documented_metrics() -> set[str]:
+    """The first column of the table in docs/operations.md."""
+    lines = (REPOSITORY / "docs" / "operations.md").read_text().splitlines()
+    return {line.split("`")[1] for line in lines if line.startswith("| `rootsrv_")}
+
+
+def scraped(site: Site) -> dict[str, list[float]]:
+    """Name, as the table has it, to the values of all its samples."""
+    found: dict[str, list[float]] = {}
+    for family in text_string_to_metric_families(site.host.run(sys.executable, "-c", _SCRAPE)):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found[name] = [sample.value for sample in family.samples]
+    return found
+
+
+def test_every_metric_of_the_table_comes_from_a_running_instance_and_no_other_does(floor: Floor) -> None:
+    net = floor.net
+    for transport in ("+notcp", "+tcp"):
+        for version in VERSIONS:
+            net.client.run("dig", f"@{ADDRESSES[version]}", transport, "+norec", "_ta-4f66.", "NULL")
+
+    def missing() -> set[str]:
+        """What the instance does not tell, or tells as nothing, although there is something."""
+        found = scraped(net.a)
+        return {name for name in documented_metrics() if not any(found.get(name, ())) and name not in MAY_BE_ZERO}
+
+    try:
+        wait_until(lambda: not missing(), "every metric", 30)
+    except AssertionError:
+        assert missing() == set()
+    found = scraped(net.a)
+    assert found.keys() == documented_metrics()
+    assert {name for name in MAY_BE_ZERO if not found[name]} == set()
+    assert found["rootsrv_mesh_members"] == [4]
+    assert found["rootsrv_mesh_members_missing"] == [2]
+    assert found["rootsrv_announced"] == found["rootsrv_route_confirmed"] == [1, 1]

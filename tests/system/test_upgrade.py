@@ -14,9 +14,10 @@ from pathlib import Path
 import dns.exception
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.store.table_mac import mac_path
 from tests.needs import REPOSITORY
-from tests.server.live import SERIALS, Instance, configure, free_port, wait_until
+from tests.server.live import SERIALS, Instance, configure, wait_until
 
 BEFORE = "08dd705"
 """The last commit whose state directories know no MAC."""

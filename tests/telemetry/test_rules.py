@@ -11,8 +11,9 @@ from urllib.request import urlopen
 
 import pytest
 
+from bench.peers.daemon import free_port
 from tests.needs import REPOSITORY, require_tool
-from tests.server.live import free_port, wait_until
+from tests.server.live import wait_until
 from tests.telemetry.watched import REPORT_ADDRESS, Watched, watched
 
 DEPLOY = REPOSITORY / "deploy" / "prometheus"

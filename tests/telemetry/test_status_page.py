@@ -3,7 +3,6 @@
 import asyncio
 import datetime
 import re
-import socket
 import struct
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.config.file import Config, read
 from rootsrv.http.server import HttpServer, Request, Response
 from rootsrv.page.counts import PATHS
@@ -283,9 +283,7 @@ def counting_server() -> Iterator[tuple[int, list[int]]]:
         policy = {"Content-Security-Policy": f"sandbox; {PAGE_HEADERS['Content-Security-Policy']}"}
         return Response(plain.body, plain.content_type, headers=policy)
 
-    with socket.socket() as probe:
-        probe.bind((REPORT_ADDRESS, 0))
-        port = probe.getsockname()[1]
+    port = free_port(REPORT_ADDRESS)
     loop = asyncio.new_event_loop()
     server = HttpServer({"/": page, "/plain": page_without_scripts})
     loop.run_until_complete(server.listen((REPORT_ADDRESS,), port))

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.server.live import START_SECONDS, Instance, configure, free_port, start, wait_until
+from bench.peers.daemon import free_port
+from tests.server.live import START_SECONDS, Instance, configure, start, wait_until
 
 REPORT_ADDRESS = "127.0.0.2"
 """Loopback too, and no service address."""
