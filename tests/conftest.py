@@ -131,6 +131,7 @@ _LEFT = pytest.StashKey[list[str]]()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    _tell_seconds_by_file(terminalreporter)
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
     lines = [
         str(value)
@@ -147,6 +148,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for line in lines:
             terminalreporter.line(line)
 
+
+def _tell_seconds_by_file(terminalreporter: pytest.TerminalReporter) -> None:
+    """What SECONDS is made from, after a run that asked for durations."""
+    if not terminalreporter.config.getoption("durations"):
+        return
+    seconds: dict[str, float] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                file = report.nodeid.partition("::")[0]
+                seconds[file] = seconds.get(file, 0.0) + report.duration
+    terminalreporter.section(f"seconds by file, {sum(seconds.values()):.0f} in all")
+    for file, total in sorted(seconds.items(), key=lambda each: -each[1])[:_FILES_TOLD]:
+        terminalreporter.line(f"{total:7.1f}  {file}")
+
+
+_FILES_TOLD = 60
 
 # ── Genuine zones ──
 

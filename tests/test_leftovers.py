@@ -35,6 +35,7 @@ def test_a_run_that_leaves_something_fails_and_names_it(tmp_path: Path, case: st
                                           "leftovers._PATIENCE_SECONDS = 0.2\n")  # fmt: skip
     (tmp_path / "test_it.py").write_text(f"def test_it(tmp_path):\n    {line}\n")
     environment = {name: value for name, value in os.environ.items() if name not in {MARK, "TMPDIR"}}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # a run starts sooner without
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--rootdir", str(tmp_path),
          "--basetemp", str(tmp_path / "base"), "-c", os.devnull, str(tmp_path)],
