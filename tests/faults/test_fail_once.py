@@ -139,7 +139,7 @@ class Faulty:
             if time.monotonic() > at + 2:  # as a primary does, and an operator who looks
                 at = time.monotonic()
                 with contextlib.suppress(OSError, dns.exception.DNSException, ValueError):
-                    self.instance.notify()
+                    self.instance.notify(serial)
             time.sleep(0.01)
 
     def under(self, fault: tuple[str, str, int]) -> bool:

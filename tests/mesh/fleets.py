@@ -46,7 +46,7 @@ class FleetUnderTest:
         self.primary.publish(contents or version(serial))
         for name in self.mesh.roster.distribution_hosts:
             if self.members[name].process.poll() is None:
-                self.members[name].notify()
+                self.members[name].notify(serial)
 
     def serials(self) -> dict[str, int | None]:
         """What each member answers."""

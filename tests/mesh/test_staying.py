@@ -24,7 +24,7 @@ def test_workers_that_cannot_take_a_zone_go_on_with_the_one_that_they_have(tmp_p
         with maintained(home, sections, switchover="grace_seconds = 0.5") as instance:
             instance.wait_for_serial(FIRST)
             primary.publish(version(NEXT))
-            instance.notify()
+            instance.notify(NEXT)
             instance.wait(lambda: instance.status()["switchover"]["state"] == "scheduled", "scheduled")
             generation = instance.status()["switchover"]["generation"]
             table = home / "state" / "tables" / f"{generation}.table"

@@ -15,6 +15,7 @@ import dns.message
 import dns.opcode
 import dns.query
 import dns.rdatatype
+import dns.rrset
 import dns.tsig
 import dns.update
 
@@ -112,11 +113,18 @@ class Maintained:
             return int(self.ask().rcode())
         return None
 
-    def notify(self, *, key: dns.tsig.Key | None = KEY, zone: str = ".") -> dns.message.Message:
-        """Send a NOTIFY to the administrative address."""
+    def notify(
+        self, serial: int | None = None, *, key: dns.tsig.Key | None = KEY, zone: str = "."
+    ) -> dns.message.Message:
+        """Send a NOTIFY to the administrative address.
+
+        It carries *serial* as a primary's does (RFC 1996 §3.7); without it the fourth of a row waits for five seconds.
+        """
         message = dns.message.make_query(zone, "SOA")
         message.set_opcode(dns.opcode.NOTIFY)
         message.flags = (message.flags & ~0x0100) | 0x0400
+        if serial is not None:
+            message.answer.append(dns.rrset.from_text(zone, 0, "IN", "SOA", f". . {serial} 0 0 0 0"))
         if key is not None:
             message.use_tsig(key)
         return dns.query.udp(message, self.admin[0], port=self.admin[1], timeout=3)

@@ -262,7 +262,7 @@ def test_an_import_whose_place_is_taken_by_others_ends(tmp_path: Path) -> None:
         with maintained(tmp_path, primary_section(primary, "scripted"), switchover=switchover) as instance:
             instance.wait_for_serial(FIRST)
             primary.publish(version(FIRST + 1))
-            instance.notify()
+            instance.notify(FIRST + 1)
             instance.wait(lambda: instance.zone()["scheduled"] == FIRST + 1, "the pipeline waits for the set time")
             # One more primary than there is: the oldest of three has no place, and the newer two are held.
             zones = {2: versions.TLDS, 3: 6, 4: 5}

@@ -33,7 +33,7 @@ def scheduled(
             instance.wait_for_serial(FIRST)
             instance.wait(lambda: len(active(instance)) == workers and all(active(instance)), "all workers answer")
             primary.publish(version(NEXT))
-            instance.notify()
+            instance.notify(NEXT)
             instance.wait(lambda: instance.status()["switchover"]["state"] == "scheduled", "scheduled")
             assert all(each["staged"] > each["active"] for each in instance.status()["workers"])
             yield instance, primary
@@ -108,7 +108,7 @@ def test_when_no_worker_can_be_brought_to_it_the_instance_is_silent_until_the_ne
         assert [each["event"] for each in instance.journal()][-1] == "switchover failed"
         # Nobody has to be asked, and no set time is waited for while nothing is answered.
         primary.publish(version(NEXT + 1))
-        instance.notify()
+        instance.notify(NEXT + 1)
         instance.wait_for_serial(NEXT + 1)
         instance.wait(lambda: instance.status()["switchover"]["state"] == "none", "over")
         assert not instance.status()["silenced"]

@@ -62,7 +62,7 @@ def test_a_full_file_system_stops_no_answer_loses_nothing_and_room_heals_it_unas
     filler = fill(state, leave)
 
     primary.publish(version(FIRST + 1))
-    instance.notify()
+    instance.notify(FIRST + 1)
     instance.wait(lambda: not instance.status()["state_writable"], "told")
     instance.wait(lambda: "No space left on device" in instance.zone()["last_rejection"], "the reason")
     status = instance.status()

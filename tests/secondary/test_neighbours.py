@@ -79,7 +79,7 @@ def giving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Giving]:
             assert instance.order("reload")["ok"]
             instance.wait(lambda: instance.log.count("administrative interface") == 2, "bound again")
             primary.publish(version(FIRST + 1))
-            instance.notify()
+            instance.notify(FIRST + 1)
             instance.wait_for_serial(FIRST + 1)
             yield instance, primary, authority, tls_port, ports
 
@@ -143,7 +143,7 @@ def test_a_secondary_transfers_from_us_and_follows_our_notify(giving: Giving, ki
         served = instance.serial() or 0
         instance.wait(lambda: peer.serial() == served, f"{kind} has {served}")
         primary.publish(version(served + 1))
-        instance.notify()
+        instance.notify(served + 1)
         instance.wait(lambda: peer.serial() == served + 1, f"{kind} follows")
         record = next(each for each in instance.status()["peers"] if each["name"] == kind)
         assert record["notify"] == f"{served + 1}: confirmed"
@@ -163,7 +163,7 @@ def test_a_secondary_transfers_from_us_over_tls_and_not_from_another_name(
         served = instance.serial() or 0
         instance.wait(lambda: peer.serial() == served, f"{kind} has {served}")
         primary.publish(version(served + 1))
-        instance.notify()
+        instance.notify(served + 1)
         instance.wait(lambda: peer.serial() == served + 1, f"{kind} follows")
 
 

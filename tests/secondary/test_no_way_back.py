@@ -22,7 +22,7 @@ def test_no_flip_unless_the_ledger_on_disk_knows_of_it_and_room_heals_it_unasked
             ledger.rename(saved)
             (ledger / "in the way").mkdir(parents=True)
             primary.publish(version(FIRST + 1))
-            instance.notify()
+            instance.notify(FIRST + 1)
             instance.wait(lambda: "it cannot be kept" in instance.zone()["last_rejection"], "told")
             assert instance.zone()["served"] == FIRST
             assert instance.serial() == FIRST
@@ -50,7 +50,7 @@ def test_a_start_never_goes_back_whatever_the_ledger_says(tmp_path: Path) -> Non
             instance.wait(ledger.exists, "the ledger")
             older = ledger.read_bytes()
             primary.publish(version(FIRST + 1))
-            instance.notify()
+            instance.notify(FIRST + 1)
             instance.wait_for_serial(FIRST + 1)
             instance.wait(lambda: "switchover confirmed generation=2" in instance.log, "confirmed")
             primary.rcode = primary.ixfr_rcode = dns.rcode.REFUSED

@@ -24,7 +24,7 @@ def stopped(tmp_path: Path) -> Iterator[Fixture]:
         with maintained(tmp_path, primary_section(primary, "scripted")) as instance:
             instance.wait_for_serial(FIRST)
             primary.publish(version(FIRST + 1))
-            instance.notify()
+            instance.notify(FIRST + 1)
             instance.wait_for_serial(FIRST + 1)
             instance.process.terminate()
             instance.process.wait(20)
@@ -110,7 +110,7 @@ def test_what_was_staged_for_a_set_time_goes_into_service_although_it_was_killed
         with maintained(tmp_path, primary_section(primary, "scripted"), switchover=switchover) as instance:
             instance.wait_for_serial(FIRST)
             primary.publish(version(FIRST + 1))
-            instance.notify()
+            instance.notify(FIRST + 1)
             instance.wait(lambda: instance.status()["switchover"]["activate_at"], "scheduled")
             assert instance.zone()["scheduled"] == FIRST + 1
             instance.kill()

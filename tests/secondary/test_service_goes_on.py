@@ -107,7 +107,7 @@ def test_across_switchovers_no_answer_is_lost_mixed_or_out_of_order(tmp_path: Pa
             try:
                 for each in published[1:]:
                     primary.publish(each)
-                    instance.notify()
+                    instance.notify(each.serial)
                     instance.wait(lambda each=each: instance.zone().get("served") == each.serial, "served")
                 instance.wait(lambda: instance.serial() == published[-1].serial, "answered")
             finally:
@@ -184,7 +184,7 @@ def test_no_single_bad_input_silences_three_instances_at_once(tmp_path: Path) ->
         # … and the next good zone heals all of them, with no command.
         primary.publish(version(FIRST + 4))
         for instance in instances:
-            instance.notify()
+            instance.notify(FIRST + 4)
         for instance in instances:
             instance.wait_for_serial(FIRST + 4)
 
@@ -201,7 +201,7 @@ def kill_loop(tmp_path: Path, rounds: int, seed: int) -> None:
                 primary.publish(version(serial))
                 before = instance.serial() or 0
                 with contextlib.suppress(OSError, dns.exception.DNSException):
-                    instance.notify()
+                    instance.notify(serial)
                 time.sleep(chance.uniform(0, 0.8))  # waits for nothing: the instant itself is what is drawn
                 instance.kill()
                 _state_is_whole(instance)
@@ -247,7 +247,7 @@ def expiring(tmp_path: Path) -> Iterator[tuple[Maintained, ScriptedPrimary]]:
                 serial += 1
                 assert serial < FIRST + 6, instance.log
                 primary.publish(version(serial, expiration=time.time() + 3 * (serial - FIRST + 1)))
-                instance.notify()
+                instance.notify(serial)
                 instance.wait(lambda serial=serial: _is_settled(instance, serial), "settled")
             yield instance, primary
 
@@ -266,7 +266,7 @@ def test_an_expired_zone_is_answered_with_servfail_and_a_newer_one_heals_it(
     instance.wait(instance.status, "up again")
     instance.wait(lambda: instance.rcode() == dns.rcode.SERVFAIL, "SERVFAIL still")
     primary.publish(version(served + 1))
-    instance.notify()
+    instance.notify(served + 1)
     instance.wait_for_serial(served + 1)
 
 
