@@ -21,8 +21,10 @@ RELEASES = {"12": "bookworm", "13": "trixie"}
 PARALLEL = ("-n", "2", "--dist", "loadfile", "--durations=15")
 RUN_THERE = (
     *("tests/zone", "tests/wire", "tests/answer", "tests/health", "tests/config", "tests/conformance"),
-    # Where the release's TLS and the engine, primaries and secondaries that it has are spoken to.
+    *("tests/store", "tests/page", "tests/control", "tests/http", "tests/demo", "tests/server/test_live.py"),
+    # Where the release's TLS, engine, primaries, secondaries, resolver and routing daemon are spoken to.
     *("tests/engine", "tests/secondary/test_sources.py", "tests/secondary/test_neighbours.py"),
+    *("tests/system/test_resolver.py", "tests/anycast/test_bird.py"),
 )
 
 
