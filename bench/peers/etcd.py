@@ -106,14 +106,14 @@ class Cluster:
         """URLs for clients."""
         return tuple(f"https://{self.address}:{node.client_port}" for node in self.nodes)
 
-    def ctl(self, *arguments: str, client: str = "root", check: bool = True) -> str:
-        """What `etcdctl` says, as somebody with *client*'s certificate."""
+    def ctl(self, *arguments: str, client: str = "root", check: bool = True, given: str = "") -> str:
+        """What `etcdctl` says, as somebody with *client*'s certificate; *given* is its standard input."""
         files = self.certificates
         done = subprocess.run(
             [*self.prefix, tool("etcdctl"), f"--endpoints={','.join(self.endpoints)}", f"--cacert={files.ca}",
              f"--cert={files.certificate(client)}", f"--key={files.key(client)}",
              "--command-timeout=5s", "--dial-timeout=3s", *arguments],
-            capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"ETCDCTL_API": "3"},
+            capture_output=True, text=True, timeout=60, check=False, input=given, env=os.environ | {"ETCDCTL_API": "3"},
         )  # fmt: skip
         if check and done.returncode:
             raise PeerFailed(f"etcdctl {' '.join(arguments)}: {done.stdout}{done.stderr}")

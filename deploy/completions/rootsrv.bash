@@ -22,7 +22,7 @@ _rootsrv() {
 }
 _rootsrv_words() {
     case "$1" in
-    "") echo "check-config zone run drain undrain withdraw status reload block unblock blocks fastpath doctor setup rssac002 mesh hyperlocal demo -h --help --version" ;;
+    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks fastpath doctor rssac002 mesh hyperlocal demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
@@ -38,6 +38,7 @@ _rootsrv_words() {
     " drain") echo "-h --help --config --json --family --reason --force --wait" ;;
     " undrain") echo "-h --help --config --json --family --reason" ;;
     " withdraw") echo "-h --help --config --json --family --reason --force --now" ;;
+    " restart") echo "-h --help --when-token --upgrade --link --by --healthy-within --config --json" ;;
     " status") echo "-h --help --config --json" ;;
     " reload") echo "-h --help --config --json" ;;
     " block") echo "-h --help --config --json --for --reason" ;;
@@ -49,12 +50,11 @@ _rootsrv_words() {
     " fastpath tap") echo "-h --help --config --json --write" ;;
     " fastpath detach") echo "-h --help --config --json --reason" ;;
     " doctor") echo "-h --help --config --json --network" ;;
-    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --mesh --directory --bird --show --yes --overwrite" ;;
     " rssac002") echo "export merge validate -h --help" ;;
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --without-sources --output" ;;
     " rssac002 validate") echo "-h --help --sums" ;;
-    " mesh") echo "init key roster join status hold approve reject emergency publish -h --help" ;;
+    " mesh") echo "init key roster join status hold approve reject emergency canary publish maintenance -h --help" ;;
     " mesh init") echo "-h --help --service" ;;
     " mesh key") echo "-h --help --json" ;;
     " mesh roster") echo "sign check -h --help" ;;
@@ -66,7 +66,12 @@ _rootsrv_words() {
     " mesh approve") echo "-h --help --zone --key --reason --digest --config --json" ;;
     " mesh reject") echo "-h --help --zone --key --reason --digest --config --json" ;;
     " mesh emergency") echo "-h --help --zone --key --reason --digest --config --json" ;;
+    " mesh canary") echo "-h --help --zone --key --reason --digest --config --json" ;;
     " mesh publish") echo "-h --help --config --json" ;;
+    " mesh maintenance") echo "add remove list -h --help" ;;
+    " mesh maintenance add") echo "-h --help --member --site --start --end --key --reason --config --json" ;;
+    " mesh maintenance remove") echo "-h --help --key --reason --config --json" ;;
+    " mesh maintenance list") echo "-h --help --config --json" ;;
     " hyperlocal") echo "-h --help --configure --check --write --storage --address --port --notify --state --runtime --publishers --trust-anchors --config" ;;
     " demo") echo "-h --help --port --tlds --workers" ;;
     esac

@@ -28,6 +28,7 @@ _ORDERS = {
     Decision.APPROVE: "it is as it should be: ends a hold, here and at every member that holds it (D23)",
     Decision.REJECT: "nobody wants this serial",
     Decision.EMERGENCY: "everybody goes into service with it in five seconds (RFC 2870 §3.3.8)",
+    Decision.CANARY: "the canaries go into service with it in five seconds, nobody else before an approval",
 }
 
 
@@ -101,7 +102,7 @@ def run_order(arguments: argparse.Namespace) -> int:
             return _failed(f"{arguments.key}: the roster in force lists no operator with this key")
         subject = _subject(arguments, runtime, told)
         now = instant.from_text(told["now"])
-        at = now + EMERGENCY_SECONDS if decision is Decision.EMERGENCY else 0.0
+        at = now + EMERGENCY_SECONDS if decision in (Decision.EMERGENCY, Decision.CANARY) else 0.0
         verdict = Verdict(subject, decision, name, now, arguments.reason, at)
         where = f"zone/{subject.zone}/verdict/{subject.serial}/{decision.value}"
         envelope = Envelope(where, name, now, 0, now, now + told["hold_seconds"], verdict.to_content())

@@ -91,7 +91,8 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, mesh, setup, tables, zone_files, zones
+    from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, maintenance, mesh, restart, setup
+    from rootsrv.commands import tables, zone_files, zones
     from rootsrv.commands import routes as route
     from rootsrv.commands import rssac002 as report_command
 
@@ -126,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
         route.add_arguments(ordering, verb)
         ordering.set_defaults(command=route.run, verb=verb)
 
+    restart.add_arguments(commands.add_parser("restart", help="in a mesh: restart this box when the others allow it"))
     zones.add_zone_commands(zone)
     telling = commands.add_parser("status", help="zones, leases, primaries, workers; what is announced, and why")
     zones.add_status(telling)
@@ -157,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     in_mesh = many.add_subparsers(required=True, metavar="COMMAND")
     mesh.add_arguments(in_mesh)
     fleet.add_arguments(in_mesh)
+    maintenance.add_arguments(in_mesh)
 
     beside = commands.add_parser("hyperlocal", help="the root, verified, for the resolver on this host (RFC 8806)")
     hyperlocal.add_arguments(beside)

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         status = asyncio.run(ask(path, request, timeout=5.0))
         if getattr(arguments, "wait", False):
             longest = loaded.anycast.drain_seconds + 30 + (0 if loaded.mesh is None else _TOKEN_SECONDS)
-            status = asyncio.run(_until_withdrawn(path, versions, longest))
+            status = asyncio.run(until_withdrawn(path, versions, longest))
     except NotDone as error:
         return failed(arguments, error)
     except NoAnswer as error:
@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _until_withdrawn(path: Path, versions: tuple[int, ...], seconds: float) -> dict[str, Any]:
+async def until_withdrawn(path: Path, versions: tuple[int, ...], seconds: float) -> dict[str, Any]:
+    """The controller's status once *versions* are withdrawn and BIRD confirms it; NoAnswer after *seconds*."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         status = await ask(path, {"command": "status"}, timeout=5.0)

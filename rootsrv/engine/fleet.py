@@ -11,12 +11,18 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from rootsrv.engine.etcd import Entry
+from rootsrv.mesh import maintenance
 from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, Freshness, Malformed, Replayed, open_envelope
+from rootsrv.mesh.maintenance import Maintenance
 from rootsrv.mesh.member import Now, admitted
 from rootsrv.mesh.orders import SetTime, Subject, Verdict
 from rootsrv.mesh.quorum import Done, failed_canaries
 from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing
 from rootsrv.process import log, whole_file
+from rootsrv.zone import instant
+
+_PAST_SECONDS = 7 * 86_400
+"""So long a maintenance that is over is remembered."""
 
 _VERDICTS = 64
 """That are remembered; they end by themselves after a day."""
@@ -38,6 +44,9 @@ class Fleet:
     """By zone: what was offered last, and when (seconds since 1970)."""
 
     verdicts: tuple[Verdict, ...] = ()
+    maintenance: dict[str, Maintenance] = field(default_factory=dict)
+    """By id, those that were announced or cancelled."""
+
     ready: dict[str, Subject] = field(default_factory=dict)
     done: dict[str, Done] = field(default_factory=dict)
     flipped_at: dict[str, float] = field(default_factory=dict)
@@ -123,6 +132,9 @@ class Fleet:
                     self.verdicts = (*self.verdicts[-_VERDICTS + 1 :], verdict)
                     log.event("operator's order", by=verdict.by, decision=verdict.decision, zone=verdict.subject.zone,
                               serial=verdict.subject.serial, reason=verdict.reason)  # fmt: skip
+                case ["maintenance", identifier] if entry is not None:
+                    envelope = self._opened(key, entry, self.roster.operator_keys(), now)
+                    self._maintenance(identifier, Maintenance.of(envelope), now)
                 case ["member", member, kind] if kind in {"ready", "done", "status"}:
                     self._member(member, kind, key, entry, now)
         except Replayed as error:
@@ -164,6 +176,23 @@ class Fleet:
         counts, serial = self.orders[zone][-1] is order, order.subject.serial
         log.event("order", zone=zone, serial=serial, stage=order.stage, at=round(order.at, 3), by=order.by,
                   reason=order.reason, counts=counts)  # fmt: skip
+
+    def _maintenance(self, identifier: str, new: Maintenance, now: Now) -> None:
+        if new == self.maintenance.get(identifier):
+            return
+        self.maintenance = {
+            name: each for name, each in self.maintenance.items() if each.end > now.wall - _PAST_SECONDS
+        } | {identifier: new}
+        log.event("maintenance cancelled" if new.cancelled else "maintenance", id=identifier, by=new.by,
+                  members=",".join(new.members), start=instant.to_text(new.start), end=instant.to_text(new.end),
+                  reason=new.reason)  # fmt: skip
+
+    def may_maintain(self, new: Maintenance, now: Now) -> None:
+        """maintenance.Refused if *new* may not be announced as things stand."""
+        if self.roster is None:
+            raise maintenance.Refused("no roster is in force")
+        if not new.cancelled:
+            maintenance.check(new, self.maintenance.values(), self.roster, now.wall)
 
     def _member(self, member: str, kind: str, key: str, entry: Entry | None, now: Now) -> None:
         if entry is None:

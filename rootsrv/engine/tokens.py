@@ -33,6 +33,11 @@ class TokenKeeper:
             self._wants = reason
             self._woken.set()
 
+    @property
+    def wanted(self) -> str:
+        """For what a token is wanted; empty = none is."""
+        return self._wants
+
     def counts(self, floors: tuple[tuple[str, int], ...]) -> bool:
         """Whether there is a token that counts in each of *floors*."""
         now = self._clock()

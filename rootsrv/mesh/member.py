@@ -6,6 +6,7 @@
 #
 #   rejected by an operator ────────────────────────────────────▶ NEVER
 #   emergency, signed by an operator ───────────────────────────▶ its T
+#   for canaries alone, signed by an operator: this is one ─────▶ its T
 #   held (operator; two canaries that failed) ──────────────────▶ WAIT, until approved, over, or D23's timeout
 #   order for all, within bounds ───────────────────────────────▶ its T
 #   order for canaries, and this is one ────────────────────────▶ its T
@@ -101,16 +102,16 @@ def decide(ready: Ready, known: Known, now: Now) -> Answer:
     latest = max((each for each in verdicts if each.decision is not Decision.EMERGENCY), key=_sent, default=None)
     if latest is not None and latest.decision is Decision.REJECT:
         return Answer(Action.NEVER, why=f"rejected by {latest.by}")
-    if (
-        emergency := max((v for v in verdicts if v.decision is Decision.EMERGENCY), key=_sent, default=None)
-    ) is not None:
-        if now.synchronised:
-            return Answer(Action.GO, _boottime(emergency.at, now), f"emergency by {emergency.by}")
-        return Answer(Action.GO, now.boottime, f"emergency by {emergency.by}, without a synchronised clock")
+    emergency = max((v for v in verdicts if v.decision is Decision.EMERGENCY), key=_sent, default=None)
+    if emergency is not None:
+        return _at_once(emergency, "emergency", now)
+    if latest is not None and latest.decision is Decision.CANARY and known.canary:
+        return _at_once(latest, "canaries first", now)
     approved = latest is not None and latest.decision is Decision.APPROVE
     too_old = known.too_old_since is not None
     if not approved and not too_old:
-        if latest is not None and latest.decision is Decision.HOLD and now.wall < latest.sent + known.timing.hold:
+        holds = latest is not None and latest.decision in (Decision.HOLD, Decision.CANARY)
+        if latest is not None and holds and now.wall < latest.sent + known.timing.hold:
             return Answer(Action.WAIT, why=f"held by {latest.by}")
         if known.canaries_failed >= 2 and not known.canary:
             return Answer(Action.WAIT, why=f"held: {known.canaries_failed} canaries failed with it")
@@ -120,6 +121,12 @@ def decide(ready: Ready, known: Known, now: Now) -> Answer:
         turn = known.too_old_since + known.wave * (known.timing.soak + known.timing.align)
         return Answer(Action.GO, _aligned(turn, known.timing, now), f"held too long: wave {known.wave}")
     return _by_order(ready, known, now, ignore_void=too_old or approved)
+
+
+def _at_once(order: Verdict, why: str, now: Now) -> Answer:
+    if now.synchronised:
+        return Answer(Action.GO, _boottime(order.at, now), f"{why} by {order.by}")
+    return Answer(Action.GO, now.boottime, f"{why} by {order.by}, without a synchronised clock")
 
 
 def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Answer:

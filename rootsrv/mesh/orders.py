@@ -34,6 +34,9 @@ class Decision(enum.StrEnum):
     EMERGENCY = "emergency"
     """At once (RFC 2870 §3.3.8)."""
 
+    CANARY = "canary"
+    """The canaries at once, which it counts as approved for; nobody else before an approval."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:

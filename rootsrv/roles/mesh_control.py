@@ -6,12 +6,17 @@ from typing import Any
 
 from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.engine.etcd import EngineGone
-from rootsrv.mesh.envelope import EnvelopeRefused, open_envelope
+from rootsrv.mesh import maintenance
+from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, open_envelope
+from rootsrv.mesh.maintenance import Maintenance
 from rootsrv.mesh.orders import Verdict
 from rootsrv.roles import mesh_status
 from rootsrv.roles.mesh_presence import Presence, boottime
 
 _LONGEST_SIGNED_OCTETS = 262_144
+
+_KEPT_SECONDS = 7 * 86_400
+"""So long a maintenance stays on the board after its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +98,22 @@ class Control:
             writers=presence.fleet.roster.operator_keys(),
             now=presence.now.wall,
         )
+        if key.startswith("maintenance/"):
+            return await self._announce(envelope, octets)
         verdict = Verdict.of(envelope)
         await presence.board.write(key, octets, int(presence.fleet.timing.hold))
         return {"decision": verdict.decision.value, "serial": verdict.subject.serial, "by": verdict.by}
+
+    async def _announce(self, envelope: Envelope, octets: bytes) -> Mapping[str, Any]:
+        """Put a maintenance on the board, unless too many would be away at one time."""
+        presence, new = self._presence, Maintenance.of(envelope)
+        try:
+            presence.fleet.may_maintain(new, presence.now)
+        except maintenance.Refused as error:
+            raise Refused(str(error)) from error
+        left = max(0.0, new.end - presence.now.wall)
+        await presence.board.write(envelope.key, octets, int(left) + _KEPT_SECONDS)
+        return {"id": new.id, "by": new.by, "cancelled": new.cancelled}
 
     async def _do_roster(self, order: Order[Nothing]) -> Mapping[str, Any]:
         """Put a roster on the board, if it may replace the one in force."""

@@ -10,6 +10,7 @@ import rootsrv
 from rootsrv.control import client
 from rootsrv.control.client import NoAnswer
 from rootsrv.engine.leader import LEAD
+from rootsrv.mesh.maintenance import standing
 from rootsrv.mesh.orders import SetTime, Subject, Verdict
 from rootsrv.mesh.quorum import may_fall_silent
 from rootsrv.mesh.roster import Member, Roster, public_text
@@ -42,7 +43,11 @@ def for_maintain(presence: Presence, subjects: Mapping[str, Subject]) -> dict[st
 
 async def of_this_member(presence: Presence) -> dict[str, Any]:
     """What all roles here tell, as the board shows it."""
-    found: dict[str, Any] = {"version": rootsrv.__version__, "synchronised": presence.now.synchronised}
+    found: dict[str, Any] = {
+        "version": rootsrv.__version__,
+        "synchronised": presence.now.synchronised,
+        "wants": presence.tokens.wanted,
+    }
     with contextlib.suppress(NoAnswer):
         told = await client.ask(presence.runtime / "maintain.sock", {"command": "status"}, timeout=_ASK_SECONDS)
         found |= {
@@ -103,6 +108,9 @@ def document(presence: Presence) -> dict[str, Any]:
         "orders": [_order(each) for zone in fleet.orders.values() for each in zone[-3:]],
         "verdicts": [_verdict(each) for each in fleet.verdicts[-8:]],
         "tokens": presence.holders(),
+        "maintenance": [
+            {**each.to_content(), "by": each.by, "sent": each.sent} for each in standing(fleet.maintenance, now.wall)
+        ],
         "members": [] if roster is None else [_member(presence, each) for each in roster.member],
         "groups": [] if roster is None else _groups(roster),
         "sites": [] if roster is None else [asdict(each) for each in roster.site],

@@ -142,7 +142,7 @@ class Maintainer:
         decided = in_step.decide_held(keeper) if in_step is not None and keeper.held else None
         if decided is not None:
             serial, decision = decided
-            (self.approve if decision is Decision.APPROVE else self.reject)(keeper, serial)
+            (self.reject if decision is Decision.REJECT else self.approve)(keeper, serial)
 
     async def import_zone(self, keeper: ZoneKeeper, octets: bytes, name: str, *, now: bool) -> tuple[int, str]:
         """Take the zone file *octets*, called *name*: its serial, and what is wrong at first sight.

@@ -119,12 +119,15 @@ class Membership:
         return self._silence.get(subject, Silence(False, "not asked yet whether others switched"))
 
     def verdict_on(self, zone: str, serial: int) -> Verdict | None:
-        """The latest approval or rejection that names *serial*, whatever the digest: that is to be compared."""
+        """The latest that decides on *serial*, whatever the digest: that is to be compared.
+
+        An order for canaries is an approval at those that are.
+        """
+        decide = {Decision.APPROVE, Decision.REJECT} | ({Decision.CANARY} if self.known.canary else set())
         found = [
             each
             for each in self.known.verdicts
-            if (each.subject.zone, each.subject.serial) == (zone, serial)
-            and each.decision in (Decision.APPROVE, Decision.REJECT)
+            if (each.subject.zone, each.subject.serial) == (zone, serial) and each.decision in decide
         ]
         return max(found, key=lambda each: each.sent, default=None)
 

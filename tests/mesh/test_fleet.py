@@ -87,13 +87,58 @@ def test_a_hold_keeps_everybody_back_and_an_approval_ends_it(running: FleetUnder
     assert all("by=alice decision=approve" in each.log for each in running.members.values())
 
 
+def test_an_order_for_canaries_keeps_the_others_back_until_an_approval(running: FleetUnderTest, tmp_path: Path) -> None:
+    serial = FIRST + 3
+    contents = version(serial)
+    running.publish(serial, contents)
+    running.wait(
+        lambda: all(each["ready"] and each["ready"]["serial"] == serial for each in running.ask("m0")["members"]),
+        "all are ready",
+    )
+    status, text = order(running, tmp_path, "canary", str(serial))
+    assert status == 0, text
+    running.wait(lambda: set(running.flips(serial)) == {"m1", "m2"}, f"the canaries: {running.flips(serial)}")
+    host = running.members["m0"]
+    host.wait(lambda: f"serial={serial} activate_at=never" in host.log, "held")
+    assert order(running, tmp_path, "approve", str(serial))[0] == 0
+    running.wait_for_all(serial)
+
+
+def maintenance(running: FleetUnderTest, *arguments: str) -> tuple[int, str]:
+    done = running.members["m0"].command("mesh", "maintenance", *arguments)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_maintenance_is_announced_to_all_and_too_much_at_a_time_is_refused(
+    running: FleetUnderTest, tmp_path: Path
+) -> None:
+    signed = ("--key", str(key_file(tmp_path, "alice")), "--reason", "new disks")
+    day = ("--start", "2090-01-01T10:00:00Z", "--end", "2090-01-01T12:00:00Z")
+    status, text = maintenance(running, "add", "disks", "--member", "m1", *day, *signed)
+    assert (status, "announced disks: m1, by alice" in text) == (0, True), text
+    running.wait(lambda: [e["id"] for e in running.ask("m2").get("maintenance", [])] == ["disks"], "m2 knows")
+    assert "m1" in maintenance(running, "list")[1]
+
+    overlapping = ("--start", "2090-01-01T11:00:00Z", "--end", "2090-01-01T13:00:00Z")
+    status, text = maintenance(running, "add", "more", "--member", "m2", *overlapping, *signed)
+    assert (status, "2 members of all would be away (m1, m2), k is 1; it overlaps disks" in text) == (1, True), text
+    stranger = ("--key", str(key_file(tmp_path, "mallory")), "--reason", "x")
+    assert "lists no operator" in maintenance(running, "add", "more", "--member", "m2", *overlapping, *stranger)[1]
+
+    # What stands on the board can be deleted by anybody; what was announced is not taken back by that.
+    running.engine.ctl("del", "--prefix", PREFIX + "maintenance/", client="member")
+    assert maintenance(running, "remove", "disks", *signed)[0] == 0
+    running.wait(lambda: running.ask("m2").get("maintenance") == [], "cancelled")
+    assert maintenance(running, "add", "more", "--member", "m2", *overlapping, *signed)[0] == 0
+
+
 def test_nobody_orders_whom_the_roster_does_not_list(running: FleetUnderTest, tmp_path: Path) -> None:
     status, text = order(running, tmp_path, "hold", str(FIRST + 2), key="mallory")
     assert (status, "lists no operator with this key" in text) == (1, True)
 
 
 def test_an_emergency_does_not_wait_for_canaries(running: FleetUnderTest, tmp_path: Path) -> None:
-    serial = FIRST + 3
+    serial = FIRST + 4
     running.publish(serial)
     running.wait(
         lambda: all(each["ready"] and each["ready"]["serial"] == serial for each in running.ask("m0")["members"]),
@@ -105,7 +150,7 @@ def test_an_emergency_does_not_wait_for_canaries(running: FleetUnderTest, tmp_pa
 
 
 def test_what_nobody_signed_who_may_is_a_security_event_and_nothing_else(running: FleetUnderTest) -> None:
-    serial = FIRST + 4
+    serial = FIRST + 5
     running.wait(lambda: running.ask("m1")["orders"][-1]["stage"] == "all", "the last order of the zone before")
     heard = running.ask("m1")["orders"]
     stolen = {**heard[-1], "serial": serial, "stage": "void", "at": 0.0}
@@ -129,7 +174,7 @@ def test_what_nobody_signed_who_may_is_a_security_event_and_nothing_else(running
 
 
 def test_a_role_mesh_that_dies_costs_nothing_but_news(running: FleetUnderTest) -> None:
-    serial = FIRST + 5
+    serial = FIRST + 6
     for name in running.members:
         os.kill(running.ask(name)["pid"], signal.SIGKILL)
     running.publish(serial)
@@ -151,7 +196,7 @@ def test_an_older_roster_and_another_of_the_same_version_are_refused(running: Fl
 
 
 def test_with_the_engine_gone_all_go_alone_at_one_t(running: FleetUnderTest) -> None:
-    serial = FIRST + 6
+    serial = FIRST + 7
     running.engine.nodes[0].freeze()
     running.wait(lambda: all(not running.ask(name)["engine"]["there"] for name in running.members), "engine gone")
     running.publish(serial)

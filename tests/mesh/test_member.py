@@ -161,3 +161,17 @@ def test_whatever_a_stolen_leaders_key_signs_nobody_is_late_enough_to_be_stale(
         # Ten minutes at the most, and never later than it would go alone.
         assert answer.at - BOOT <= TIMING.lead + TIMING.wait + TIMING.align
     assert not math.isnan(answer.at)
+
+
+def test_an_order_for_canaries_by_an_operator_lets_them_go_and_keeps_the_others_back_until_an_approval() -> None:
+    canaries = verdict(Decision.CANARY, sent=0, at=5)
+    orders = (order(Stage.ALL, 60),)
+    assert goes_after(decide(READY, Known(orders=orders, verdicts=(canaries,), canary=True), now())) == 5
+    waits = decide(READY, Known(orders=orders, verdicts=(canaries,)), now())
+    assert (waits.action, waits.why) == (Action.WAIT, "held by alice")
+    approved = (canaries, verdict(Decision.APPROVE, sent=9))
+    assert goes_after(decide(READY, Known(orders=orders, verdicts=approved), now(9))) == 60
+    rejected = (canaries, verdict(Decision.REJECT, sent=9))
+    assert decide(READY, Known(verdicts=rejected, canary=True), now(9)).action is Action.NEVER
+    later = decide(READY, Known(orders=orders, verdicts=(canaries,)), now(TIMING.hold))
+    assert later.action is Action.GO

@@ -389,8 +389,8 @@ class Load:
         return report
 
 
-def bird_router_configuration() -> str:
-    """BIRD at the provider: both sites, GRACEFUL_SHUTDOWN honoured (RFC 8326 §4.1), all in its kernel."""
+def bird_router_configuration(numbers: Sequence[int] = (1, 2)) -> str:
+    """BIRD at the provider: the sites with *numbers*, GRACEFUL_SHUTDOWN honoured (RFC 8326 §4.1), all in its kernel."""
     sessions = "".join(
         f"""
 protocol bgp site{number}v{version} from site {{
@@ -398,7 +398,7 @@ protocol bgp site{number}v{version} from site {{
     neighbor {address(number, 1, version)} as {SITE_AS};
     ipv{version} {{ import filter from_site; export none; }};
 }}"""
-        for number in (1, 2)
+        for number in numbers
         for version in VERSIONS
     )
     return f"""

@@ -1,15 +1,19 @@
 """The floor, with real routers: of two instances that want to go only one does, and whoever loses touch comes back."""
 
+import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.peers.etcd import Cluster, cluster
+from rootsrv.commands.restart import canaries_before_us
 from tests.mesh.fleets import section
 from tests.mesh.mesh_of import QUICK, SERVICE, mesh_of
 from tests.needs import REPOSITORY
@@ -183,3 +187,51 @@ def test_every_metric_of_the_table_comes_from_a_running_instance_and_no_other_do
     assert found["rootsrv_mesh_members"] == [4]
     assert found["rootsrv_mesh_members_missing"] == [2]
     assert found["rootsrv_announced"] == found["rootsrv_route_confirmed"] == [1, 1]
+
+
+def restarting(site: Site, *arguments: str) -> "subprocess.Popen[str]":
+    """`rootsrv restart --when-token`, which kills the role maintain for a restart: its supervisor starts it again."""
+    (pid,) = site.pids("maintain")
+    return subprocess.Popen(
+        [*site.host.prefix, sys.executable, "-m", "rootsrv", "restart", "--when-token", "--by", f"kill -9 {pid}",
+         *arguments, "--config", "rootsrv.toml"],
+        cwd=site.directory, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def test_two_boxes_that_are_to_be_restarted_go_one_after_the_other(floor: Floor) -> None:
+    a, b = floor.net.a, floor.net.b
+    with restarting(a) as one, restarting(b) as other:
+        both_away = 0
+        while one.poll() is None or other.poll() is None:
+            away = [site for site in (a, b) if "withdrawn" in floor.routes(site)]
+            both_away += len(away) > 1
+            time.sleep(0.1)
+        assert one.stdout is not None
+        assert other.stdout is not None
+        said = one.stdout.read(), other.stdout.read()
+        assert (one.returncode, other.returncode) == (0, 0), said
+    assert both_away == 0
+    for site in (a, b):
+        floor.await_route(site, "up")
+        assert "restart" in site.log
+
+
+def test_a_version_that_cannot_read_the_configuration_is_never_put_in_use(floor: Floor, tmp_path: Path) -> None:
+    a = floor.net.a
+    new, link = tmp_path / "9.9.9", tmp_path / "current"
+    (new / "bin").mkdir(parents=True)
+    program = new / "bin" / "rootsrv"
+    program.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "rootsrv 9.9.9"\nexit 0\n')
+    program.chmod(0o755)
+    link.symlink_to("0.1.0")
+    upgrade = ("--upgrade", str(new), "--link", str(link), "--healthy-within", "3")
+    # The roster's canaries are not here: nobody may be the first with a version that no canary has.
+    told = a.ask("mesh", {"command": "status"})
+    assert "none is there" in canaries_before_us(told, "9.9.9")
+    program.write_text("#!/bin/sh\nexit 3\n")
+    done = a.rootsrv("restart", "--when-token", *upgrade, check=False)
+    assert "exit status 3" in done
+    assert link.readlink() == Path("0.1.0")
+    assert floor.routes(a) == {"up"}

@@ -1,0 +1,79 @@
+"""`rootsrv restart`: whose turn it is, when a box may be announced again, and how a version is put in use."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootsrv.commands.restart import canaries_before_us, fault, point
+
+
+def member(name: str, *, canary: bool = False, present: bool = True, **status: Any) -> dict[str, Any]:
+    return {"name": name, "canary": canary, "present": present, "status": status}
+
+
+OLD, NEW = "0.1.0", "0.2.0"
+
+
+@pytest.mark.parametrize(
+    ("version", "canaries", "why"),
+    [
+        ("", [{"version": OLD}, {"version": OLD, "wants": ""}], ""),
+        ("", [{"version": OLD}, {"version": OLD, "wants": "restart"}], "c1 is a canary and wants"),
+        ("", [{"version": OLD}, {"version": OLD, "wants": "no_answer"}], ""),
+        (NEW, [{"version": NEW}, {"version": NEW}], ""),
+        (NEW, [{"version": NEW}, {"version": OLD}], "not all canaries have version 0.2.0: c1"),
+        (NEW, [{"version": NEW}, {"version": NEW, "wants": "restart"}], "c1 is a canary"),
+        (NEW, [{"version": NEW}, {"present": False}], ""),
+        (NEW, [{"present": False}, {"present": False}], "none is there"),
+    ],
+)
+def test_canaries_go_before_others(version: str, canaries: list[dict[str, Any]], why: str) -> None:
+    members = [member(f"c{number}", canary=True, **each) for number, each in enumerate(canaries)]
+    told = {"member": "m0", "members": [member("m0"), *members]}
+    found = canaries_before_us(told, version)
+    assert (why in found) if why else not found
+    assert not canaries_before_us({**told, "member": "c0"}, version)
+    assert "lists no member" in canaries_before_us({**told, "member": "stranger"}, version)
+
+
+BEFORE = {
+    "pid": 7,
+    "version": OLD,
+    "silenced": False,
+    "generation": 4,
+    "zones": [{"name": ".", "served": 2026112101, "lease_seconds": 600_000.0}],
+    "workers": [{"slot": 0, "active": 4}],
+}
+AFTER = BEFORE | {"pid": 8}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"zones": [{"name": ".", "served": 2026112102, "lease_seconds": 9.0}]}, ""),
+        ({"pid": 7}, "not restarted"),
+        ({"version": NEW}, "version 0.2.0 runs, not 0.1.0"),
+        ({"silenced": True}, "silenced"),
+        ({"zones": []}, "serial None is served, it was 2026112101"),
+        ({"zones": [{"name": ".", "served": 2026112100, "lease_seconds": 9.0}]}, "2026112100 is served"),
+        ({"zones": [{"name": ".", "served": 2026112101, "lease_seconds": 0.0}]}, "lease is over"),
+        ({"workers": []}, "no workers"),
+        ({"workers": [{"slot": 0, "active": 4}, {"slot": 1, "active": 0}]}, "workers 1 do not answer"),
+    ],
+)
+def test_a_box_that_is_not_what_it_was_stays_drained(change: dict[str, Any], why: str) -> None:
+    found = fault(AFTER | change, BEFORE, OLD)
+    assert (why in found) if why else not found
+
+
+def test_a_version_is_put_in_use_in_one_step(tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to("0.1.0")
+    (tmp_path / ".current.new").symlink_to("left behind by somebody")
+    point(link, tmp_path / "0.2.0")
+    assert link.readlink() == tmp_path / "0.2.0"
+    point(link, Path("0.1.0"))
+    assert link.readlink() == Path("0.1.0")
+    assert [each.name for each in tmp_path.iterdir()] == ["current"]
