@@ -1,9 +1,11 @@
 """What the role mesh tells: of all members, for people; of the others, for maintain; of this one, for the board."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import rootsrv
@@ -16,7 +18,10 @@ from rootsrv.mesh.quorum import may_fall_silent
 from rootsrv.mesh.roster import Member, Roster, public_text
 from rootsrv.process.persistence import failing
 from rootsrv.roles.mesh_presence import Presence
+from rootsrv.store.zone_file import FileUnusable, read_trust_anchors
 from rootsrv.zone import instant
+from rootsrv.zone.anchors import AnchorsMalformed
+from rootsrv.zone.dnssec import UNCOVERED
 
 _ASK_SECONDS = 2.0
 
@@ -53,9 +58,12 @@ async def of_this_member(presence: Presence) -> dict[str, Any]:
         found |= {
             "configuration": told["configuration_digest"],
             "clock": told["clock"],
+            "clock_error_seconds": abs(told["clock_distance_seconds"]),
             "serials": {each["name"]: each["served"] for each in told["zones"]},
             "scheduled": {each["name"]: each["scheduled"] for each in told["zones"] if each["scheduled"]},
             "alarms": told["alarms"][:8],
+            "sep_covered": not any(UNCOVERED in alarm for zone in told["zones"] for alarm in zone["alarms"]),
+            "anchors": _anchors(presence),
         }
         for each in told["zones"]:
             if each["received"] not in {None, each["served"], each["scheduled"]}:
@@ -65,6 +73,18 @@ async def of_this_member(presence: Presence) -> dict[str, Any]:
             told = await client.ask(presence.runtime / "advertise.sock", {"command": "status"}, timeout=_ASK_SECONDS)
             found["routes"] = {str(each["ip_version"]): each["route"] for each in told["families"]}
     return found
+
+
+def _anchors(presence: Presence) -> str:
+    """A digest of the root's trust anchors: members whose anchors differ, or are stale alike, are seen by it."""
+    for zone in presence.config.zone:
+        if zone.name == "." and zone.trust_anchors:
+            try:
+                found = read_trust_anchors(Path(zone.trust_anchors)).anchors
+            except (FileUnusable, AnchorsMalformed):
+                return "unreadable"
+            return hashlib.sha256(b"".join(sorted(each.owner + each.rdata for each in found))).hexdigest()[:16]
+    return ""
 
 
 def document(presence: Presence) -> dict[str, Any]:

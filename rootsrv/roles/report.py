@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 from rootsrv.config.file import Config
-from rootsrv.http.server import CannotListen, HttpServer, Request, Response
+from rootsrv.http.server import CannotListen, HttpServer, Page, Request, Response
 from rootsrv.process import log, privileges, service_manager
 from rootsrv.process.persistence import persistently
 from rootsrv.roles import supervisor
+from rootsrv.roles.fleet_report import FleetReport
 from rootsrv.telemetry.daybook import DayBook
 from rootsrv.telemetry.history import Events, History
 from rootsrv.telemetry.load_times import LoadTimes
@@ -51,7 +52,10 @@ class Report:
         )
         self._book = DayBook(Path(config.report.statistics_directory), config.report.service)
         self._exposition = Exposition(config, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
-        self._server = HttpServer({"/": self._status_page, "/metrics": self._metrics})
+        pages: dict[str, Page] = {"/": self._status_page, "/metrics": self._metrics}
+        if config.mesh is not None:
+            pages |= FleetReport(config, self._viewer).pages()
+        self._server = HttpServer(pages)
         self._load_times = LoadTimes(self._book.served)
         self._sources: dict[str, int] = {}
         self._writing = False

@@ -18,8 +18,9 @@ from prometheus_client.registry import CollectorRegistry
 import rootsrv
 from rootsrv.config.file import Config
 from rootsrv.page import counts
+from rootsrv.telemetry import fleet_page
 from rootsrv.telemetry.rssac002 import DayRecord
-from rootsrv.telemetry.view import KERNEL, ROLES, View
+from rootsrv.telemetry.view import KERNEL, ROLES, Said, View
 from rootsrv.wire.codes import NOERROR, NXDOMAIN
 from rootsrv.zone.dnssec import UNCOVERED
 
@@ -315,11 +316,46 @@ def _mesh(view: View) -> Iterator[Metric]:
     yield _gauge("rootsrv_mesh_roster_version", "Of the roster in force.", mesh.number("roster_version") or 0.0)
     yield _gauge("rootsrv_mesh_tokens_taken", "Tokens of the floor that somebody holds.", len(mesh.objects("tokens")))
     yield _gauge("rootsrv_mesh_leads", "Whether this distribution host leads.", bool(mesh.truth("leads")))
+    yield from _fleet(mesh)
     yield _counter(
         "rootsrv_mesh_refused",
         "Values on the board that were refused: forged, replayed, garbage.",
         mesh.number("refused") or 0.0,
     )
+
+
+def _fleet(mesh: Said) -> Iterator[Metric]:
+    """What the board shows of all members, as this one sees them."""
+    rows = fleet_page.members(mesh)
+    newest = fleet_page.newest_serials([row.said for row in rows])
+    statuses = [row.said.object("status") for row in rows]
+    behind = sum(
+        any(serial != newest[zone] for zone, serial in each.numbers("serials").items() if zone in newest)
+        for each in statuses
+    )
+    yield _gauge("rootsrv_mesh_members_behind", "Members that serve another serial than most.", behind)
+    digests = {each.text("anchors") for each in statuses} - {""}
+    yield _gauge("rootsrv_mesh_anchor_digests", "Different sets of trust anchors; 1 = all have the same.", len(digests))
+    figures = {
+        name: GaugeMetricFamily(f"rootsrv_mesh_group_{name}", text, labels=["group"])
+        for name, text in (
+            ("members", "Members of a group, by the roster."),
+            ("announced", "Members of a group that say that they are announced."),
+            ("may_withdraw", "How many of a group may be withdrawn for a cause that can wait: k."),
+        )
+    }
+    for group in mesh.objects("groups"):
+        name = group.text("name")
+        there = sum(fleet_page.is_announced(row.said) for row in rows if row.said.text("group") == name)
+        figures["members"].add_metric([name], group.number("n") or 0.0)
+        figures["announced"].add_metric([name], float(there))
+        figures["may_withdraw"].add_metric([name], group.number("k") or 0.0)
+    yield from figures.values()
+    sites = GaugeMetricFamily("rootsrv_mesh_site_well", "Members of a site of which nothing is wrong.", labels=["site"])
+    for site in mesh.objects("sites"):
+        here = [row for row in rows if row.said.text("site") == site.text("name")]
+        sites.add_metric([site.text("name")], float(sum(not row.trouble for row in here)))
+    yield sites
 
 
 def _routes(view: View) -> Iterator[Metric]:

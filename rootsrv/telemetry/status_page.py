@@ -1,8 +1,6 @@
 """The status page: one HTML document, made on the server, whole without JavaScript."""
 
-import base64
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -10,6 +8,7 @@ import rootsrv
 from rootsrv.config.file import Config
 from rootsrv.page import counts
 from rootsrv.telemetry.history import SERIES, Event, Rates
+from rootsrv.telemetry.page_style import STYLE, mark, rate, rows_table, section, source_hash, span
 from rootsrv.telemetry.prometheus import RCODES, Statistics
 from rootsrv.telemetry.view import Said, ServedZone, View
 from rootsrv.zone import instant
@@ -20,33 +19,6 @@ STALE_SECONDS = 3900.0
 _REFRESH_SECONDS = 10
 _EVENTS_SHOWN = 12
 _WIDTH, _HEIGHT, _LABEL = 360, 100, 16  # of a chart; the label stands above it
-
-_STYLE = """
-:root{color-scheme:light dark;--text:#1b1f24;--dim:#5b636d;--line:#d5dae0;--back:#f6f7f9;--card:#fff;--good:#17803d;
---bad:#c62828;--c0:#2563a8;--c1:#d08700;--c2:#a33b8f;--c3:#4b8f5b}
-@media(prefers-color-scheme:dark){:root{--text:#e6e8eb;--dim:#9aa3ad;--line:#333a42;--back:#14171a;--card:#1d2125;
---good:#5fcf85;--bad:#ff7b72;--c0:#6cb0f5;--c1:#f0b429;--c2:#e58ad4;--c3:#86d19a}}
-*{box-sizing:border-box}
-body{margin:0;padding:1rem;background:var(--back);color:var(--text);font:15px/1.45 system-ui,sans-serif}
-main{max-width:64rem;margin:auto;display:grid;gap:1rem;
-grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr))}
-header,section,footer{background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.9rem 1rem;
-min-width:0}
-header,footer,.wide{grid-column:1/-1}
-h1{font-size:1.25rem;margin:0}h2{font-size:.85rem;margin:0 0 .6rem;color:var(--dim);font-weight:600;
-text-transform:uppercase;letter-spacing:.04em}
-p{margin:.3rem 0}.dim{color:var(--dim)}.good{color:var(--good)}.bad{color:var(--bad)}
-.big{font-size:1.15rem;font-weight:600}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-td,th{text-align:left;padding:.2rem .6rem .2rem 0;vertical-align:top;border-top:1px solid var(--line);
-overflow-wrap:anywhere}
-tr:first-child>*{border-top:0}th{font-weight:400;color:var(--dim);overflow-wrap:normal}
-ul{margin:0;padding-left:1.1rem}li{overflow-wrap:anywhere}svg{display:block;width:100%;height:auto}
-text{fill:var(--dim);font-size:12px}.axis{stroke:var(--line)}
-.s0{fill:var(--c0)}.s1{fill:var(--c1)}.s2{fill:var(--c2)}.s3{fill:var(--c3)}
-.key span::before{content:"■ "}.k0::before{color:var(--c0)}.k1::before{color:var(--c1)}.k2::before{color:var(--c2)}
-.k3::before{color:var(--c3)}.key span{margin-right:.8rem;white-space:nowrap}
-"""
 
 _SCRIPT = f"""
 setInterval(async () => {{
@@ -61,13 +33,8 @@ setInterval(async () => {{
 }}, {_REFRESH_SECONDS * 1000});
 """
 
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 _POLICY = (
-    f"default-src 'none'; style-src {_hash(_STYLE)}; script-src {_hash(_SCRIPT)}; connect-src 'self'; "
+    f"default-src 'none'; style-src {source_hash(STYLE)}; script-src {source_hash(_SCRIPT)}; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -96,8 +63,8 @@ def render(content: Content, config: Config, name: str) -> str:
         _header(view, config, name, wrong),
         _announcement(view, config),
         *zones[:1],
-        _section("Queries per second, last hour", _queries_chart(content.rates)),
-        _section("Responses per second by rcode, last hour", _rcodes_chart(content.rates)),
+        section("Queries per second, last hour", _queries_chart(content.rates)),
+        section("Responses per second by rcode, last hour", _rcodes_chart(content.rates)),
         *zones[1:],
         _today(content.statistics),
         _processes(view),
@@ -109,7 +76,7 @@ def render(content: Content, config: Config, name: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(name)}: {verdict}</title>"
         f'<noscript><meta http-equiv="refresh" content="{3 * _REFRESH_SECONDS}"></noscript>'
-        f"<style>{_STYLE}</style></head><body><main>{''.join(parts)}</main><script>{_SCRIPT}</script></body></html>\n"
+        f"<style>{STYLE}</style></head><body><main>{''.join(parts)}</main><script>{_SCRIPT}</script></body></html>\n"
     )
 
 
@@ -152,22 +119,8 @@ def problems(content: Content, config: Config) -> Iterator[str]:
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _section(title: str, body: str, kind: str = "") -> str:
-    return f"<section{f' class={kind}' if kind else ''}><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _rows(rows: Iterable[tuple[str, str]]) -> str:
-    """A table of names and values; values are HTML already."""
-    return "<table>" + "".join(f"<tr><th>{escape(name)}</th><td>{value}</td></tr>" for name, value in rows) + "</table>"
-
-
-def _mark(good: bool, text: str) -> str:
-    """*text* with a sign that does not rest on colour alone."""
-    return f'<span class="{"good" if good else "bad"}">{"✓" if good else "✗"} {escape(text)}</span>'
-
-
 def _header(view: View, config: Config, name: str, wrong: Sequence[str]) -> str:
-    verdict = _mark(not wrong, "All is well." if not wrong else "Somebody should look:")
+    verdict = mark(not wrong, "All is well." if not wrong else "Somebody should look:")
     listed = "".join(f"<li>{escape(each)}</li>" for each in wrong)
     return (
         f"<header><h1>{escape(name)}</h1>"
@@ -183,7 +136,7 @@ def _announcement(view: View, config: Config) -> str:
     for family in view.role("advertise").objects("families"):
         announced = bool(family.truth("announced"))
         state = f"{family.text('state')} for {span(family.number('since_seconds'))}"
-        shown = _mark(announced and family.text("route") == "up", f"{family.text('route')} ({state})")
+        shown = mark(announced and family.text("route") == "up", f"{family.text('route')} ({state})")
         confirmed = "" if family.truth("confirmed") else ", not confirmed by the routing daemon"
         reason = f"<br><span class=dim>{escape(family.text('reason') + confirmed)}</span>"
         rows.append((family.text("prefix") or f"IPv{family.text('ip_version')}", shown + reason))
@@ -192,14 +145,14 @@ def _announcement(view: View, config: Config) -> str:
         rows.append(("route", f'<span class="{"dim" if config.anycast is None else "bad"}">{reason}</span>'))
     maintain = view.role("maintain")
     if clock := maintain.text("clock"):
-        rows.append(("clock", _mark(clock == "synchronised", clock)))
+        rows.append(("clock", mark(clock == "synchronised", clock)))
     if maintain:
         turn = maintain.object("switchover")
         at = f", set for {turn.text('activate_at')}" if turn.text("activate_at") else ""
         reason = f" ({turn.text('reason')})" if turn.text("reason") else ""
         text = f"{turn.text('state')}{at}{reason}"
-        rows.append(("switchover", _mark(turn.text("state") not in ("void", "failed"), text)))
-    return _section("Is it announced?", _rows(rows))
+        rows.append(("switchover", mark(turn.text("state") not in ("void", "failed"), text)))
+    return section("Is it announced?", rows_table(rows))
 
 
 def _bare_zone(zone: ServedZone) -> Said:
@@ -212,7 +165,7 @@ def _zone(zone: Said) -> str:
     lease = zone.number("lease_seconds")
     fresh = behind is None and lease is not None and lease > 0
     text = "fresh" if fresh else "expired" if lease is not None and lease <= 0 else f"behind for {span(behind)}"
-    rows = [("state", _mark(fresh, text))]
+    rows = [("state", mark(fresh, text))]
     for stage in ("known", "received", "scheduled", "served"):
         age = zone.number(f"{stage}_age_seconds") if stage != "known" else None
         shown = escape(zone.text(stage) or "–")
@@ -225,16 +178,16 @@ def _zone(zone: Said) -> str:
         rows.append(("from", escape(zone.text("source"))))
     for held in zone.objects("held"):
         why = "; ".join(held.texts("reasons"))
-        rows.append(("held", _mark(False, f"{held.text('serial')}: {why}")))
+        rows.append(("held", mark(False, f"{held.text('serial')}: {why}")))
     if zone.text("last_rejection"):
-        rows.append(("last rejection", _mark(False, zone.text("last_rejection"))))
+        rows.append(("last rejection", mark(False, zone.text("last_rejection"))))
     rows += [("suspicious", escape(alarm)) for alarm in zone.texts("alarms")]
     for primary in zone.objects("primaries"):
         answers = primary.truth("reachable")
         told = f"{primary.text('name')}: {primary.text('serial') or 'no serial yet'}"
         trouble = f" {primary.text('last_error')}" if primary.text("last_error") else ""
-        rows.append(("primary", _mark(answers is not False, told + trouble)))
-    return _section(f"Is it fresh? Zone {zone.text('name')}", _rows(rows))
+        rows.append(("primary", mark(answers is not False, told + trouble)))
+    return section(f"Is it fresh? Zone {zone.text('name')}", rows_table(rows))
 
 
 def _queries_chart(rates: Sequence[Rates]) -> str:
@@ -294,7 +247,7 @@ def _today(statistics: Statistics) -> str:
     ]
     rows += [(f"load time {serial}", f"{seconds:.0f} s") for serial, seconds in record.load_times.items()]
     rows += [(key.removeprefix("num-").replace("-", " "), f"≈ {n:,}") for key, n in statistics.sources.items()]
-    return _section(f"RSSAC002, {record.day} so far", _rows(rows) if rows else "<p class=dim>Nothing yet.</p>")
+    return section(f"RSSAC002, {record.day} so far", rows_table(rows) if rows else "<p class=dim>Nothing yet.</p>")
 
 
 def _processes(view: View) -> str:
@@ -309,34 +262,14 @@ def _processes(view: View) -> str:
     for interface in view.role("fastpath").objects("interfaces"):
         why = f" <span class=dim>{escape(interface.text('why'))}</span>"
         rows.append((f"fast path {interface.text('name')}", escape(interface.text("hook")) + why))
-    return _section("Processes", _rows(rows))
+    return section("Processes", rows_table(rows))
 
 
 def _events(events: Sequence[Event]) -> str:
     rows = [(each.at, escape(each.text)) for each in events[:_EVENTS_SHOWN]]
-    return _section("Last events", _rows(rows) if rows else "<p class=dim>None yet.</p>", "wide")
+    return section("Last events", rows_table(rows) if rows else "<p class=dim>None yet.</p>", "wide")
 
 
 def _footer(config: Config) -> str:
     contact = escape(config.report.contact) or "no contact is configured (report.contact)"
     return f'<footer><p>Operator: {contact}</p><p class="dim">rootsrv {escape(rootsrv.__version__)}</p></footer>'
-
-
-def span(seconds: float | None) -> str:
-    """A duration, to two places."""
-    if seconds is None:
-        return "–"
-    if seconds < 0:
-        return f"−{span(-seconds)}"
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def rate(value: float) -> str:
-    """A rate, short."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.1f} {unit}/s"
-    return f"{value:.0f}/s" if value >= 10 or value == 0 else f"{value:.1f}/s"

@@ -80,6 +80,11 @@ class Said:
         found = ((name, inner.number(name)) for name in inner._document)
         return {name: value for name, value in found if value is not None}
 
+    def strings(self, key: str) -> dict[str, str]:
+        """An object of strings."""
+        inner = self.object(key)
+        return {name: value for name, value in inner._document.items() if isinstance(value, str)}
+
 
 @dataclass(frozen=True, slots=True)
 class ServedZone:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,14 @@ class FleetUnderTest:
     primary: ScriptedPrimary
     members: dict[str, Maintained] = field(default_factory=dict)
 
-    def wait(self, condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = WAIT_SECONDS) -> Any:
         """The first true value of *condition*."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > deadline:
                 logs = "\n".join(f"--- {name}\n{each.log[-2500:]}" for name, each in self.members.items())
-                raise AssertionError(f"not within {seconds} s: {what}\n{logs}")
+                told = what if isinstance(what, str) else what()
+                raise AssertionError(f"not within {seconds} s: {told}\n{logs}")
             time.sleep(0.05)
         return value
 
@@ -106,6 +107,10 @@ request_seconds = 1.0
 def fleet(directory: Path, n: int = 3, *, nodes: int = 1, hosts: int = 1, **settings: Any) -> Iterator[FleetUnderTest]:
     """*n* members that all answer FIRST, the first *hosts* of them distribution hosts."""
     mesh = mesh_of(n, hosts=hosts, timing=QUICK)
+    at = {each.name: f"127.0.28.{10 + number}" for number, each in enumerate(mesh.roster.member)}
+    reports = {name: free_port(address) for name, address in at.items()}
+    listed = (replace(each, metrics=f"{at[each.name]}:{reports[each.name]}") for each in mesh.roster.member)
+    mesh = mesh.changed(member=tuple(listed))
     with (
         cluster(directory / "engine", nodes, clients=["member"]) as engine,
         scripted(version(FIRST)) as primary,
@@ -113,12 +118,12 @@ def fleet(directory: Path, n: int = 3, *, nodes: int = 1, hosts: int = 1, **sett
     ):
         running = FleetUnderTest(mesh, engine, primary)
         names = [each.name for each in mesh.roster.member]
-        admins = {name: (f"127.0.28.{10 + number}", free_port()) for number, name in enumerate(names)}
+        admins = {name: (at[name], free_port()) for name in names}
         for number, name in enumerate(names):
             is_host = number < hosts
             home = directory / name
             home.mkdir()
-            sections = section(mesh, name, home, engine)
+            sections = section(mesh, name, home, engine) + f"[report]\nport = {reports[name]}\n"
             if is_host:
                 sections += primary_section(primary, "scripted")
                 for other in names:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import uvloop
@@ -18,6 +19,7 @@ from rootsrv.secondary.membership import subject_of
 from tests.mesh.fleets import FleetUnderTest, fleet
 from tests.mesh.mesh_of import SERVICE, key_of
 from tests.secondary.versions import FIRST, version
+from tests.telemetry.prometheus_server import ask, prometheus_server
 
 PREFIX = f"/rootsrv/v1/{SERVICE}/"
 
@@ -193,6 +195,30 @@ def test_an_older_roster_and_another_of_the_same_version_are_refused(running: Fl
     write(running.engine, PREFIX + "roster", mesh.octets, client="member")
     running.wait(lambda: "version 1, 2 is in force" in running.members["m1"].log, "refused")
     assert {running.ask(name)["roster_version"] for name in running.members} == {2}
+
+
+def fetched(running: FleetUnderTest, path: str) -> str:
+    """A page of m0's report."""
+    member = next(each for each in running.mesh.roster.member if each.name == "m0")
+    with urlopen(f"http://{member.metrics}{path}", timeout=10) as response:
+        text: str = response.read().decode()
+        return text
+
+
+def test_the_fleet_page_shows_everybody_and_a_prometheus_finds_them(running: FleetUnderTest, tmp_path: Path) -> None:
+    page = fetched(running, "/mesh")
+    assert all(f">✓ {name}<" in page or f">✗ {name}<" in page for name in running.members), page
+    assert "Zürich" in page
+    assert fetched(running, "/mesh/maintenance.ics").startswith("BEGIN:VCALENDAR")
+    assert [each["id"] for each in json.loads(fetched(running, "/mesh/maintenance.json"))] == ["more"]
+
+    host = next(each for each in running.mesh.roster.member if each.name == "m0").metrics
+    changes = {"192.0.2.10:9353": host, "60s": "1s", "15s": "1s"}
+    with prometheus_server(tmp_path, "fleet.yml", changes) as port:
+        running.wait(lambda: len(ask(port, "up == 1")) == 3, lambda: f"all are scraped: {ask(port, 'up')}")
+        found = {each["metric"]["member"]: each["metric"] for each in ask(port, "rootsrv_mesh_members == 3")}
+        assert set(found) == set(running.members)
+        assert (found["m2"]["canary"], found["m2"]["site"], found["m2"]["country"]) == ("true", "there", "KE")
 
 
 def test_with_the_engine_gone_all_go_alone_at_one_t(running: FleetUnderTest) -> None:

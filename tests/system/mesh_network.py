@@ -168,7 +168,7 @@ class MeshNetwork:
         while not (value := condition()):
             if time.monotonic() > deadline:
                 told = what if isinstance(what, str) else what()
-                logs = "\n".join(f"--- {name}\n{each.log[-2500:]}" for name, each in self.members.items())
+                logs = "\n".join(f"--- {name}\n{each.log[-5000:]}" for name, each in self.members.items())
                 raise AssertionError(f"not within {seconds} s: {told}\n{logs}")
             time.sleep(0.1)
         return value

@@ -100,12 +100,24 @@ def test_every_metric_is_in_the_table_of_the_documentation_and_the_other_way_rou
 
 MESH = {
     "engine": {"there": True},
-    "members": [{"name": "m0", "present": True}, {"name": "m1", "present": False}, {"name": "m2"}],
+    "members": [
+        {
+            "name": "m0", "present": True, "group": "all", "site": "here",
+            "status": {"serials": {".": 7}, "routes": {"4": "up"}, "anchors": "ab"},
+        },
+        {"name": "m1", "present": False, "group": "all", "site": "here"},
+        {
+            "name": "m2", "group": "all", "site": "here", "present": True,
+            "status": {"serials": {".": 6}, "routes": {"4": "withdrawn"}, "anchors": "cd"},
+        },
+    ],
+    "groups": [{"name": "all", "n": 3, "k": 1}],
+    "sites": [{"name": "here"}],
     "tokens": [{"slot": "floor/all/0"}],
     "roster_version": 7,
     "refused": 3,
     "leads": True,
-}
+}  # fmt: skip
 
 
 def exposition(**roles: Any) -> dict[str, float]:
@@ -195,5 +207,9 @@ def test_without_any_role_or_page_there_are_still_metrics(tmp_path: Path) -> Non
 def test_a_member_of_a_mesh_tells_of_it_and_nobody_else_does() -> None:
     told = exposition(mesh=MESH)
     names = ("engine_there", "members", "members_missing", "roster_version", "tokens_taken", "leads", "refused_total")
-    assert [told[f"rootsrv_mesh_{name}"] for name in names] == [1, 3, 2, 7, 1, 1, 3]
+    assert [told[f"rootsrv_mesh_{name}"] for name in names] == [1, 3, 1, 7, 1, 1, 3]
+    assert (told["rootsrv_mesh_members_behind"], told["rootsrv_mesh_anchor_digests"]) == (1, 2)
+    of_group = ("members", "announced", "may_withdraw")
+    assert [told[f'rootsrv_mesh_group_{name}{{group="all"}}'] for name in of_group] == [3, 1, 1]
+    assert told['rootsrv_mesh_site_well{site="here"}'] == 1
     assert not [name for name in exposition() if name.startswith("rootsrv_mesh_")]

@@ -6,18 +6,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
 
-from bench.peers.daemon import free_port
 from tests.needs import REPOSITORY, require_tool
 from tests.server.live import wait_until
+from tests.telemetry.prometheus_server import DEPLOY, RULES, ask, prometheus_server
 from tests.telemetry.watched import REPORT_ADDRESS, Watched, watched
-
-DEPLOY = REPOSITORY / "deploy" / "prometheus"
-RULES = ("recording.yml", "alerts.yml")
 
 # What an instance exposes that is well, a value a minute; each alert's case changes some of it.
 WELL = {
@@ -27,6 +23,11 @@ WELL = {
     "rootsrv_mesh_engine_there": "1x40",
     "rootsrv_mesh_members_missing": "0x40",
     "rootsrv_mesh_refused_total": "0x40",
+    'rootsrv_mesh_group_members{group="all"}': "8x40",
+    'rootsrv_mesh_group_announced{group="all"}': "7x40",
+    'rootsrv_mesh_group_may_withdraw{group="all"}': "1x40",
+    "rootsrv_mesh_members_behind": "0x40",
+    "rootsrv_mesh_anchor_digests": "1x40",
     "rootsrv_faults_total": "0x40",
     'rootsrv_announced{family="ipv4"}': "1x40",
     'rootsrv_fully_preferred{family="ipv4"}': "1x40",
@@ -57,6 +58,9 @@ CASES = {
     "RootsrvRoleDown": {'rootsrv_role_up{role="maintain"}': "0x40"},
     "RootsrvMeshEngineGone": {"rootsrv_mesh_engine_there": "0x40"},
     "RootsrvMeshMembersMissing": {"rootsrv_mesh_members_missing": "2x40"},
+    "RootsrvFleetFewAnnounced": {'rootsrv_mesh_group_announced{group="all"}': "6x40"},
+    "RootsrvFleetSkew": {"rootsrv_mesh_members_behind": "1x40"},
+    "RootsrvFleetAnchorsDiffer": {"rootsrv_mesh_anchor_digests": "2x100"},
     "RootsrvMeshRefused": {"rootsrv_mesh_refused_total": "0x30 1x9"},
     "RootsrvWorkersReplaced": {"rootsrv_workers_replaced_total": "0x28 0+1x11"},
     "RootsrvFaults": {"rootsrv_faults_total": "0x30 1x9"},
@@ -93,7 +97,8 @@ def run_promtool(promtool: str, *arguments: object) -> None:
 
 def test_rules_and_scrape_configuration_are_well_formed(promtool: str) -> None:
     run_promtool(promtool, "check", "rules", "--lint=all", "--lint-fatal", *RULES)
-    run_promtool(promtool, "check", "config", "prometheus.yml")
+    for name in ("prometheus.yml", "fleet.yml"):
+        run_promtool(promtool, "check", "config", name)
 
 
 def test_there_is_a_case_for_every_alert_and_each_says_what_to_do() -> None:
@@ -139,40 +144,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 @pytest.fixture
 def prometheus(running: Watched, tmp_path: Path) -> Iterator[int]:
     """The port of a Prometheus that scrapes the instance, with our rules."""
-    program = require_tool("prometheus")
-    port = free_port()
-    configuration = (DEPLOY / "prometheus.yml").read_text()
-    for old, new in (("192.0.2.10:9353", f"{REPORT_ADDRESS}:{running.port}"), ("15s", "1s")):
-        assert old in configuration
-        configuration = configuration.replace(old, new)
-    for rules in RULES:
-        (tmp_path / rules).write_text((DEPLOY / rules).read_text())
-    (tmp_path / "prometheus.yml").write_text(configuration)
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            (
-                program,
-                f"--config.file={tmp_path / 'prometheus.yml'}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ),
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
+    changes = {"192.0.2.10:9353": f"{REPORT_ADDRESS}:{running.port}", "15s": "1s"}
+    with prometheus_server(tmp_path, "prometheus.yml", changes) as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def ask(port: int, expression: str) -> list[dict[str, Any]]:
-    """Prometheus' answer to a query: its samples."""
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/api/v1/query?{urlencode({'query': expression})}", timeout=5) as response:
-            result: list[dict[str, Any]] = json.load(response)["data"]["result"]
-            return result
-    except OSError:
-        return []
 
 
 def test_a_prometheus_that_scrapes_a_loaded_instance_has_every_query(running: Watched, prometheus: int) -> None:
@@ -195,19 +169,27 @@ def test_a_prometheus_that_scrapes_a_loaded_instance_has_every_query(running: Wa
     assert "err" not in health.values()
 
 
-def test_every_query_of_the_dashboard_names_metrics_that_exist(promtool: str, tmp_path: Path, running: Watched) -> None:
-    dashboard = json.loads((REPOSITORY / "deploy" / "grafana" / "rootsrv.json").read_text())
+@pytest.mark.parametrize("name", ["rootsrv.json", "rootsrv-fleet.json"])
+def test_every_query_of_a_dashboard_names_metrics_that_exist(
+    promtool: str, tmp_path: Path, running: Watched, name: str
+) -> None:
+    dashboard = json.loads((REPOSITORY / "deploy" / "grafana" / name).read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     recorded = re.findall(r"- record: (\S+)", (DEPLOY / "recording.yml").read_text())
     exposed = {line.split()[2] for line in running.get("/metrics").splitlines() if line.startswith("# TYPE")}
+    # This instance is no member; that the table names what a member exposes is tested with the metrics.
+    table = (REPOSITORY / "docs" / "operations.md").read_text()
+    exposed |= set(re.findall(r"^\| `(rootsrv_mesh_\w+)`", table, re.MULTILINE))
     known = exposed | {f"{name}_bucket" for name in exposed} | set(recorded)
 
     named = {name for each in expressions for name in re.findall(r"[a-z_:]*rootsrv_[a-z0-9_:]+", each)}
     assert named - known == set()
-    rules = [
-        {"record": f"dashboard:{number}", "expr": each.replace("$__rate_interval", "1m").replace("$instance", ".*")}
-        for number, each in enumerate(expressions)
-    ]
+    variables = {"$__rate_interval": "1m", "$instance": ".*", "$service": ".*"}
+    rules = []
+    for number, each in enumerate(expressions):
+        for variable, value in variables.items():
+            each = each.replace(variable, value)
+        rules.append({"record": f"dashboard:{number}", "expr": each})
     path = tmp_path / "dashboard.yml"
     path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     run_promtool(promtool, "check", "rules", path)
