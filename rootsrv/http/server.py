@@ -63,7 +63,7 @@ class CannotListen(Exception):
 
 
 class HttpServer:
-    """Serves *pages* (path → page)."""
+    """Serves *pages* (path → page; a path that ends in a slash stands for all that is right below it)."""
 
     def __init__(self, pages: Mapping[str, Page]) -> None:
         self._pages = pages
@@ -133,7 +133,8 @@ class HttpServer:
         if line["method"] not in (b"GET", b"HEAD"):
             return _error(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
         path = (line["path"] or b"/").decode().partition("?")[0]
-        page = self._pages.get(path)
+        below = path[: path.rfind("/") + 1]
+        page = self._pages.get(path) or (self._pages.get(below) if below != "/" else None)
         if page is None:
             return _error(HTTPStatus.NOT_FOUND)
         headers = {}

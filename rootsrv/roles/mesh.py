@@ -28,6 +28,7 @@ from rootsrv.mesh.orders import Subject
 from rootsrv.process import clock, log, service_manager
 from rootsrv.process.persistence import persistently
 from rootsrv.roles import mesh_status
+from rootsrv.roles.fleet_records import FleetRecords
 from rootsrv.roles.mesh_control import Control
 from rootsrv.roles.mesh_presence import CannotJoin, Presence, boottime
 
@@ -52,6 +53,7 @@ class Role:
 
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
+        self._records = FleetRecords(presence, presence.config.report.service)
         self._subjects: dict[str, Subject] = {}
         """What was staged last, by zone: whether others switched to it may be asked after it went into service."""
 
@@ -71,6 +73,7 @@ class Role:
             asyncio.create_task(persistently("board", presence.board.run), name="board"),
             asyncio.create_task(persistently("tokens", self._keep_tokens), name="tokens"),
             asyncio.create_task(persistently("turns", self._turns), name="turns"),
+            asyncio.create_task(persistently("records", self._records.run), name="records"),
         ]
         service_manager.ready("in the mesh")
         try:

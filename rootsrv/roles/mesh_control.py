@@ -1,16 +1,19 @@
 """What can be asked of the role mesh over its socket: floor, orders of operators, a new roster, status."""
 
+import base64
+import datetime
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
+from rootsrv.control.protocol import Answer, Command, Commands, Nothing, Order, Refused
 from rootsrv.engine.etcd import EngineGone
 from rootsrv.mesh import maintenance
 from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, open_envelope
 from rootsrv.mesh.maintenance import Maintenance
 from rootsrv.mesh.orders import Verdict
 from rootsrv.roles import mesh_status
+from rootsrv.roles.fleet_records import LONGEST_RECORD_OCTETS, seal_record
 from rootsrv.roles.mesh_presence import Presence, boottime
 
 _LONGEST_SIGNED_OCTETS = 262_144
@@ -35,12 +38,23 @@ class SignedOrder:
     """Where it goes on the board."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordOrder:
+    """`record`: our day's record follows; it comes back sealed."""
+
+    day: str
+    """YYYYMMDD."""
+
+    request: str
+    """What a distribution host has signed, in base64."""
+
+
 def _refusing(
-    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any]]],
-) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any]]]:
+    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Answer]],
+) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Answer]]:
     """What the engine and signatures refuse is told to who asked."""
 
-    async def refusing(order: Order[Any]) -> Mapping[str, Any]:
+    async def refusing(order: Order[Any]) -> Mapping[str, Any] | Answer:
         try:
             return await run(order)
         except (EngineGone, EnvelopeRefused) as error:
@@ -61,6 +75,9 @@ class Control:
             "status": Command(self._do_status, Nothing, changes=False),
             "floor": Command(self._do_floor, FloorOrder, changes=False),
             "order": Command(_refusing(self._do_order), SignedOrder, longest_octets=_LONGEST_SIGNED_OCTETS),
+            "record": Command(
+                _refusing(self._do_record), RecordOrder, changes=False, longest_octets=LONGEST_RECORD_OCTETS
+            ),
             "roster": Command(_refusing(self._do_roster), Nothing, longest_octets=_LONGEST_SIGNED_OCTETS),
         }
 
@@ -103,6 +120,16 @@ class Control:
         verdict = Verdict.of(envelope)
         await presence.board.write(key, octets, int(presence.fleet.timing.hold))
         return {"decision": verdict.decision.value, "serial": verdict.subject.serial, "by": verdict.by}
+
+    async def _do_record(self, order: Order[RecordOrder]) -> Answer:
+        """Seal our day's record for the distribution host that has asked for it."""
+        wanted = order.wanted
+        try:
+            day = datetime.datetime.strptime(wanted.day, "%Y%m%d").replace(tzinfo=datetime.UTC).date()
+            request = base64.b64decode(wanted.request, validate=True)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        return Answer({}, seal_record(self._presence, day, request, order.octets))
 
     async def _announce(self, envelope: Envelope, octets: bytes) -> Mapping[str, Any]:
         """Put a maintenance on the board, unless too many would be away at one time."""

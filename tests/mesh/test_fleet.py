@@ -1,12 +1,16 @@
 """Real instances, real etcd: one set time for all, canaries first; what operators order; what adversaries write."""
 
 import asyncio
+import base64
+import datetime
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import uvloop
@@ -16,10 +20,12 @@ from bench.peers.etcd import Cluster
 from rootsrv.engine.etcd import Etcd, tls_context
 from rootsrv.mesh.envelope import Envelope, seal
 from rootsrv.secondary.membership import subject_of
+from rootsrv.telemetry.daybook import record_path
 from tests.mesh.fleets import FleetUnderTest, fleet
 from tests.mesh.mesh_of import SERVICE, key_of
 from tests.secondary.versions import FIRST, version
 from tests.telemetry.prometheus_server import ask, prometheus_server
+from tests.telemetry.test_rssac002 import a_record
 
 PREFIX = f"/rootsrv/v1/{SERVICE}/"
 
@@ -197,10 +203,10 @@ def test_an_older_roster_and_another_of_the_same_version_are_refused(running: Fl
     assert {running.ask(name)["roster_version"] for name in running.members} == {2}
 
 
-def fetched(running: FleetUnderTest, path: str) -> str:
+def fetched(running: FleetUnderTest, path: str, **headers: str) -> str:
     """A page of m0's report."""
     member = next(each for each in running.mesh.roster.member if each.name == "m0")
-    with urlopen(f"http://{member.metrics}{path}", timeout=10) as response:
+    with urlopen(Request(f"http://{member.metrics}{path}", headers=headers), timeout=10) as response:
         text: str = response.read().decode()
         return text
 
@@ -219,6 +225,31 @@ def test_the_fleet_page_shows_everybody_and_a_prometheus_finds_them(running: Fle
         found = {each["metric"]["member"]: each["metric"] for each in ask(port, "rootsrv_mesh_members == 3")}
         assert set(found) == set(running.members)
         assert (found["m2"]["canary"], found["m2"]["site"], found["m2"]["country"]) == ("true", "there", "KE")
+
+
+def test_the_days_records_are_fetched_from_all_and_published_as_one(running: FleetUnderTest) -> None:
+    day = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(2)
+    for name in ("m0", "m1"):
+        path = record_path(running.members[name].directory / "state" / "statistics", day)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(a_record(day).to_document()))
+    where = f"/mesh/rssac002/{day:%Y%m%d}"
+    forged = seal(Envelope(f"rssac002/m0/{day:%Y%m%d}", "m1", 1.0, 1, time.time(), 2.0**50, {}), SERVICE, key_of("m1"))
+    stale = seal(Envelope(f"rssac002/m0/{day:%Y%m%d}", "m0", 1.0, 1, 7.0, 2.0**50, {}), SERVICE, key_of("m0"))
+    for request in ("", f"Rootsrv {base64.b64encode(forged).decode()}", f"Rootsrv {base64.b64encode(stale).decode()}"):
+        with pytest.raises(HTTPError) as refused:
+            fetched(running, where, Authorization=request)
+        assert refused.value.code in {401, 403}
+
+    os.kill(running.ask("m0")["pid"], signal.SIGKILL)  # it asks when it starts, and then every five minutes
+    host = running.members["m0"].directory / "state" / "mesh" / "statistics"
+    published = host / f"{day:%Y%m%d}.json"
+    running.wait(published.exists, "published")
+    document = json.loads(published.read_text())
+    assert (document["instances"], document["missing"]) == (["m0", "m1"], ["m2"])
+    assert len(list(host.rglob(f"*-{day:%Y%m%d}-*.yaml"))) == 5
+    assert "2 instances; missing: m2" in fetched(running, "/mesh/statistics")
+    running.wait(lambda: all(running.ask(name).get("engine", {}).get("there") for name in running.members), "back")
 
 
 def test_with_the_engine_gone_all_go_alone_at_one_t(running: FleetUnderTest) -> None:

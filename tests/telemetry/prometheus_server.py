@@ -18,7 +18,7 @@ RULES = ("recording.yml", "alerts.yml")
 
 @contextlib.contextmanager
 def prometheus_server(directory: Path, name: str, changes: Mapping[str, str]) -> Iterator[int]:
-    """The port of a Prometheus with deploy/prometheus/*name*, in which each of *changes* must be there to be changed."""
+    """The port of a Prometheus with deploy/prometheus/*name*; each of *changes* must be there to be changed."""
     program = require_tool("prometheus")
     port = free_port()
     configuration = (DEPLOY / name).read_text()
