@@ -91,8 +91,8 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, maintenance, mesh, restart, setup
-    from rootsrv.commands import tables, zone_files, zones
+    from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, maintenance, mesh, probe, restart
+    from rootsrv.commands import setup, tables, zone_files, zones
     from rootsrv.commands import routes as route
     from rootsrv.commands import rssac002 as report_command
 
@@ -164,6 +164,10 @@ def parser() -> argparse.ArgumentParser:
     beside = commands.add_parser("hyperlocal", help="the root, verified, for the resolver on this host (RFC 8806)")
     hyperlocal.add_arguments(beside)
     beside.set_defaults(command=hyperlocal.run)
+
+    probe.add_arguments(
+        commands.add_parser("probe", help="root server identities, measured from here as RSSAC047 measures them")
+    )
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")
