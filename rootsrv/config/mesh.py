@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from rootsrv.config.checks import ConfigError, check_range
+from rootsrv.config.checks import ConfigError, check_addresses, check_range
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -39,6 +39,12 @@ class MeshConfig:
     tls_key: str = ""
     """And its private key (PEM)."""
 
+    outside: tuple[str, ...] = ()
+    """Addresses of other letters, asked from the admin interface for the serial that they serve: a fact, no order.
+
+    Empty for a root of one's own, which no other letter serves.
+    """
+
     request_seconds: float = 2.0
     """After so long without an answer a node of the engine counts as gone, and another one is tried."""
 
@@ -54,6 +60,7 @@ class MeshConfig:
         check_range("mesh.request_seconds", self.request_seconds, 0.1, 30)
         if not self.endpoints:
             raise ConfigError("mesh.endpoints: at least one is needed")
+        check_addresses("mesh.outside", self.outside)
         for each in self.endpoints:
             self._check_endpoint(each)
 

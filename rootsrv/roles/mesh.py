@@ -31,6 +31,8 @@ from rootsrv.roles import mesh_status
 from rootsrv.roles.fleet_records import FleetRecords
 from rootsrv.roles.mesh_control import Control
 from rootsrv.roles.mesh_presence import CannotJoin, Presence, boottime
+from rootsrv.roles.outside_look import ASK_SECONDS
+from rootsrv.wire.serial import is_serial
 
 TURN_SECONDS = 0.25
 
@@ -74,6 +76,7 @@ class Role:
             asyncio.create_task(persistently("tokens", self._keep_tokens), name="tokens"),
             asyncio.create_task(persistently("turns", self._turns), name="turns"),
             asyncio.create_task(persistently("records", self._records.run), name="records"),
+            asyncio.create_task(persistently("outside", self._look_outside), name="outside"),
         ]
         service_manager.ready("in the mesh")
         try:
@@ -93,6 +96,15 @@ class Role:
             lambda group, reason: presence.sign_now("floor", {"group": group, "reason": reason}),
             lambda group: tuple(m.name for m in fleet.roster.members_of(group)) if fleet.roster else (),
         )
+
+    async def _look_outside(self) -> None:
+        presence = self._presence
+        while presence.outside.seen:
+            served = [status.content.get("serials", {}).get(".") for status in presence.fleet.statuses.values()]
+            serials = [each for each in served if is_serial(each)]
+            ours = max(serials, key=serials.count, default=None)
+            await presence.outside.look(ours, boottime())
+            await asyncio.sleep(ASK_SECONDS)
 
     async def _turns(self) -> None:
         board = self._presence.board

@@ -16,6 +16,7 @@ from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, open_envelope, seal
 from rootsrv.mesh.member import Now
 from rootsrv.mesh.roster import Member, RosterBook
 from rootsrv.process import clock
+from rootsrv.roles.outside_look import OutsideLook
 
 _NEVER = 2.0**52
 
@@ -53,6 +54,7 @@ class Presence:
         )
         self.tokens = TokenKeeper(self.board, settings.member, boottime)
         self.leader = Leader(self.board, self.fleet, settings.member, self.sign)
+        self.outside = OutsideLook(settings.outside, config.admin.addresses)
         self.now = Now(clock.validity_now(), boottime(), False)
         self.maintain = "not asked yet"
         """Why maintain cannot be asked; empty = it can."""

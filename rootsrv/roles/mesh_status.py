@@ -128,6 +128,7 @@ def document(presence: Presence) -> dict[str, Any]:
         "orders": [_order(each) for zone in fleet.orders.values() for each in zone[-3:]],
         "verdicts": [_verdict(each) for each in fleet.verdicts[-8:]],
         "tokens": presence.holders(),
+        "outside": presence.outside.to_document(now.boottime),
         "maintenance": [
             {**each.to_content(), "by": each.by, "sent": each.sent} for each in standing(fleet.maintenance, now.wall)
         ],

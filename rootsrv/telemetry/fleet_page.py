@@ -16,6 +16,9 @@ REFRESH_SECONDS = 15
 OLD_SECONDS = 130.0
 """A status is written at least once a minute; one that is older was not renewed."""
 
+LATE_SECONDS = 1800.0
+"""For so long other letters may be ahead of us before the page says so."""
+
 _WIDTH, _HEIGHT = 720, 360
 _ORDERS_SHOWN = 6
 
@@ -154,6 +157,9 @@ def problems(mesh: Said, rows: Sequence[MemberRow]) -> Iterator[str]:
         n, k = int(group.number("n") or 0), int(group.number("k") or 0)
         if tells and len(there) < n - k:
             yield f"Only {len(there)} of {n} members of {group.text('name')} are announced (k is {k})."
+    ahead = mesh.object("outside").number("ahead_seconds")
+    if ahead is not None and ahead >= LATE_SECONDS:
+        yield f"Other letters have served a newer root for {span(ahead)}."
     for row in rows:
         if row.trouble:
             more = f" (and {len(row.trouble) - 1} more)" if len(row.trouble) > 1 else ""
@@ -322,8 +328,9 @@ def _distribution(mesh: Said) -> str:
     ]
     leads = "this host leads" if mesh.truth("leads") else "another host leads" if mesh.truth("leader_elected") else ""
     rows.append(("leader", mark(bool(leads), leads or "nobody leads")))
-    for each in mesh.objects("outside"):
-        rows.append((f"outside: {each.text('name')}", escape(f"{each.text('serial')} {each.text('fault')}".strip())))
+    for each in mesh.object("outside").objects("seen"):
+        said = f"{each.text('serial')} {span(each.number('age_seconds'))} ago {each.text('fault')}".strip()
+        rows.append((f"outside: {each.text('name')}", escape(said)))
     return rows_table(rows)
 
 

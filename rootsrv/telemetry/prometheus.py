@@ -317,6 +317,11 @@ def _mesh(view: View) -> Iterator[Metric]:
     yield _gauge("rootsrv_mesh_tokens_taken", "Tokens of the floor that somebody holds.", len(mesh.objects("tokens")))
     yield _gauge("rootsrv_mesh_leads", "Whether this distribution host leads.", bool(mesh.truth("leads")))
     yield from _fleet(mesh)
+    yield _gauge(
+        "rootsrv_mesh_outside_ahead_seconds",
+        "For how long most of the other letters that are asked have served a newer root than this mesh.",
+        mesh.object("outside").number("ahead_seconds") or 0.0,
+    )
     yield _counter(
         "rootsrv_mesh_refused",
         "Values on the board that were refused: forged, replayed, garbage.",

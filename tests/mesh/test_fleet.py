@@ -212,11 +212,16 @@ def fetched(running: FleetUnderTest, path: str, **headers: str) -> str:
 
 
 def test_the_fleet_page_shows_everybody_and_a_prometheus_finds_them(running: FleetUnderTest, tmp_path: Path) -> None:
+    signed = ("--key", str(key_file(tmp_path, "alice")), "--reason", "new fans")
+    day = ("--start", "2091-01-01T10:00:00Z", "--end", "2091-01-01T12:00:00Z")
+    assert maintenance(running, "add", "fans", "--site", "here", *day, *signed)[0] == 0
+    running.wait(lambda: "fans" in fetched(running, "/mesh/maintenance.json"), "announced")
     page = fetched(running, "/mesh")
     assert all(f">✓ {name}<" in page or f">✗ {name}<" in page for name in running.members), page
     assert "Zürich" in page
     assert fetched(running, "/mesh/maintenance.ics").startswith("BEGIN:VCALENDAR")
-    assert [each["id"] for each in json.loads(fetched(running, "/mesh/maintenance.json"))] == ["more"]
+    (fans,) = [each for each in json.loads(fetched(running, "/mesh/maintenance.json")) if each["id"] == "fans"]
+    assert fans["members"] == ["m1"]
 
     host = next(each for each in running.mesh.roster.member if each.name == "m0").metrics
     changes = {"192.0.2.10:9353": host, "60s": "1s", "15s": "1s"}

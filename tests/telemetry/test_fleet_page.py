@@ -190,7 +190,7 @@ def ill() -> dict[str, Any]:
 @pytest.fixture
 def served(ill: dict[str, Any]) -> Iterator[str]:
     """Both pages at / and /ill."""
-    port, started, loop = free_port("127.0.0.1"), threading.Event(), asyncio.new_event_loop()
+    port, started, loop = free_port(), threading.Event(), asyncio.new_event_loop()
 
     def shows(text: str) -> Any:
         async def answer(_: Request) -> Response:
