@@ -119,7 +119,7 @@ WRONG: list[tuple[str, Callable[[dns.message.Message], None], str]] = [
     *((kind, with_flag, "AA is") for kind in ("referral", "ds", "soa", "ns", "dnskey", "nxdomain")),
     *((kind, with_rcode, "rcode SERVFAIL") for kind in ("referral", "ds", "soa", "ns", "dnskey", "nxdomain")),
     *((kind, truncated, "truncated") for kind in ("referral", "soa")),
-    ("referral", without("authority", DS), "lacks"),
+    ("referral", without("authority", DS), "another"),
     ("referral", without("authority", RRSIG, DS), "other signatures"),
     ("referral", without("authority", NS), "lacks"),
     ("referral", other_rdata("authority"), "another"),
@@ -135,7 +135,7 @@ WRONG: list[tuple[str, Callable[[dns.message.Message], None], str]] = [
     ("ns", with_record("authority", ".", "TXT", "x"), "authority section is not empty"),
     ("dnskey", other_rdata("answer"), "another ./DNSKEY"),
     ("dnskey", with_record("additional", ".", "TXT", "x"), "additional section is not empty"),
-    ("nxdomain", without("authority", NSEC), "lacks"),
+    ("nxdomain", without("authority", NSEC), "another"),
     ("nxdomain", without("authority", SOA), "another ./SOA"),
     ("nxdomain", with_record("answer", ".", "TXT", "x"), "answer section is not empty"),
 ]
@@ -179,7 +179,7 @@ def test_zones_are_read_again_when_they_change_verified_and_forgotten_in_time(tm
     beside.replace(path)
     assert [each.serial for each in kept.current(now + 60)] == [SERIALS[1], SERIALS[0]]
     assert [each.serial for each in kept.current(now + 60 + 48 * 3600)] == [SERIALS[1]]
-    beside.write_bytes(files.versions[0].replace(b"IN NS", b"IN NS x.", 1))
+    beside.write_bytes(files.versions[0][: len(files.versions[0]) // 2])
     beside.replace(path)
     assert [each.serial for each in kept.current(now + 120)] == [SERIALS[1]]
 
