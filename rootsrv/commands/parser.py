@@ -91,8 +91,21 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    from rootsrv.commands import blocks, doctor, fastpath, fleet, hyperlocal, maintenance, mesh, probe, restart
-    from rootsrv.commands import setup, tables, zone_files, zones
+    from rootsrv.commands import (
+        blocks,
+        doctor,
+        fastpath,
+        fleet,
+        hyperlocal,
+        maintenance,
+        mesh,
+        probe,
+        restart,
+        setup,
+        tables,
+        zone_files,
+        zones,
+    )
     from rootsrv.commands import routes as route
     from rootsrv.commands import rssac002 as report_command
 
