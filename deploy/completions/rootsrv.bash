@@ -22,7 +22,7 @@ _rootsrv() {
 }
 _rootsrv_words() {
     case "$1" in
-    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks fastpath doctor setup rssac002 mesh hyperlocal probe demo -h --help --version" ;;
+    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks fastpath doctor setup rssac002 mesh hyperlocal probe security-events demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
@@ -75,6 +75,7 @@ _rootsrv_words() {
     " mesh maintenance list") echo "-h --help --config --json" ;;
     " hyperlocal") echo "-h --help --configure --check --write --storage --address --port --notify --state --runtime --publishers --trust-anchors --config" ;;
     " probe") echo "-h --help --zone --anchors --interval --rounds --output --listen --source --json" ;;
+    " security-events") echo "-h --help --day --log --output --verify --public-key --config" ;;
     " demo") echo "-h --help --port --tlds --workers" ;;
     esac
 }

@@ -101,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         mesh,
         probe,
         restart,
+        security_events,
         setup,
         tables,
         zone_files,
@@ -180,6 +181,10 @@ def parser() -> argparse.ArgumentParser:
 
     probe.add_arguments(
         commands.add_parser("probe", help="root server identities, measured from here as RSSAC047 measures them")
+    )
+
+    security_events.add_arguments(
+        commands.add_parser("security-events", help="a day's security events, as one signed file")
     )
 
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
