@@ -30,6 +30,8 @@ class FleetUnderTest:
     engine: Cluster
     primary: ScriptedPrimary
     members: dict[str, Maintained] = field(default_factory=dict)
+    make: Callable[[int], ZoneContents] = version
+    """The zone with a serial."""
 
     def wait(self, condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = WAIT_SECONDS) -> Any:
         """The first true value of *condition*."""
@@ -44,7 +46,7 @@ class FleetUnderTest:
 
     def publish(self, serial: int, contents: ZoneContents | None = None) -> None:
         """A new version at the primary; the distribution hosts are told."""
-        self.primary.publish(contents or version(serial))
+        self.primary.publish(contents or self.make(serial))
         for name in self.mesh.roster.distribution_hosts:
             if self.members[name].process.poll() is None:
                 self.members[name].notify(serial)
@@ -104,7 +106,15 @@ request_seconds = 1.0
 
 
 @contextlib.contextmanager
-def fleet(directory: Path, n: int = 3, *, nodes: int = 1, hosts: int = 1, **settings: Any) -> Iterator[FleetUnderTest]:
+def fleet(
+    directory: Path,
+    n: int = 3,
+    *,
+    nodes: int = 1,
+    hosts: int = 1,
+    make: Callable[[int], ZoneContents] = version,
+    **settings: Any,
+) -> Iterator[FleetUnderTest]:
     """*n* members that all answer FIRST, the first *hosts* of them distribution hosts."""
     mesh = mesh_of(n, hosts=hosts, timing=QUICK)
     at = {each.name: f"127.0.28.{10 + number}" for number, each in enumerate(mesh.roster.member)}
@@ -113,10 +123,10 @@ def fleet(directory: Path, n: int = 3, *, nodes: int = 1, hosts: int = 1, **sett
     mesh = mesh.changed(member=tuple(listed))
     with (
         cluster(directory / "engine", nodes, clients=["member"]) as engine,
-        scripted(version(FIRST)) as primary,
+        scripted(make(FIRST)) as primary,
         contextlib.ExitStack() as stack,
     ):
-        running = FleetUnderTest(mesh, engine, primary)
+        running = FleetUnderTest(mesh, engine, primary, make=make)
         names = [each.name for each in mesh.roster.member]
         admins = {name: (at[name], free_port()) for name in names}
         for number, name in enumerate(names):
