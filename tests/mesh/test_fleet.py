@@ -98,16 +98,16 @@ def test_a_hold_keeps_everybody_back_and_an_approval_ends_it(running: FleetUnder
 def test_an_order_for_canaries_keeps_the_others_back_until_an_approval(running: FleetUnderTest, tmp_path: Path) -> None:
     serial = FIRST + 3
     contents = version(serial)
+    digest = subject_of(".", contents).digest
+    assert order(running, tmp_path, "hold", str(serial), "--digest", digest)[0] == 0
     running.publish(serial, contents)
-    running.wait(
-        lambda: all(each["ready"] and each["ready"]["serial"] == serial for each in running.ask("m0")["members"]),
-        "all are ready",
-    )
+    for each in running.members.values():
+        each.wait(lambda each=each: f"serial={serial} activate_at=never" in each.log, "held")
     status, text = order(running, tmp_path, "canary", str(serial))
     assert status == 0, text
-    running.wait(lambda: set(running.flips(serial)) == {"m1", "m2"}, f"the canaries: {running.flips(serial)}")
-    host = running.members["m0"]
-    host.wait(lambda: f"serial={serial} activate_at=never" in host.log, "held")
+    running.wait(lambda: set(running.flips(serial)) == {"m1", "m2"}, lambda: f"the canaries: {running.flips(serial)}")
+    running.wait(lambda: "decision=canary" in running.members["m0"].log, "m0 has heard")
+    assert running.serials()["m0"] == serial - 1
     assert order(running, tmp_path, "approve", str(serial))[0] == 0
     running.wait_for_all(serial)
 
