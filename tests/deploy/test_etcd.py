@@ -7,9 +7,8 @@ import socket
 import subprocess
 from pathlib import Path
 
-from bench.peers.daemon import running
+from bench.peers.daemon import free_port, running
 from tests.needs import REPOSITORY, require_tool
-from tests.server.live import free_port
 
 DEPLOY = REPOSITORY / "deploy" / "etcd"
 SCRIPT = DEPLOY / "rootsrv-etcd-certificates"

@@ -8,6 +8,7 @@ started as an operator starts them.  What of the service prefix is announced is 
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -209,7 +210,7 @@ class MeshNetwork:
             seconds,
         )
         for site in self.living().values():
-            self.wait(lambda site=site: site.serial() == serial, f"{site.name} answers {serial}")
+            self.wait(functools.partial(_answers, site, serial), f"{site.name} answers {serial}")
 
     def flips(self, serial: int) -> dict[str, float]:
         """When each member went into service with *serial*, seconds since 1970, as it wrote down itself."""
@@ -245,6 +246,10 @@ class MeshNetwork:
     def withdrawals(self) -> int:
         """How often members have withdrawn, as they wrote down themselves."""
         return sum(site.log.count(" site withdrawn ") for site in self.members.values())
+
+
+def _answers(site: MeshSite, serial: int) -> bool:
+    return site.serial() == serial
 
 
 def small_zone(serial: int) -> bytes:

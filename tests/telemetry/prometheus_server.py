@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+from bench.peers.daemon import free_port
 from tests.needs import REPOSITORY, require_tool
-from tests.server.live import free_port
 
 DEPLOY = REPOSITORY / "deploy" / "prometheus"
 RULES = ("recording.yml", "alerts.yml")

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.http.server import HttpServer, Request, Response
 from rootsrv.telemetry.fleet_page import PAGE_HEADERS, members, problems, render, targets
 from rootsrv.telemetry.view import Said, View
-from tests.server.live import free_port
 from tests.telemetry.browser import browse
 
 NOW = 1_795_262_400.0  # 2026-11-21T12:00:00Z

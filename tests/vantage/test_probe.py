@@ -18,6 +18,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.commands.parser import main
 from rootsrv.commands.probe import Zones
 from rootsrv.vantage.asking import ask
@@ -27,7 +28,7 @@ from rootsrv.wire.name import ROOT
 from rootsrv.wire.rdata import DNSKEY, DS, NS, SOA
 from rootsrv.zone import presentation
 from rootsrv.zone.contents import ZoneContents
-from tests.server.live import SERIALS, Instance, free_port, running, wait_until, zone_files
+from tests.server.live import SERIALS, Instance, running, wait_until, zone_files
 
 
 @pytest.fixture(scope="module")
