@@ -142,7 +142,8 @@ def test_without_an_engine_a_drain_degrades_a_hard_failure_withdraws_and_force_d
 
 MAY_BE_ZERO = {
     "rootsrv_alarms", "rootsrv_clock_synchronised", "rootsrv_dropped_messages_total", "rootsrv_faults_total",
-    "rootsrv_malformed_queries_total", "rootsrv_mesh_leads", "rootsrv_mesh_members_behind", "rootsrv_mesh_outside_ahead_seconds",
+    "rootsrv_malformed_queries_total", "rootsrv_mesh_leads", "rootsrv_mesh_members_behind",
+    "rootsrv_mesh_outside_ahead_seconds",
     "rootsrv_mesh_refused_total", "rootsrv_mesh_site_well", "rootsrv_mesh_tokens_taken",
     "rootsrv_security_events_total", "rootsrv_tcp_listen_overflows_total", "rootsrv_tcp_open_connections",
     "rootsrv_transfer_bytes_total", "rootsrv_truncated_responses_total", "rootsrv_udp_receive_drops_total",
