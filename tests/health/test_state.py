@@ -222,6 +222,104 @@ def test_the_promise_ends_with_the_lease_of_the_zone() -> None:
     assert site.health.promise(site.now) == 1.25
 
 
+def test_the_reason_is_what_speaks_against_it_and_else_that_it_passes() -> None:
+    site = site_that_is_up()
+    assert site.health.reason == "passing"
+    site.see(STALE)
+    assert site.health.reason == "a newer serial has been known and not served for 4000 s"
+    site.see(PASS)
+    assert site.health.reason == "passing"
+    site.see(PASS, wish=Wish.DRAIN)
+    assert site.health.reason == "maintenance"
+    site.see(PASS)
+    assert (site.health.reason, site.health.cause) == ("passing", Cause.HEALTHY)
+
+
+def test_an_undrained_site_rises_from_the_beginning_and_says_why() -> None:
+    site = site_that_is_up()
+    site.see(PASS, wish=Wish.WITHDRAW)
+    site.see(PASS)
+    assert (site.health.state, site.health.reason) == (State.DOWN, "undrained")
+    assert site.see(PASS, PASS, PASS) == [State.RISING, State.RISING, State.UP]
+
+    failing = site_that_is_up()
+    failing.see(PASS, wish=Wish.WITHDRAW)
+    failing.see(SILENT)
+    assert (failing.health.state, failing.health.reason) == (State.DOWN, SILENT.reason)
+    assert failing.health.flaps.withdrawals == 0  # it was the operator's
+
+
+def test_a_drain_that_is_taken_back_when_the_service_has_died_is_a_withdrawal_for_that() -> None:
+    site = site_that_is_up(fall=2)
+    site.see(PASS, SILENT, wish=Wish.DRAIN)
+    assert site.health.announcement is Announcement.DRAINING
+
+    site.see(SILENT)
+
+    assert (site.health.state, site.health.announcement) == (State.DOWN, Announcement.WITHDRAWN)
+    assert (site.health.reason, site.health.cause) == (SILENT.reason, Cause.NO_ANSWER)
+    assert site.health.flaps == Flaps(withdrawals=1, quiet_since=site.now, announced_since=None)
+
+
+def test_whatever_ends_while_it_drains_it_is_drained() -> None:
+    for judgements, drained, route in (
+        ((PASS,), False, Announcement.DRAINING),
+        ((PASS,), True, Announcement.WITHDRAWN),
+        ((WRONG,), False, Announcement.WITHDRAWN),
+    ):
+        site = site_that_is_up()
+        assert site.see(*judgements, wish=Wish.DRAIN, drained=drained)[-1] is State.DRAINED
+        assert site.health.announcement is route
+        assert site.see(PASS, wish=Wish.DRAIN) == [State.DRAINED]
+
+
+def test_the_quiet_time_is_over_when_it_is_as_long_as_what_is_remembered() -> None:
+    for quiet, withdrawals in ((599.0, 2), (600.0, 1)):
+        flaps = Flaps(withdrawals=1, quiet_since=0.0)
+        health = Health(Limits(rise=1, hold_down_seconds=10, flap_memory_seconds=600), 1000.0, flaps)
+        health.observe(PASS, 1000.0)
+        assert health.flaps.announced_since == 1000.0
+        health.observe(WRONG, 1000.0 + quiet)
+        assert health.flaps == Flaps(withdrawals=withdrawals, quiet_since=1000.0 + quiet, announced_since=None)
+
+
+def test_a_lost_token_announces_at_once_whatever_the_hold_down_says() -> None:
+    site = site_that_is_up()
+    site.see(WRONG)
+    change = site.health.observe(STALE, site.now + 1, must_announce=True)
+
+    assert change is not None
+    assert (change.old, change.new) == (State.DOWN, State.DEGRADED)
+    assert (change.before, change.announcement) == (Announcement.WITHDRAWN, Announcement.DEGRADED)
+    assert site.health.flaps.announced_since == site.now + 1
+    assert site.health.since == site.now + 1
+
+
+def test_what_would_come_next_is_told_in_every_state() -> None:
+    site = Site(rise=3, fall=2, hold_down_seconds=10)
+    told = lambda: site.health.outlook(site.now)  # noqa: E731
+
+    assert told() == "announced after 3 passes in a row"
+    site.see(PASS)
+    assert told() == "announced after 2 more passes"
+    site.see(PASS, PASS)
+    stays = "withdrawn after 2 failures in a row, or at once for wrong or expired data"
+    assert told() == stays
+    site.see(STALE)
+    assert told() == stays
+    site.see(SILENT)
+    assert told() == "withdrawn after 1 more failures, back with the next pass"
+    site.see(SILENT)
+    assert told() == "announced after 3 passes in a row and 10 s without failure"
+    site.see(*[PASS] * 4)
+    assert told() == "announced after 0 more passes and 6 s without failure"
+    site.see(*[PASS] * 6)
+    site.see(PASS, wish=Wish.DRAIN)
+    assert told() == "withdrawn when traffic has fallen; `rootsrv undrain` takes it back"
+    site.see(PASS, wish=Wish.DRAIN, drained=True)
+    assert told() == "stays withdrawn until `rootsrv undrain`"
+
+
 OUTCOMES = st.sampled_from(Outcome)
 
 

@@ -1,4 +1,4 @@
-"""The floor: every cause has a class, and never more than k are withdrawn for one that can wait."""
+"""The floor: never more than k are withdrawn for a cause that can wait."""
 
 import random
 
@@ -6,47 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsrv.health.evidence import Cause, Judgement, Verdict
-from rootsrv.health.floor import CLASSES, Class, Floor, needs_token, soften
 from rootsrv.mesh.floor import Slot, Token, slots_to_try
-
-NO_TOKEN, WITH_TOKEN = Floor(), Floor(token=True)
-
-
-def failing(*causes: Cause, verdict: Verdict = Verdict.FAIL) -> Judgement:
-    return Judgement(verdict, tuple(each.value for each in causes), causes[0], causes, lease_seconds=-1.0)
-
-
-def test_every_cause_has_a_class() -> None:
-    assert set(CLASSES) == set(Cause)
-
-
-@pytest.mark.parametrize("cause", [each for each in Cause if CLASSES[each] is Class.HARD])
-def test_what_is_hard_waits_for_no_token(cause: Cause) -> None:
-    softened = soften(failing(cause, verdict=Verdict.CEASE), NO_TOKEN)
-    assert (softened.verdict, softened.cause) == (Verdict.CEASE, cause)
-
-
-@pytest.mark.parametrize("cause", [each for each in Cause if CLASSES[each] is Class.SOFT])
-def test_what_is_soft_degrades_without_a_token_and_withdraws_with_one(cause: Cause) -> None:
-    without, with_one = soften(failing(cause), NO_TOKEN), soften(failing(cause), WITH_TOKEN)
-    assert (without.verdict, bool(without.degrade)) == (Verdict.PASS, True)
-    assert (with_one.verdict, with_one.cause) == (Verdict.FAIL, cause)
-    assert needs_token(failing(cause))
-
-
-@pytest.mark.parametrize("cause", [each for each in Cause if CLASSES[each] is Class.NEVER])
-def test_what_comes_to_all_alike_degrades_even_with_a_token(cause: Cause) -> None:
-    softened = soften(failing(cause, verdict=Verdict.CEASE), WITH_TOKEN)
-    assert (softened.verdict, bool(softened.degrade)) == (Verdict.PASS, True)
-    assert softened.lease_seconds == float("inf")
-    assert not needs_token(failing(cause, verdict=Verdict.CEASE))
-
-
-def test_of_several_reasons_the_hard_one_withdraws() -> None:
-    softened = soften(failing(Cause.STALE, Cause.NO_ANSWER, Cause.NO_WORKER), NO_TOKEN)
-    assert (softened.verdict, softened.causes, softened.cause) == (Verdict.FAIL, (Cause.NO_WORKER,), Cause.NO_WORKER)
-    assert len(softened.degrade) == 2
 
 
 def test_a_token_counts_a_lifetime_after_it_was_taken_and_for_less_than_one_after_each_keepalive() -> None:
