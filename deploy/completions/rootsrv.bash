@@ -24,8 +24,9 @@ _rootsrv_words() {
     case "$1" in
     "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks fastpath doctor setup rssac002 mesh hyperlocal probe security-events demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
-    " zone") echo "verify compile list show refresh approve reject import export -h --help" ;;
+    " zone") echo "verify reset-floor compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
+    " zone reset-floor") echo "-h --help --zone --reason --config --json" ;;
     " zone compile") echo "-h --help --hosts --hosts-name --anchors --at --hosts-anchors --zonemd --output" ;;
     " zone list") echo "-h --help --zone --config --json" ;;
     " zone show") echo "-h --help --serial --zone --config --json" ;;

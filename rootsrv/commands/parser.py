@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         doctor,
         fastpath,
         fleet,
+        floor_reset,
         hyperlocal,
         maintenance,
         mesh,
@@ -125,6 +126,10 @@ def parser() -> argparse.ArgumentParser:
     verify = zone.add_parser("verify", help="say whether a zone can be believed, and why not")
     zone_files.add_verify_arguments(verify)
     verify.set_defaults(command=zone_files.run_verify)
+
+    floor_reset.add_arguments(
+        zone.add_parser("reset-floor", help="after a serial that nobody meant: start anew (of a stopped instance)")
+    )
 
     compiling = zone.add_parser("compile", help="verify zone files and write their answer table")
     tables.add_compile_arguments(compiling)

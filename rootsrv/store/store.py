@@ -165,7 +165,7 @@ class Store:
 
     def put_version(self, zone: bytes, provenance: Provenance, text: bytes) -> Path:
         """Keep a version of *zone*; on disk when this returns."""
-        directory = self._zone_directory(zone)
+        directory = self.zone_directory(zone)
         try:
             directory.mkdir(mode=0o750, exist_ok=True)
         except OSError as error:
@@ -195,7 +195,7 @@ class Store:
     def versions(self, zone: bytes) -> list[Provenance]:
         """What is kept of *zone*, oldest received first; damaged ones are left out."""
         found = []
-        for path in self._zone_directory(zone).glob("*.zone"):
+        for path in self.zone_directory(zone).glob("*.zone"):
             with contextlib.suppress(OSError, VersionDamaged), path.open("rb") as stream:
                 found.append(_parse_header(path, stream.readline(1_000_000).rstrip(b"\n"))[0])
         return sorted(found, key=lambda each: each.received_at)
@@ -208,9 +208,10 @@ class Store:
         """Where a version is; StoreFailed for what is no serial, such as a text that leads out of the directory."""
         if not is_serial(serial):
             raise StoreFailed(f"serial: must be 0..{2**32 - 1}, got {serial!r}")
-        return self._zone_directory(zone) / f"{serial}.zone"
+        return self.zone_directory(zone) / f"{serial}.zone"
 
-    def _zone_directory(self, zone: bytes) -> Path:
+    def zone_directory(self, zone: bytes) -> Path:
+        """Where the versions of *zone* are."""
         name = to_text(zone).rstrip(".").lower() or "root"
         return self.directory / "zones" / re.sub(r"[^a-z0-9.-]", lambda found: f"%{ord(found[0]):02x}", name)
 
