@@ -21,7 +21,9 @@ MAX_SECONDS = 86_400
 """A day: whatever takes longer belongs into a router, or was forgotten."""
 
 _WIDEST = {4: 8, 6: 16}  # prefix lengths; wider is never narrow enough
-_MAPPED = 0xFFFF << 32  # IPv4 addresses as IPv6 ones (RFC 4291 §2.5.5.2): one table for both
+MAPPED = 0xFFFF << 32
+"""IPv4 addresses as IPv6 ones (RFC 4291 §2.5.5.2): one table for both."""
+
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,18 +51,14 @@ class Block:
 
     def words(self) -> BlockWords:
         """As it stands in the page: an IPv6 prefix."""
-        network = self.network
-        address, size = int(network.network_address), network.prefixlen
-        if network.version == 4:
-            address, size = address | _MAPPED, size + 96
-        return address >> 64, address & (1 << 64) - 1, size, self.until_ns
+        return *words_of_prefix(self.prefix), self.until_ns
 
     @classmethod
     def from_words(cls, words: BlockWords) -> "Block":
         """A block of which only what stands in the page is known."""
         upper, lower, size, until_ns = words
         address = upper << 64 | lower
-        if size >= 96 and address >> 32 == _MAPPED >> 32:
+        if size >= 96 and address >> 32 == MAPPED >> 32:
             return cls(f"{ipaddress.IPv4Address(address & 0xFFFFFFFF)}/{size - 96}", until_ns, _NOT_KEPT, "?")
         return cls(f"{ipaddress.IPv6Address(address)}/{size}", until_ns, _NOT_KEPT, "?")
 
@@ -88,6 +86,15 @@ def parse_prefix(text: str) -> Network:
     return network
 
 
+def words_of_prefix(text: str) -> tuple[int, int, int]:
+    """Upper and lower half and length of a prefix as an IPv6 one."""
+    network = ipaddress.ip_network(text)
+    address, size = int(network.network_address), network.prefixlen
+    if network.version == 4:
+        address, size = address | MAPPED, size + 96
+    return address >> 64, address & (1 << 64) - 1, size
+
+
 class Matcher:
     """What a worker asks: is this source blocked now?"""
 
@@ -107,7 +114,7 @@ class Matcher:
 
     def blocks(self, source: bytes) -> bool:
         """Whether the packed address *source* (4 or 16 octets) is blocked."""
-        address = int.from_bytes(source, "big") | (_MAPPED if len(source) == 4 else 0)
+        address = int.from_bytes(source, "big") | (MAPPED if len(source) == 4 else 0)
         return any(address >> shift in prefixes for shift, prefixes in self._prefixes.items())
 
 

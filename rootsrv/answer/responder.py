@@ -168,7 +168,29 @@ class Responder:
             return _formerr(octets, error, self._settings.max_udp_response_octets)
         return self._decide(octets, query, source, transport, now)
 
-    def _decide(self, octets: bytes, query: Query, source: bytes, transport: Transport, now: float) -> bytes:
+    def respond_truncated(self, octets: bytes, source: bytes, now: float) -> bytes | None:
+        """What `respond` says over UDP, with TC and without records where that has an answer: come again over TCP.
+
+        It is never longer than that; what is no answer from a zone (FORMERR, REFUSED, …) is the same.
+        """
+        if len(octets) < HEADER_OCTETS or octets[2] & 0xF8:
+            return self.respond_fully(octets, source, Transport.UDP, now)
+        try:
+            query = Query.parse(octets)
+        except Malformed as error:
+            return _formerr(octets, error, self._settings.max_udp_response_octets)
+        return self._decide(octets, query, source, Transport.UDP, now, without_answer=True)
+
+    def _decide(
+        self,
+        octets: bytes,
+        query: Query,
+        source: bytes,
+        transport: Transport,
+        now: float,
+        *,
+        without_answer: bool = False,
+    ) -> bytes:
         """The response to a well-formed query."""
         asked = query.edns
         if transport is Transport.TCP:
@@ -208,6 +230,9 @@ class Responder:
         opt = self._opt(query, options)
         if refused or expired:
             return _error(octets, REFUSED if refused else SERVFAIL, query.question, opt)
+        if without_answer:
+            response = _error(octets, NOERROR, query.question, opt)
+            return response[:2] + bytes((response[2] | _TC >> 8,)) + response[3:]
         return answer.fitted(octets, query.question, opt, room - len(opt))
 
     def _opt(self, query: Query, options: bytes = b"", *, rcode: int = 0) -> bytes:

@@ -17,6 +17,7 @@ from rootsrv.config.checks import ConfigError
 from rootsrv.config.checks import check_addresses as _check_addresses
 from rootsrv.config.checks import check_range as _check_range
 from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.config.limits import LimitsConfig
 from rootsrv.config.mesh import MeshConfig
 from rootsrv.config.report import LogConfig, ReportConfig, check_report
 from rootsrv.config.typed import build
@@ -183,6 +184,7 @@ class Config:
     switchover: SwitchoverConfig = field(default_factory=SwitchoverConfig)
     clock: ClockConfig = field(default_factory=ClockConfig)
     fastpath: FastPathConfig = field(default_factory=FastPathConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

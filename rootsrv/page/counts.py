@@ -16,6 +16,11 @@ Whoever wants sums (metrics, RSSAC002, status) adds the slots up with `total`; s
 #   RCODES          4×2×32    responses by path, TC, rcode (extended ones too; 31 = any above 30)
 #   REQUEST_SIZES   2×19      by transport: 0-15, 16-31 … 272-287, 288- octets
 #   RESPONSE_SIZES  2×257     by transport: 0-15 … 4080-4095, 4096- octets
+#   JUDGED          2         UDP queries that limits and shed rules looked at: all of them, those with a good cookie
+#   LIMITED         4         answered TC because of a limit; in dry-run: would have been; each by family
+#   SHED            2         answered TC because of a shed rule, by family; those dropped are among DROPPED
+#   RULES           2×16      queries for which the shed rule in a place held: all of them, those with a good cookie
+#   LOOKED_AT       1         UDP queries among which samples were taken (admission/samples.py)
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,8 +30,9 @@ from rootsrv.page.layout import COUNTER_WORDS, Page
 PATHS = ("udp-ipv4", "udp-ipv6", "tcp-ipv4", "tcp-ipv6")
 """A path is its index here: 2 × transport + (family is IPv6)."""
 
-DROP_REASONS = ("silent", "oversized", "silenced", "blocked", "fault")
-"""silent: no response by design (QR set, shorter than a header …); silenced: a switchover failed for good (D25)."""
+DROP_REASONS = ("silent", "oversized", "silenced", "blocked", "fault", "shed")
+"""silent: no response by design (QR set, shorter than a header …); silenced: a switchover failed for good (D25);
+shed: a rule of the operator's says so (admission/shed.py)."""
 
 TCP_COUNTERS = (
     "accepted",
@@ -41,6 +47,7 @@ TCP_COUNTERS = (
     "closed-empty",  # a message of length zero
     "closed-shutdown",
     "closed-silent",
+    "refused-rate",  # too many new ones from a prefix (limits.connections)
 )
 
 MAX_SIGNALS = 32
@@ -61,7 +68,13 @@ SIGNALS = TCP + 16
 RCODES = SIGNALS + 1 + 2 * MAX_SIGNALS
 REQUEST_SIZES = RCODES + 4 * RCODES_PER_PATH
 RESPONSE_SIZES = REQUEST_SIZES + 2 * REQUEST_BINS
-END = RESPONSE_SIZES + 2 * RESPONSE_BINS
+JUDGED = RESPONSE_SIZES + 2 * RESPONSE_BINS
+LIMITED = JUDGED + 2
+SHED = LIMITED + 4
+RULES = SHED + 2
+MAX_RULES = 16
+LOOKED_AT = RULES + 2 * MAX_RULES
+END = LOOKED_AT + 1
 assert END <= COUNTER_WORDS
 
 TRUNCATED_BIT = 32
@@ -106,6 +119,9 @@ def as_document(words: Sequence[int]) -> dict[str, object]:
         "faults": words[FAULTS],
         "unsent": words[UNSENT],
         "tcp": named(TCP, TCP_COUNTERS),
+        "judged": named(JUDGED, ("all", "with-cookie")),
+        "limited": named(LIMITED, ("ipv4", "ipv6", "dry-ipv4", "dry-ipv6")),
+        "shed": named(SHED, ("ipv4", "ipv6")),
         "trust_anchor_signals": {str(tag): number for tag, number in signals(words).items()},
     }
 

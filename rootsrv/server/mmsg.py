@@ -13,7 +13,7 @@ import socket
 import sys
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, repeat
 from operator import add
 from typing import Any
 
@@ -91,6 +91,7 @@ class Batch:
         self._addresses = _ffi.buffer(self._names)
         self._starts = [index * _STRIDE for index in range(size)]
         first, last = (8, 24) if family == socket.AF_INET6 else (4, 8)
+        self._port_slices = [slice(at + 2, at + 4) for at in range(0, size * _NAME_OCTETS, _NAME_OCTETS)]
         self._address_slices = [slice(at + first, at + last) for at in range(0, size * _NAME_OCTETS, _NAME_OCTETS)]
 
     def receive(self, descriptor: int) -> tuple[list[bytes], list[bytes]]:
@@ -115,6 +116,11 @@ class Batch:
             ]
             self.oversized = sum(1 for each in flags if each & socket.MSG_TRUNC)
         return datagrams, list(map(addresses.__getitem__, self._address_slices[:count]))
+
+    def ports(self, count: int) -> list[int]:
+        """The source ports of the first *count* datagrams of the latest `receive`."""
+        octets = map(self._addresses.__getitem__, self._port_slices[:count])
+        return list(map(int.from_bytes, octets, repeat("big")))
 
     def send(self, descriptor: int, first: int, responses: Sequence[bytes]) -> list[int]:
         """Send `responses[i]` to where received datagram *first* + i came from, without blocking.

@@ -1,0 +1,260 @@
+"""Rate limits: GCRA over prefixes of the source, in one table of cells that kernel and workers share."""
+# Theory of operation
+# -------------------
+# GCRA (ITU-T I.371, the virtual scheduling algorithm): a key has one number, its theoretical arrival time (TAT).
+# Something that costs c units at r units a second conforms when max(TAT, now) + c / r ≤ now + burst; then that is the
+# new TAT.  What does not conform is not charged: whoever floods keeps its rate, and the rest of it is limited.
+#
+# A cell is 64 bits: a TAT in nanoseconds on CLOCK_BOOTTIME.  The cells stand in two rows; a key has one in each, by a
+# keyed hash that nobody outside can know.  Its TAT is the *lesser* of the two: other keys that fall into a cell only
+# raise it, so a key is limited only where it is over its rate, or meets heavy ones in both rows.  A charge raises each
+# cell to the new TAT, and never lowers one.  So without a collision in one row no key within its rate is ever limited.
+#
+# A source has four prefixes, each of which has cells:
+#
+#   IPv4   /32 /24 /20 /18      IPv6   /64 /56 /48 /32
+#
+# It is limited when one of them is over; then none is charged, so a flood takes nothing from its neighbours.
+#
+# Order: all eight cells are read, narrowest prefix first, row 0 before row 1; then it is decided; then, if it conforms,
+# they are written in the same order.  The kernel writes by compare-and-swap, and the loser does nothing: another CPU
+# has charged the cell in between, and one charge is lost there.  A worker has no such instruction in Python; it loads
+# and stores, and whoever stores between loses its charge.  Either way a race can only forget, never invent: no client is
+# limited by one.
+#
+# Kernel and workers write the same cells, and a worker reads what strangers send.  So a cell beyond now + burst, which
+# nobody can have earned, counts as now + burst and is set to that: whatever a worker writes, it is over after a burst.
+#
+# The kernel does the same in fastpath/bpf/limits.h; tests/fastpath/test_limits.py feeds both.
+
+import ctypes
+import mmap
+import os
+import random
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from siphash24 import siphash24
+
+from rootsrv.config.limits import LimitsConfig, Mode
+
+ROW_CELLS = 1 << 20
+ROWS = 2
+CELLS = ROWS * ROW_CELLS
+CELLS_OCTETS = 8 * CELLS
+"""16 MiB."""
+
+LEVELS = {4: (32, 24, 20, 18), 16: (64, 56, 48, 32)}
+"""Prefix lengths by octets of an address, narrowest first."""
+
+QUERIES, CONNECTIONS, HANDSHAKES = 0, 1, 2
+"""What is charged: cost units, new TCP connections, microseconds of TLS handshakes; each has cells of its own."""
+
+LARGE_OCTETS = 1000
+"""A response of so many octets is a large one."""
+
+OCCUPANCY_LIMIT = 0.05
+"""The share of cells over their limit above which nobody is limited: here 1 innocent key in 100 would be
+(4 prefixes × 0.05²).  Half of it ends that."""
+
+_SAMPLED_CELLS = 8192
+_SECOND = 1_000_000_000
+_MAX_REMEMBERED = 65_536
+
+# The question section of `. DNSKEY IN`.
+_DNSKEY_QUESTION = b"\0\0\x30\0\1"
+_NXDOMAIN = 3
+
+Cells = memoryview
+"""CELLS words of 64 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """What kernel and workers must know of the limits."""
+
+    mode: Mode = "off"
+    """What is in force: "dry-run" in place of "on" while too many cells are over their limit."""
+
+    burst_ns: int = 2 * _SECOND
+    intervals: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """By kind of charge (QUERIES …), family and level: nanoseconds that one unit costs."""
+
+    key: bytes = bytes(16)
+    """Of the hash."""
+
+    @classmethod
+    def of(cls, config: LimitsConfig, key: bytes, *, falls_back: bool = False) -> "LimitSettings":
+        """What *config* says, hashed with *key* (16 octets); *falls_back*: "on" is "dry-run" for now."""
+        rates = (config.rate, config.connections, config.handshake_milliseconds * 1000 / _HANDSHAKE_UNIT)
+        multipliers = (config.ipv4_multipliers, config.ipv6_multipliers)
+        return cls(
+            mode="dry-run" if falls_back and config.mode == "on" else config.mode,
+            burst_ns=round(config.burst_seconds * _SECOND),
+            intervals=tuple(
+                tuple(tuple(max(1, int(_SECOND / (rate * each))) for each in family) for family in multipliers)
+                for rate in rates
+            ),
+            key=key,
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """For a worker, as JSON has it."""
+        return {"mode": self.mode, "burst_ns": self.burst_ns, "intervals": self.intervals, "key": self.key.hex()}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "LimitSettings":
+        """Inverse of `to_document`."""
+        intervals = tuple(tuple(map(tuple, families)) for families in document["intervals"])
+        return cls(
+            mode=document["mode"], burst_ns=document["burst_ns"], intervals=intervals,
+            key=bytes.fromhex(document["key"]),
+        )  # fmt: skip
+
+
+_HANDSHAKE_UNIT = 64
+"""Microseconds: with one, a wide prefix's interval would be a few nanoseconds, and rounded."""
+
+
+def cost_of(request: bytes, response: bytes) -> int:
+    """What a query costs in units, by the *response* it would get."""
+    if len(response) >= LARGE_OCTETS or request[12:17] == _DNSKEY_QUESTION:
+        return 4
+    return 2 if response[3] & 15 == _NXDOMAIN else 1
+
+
+def cells_in_memory(octets: bytearray | None = None) -> Cells:
+    """Cells of this process alone: for tests, and for a host where there are none to be shared."""
+    return memoryview(octets if octets is not None else bytearray(CELLS_OCTETS)).cast("Q")
+
+
+def make_shared_cells() -> int:
+    """A descriptor of memory for cells, without a BPF map; OSError if it cannot be had."""
+    descriptor = os.memfd_create("rootsrv-limits", os.MFD_CLOEXEC)
+    try:
+        os.posix_fallocate(descriptor, 0, CELLS_OCTETS)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def map_cells(descriptor: int) -> Cells:
+    """Map the cells of a descriptor (`make_shared_cells`, or a mappable BPF array), which is not kept.  OSError."""
+    # mmap.mmap keeps a descriptor, by which the memory could be cut short, and does not know of BPF maps.
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+    address = library.mmap(None, CELLS_OCTETS, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
+    if address in {None, ctypes.c_void_p(-1).value}:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return memoryview((ctypes.c_char * CELLS_OCTETS).from_address(address)).cast("B").cast("Q")
+
+
+def hash_of(prefix: bytes, size: int, kind: int, key: bytes) -> int:
+    """The hash of a *prefix* of *size* bits, whose other bits are zero: 4 octets of it, or the first 8 of IPv6."""
+    if len(prefix) == 4:
+        message = prefix + struct.pack("<BBB", size, kind, 0)
+    else:
+        message = prefix + struct.pack("<BB", size, kind)
+    digest: bytes = siphash24(message, key=key).digest()
+    return int.from_bytes(digest, "little")
+
+
+def places_of(hashed: int) -> tuple[int, int]:
+    """The numbers of a key's two cells."""
+    return hashed & (ROW_CELLS - 1), ROW_CELLS + (hashed >> 32 & (ROW_CELLS - 1))
+
+
+class Limiter:
+    """Says whether a source is over its rate, and charges it if not.  The time is CLOCK_BOOTTIME in nanoseconds."""
+
+    def __init__(self, cells: Cells, settings: LimitSettings) -> None:
+        self._cells = cells
+        self._remembered: dict[tuple[bytes, int], tuple[tuple[int, int, int], ...]] = {}
+        self._places: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self.change(settings)
+
+    def change(self, settings: LimitSettings) -> None:
+        """From now on by *settings*; what was charged stays charged."""
+        self.settings = settings
+        self._remembered.clear()
+        self._places.clear()
+        self._burst = settings.burst_ns
+        self._intervals = settings.intervals
+
+    def is_over(self, source: bytes, now: int, units: int = 1, kind: int = QUERIES) -> bool:
+        """Whether *units* more from the packed address *source* are too much; if not, they are charged."""
+        found = self._remembered.get((source, kind))
+        if found is None:
+            found = self._find(source, kind)
+        cells, limit = self._cells, now + self._burst
+        charged = []
+        for first, second, interval in found:
+            one, other = cells[first], cells[second]
+            if one > limit:
+                cells[first] = one = limit
+            if other > limit:
+                cells[second] = other = limit
+            tat = one if one < other else other
+            if tat < now:
+                tat = now
+            tat += units * interval
+            if tat > limit:
+                return True
+            charged.append((first, second, one, other, tat))
+        for first, second, one, other, tat in charged:
+            if one < tat:
+                cells[first] = tat
+            if other < tat:
+                cells[second] = tat
+        return False
+
+    def is_over_for_handshake(self, source: bytes, now: int, microseconds: int) -> bool:
+        """`is_over` for a TLS handshake that takes, or took, so many microseconds of processor time."""
+        return self.is_over(source, now, max(1, -(-microseconds // _HANDSHAKE_UNIT)), HANDSHAKES)
+
+    def _find(self, source: bytes, kind: int) -> tuple[tuple[int, int, int], ...]:
+        """Both cells and the interval, by level; remembered."""
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            self._remembered.clear()
+        if len(self._places) >= _MAX_REMEMBERED:
+            self._places.clear()
+        intervals = self._intervals[kind][len(source) == 16]
+        width = min(8, len(source))
+        address = int.from_bytes(source[:width], "big")
+        found = []
+        for size, interval in zip(LEVELS[len(source)], intervals, strict=True):
+            shift = 8 * width - size
+            name = ((address >> shift << shift).to_bytes(width, "big"), size << 2 | kind)
+            places = self._places.get(name)
+            if places is None:
+                places = self._places[name] = places_of(hash_of(name[0], size, kind, self.settings.key))
+            found.append((*places, interval))
+        self._remembered[source, kind] = result = tuple(found)
+        return result
+
+
+class Occupancy:
+    """How full the cells are, from a sample; whether limits are to fall back to dry-run."""
+
+    def __init__(self, cells: Cells, choose: Callable[[Sequence[int], int], list[int]] | None = None) -> None:
+        """*choose*: k of a population, with repetition (random.choices)."""
+        self._cells = cells
+        self._choose = choose or (lambda population, k: random.choices(population, k=k))
+        self.share = 0.0
+        """Of cells in use that are within a unit of their limit: what an innocent key must not meet in both rows."""
+
+        self.falls_back = False
+
+    def look(self, now: int, settings: LimitSettings) -> bool:
+        """Sample the cells; whether `falls_back` has changed."""
+        nearly = now + settings.burst_ns - max(map(max, settings.intervals[QUERIES]))
+        cells = self._cells
+        over = sum(1 for place in self._choose(range(CELLS), _SAMPLED_CELLS) if cells[place] > nearly)
+        self.share = over / _SAMPLED_CELLS
+        before = self.falls_back
+        self.falls_back = self.share > (OCCUPANCY_LIMIT / 2 if before else OCCUPANCY_LIMIT)
+        return self.falls_back != before
