@@ -1,7 +1,7 @@
 """What a worker does about limits, shed rules and notes: the last look at UDP responses before they are sent."""
 # A response is made as ever, and then judged: what it costs is known only then, and it is what the kernel does, too.
-# Over TCP and TLS nobody is judged, nor is who is exempt: monitors, and our own service addresses, from which the health
-# probe asks.  So what an active rule causes is never seen there as wrong data, nor as no answer.
+# Over TCP and TLS nobody is judged, nor is who is exempt: monitors, and our own service addresses, from which the
+# health probe asks.  So what an active rule causes is never seen there as wrong data, nor as no answer.
 #
 # A shed rule comes first; what it lets by is charged to its source, unless it has a good server cookie.
 
@@ -162,6 +162,3 @@ def _cookie_is_good(request: bytes, source: bytes, cookies: ServerCookies, now: 
     query = _query(request)
     cookie = query.edns.cookie if query is not None and query.edns is not None else None
     return cookie is not None and cookies.answer(cookie, source, now)[1]
-
-
-

@@ -19,17 +19,14 @@
 # Order: all eight cells are read, narrowest prefix first, row 0 before row 1; then it is decided; then, if it conforms,
 # they are written in the same order.  The kernel writes by compare-and-swap, and the loser does nothing: another CPU
 # has charged the cell in between, and one charge is lost there.  A worker has no such instruction in Python; it loads
-# and stores, and whoever stores between loses its charge.  Either way a race can only forget, never invent: no client is
-# limited by one.
+# and stores, and whoever stores between loses its charge.  Either way a race can only forget, never invent: no client
+# is limited by one.
 #
 # Kernel and workers write the same cells, and a worker reads what strangers send.  So a cell beyond now + burst, which
 # nobody can have earned, counts as now + burst and is set to that: whatever a worker writes, it is over after a burst.
 #
 # The kernel does the same in fastpath/bpf/limits.h; tests/fastpath/test_limits.py feeds both.
 
-import ctypes
-import mmap
-import os
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -39,6 +36,7 @@ from typing import Any
 from siphash24 import siphash24
 
 from rootsrv.config.limits import LimitsConfig, Mode
+from rootsrv.process.shared_memory import make_shared, map_shared
 
 ROW_CELLS = 1 << 20
 ROWS = 2
@@ -52,8 +50,8 @@ LEVELS = {4: (32, 24, 20, 18), 16: (64, 56, 48, 32)}
 QUERIES, CONNECTIONS, HANDSHAKES = 0, 1, 2
 """What is charged: cost units, new TCP connections, microseconds of TLS handshakes; each has cells of its own."""
 
-LARGE_OCTETS = 1000
-"""A response of so many octets is a large one."""
+LARGE_OCTETS = 1100
+"""A response of so many octets is a large one; a signed nxdomain of the root has some 1,050, and its own cost."""
 
 OCCUPANCY_LIMIT = 0.05
 """The share of cells over their limit above which nobody is limited: here 1 innocent key in 100 would be
@@ -132,25 +130,12 @@ def cells_in_memory(octets: bytearray | None = None) -> Cells:
 
 def make_shared_cells() -> int:
     """A descriptor of memory for cells, without a BPF map; OSError if it cannot be had."""
-    descriptor = os.memfd_create("rootsrv-limits", os.MFD_CLOEXEC)
-    try:
-        os.posix_fallocate(descriptor, 0, CELLS_OCTETS)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+    return make_shared("rootsrv-limits", CELLS_OCTETS)
 
 
 def map_cells(descriptor: int) -> Cells:
     """Map the cells of a descriptor (`make_shared_cells`, or a mappable BPF array), which is not kept.  OSError."""
-    # mmap.mmap keeps a descriptor, by which the memory could be cut short, and does not know of BPF maps.
-    library = ctypes.CDLL(None, use_errno=True)
-    library.mmap.restype = ctypes.c_void_p
-    library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
-    address = library.mmap(None, CELLS_OCTETS, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
-    if address in {None, ctypes.c_void_p(-1).value}:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return memoryview((ctypes.c_char * CELLS_OCTETS).from_address(address)).cast("B").cast("Q")
+    return map_shared(descriptor, CELLS_OCTETS).cast("Q")
 
 
 def hash_of(prefix: bytes, size: int, kind: int, key: bytes) -> int:
@@ -191,7 +176,7 @@ class Limiter:
         if found is None:
             found = self._find(source, kind)
         cells, limit = self._cells, now + self._burst
-        charged = []
+        charged, over = [], False
         for first, second, interval in found:
             one, other = cells[first], cells[second]
             if one > limit:
@@ -199,12 +184,12 @@ class Limiter:
             if other > limit:
                 cells[second] = other = limit
             tat = one if one < other else other
-            if tat < now:
-                tat = now
-            tat += units * interval
+            tat = (tat if tat > now else now) + units * interval
             if tat > limit:
-                return True
+                over = True
             charged.append((first, second, one, other, tat))
+        if over:
+            return True
         for first, second, one, other, tat in charged:
             if one < tat:
                 cells[first] = tat

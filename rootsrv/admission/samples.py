@@ -6,15 +6,17 @@
 
 import ipaddress
 import mmap
-import os
 import struct
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv.admission.shed import qtype_text
+from rootsrv.admission.blocks import MAPPED
+from rootsrv.admission.shed import Match, qtype_text
 from rootsrv.answer.question import Query
+from rootsrv.process.shared_memory import make_shared, map_shared
+from rootsrv.wire import edns
 from rootsrv.wire import name as names
 
 ROOM = 1024
@@ -50,7 +52,7 @@ class NotesWriter:
         """*every*: one of so many queries is noted; 0 = none."""
         self.every = every
         self._ring = ring
-        self._count = ring.cast("Q")
+        self._count = ring[:_HEAD_OCTETS].cast("Q")
         self._left = 0
 
     def chosen(self, amount: int) -> range:
@@ -102,13 +104,12 @@ class NotesReader:
 
 def make_ring() -> int:
     """A descriptor of memory for a worker's ring; OSError if it cannot be had."""
-    descriptor = os.memfd_create("rootsrv-notes", os.MFD_CLOEXEC)
-    try:
-        os.posix_fallocate(descriptor, 0, RING_OCTETS)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+    return make_shared("rootsrv-notes", RING_OCTETS)
+
+
+def map_ring(descriptor: int) -> memoryview:
+    """A ring for its writer; the descriptor is not kept.  OSError."""
+    return map_shared(descriptor, RING_OCTETS)
 
 
 def suffix_of(name: bytes, size: int) -> bytes:
@@ -142,9 +143,11 @@ class Flood:
 
     def __init__(self) -> None:
         self._seconds: deque[_Second] = deque(maxlen=MINUTE)
+        self._latest: deque[bytes] = deque(maxlen=4 * ROOM)
 
     def take(self, notes: Sequence[bytes], queries: int) -> None:
         """The *notes* of a second in which there were so many *queries*."""
+        self._latest.extend(notes)
         columns: tuple[list[Any], ...] = tuple([] for _ in DIMENSIONS)
         addresses, prefixes, suffixes, qtypes, ports, sizes = columns
         cookies = 0
@@ -162,6 +165,13 @@ class Flood:
             [(value, number * weight) for value, number in Counter(column).most_common(_KEPT)] for column in columns
         )
         self._seconds.append(_Second(len(notes) * weight, cookies * weight, counts))
+
+    def share_of(self, match: Match) -> float:
+        """The share of the latest queries that *match* is about; 0 where there are too few to say."""
+        latest = list(self._latest)
+        if len(latest) < _FEWEST_NOTES:
+            return 0.0
+        return sum(_is_one(match, note) for note in latest) / len(latest)
 
     def as_document(self, most: int = 10) -> dict[str, Any]:
         """The *most* frequent values of each dimension, with their shares, for `rootsrv top` and the status page."""
@@ -185,6 +195,21 @@ class Flood:
             "top": top,
         }
         return document | {"suggestions": suggestions(document)}
+
+
+_FEWEST_NOTES = 100
+
+
+def _is_one(match: Match, note: bytes) -> bool:
+    source, port, qtype, size, family, flags, name_octets, *_, name = NOTE.unpack(note)
+    asked = None
+    if flags & HAS_OPT:
+        asked = edns.Edns(edns.MIN_UDP_OCTETS, 0, bool(flags & HAS_DO))
+    query = None
+    if name_octets:
+        query = Query(b"?", name[: min(name_octets, NAME_OCTETS)], qtype, 1, asked, None)
+    address = int.from_bytes(source, "big") if family == 1 else int.from_bytes(source[:4], "big") | MAPPED
+    return match.holds(query, size, address, int.from_bytes(port, "big"))
 
 
 def _share(part: float, whole: float) -> float:

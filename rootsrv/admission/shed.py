@@ -32,7 +32,9 @@ BY_SUFFIX, BY_QTYPE, BY_PORT, BY_SIZE, BY_OPT, BY_PREFIX = 1, 2, 4, 8, 16, 32
 DRY, IN_USE = 64, 128
 
 RULE = struct.Struct("<Q2Q2QI6HBB6x256s")
-"""until; address and mask (network order); conditions; qtype, ports, sizes, octets of the suffix; action, opt; suffix."""
+"""until; address and mask (network order); conditions; qtype, ports, sizes, octets of the suffix; action, opt; suffix.
+
+Places that nobody uses are zeros."""
 
 _ALL_PORTS, _ALL_SIZES = (0, 65_535), (0, 65_535)
 _CLASS_IN = 1

@@ -242,12 +242,15 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 async def exchange_udp(address: Address, port: int, asked: Question, timeout: float) -> bytes:
-    """The reply to one query from a port of its own; TimeoutError, ConnectionError (ICMP), OSError."""
+    """The reply to one query from a port of its own; TimeoutError, ConnectionError (ICMP), OSError.
+
+    It is asked from the service address itself, which no limit or shed rule is applied to (admission/gate.py).
+    """
     query = asked.with_id(_RANDOM.randrange(65536))
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout):
         transport, protocol = await loop.create_datagram_endpoint(
-            lambda: _Datagrams(query[:2]), remote_addr=(str(address), port)
+            lambda: _Datagrams(query[:2]), local_addr=(str(address), 0), remote_addr=(str(address), port)
         )
         try:
             transport.sendto(query)

@@ -14,16 +14,20 @@ _LARGEST_COST = 4  # of one query (admission/limits.py)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsConfig:
-    """`[limits]`: how much one source may ask over UDP without a cookie before it is sent to TCP (docs/under-attack.md).
+    """`[limits]`: how much one source may ask over UDP without a cookie before it is sent to TCP.
 
-    RFC 7720 §3 wants every valid source answered: off until an operator says otherwise, and tried dry first.
+    RFC 7720 §3 wants every valid source answered: off until an operator says otherwise, and tried dry first
+    (docs/under-attack.md).
     """
 
     mode: Mode = "off"
     """"dry-run": count what would be limited, and answer it; "on": answer it with TC."""
 
     rate: int = 500
-    """Cost units a second for one IPv4 address or IPv6 /64: a referral costs 1, an nxdomain 2, DNSKEY or a large one 4."""
+    """Cost units a second for one IPv4 address or IPv6 /64.
+
+    A referral costs 1, an nxdomain 2, DNSKEY or a response of 1,100 octets 4.
+    """
 
     burst_seconds: float = 2.0
     """How long at that rate may come at once."""

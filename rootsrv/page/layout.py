@@ -40,7 +40,6 @@ blocked sources), each worker writes its own slot (what it has staged and serves
 # anything else.
 
 import contextlib
-import ctypes
 import fcntl
 import mmap
 import os
@@ -48,6 +47,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rootsrv.process import log
+from rootsrv.process.shared_memory import map_shared
 
 MAGIC = 0x526F6F7450616765  # "RootPage"
 VERSION = 5
@@ -171,7 +171,7 @@ class Page:
         if may_make_head:
             _had(path).close()
         page = cls(path, _map(path, _HEAD_SIZE, writable=False), writes_serving=True, makes=True)
-        if tuple(page.words[_BOOT : _BOOT + 2]) != _boot_id():
+        if tuple(page.words[_BOOT : _BOOT + 2]) != boot_id():
             raise PageUnusable(f"{path}: is of another boot of this machine")
         page._map_serving()
         return page
@@ -205,10 +205,10 @@ class Page:
         mapping, self._descriptors["serving"] = _map_or_make(path, _SERVING_SIZE, _begin_serving, for_reading=True)
         self._adopt_serving(mapping)
         words = self._serving_words
-        if tuple(words[_BOOT : _BOOT + 2]) != _boot_id():
+        if tuple(words[_BOOT : _BOOT + 2]) != boot_id():
             for word in (_WORKERS, _REPLACED, _BLOCK_COUNT, _BLOCK_CHANGES, _PARENT_HEARTBEAT):
                 words[word] = 0
-            words[_BOOT], words[_BOOT + 1] = _boot_id()
+            words[_BOOT], words[_BOOT + 1] = boot_id()
 
     def _adopt_serving(self, mapping: mmap.mmap) -> None:
         self._serving = mapping
@@ -358,7 +358,7 @@ def _files(path: Path) -> tuple[tuple[int, int], ...]:
 
 
 def _begin(words: memoryview) -> None:
-    words[_BOOT], words[_BOOT + 1] = _boot_id()
+    words[_BOOT], words[_BOOT + 1] = boot_id()
     words[_MAGIC], words[_VERSION] = MAGIC, VERSION
 
 
@@ -383,7 +383,7 @@ def _had(path: Path) -> mmap.mmap:
     except OSError as error:
         raise PageUnusable(f"{error.filename or path}: {error.strerror}") from error
     words = memoryview(mapping).cast("Q")
-    if tuple(words[_BOOT : _BOOT + 2]) != _boot_id():
+    if tuple(words[_BOOT : _BOOT + 2]) != boot_id():
         for word in range(_STAGED, _ZONE_DEADLINES + MAX_ZONES):
             words[word] = 0
         _begin(words)
@@ -464,16 +464,13 @@ def _map_or_make(
 
 
 def _map_without_descriptor(descriptor: int, size: int) -> memoryview:
-    """Map a part for writing and keep no descriptor of it, which mmap.mmap would: with one it could be cut short."""
+    """Map a part for writing and keep no descriptor of it."""
     if (found := os.fstat(descriptor).st_size) != size:
         raise PageUnusable(f"{found} octets, expected {size}")
-    library = ctypes.CDLL(None, use_errno=True)
-    library.mmap.restype = ctypes.c_void_p
-    library.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
-    address = library.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, descriptor, 0)
-    if address in {None, ctypes.c_void_p(-1).value}:
-        raise PageUnusable(os.strerror(ctypes.get_errno()))
-    return memoryview((ctypes.c_char * size).from_address(address)).cast("B").cast("Q")
+    try:
+        return map_shared(descriptor, size).cast("Q")
+    except OSError as error:
+        raise PageUnusable(str(error.strerror)) from error
 
 
 def covers(block: BlockWords, upper: int, lower: int) -> bool:
@@ -482,7 +479,7 @@ def covers(block: BlockWords, upper: int, lower: int) -> bool:
     return (upper << 64 | lower) >> shift == (block[0] << 64 | block[1]) >> shift
 
 
-def _boot_id() -> tuple[int, int]:
+def boot_id() -> tuple[int, int]:
     """This boot of the machine, as two words; zeros where the system does not tell."""
     try:
         digits = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.admission.blocks import Blocks
+from rootsrv.admission.limits import make_shared_cells, map_cells
+from rootsrv.admission.policy import Policy
+from rootsrv.admission.samples import NotesReader, make_ring
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config, load
+from rootsrv.config.limits import LimitsConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
 from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
+from rootsrv.page import counts
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.page.unique_sources import key_name
 from rootsrv.process import held_back, log, privileges
@@ -42,7 +47,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     sockets = bind_all(config.service.addresses, config.service.port, workers)
     answers = _Answers(config, path)
     key = sources_key.find(config.report.sources_key_file, Path(config.state.directory))
-    orders = {
+    orders: dict[str, Any] = {
         "account": account,
         "responder": answers.orders,
         "anchor_tags": _anchor_tags(config),
@@ -53,7 +58,9 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
             "idle_seconds": config.service.tcp_idle_seconds,
         },
     }
-    parent = Parent(sockets=sockets, page=page, tables=tables, orders=orders)
+    admission = _Admission(config, page, runtime, workers)
+    orders |= {"admission": admission.policy.to_document(), "cells": admission.cells}
+    parent = Parent(sockets=sockets, page=page, tables=tables, orders=orders, notes=admission.notes)
     fastpath = FastPath(
         config.fastpath,
         addresses=config.service.addresses,
@@ -66,7 +73,15 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     )
     blocks = Blocks(page, runtime / "blocks.json")
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
-    commands = {**parent.commands(), **fastpath_commands(fastpath), **blocks.commands(), **answers.commands()}
+    admission.policy.users.append(parent.change_admission)
+    answers.limits = admission.policy.reconfigure
+    commands = {
+        **parent.commands(),
+        **fastpath_commands(fastpath),
+        **blocks.commands(),
+        **admission.policy.commands(),
+        **answers.commands(),
+    }
     control = ControlServer(commands)
     control.start(runtime / "serve.sock")
 
@@ -79,6 +94,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         asyncio.create_task(persistently("fast path", lambda: fastpath.run(stop)), name="fastpath"),
         asyncio.create_task(persistently("addresses", watch_addresses), name="addresses"),
         asyncio.create_task(persistently("blocks", lambda: _end_blocks(blocks)), name="blocks"),
+        asyncio.create_task(persistently("limits", admission.run), name="limits"),
         asyncio.create_task(persistently("reload", lambda: answers.follow(reload)), name="reload"),
     )
     try:
@@ -135,6 +151,47 @@ async def _end_blocks(blocks: Blocks) -> None:
         blocks.expire()
 
 
+class _Admission:
+    """Limits, shed rules and notes of queries: their memory, and what is done about them every second."""
+
+    def __init__(self, config: Config, page: Page, runtime: Path, workers: int) -> None:
+        self._page = page
+        self._looked_at = 0
+        self.cells = _had("limits", make_shared_cells) if config.limits.mode != "off" else None
+        """Descriptor of the limits' cells; None where there are none."""
+
+        self.notes: dict[int, int] = {}
+        """Descriptors of the rings in which workers note queries, by slot."""
+
+        for slot in range(workers):
+            if (ring := _had("notes of queries", make_ring)) is not None:
+                self.notes[slot] = ring
+        self._readers = [NotesReader(each) for each in self.notes.values()]
+        self.policy = Policy(
+            config.limits, service_addresses=config.service.addresses, page=page, path=runtime / "sheds.json",
+            cells=None if self.cells is None else map_cells(self.cells),
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Look after them until cancelled."""
+        while True:
+            await asyncio.sleep(1)
+            self.policy.tick()
+            notes = [note for reader in self._readers for note in reader.read()]
+            looked_at = counts.total(self._page)[counts.LOOKED_AT]
+            self.policy.flood.take(notes, max(0, looked_at - self._looked_at))
+            self._looked_at = looked_at
+
+
+def _had(what: str, make: Callable[[], int]) -> int | None:
+    """A descriptor that *make* makes; None where it cannot be had, which is no reason not to answer."""
+    try:
+        return make()
+    except OSError as error:
+        log.alarm(f"{what} cannot be had", reason=error.strerror)
+        return None
+
+
 class _Answers:
     """How queries are answered, as far as the configuration says; identity and cookies may change meanwhile."""
 
@@ -146,6 +203,9 @@ class _Answers:
 
         self.users: list[Callable[[dict[str, Any]], None]] = []
         """Called with the orders when these have changed."""
+
+        self.limits: Callable[[LimitsConfig], None] = lambda limits: None
+        """Called with what the file says of limits."""
 
     async def follow(self, reload: asyncio.Event) -> None:
         """Read the file whenever *reload* is set, until cancelled."""
@@ -167,10 +227,12 @@ class _Answers:
     def reload(self) -> None:
         """Read the file now; Refused where there is an error in it, and nothing changes then."""
         try:
-            read = responder_orders(load(self._path), self._own_secret)
+            config = load(self._path)
+            read = responder_orders(config, self._own_secret)
         except ConfigError as error:
             log.alarm("reload refused", reason=error)
             raise Refused(str(error)) from error
+        self.limits(config.limits)
         orders = self.orders | {key: read[key] for key in _CHANGEABLE}
         if orders != self.orders:
             self.orders = orders

@@ -13,7 +13,7 @@ import socket
 import sys
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate, repeat
+from itertools import accumulate
 from operator import add
 from typing import Any
 
@@ -119,8 +119,7 @@ class Batch:
 
     def ports(self, count: int) -> list[int]:
         """The source ports of the first *count* datagrams of the latest `receive`."""
-        octets = map(self._addresses.__getitem__, self._port_slices[:count])
-        return list(map(int.from_bytes, octets, repeat("big")))
+        return [int.from_bytes(self._addresses[each], "big") for each in self._port_slices[:count]]
 
     def send(self, descriptor: int, first: int, responses: Sequence[bytes]) -> list[int]:
         """Send `responses[i]` to where received datagram *first* + i came from, without blocking.

@@ -52,8 +52,20 @@ STOP_SECONDS = 6.0
 class Parent:
     """Starts, watches and replaces the workers, and tells who asks."""
 
-    def __init__(self, *, sockets: Sequence[ServiceSocket], page: Page, tables: Path, orders: dict[str, Any]) -> None:
-        """*tables*: directory of answer tables; *orders*: the WorkerOrders that do not differ between workers."""
+    def __init__(
+        self,
+        *,
+        sockets: Sequence[ServiceSocket],
+        page: Page,
+        tables: Path,
+        orders: dict[str, Any],
+        notes: Mapping[int, int] = {},
+    ) -> None:
+        """*tables*: directory of answer tables; *orders*: the WorkerOrders that do not differ between workers.
+
+        *notes*: descriptors of rings for notes of queries (admission/samples.py), by slot.
+        """
+        self._notes = notes
         self._sockets = sockets
         self._page = page
         self._tables = tables
@@ -146,15 +158,17 @@ class Parent:
         descriptors = tuple(each.socket.fileno() for each in self._sockets if each.worker == slot)
         page = self._page.descriptors(slot)
         orders = WorkerOrders(
-            slot=slot, parent=os.getpid(), page=page, tables=tables, sockets=descriptors, **self._orders
-        )
+            slot=slot, parent=os.getpid(), page=page, tables=tables, sockets=descriptors,
+            notes=self._notes.get(slot), **self._orders,
+        )  # fmt: skip
+        admission = [each for each in (orders.cells, orders.notes) if each is not None]
         self._page.worker(slot).heartbeat = clock.boottime_ns()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "rootsrv.server.worker",
             stdin=asyncio.subprocess.PIPE,
-            pass_fds=(*page, tables, *descriptors),
+            pass_fds=(*page, tables, *descriptors, *admission),
             env=environment(),
         )
         self._processes[slot] = process
@@ -167,9 +181,17 @@ class Parent:
     def change_responder(self, responder: dict[str, Any]) -> None:
         """Have all workers go on with other settings (`WorkerOrders.responder`), without losing a query."""
         self._orders = {**self._orders, "responder": responder}
+        self._tell_all(responder)
+
+    def change_admission(self, admission: dict[str, Any]) -> None:
+        """Have all workers go on with other limits and shed rules (`WorkerOrders.admission`)."""
+        self._orders = {**self._orders, "admission": admission}
+        self._tell_all({"admission": admission})
+
+    def _tell_all(self, document: dict[str, Any]) -> None:
         for process in self._processes.values():
             assert process.stdin is not None
-            process.stdin.write(json.dumps(responder).encode() + b"\n")
+            process.stdin.write(json.dumps(document).encode() + b"\n")
 
     async def _watch(self) -> None:
         """Kill workers that do not advance."""

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 
 from rootsrv.admission.blocks import Matcher
+from rootsrv.admission.gate import Gate
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport, not_ready
 from rootsrv.answer.table import TableUnusable
 from rootsrv.page.layout import MAX_ZONES, Page, WorkerSlot
@@ -48,8 +49,15 @@ class Serving:
     """The generation, the leases and the silence that the shared page commands."""
 
     def __init__(
-        self, page: Page, slot: WorkerSlot, counters: Counters, tables_descriptor: int, settings: ResponderSettings
+        self,
+        page: Page,
+        slot: WorkerSlot,
+        counters: Counters,
+        tables_descriptor: int,
+        settings: ResponderSettings,
+        gate: Gate | None = None,
     ) -> None:
+        """*gate*: limits and shed rules; None: there are none."""
         self._page = page
         self._slot = slot
         self._counters = counters
@@ -57,6 +65,8 @@ class Serving:
         self._settings = settings
         self._head = b""
         self._now = 0.0
+        self._boottime = 0
+        self.gate = gate or Gate(slot.counters, None, None)
         self._generation = 0
         self._responder: Responder | None = None
         self._respond: Respond = _not_ready
@@ -80,7 +90,7 @@ class Serving:
 
     def wake_up(self) -> None:
         """Read the page.  Everything answered until the next call comes from what it says now."""
-        self._slot.heartbeat = boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._slot.heartbeat = self._boottime = boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._now = time.time()
         self._counters.turn_day(self._now)
         head = self._page.head()
@@ -95,9 +105,53 @@ class Serving:
             self._blocks = Matcher(self._page.blocks(), boottime)
 
     def respond_to_all(
+        self,
+        requests: Sequence[bytes],
+        sources: Sequence[bytes],
+        transport: Transport,
+        ports: Callable[[], Sequence[int]] = tuple,
+    ) -> list[bytes | None]:
+        """One response or None for each request.  Raises nothing, whatever the octets.
+
+        *ports* gives the source ports of datagrams, if somebody wants to know.
+        """
+        responses = self._answers_to(requests, sources, transport)
+        if transport is Transport.UDP and not self.gate.is_open:
+            self._judge(requests, sources, ports(), responses)
+        return responses
+
+    def refuses_connection(self, source: bytes) -> bool:
+        """Whether a new TCP connection from *source* is one too many.  Raises nothing."""
+        if self.gate.is_open:
+            return False
+        try:
+            return self.gate.refuses_connection(source, self._boottime)
+        except Exception as error:
+            self._note_fault(error, b"")
+            return False
+
+    def _judge(
+        self,
+        requests: Sequence[bytes],
+        sources: Sequence[bytes],
+        ports: Sequence[int],
+        responses: list[bytes | None],
+    ) -> None:
+        """Limits and shed rules have the last word on *responses*."""
+        responder = self._responder
+        try:
+            self.gate.judge(
+                requests, sources, ports, responses, boottime=self._boottime, now=self._now,
+                cookies=self._settings.cookies,
+                truncate=None if responder is None or self._page.silenced else responder.respond_truncated,
+            )  # fmt: skip
+        except Exception as error:
+            self._note_fault(error, b"")  # what was not judged yet is answered as ever
+
+    def _answers_to(
         self, requests: Sequence[bytes], sources: Sequence[bytes], transport: Transport
     ) -> list[bytes | None]:
-        """One response or None for each request.  Raises nothing, whatever the octets."""
+        """What the zone says to each."""
         if self._blocks and any(map(self._blocks.blocks, sources)):
             return self._respond_to_unblocked(requests, sources, transport)
         try:
@@ -112,8 +166,16 @@ class Serving:
             self._counters.count_dropped(reason, responses.count(None))
         return responses
 
-    def respond_to(self, octets: bytes, source: bytes, transport: Transport) -> bytes | None:
+    def respond_to(self, octets: bytes, source: bytes, transport: Transport, port: int = 0) -> bytes | None:
         """The response to one request, or None.  Raises nothing, whatever the octets."""
+        response = self._answer_to(octets, source, transport)
+        if transport is Transport.UDP and not self.gate.is_open:
+            responses = [response]
+            self._judge((octets,), (source,), (port,), responses)
+            response = responses[0]
+        return response
+
+    def _answer_to(self, octets: bytes, source: bytes, transport: Transport) -> bytes | None:
         if self._blocks and self._blocks.blocks(source):
             self._counters.count_dropped("blocked")
             return None
@@ -128,12 +190,12 @@ class Serving:
     def _respond_to_unblocked(
         self, requests: Sequence[bytes], sources: Sequence[bytes], transport: Transport
     ) -> list[bytes | None]:
-        """`respond_to_all` where some of *sources* are blocked: they get nothing."""
+        """`_answers_to` where some of *sources* are blocked: they get nothing."""
         good = [number for number, source in enumerate(sources) if not self._blocks.blocks(source)]
         self._counters.count_dropped("blocked", len(sources) - len(good))
         responses: list[bytes | None] = [None] * len(requests)
         if good:
-            answers = self.respond_to_all([requests[n] for n in good], [sources[n] for n in good], transport)
+            answers = self._answers_to([requests[n] for n in good], [sources[n] for n in good], transport)
             for number, answer in zip(good, answers, strict=True):
                 responses[number] = answer
         return responses
@@ -142,14 +204,17 @@ class Serving:
         try:
             return self._respond(octets, source, transport, self._now)
         except Exception as error:
-            self._counters.count_fault()
-            if self._now - self._fault_logged_at >= _FAULT_LOG_SECONDS:
-                self._fault_logged_at = self._now
-                log.alarm("responder failed", error=f"{type(error).__name__}: {error}", message=octets[:512].hex())
+            self._note_fault(error, octets)
             # QR and SERVFAIL; the id, opcode and RD are the client's, and there is nothing behind the header.
             if len(octets) < 12 or octets[2] & 0x80:
                 return None
             return octets[:2] + bytes((octets[2] & 0x79 | 0x80, 2)) + bytes(8)
+
+    def _note_fault(self, error: Exception, octets: bytes) -> None:
+        self._counters.count_fault()
+        if self._now - self._fault_logged_at >= _FAULT_LOG_SECONDS:
+            self._fault_logged_at = self._now
+            log.alarm("responder failed", error=f"{type(error).__name__}: {error}", message=octets[:512].hex())
 
     def _follow(self) -> None:
         """Switch to the active generation; start mapping the staged one."""

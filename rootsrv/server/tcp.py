@@ -198,6 +198,10 @@ class Connections:
             self.counters.count_tcp("refused-client-limit")
             close_with_reset(descriptor)
             return
+        if self.turns.refuses_connection(source):
+            self.counters.count_tcp("refused-rate")
+            close_with_reset(descriptor)
+            return
         if len(self) >= self.limits.connections:
             self._make_room()  # maybe at the cost of the same client
         self._per_client[client] = self._per_client.get(client, 0) + 1

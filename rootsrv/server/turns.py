@@ -37,9 +37,9 @@ class Turns:
             self._begun = True
             self._serving.wake_up()
 
-    def respond(self, path: int, octets: bytes, source: bytes, transport: Transport) -> bytes | None:
+    def respond(self, path: int, octets: bytes, source: bytes, transport: Transport, port: int = 0) -> bytes | None:
         """The response to one message, counted with those of this turn (`begin` has been called)."""
-        response = self._serving.respond_to(octets, source, transport)
+        response = self._serving.respond_to(octets, source, transport, port)
         if response is not None:
             self._requests[path].append(octets)
             self._responses[path].append(response)
@@ -57,6 +57,10 @@ class Turns:
             self._responses[path].extend(each for _, each in answered)
             self._sources.add(source)
         return responses
+
+    def refuses_connection(self, source: bytes) -> bool:
+        """Whether a new connection from *source* is one too many (limits.connections); `begin_here` has been called."""
+        return self._serving.refuses_connection(source)
 
     def end(self) -> None:
         """Count what was answered."""

@@ -43,7 +43,7 @@ class Drain:
             return 0
         if not requests:
             return 0
-        responses = serving.respond_to_all(requests, sources, Transport.UDP)
+        responses = serving.respond_to_all(requests, sources, Transport.UDP, lambda: self._batch.ports(len(requests)))
         if self._batch.oversized:
             counters.count_dropped("silent", -self._batch.oversized)
             counters.count_dropped("oversized", self._batch.oversized)
@@ -93,7 +93,7 @@ class Datagrams(asyncio.DatagramProtocol):
         """Answer one datagram."""
         self._turns.begin()
         source = socket.inet_pton(self._family, address[0].partition("%")[0])
-        response = self._turns.respond(self._path, octets, source, Transport.UDP)
+        response = self._turns.respond(self._path, octets, source, Transport.UDP, address[1])
         if response is None:
             return
         if self._transport.get_write_buffer_size() > 1 << 20:

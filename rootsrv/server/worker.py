@@ -17,9 +17,12 @@ from typing import Any
 
 import uvloop
 
+from rootsrv.admission.gate import Gate
+from rootsrv.admission.limits import map_cells
+from rootsrv.admission.samples import NotesWriter, map_ring
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import ResponderSettings
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import Page, WorkerSlot
 from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import log, privileges, sandbox
 from rootsrv.process.descriptors import raise_limit
@@ -124,7 +127,11 @@ async def work() -> None:
 
 async def _follow_changes(lines: asyncio.StreamReader, serving: Serving) -> None:
     while line := await lines.readline():
-        serving.change_settings(responder_settings(json.loads(line)))
+        document = json.loads(line)
+        if "admission" in document:
+            serving.gate.change(document["admission"])
+        else:
+            serving.change_settings(responder_settings(document))
 
 
 def _tcp_limits(orders: WorkerOrders) -> TcpLimits:
@@ -145,7 +152,28 @@ def _prepare(orders: WorkerOrders, page: Page) -> tuple[Serving, Counters]:
     slot.staged = slot.active = 0
     counters = Counters(slot, orders.anchor_tags, SourcesKey.of(bytes.fromhex(orders.sources_key)))
     counters.forget_open_connections()
-    return Serving(page, slot, counters, orders.tables, responder_settings(orders.responder)), counters
+    settings = responder_settings(orders.responder)
+    return Serving(page, slot, counters, orders.tables, settings, _gate(orders, slot)), counters
+
+
+def _gate(orders: WorkerOrders, slot: WorkerSlot) -> Gate:
+    """What judges responses; without limits, or without notes, where their memory cannot be had."""
+    cells = notes = None
+    for name in ("cells", "notes"):
+        if (descriptor := getattr(orders, name)) is None:
+            continue
+        try:
+            if name == "cells":
+                cells = map_cells(descriptor)
+            else:
+                notes = NotesWriter(map_ring(descriptor), 0)
+        except OSError as error:
+            log.alarm(f"worker goes without {name}", slot=orders.slot, reason=error.strerror)
+        os.close(descriptor)  # what is mapped is enough
+    gate = Gate(slot.counters, cells, notes)
+    if orders.admission:
+        gate.change(orders.admission)
+    return gate
 
 
 def responder_settings(document: dict[str, Any]) -> ResponderSettings:

@@ -1,4 +1,7 @@
-"""What the parent tells a worker: WorkerOrders a line on its standard input, other settings in further lines."""
+"""What the parent tells a worker: WorkerOrders a line on its standard input, other settings in further lines.
+
+A further line is a new value of `responder`, or an object with the key `admission` and a new value of that.
+"""
 
 import dataclasses
 import json
@@ -35,6 +38,14 @@ class WorkerOrders:
     tcp: dict[str, Any]
     """TcpLimits."""
 
+    admission: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Policy.to_document (admission/policy.py): limits, shed rules, who is exempt."""
+
+    cells: int | None = None
+    """Descriptor: the cells of the limits; None where there are none."""
+
+    notes: int | None = None
+    """Descriptor: the ring for notes of queries; None where there is none."""
     sources_key: str
     """What unique sources are hashed with, hexadecimal digits (page/unique_sources.py)."""
 

@@ -1,0 +1,192 @@
+"""GCRA over prefixes: whoever keeps to the rate is never limited, unless cells collide in both rows."""
+
+import ipaddress
+import random
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rootsrv.admission.limits import (
+    CELLS,
+    CONNECTIONS,
+    HANDSHAKES,
+    LEVELS,
+    OCCUPANCY_LIMIT,
+    QUERIES,
+    ROW_CELLS,
+    Limiter,
+    LimitSettings,
+    Occupancy,
+    cells_in_memory,
+    cost_of,
+    hash_of,
+    make_shared_cells,
+    map_cells,
+    places_of,
+)
+from rootsrv.config.limits import LimitsConfig
+
+SECOND = 10**9
+KEY = bytes(range(16))
+CONFIG = LimitsConfig(mode="on", rate=100, burst_seconds=1.0, ipv4_multipliers=(1, 4, 16, 64), connections=10)
+
+
+def limiter(config: LimitsConfig = CONFIG) -> Limiter:
+    return Limiter(cells_in_memory(), LimitSettings.of(config, KEY))
+
+
+def packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+@pytest.mark.parametrize("address", ["198.51.100.1", "2001:db8::1"])
+def test_a_source_gets_its_burst_at_once_and_then_its_rate(address: str) -> None:
+    found = limiter()
+    now = 1000 * SECOND
+
+    taken = [found.is_over(packed(address), now) for _ in range(150)]
+    assert taken == [False] * 100 + [True] * 50
+    for _ in range(200):
+        now += SECOND // 100
+        assert not found.is_over(packed(address), now)
+        assert found.is_over(packed(address), now), "one more than the rate, and it was not charged for that"
+
+
+def test_what_is_over_is_not_charged_to_the_neighbours() -> None:
+    found = limiter()
+    now = 1000 * SECOND
+    for _ in range(10_000):
+        found.is_over(packed("198.51.100.1"), now)
+
+    assert not found.is_over(packed("198.51.100.2"), now), "same /24"
+    others = [found.is_over(packed(f"198.51.100.{number}"), now) for number in range(2, 200) for _ in range(3)]
+    assert others.count(False) == 4 * 100 - 100 - 1, "all of a /24 together have four times the rate of one"
+
+
+@pytest.mark.parametrize(("base", "hosts", "taken"), [
+    ("198.51.100.0", 2**8, 400), ("198.51.96.0", 2**12, 1600), ("198.51.64.0", 2**14, 6400),
+])  # fmt: skip
+def test_prefixes_of_every_length_have_their_multiple(base: str, hosts: int, taken: int) -> None:
+    found = limiter()
+    rng = random.Random(hosts)
+    sources = [packed(base)[:2] + struct.pack("!H", int.from_bytes(packed(base)[2:], "big") + n) for n in range(hosts)]
+
+    over = [found.is_over(rng.choice(sources), SECOND) for _ in range(4 * taken)]
+
+    assert over.count(False) == taken
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_without_a_collision_in_one_row_no_key_within_its_rate_is_ever_limited(data: st.DataObject) -> None:
+    """A key that keeps to its rate, among others that do as they like, is limited only by one of its own prefixes.
+
+    Collisions are made likely by few cells: those of this key are kept from the others in one row, never in both.
+    """
+    seed = data.draw(st.integers(0, 2**32))
+    row = data.draw(st.integers(0, 1))
+    rng = random.Random(seed)
+    found = limiter()
+    source = packed("192.0.2.1")
+    own = {place for level in found._find(source, QUERIES) for place in level[:2]}
+    kept = {level[row] for level in found._find(source, QUERIES)}
+    now = 1000 * SECOND
+    for _ in range(400):
+        now += rng.randrange(SECOND // 50, SECOND // 20)  # at most half its rate
+        for _ in range(20):
+            # Somebody else charges whatever cells there are, except this key's own in one row.
+            for place in rng.sample(sorted(own - kept), k=2):
+                found._cells[place] = max(found._cells[place], now + rng.randrange(2 * SECOND))
+        assert not found.is_over(source, now)
+
+
+def test_collisions_are_as_rare_as_stated() -> None:
+    # 10,000 heavy keys of each length: an innocent meets one in both rows with (10,000 × 4 / 2^20)² = 0.15 % at most.
+    rng = random.Random(3)
+    heavy: list[set[int]] = [set(), set()]
+    for _ in range(40_000):
+        for row, place in enumerate(places_of(rng.getrandbits(64))):
+            heavy[row].add(place)
+    hit = 0
+    for _ in range(50_000):
+        first, second = places_of(rng.getrandbits(64))
+        hit += first in heavy[0] and second in heavy[1]
+    assert hit / 50_000 < 0.0025
+
+
+def test_whatever_a_worker_writes_is_over_after_a_burst() -> None:
+    found = limiter()
+    source, now = packed("198.51.100.1"), 1000 * SECOND
+    for first, second, _ in found._find(source, QUERIES):
+        found._cells[first] = found._cells[second] = 2**64 - 1
+
+    assert found.is_over(source, now)
+    assert not found.is_over(source, now + SECOND + 1)
+
+
+def test_costs_by_kind() -> None:
+    header = bytes(12)
+    nxdomain = b"\0\0\x84\x03" + bytes(300)
+    assert cost_of(header + b"\3com\0\0\1\0\1", bytes(300)) == 1
+    assert cost_of(header + b"\3com\0\0\1\0\1", nxdomain) == 2
+    assert cost_of(header + b"\0\0\x30\0\1", bytes(300)) == 4
+    assert cost_of(header + b"\3com\0\0\1\0\1", bytes(1100)) == 4
+
+
+def test_kinds_of_charge_do_not_meet() -> None:
+    found = limiter()
+    source, now = packed("198.51.100.1"), 1000 * SECOND
+    assert [found.is_over(source, now, kind=CONNECTIONS) for _ in range(20)].count(False) == 10
+    assert not found.is_over(source, now)
+    assert not found.is_over_for_handshake(source, now, 400)
+    spent = sum(400 for _ in range(1000) if not found.is_over_for_handshake(source, now, 400))
+    assert 40_000 < spent <= 50_000, "50 ms of processor time a second, in units of 64 µs"
+    assert len({hash_of(source, 32, kind, KEY) for kind in (QUERIES, CONNECTIONS, HANDSHAKES)}) == 3
+
+
+def test_cells_are_shared_by_a_descriptor() -> None:
+    descriptor = make_shared_cells()
+    one, other = map_cells(descriptor), map_cells(descriptor)
+    one[CELLS - 1] = 7
+    assert other[CELLS - 1] == 7
+
+
+def test_places_are_in_their_rows() -> None:
+    rng = random.Random(1)
+    for _ in range(1000):
+        first, second = places_of(rng.getrandbits(64))
+        assert 0 <= first < ROW_CELLS <= second < CELLS
+    assert all(len(levels) == 4 for levels in LEVELS.values())
+
+
+def test_settings_go_to_a_worker_as_json() -> None:
+    made = LimitSettings.of(CONFIG, KEY)
+    assert LimitSettings.from_document(made.to_document()) == made
+
+
+@pytest.fixture
+def everything() -> Callable[[range, int], list[int]]:
+    """Looks at evenly spread cells: no luck."""
+    return lambda population, k: list(population[:: len(population) // k])[:k]
+
+
+def test_too_many_cells_over_their_limit_fall_back_to_dry_run_and_come_back(
+    everything: Callable[[range, int], list[int]],
+) -> None:
+    cells = cells_in_memory()
+    occupancy = Occupancy(cells, everything)  # type: ignore[arg-type]
+    made = LimitSettings.of(CONFIG, KEY)
+    now = 1000 * SECOND
+    assert not occupancy.look(now, made)
+    step = CELLS // 8192
+    for number in range(round(8192 * OCCUPANCY_LIMIT) + 1):
+        cells[number * step] = now + made.burst_ns
+    assert occupancy.look(now, made)
+    assert occupancy.falls_back
+    assert LimitSettings.of(CONFIG, KEY, falls_back=True).mode == "dry-run"
+    assert not occupancy.look(now, made), "nothing new"
+    assert occupancy.look(now + 2 * made.burst_ns, made)
+    assert not occupancy.falls_back
