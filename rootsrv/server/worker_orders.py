@@ -46,6 +46,7 @@ class WorkerOrders:
 
     notes: int | None = None
     """Descriptor: the ring for notes of queries; None where there is none."""
+
     sources_key: str
     """What unique sources are hashed with, hexadecimal digits (page/unique_sources.py)."""
 
