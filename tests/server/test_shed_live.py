@@ -42,7 +42,9 @@ def order(instance: Instance, command: str, **wanted: object) -> dict[str, Any]:
     return told
 
 
-def query(instance: Instance, name: str, source: str = CLIENT, timeout: float = 5.0, rtype: str = "A") -> dns.message.Message:
+def query(
+    instance: Instance, name: str, source: str = CLIENT, timeout: float = 5.0, rtype: str = "A"
+) -> dns.message.Message:
     return dns.query.udp(
         dns.message.make_query(name, rtype), "127.0.0.1", timeout=timeout, port=instance.port, source=source
     )
@@ -185,7 +187,7 @@ def test_who_floods_is_told(instance: Instance) -> None:
 def test_rules_outlive_the_workers(instance: Instance) -> None:
     place = shed(instance, "qname-suffix=kept.com")
     try:
-            (pid,) = instance.worker_pids()
+        (pid,) = instance.worker_pids()
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: instance.is_ready() and instance.worker_pids() != [pid], "replaced")
         assert is_tc(instance, "a.kept.com.", "127.0.4.1")

@@ -91,16 +91,7 @@ STEP is_blocked(struct scratch *s)
 {
 	if (!s)
 		return 0;
-	struct block_key key = { .prefix_size = 128 };
-
-	if (s->family == IPV4) {
-		key.address[10] = 0xff;
-		key.address[11] = 0xff;
-		uint32_t source = s->source[0];
-		__builtin_memcpy(key.address + 12, &source, 4);
-	} else {
-		__builtin_memcpy(key.address, s->source, 16);
-	}
+	struct block_key key = source_key(s);
 	uint64_t *until = bpf_map_lookup_elem(&blocks, &key);
 	if (!until || bpf_ktime_get_boot_ns() >= *until)
 		return 0;

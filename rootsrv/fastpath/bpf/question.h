@@ -12,6 +12,7 @@
 
 #define TYPE_OPT 41
 #define TYPE_DS 43
+#define TYPE_DNSKEY 48
 
 #define OPT_HEADER 11
 #define OPTION_NSID 3
@@ -70,6 +71,7 @@ at_end:
 	s->do_flag = 0;
 	s->asks_nsid = 0;
 	s->cookie_size = 0;
+	s->cookie_is_good = 0;
 	s->limit = 512; /* RFC 1035 section 4.2.1 */
 	if (!s->has_opt && s->question_end != s->size)
 		return PASS_TRAILING;

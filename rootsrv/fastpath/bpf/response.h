@@ -113,6 +113,28 @@ STEP shorten(struct scratch *s, uint64_t count, uint32_t space)
 	return large < count ? s->answer_at - (large + 1) * sizeof(struct table_cut) : 0;
 }
 
+/* The UDP checksum (checksum.h) of the response, *body* being the sum of its body as if it started at an even offset; on tc
+ * the reply leaves in the state in which the query came: unfinished.
+ */
+static __always_inline void sum_up(struct scratch *s, uint64_t body)
+{
+	uint64_t start = s->question_end;
+	uint16_t udp_size = bpf_htons(s->response_size + 8);
+	uint64_t sum = s->address_sum + bpf_htons(17) + udp_size;
+
+	if (s->partial && s->is_tc) {
+		s->reply_check = fold(sum);
+		return;
+	}
+	sum += (uint64_t)udp_size + s->source_port + s->service_port;
+	sum += LOAD16(s->message) + s->reply_flags + bpf_htons(1) + s->ancount + s->nscount + s->arcount;
+	sum += s->question_sum + swapped_if_odd(body, start);
+	if (s->has_opt)
+		sum += swapped_if_odd(s->opt_sum, start + s->body_size);
+	uint16_t check = ~fold(sum);
+	s->reply_check = check ? check : 0xffff; /* 0 means "none" (RFC 768) */
+}
+
 /* Chooses the longest cut that fits, and what follows from it. */
 static __always_inline int fit(struct scratch *s)
 {
@@ -164,23 +186,9 @@ static __always_inline int fit(struct scratch *s)
 	s->nscount = bpf_htons(cut->nscount);
 	s->arcount = bpf_htons(cut->arcount + s->has_opt);
 
-	/* The UDP checksum (checksum.h); on tc the reply leaves in the state in which the query came: unfinished. */
 	uint64_t moved = bpf_htons(moved_by);
-	uint64_t body = bpf_htons(cut->partial_sum) + cut->even_pointers * moved +
-			cut->odd_pointers * (uint64_t)__builtin_bswap16(moved);
-	uint16_t udp_size = bpf_htons(s->response_size + 8);
-	uint64_t sum = s->address_sum + bpf_htons(17) + udp_size;
-	if (s->partial && s->is_tc) {
-		s->reply_check = fold(sum);
-		return 0;
-	}
-	sum += (uint64_t)udp_size + s->source_port + s->service_port;
-	sum += LOAD16(s->message) + s->reply_flags + bpf_htons(1) + s->ancount + s->nscount + s->arcount;
-	sum += s->question_sum + swapped_if_odd(body, start);
-	if (s->has_opt)
-		sum += swapped_if_odd(s->opt_sum, start + body_size);
-	uint16_t check = ~fold(sum);
-	s->reply_check = check ? check : 0xffff; /* 0 means "none" (RFC 768) */
+	sum_up(s, bpf_htons(cut->partial_sum) + cut->even_pointers * moved +
+			  cut->odd_pointers * (uint64_t)__builtin_bswap16(moved));
 	return 0;
 }
 

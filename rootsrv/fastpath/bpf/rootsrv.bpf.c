@@ -7,7 +7,7 @@
  * from the table in one go and its pointers moved, our OPT record behind it.
  *
  * The files, in the order in which a packet meets them: packet.h (headers), question.h (query), find.h (which answer),
- * checksum.h, cookie.h, response.h (which cut, OPT, checksum), account.h; state.h holds the maps, hooks.h is what differs
+ * checksum.h, cookie.h, response.h (which cut, OPT, checksum), limits.h, shed.h, account.h; state.h holds the maps, hooks.h is what differs
  * between XDP and tc.  shared.h and table.h are what Python knows too.
  */
 
@@ -23,6 +23,8 @@
 #include "response.h"
 #include "hooks.h"
 #include "packet.h"
+#include "limits.h"
+#include "shed.h"
 #include "account.h"
 
 #ifdef LAYOUT
@@ -152,12 +154,18 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 	PATHS_MEET(s);
 	if (!reason && control.blocks && is_blocked(s))
 		return verdict(ctx, hook, DROP);
+	if (!reason && admitting.limits && admission.judging)
+		find_cells(s);
+	PATHS_MEET(s);
 	if (!reason)
 		reason = decide(s);
 	if (reason) {
 		count_pass(s, reason);
 		return verdict(ctx, hook, PASS);
 	}
+	PATHS_MEET(s);
+	if (turn_away(s))
+		return verdict(ctx, hook, DROP);
 	PATHS_MEET(s);
 	int outcome = send(ctx, hook, s);
 	if (outcome == PASS) {

@@ -27,7 +27,14 @@ enum sizes {
 	REGISTERS = 16384,         /* HyperLogLog registers of one estimate, see rootsrv/page/unique_sources.py */
 	REGISTER_SETS = 3,         /* IPv4, IPv6, IPv6 aggregated to /64 */
 	TAP_QUERY = 512,
-	TAP_RESPONSE = 4096
+	TAP_RESPONSE = 4096,
+	LIMIT_ROW_CELLS = 1048576, /* a power of two */
+	LIMIT_CELLS = 2097152,     /* two rows */
+	LIMIT_LEVELS = 4,          /* prefixes of a source */
+	LIMIT_LARGE = 1100,        /* octets: such a response costs 4 units */
+	MAX_RULES = 16,
+	NOTES = 1024,              /* of one CPU */
+	NOTE_NAME = 64
 };
 
 enum family { IPV4, IPV6, FAMILIES };
@@ -129,6 +136,12 @@ struct counters {
 	uint64_t good_cookies, made_cookies;
 	uint64_t blocked[2];       /* queries dropped because an operator said so, by family */
 	uint64_t tapped, tap_lost;
+	uint64_t judged[2];        /* queries that limits and shed rules looked at: all of them, those with a good cookie */
+	uint64_t limited[4];       /* TC because of a limit, by family; in dry-run: would have been, by family */
+	uint64_t shed[2];          /* TC because of a shed rule, by family */
+	uint64_t shed_dropped;
+	uint64_t rules[16][2];     /* queries for which the rule in a place held: all of them, those with a good cookie */
+	uint64_t looked_at, noted; /* queries among which notes were taken; notes */
 	uint64_t passes[34];       /* by reason */
 };
 
@@ -147,4 +160,59 @@ struct tap_head {
 	uint8_t unused[3];
 	uint16_t source_port, service_port; /* network order */
 	uint8_t source[16], service[16]; /* IPv4: the first four octets */
+};
+
+enum limit_mode { LIMITS_OFF, LIMITS_DRY_RUN, LIMITS_ON };
+
+/* Bits of shed_rule.conditions: what must hold, and two more (rootsrv/admission/shed.py). */
+enum shed_condition {
+	BY_SUFFIX = 1,
+	BY_QTYPE = 2,
+	BY_PORT = 4,
+	BY_SIZE = 8,
+	BY_OPT = 16,
+	BY_PREFIX = 32,
+	RULE_DRY = 64,             /* count it, and go on */
+	RULE_IN_USE = 128
+};
+
+enum shed_action { SHED_TC_UNLESS_COOKIE, SHED_DROP, SHED_TC };
+enum shed_opt { OPT_ABSENT, OPT_PRESENT, OPT_DO, OPT_NO_DO };
+
+struct shed_rule {
+	uint64_t until;            /* nanoseconds on CLOCK_BOOTTIME */
+	uint64_t address[2], mask[2]; /* network order, IPv4 mapped (::ffff:0:0/96) */
+	uint32_t conditions;
+	uint16_t qtype, port_low, port_high, size_low, size_high, name_size;
+	uint8_t action, opt;
+	uint8_t unused[6];
+	uint8_t name[256];         /* lower case, padded with zeros */
+};
+
+/* Limits and shed rules; written by the owner of the attachment only.  Rules stand in two sets, of which one is in force. */
+struct admission {
+	uint32_t judging;          /* 0: neither limits nor rules */
+	uint32_t note_every;       /* 0: no notes */
+	uint32_t limit_mode;
+	uint32_t rule_set;
+	uint64_t burst;            /* nanoseconds */
+	uint64_t intervals[2][4];  /* nanoseconds that a unit costs, by family and level */
+	uint64_t hash_key[2];
+	uint64_t test_clock;       /* CLOCK_BOOTTIME for test runs; 0: nothing is judged in them */
+	struct shed_rule rules[2][16];
+};
+
+enum note_flag { NOTE_OPT = 1, NOTE_COOKIE = 2, NOTE_DO = 4 };
+enum note_outcome { NOTE_ANSWERED, NOTE_LIMITED, NOTE_SHED, NOTE_DROPPED };
+
+/* What is noted of one query in so many (rootsrv/admission/samples.py). */
+struct query_note {
+	uint8_t source[16];        /* IPv4: the first four octets */
+	uint16_t source_port;      /* network order */
+	uint16_t qtype, query_size;
+	uint8_t family, flags, name_size, rcode, outcome;
+	uint8_t unused_here;
+	uint16_t response_size;
+	uint8_t unused[2];
+	uint8_t name[64];          /* or its last octets */
 };

@@ -80,6 +80,12 @@ struct scratch {
 	uint16_t reply_check;
 	uint16_t rcode;
 
+	/* Limits and shed rules (limits.h, shed.h). */
+	uint64_t judged_at;        /* CLOCK_BOOTTIME */
+	uint64_t cells_seen[2 * LIMIT_LEVELS], cells_next[LIMIT_LEVELS];
+	uint32_t cells[2 * LIMIT_LEVELS];
+	uint32_t not_noted;
+
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
 	uint64_t ip_ids;           /* IPv4 identifications that are still to be used, two octets each */
 	uint64_t ip_ids_made;
@@ -142,6 +148,39 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1048576);
 } tap SEC(".maps");
+
+/* What is never limited nor shed: monitors, service addresses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct block_key);
+	__type(value, uint32_t);
+} exempt SEC(".maps");
+
+/* Theoretical arrival times, which the workers share (rootsrv/admission/limits.py). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, LIMIT_CELLS);
+	__type(key, __u32);
+	__type(value, uint64_t);
+} limit_cells SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, NOTES); /* for each CPU, set before the program is loaded */
+	__type(key, __u32);
+	__type(value, struct query_note);
+} query_notes SEC(".maps");
+
+struct admission admission SEC(".data.admission");
+
+/* Set before the program is loaded, so that the verifier takes out what is not asked for. */
+const volatile struct {
+	uint32_t limits;           /* there are cells */
+} admitting SEC(".rodata.admission");
 
 struct control control SEC(".data.control");
 
