@@ -18,14 +18,14 @@
 #
 # Order: all eight cells are read, narrowest prefix first, row 0 before row 1; then it is decided; then, if it conforms,
 # they are written in the same order.  The kernel writes by compare-and-swap, and the loser does nothing: another CPU
-# has charged the cell in between, and one charge is lost there.  A worker has no such instruction in Python; it loads
-# and stores, and whoever stores between loses its charge.  Either way a race can only forget, never invent: no client
-# is limited by one.
+# has charged the cell in between, and one charge is lost there.  Python has no such instruction: a worker compares and
+# then stores, and whoever stores between the two loses its charge.  Either way a race can only forget, never invent: no
+# client is limited by one.
 #
 # Kernel and workers write the same cells, and a worker reads what strangers send.  So a cell beyond now + burst, which
 # nobody can have earned, counts as now + burst and is set to that: whatever a worker writes, it is over after a burst.
 #
-# The kernel does the same in fastpath/bpf/limits.h; tests/fastpath/test_limits.py feeds both.
+# The kernel does the same in fastpath/bpf/limits.h; tests/fastpath/test_admission.py feeds both.
 
 import random
 import struct
@@ -191,9 +191,9 @@ class Limiter:
         if over:
             return True
         for first, second, one, other, tat in charged:
-            if one < tat:
+            if one < tat and cells[first] == one:
                 cells[first] = tat
-            if other < tat:
+            if other < tat and cells[second] == other:
                 cells[second] = tat
         return False
 

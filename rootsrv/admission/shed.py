@@ -3,7 +3,7 @@
 # the source, the port and the size alone, and a condition on anything else does not hold.  Rules stand in places
 # 0 … MAX_RULES − 1; the first that holds and is not dry decides.  A dry one is only counted.
 #
-# The kernel has the same rules (fastpath/bpf/shed.h) in the form of RULE; tests/fastpath/test_shed.py feeds both.
+# The kernel has the same rules (fastpath/bpf/shed.h) in the form of RULE; tests/fastpath/test_admission.py feeds both.
 
 import ipaddress
 import re

@@ -48,6 +48,10 @@ def words_of(counters: Counters) -> dict[int, int]:
             word = counts.RCODES + path * counts.RCODES_PER_PATH + rcode + truncated * counts.TRUNCATED_BIT
             words[word] = number
     words[counts.DROPPED + counts.DROP_REASONS.index("blocked")] = sum(counters.blocked)
+    words[counts.DROPPED + counts.DROP_REASONS.index("shed")] = counters.shed_dropped
+    rules = [number for pair in counters.rules for number in pair]
+    judged = [*counters.judged, *counters.limited, *counters.shed, *rules, counters.looked_at]
+    words |= {counts.JUDGED + at: number for at, number in enumerate(judged)}
     for first, bins, by_size in (
         (counts.REQUEST_SIZES, counts.REQUEST_BINS, counters.queries_by_size),
         (counts.RESPONSE_SIZES, counts.RESPONSE_BINS, counters.replies_by_size),

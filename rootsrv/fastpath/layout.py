@@ -19,10 +19,16 @@ LAYOUT = int(hashlib.sha256("".join(_headers).encode()).hexdigest()[:16], 16)
 """Tells these headers from others: `make bpf` compiles it into the program."""
 
 
+_ENUMS = (
+    "enum sizes", "enum family", "enum reason", "enum interface_flags", "enum table_flags", "enum limit_mode",
+    "enum shed_condition", "enum shed_action", "enum shed_opt", "enum note_flag", "enum note_outcome",
+)  # fmt: skip
+
+
 @functools.cache
 def constant(name: str) -> int:
     """The value of an enumerator in the headers."""
-    for kind in ("enum sizes", "enum family", "enum reason", "enum interface_flags", "enum table_flags"):
+    for kind in _ENUMS:
         values = ffi.typeof(kind).relements
         if name in values:
             return int(values[name])
@@ -82,6 +88,10 @@ class Counters:
             "blocked": dict(zip(families, self.blocked, strict=True)),
             "tapped": self.tapped,
             "tap_lost": self.tap_lost,
+            "judged": self.judged[0],
+            "limited": dict(zip(families, self.limited[:2], strict=True)),
+            "shed": dict(zip(families, self.shed, strict=True)),
+            "shed_dropped": self.shed_dropped,
             "passes": self.passed(),
         }
 

@@ -38,6 +38,10 @@ uint32_t bpf_map__key_size(const struct bpf_map *);
 uint32_t bpf_map__value_size(const struct bpf_map *);
 uint32_t bpf_map__max_entries(const struct bpf_map *);
 int bpf_map__set_max_entries(struct bpf_map *, uint32_t);
+int bpf_map__set_initial_value(struct bpf_map *, const void *octets, size_t size);
+int bpf_map__reuse_fd(struct bpf_map *, int fd);
+int bpf_map_create(int type, const char *name, uint32_t key_size, uint32_t value_size, uint32_t max_entries,
+                   const void *opts);
 int bpf_map_lookup_elem(int fd, const void *key, void *value);
 int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t flags);
 int bpf_map_delete_elem(int fd, const void *key);
@@ -57,6 +61,9 @@ int bpf_xdp_attach(int ifindex, int prog_fd, uint32_t flags, const void *opts);
 int bpf_xdp_detach(int ifindex, uint32_t flags, const void *opts);
 int bpf_xdp_query_id(int ifindex, int flags, uint32_t *prog_id);
 
+struct bpf_map_create_opts {
+    size_t sz; uint32_t rest[5]; uint32_t map_flags; uint64_t map_extra; uint32_t numa_node, map_ifindex;
+};
 struct bpf_link_create_opts { size_t sz; uint32_t flags; uint32_t rest[16]; };
 struct bpf_test_run_opts {
     size_t sz;
@@ -197,6 +204,19 @@ class Map:
 _LITTLE_ENDIAN = bytes(ffi.buffer(ffi.new("uint16_t *", 1)))[0] == 1
 
 
+_ARRAY, _MAPPABLE = 2, 1 << 10  # BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE (linux/bpf.h)
+
+
+def create_array(name: str, value_size: int, entries: int) -> int:
+    """The descriptor of an array that processes can map; BpfError, BpfUnavailable."""
+    options = ffi.new("struct bpf_map_create_opts *")
+    options.sz, options.map_flags = ffi.sizeof("struct bpf_map_create_opts"), _MAPPABLE
+    descriptor = int(library().bpf_map_create(_ARRAY, name.encode(), 4, value_size, entries, options))
+    if descriptor < 0:
+        raise _error(f"map {name}: cannot be made", -descriptor)
+    return descriptor
+
+
 def consume_ring(ring: Map) -> list[bytes]:
     """Take everything that waits in a ring buffer."""
     taken: list[bytes] = []
@@ -249,6 +269,16 @@ class BpfObject:
         """Give map *name* another number of entries, before `load`."""
         if library().bpf_map__set_max_entries(self._map(name), entries):
             raise _error(f"{self._name}: map {name} cannot have {entries} entries", ffi.errno)
+
+    def set_constants(self, name: str, octets: bytes) -> None:
+        """Give the read-only data in section *name* its value, before `load`."""
+        if library().bpf_map__set_initial_value(self._map(name), ffi.from_buffer(octets), len(octets)):
+            raise _error(f"{self._name}: {name} cannot be {octets.hex()}", ffi.errno)
+
+    def reuse_map(self, name: str, descriptor: int) -> None:
+        """Have map *name* be one that is there already, before `load`; the descriptor stays the caller's."""
+        if library().bpf_map__reuse_fd(self._map(name), descriptor):
+            raise _error(f"{self._name}: map {name} cannot be the one that is there", ffi.errno)
 
     def keep_log(self, octets: int) -> None:
         """Have the verifier tell all that it does with the next program that is loaded, up to so many *octets*."""

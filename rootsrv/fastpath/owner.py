@@ -82,11 +82,15 @@ class FastPath:
         open_table: OpenTable,
         sources_key: SourcesKey,
         note: Path | None = None,
+        admission: dict[str, Any] | None = None,
+        cells: int | None = None,
     ) -> None:
         """*addresses*, *port*: where DNS is answered; *responses*, *sources_key*: as the workers'.
 
         *note*: file in the runtime directory, of which this process is the only user, that remembers what is attached.
+        *admission*: limits and shed rules (Policy.to_document); *cells*: descriptor of the limits' cells, a BPF map.
         """
+        self._admission, self._cells = admission, cells
         self._config = config
         self._addresses = tuple(addresses)
         self._port = port
@@ -213,13 +217,15 @@ class FastPath:
         self.program.publish_time(wall_seconds)
 
     def _load(self) -> Program:
-        program = Program.load(tap=self._config.tap_every > 0)
+        program = Program.load(tap=self._config.tap_every > 0, cells=self._cells)
         try:
             left_out = program.set_service(self._addresses, self._port)
             if left_out:
                 log.alarm("fast path passes queries to some addresses", addresses=",".join(left_out),
                           reason=f"the program knows {constant('MAX_SERVICE_ADDRESSES')} of each family")  # fmt: skip
             program.set_responses(self._responses)
+            if self._admission is not None:
+                program.admission.change(self._admission)
             program.set_sources_key(self._sources_key.octets)
             program.control.tap_every = self._config.tap_every
             program.publish_time(time.time())
@@ -452,6 +458,21 @@ class FastPath:
             program.pass_everything()
             program.set_responses(responses)
             self._renew(time.monotonic(), at_once=True)
+
+    def admit_as(self, admission: dict[str, Any]) -> None:
+        """Limit and shed as *admission* says (Policy.to_document), which the workers are told as well."""
+        with self._changing:
+            self._admission = admission
+            if self.program is not None:
+                self.program.admission.change(admission)
+
+    def notes(self) -> list[bytes]:
+        """Notes of queries since the last call (admission/samples.py); none if they cannot be had just now."""
+        program = self.program
+        try:
+            return [] if program is None else program.notes()
+        except OSError:
+            return []
 
     def attach_again(self, *, replace: bool) -> None:
         """Attach where configured; with *replace* in the place of whoever is there."""

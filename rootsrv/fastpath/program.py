@@ -25,7 +25,7 @@ from typing import Self
 
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import INDEX_LIMIT, NAME_HAS_HOST_ZONE, AnswerTable
-from rootsrv.fastpath import libbpf
+from rootsrv.fastpath import admission, libbpf
 from rootsrv.fastpath.layout import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
 from rootsrv.page.layout import BlockWords, covers
 
@@ -79,8 +79,9 @@ def built_object() -> bytes:
 class Program:
     """The program, loaded: its maps live as long as this object and the attachments."""
 
-    def __init__(self, loaded: libbpf.BpfObject) -> None:
+    def __init__(self, loaded: libbpf.BpfObject, cells: int | None = None) -> None:
         """Use `load`."""
+        self.admission = admission.KernelAdmission(loaded, _wait_for_packets_under_way, cells)
         self._object = loaded
         self.blocks = loaded.map("blocks")
         self.tap = loaded.map("tap")
@@ -97,8 +98,11 @@ class Program:
         self.set_sources_key(os.urandom(16))
 
     @classmethod
-    def load(cls, elf: bytes | None = None, *, tap: bool = False) -> Self:
-        """Have the kernel verify the program and make its maps; FastPathUnavailable says what is missing."""
+    def load(cls, elf: bytes | None = None, *, tap: bool = False, cells: int | None = None) -> Self:
+        """Have the kernel verify the program and make its maps; FastPathUnavailable says what is missing.
+
+        *cells*: descriptor of the limits' cells (admission.make_cells); None: without limits.
+        """
         try:
             loaded = libbpf.BpfObject.open(elf if elf is not None else built_object(), "rootsrv")
         except libbpf.BpfUnavailable as error:
@@ -106,9 +110,10 @@ class Program:
         try:
             if not tap:
                 loaded.resize_map("tap", mmap.PAGESIZE)
+            admission.prepare(loaded, cells)
             loaded.load()
             _check_layout(loaded)
-            return cls(loaded)
+            return cls(loaded, cells)
         except FastPathUnavailable:
             loaded.close()
             raise
@@ -119,6 +124,7 @@ class Program:
     def close(self) -> None:
         """Let go of program and maps; attachments that the kernel holds keep them alive."""
         self.control = ffi.NULL
+        self.admission.close()
         self._object.close()
 
     def descriptor(self, name: str) -> int:
@@ -286,6 +292,12 @@ class Program:
         start = 0 if test_runs else COUNTERS_OCTETS
         per_cpu = self._per_cpu.lookup_per_cpu(0)
         return Counters.total([octets[start : start + COUNTERS_OCTETS] for octets in per_cpu])
+
+    def notes(self) -> list[bytes]:
+        """Notes of queries since the last call (admission/samples.py)."""
+        per_cpu = self._per_cpu.lookup_per_cpu(0)
+        live = [Counters(octets[COUNTERS_OCTETS : 2 * COUNTERS_OCTETS]) for octets in per_cpu]
+        return self.admission.notes([int(each.noted) for each in live])
 
     def memory_octets(self) -> int:
         """Kernel memory of all maps and programs."""

@@ -17,6 +17,7 @@ from rootsrv.config.file import Config, load
 from rootsrv.config.limits import LimitsConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
+from rootsrv.fastpath.admission import make_cells
 from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.page import counts
@@ -70,10 +71,13 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         sources_key=key,
         open_table=lambda generation: open_generation(tables, generation),
         note=runtime / "fastpath.json",
+        admission=admission.policy.to_document(),
+        cells=admission.cells if admission.is_map else None,
     )
     blocks = Blocks(page, runtime / "blocks.json")
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
-    admission.policy.users.append(parent.change_admission)
+    admission.policy.users += (parent.change_admission, fastpath.admit_as)
+    admission.kernel_notes = fastpath.notes
     answers.limits = admission.policy.reconfigure
     commands = {
         **parent.commands(),
@@ -157,8 +161,19 @@ class _Admission:
     def __init__(self, config: Config, page: Page, runtime: Path, workers: int) -> None:
         self._page = page
         self._looked_at = 0
-        self.cells = _had("limits", make_shared_cells) if config.limits.mode != "off" else None
+        self.kernel_notes: Callable[[], list[bytes]] = list
+        self.cells: int | None = None
         """Descriptor of the limits' cells; None where there are none."""
+
+        self.is_map = False
+        """Whether they are a BPF map, which the kernel can use as well."""
+
+        if config.limits.mode != "off":
+            if config.fastpath.mode != "off" and config.fastpath.interfaces:
+                self.cells = _had("limits that the kernel shares", make_cells)
+            self.is_map = self.cells is not None
+            if self.cells is None:
+                self.cells = _had("limits", make_shared_cells)
 
         self.notes: dict[int, int] = {}
         """Descriptors of the rings in which workers note queries, by slot."""
@@ -177,7 +192,7 @@ class _Admission:
         while True:
             await asyncio.sleep(1)
             self.policy.tick()
-            notes = [note for reader in self._readers for note in reader.read()]
+            notes = [note for reader in self._readers for note in reader.read()] + self.kernel_notes()
             looked_at = counts.total(self._page)[counts.LOOKED_AT]
             self.policy.flood.take(notes, max(0, looked_at - self._looked_at))
             self._looked_at = looked_at

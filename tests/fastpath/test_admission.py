@@ -1,0 +1,311 @@
+"""Limits and shed rules: kernel and worker do the same with every query, octet for octet, cell for cell."""
+
+import dataclasses
+import ipaddress
+import os
+import random
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from bench.frames import Frame
+from bench.mix import Mix
+from rootsrv.admission.gate import Gate
+from rootsrv.admission.limits import LimitSettings, cells_in_memory, map_cells
+from rootsrv.admission.samples import NOTE, ROOM
+from rootsrv.admission.shed import ACTIONS, OPT_STATES, RULE, Match, Rule
+from rootsrv.answer.cookies import ServerCookies
+from rootsrv.answer.responder import Responder, Transport
+from rootsrv.config.limits import LimitsConfig
+from rootsrv.fastpath import libbpf
+from rootsrv.fastpath.admission import make_cells
+from rootsrv.fastpath.layout import constant, ffi
+from rootsrv.fastpath.program import Interface, Program
+from rootsrv.page import counts
+from rootsrv.page.layout import COUNTER_WORDS
+from tests.fastpath.conftest import (
+    LOOPBACK_IFINDEX,
+    NOW,
+    PREVIOUS_SECRET,
+    SECRET,
+    SERVICE,
+    SETTINGS,
+    Hook,
+    Zones,
+    frame,
+    message,
+    opt,
+    option,
+    require_program,
+    wire,
+)
+
+SECOND = 10**9
+BOOTTIME = 5000 * SECOND
+DROPPED = "dropped"
+PASSED = "passed up"
+MONITOR = "203.0.113.0/28"
+
+
+class Both:
+    """The program with the cells of its own, and a worker's gate with others: both are fed the same."""
+
+    def __init__(self, program: Program, zones: Zones, cells: memoryview) -> None:
+        self.program = program
+        self.cells = cells
+        self.responder = Responder(zones.table, SETTINGS)
+        self.words = memoryview(bytearray(8 * COUNTER_WORDS)).cast("Q")
+        self.gate = Gate(self.words, cells_in_memory(), None)
+        self.gate_cells: memoryview = self.gate._limiter._cells  # type: ignore[union-attr]
+        self._before: list[int] = []
+        self._descriptors: dict[str, int] = {}
+
+    def change(
+        self, mode: str = "off", rules: Sequence[Rule] = (), config: LimitsConfig | None = None, clear: bool = True
+    ) -> None:
+        """Both obey these from now on; cells and counters are as new."""
+        config = dataclasses.replace(config or LimitsConfig(rate=40, burst_seconds=0.5), mode=mode)  # type: ignore[arg-type]
+        document = {
+            "limits": LimitSettings.of(config, os.urandom(16)).to_document(),
+            "rules": [rule.to_document() for rule in rules],
+            "exempt": [*SERVICE.values(), MONITOR],
+            "sample_every": 0,
+        }
+        if clear:
+            for each in (self.cells, self.gate_cells):
+                each.cast("B")[:] = bytes(len(each) * 8)
+        self.gate.change(document)
+        self.program.admission.change(document)
+        self.program.set_responses(SETTINGS)
+        self.program.publish_time(NOW)
+        self.words[:] = memoryview(bytes(8 * COUNTER_WORDS)).cast("Q")
+        self._before = self._counted()
+
+    def _counted(self) -> list[int]:
+        found = self.program.counters(test_runs=True)
+        rules = [number for pair in found.rules for number in pair]
+        return [*found.judged, *found.limited, *found.shed, *rules, found.shed_dropped]
+
+    def counted(self) -> tuple[list[int], list[int]]:
+        """Of the kernel and of the worker, since `change`."""
+        kernel = [now - before for now, before in zip(self._counted(), self._before, strict=True)]
+        worker = self.words[counts.JUDGED : counts.LOOKED_AT].tolist()
+        return kernel, [*worker, self.words[counts.DROPPED + counts.DROP_REASONS.index("shed")]]
+
+    def ask(self, hook: Hook, query: bytes, source: str, port: int, at: int) -> tuple[bytes | str, bytes | str]:
+        """What the kernel sends, and what the worker would."""
+        self.program.admission.words.test_clock = at
+        family = ipaddress.ip_address(source).version
+        sent = dataclasses.replace(frame(query, family), source=source, source_port=port)
+        if hook.program not in self._descriptors:
+            self._descriptors[hook.program] = self.program.descriptor(hook.program)
+        run = libbpf.run_on_packet(self._descriptors[hook.program], sent.to_octets())
+        if run.verdict == hook.passed:
+            return PASSED, PASSED
+        kernel: bytes | str = DROPPED
+        if run.verdict == hook.reply:
+            received = Frame.from_octets(run.packet)  # right in every respect, checksum and all
+            kernel = received.payload
+        packed = ipaddress.ip_address(source).packed
+        responses = [self.responder.respond(query, packed, Transport.UDP, NOW)]
+        self.gate.judge(
+            [query], [packed], [port], responses, boottime=at, now=NOW, cookies=SETTINGS.cookies,
+            truncate=self.responder.respond_truncated,
+        )  # fmt: skip
+        return kernel, DROPPED if responses[0] is None else responses[0]
+
+
+@pytest.fixture(scope="module")
+def both(zones: Zones) -> Iterator[Both]:
+    elf = require_program()
+    descriptor = make_cells()
+    program = Program.load(elf, cells=descriptor)
+    program.set_service([SERVICE[4], SERVICE[6]], 53)
+    program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
+    program.set_responses(SETTINGS)
+    far_away = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * SECOND
+    program.activate(program.stage(zones.table), [far_away, far_away])
+    yield Both(program, zones, map_cells(descriptor))
+    program.close()
+    os.close(descriptor)
+
+
+def source_of(rng: random.Random, family: int) -> str:
+    """Few heavy sources, some in their prefixes, many others, monitors."""
+    kind = rng.random()
+    if family == 4:
+        if kind < 0.4:
+            return f"198.51.100.{rng.randrange(4)}"
+        if kind < 0.7:
+            return f"198.51.{96 + rng.randrange(16)}.{rng.randrange(256)}"
+        return (
+            f"203.0.113.{rng.randrange(32)}"
+            if kind < 0.8
+            else str(ipaddress.IPv4Address(0x64400000 + rng.getrandbits(20)))
+        )
+    if kind < 0.4:
+        return f"2001:db8:1:{rng.randrange(3):x}::{rng.randrange(9):x}"
+    return f"2001:db8:{rng.randrange(3):x}:{rng.getrandbits(16):x}::{rng.randrange(9):x}"
+
+
+def with_cookies(rng: random.Random, source: str) -> bytes:
+    packed = ipaddress.ip_address(source).packed
+    kind = rng.randrange(5)
+    if kind == 0:
+        return option(10, b"client12")
+    secret = (SECRET, PREVIOUS_SECRET, bytes(16))[min(kind - 1, 2)]
+    return option(10, ServerCookies(secret).make(b"client12", packed, NOW - rng.choice((0, 1900, 4000))))
+
+
+def queries(zones: Zones, amount: int, seed: int) -> Iterator[tuple[bytes, str, int, int]]:
+    """(query, source, port, when): the mix of the root, DNSKEY and cookies in between."""
+    rng = random.Random(seed)
+    at = BOOTTIME
+    for asked in Mix.read().queries([tld.decode() for tld in zones.tlds], amount, seed=seed):
+        at += rng.choice((0, 0, 400_000, rng.randrange(SECOND // 200)))
+        octets, source = asked.octets, source_of(rng, asked.family)
+        kind = rng.random()
+        if kind < 0.05:
+            octets = message(wire(), 48, opt=opt(4096))
+        elif kind < 0.3:
+            options = with_cookies(rng, source) + (option(3) if rng.random() < 0.3 else b"")
+            octets = message(wire(b"Www", rng.choice([*zones.tlds, b"nosuchtld"])), 1, opt=opt(options=options))
+        yield octets, source, rng.choice((53_000, 5353, rng.randrange(1024, 65_536))), at
+
+
+@pytest.mark.parametrize("mode", ["off", "dry-run", "on"])
+def test_limits_are_the_same_in_kernel_and_worker_for_the_mix_of_the_root(
+    both: Both, hook: Hook, zones: Zones, mode: str
+) -> None:
+    both.change(mode)
+    outcomes: Counter[str] = Counter()
+    for query, source, port, at in queries(zones, 3000, seed=5):
+        kernel, worker = both.ask(hook, query, source, port, at)
+        assert kernel == worker, (query.hex(), source, at)
+        if isinstance(kernel, bytes):
+            outcomes["tc" if kernel[2] & 2 and kernel[6:10] == bytes(4) else "answered"] += 1
+    kernel_counts, worker_counts = both.counted()
+    assert kernel_counts == worker_counts
+    assert both.cells.tobytes() == both.gate_cells.tobytes()
+    limited = sum(kernel_counts[2:6])
+    assert (limited > 200) is (mode != "off")
+    assert (outcomes["tc"] > 200) is (mode == "on")
+    assert any(both.cells) is (mode != "off")
+
+
+def random_rule(rng: random.Random, zones: Zones, place: int, at: int) -> Rule:
+    said = []
+    tld = rng.choice(zones.tlds).decode()
+    if rng.random() < 0.5:
+        said.append(f"qname-suffix={rng.choice(['www.' + tld, tld, 'nosuchtld', '.', 'ww.' + tld])}")
+    if rng.random() < 0.3:
+        said.append(f"qtype={rng.choice(['A', 'AAAA', 'DS', 'DNSKEY', 'NS'])}")
+    if rng.random() < 0.2:
+        said.append("source-port=" + rng.choice(["5353", "1024-30000", "53000-65535"]))
+    if rng.random() < 0.3:
+        said.append("size=" + rng.choice(["17-40", "41-512", "28", "0-65535"]))
+    if rng.random() < 0.3:
+        said.append(f"opt={rng.choice(OPT_STATES)}")
+    if rng.random() < 0.3 or not said:
+        said.append("prefix=" + rng.choice(["198.51.96.0/20", "2001:db8:1::/48", "0.0.0.0/0", "::/0", "198.51.100.1"]))
+    until = at + rng.choice((1, 20, 400)) * SECOND
+    return Rule(
+        place=place, match=Match.parse(said), action=rng.choice(ACTIONS), until_ns=until, dry=rng.random() < 0.3
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shed_rules_are_the_same_in_kernel_and_worker(both: Both, hook: Hook, zones: Zones, seed: int) -> None:
+    rng = random.Random(seed)
+    outcomes: Counter[str] = Counter()
+    for turn in range(3):
+        rules = [random_rule(rng, zones, place, BOOTTIME) for place in rng.sample(range(16), rng.randrange(1, 9))]
+        both.change(rng.choice(("off", "on")), rules)
+        for query, source, port, at in queries(zones, 500, seed=10 * seed + turn):
+            kernel, worker = both.ask(hook, query, source, port, at)
+            assert kernel == worker, (query.hex(), source, port, at, rules)
+            outcomes[kernel if isinstance(kernel, str) else "tc" if kernel[2] & 2 else "answered"] += 1
+        kernel_counts, worker_counts = both.counted()
+        assert kernel_counts == worker_counts
+    assert outcomes["answered"] > 100
+    assert outcomes["tc"] + outcomes[DROPPED] > 20
+
+
+def test_suffixes_of_every_length_and_letter(both: Both, hook: Hook) -> None:
+    labels = [bytes([97 + n % 26]) * size for n, size in enumerate((1, 7, 8, 9, 30, 62, 63, 63))]
+    for end in range(1, len(labels) + 1):
+        names = labels[-end:]
+        if sum(len(each) + 1 for each in names) > 230:
+            break
+        suffix = b".".join(names).decode()
+        both.change(
+            rules=[Rule(place=15, match=Match.parse([f"qname-suffix={suffix}"]), action="drop", until_ns=2 * BOOTTIME)]
+        )
+        for qname in (
+            names,
+            [b"X", *names],
+            [each.upper() for each in names],
+            names[1:],
+            [b"x" + names[0][:62], *names[1:]],
+        ):
+            kernel, worker = both.ask(hook, message(wire(*qname), opt=opt()), "198.51.100.9", 999, BOOTTIME)
+            assert kernel == worker, (suffix, qname)
+
+
+def test_nobody_is_judged_in_the_self_test_of_a_table(both: Both, hook: Hook) -> None:
+    """It runs while rules are in force: what they cause must not look like wrong data."""
+    everything = Rule(place=0, match=Match.parse(["qname-suffix=."]), action="drop", until_ns=2**62)
+    both.change("on", [everything])
+    assert both.ask(hook, message(wire(b"com")), "198.51.100.9", 999, BOOTTIME)[0] == DROPPED
+
+    both.program.admission.words.test_clock = 0
+    run = libbpf.run_on_packet(both.program.descriptor(hook.program), frame(message(wire(b"com"))).to_octets())
+    assert run.verdict == hook.reply
+
+
+def test_what_a_worker_writes_is_over_in_the_kernel_after_a_burst(both: Both, hook: Hook) -> None:
+    both.change("on")
+    both.ask(hook, message(wire(b"com")), "198.51.100.9", 999, BOOTTIME)
+    written = [place for place, value in enumerate(both.cells) if value]
+    assert len(written) == 8
+    for place in written:
+        both.cells[place] = both.gate_cells[place] = 2**64 - 1
+    for at, expected in ((BOOTTIME, True), (BOOTTIME + SECOND // 2 + 1, False)):
+        kernel, worker = both.ask(hook, message(wire(b"com")), "198.51.100.9", 999, at)
+        assert kernel == worker
+        assert isinstance(kernel, bytes)
+        assert bool(kernel[2] & 2) is expected
+
+
+def test_the_structures_are_those_of_the_workers() -> None:
+    assert ffi.sizeof("struct shed_rule") == RULE.size
+    assert ffi.sizeof("struct query_note") == NOTE.size
+    assert constant("NOTES") == ROOM
+    for place, action in enumerate(ACTIONS):
+        assert constant("SHED_" + action.replace("-", "_").upper()) == place
+    for place, state in enumerate(OPT_STATES):
+        assert constant("OPT_" + state.replace("-", "_").upper()) == place
+    fields: dict[str, Any] = dict(ffi.typeof("struct admission").fields)
+    assert fields["rules"].type.item.length == constant("MAX_RULES") == counts.MAX_RULES
+    assert fields["intervals"].type.item.length == constant("LIMIT_LEVELS")
+    match = Match.parse(
+        ["qname-suffix=x.example", "qtype=DS", "source-port=1-2", "size=3-4", "opt=do", "prefix=10.0.0.0/8"]
+    )
+    rule = ffi.from_buffer("struct shed_rule *", bytearray(match.pack("tc", 77, dry=True)))
+    assert (rule.until, rule.qtype, rule.port_low, rule.port_high, rule.size_low, rule.size_high) == (
+        77,
+        43,
+        1,
+        2,
+        3,
+        4,
+    )
+    assert bytes(ffi.buffer(rule.name))[: rule.name_size] == b"\1x\7example\0"
+    assert (rule.action, rule.opt) == (constant("SHED_TC"), constant("OPT_DO"))
+    conditions = ("BY_SUFFIX", "BY_QTYPE", "BY_PORT", "BY_SIZE", "BY_OPT", "BY_PREFIX", "RULE_DRY", "RULE_IN_USE")
+    assert rule.conditions == sum(map(constant, conditions))
+    assert bytes(ffi.buffer(rule.address)) == bytes(10) + b"\xff\xff" + struct.pack("!I", 10 << 24)
