@@ -13,6 +13,7 @@ _rootsrv() {
     " drain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " undrain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " withdraw --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
+    " shed --do") COMPREPLY=($(compgen -W "tc-unless-cookie drop tc" -- "$current")) ;;
     " hyperlocal --configure") COMPREPLY=($(compgen -W "unbound bind pdns" -- "$current")) ;;
     *" --config"|*" --output"|*" --anchors"|*" --hosts"|*" --root"|*" --network")
        COMPREPLY=($(compgen -f -- "$current")) ;;
@@ -22,7 +23,7 @@ _rootsrv() {
 }
 _rootsrv_words() {
     case "$1" in
-    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks fastpath doctor setup rssac002 mesh hyperlocal probe security-events demo -h --help --version" ;;
+    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks shed unshed sheds top fastpath doctor setup rssac002 mesh hyperlocal probe security-events demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify reset-floor compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
@@ -45,6 +46,10 @@ _rootsrv_words() {
     " block") echo "-h --help --config --json --for --reason" ;;
     " unblock") echo "-h --help --config --json" ;;
     " blocks") echo "-h --help --config --json" ;;
+    " shed") echo "-h --help --config --json --match --do --for --reason --dry-run --really" ;;
+    " unshed") echo "-h --help --config --json" ;;
+    " sheds") echo "-h --help --config --json" ;;
+    " top") echo "-h --help --config --json --once" ;;
     " fastpath") echo "status attach tap detach -h --help" ;;
     " fastpath status") echo "-h --help --config --json" ;;
     " fastpath attach") echo "-h --help --config --json --replace" ;;

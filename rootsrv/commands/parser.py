@@ -104,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
         restart,
         security_events,
         setup,
+        shed,
         tables,
         zone_files,
         zones,
@@ -160,6 +161,15 @@ def parser() -> argparse.ArgumentParser:
         blocking = commands.add_parser(verb, help=what)
         blocks.add_arguments(blocking, verb)
         blocking.set_defaults(command=blocks.run, verb=verb)
+    for verb, what in (
+        ("shed", "TC, or no answer, for some UDP queries, for a while"),
+        ("unshed", "end a shed rule"),
+        ("sheds", "what is shed, by whom, why and until when, and what it hits"),
+        ("top", "who floods: prefixes, names, types, ports and sizes of the last minute"),
+    ):
+        shedding = commands.add_parser(verb, help=what)
+        shed.add_arguments(shedding, verb)
+        shedding.set_defaults(command=shed.run, verb=verb)
 
     kernel = commands.add_parser("fastpath", help="the kernel fast path: where it answers, and how much")
     fastpath.add_arguments(kernel)
