@@ -40,6 +40,7 @@ REQUEST_SECONDS = 300.0
 
 _FETCH_SECONDS = 20.0
 _AT_ONCE = 8
+_TOLD = 10_000
 
 
 class NotFetched(Exception):
@@ -73,7 +74,7 @@ class FleetRecords:
         self._service = service
         self.directory = Path(presence.config.state.directory) / "mesh" / "statistics"
         self._records = Path(presence.config.state.directory) / "mesh" / "records"
-        self._told: dict[str, str] = {}
+        self._told: dict[tuple[str, datetime.date], str] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -113,9 +114,11 @@ class FleetRecords:
             await asyncio.to_thread(self.publish, day, tuple(each.name for each in roster.member))
 
     def _tell(self, member: str, why: str, day: datetime.date) -> None:
-        if why and self._told.get(member) != why:
+        if why and self._told.get((member, day)) != why:
             log.alarm("record not fetched", member=member, day=day, reason=why)
-        self._told[member] = why
+        self._told[member, day] = why
+        while len(self._told) > _TOLD:
+            del self._told[next(iter(self._told))]
 
     def _path(self, day: datetime.date, member: str) -> Path:
         return self._records / f"{day:%Y%m%d}" / f"{member}.json"

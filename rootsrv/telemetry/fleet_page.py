@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from rootsrv.telemetry.page_style import STYLE, mark, rows_table, section, source_hash, span
+from rootsrv.telemetry.page_style import STYLE, mark, rows_table, section, span, still_headers
 from rootsrv.telemetry.view import Said, View
 from rootsrv.zone import instant
 
@@ -34,13 +34,7 @@ main{max-width:80rem}.scroll{overflow-x:auto}.fleet td,.fleet th{white-space:now
 """
 )
 
-PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src {source_hash(_FLEET_STYLE)}; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-}
+PAGE_HEADERS = still_headers(_FLEET_STYLE)
 
 
 @dataclass(frozen=True, slots=True)

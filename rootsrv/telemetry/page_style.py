@@ -37,6 +37,13 @@ def source_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def still_headers(style: str) -> dict[str, str]:
+    """Of a page without a script: its own *style*, and nothing else."""
+    nothing_else = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    policy = f"default-src 'none'; style-src {source_hash(style)}; {nothing_else}"
+    return {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
+
+
 def section(title: str, body: str, kind: str = "") -> str:
     return f"<section{f' class={kind}' if kind else ''}><h2>{escape(title)}</h2>{body}</section>"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from rootsrv.telemetry.page_style import STYLE, rows_table, section, source_hash
+from rootsrv.telemetry.page_style import STYLE, rows_table, section, still_headers
 from rootsrv.telemetry.prometheus import RCODES
 from rootsrv.telemetry.rssac002 import SOURCE_KEYS, DayRecord, RecordDamaged
 
@@ -16,13 +16,7 @@ _WIDTH, _HEIGHT = 720, 160
 _PATHS = ("udp-ipv4", "udp-ipv6", "tcp-ipv4", "tcp-ipv6")
 _BIN_OCTETS = 16
 
-PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src {source_hash(STYLE)}; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-}
+PAGE_HEADERS = still_headers(STYLE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""Chromium, headless, asked for one page of ours on loopback."""
+"""Pages as a browser has them: Chromium, headless, asked for a page of ours on loopback; whether they are whole."""
 
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 
 from tests.needs import require_tool
@@ -23,3 +24,21 @@ def browse(url: str, directory: Path, *flags: str) -> tuple[str, str]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
+
+
+class Checker(HTMLParser):
+    """Whether every element that is opened is closed."""
+
+    EMPTY = frozenset({"meta", "br", "line", "circle", "path", "rect"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag

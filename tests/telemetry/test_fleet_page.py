@@ -5,7 +5,6 @@ import json
 import struct
 import threading
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from bench.peers.daemon import free_port
 from rootsrv.http.server import HttpServer, Request, Response
 from rootsrv.telemetry.fleet_page import PAGE_HEADERS, members, problems, render, targets
 from rootsrv.telemetry.view import Said, View
-from tests.telemetry.browser import browse
+from tests.telemetry.browser import Checker, browse
 
 NOW = 1_795_262_400.0  # 2026-11-21T12:00:00Z
 SERIAL = 2026112101
@@ -84,24 +83,6 @@ def page(told: dict[str, Any]) -> str:
 def found(told: dict[str, Any]) -> list[str]:
     mesh = Said(told)
     return list(problems(mesh, members(mesh)))
-
-
-class Checker(HTMLParser):
-    """Whether every element that is opened is closed."""
-
-    EMPTY = frozenset({"meta", "br", "line", "circle", "path", "rect"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.EMPTY:
-            assert self.open.pop() == tag
 
 
 def test_a_fleet_that_is_well_says_so_and_names_everybody() -> None:

@@ -6,7 +6,6 @@ import re
 import struct
 import threading
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.status_page import PAGE_HEADERS, Content, problems, render
 from rootsrv.telemetry.view import Said, ServedZone, View, Worker
 from tests.server.live import SERIALS, wait_until
-from tests.telemetry.browser import browse
+from tests.telemetry.browser import Checker, browse
 from tests.telemetry.test_rssac002 import a_record
 from tests.telemetry.watched import REPORT_ADDRESS, Watched, watched
 
@@ -82,24 +81,6 @@ def content(changes: dict[str, Any] | None = None, **view: Any) -> Content:
 
 def shown(of: Content, config: Config = ANYCAST) -> str:
     return render(of, config, "lax1a.example")
-
-
-class Checker(HTMLParser):
-    """Whether every element that is opened is closed."""
-
-    EMPTY = frozenset({"meta", "br", "line"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.EMPTY:
-            assert self.open.pop() == tag
 
 
 def test_an_instance_that_is_well_says_so_and_all_that_is_asked_for_is_there() -> None:
