@@ -260,6 +260,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def test_the_guide_leads_from_a_bare_box_to_a_signed_answer_at_the_client(lab: Lab) -> None:
     box = lab.first
     box.run(block("box: files"))
+    box.run(block("box: setup"))
     files = zone_files()
     for name, octets in (
         ("root.zone", files.versions[0]), ("root-servers.net.zone", files.hosts), ("root-anchors.xml", files.anchor)
