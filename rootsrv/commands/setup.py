@@ -44,6 +44,15 @@ _QUESTIONS = {
 
 _KEPT = ".before-setup"
 
+_OF_THE_HOST = {
+    "network/60-rootsrv.conf": "sysctl.d/60-rootsrv.conf",
+    "network/networkd.conf": "systemd/networkd.conf.d/60-rootsrv.conf",
+    "chrony/rootsrv.conf": "chrony/conf.d/rootsrv.conf",
+}
+"""Below deploy/ → below /etc: of the whole host, so that no package sets them before an instance is wanted."""
+
+_FILTER = "network/rootsrv.nft"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
@@ -61,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bird", type=Path, default=Path("/etc/bird/bird.conf"), metavar="FILE", help="default /etc/bird/bird.conf"
     )
+    parser.add_argument(
+        "--etc", type=Path, default=Path("/etc"), metavar="DIRECTORY", help="of the host's own settings; default /etc"
+    )
     parser.add_argument("--show", action="store_true", help="only show what would change; 1 when something would")
     parser.add_argument("--yes", action="store_true", help="ask nothing: a missing answer is an error")
     parser.add_argument(
@@ -77,6 +89,11 @@ def run(arguments: argparse.Namespace) -> int:
     places = {name: directory / name for name in (files.SITE, files.CONFIGURATION, files.NETWORK)}
     places[files.BIRD] = arguments.bird
     wanted = files.make(site, examples, _mesh_section(site))
+    for name, place in {
+        **{name: arguments.etc / path for name, path in _OF_THE_HOST.items()},
+        _FILTER: directory / "rootsrv.nft",
+    }.items():
+        places[name], wanted[name] = place, (deployed() / name).read_text()
     changes = {name: text for name, text in wanted.items() if _present(places[name]) != text}
     for name in changes:
         _show(places[name], _present(places[name]), wanted[name], site)
@@ -270,11 +287,10 @@ def _edited_by_hand(places: dict[str, Path], examples: files.Examples, changes: 
     """Files that differ from what the remembered answers make: somebody's work would be lost."""
     there = {name: _present(places[name]) for name in changes if name != files.SITE}
     there = {name: text for name, text in there.items() if text}
-    try:
+    made: dict[str, str] = {}
+    with contextlib.suppress(ConfigError):
         before = load(places[files.SITE])
         made = files.make(before, examples, _mesh_section(before))
-    except ConfigError:
-        made = {}
     return [places[name] for name, text in there.items() if made.get(name) != text and not _as_shipped(name, text)]
 
 
@@ -285,7 +301,7 @@ def _as_shipped(name: str, text: str) -> bool:
         files.CONFIGURATION: ("box.toml", "rootsrv.toml"),
         files.NETWORK: ("network/network.conf",),
         files.BIRD: ("bird/global.conf", "bird/local.conf"),
-    }[name]
+    }.get(name, (name,))
     if any((deploy / each).is_file() and (deploy / each).read_text() == text for each in shipped):
         return True
     # Debian's own bird.conf, as the package installs it, says so at its top and has no session.
@@ -296,14 +312,14 @@ def _check(wanted: dict[str, str], places: dict[str, Path], directory: Path) -> 
     """What is wrong with *wanted*, by those who will read it: rootsrv, rootsrv-network and bird."""
     with tempfile.TemporaryDirectory(prefix="rootsrv-setup-") as name:
         trial = Path(name)
-        for each, text in wanted.items():
-            (trial / each).write_text(text)
+        for each in (files.CONFIGURATION, files.NETWORK, files.BIRD):
+            (trial / each).write_text(wanted[each])
         try:
             config_file.load(trial / files.CONFIGURATION)
         except ConfigError as error:
             yield str(error).replace(str(trial), str(directory))
         script = shutil.which("rootsrv-network") or str(deployed() / "network/rootsrv-network")
-        (trial / "rootsrv.nft").write_text((deployed() / "network/rootsrv.nft").read_text())
+        (trial / "rootsrv.nft").write_text(wanted[_FILTER])
         yield from _asking("sh", script, "check", trial=trial, places=places)
         if shutil.which("bird"):
             yield from _asking("bird", "-p", "-c", str(trial / files.BIRD), trial=trial, places=places)
@@ -355,8 +371,9 @@ def _write(changes: dict[str, str], places: dict[str, Path]) -> None:
             if old is not None:
                 whole_file.replace(path.with_name(path.name + _KEPT), old, mode=0o600)
             undo.append(_restoring(path, old))
-            whole_file.replace(path, text.encode(), mode=0o640)
-            _give_to_group(path, "bird" if name == files.BIRD else "rootsrv")
+            whole_file.replace(path, text.encode(), mode=0o644 if name in _OF_THE_HOST else 0o640)
+            if name not in _OF_THE_HOST:
+                _give_to_group(path, "bird" if name == files.BIRD else "rootsrv")
     except OSError as error:
         for each in reversed(undo):
             with contextlib.suppress(OSError):

@@ -24,6 +24,7 @@ from tests.setup.site import answers
 
 def options(directory: Path, **changed: Any) -> list[str]:
     given = ["setup", "--directory", str(directory / "etc"), "--bird", str(directory / "bird" / "bird.conf")]
+    given += ["--etc", str(directory / "host")]
     for name, value in answers(**changed).items():
         for each in value if name in LISTS else [value]:
             given += [f"--{name.replace('_', '-')}", str(each)]
@@ -43,13 +44,18 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_options_alone_make_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*options(tmp_path), "--yes"]) == 0
     told = capsys.readouterr().out
-    assert sorted(contents(tmp_path)) == ["bird/bird.conf", "etc/network.conf", "etc/rootsrv.toml", "etc/site.toml"]
+    assert sorted(contents(tmp_path)) == [
+        "bird/bird.conf", "etc/network.conf", "etc/rootsrv.nft", "etc/rootsrv.toml", "etc/site.toml",
+        "host/chrony/conf.d/rootsrv.conf", "host/sysctl.d/60-rootsrv.conf",
+        "host/systemd/networkd.conf.d/60-rootsrv.conf",
+    ]  # fmt: skip
     assert "+define LOCAL_AS    = 65001;" in told
     assert "change-me" not in told
     assert "0011223344" not in told
     assert "still missing: /etc/rootsrv/root" in told
     for each in tmp_path.rglob("*.*"):
-        assert each.is_dir() or stat.S_IMODE(each.stat().st_mode) == 0o640
+        mode = 0o644 if "host" in each.parts else 0o640
+        assert each.is_dir() or stat.S_IMODE(each.stat().st_mode) == mode
     before = contents(tmp_path)
     assert main([*options(tmp_path), "--yes"]) == 0
     assert capsys.readouterr().out == "nothing to change\n"
@@ -60,7 +66,7 @@ def test_an_answer_changed_changes_its_files_only(tmp_path: Path, capsys: pytest
     assert main([*options(tmp_path), "--yes"]) == 0
     before = contents(tmp_path)
     capsys.readouterr()
-    directory = ["--directory", str(tmp_path / "etc"), "--bird", str(tmp_path / "bird" / "bird.conf")]
+    directory = options(tmp_path)[1:7]
     # Everything else is remembered; the password, too.
     assert main(["setup", *directory, "--local-as", "65077", "--show"]) == 1
     assert contents(tmp_path) == before
@@ -113,7 +119,7 @@ def test_a_wrong_answer_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
 def test_answers_come_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "answers"
     path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in answers().items()))
-    base = ["setup", "--directory", str(tmp_path / "etc"), "--bird", str(tmp_path / "bird.conf")]
+    base = options(tmp_path)[:7]
     assert main([*base, "--answers", str(path), "--yes"]) == 0
     assert load(tmp_path / "etc" / "site.toml").peers == ("2001:db8:a::53",)
     path.write_text("name = [")
@@ -199,7 +205,7 @@ def typed(directory: Path, last: str) -> tuple[int, str]:
         os.execv(
             sys.executable,
             [sys.executable, "-m", "rootsrv", "setup", "--directory", f"{directory}/etc",
-             "--bird", f"{directory}/bird.conf"],
+             "--bird", f"{directory}/bird.conf", "--etc", f"{directory}/host"],
         )  # fmt: skip
     seen, position, ends = "", 0, time.monotonic() + 60
 
