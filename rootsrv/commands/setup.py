@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import grp
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -305,7 +306,8 @@ def _as_shipped(name: str, text: str) -> bool:
     if any((deploy / each).is_file() and (deploy / each).read_text() == text for each in shipped):
         return True
     # Debian's own bird.conf, as the package installs it, says so at its top and has no session.
-    return name == files.BIRD and "This is a basic configuration file" in text and "protocol bgp" not in text
+    basic = "This is a basic configuration file" in text
+    return name == files.BIRD and basic and not re.search(r"^\s*protocol bgp\b", text, re.MULTILINE)
 
 
 def _check(wanted: dict[str, str], places: dict[str, Path], directory: Path) -> Iterator[str]:

@@ -95,6 +95,14 @@ def test_the_examples_as_installed_are_nobodys_work(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "rootsrv.toml").write_text((setup.deployed() / "box.toml").read_text())
     (tmp_path / "etc" / "network.conf").write_text((setup.deployed() / "network/network.conf").read_text())
+    bird = tmp_path / "bird" / "bird.conf"
+    bird.parent.mkdir()
+    debians = (
+        "# This is a basic configuration file, which contains boilerplate options\nlog syslog all;\n# protocol bgp {\n"
+    )
+    bird.write_text(debians + "protocol bgp mine {}\n")
+    assert main([*options(tmp_path, name="other"), "--yes"]) == 1
+    bird.write_text(debians)
     assert main([*options(tmp_path, name="other"), "--yes"]) == 0
     assert load(tmp_path / "etc" / "site.toml").name == "other"
 
