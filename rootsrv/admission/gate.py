@@ -60,6 +60,12 @@ class Gate:
             return False
         return self._limiter.is_over(source, boottime, kind=CONNECTIONS) and self._mode == "on"
 
+    def refuses_handshake(self, source: bytes, boottime: int, microseconds: int) -> bool:
+        """Whether a TLS handshake that takes so much processor time is too much for *source*; charged if it is not."""
+        if self._mode == "off" or self._limiter is None or self._exempt.blocks(source):
+            return False
+        return self._limiter.is_over_for_handshake(source, boottime, microseconds) and self._mode == "on"
+
     def judge(
         self,
         requests: Sequence[bytes],

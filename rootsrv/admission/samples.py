@@ -40,6 +40,10 @@ MINUTE = 60
 DIMENSIONS = ("address", "prefix", "qname-suffix", "qtype", "source-port", "size")
 """What queries have in common: IPv4 address or IPv6 /64, /24 or /48, the last two labels; sizes by 16 octets."""
 
+PREFIX_DIMENSIONS = ("address", "prefix")
+"""Those that say who asks: shown only where the operator allows (limits.publish_prefixes)."""
+
+_SHOWN = 10
 _KEPT = 256  # values of a dimension and second: what stands out is among them, and a minute costs no more than this
 
 _UNKNOWN_TYPE = 0
@@ -144,10 +148,12 @@ class Flood:
     def __init__(self) -> None:
         self._seconds: deque[_Second] = deque(maxlen=MINUTE)
         self._latest: deque[bytes] = deque(maxlen=4 * ROOM)
+        self._document: dict[str, Any] | None = None
 
     def take(self, notes: Sequence[bytes], queries: int) -> None:
         """The *notes* of a second in which there were so many *queries*."""
         self._latest.extend(notes)
+        self._document = None
         columns: tuple[list[Any], ...] = tuple([] for _ in DIMENSIONS)
         addresses, prefixes, suffixes, qtypes, ports, sizes = columns
         cookies = 0
@@ -173,8 +179,10 @@ class Flood:
             return 0.0
         return sum(_is_one(match, note) for note in latest) / len(latest)
 
-    def as_document(self, most: int = 10) -> dict[str, Any]:
-        """The *most* frequent values of each dimension, with their shares, for `rootsrv top` and the status page."""
+    def as_document(self) -> dict[str, Any]:
+        """The most frequent values of each dimension, with their shares, for `rootsrv top` and the status page."""
+        if self._document is not None:
+            return self._document
         seconds = list(self._seconds)
         total = sum(each.queries for each in seconds)
         top = {}
@@ -185,7 +193,7 @@ class Flood:
                     merged[value] += number  # type: ignore[assignment]
             top[dimension] = [
                 {"value": _TEXTS[dimension](value), "share": _share(number, total)}
-                for value, number in merged.most_common(most)
+                for value, number in merged.most_common(_SHOWN)
             ]
         document = {
             "seconds": len(seconds),
@@ -194,7 +202,8 @@ class Flood:
             "with_cookie": _share(sum(each.with_cookie for each in seconds), total),
             "top": top,
         }
-        return document | {"suggestions": suggestions(document)}
+        self._document = document | {"suggestions": suggestions(document)}
+        return self._document
 
 
 _FEWEST_NOTES = 100

@@ -16,11 +16,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import CollectorRegistry
 
 import rootsrv
+from rootsrv.admission.samples import DIMENSIONS, PREFIX_DIMENSIONS
 from rootsrv.config.file import Config
 from rootsrv.page import counts
 from rootsrv.telemetry import fleet_page
 from rootsrv.telemetry.rssac002 import DayRecord
-from rootsrv.telemetry.view import KERNEL, ROLES, Said, View
+from rootsrv.telemetry.view import ADMISSION, KERNEL, ROLES, Said, View
 from rootsrv.wire.codes import NOERROR, NXDOMAIN
 from rootsrv.zone.dnssec import UNCOVERED
 
@@ -57,6 +58,7 @@ class Exposition:
         absent = {"advertise": config.anycast is None, "mesh": config.mesh is None}
         self._expected_roles = [role for role in ROLES if not absent.get(role, False)]
         self._digest = digest
+        self._show_prefixes = config.limits.publish_prefixes
 
     def text(self, view: View, statistics: Statistics, accept: str) -> tuple[bytes, str]:
         """The metrics and their content type: OpenMetrics or Prometheus' own format, as *accept* (the header) asks."""
@@ -69,6 +71,7 @@ class Exposition:
             *_routes(view),
             *_mesh(view),
             *_fastpath(view),
+            *_admission(view, show_prefixes=self._show_prefixes),
             *_of_statistics(statistics),
         ]
         families.append(
@@ -423,6 +426,59 @@ def _fastpath(view: View) -> Iterator[Metric]:
     yield _gauge(
         "rootsrv_fastpath_memory_bytes", "Maps and programs in the kernel.", said.number("memory_octets") or 0.0
     )
+
+
+FLOOD_SHARE = 0.1
+"""What fewer queries have in common is no metric: anybody can invent values."""
+
+
+def _admission(view: View, *, show_prefixes: bool) -> Iterator[Metric]:
+    words = view.words
+    judged = dict(zip(("any", "good"), words[counts.JUDGED : counts.JUDGED + 2], strict=False))
+    yield _labelled_counter(
+        "rootsrv_judged_queries", "UDP queries that limits and shed rules looked at.", "cookie", judged
+    )
+    limited = CounterMetricFamily(
+        "rootsrv_limited_queries", "Answered TC because of a limit; in dry-run: would have been.",
+        labels=["family", "mode"],
+    )  # fmt: skip
+    shed = CounterMetricFamily(
+        "rootsrv_shed_queries", "Answered TC because of a shed rule; others are among the dropped.", labels=["family"]
+    )
+    for at, family in enumerate(("ipv4", "ipv6")):
+        for number, mode in enumerate(("on", "dry-run")):
+            limited.add_metric([family, mode], words[counts.LIMITED + 2 * number + at])
+        shed.add_metric([family], words[counts.SHED + at])
+    yield from (limited, shed)
+
+    said = view.role(ADMISSION)
+    if not said:
+        return
+    limits, flood = said.object("limits"), said.object("flood")
+    yield _gauge(
+        "rootsrv_limits_as_configured", "0: too many sources are over their rate, so limits are in dry-run.",
+        not limits.truth("falls_back"),
+    )  # fmt: skip
+    yield _gauge(
+        "rootsrv_limit_cells_over_ratio", "Share of the limits' cells that are over.", limits.number("cells_over") or 0
+    )
+    in_force = sum(not rule.truth("dry_run") for rule in said.objects("rules"))
+    yield _gauge("rootsrv_shed_rules", "Shed rules in force.", in_force)
+    yield _gauge(
+        "rootsrv_flood_values", "Values that stand out among the queries of the last minute (rootsrv top).",
+        len(flood.texts("suggestions")),
+    )  # fmt: skip
+    shares = GaugeMetricFamily(
+        "rootsrv_flood_share_ratio", "Share of the last minute's UDP queries that have it in common, from 10 % on.",
+        labels=["dimension", "value"],
+    )  # fmt: skip
+    for dimension in DIMENSIONS:
+        if dimension in PREFIX_DIMENSIONS and not show_prefixes:
+            continue
+        for each in flood.object("top").objects(dimension):
+            if (share := each.number("share") or 0.0) >= FLOOD_SHARE:
+                shares.add_metric([dimension, each.text("value")], share)
+    yield shares
 
 
 def _of_statistics(statistics: Statistics) -> Iterator[Metric]:

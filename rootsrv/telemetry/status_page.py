@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from html import escape
 
 import rootsrv
+from rootsrv.admission.samples import DIMENSIONS, PREFIX_DIMENSIONS
 from rootsrv.config.file import Config
 from rootsrv.page import counts
 from rootsrv.telemetry.history import SERIES, Event, Rates
 from rootsrv.telemetry.page_style import STYLE, mark, rate, rows_table, section, source_hash, span
 from rootsrv.telemetry.prometheus import RCODES, Statistics
-from rootsrv.telemetry.view import Said, ServedZone, View
+from rootsrv.telemetry.view import ADMISSION, Said, ServedZone, View
 from rootsrv.zone import instant
 
 STALE_SECONDS = 3900.0
@@ -18,6 +19,7 @@ STALE_SECONDS = 3900.0
 
 _REFRESH_SECONDS = 10
 _EVENTS_SHOWN = 12
+_VALUES_SHOWN = 3
 _WIDTH, _HEIGHT, _LABEL = 360, 100, 16  # of a chart; the label stands above it
 
 _SCRIPT = f"""
@@ -67,6 +69,7 @@ def render(content: Content, config: Config, name: str) -> str:
         section("Responses per second by rcode, last hour", _rcodes_chart(content.rates)),
         *zones[1:],
         _today(content.statistics),
+        _flood(view, config),
         _processes(view),
         _events(content.events),
         _footer(config),
@@ -108,6 +111,11 @@ def problems(content: Content, config: Config) -> Iterator[str]:
         if held := said.objects("held"):
             serials = ", ".join(each.text("serial") for each in held)
             yield f"Zone {said.text('name')}: serial {serials} is held and waits for a decision."
+    admission = view.role(ADMISSION)
+    if admission.object("limits").truth("falls_back"):
+        yield "Limits are in dry-run: too many sources are over their rate."
+    if rules := sum(not rule.truth("dry_run") for rule in admission.objects("rules")):
+        yield f"{rules} shed rules are in force (rootsrv sheds)."
     yield from maintain.texts("alarms")
     late = [worker for worker in view.workers if not worker.pid or worker.active != view.generation]
     if late and view.generation:
@@ -248,6 +256,33 @@ def _today(statistics: Statistics) -> str:
     rows += [(f"load time {serial}", f"{seconds:.0f} s") for serial, seconds in record.load_times.items()]
     rows += [(key.removeprefix("num-").replace("-", " "), f"≈ {n:,}") for key, n in statistics.sources.items()]
     return section(f"RSSAC002, {record.day} so far", rows_table(rows) if rows else "<p class=dim>Nothing yet.</p>")
+
+
+def _flood(view: View, config: Config) -> str:
+    """Who asks what over UDP, from samples of the last minute; limits and shed rules."""
+    said = view.role(ADMISSION)
+    if not said:
+        return ""
+    limits, flood = said.object("limits"), said.object("flood")
+    rows = [
+        ("queries per second", f"{flood.number('queries_per_second') or 0:,.0f}"),
+        ("with a good cookie", f"{flood.number('with_cookie') or 0:.1%}"),
+        ("limits", escape(limits.text("in_force"))),
+    ]
+    for rule in said.objects("rules"):
+        does = "dry run" if rule.truth("dry_run") else rule.text("do")
+        told = f"{does}, {rule.number('hits') or 0:,.0f} hits, ends in {span(rule.number('ends_in_seconds'))}"
+        rows.append((rule.text("match"), escape(f"{told}: {rule.text('reason')}")))
+    for dimension in DIMENSIONS:
+        if dimension in PREFIX_DIMENSIONS and not config.limits.publish_prefixes:
+            continue
+        values = [
+            f"{escape(each.text('value'))} {each.number('share') or 0:.0%}"
+            for each in flood.object("top").objects(dimension)[:_VALUES_SHOWN]
+        ]
+        if values:
+            rows.append((dimension, ", ".join(values)))
+    return section("UDP, last minute", rows_table(rows))
 
 
 def _processes(view: View) -> str:

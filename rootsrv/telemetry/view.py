@@ -26,6 +26,9 @@ ROLES = ("serve", "maintain", "advertise", "mesh")
 KERNEL = "fastpath"
 """Asked over the socket of serve, which owns it."""
 
+ADMISSION = "admission"
+"""Limits, shed rules, who floods; asked over the same socket."""
+
 COUNT_KERNEL_SECONDS = 0.02
 """How long a scrape waits for the kernel's counters."""
 
@@ -168,6 +171,7 @@ class Viewer:
         await asyncio.gather(
             *(self._ask(role, self._runtime / f"{role}.sock", "status") for role in ROLES),
             self._ask(KERNEL, self._runtime / "serve.sock", "fastpath-status"),
+            self._ask(ADMISSION, self._runtime / "serve.sock", "top"),
         )
         self._sockets = read_sockets(*self._service)
 
@@ -195,7 +199,7 @@ class Viewer:
         recent = time.monotonic() - PATIENCE_SECONDS
         roles = {role: said for role, (at, said) in self._heard.items() if at > recent}
         page = self.page()
-        pids = {role: int(said.number("pid") or 0) for role, said in roles.items() if role != KERNEL} | {
+        pids = {role: int(said.number("pid") or 0) for role, said in roles.items() if role in ROLES} | {
             "report": os.getpid()
         }
         if page is None:

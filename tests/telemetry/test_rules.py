@@ -50,6 +50,11 @@ WELL = {
     'rootsrv_tcp_closed_connections_total{reason="for-another"}': "0x40",
     "rootsrv_tcp_listen_overflows_total": "0x40",
     'rootsrv_security_events_total{event="tsig_failed"}': "0x40",
+    "rootsrv_flood_values": "0x40",
+    'rootsrv_limited_queries_total{family="ipv4",mode="on"}': "0x40",
+    'rootsrv_judged_queries_total{cookie="any"}': "0+600000x40",
+    "rootsrv_limits_as_configured": "1x40",
+    "rootsrv_shed_rules": "0x40",
     "rootsrv_state_writable": "1x40",
     "rootsrv_statistics_writable": "1x40",
 }
@@ -82,6 +87,10 @@ CASES = {
     "RootsrvLoss": {"rootsrv_udp_receive_drops_total": "0+6000x40"},
     "RootsrvNearCapacity": {'rootsrv_process_cpu_seconds_total{process="worker-0"}': "0+55x40"},
     "RootsrvTcpRefused": {'rootsrv_tcp_closed_connections_total{reason="for-another"}': "0+100x40"},
+    "RootsrvFlood": {"rootsrv_flood_values": "2x40"},
+    "RootsrvLimiting": {'rootsrv_limited_queries_total{family="ipv4",mode="on"}': "0+60000x40"},
+    "RootsrvLimitsFallback": {"rootsrv_limits_as_configured": "0x40"},
+    "RootsrvShedForLong": {"rootsrv_shed_rules": "1x40"},
     "RootsrvSecurityEvents": {'rootsrv_security_events_total{event="tsig_failed"}': "0+5x40"},
     "RootsrvStateUnwritable": {"rootsrv_state_writable": "0x40"},
 }
