@@ -1,0 +1,242 @@
+"""Rules in force: told to everybody, kept over a restart, ended by themselves; refused where they make no sense."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootsrv.admission.limits import CELLS, cells_in_memory
+from rootsrv.admission.policy import Policy
+from rootsrv.admission.samples import ANSWERED, NOTE, NotesReader, NotesWriter, make_ring, map_ring, suffix_of
+from rootsrv.admission.shed import MAX_RULES, Match, ShedRefused
+from rootsrv.answer.question import Query
+from rootsrv.config.limits import LimitsConfig
+from rootsrv.page import counts
+from rootsrv.page.layout import Page
+from rootsrv.wire import edns
+from rootsrv.wire import name as names
+
+SECOND = 10**9
+
+
+class Clock:
+    """CLOCK_BOOTTIME, as a test wants it."""
+
+    def __init__(self) -> None:
+        self.now = 1000 * SECOND
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Desk:
+    """A policy, and what it told its users."""
+
+    def __init__(self, directory: Path, page: Page | None = None, **config: Any) -> None:
+        self.clock = Clock()
+        self.page = page or Page.create(directory / "page")
+        self.page.worker(0).day = 1
+        self.path = directory / "sheds.json"
+        self.cells = cells_in_memory()
+        self.policy = Policy(
+            LimitsConfig(**config), service_addresses=["192.0.2.53"], page=self.page, path=self.path, cells=self.cells,
+            now_ns=self.clock,
+        )  # fmt: skip
+        self.told: list[dict[str, Any]] = []
+        self.policy.users.append(self.told.append)
+
+    def shed(self, conditions: str, do: str = "tc", seconds: int = 60, **more: Any) -> int:
+        made = self.policy.shed(Match.parse(conditions.split()), do, seconds, "flood", "anna", **more)  # type: ignore[arg-type]
+        return made.rule.place
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_a_rule_is_told_and_ends_by_itself(desk: Desk) -> None:
+    desk.shed("qtype=A", seconds=60)
+    desk.shed("qtype=AAAA", seconds=10)
+    assert [rule["place"] for rule in desk.told[-1]["rules"]] == [0, 1]
+    assert desk.told[-1]["exempt"] == ["192.0.2.53"]
+    desk.clock.now += 10 * SECOND
+    desk.policy.tick()
+    assert [rule["match"] for rule in desk.told[-1]["rules"]] == [["qtype=A"]]
+    assert [rule["match"] for rule in desk.policy.as_document()["rules"]] == ["qtype=A"]
+
+
+def test_rules_are_kept_over_a_restart_and_not_over_a_reboot(desk: Desk, tmp_path: Path) -> None:
+    desk.shed("qname-suffix=a\\032b.example size=20-40", do="drop")
+    again = Desk(tmp_path, desk.page)
+    assert again.policy.rules == desk.policy.rules
+    assert again.policy.as_document()["rules"][0]["who"] == "anna"
+
+    document = json.loads(desk.path.read_text())
+    desk.path.write_text(json.dumps(document | {"boot": [1, 2]}))
+    assert Desk(tmp_path, desk.page).policy.rules == ()
+
+
+@pytest.mark.parametrize("octets", [
+    b"", b"{", b"[]", b'{"boot": 3}', b'{"boot": null, "rules": [7]}', b'{"rules": "x"}', b"\xff\xfe",
+])  # fmt: skip
+def test_a_file_that_says_nothing_is_no_rule(desk: Desk, tmp_path: Path, octets: bytes) -> None:
+    desk.path.write_bytes(octets)
+    assert Desk(tmp_path, desk.page).policy.rules == ()
+
+
+def test_a_damaged_rule_among_good_ones_is_passed_over(desk: Desk, tmp_path: Path) -> None:
+    desk.shed("qtype=A")
+    document = json.loads(desk.path.read_text())
+    (good,) = document["rules"]
+    document["rules"] = [
+        {**good, "action": "x"}, {**good, "place": 99}, {**good, "match": ["nosuch=1"]}, {"place": 1}, good, None,
+    ]  # fmt: skip
+    desk.path.write_text(json.dumps(document))
+    assert len(Desk(tmp_path, desk.page).policy.rules) == 1
+
+
+@pytest.mark.parametrize(("conditions", "do", "more", "says"), [
+    ("qtype=A", "burn", {}, "--do burn: must be one of"),
+    ("qtype=A", "tc", {"seconds": 0}, "lasts 1 to 86400 seconds"),
+    ("qtype=A", "tc", {"seconds": 86_401}, "lasts 1 to 86400 seconds"),
+    ("qname-suffix=x.com", "drop", {}, "rule 0 does tc with all of these"),
+    ("qname-suffix=a.x.com qtype=A", "drop", {}, "end it first"),
+    ("qname-suffix=x.com", "tc", {}, "rule 0 says so already"),
+    ("qname-suffix=.", "tc", {}, "is 100% of all queries; if that is what you want, say --really"),
+    ("prefix=::/0", "tc", {}, "say --really"),
+    ("size=0-65535 source-port=0-65535", "drop", {}, "say --really"),
+])  # fmt: skip
+def test_what_makes_no_sense_is_refused(desk: Desk, conditions: str, do: str, more: dict[str, Any], says: str) -> None:
+    desk.shed("qname-suffix=x.com")
+    with pytest.raises(ShedRefused, match=says):
+        desk.shed(conditions, do=do, **more)
+    assert len(desk.policy.rules) == 1
+    assert desk.told[-1]["rules"] == [rule.to_document() for rule in desk.policy.rules]
+
+
+def test_a_dry_run_needs_no_second_word_and_contradicts_nobody(desk: Desk) -> None:
+    desk.shed("qname-suffix=x.com")
+    desk.shed("qname-suffix=.", do="drop", dry=True)
+    desk.shed("qname-suffix=a.x.com", do="drop", dry=True)
+    desk.shed("qname-suffix=.", do="drop", really=True)
+    for number in range(MAX_RULES - 4):
+        desk.shed(f"source-port={number}", do="drop")
+    with pytest.raises(ShedRefused, match=f"there are {MAX_RULES} rules already"):
+        desk.shed("source-port=999", do="drop")
+    desk.policy.unshed(2, "bert")
+    assert desk.shed("source-port=999", do="drop") == 2
+    with pytest.raises(ShedRefused, match="there is no rule 77"):
+        desk.policy.unshed(77, "bert")
+
+
+def test_shares_count_from_when_the_rule_was_made(desk: Desk) -> None:
+    words = desk.page.worker(0).counters
+    words[counts.JUDGED], words[counts.RULES], words[counts.RULES + 1] = 1000, 900, 9
+    desk.shed("qtype=A", dry=True)
+    words[counts.JUDGED] += 200
+    words[counts.JUDGED + 1] += 50
+    words[counts.RULES] += 30
+    words[counts.RULES + 1] += 5
+    (rule,) = desk.policy.as_document()["rules"]
+    assert (rule["hits"], rule["queries"], rule["share"], rule["share_with_cookie"]) == (30, 200, 0.15, 0.1)
+
+
+def test_limits_fall_back_to_dry_run_and_are_told(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, mode="on")
+    desk.policy.tick()
+    assert desk.told == []
+    desk.cells[:] = memoryview((desk.clock.now + 2 * SECOND).to_bytes(8, "little") * CELLS).cast("Q")
+    desk.policy.tick()
+    assert desk.told[-1]["limits"]["mode"] == "dry-run"
+    assert desk.policy.limits_document()["falls_back"] is True
+    desk.clock.now += 10 * SECOND
+    desk.policy.tick()
+    assert desk.told[-1]["limits"]["mode"] == "on"
+
+
+def test_limits_are_reconfigured_but_not_from_off(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, mode="dry-run")
+    desk.policy.reconfigure(LimitsConfig(mode="on", rate=7))
+    assert desk.told[-1]["limits"]["mode"] == "on"
+    without = Policy(
+        LimitsConfig(), service_addresses=["192.0.2.53"], page=desk.page, path=desk.path, now_ns=desk.clock
+    )
+    without.reconfigure(LimitsConfig(mode="on"))
+    assert without.to_document()["limits"]["mode"] == "off"
+
+
+@pytest.mark.parametrize(("values", "says"), [
+    ({"rate": 0}, "limits.rate: must be 1"),
+    ({"burst_seconds": 0}, "limits.burst_seconds: must be 0.05"),
+    ({"rate": 1, "burst_seconds": 1.0}, "must be at least 4"),
+    ({"connections": 0}, "limits.connections"),
+    ({"ipv4_multipliers": (1, 2, 3)}, "must be 4 numbers"),
+    ({"ipv6_multipliers": (1, 8, 4, 16)}, "a wider prefix must not have less"),
+    ({"ipv4_multipliers": (0, 1, 1, 1)}, "limits.ipv4_multipliers: must be 1"),
+    ({"exempt": ("10.0.0.1/8",)}, "limits.exempt: .* has host bits set"),
+    ({"sample_every": -1}, "limits.sample_every"),
+])  # fmt: skip
+def test_limits_that_cannot_be_are_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        LimitsConfig(**values)
+
+
+def notes_of(*asked: tuple[str, int, str]) -> list[bytes]:
+    """Notes of queries: name, port, source."""
+    descriptor = make_ring()
+    reader, writer = NotesReader(descriptor), NotesWriter(map_ring(descriptor), 1)
+    for name, port, source in asked:
+        qname = names.from_text(name)
+        query = Query(b"?", qname, 28, 1, edns.Edns(1232, 0, True), None)
+        packed = bytes(map(int, source.split(".")))
+        octets = bytes(12) + qname + bytes(15)
+        writer.write(octets, packed, port, bytes(300), query, outcome=ANSWERED, cookie_is_good=False)
+    return reader.read()
+
+
+def test_what_queries_have_in_common_is_told_with_what_to_look_at(desk: Desk) -> None:
+    flood = desk.policy.flood
+    for _ in range(3):
+        notes = notes_of(
+            *[(f"n{n}.x.victim.com.", 53_000, f"198.51.100.{n}") for n in range(60)],
+            *[(f"n{n}.org.", 1024 + n, f"203.0.{n}.1") for n in range(40)],
+        )
+        flood.take(notes, 16 * len(notes))
+    document = flood.as_document()
+    assert (document["queries"], document["queries_per_second"]) == (4800, 1600.0)
+    top = {dimension: values[0] for dimension, values in document["top"].items()}
+    assert top["qname-suffix"] == {"value": "victim.com.", "share": 0.6}
+    assert top["source-port"] == {"value": "53000", "share": 0.6}
+    assert top["prefix"] == {"value": "198.51.100.0/24", "share": 0.6}
+    assert top["qtype"] == {"value": "AAAA", "share": 1.0}
+    assert "rootsrv shed --match qname-suffix=victim.com. --do tc-unless-cookie --dry-run" in document["suggestions"]
+    assert "rootsrv shed --match source-port=53000 --do tc-unless-cookie --dry-run" in document["suggestions"]
+    assert not any("qtype" in each for each in document["suggestions"])
+    assert flood.share_of(Match.parse(["qname-suffix=victim.com"])) == 0.6
+    assert flood.share_of(Match.parse(["prefix=203.0.0.0/16"])) == 0.4
+    with pytest.raises(ShedRefused, match="is 100% of all queries"):
+        desk.shed("opt=do", do="drop")
+
+
+def test_ordinary_traffic_suggests_nothing(desk: Desk) -> None:
+    notes = notes_of(*[(f"n{n}.{'com' if n % 2 else 'net'}.", 1024 + n, f"198.{n}.7.1") for n in range(200)])
+    desk.policy.flood.take(notes, 16 * len(notes))
+    assert desk.policy.flood.as_document()["suggestions"] == []
+
+
+def test_more_notes_than_there_is_room_for_stand_for_all() -> None:
+    descriptor = make_ring()
+    reader, writer = NotesReader(descriptor), NotesWriter(map_ring(descriptor), 1)
+    for number in range(3000):
+        writer.write(bytes(17), number.to_bytes(4, "big"), 7, None, None, outcome=ANSWERED, cookie_is_good=True)
+    read = [int.from_bytes(NOTE.unpack(each)[0][:4], "big") for each in reader.read()]
+    assert read == list(range(3000 - 1024, 3000))
+    assert reader.read() == []
+
+
+@pytest.mark.parametrize("octets", [b"\x40" * 64, b"\x01a" * 32, b"\x3f" + b"a" * 63, bytes(64), b"\xff" * 64])
+def test_a_note_that_a_worker_has_made_up_is_no_error(octets: bytes) -> None:
+    for size in range(256):
+        assert isinstance(suffix_of(octets, size), bytes)
