@@ -3,6 +3,7 @@
 # Law 2  What is refused is a security event, once for each value, and nothing else happens.
 # Law 3  What belongs to a member's life (status, ready, done) goes with its key: its lease is its life.
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from rootsrv.mesh.quorum import Done, failed_canaries
 from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing
 from rootsrv.process import log, whole_file
 from rootsrv.zone import instant
+
+_MOST_MAINTENANCES = 1000
 
 _PAST_SECONDS = 7 * 86_400
 """So long a maintenance that is over is remembered."""
@@ -73,14 +76,23 @@ class Fleet:
         """The roster's, or long ones as long as there is none."""
         return Timing() if self.roster is None else self.roster.timing
 
-    def recall(self) -> None:
-        """Take the roster that was in force when we ended."""
+    def recall(self, now: Now) -> None:
+        """Take the roster that was in force when we ended, and the maintenance that had been announced."""
         try:
             self.offer_roster(self.remembered.read_bytes(), float("-inf"), "remembered")
         except FileNotFoundError:
             pass
         except OSError as error:
             log.alarm("roster not recalled", path=self.remembered, reason=error.strerror)
+        with contextlib.suppress(OSError):
+            for path in sorted(self._announced.iterdir())[:_MOST_MAINTENANCES]:
+                key = maintenance.board_key(path.name)
+                self.take(key, Entry(key, path.read_bytes(), 0, 0, 0), now)
+
+    @property
+    def _announced(self) -> Path:
+        """Where maintenance is remembered, a signed value each."""
+        return self.remembered.with_name("maintenance")
 
     def offer_roster(self, octets: bytes, now: float, source: str) -> bool:
         """As `adopt_roster`; what is refused is a security event."""
@@ -134,7 +146,7 @@ class Fleet:
                               serial=verdict.subject.serial, reason=verdict.reason)  # fmt: skip
                 case ["maintenance", identifier] if entry is not None:
                     envelope = self._opened(key, entry, self.roster.operator_keys(), now)
-                    self._maintenance(identifier, Maintenance.of(envelope), now)
+                    self._maintenance(identifier, Maintenance.of(envelope), entry.value, now)
                 case ["member", member, kind] if kind in {"ready", "done", "status"}:
                     self._member(member, kind, key, entry, now)
         except Replayed as error:
@@ -177,12 +189,19 @@ class Fleet:
         log.event("order", zone=zone, serial=serial, stage=order.stage, at=round(order.at, 3), by=order.by,
                   reason=order.reason, counts=counts)  # fmt: skip
 
-    def _maintenance(self, identifier: str, new: Maintenance, now: Now) -> None:
+    def _maintenance(self, identifier: str, new: Maintenance, octets: bytes, now: Now) -> None:
         if new == self.maintenance.get(identifier):
             return
-        self.maintenance = {
-            name: each for name, each in self.maintenance.items() if each.end > now.wall - _PAST_SECONDS
-        } | {identifier: new}
+        over = {name for name, each in self.maintenance.items() if each.end <= now.wall - _PAST_SECONDS}
+        self.maintenance = {name: each for name, each in self.maintenance.items() if name not in over}
+        self.maintenance[identifier] = new
+        try:
+            self._announced.mkdir(parents=True, exist_ok=True, mode=0o755)
+            whole_file.replace(self._announced / identifier, octets)
+            for name in over - {identifier}:
+                (self._announced / name).unlink(missing_ok=True)
+        except OSError as error:
+            log.alarm("maintenance not remembered", id=identifier, reason=error.strerror)
         log.event("maintenance cancelled" if new.cancelled else "maintenance", id=identifier, by=new.by,
                   members=",".join(new.members), start=instant.to_text(new.start), end=instant.to_text(new.end),
                   reason=new.reason)  # fmt: skip

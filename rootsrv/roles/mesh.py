@@ -67,7 +67,7 @@ class Role:
     async def run(self, stop: asyncio.Event) -> None:
         """Until *stop* is set."""
         presence = self._presence
-        presence.fleet.recall()
+        presence.fleet.recall(presence.now)
         path = presence.runtime / "mesh.sock"
         control = ControlServer(Control(presence).commands())
         control.start(path)

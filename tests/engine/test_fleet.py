@@ -1,0 +1,57 @@
+"""What was announced is remembered over restarts, whoever deletes it from the board."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from rootsrv.engine.etcd import Entry
+from rootsrv.engine.fleet import Fleet
+from rootsrv.mesh.envelope import Envelope, seal
+from rootsrv.mesh.maintenance import Maintenance, board_key
+from rootsrv.mesh.member import Now
+from rootsrv.mesh.roster import RosterBook
+from tests.mesh.mesh_of import SERVICE, key_of, mesh_of
+
+NOW = Now(1_795_262_400.0, 500.0, True)
+MESH = mesh_of(6)
+
+
+def fleet(directory: Path) -> Fleet:
+    """Of a member that has started just now."""
+    made = Fleet(SERVICE, RosterBook(SERVICE, MESH.roster.signing_keys), directory / "mesh" / "roster")
+    made.recall(NOW)
+    return made
+
+
+def announced(one: Maintenance, now: float, who: str = "alice") -> Entry:
+    key = board_key(one.id)
+    return Entry(key, seal(Envelope(key, who, now, 0, now, 2.0**52, one.to_content()), SERVICE, key_of(who)), 7, 7, 7)
+
+
+def test_maintenance_is_remembered_over_a_restart_with_the_board_empty(tmp_path: Path) -> None:
+    first = fleet(tmp_path)
+    first.adopt_roster(MESH.octets, 0.0, "test")
+    one = Maintenance("disks", ("m1",), NOW.wall + 3600, NOW.wall + 7200, "new disks")
+    entry = announced(one, NOW.wall)
+    first.take(entry.key, entry, NOW)
+    first.take(entry.key, None, NOW)  # deleted from the board
+    assert fleet(tmp_path).maintenance["disks"].reason == "new disks"
+
+    # A cancellation is remembered as well, and what is no longer signed by who may is not taken.
+    cancelled = announced(replace(one, cancelled=True), NOW.wall + 9)
+    first.take(cancelled.key, cancelled, NOW)
+    assert fleet(tmp_path).maintenance["disks"].cancelled
+    forged = announced(one, NOW.wall + 20, who="mallory")
+    (tmp_path / "mesh" / "maintenance" / "disks").write_bytes(forged.value)
+    (tmp_path / "mesh" / "maintenance" / "garbage").write_bytes(b"garbage")
+    assert fleet(tmp_path).maintenance == {}
+
+
+def test_what_is_over_for_a_week_is_forgotten(tmp_path: Path) -> None:
+    first = fleet(tmp_path)
+    first.adopt_roster(MESH.octets, 0.0, "test")
+    for name, start in (("old", NOW.wall + 60), ("new", NOW.wall + 9 * 86_400)):
+        entry = announced(Maintenance(name, ("m1",), start, start + 60, ""), NOW.wall)
+        later = replace(NOW, wall=start)
+        first.take(entry.key, entry, later)
+    assert set(first.maintenance) == {"new"}
+    assert [each.name for each in (tmp_path / "mesh" / "maintenance").iterdir()] == ["new"]
