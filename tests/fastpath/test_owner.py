@@ -157,6 +157,37 @@ def test_an_old_table_is_not_renewed_with_the_leases_of_a_new_one(followed: Foll
     assert followed.fastpath.program.answer_until() == (until, until)
 
 
+def test_a_flip_that_nobody_follows_and_that_is_taken_back_leaves_the_kernel_where_the_workers_are(
+    followed: Followed,
+) -> None:
+    followed.page.active = 1
+    followed.workers(1, 1)
+    followed.lease(5)
+    followed.follow()
+    followed.page.staged = 2
+    followed.follow()
+    followed.page.active, followed.page.staged = 2, 0
+    followed.follow()
+    assert followed.serial() == 100
+
+    # As Switchover.stay: the page names the old one again, then come its deadlines.
+    followed.page.active = 1
+    until = followed.lease(20)
+    followed.follow()
+    assert followed.serial() == 100
+    assert followed.fastpath.program is not None
+    assert followed.fastpath.program.answer_until() == (until, until)
+
+    # The same zone is tried again as another generation, and this time they follow.
+    followed.tables[3] = followed.tables[2]
+    followed.page.staged = 3
+    followed.follow()
+    followed.page.active, followed.page.staged = 3, 0
+    followed.workers(3, 3)
+    followed.follow()
+    assert followed.serial() == 101
+
+
 def test_silenced_it_passes_everything_and_comes_back(followed: Followed) -> None:
     followed.page.active = 1
     followed.workers(1)
