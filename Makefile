@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo test test-long test-kernel61 lint check mutate bpf system-packages clean
 .PHONY: man wheel
-.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-notify bench-transfers bench-load bench-parts
+.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-notify bench-transfers bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
 
 help:
@@ -80,7 +80,7 @@ check: lint
 	$(PYTEST) -x tests/zone tests/answer
 
 # ── benchmarks: root, an idle machine with two cores; BENCH=... adds options ──
-bench: bench-responder bench-startup bench-parts bench-notify bench-transfers bench-abreast bench-compare bench-peak
+bench: bench-responder bench-startup bench-parts bench-cdns bench-notify bench-transfers bench-abreast bench-compare bench-peak
 
 bench-compare: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench compare --further $(BENCH)
@@ -93,6 +93,9 @@ bench-peak: $(VENV)/.installed-for-tests system-packages bpf
 
 bench-responder: $(VENV)/.installed-for-tests
 	$(BIN)/python -m bench responder $(BENCH)
+
+bench-cdns: $(VENV)/.installed-for-tests
+	$(BIN)/python -m bench cdns $(BENCH)
 
 bench-startup: $(VENV)/.installed-for-tests
 	$(BIN)/python -m bench startup $(BENCH)

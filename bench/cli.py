@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from bench import (
     abreast,
+    cdns,
     compare,
     flood,
     measure,
@@ -179,6 +180,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_zones(taking_apart)
     _add_results(taking_apart)
     taking_apart.set_defaults(command=_parts)
+
+    writing = commands.add_parser("cdns", help="what a query costs as C-DNS")
+    writing.add_argument("--repeats", type=_positive, default=cdns.REPEATS, help="rounds")
+    _add_zones(writing)
+    _add_results(writing)
+    writing.set_defaults(command=_cdns)
 
     responding = commands.add_parser("responder", help="what one response costs, without a network")
     responding.add_argument("--repeats", type=_positive, default=responder.REPEATS, help="rounds")
@@ -478,6 +485,14 @@ def _parts(arguments: argparse.Namespace) -> int:
         )
     result["interrupted"] = False  # half of its rounds would be of nothing to compare with: then there is no result
     return _finish(arguments, "parts", "What the fast path costs", result, parts.to_markdown, measured=True)
+
+
+def _cdns(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _console.status("writing C-DNS"):
+        result = cdns.run(served, repeats=arguments.repeats)
+    return _finish(
+        arguments, "cdns", "What a query costs as C-DNS", result, cdns.to_markdown, measured=bool(result["costs"])
+    )
 
 
 def _responder(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ _rootsrv() {
 }
 _rootsrv_words() {
     case "$1" in
-    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks shed unshed sheds top fastpath doctor setup rssac002 mesh hyperlocal probe security-events demo -h --help --version" ;;
+    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks shed unshed sheds top fastpath doctor setup rssac002 capture mesh hyperlocal probe security-events demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify reset-floor compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
@@ -56,11 +56,14 @@ _rootsrv_words() {
     " fastpath tap") echo "-h --help --config --json --write" ;;
     " fastpath detach") echo "-h --help --config --json --reason" ;;
     " doctor") echo "-h --help --config --json --network" ;;
-    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --mesh --directory --bird --show --yes --overwrite" ;;
+    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --mesh --directory --bird --etc --show --yes --overwrite" ;;
     " rssac002") echo "export merge validate -h --help" ;;
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --without-sources --output" ;;
     " rssac002 validate") echo "-h --help --sums" ;;
+    " capture") echo "show report -h --help" ;;
+    " capture show") echo "-h --help --json" ;;
+    " capture report") echo "-h --help --output --title" ;;
     " mesh") echo "init key roster join status hold approve reject emergency canary publish maintenance -h --help" ;;
     " mesh init") echo "-h --help --service" ;;
     " mesh key") echo "-h --help --json" ;;

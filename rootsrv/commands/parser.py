@@ -93,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
     from rootsrv.commands import (
         blocks,
+        capture_files,
         doctor,
         fastpath,
         fleet,
@@ -183,6 +184,9 @@ def parser() -> argparse.ArgumentParser:
 
     statistics = commands.add_parser("rssac002", help="statistics of a day (RSSAC002v5)")
     report_command.add_arguments(statistics.add_subparsers(required=True, metavar="COMMAND"))
+
+    captured = commands.add_parser("capture", help="what was asked: files of queries")
+    capture_files.add_arguments(captured.add_subparsers(required=True, metavar="COMMAND"))
 
     many = commands.add_parser("mesh", help="many instances, one set time: keys, roster, status, orders")
     in_mesh = many.add_subparsers(required=True, metavar="COMMAND")

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from bench import notify, parts, peak, plots, responder, startup, zones
+from bench import cdns, notify, parts, peak, plots, responder, startup, zones
 from bench.cli import main
 from bench.worst import worst_queries
 from rootsrv.answer.responder import Transport
@@ -50,6 +50,16 @@ def test_start_from_zone_and_from_table(served: zones.Zones) -> None:
     assert min(cold.values()) > 0
     assert figures["from_table"]["total"] > 0
     assert "read + verify + compile" in startup.to_markdown(figures)
+
+
+def test_what_a_query_costs_as_cdns(served: zones.Zones) -> None:
+    figures = cdns.run(served, count=400, repeats=1)
+
+    by_name = {cost["name"]: cost for cost in figures["costs"]}
+    assert all(cost["rate"] > 0 for cost in figures["costs"])
+    assert by_name["columns, gzip (isal 2)"]["octets"] < by_name["columns, none"]["octets"]
+    assert by_name["columns, truncated addresses"]["octets"] < by_name["columns, none"]["octets"]
+    assert "plain Python, none" in cdns.to_markdown(figures)
 
 
 def test_from_notify_to_served() -> None:

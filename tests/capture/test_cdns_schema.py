@@ -16,7 +16,7 @@ from tests.capture import random_facts
 from tests.capture.test_cdns import written
 
 SCHEMA = Path(__file__).with_name("rfc8618-appendix-a.cddl")
-FACTS = random_facts.facts(8618, 4, malformed_share=0) + random_facts.facts(3, 1, malformed_share=1)
+FACTS = random_facts.facts(8618, 2, malformed_share=0) + random_facts.facts(3, 1, malformed_share=1)
 
 
 @cache

@@ -1,0 +1,152 @@
+"""Reads pcap files: the DNS messages in their packets, as facts."""
+
+import struct
+from collections.abc import Iterator
+from typing import IO
+
+from rootsrv.capture.anonymise_packets import transport
+from rootsrv.capture.cdns_reader import CaptureUnreadable
+from rootsrv.capture.facts import Fact, Kind, OptBits, Transport
+
+_RAW, _ETHERNET = 101, 1  # link types (pcap-linktype(7)): packets begin with the IP header, or with that of Ethernet
+_MAGICS = {0xA1B2C3D4: 1_000, 0xA1B23C4D: 1}  # nanoseconds of a record's fraction of a second
+_MAX_PACKET_OCTETS = 1 << 18  # as libpcap allows
+_UDP, _TCP = 17, 6
+_PORTS = frozenset((53, 853))
+_TYPE_OPT = 41
+
+
+class PcapFile:
+    """Reads *stream*, which is not compressed; *name* is said in errors.
+
+    Iterating gives a fact for every DNS message: time in nanoseconds of the wall clock, and of a response its flags and
+    size with those of no query (`query_octets` is 0).  What is no whole DNS message counts in `others`: fragments,
+    TCP segments without a message's beginning.  `cut_off` says that the file ends within a record.  Raises
+    CaptureUnreadable.
+    """
+
+    def __init__(self, stream: IO[bytes], name: str) -> None:
+        self._stream, self._name = stream, name
+        self.packets = self.others = 0
+        self.cut_off = False
+        head = stream.read(24)
+        for order in "<", ">":
+            if len(head) == 24 and (magic := struct.unpack(order + "I", head[:4])[0]) in _MAGICS:
+                self._record = struct.Struct(order + "4I")
+                self._fraction = _MAGICS[magic]
+                self.link_type = struct.unpack(order + "I", head[20:])[0] & 0x0FFFFFFF
+                break
+        else:
+            raise CaptureUnreadable(f"{name}: is no pcap file")
+        if self.link_type not in (_RAW, _ETHERNET):
+            raise CaptureUnreadable(f"{name}: link type {self.link_type} is not understood (101 and 1 are)")
+
+    def __iter__(self) -> Iterator[Fact]:
+        while head := self._stream.read(16):
+            if len(head) < 16:
+                self.cut_off = True
+                return
+            seconds, fraction, size, _ = self._record.unpack(head)
+            if size > _MAX_PACKET_OCTETS:
+                raise CaptureUnreadable(f"{self._name}: a packet of {size} octets behind {self.packets} others")
+            packet = self._stream.read(size)
+            if len(packet) < size:
+                self.cut_off = True
+                return
+            self.packets += 1
+            fact = self._fact(packet, seconds * 10**9 + fraction * self._fraction)
+            if fact is None:
+                self.others += 1
+            else:
+                yield fact
+
+    def _fact(self, packet: bytes, time: int) -> Fact | None:
+        start = 0
+        if self.link_type == _ETHERNET:
+            start = 14
+            while packet[start - 2 : start] in (b"\x81\x00", b"\x88\xa8"):  # VLAN tags (IEEE 802.1Q)
+                start += 4
+        version = packet[start] >> 4 if start < len(packet) else 0
+        behind = transport(packet, start, len(packet), version)
+        if behind is None:
+            return None
+        protocol, at = behind
+        if protocol == _UDP and len(packet) >= at + 8:
+            end = min(len(packet), at + int.from_bytes(packet[at + 4 : at + 6]))
+            message, how = packet[at + 8 : end], Transport.UDP
+        elif protocol == _TCP and len(packet) >= at + 20:
+            payload = packet[at + 4 * (packet[at + 12] >> 4) :]
+            message, how = payload[2:], Transport.TCP
+            if len(message) < 12 or int.from_bytes(payload[:2]) != len(message):
+                return None
+        else:
+            return None
+        ports = struct.unpack_from("!2H", packet, at)
+        if not _PORTS & set(ports):
+            return None
+        size, first = (4, start + 12) if version == 4 else (16, start + 8)
+        source, destination = packet[first : first + size], packet[first + size : first + 2 * size]
+        fact = EMPTY._replace(
+            time=time,
+            family=version,
+            transport=how,
+            hop_limit=packet[start + (8 if version == 4 else 7)],
+            source=source.ljust(16, b"\0"),
+            destination=destination.ljust(16, b"\0"),
+            source_port=ports[0],
+            destination_port=ports[1],
+        )
+        return message_fact(message, fact)
+
+
+EMPTY = Fact(0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(16), bytes(16), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
+"""A fact of which nothing is known."""
+
+
+def message_fact(message: bytes, like: Fact) -> Fact:
+    """*like* with what *message* says: a query, a response, or MALFORMED."""
+    malformed = like._replace(kind=Kind.MALFORMED, query_octets=len(message), octets=message)
+    if len(message) < 12:
+        return malformed
+    number, flags, *counts = struct.unpack_from("!6H", message)
+    at = 12
+    name, qtype, qclass = b"", 0, 0
+    try:
+        if counts[0]:
+            while size := message[at]:
+                if size > 63:
+                    return malformed
+                at += 1 + size
+            at += 1
+            name = message[12:at]
+            qtype, qclass = struct.unpack_from("!2H", message, at)
+            at += 4
+        fact = like._replace(kind=Kind.QUERY, id=number, qtype=qtype, qclass=qclass, name_octets=len(name), octets=name)
+        if len(name) > 255 or counts[0] > 1:
+            return malformed
+        if flags & 0x8000:
+            upper = _opt_ttl(message, at, counts[1] + counts[2] + counts[3]) >> 24
+            return fact._replace(response_octets=len(message), response_flags=flags, extended_rcode=max(0, upper))
+        fact = fact._replace(query_octets=len(message), query_flags=flags)
+        if counts[3] and message[at : at + 3] == b"\0\0\x29":
+            udp_size, _, version, bits = struct.unpack_from("!HBBH", message, at + 3)
+            opt_bits = OptBits.PRESENT | (OptBits.DO if bits & 0x8000 else 0)
+            fact = fact._replace(opt_bits=int(opt_bits), opt_udp_size=udp_size, edns_version=version)
+    except (IndexError, struct.error):
+        return malformed
+    return fact
+
+
+def _opt_ttl(message: bytes, at: int, records: int) -> int:
+    """The TTL field of the OPT record among *records* at *at*: extended RCODE, version, flags; -1 without one."""
+    for _ in range(records):
+        while size := message[at]:
+            at += 1 + size if size < 64 else 1
+            if size > 63:
+                break
+        at += 1
+        rtype, _, ttl, length = struct.unpack_from("!HHIH", message, at)
+        if rtype == _TYPE_OPT:
+            return int(ttl)
+        at += 10 + length
+    return -1

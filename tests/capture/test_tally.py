@@ -1,0 +1,273 @@
+import gzip
+import lzma
+import random
+import struct
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import cbor2
+import pytest
+import zstandard
+
+from rootsrv.capture import cdns
+from rootsrv.capture import tally as tallying
+from rootsrv.capture.anonymise import Truncation
+from rootsrv.capture.cdns import Collection
+from rootsrv.capture.cdns_columns import ColumnWriter
+from rootsrv.capture.cdns_plain import PlainWriter
+from rootsrv.capture.cdns_reader import CaptureUnreadable
+from rootsrv.capture.facts import Fact, Kind
+from rootsrv.capture.summary import summary
+from rootsrv.capture.tally import MostFrequent, Tally
+from tests.capture import random_facts
+from tests.capture.test_anonymise import query_packet
+from tests.capture.test_cdns import BOTH, WALL, Writer, written
+
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+    ".xz": lzma.compress,
+}
+PCAP_HEAD = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65_535, 101)
+
+
+def tally_of(*paths: Path) -> Tally:
+    made = Tally()
+    for path in paths:
+        made.read(path)
+    return made
+
+
+def kept(directory: Path, octets: bytes, name: str = "x.cdns") -> Path:
+    path = directory / name
+    path.write_bytes(octets)
+    return path
+
+
+@BOTH
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_counts_are_those_of_the_facts(tmp_path: Path, writer: Writer, compression: str) -> None:
+    found = random_facts.facts(1, 3_000, anything=False, malformed_share=0.05, step=10**9)
+    octets = COMPRESSIONS[compression](written(writer, found, Collection(host_id="a.example"), lost=7, not_sampled=9))
+    counted = tally_of(kept(tmp_path, octets, "x.cdns" + compression))
+
+    queries = [fact for fact in found if fact.kind == Kind.QUERY]
+    rcodes = [fact.response_flags & 15 if fact.response_octets else tallying.NO_RESPONSE for fact in queries]
+    assert (counted.queries, counted.malformed, counted.lost, counted.not_sampled) == (
+        len(queries), len(found) - len(queries), 7, 9,
+    )  # fmt: skip
+    assert counted.sources == Counter((fact.family, fact.transport) for fact in queries)
+    assert counted.qtypes == Counter(fact.qtype for fact in queries)
+    assert counted.rcodes == Counter(rcodes)
+    assert counted.name_octets == Counter(len(fact.octets) for fact in queries)
+    assert counted.with_opt == sum(fact.opt_bits & 1 for fact in queries)
+    assert counted.with_do == sum(fact.opt_bits >> 1 & 1 for fact in queries)
+    assert counted.with_rd == sum(fact.query_flags >> 8 & 1 for fact in queries)
+    assert counted.sizes == Counter(
+        (rcode, fact.response_octets // 64) for fact, rcode in zip(queries, rcodes, strict=True) if fact.response_octets
+    )
+    networks = Counter((fact.family, fact.source[: 3 if fact.family == 4 else 6]) for fact in queries)
+    assert dict(counted.prefixes.most_common(10**6)) == networks
+    last_labels = Counter(
+        fact.octets[:-1].split(b".")[-1] for fact, rcode in zip(queries, rcodes, strict=True) if rcode == 3
+    )
+    assert counted.undelegated_queries == sum(last_labels.values())
+    assert (counted.first, counted.last) == ((found[0].time + WALL) // 1000, (found[-1].time + WALL) // 1000)
+    by_interval = Counter((fact.time + WALL) // 10**9 // 300 * 300 for fact in queries)
+    assert {begin: each.sources.total() for begin, each in counted.intervals.items()} == by_interval
+    assert sum(each.malformed for each in counted.intervals.values()) == counted.malformed
+    assert counted.about["host", "a.example"] == 1
+
+
+def test_undelegated_labels_are_the_last_ones_in_lower_case(tmp_path: Path) -> None:
+    draw = random.Random(2)
+    names = [b"\x03www\x04HoMe\0", b"\x04home\0", b"\0", b"\x05local\0"]
+    found = [
+        random_facts.query(draw, 1)._replace(
+            octets=name, name_octets=len(name), response_flags=0x8403, response_octets=99
+        )
+        for name in names
+    ]
+    counted = tally_of(kept(tmp_path, written(ColumnWriter, found)))
+    assert counted.undelegated.most_common(9) == [(b"home", 2), (b"", 1), (b"local", 1)]
+
+
+def test_files_are_added_up(tmp_path: Path) -> None:
+    found = random_facts.facts(3, 400)
+    one, other = written(ColumnWriter, found[:150]), written(PlainWriter, found[150:])
+    together = tally_of(kept(tmp_path, written(ColumnWriter, found)))
+    added = tally_of(kept(tmp_path, one, "1.cdns"), kept(tmp_path, other, "2.cdns"))
+    assert summary(added) | {"files": 1} == summary(together)
+
+
+def test_networks_of_truncated_addresses_are_counted(tmp_path: Path) -> None:
+    found = random_facts.facts(4, 500, anything=False)
+    whole = tally_of(kept(tmp_path, written(ColumnWriter, found)))
+    cut = tally_of(kept(tmp_path, written(ColumnWriter, found, Collection(anonymiser=Truncation()))))
+    assert summary(cut)["prefixes"] == summary(whole)["prefixes"]
+    assert summary(cut)["about"]["anonymised"] == [Truncation().method]
+
+
+# ── pcap ──
+
+
+def response_packet(source: bytes, rcode: int) -> bytes:
+    record = query_packet(source)
+    octets = bytearray(record)
+    start = 16 + (28 if len(source) == 4 else 48)
+    octets[start + 2 : start + 4] = struct.pack("!H", 0x8400 | rcode)
+    if len(source) == 4:
+        octets[16 + 12 : 16 + 20] = record[16 + 16 : 16 + 20] + source
+    return bytes(octets)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_pcap_is_counted(tmp_path: Path, compression: str) -> None:
+    sources = [bytes([192, 0, 2, n]) for n in range(5)] + [bytes([0x20, 1] + [n] * 14) for n in range(3)]
+    records = b"".join(map(query_packet, sources)) + response_packet(sources[0], 3) + response_packet(sources[1], 0)
+    records += struct.pack("<4I", 1_700_000_000, 0, 3, 3) + b"\x45ab"
+    counted = tally_of(kept(tmp_path, COMPRESSIONS[compression](PCAP_HEAD + records)))
+    assert (counted.queries, counted.malformed, counted.other_packets) == (8, 0, 1)
+    assert counted.sources == {(4, 0): 5, (6, 0): 3}
+    assert counted.rcodes == {3: 1, 0: 1}
+    assert counted.qtypes == {1: 8}
+    assert counted.with_opt == 8
+    assert counted.undelegated.most_common(9) == [(b"com", 1)]
+    assert counted.prefixes.most_common(1) == [((4, bytes([192, 0, 2])), 5)]
+
+
+def test_a_pcap_of_another_byte_order_of_ethernet_and_of_tcp(tmp_path: Path) -> None:
+    packet = query_packet(bytes([192, 0, 2, 1]))[16:]
+    message = packet[28:]
+    tcp = packet[:9] + b"\x06" + packet[10:20] + packet[20:24] + bytes(8) + b"\x50" + bytes(7)
+    segments = [tcp + struct.pack("!H", len(message)) + message, tcp, tcp + b"\x00\x20" + message[:8]]
+    records = b"".join(
+        struct.pack(">4I", 1_700_000_000, 5, len(frame), len(frame)) + frame
+        for frame in [bytes(12) + b"\x81\x00\0\7\x08\x00" + segment for segment in segments]
+    )
+    start = struct.pack(">IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 1)
+    counted = tally_of(kept(tmp_path, start + records))
+    assert (counted.queries, counted.other_packets) == (1, 2)
+    assert counted.sources == {(4, 1): 1}
+    assert counted.first == 1_700_000_000 * 10**6 + 5
+
+
+# ── what is broken ──
+
+
+def test_a_file_that_is_cut_off_gives_the_blocks_before(tmp_path: Path) -> None:
+    found = random_facts.facts(5, 300)
+    writer = ColumnWriter(Collection())
+    blocks = [
+        b"".join([*writer.add(random_facts.rows(found[at : at + 60]), WALL), writer.flush()])
+        for at in range(0, 300, 60)
+    ]
+
+    start = cdns.head(Collection())
+    whole = start + b"".join(blocks) + cdns.END
+    ends = [len(start) + sum(map(len, blocks[:number])) for number in range(6)]
+    for size in [*range(len(start), len(whole), 997), *ends]:
+        counted = tally_of(kept(tmp_path, whole[:size]))
+        there = sum(end <= size for end in ends) - 1
+        assert counted.queries + counted.malformed == 60 * there
+        assert [path.name for path in counted.cut_off] == ["x.cdns"]
+    assert tally_of(kept(tmp_path, whole)).cut_off == []
+    frames = [whole[at : at + 9000] for at in range(0, len(whole), 9000)]
+    for compress in (gzip.compress, lzma.compress, zstandard.ZstdCompressor().compress):
+        counted = tally_of(kept(tmp_path, b"".join(map(compress, frames))[:-100]))
+        assert counted.cut_off
+        assert counted.queries
+        with pytest.raises(CaptureUnreadable, match="holds nothing that can be read"):
+            tally_of(kept(tmp_path, compress(whole)[:12]))
+    members = gzip.compress(whole[:9000]) + gzip.compress(whole[9000:]) + bytes(300)
+    assert summary(tally_of(kept(tmp_path, members))) == summary(tally_of(kept(tmp_path, whole)))
+    for size in range(1, len(start)):
+        with pytest.raises(CaptureUnreadable):
+            tally_of(kept(tmp_path, whole[:size]))
+
+
+def head(version: int) -> bytes:
+    return b"\x83\x65C-DNS" + cbor2.dumps({0: version, 1: 0, 3: [{0: {0: 1, 2: {}}}]})
+
+
+@pytest.mark.parametrize(
+    ("octets", "told"),
+    [
+        (b"", "holds nothing that can be read"),
+        (b"hello, world", "is not C-DNS"),
+        (b"\x83\x65C-DNT", "is not C-DNS"),
+        (b"\x83\x65C-DNS\x01\x80", "has a preamble that is not C-DNS"),
+        (head(2) + b"\x80", "is C-DNS 2.0; 1.0 is understood"),
+        (head(1) + b"\x01", "has no array of blocks"),
+        (head(1) + b"\x9f\x01", "has a block 1 that is none"),
+        (head(1) + b"\x9f\xfc", "is not CBOR"),
+        (b"\x1f\x8b" + bytes(20), "cannot be decompressed"),
+        (b"\x28\xb5\x2f\xfd" + b"\xff" * 20, "cannot be decompressed"),
+        (b"\xd4\xc3\xb2\xa1" + bytes(9), "is no pcap file"),
+        (PCAP_HEAD[:20] + struct.pack("<I", 113), "link type 113 is not understood"),
+        (PCAP_HEAD + struct.pack("<4I", 0, 0, 1 << 30, 1 << 30), "a packet of 1073741824 octets"),
+    ],
+)  # fmt: skip
+def test_what_is_no_capture_is_said(tmp_path: Path, octets: bytes, told: str) -> None:
+    with pytest.raises(CaptureUnreadable, match=told):
+        tally_of(kept(tmp_path, octets))
+
+
+def test_a_definite_array_and_a_tag_are_read_too(tmp_path: Path) -> None:
+    file = cbor2.loads(written(ColumnWriter, random_facts.facts(6, 50)))
+    counted = tally_of(kept(tmp_path, b"\xd9\xd9\xf7" + cbor2.dumps(file)))
+    assert counted.queries + counted.malformed == 50
+    assert not counted.cut_off
+
+
+def test_whatever_the_octets_only_one_exception_comes(tmp_path: Path) -> None:
+    draw = random.Random(7)
+    whole = written(PlainWriter, random_facts.facts(7, 25, malformed_share=0.2))
+    packets = PCAP_HEAD + b"".join(query_packet(draw.randbytes(4)) for _ in range(20))
+    for number in range(250):
+        octets = bytearray(whole if number % 2 else packets)
+        for _ in range(draw.randint(1, 4)):
+            octets[draw.randrange(4, len(octets))] = draw.getrandbits(8)
+        counted = Tally()
+        try:
+            counted.read(kept(tmp_path, bytes(octets)))
+            summary(counted)
+        except CaptureUnreadable:
+            pass
+
+
+# ── memory ──
+
+
+def test_only_the_most_frequent_are_kept_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallying, "_KEPT", 50)
+    frequent: MostFrequent[int] = MostFrequent()
+    draw = random.Random(8)
+    for _ in range(20_000):
+        frequent.add(draw.choice([1, 2, 3, draw.randrange(10**9)]))
+        assert len(frequent) <= 100
+    kept_counts = dict(frequent.most_common(10**6))
+    assert [thing for thing, _ in frequent.most_common(3)] == sorted((1, 2, 3), key=lambda thing: -kept_counts[thing])
+    assert sum(kept_counts.values()) + frequent.forgotten == 20_000
+
+
+def test_intervals_grow_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallying, "_MAX_INTERVALS", 20)
+    counted = Tally()
+    draw = random.Random(9)
+    for number in range(500):
+        counted.add_fact(random_facts.query(draw, number * 300 * 10**9)._replace(response_octets=0))
+    assert len(counted.intervals) <= 20
+    assert counted.grain_seconds == 300 * 32
+    assert sum(each.sources.total() for each in counted.intervals.values()) == 500
+
+
+def test_no_fact_is_lost_that_lies_across_intervals(tmp_path: Path) -> None:
+    draw = random.Random(10)
+    found: list[Fact] = [random_facts.query(draw, number * 40 * 10**9) for number in range(50)]
+    counted = tally_of(kept(tmp_path, written(ColumnWriter, found)))
+    assert [each.sources.total() for _, each in sorted(counted.intervals.items())] == [
+        count for _, count in sorted(Counter((fact.time + WALL) // 10**9 // 300 for fact in found).items())
+    ]
