@@ -81,25 +81,24 @@ def spread(starts: Integers, counts: Integers) -> Integers:
     return numpy.repeat(starts - before, counts) + numpy.arange(int(counts.sum()))
 
 
-def strings(octets: Octets, heads: Integers, sizes: Integers, before: Octets, lengths: Integers) -> bytes:
-    """Name or raw message of each of the facts at *heads*, with the last lengths[i] octets of before[i] in front."""
-    room = before.shape[1]
-    if sizes.max() <= INLINE_OCTETS:
-        start = OCTETS_AT - room
-        matrix = octets[heads, start : OCTETS_AT + int(sizes.max())]
-        first, last = room - lengths, room + sizes
+def strings(octets: Octets, heads: Integers, sizes: Integers, before: Octets) -> bytes:
+    """Name or raw message of each of the facts at *heads*, with a line of *before* in front of each."""
+    room, longest = before.shape[1], int(sizes.max())
+    if longest <= INLINE_OCTETS:
+        matrix = octets[heads, OCTETS_AT - room : OCTETS_AT + longest]
         matrix[:, :room] = before
-    else:
-        counts = 1 + continuations(sizes)
-        matrix = octets[spread(heads, counts), CONTINUATION_AT:]
-        at = numpy.cumsum(counts) - counts
-        own = OCTETS_AT - CONTINUATION_AT
-        # A continuation's octets: what is left of the message, at most all of it.
-        number = numpy.arange(len(matrix)) - numpy.repeat(at, counts)
-        first = numpy.zeros(len(matrix), numpy.intp)
-        last = numpy.repeat(sizes, counts) - INLINE_OCTETS - CONTINUATION_OCTETS * (number - 1)
-        first[at], last[at] = own - lengths, own + numpy.minimum(sizes, INLINE_OCTETS)
-        matrix[at, own - room : own] = before
+        written: Octets = matrix[numpy.arange(matrix.shape[1]) < (room + sizes)[:, None]]
+        return written.tobytes()
+    counts = 1 + continuations(sizes)
+    matrix = octets[spread(heads, counts), CONTINUATION_AT:]
+    at = numpy.cumsum(counts) - counts
+    own = OCTETS_AT - CONTINUATION_AT
+    # A continuation's octets: what is left of the message, at most all of it.
+    number = numpy.arange(len(matrix)) - numpy.repeat(at, counts)
+    first = numpy.zeros(len(matrix), numpy.intp)
+    last = numpy.repeat(sizes, counts) - INLINE_OCTETS - CONTINUATION_OCTETS * (number - 1)
+    first[at], last[at] = own - room, own + numpy.minimum(sizes, INLINE_OCTETS)
+    matrix[at, own - room : own] = before
     places = numpy.arange(matrix.shape[1])
-    written: Octets = matrix[(places >= first[:, None]) & (places < last[:, None])]
+    written = matrix[(places >= first[:, None]) & (places < last[:, None])]
     return written.tobytes()

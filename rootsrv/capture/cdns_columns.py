@@ -17,6 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from rootsrv.capture import facts
+from rootsrv.capture.address_columns import clients, servers
 from rootsrv.capture.anonymise import Anonymiser, client_subnets
 from rootsrv.capture.cbor_columns import (
     Column,
@@ -120,6 +121,9 @@ def _sizes(rows: NDArray[numpy.void]) -> Integers:
 
 def _whole(words: Words) -> tuple[Words, int, int]:
     """A copy of those facts that have all of their rows, how many they are, and how many have not."""
+    octets = _octets(words)
+    if not octets[:, 8].any() and octets[:, 68].max(initial=0) <= INLINE_OCTETS:
+        return words.copy(), len(words), 0
     heads = _heads(words)
     if not len(heads):
         return words[:0].copy(), 0, 0
@@ -168,54 +172,27 @@ def _signature_hashes(rows: Words) -> Words:
 # ── strings ──
 
 
-def _names(octets: Octets, heads: Integers) -> bytes:
-    """The names of the facts at *heads* as CBOR byte strings."""
+_SHORT_OCTETS = 23
+"""The longest CBOR string whose head is one octet."""
+
+
+def _names(octets: Octets, heads: Integers) -> tuple[bytes, Integers]:
+    """The names of the facts at *heads* as CBOR byte strings, and the place of each among them."""
     sizes = octets[heads, 68].astype(numpy.intp)
-    before = numpy.empty((len(heads), 2), numpy.uint8)
-    short = sizes < 24
-    before[:, 0] = 0x58
-    before[:, 1] = numpy.where(short, 0x40 | sizes, sizes)
-    return strings(octets, heads, sizes, before, numpy.where(short, 1, 2))
-
-
-def _addresses(octets: Octets, six: Flags, prefixes: tuple[int, int] | None) -> bytes:
-    """Addresses, shape (n, 16), as CBOR byte strings: whole, or as many octets as the prefixes need."""
-    four_octets, sixteen_octets = (-(-bits // 8) for bits in prefixes) if prefixes else (4, 16)
-    matrix = numpy.empty((len(octets), 17), numpy.uint8)
-    matrix[:, 0] = numpy.where(six, 0x40 | sixteen_octets, 0x40 | four_octets)
-    matrix[:, 1:] = octets
-    widths = numpy.where(six, sixteen_octets, four_octets)
-    return matrix[numpy.arange(17) <= widths[:, None]].tobytes()
-
-
-def _anonymised(octets: Octets, six: Flags, anonymiser: Anonymiser) -> Octets:
-    made = numpy.zeros_like(octets)
-    made[six] = anonymiser.addresses(octets[six])
-    made[~six, :4] = anonymiser.addresses(octets[~six, :4])
-    return made
-
-
-def _clients(rows: Words, anonymiser: Anonymiser | None) -> tuple[bytes, int, Integers]:
-    """The table's entries for the sources of *rows*, how many they are, and the number of each row's."""
-    six = _octets(rows)[:, 9] == 6
-    low, high = rows[:, 2], rows[:, 3]
-    if anonymiser and anonymiser.prefixes:
-        masks = [anonymiser.address(b"\xff" * size).ljust(16, b"\0") for size in (4, 16)]
-        (low_four, _), (low_six, high_six) = numpy.frombuffer(b"".join(masks), numpy.uint64).reshape(2, 2)
-        low, high = low & numpy.where(six, low_six, low_four), high & numpy.where(six, high_six, 0)
-    first, numbers = entries(hashed(low, high, six.astype(numpy.uint64)))
-    octets, six = _octets(rows)[first, 16:32], six[first]
-    if anonymiser:
-        octets = _anonymised(octets, six, anonymiser)
-    return _addresses(octets, six, anonymiser.prefixes if anonymiser else None), len(first), numbers
-
-
-def _servers(rows: NDArray[numpy.void], before: int) -> tuple[bytes, int, Integers]:
-    """The table's entries for the destinations of *rows*, behind *before* others; otherwise as `_clients`."""
-    words = numpy.ascontiguousarray(rows["destination"]).view(numpy.uint64)
-    six = rows["family"] == 6
-    first, numbers = entries(hashed(words[:, 0], words[:, 1], six.astype(numpy.uint64)))
-    return _addresses(rows["destination"][first], six[first], None), len(first), before + numbers
+    written, places = [], numpy.empty(len(heads), numpy.intp)
+    at = 0
+    # Short ones, those that have no continuation, others: none is as wide a line as the longest of all.
+    for least, most in ((0, _SHORT_OCTETS), (_SHORT_OCTETS, INLINE_OCTETS), (INLINE_OCTETS, 255)):
+        some = numpy.flatnonzero((sizes > least) & (sizes <= most))
+        if not len(some):
+            continue
+        before = numpy.empty((len(some), 1 if most == _SHORT_OCTETS else 2), numpy.uint8)
+        before[:, 0] = 0x58
+        before[:, -1] = sizes[some] | (0x40 if most == _SHORT_OCTETS else 0)
+        written.append(strings(octets, heads[some], sizes[some], before))
+        places[some] = numpy.arange(at, at + len(some))
+        at += len(some)
+    return b"".join(written), places
 
 
 # ── a block ──
@@ -251,7 +228,7 @@ def _block(words: Words, lost: int, not_sampled: int, anonymiser: Anonymiser | N
         Preamble.START_TIME: divmod(int(earliest), TICKS_PER_SECOND),
     }
     times -= earliest
-    clients, client_count, client = _clients(rows, anonymiser)
+    client_strings, client_count, client = clients(rows, anonymiser)
 
     plain = slice(None) if count == len(heads) else ~malformed
     queries, query_heads = rows[plain], heads[plain]
@@ -264,8 +241,10 @@ def _block(words: Words, lost: int, not_sampled: int, anonymiser: Anonymiser | N
         named = queries[:, 8] & numpy.uint64(0xFF << 32) != 0
         name = numpy.zeros(count, numpy.intp)
         if named.any():
-            firsts, name[named] = entries(_name_hashes(words, query_heads[named]))
-            tables[Table.NAMES] = array(len(firsts), _names(octets, query_heads[named][firsts]))
+            firsts, numbers = entries(_name_hashes(words, query_heads[named]))
+            written, places = _names(octets, query_heads[named][firsts])
+            tables[Table.NAMES] = array(len(firsts), written)
+            name[named] = places[numbers]
         found = queries.view(_ROW).reshape(-1)
         columns: list[tuple[int, Column | int, Flags | None]] = [
             (QueryResponse.TIME_OFFSET, times[plain], None),
@@ -283,8 +262,8 @@ def _block(words: Words, lost: int, not_sampled: int, anonymiser: Anonymiser | N
     raw_heads = heads[malformed]
     raw_rows = rows[malformed].view(_ROW).reshape(-1)
     reached = numpy.concatenate((signature_rows.view(_ROW).reshape(-1), raw_rows))
-    servers, server_count, server = _servers(reached, client_count)
-    tables[Table.ADDRESSES] = array(client_count + server_count, clients + servers)
+    server_strings, server_count, server = servers(reached, client_count)
+    tables[Table.ADDRESSES] = array(client_count + server_count, client_strings + server_strings)
     if count:
         tables |= _signatures(reached[: len(signature_rows)], server)
     if len(raw_heads):
@@ -382,7 +361,7 @@ def _malformed_data(
     values = (server, rows["destination_port"], _transport_flags(rows), sizes)
     for key, value in zip((*keys, MalformedData.PAYLOAD), values, strict=True):
         lines[str(int(key))] = value
-    written = strings(octets, heads, sizes, matrix, numpy.full(len(heads), len(pattern)))
+    written = strings(octets, heads, sizes, matrix)
     if anonymiser is None:
         return written
     return client_subnets(written, anonymiser, numpy.cumsum(len(pattern) + sizes).tolist(), head=len(pattern))
