@@ -181,17 +181,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_results(taking_apart)
     taking_apart.set_defaults(command=_parts)
 
-    writing = commands.add_parser("cdns", help="what a query costs as C-DNS")
-    writing.add_argument("--repeats", type=_positive, default=cdns.REPEATS, help="rounds")
-    _add_zones(writing)
-    _add_results(writing)
-    writing.set_defaults(command=_cdns)
-
-    responding = commands.add_parser("responder", help="what one response costs, without a network")
-    responding.add_argument("--repeats", type=_positive, default=responder.REPEATS, help="rounds")
-    _add_zones(responding)
-    _add_results(responding)
-    responding.set_defaults(command=_responder)
+    for name, module, text, title in (
+        ("cdns", cdns, "what a query costs as C-DNS", "What a query costs as C-DNS"),
+        ("responder", responder, "what one response costs, without a network", "What a response costs"),
+    ):
+        alone = commands.add_parser(name, help=text)
+        alone.add_argument("--repeats", type=_positive, default=module.REPEATS, help="rounds")
+        _add_zones(alone)
+        _add_results(alone)
+        alone.set_defaults(command=_costs, measured=(name, module, title))
     return top
 
 
@@ -487,17 +485,8 @@ def _parts(arguments: argparse.Namespace) -> int:
     return _finish(arguments, "parts", "What the fast path costs", result, parts.to_markdown, measured=True)
 
 
-def _cdns(arguments: argparse.Namespace) -> int:
-    with _zones(arguments) as served, _console.status("writing C-DNS"):
-        result = cdns.run(served, repeats=arguments.repeats)
-    return _finish(
-        arguments, "cdns", "What a query costs as C-DNS", result, cdns.to_markdown, measured=bool(result["costs"])
-    )
-
-
-def _responder(arguments: argparse.Namespace) -> int:
-    with _zones(arguments) as served, _console.status("measuring the Responder"):
-        result = responder.run(served, repeats=arguments.repeats)
-    return _finish(
-        arguments, "responder", "What a response costs", result, responder.to_markdown, measured=bool(result["costs"])
-    )
+def _costs(arguments: argparse.Namespace) -> int:
+    name, module, title = arguments.measured
+    with _zones(arguments) as served, _console.status(f"measuring: {name}"):
+        result = module.run(served, repeats=arguments.repeats)
+    return _finish(arguments, name, title, result, module.to_markdown, measured=bool(result["costs"]))
