@@ -48,7 +48,7 @@ def test_every_rootsrv_command_that_a_document_names_is_accepted(
     document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = re.findall(
-        r"(?:`|^    (?:\$ |# |sudo )?)rootsrv ((?:[a-z][a-z0-9-]*)(?: [a-z][a-z0-9-]*)*)",
+        r"(?:`|^    (?:\$ |# |sudo )?)rootsrv ((?:[a-z][a-z0-9-]*)(?: [a-z][a-z0-9-]*(?![\w=.@-]))*)",
         text_of(document),
         re.MULTILINE,
     )
