@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from bench import (
     cdns,
     compare,
     flood,
+    limits,
     measure,
     notify,
     offer,
@@ -39,8 +41,12 @@ from bench.network import NetworkUnavailable
 from bench.peers import PeerFailed
 from bench.queries import QueriesUnusable, Query, read_names, read_pcap
 from bench.subjects import SUBJECTS, SubjectUnavailable
+from rootsrv.answer.compiler import compile_table
+from rootsrv.answer.table import AnswerTable
 from rootsrv.demo import signed
 from rootsrv.fastpath.libbpf import BpfUnavailable
+from rootsrv.zone.anchors import TrustAnchors
+from rootsrv.zone.verify import verify, verify_hosts
 
 _console = Console(stderr=True)
 _QUERIES = 65_536
@@ -109,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     flooding.add_argument("--seconds", type=float, default=flood.Flood.seconds)
     flooding.add_argument("--clients", type=int, default=flood.Flood.clients)
     flooding.set_defaults(command=_flood)
+
+    limiting = commands.add_parser("limits", help="what rate limits cost, and how many innocents they hit")
+    limiting.add_argument("--seconds", type=float, default=0.5, help="for each figure of the worker")
+    limiting.set_defaults(command=_limits)
 
     comparing = commands.add_parser("compare", help="every server in turn on the same wire")
     comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
@@ -293,6 +303,26 @@ def _load(arguments: argparse.Namespace) -> int:
         engine.close()
     print(json.dumps(asdict(load)) if arguments.json else offer.to_text(load), end="\n" if arguments.json else "")
     return 0 if load.answered else 1
+
+
+def _limits(arguments: argparse.Namespace) -> int:
+    for hit in limits.innocents():
+        state = "falls back to dry-run" if hit.falls_back else "limits"
+        print(
+            f"{hit.heavy:>9,} keys over their limit: {hit.cells_over:.1%} of the cells, {hit.innocents:.3%} of innocent"
+            f" keys hit; {state}"
+        )
+    now = time.time()
+    made = signed.generate_root(inception=now - 3600, expiration=now + 86_400 * 10, tlds=200)
+    root = verify(made.root, TrustAnchors.from_text(made.trust_anchor), now)
+    table = AnswerTable(compile_table(root, verify_hosts(made.hosts, root, now)))
+    for what, microseconds in limits.worker_microseconds(table, arguments.seconds):
+        print(f"worker, {what}: {microseconds:.2f} us per query")
+    for mode, few, many in limits.kernel_nanoseconds(table):
+        print(
+            f"kernel, {mode}: {few:.0f} ns per packet and test run from 16 sources, {many:.0f} ns from 20,000 (medians)"
+        )
+    return 0
 
 
 def _flood(arguments: argparse.Namespace) -> int:
