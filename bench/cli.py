@@ -319,9 +319,7 @@ def _limits(arguments: argparse.Namespace) -> int:
     for what, microseconds in limits.worker_microseconds(table, arguments.seconds):
         print(f"worker, {what}: {microseconds:.2f} us per query")
     for mode, few, many in limits.kernel_nanoseconds(table):
-        print(
-            f"kernel, {mode}: {few:.0f} ns per packet and test run from 16 sources, {many:.0f} ns from 20,000 (medians)"
-        )
+        print(f"kernel, {mode}: {few:.0f} ns per test run with 16 sources, {many:.0f} ns with 20,000 (medians)")
     return 0
 
 

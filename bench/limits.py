@@ -78,8 +78,8 @@ def worker_microseconds(table: AnswerTable, seconds: float) -> Iterator[tuple[st
 
         def judge(sources: Sequence[bytes], gate: Gate = gate, answers: list[bytes | None] = answers) -> None:
             gate.judge(
-                [_QUERY] * len(sources), sources, (), answers * len(sources), boottime=time.monotonic_ns(), now=0.0, cookies=None,
-                truncate=None,
+                [_QUERY] * len(sources), sources, (), answers * len(sources), boottime=time.monotonic_ns(), now=0.0,
+                cookies=None, truncate=None,
             )  # fmt: skip
 
         yield f"limits, {amount:,} sources", _per_query(judge, known, seconds)
