@@ -153,6 +153,11 @@ def render(told: dict[str, Any]) -> None:
         say(f"group {group['name']}: {group['n']} members, {held} of {group['k']} tokens taken")
     for each in told["distribution"]:
         say(f"distribution of {each['zone']}: serial {each['serial']} {each['state']} {each['reason']}")
+    for each in told["maintenance"]:
+        span = f"{instant.to_text(each['start'])} to {instant.to_text(each['end'])}"
+        say(f"maintenance {each['id']}: {', '.join(each['members'])}, {span}: {each['reason']}")
+    if ahead := told["outside"]["ahead_seconds"]:
+        say(f"other letters have served a newer root for {ahead:.0f} s")
     served = [serial for each in told["members"] for serial in each["status"].get("serials", {}).values() if serial]
     newest = max(served, default=None)
     table(

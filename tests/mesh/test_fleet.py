@@ -126,6 +126,7 @@ def test_maintenance_is_announced_to_all_and_too_much_at_a_time_is_refused(
     assert (status, "announced disks: m1, by alice" in text) == (0, True), text
     running.wait(lambda: [e["id"] for e in running.ask("m2").get("maintenance", [])] == ["disks"], "m2 knows")
     assert "m1" in maintenance(running, "list")[1]
+    assert "maintenance disks: m1" in running.members["m2"].command("mesh", "status").stdout
 
     overlapping = ("--start", "2090-01-01T11:00:00Z", "--end", "2090-01-01T13:00:00Z")
     status, text = maintenance(running, "add", "more", "--member", "m2", *overlapping, *signed)
