@@ -11,12 +11,16 @@ import contextlib
 import json
 import logging
 import os
+import select
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 FORMAT_VARIABLE = "ROOTSRV_LOG_FORMAT"
 """In the environment, so that all processes of an instance write alike: logfmt or json."""
+
+PATIENCE_SECONDS = 0.05
+"""How long a line may wait for room, the first time; while others are lost, not at all."""
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._:/+,@%<>*~#[]")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t"}
@@ -96,6 +100,54 @@ class _ForJournal(logging.Formatter):
         return "\n".join(f"<{priority}>{line}" for line in self._inner.format(record).split("\n"))
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Never waits long for whoever reads (a journal, a container's engine): what finds no room is lost, and told of.
+
+    A role that waits for it stops: a controller's route would lapse, and so would each instance's, all alike.
+    """
+
+    _PIECE = 1000
+    """Characters that are written at once: in UTF-8 no more than a pipe with room at all has room for (PIPE_BUF)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lost = 0
+        self._torn = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*, if that can be done at once or soon."""
+        try:
+            if self._lost and self._has_room():
+                lost, self._lost = self._lost, 0
+                alarm = {"msg": f"log lines lost lines={lost}", "levelno": logging.WARNING}
+                self._write(("\n" if self._torn else "") + self.format(logging.makeLogRecord(alarm)))
+                self._torn = False
+            if not self._write(self.format(record)):
+                self._lost += 1
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, line: str) -> bool:
+        """Whether all of *line* was written."""
+        text = line + self.terminator
+        for at in range(0, len(text), self._PIECE):
+            if not self._has_room():
+                self._torn |= at > 0
+                return False
+            self.stream.write(text[at : at + self._PIECE])
+            self.flush()
+        return True
+
+    def _has_room(self) -> bool:
+        try:
+            descriptor = self.stream.fileno()
+        except (OSError, ValueError):
+            return True  # no file at all
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        return bool(poll.poll(0 if self._lost else PATIENCE_SECONDS * 1000))
+
+
 def _mark(record: logging.LogRecord) -> str:
     if record.name == _SECURITY:
         return "security: "
@@ -105,7 +157,7 @@ def _mark(record: logging.LogRecord) -> str:
 def to_standard_error(level: int = logging.INFO) -> None:
     """Send the logs of this process to standard error, in the instance's format; call it once, first thing."""
     formatter: logging.Formatter = _JsonFormatter() if os.environ.get(FORMAT_VARIABLE) == "json" else _Formatter()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_ForJournal(formatter) if _goes_to_journal() else formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
