@@ -193,7 +193,8 @@ class Prober:
                 return Outcome.CANNOT_TELL, f"wrong data, then {detail or 'no answer'}"
             return Outcome.SILENT, detail
         except OSError as error:
-            return Outcome.CANNOT_TELL, error.strerror or str(error)
+            detail = error.strerror or str(error)
+            return (Outcome.CANNOT_TELL, f"wrong data, then {detail}") if again else (Outcome.NOT_ASKED, detail)
         if await self._is_right(asked, reply, address, Transport.UDP):
             return Outcome.RIGHT, ""
         if again:
@@ -201,14 +202,22 @@ class Prober:
         return await self._ask_udp(address, asked, RETRY_SECONDS, again=True)
 
     async def _probe_tcp(self, address: Address, questions: Sequence[Question]) -> tuple[Probe, ...]:
-        replies, fault = await exchange_tcp(address, self._port, questions, self._timeout)
+        try:
+            replies, fault = await exchange_tcp(address, self._port, questions, self._timeout)
+        except OSError as error:  # of ours (no descriptor, no port): it says nothing of the service
+            what = error.strerror or str(error)
+            return tuple(_not_asked(address, asked, what) for asked in questions)
         probes = []
         for asked, reply in zip(questions, replies, strict=True):
             outcome, detail = Outcome.SILENT, fault
             if reply is not None and await self._is_right(asked, reply, address, Transport.TCP):
                 outcome, detail = Outcome.RIGHT, ""
             elif reply is not None:
-                ((again,), fault) = await exchange_tcp(address, self._port, (asked,), RETRY_SECONDS)
+                again = None
+                try:
+                    ((again,), fault) = await exchange_tcp(address, self._port, (asked,), RETRY_SECONDS)
+                except OSError as error:
+                    fault = error.strerror or str(error)
                 if again is None:
                     outcome, detail = Outcome.CANNOT_TELL, f"wrong data, then {fault or 'no answer'}"
                 elif await self._is_right(asked, again, address, Transport.TCP):
@@ -225,6 +234,10 @@ class Prober:
         with contextlib.suppress(OSError, TableUnusable):
             await self._expected.refresh()
         return self._expected.fits(asked, reply, address.packed, transport)
+
+
+def _not_asked(address: Address, asked: Question, why: str) -> Probe:
+    return Probe(str(address), ProbedTransport.TCP, asked.name, Outcome.NOT_ASKED, why)
 
 
 class _Datagrams(asyncio.DatagramProtocol):
@@ -262,7 +275,10 @@ async def exchange_udp(address: Address, port: int, asked: Question, timeout: fl
 async def exchange_tcp(
     address: Address, port: int, questions: Sequence[Question], timeout: float
 ) -> tuple[list[bytes | None], str]:
-    """The replies to *questions*, pipelined on one connection (RFC 7766 §6.2.1.1), and what ended it early."""
+    """The replies to *questions*, pipelined on one connection (RFC 7766 §6.2.1.1), and what ended it early.
+
+    OSError when there is no connection, and not because the other end does not want one.
+    """
     replies: list[bytes | None] = [None] * len(questions)
     fault = ""
     writer = None
@@ -284,7 +300,7 @@ async def exchange_tcp(
         pass
     except ConnectionRefusedError:
         fault = "refused"
-    except (OSError, EOFError) as error:
+    except (ConnectionError, EOFError) as error:
         fault = f"{type(error).__name__}"
     finally:
         if writer is not None:

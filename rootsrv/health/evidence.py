@@ -48,8 +48,10 @@ class Outcome(Enum):
     """The reply fits no answer table that may be in service, and so did the reply to asking again."""
     ABSENT = "not on this host"
     """The service address is not ours: another instance might have answered, so nothing was asked."""
+    NOT_ASKED = "not asked"
+    """No socket to ask with, no port, no memory: a fault of the controller's own, which says nothing of the service."""
     CANNOT_TELL = "cannot tell"
-    """No table to compare with, no socket to be had, …: a failed probe."""
+    """No table to compare with, or wrong data and then nothing: a failed probe."""
 
 
 class FastPath(Enum):
@@ -266,7 +268,15 @@ def _judge_probes(
     for (address, transport), probes in groups.items():
         broken = [probe for probe in probes if probe.outcome in (Outcome.ABSENT, Outcome.CANNOT_TELL)]
         silent = [probe for probe in probes if probe.outcome is Outcome.SILENT]
-        if broken:
+        not_asked = [probe for probe in probes if probe.outcome is Outcome.NOT_ASKED]
+        if not_asked and not broken:
+            # It is load, too, that takes the last descriptor or port; where others are answered the service is there.
+            load = _load_reason(round_, instance, transport)
+            if load:
+                unsure.append(f"{not_asked[0]}: {load}")
+            else:
+                failures.append((Cause.CANNOT_TELL, str(not_asked[0])))
+        elif broken:
             failures.append((_CAUSES_OF_FAILURE[broken[0].outcome], str(broken[0])))
         elif len(silent) == len(probes):
             load = _load_reason(round_, instance, transport)

@@ -33,11 +33,10 @@ def take(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def ready(status: str) -> None:
-    """We do what we are here for; *status* is a word for people.  Sent the first time only."""
+    """We do what we are here for; *status* is a word for people.  Sent until the manager has it."""
     global _ready  # noqa: PLW0603
     if not _ready:
-        _ready = True
-        _send(f"READY=1\nSTATUS={status}")
+        _ready = _send(f"READY=1\nSTATUS={status}")
 
 
 def alive() -> None:
@@ -46,9 +45,8 @@ def alive() -> None:
     if _beat_seconds is None:
         return
     now = time.monotonic()
-    if now - _last_beat >= _beat_seconds:
+    if now - _last_beat >= _beat_seconds and _send("WATCHDOG=1"):
         _last_beat = now
-        _send("WATCHDOG=1")
 
 
 def stopping() -> None:
@@ -56,12 +54,14 @@ def stopping() -> None:
     _send("STOPPING=1")
 
 
-def _send(text: str) -> None:
+def _send(text: str) -> bool:
+    """Whether the manager has it, or there is none."""
     if _address is None:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)
-        try:
+        return True
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
             sender.sendto(text.encode(), _address)
-        except OSError:
-            return  # the manager is gone or busy; what we do does not depend on it
+    except OSError:
+        return False  # the manager is gone or busy, or no descriptor is left; what we do does not depend on it
+    return True

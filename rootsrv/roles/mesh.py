@@ -78,7 +78,6 @@ class Role:
             asyncio.create_task(persistently("records", self._records.run), name="records"),
             asyncio.create_task(persistently("outside", self._look_outside), name="outside"),
         ]
-        service_manager.ready("in the mesh")
         try:
             await stop.wait()
         finally:
@@ -112,6 +111,7 @@ class Role:
             board.changed.clear()
             await self._turn()
             service_manager.alive()
+            service_manager.ready("in the mesh")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TURN_SECONDS):
                     await board.changed.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import threading
@@ -200,6 +201,31 @@ def test_no_answer_is_silence_and_a_closed_port_says_so(page: Page) -> None:
     assert outcomes(quiet, UDP) == outcomes(quiet, TCP) == {Outcome.SILENT}
     assert outcomes(closed, UDP) == outcomes(closed, TCP) == {Outcome.SILENT}
     assert str(closed[0]) == "UDP 127.0.0.1: no answer to . SOA (refused)"
+
+
+def test_who_has_no_descriptor_left_has_not_asked(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = socket.socket
+
+    def none_left(*arguments: object, **named: object) -> socket.socket:
+        if threading.current_thread() is threading.main_thread():
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make(*arguments, **named)  # type: ignore[arg-type]
+
+    with server(rightly(1)) as port:
+        expected = Expectations(page, responder, 10.0)
+
+        async def once() -> tuple[Probe, ...]:
+            await expected.refresh()
+            monkeypatch.setattr(socket, "socket", none_left)
+            try:
+                return (await Prober([LOOPBACK], port, 3.0, expected).probe(frozenset({LOOPBACK})))[LOOPBACK]
+            finally:
+                monkeypatch.undo()
+
+        probes = asyncio.run(once())
+
+    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {Outcome.NOT_ASKED}
+    assert str(probes[0]) == "UDP 127.0.0.1: not asked to . SOA (Too many open files)"
 
 
 def test_wrong_data_and_then_silence_is_a_failed_probe(page: Page) -> None:

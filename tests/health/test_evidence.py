@@ -114,6 +114,16 @@ def test_a_full_accept_queue_is_overload_while_workers_wake_up_and_death_when_th
     assert judge(round_, with_(workers_alive=0), POLICY).verdict is Verdict.FAIL
 
 
+@pytest.mark.parametrize("udp", [Outcome.NOT_ASKED, Outcome.RIGHT])
+def test_a_controller_that_cannot_ask_withdraws_nothing_that_answers_others(udp: Outcome) -> None:
+    """As it has no descriptor left, or no port: `fall` rounds later the route of each such host would be gone."""
+    round_ = Round(probes(udp, Outcome.NOT_ASKED), load(40_000, 12))
+    assert judge(round_, GOOD, POLICY).verdict is Verdict.UNSURE
+
+    idle = judge(Round(probes(udp, Outcome.NOT_ASKED), load(3 * (udp is Outcome.RIGHT), 0)), GOOD, POLICY)
+    assert (idle.verdict, idle.cause) == (Verdict.FAIL, Cause.CANNOT_TELL)
+
+
 def test_some_lost_probes_are_an_alarm() -> None:
     some = probes()
     lost = (dataclasses.replace(some[0], outcome=Outcome.SILENT), *some[1:])

@@ -1,6 +1,7 @@
 """What the service manager is told, by the module and by roles that really run."""
 
 import os
+import resource
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -44,6 +45,38 @@ def manager(path: str) -> Iterator[Manager]:
     finally:
         made.close()
         service_manager.take({})
+
+
+def test_what_the_manager_did_not_get_is_told_again(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "1000000"}
+    try:
+        service_manager.take(environment)
+        service_manager.ready("nobody is there")
+        service_manager.alive()
+        with manager(path) as there:
+            service_manager.take(environment | {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "1000000"})
+            with no_descriptors():
+                service_manager.ready("first")
+                service_manager.alive()
+            assert there.told() == []
+            for _ in range(2):
+                service_manager.ready("second")
+                service_manager.alive()
+            assert there.told() == ["READY=1\nSTATUS=second", "WATCHDOG=1"]
+    finally:
+        service_manager.take({})
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """As where a flood has taken them all."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("kind", ["a_file", "an_abstract_name"])
