@@ -29,7 +29,7 @@ from rootsrv.answer.responder import Responder, Transport
 from rootsrv.answer.table import NAME_IS_DELEGATION, TableUnusable
 from rootsrv.health.evidence import Outcome, Probe
 from rootsrv.health.evidence import Transport as ProbedTransport
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.wire import edns
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -78,6 +78,9 @@ class Expectations:
 
     async def refresh(self) -> None:
         """Follow the shared page.  OSError or TableUnusable if the active table cannot be used."""
+        if not self._page.is_current():
+            with contextlib.suppress(PageUnusable):  # what is mapped holds until its keeper puts it back
+                self._page.follow()
         active, staged = self._page.active, self._page.staged
         now = time.monotonic()
         if active != self._active:

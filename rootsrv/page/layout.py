@@ -31,6 +31,8 @@ blocked sources), each worker writes its own slot (what it has staged and serves
 # does the next run of the instance, as long as the file is there.  The head is valid for one boot of the machine only.
 # The files belong on a file system in memory (/run): written-back pages of a disk could stop a worker in mid-store.
 # Their memory is had when they are made (posix_fallocate): a store into a hole of a full file system is a SIGBUS.
+# A head that is gone (somebody has emptied /run), or another one's: its keeper puts it back with all that it said, and
+# who reads it follows.
 # Where even that cannot be had, the parent and its workers share memory without a name, which no other role sees:
 # they answer, and what they count is lost.
 # The day is counted in the slot itself so that statistics per UTC day are exact whenever a reader comes by: counts of
@@ -122,6 +124,7 @@ class Page:
         """*writes_serving*: map the parent's part and the slots for writing; *makes*: make those that are not there."""
         self._path = path
         self._files = _files(path)
+        self._head_file = _file(path)
         self._mapping = head
         self.words = memoryview(head).cast("Q")
         """Of the head."""
@@ -198,6 +201,33 @@ class Page:
     def is_current(self) -> bool:
         """Whether the files at its path are those that are mapped."""
         return self._serving is not None and self._files == _files(self._path)
+
+    def lost_head(self) -> bool:
+        """Whether another head, or none, is at its path: nobody else reads or writes the one that is mapped."""
+        return self._head_file != _file(self._path)
+
+    def follow(self) -> None:
+        """For who reads the head: map what there is now.  PageUnusable, and all is as it was, if it is not one."""
+        self._take_head(_map(self._path, _HEAD_SIZE, writable=False))
+
+    def put_back(self) -> None:
+        """For who keeps the head: have one at its path again, which says what this one said.  PageUnusable."""
+        self._path.parent.mkdir(exist_ok=True, mode=0o755)
+        said, mapping = self.words, _had(self._path)
+        words = memoryview(mapping).cast("Q")
+        for word in (*range(_ZONE_DEADLINES, _ZONE_DEADLINES + MAX_ZONES), _SILENCED, _STAGED, _ACTIVE):
+            words[word] = said[word]
+        self._take_head(mapping)
+
+    def _take_head(self, mapping: mmap.mmap) -> None:
+        self._head_file = _file(self._path)
+        self._mapping, self.words = mapping, memoryview(mapping).cast("Q")
+        if (descriptor := self._descriptors.pop("head", None)) is not None:
+            os.close(descriptor)
+        if not self._makes:  # the other parts may be others, too
+            self._serving, self._serving_words = None, _NO_SERVING
+            self._slots = {}
+            self._files = _files(self._path)
 
     def _map_serving(self) -> None:
         path = self._path.with_name(f"{self._path.name}.serving")
@@ -347,14 +377,19 @@ class Page:
         return made
 
 
+def _file(path: Path) -> tuple[int, int] | None:
+    """Which file is at *path*; None: none, or that cannot be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _files(path: Path) -> tuple[tuple[int, int], ...]:
     """Which files the head and the parent's part are."""
-    found = []
-    for each in (path, path.with_name(f"{path.name}.serving")):
-        with contextlib.suppress(OSError):
-            status = each.stat()
-            found.append((status.st_dev, status.st_ino))
-    return tuple(found)
+    parts = (path, path.with_name(f"{path.name}.serving"))
+    return tuple(found for found in map(_file, parts) if found is not None)
 
 
 def _begin(words: memoryview) -> None:

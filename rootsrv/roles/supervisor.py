@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock, log, service_manager
 from rootsrv.process.children import describe_error, environment
 
@@ -92,6 +92,9 @@ class Supervisor:
 
     def _is_up(self) -> bool:
         page = self._page
+        with contextlib.suppress(PageUnusable):
+            if not page.is_current():
+                page.follow()
         serves = clock.boottime_ns() - page.parent_heartbeat < _PARENT_SECONDS * 1e9
         return serves and any(page.worker(slot).pid for slot in range(page.workers))
 

@@ -95,6 +95,9 @@ class Maintainer:
             await asyncio.sleep(TICK_SECONDS)
 
     def _tick(self) -> None:
+        if self.zones.page.lost_head():
+            self.zones.page.put_back()
+            log.alarm("shared page was lost, and is put back", generation=self.zones.page.active)
         state = self.zones.clock.state
         self.zones.clock.observe(self.zones.clocks())
         if self.zones.clock.state is not state:

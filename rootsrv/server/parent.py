@@ -26,7 +26,7 @@ from typing import Any
 import rootsrv
 from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.page import counts
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock, log, service_manager
 from rootsrv.process.children import describe_error, environment
 from rootsrv.process.persistence import failing, persistently
@@ -44,6 +44,9 @@ DEAD_SECONDS = 10.0
 SETTLED_SECONDS = 5.0
 BACK_OFF_SECONDS = (0.1, 5.0)
 """First and longest pause before a worker that ended soon after its start is replaced."""
+
+_RENEWAL_SECONDS = 15.0
+"""How long the next worker waits for the one before it to be there again, when all are replaced."""
 
 STOP_SECONDS = 6.0
 """How long workers may take to finish what is in flight; then they are killed."""
@@ -76,6 +79,7 @@ class Parent:
         """Descriptors of the processes (pidfd_open(2)): a signal through one never reaches another process."""
 
         self._reasons: dict[int, str] = {}
+        self._renewal: asyncio.Task[None] | None = None
         self._stopping = False
         self._stopped = asyncio.Event()
 
@@ -200,6 +204,7 @@ class Parent:
             await asyncio.sleep(WATCH_SECONDS)
             self._page.parent_heartbeat = clock.boottime_ns()
             service_manager.alive()
+            self._follow_head()
             if self._all_answer():
                 service_manager.ready(f"{self._workers} workers answer")
             now = clock.boottime_ns()
@@ -217,6 +222,26 @@ class Parent:
                 if age > DEAD_SECONDS or (is_started and age > STUCK_SECONDS and self._waiting(slot)):
                     self._reasons[slot] = f"did not advance for {age:.1f} s"
                     self._signal(slot, signal.SIGKILL)
+
+    def _follow_head(self) -> None:
+        """Where the head of the page was made anew: go by that one, and have the workers do so, one after the other."""
+        if not self._page.lost_head():
+            return
+        try:
+            self._page.follow()
+        except PageUnusable:  # its keeper puts it back; what is mapped holds until then
+            return
+        log.alarm("head of the shared page was made anew", workers="are replaced one by one")
+        self._renewal = asyncio.create_task(self._renew_workers(), name="renewal")
+
+    async def _renew_workers(self) -> None:
+        for slot, process in list(self._processes.items()):
+            self._reasons[slot] = "the head of the shared page was made anew"
+            self._signal(slot, signal.SIGTERM)
+            for _ in range(round(_RENEWAL_SECONDS / WATCH_SECONDS)):
+                await asyncio.sleep(WATCH_SECONDS)
+                if self._page.worker(slot).pid not in {0, process.pid}:
+                    break
 
     def _replace(self, slot: int, wanted: int) -> dict[str, Any]:
         """End a worker that does not follow to the generation wanted: whoever switches asks, and we look ourselves."""

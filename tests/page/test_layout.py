@@ -1,6 +1,7 @@
 import fcntl
 import mmap
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,42 @@ def test_all_memory_is_had_when_it_is_made(tmp_path: Path) -> None:
         status = each.stat()
         assert status.st_blocks * 512 >= status.st_size
         assert status.st_mode & 0o777 == 0o640
+
+
+def test_a_head_that_is_lost_is_put_back_with_all_that_it_said_and_readers_follow(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "page"
+    path.parent.mkdir()
+    serving = Page.keep_serving(path, may_make_head=True)
+    keeper, reader = Page.keep_head(path), Page.open(path, writable=False)
+    keeper.active, keeper.staged, keeper.silenced = 7, 8, True
+    keeper.set_deadline(1, 99)
+    serving.worker(0).pid = 5
+    assert not any(each.lost_head() for each in (serving, keeper, reader))
+
+    path.unlink()
+    assert all(each.lost_head() for each in (serving, keeper, reader))
+    with pytest.raises(PageUnusable):
+        serving.follow()
+    assert serving.active == 7
+
+    # Who serves was started anew meanwhile, and has made a head that says nothing.
+    Page.keep_serving(path, may_make_head=True)
+    keeper.put_back()
+    for each in (serving, reader):
+        each.follow()
+    for each in (serving, keeper, reader, Page.open(path)):
+        assert (each.active, each.staged, each.silenced, each.deadline(1)) == (7, 8, True, 99)
+        assert not each.lost_head()
+    keeper.active = 9
+    assert (serving.active, reader.active, reader.worker(0).pid, serving.worker(0).pid) == (9, 9, 5, 5)
+
+
+def test_a_page_whose_directory_is_gone_is_put_back(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "page"
+    path.parent.mkdir()
+    keeper = Page.keep_head(path)
+    keeper.active = 3
+    shutil.rmtree(path.parent)
+    keeper.put_back()
+
+    assert Page.open(path).active == 3
