@@ -44,8 +44,8 @@ _AGAIN_SECONDS = 5.0
 async def maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     """Keep the zones current until *stop* is set; read *path* again when *reload* is.
 
-    Raises StoreFailed, LoadingFailed, CannotListen or ConfigError when it cannot start.  A primary that fails is not an
-    error here.
+    Raises StoreFailed or LoadingFailed when it cannot start.  A primary that fails is not an error here, nor is what
+    cannot be had yet: a secret, a certificate, an administrative address.
     """
     os.nice(NICENESS)
     store = Store(Path(config.state.directory))

@@ -5,7 +5,7 @@ import asyncio
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.mesh.orders import Decision
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import log, service_manager
 from rootsrv.process.clocks import Clocks
 from rootsrv.secondary.keeper import ZoneKeeper
@@ -39,7 +39,10 @@ class Maintainer:
     """Keeps the zones of one instance current."""
 
     def __init__(self, config: Config, store: Store, page: Page, clocks: Clocks) -> None:
-        """ConfigError if keys or certificates cannot be had, StoreFailed if what is kept cannot be read."""
+        """StoreFailed if what is kept cannot be read."""
+        self._page_lost = ""
+        """Why the head of the page, which is lost, cannot be put back."""
+
         self.zones = Zones(config, store, page, clocks)
         self.pipeline = Pipeline(self.zones)
 
@@ -95,9 +98,7 @@ class Maintainer:
             await asyncio.sleep(TICK_SECONDS)
 
     def _tick(self) -> None:
-        if self.zones.page.lost_head():
-            self.zones.page.put_back()
-            log.alarm("shared page was lost, and is put back", generation=self.zones.page.active)
+        self._keep_page()
         state = self.zones.clock.state
         self.zones.clock.observe(self.zones.clocks())
         if self.zones.clock.state is not state:
@@ -117,6 +118,20 @@ class Maintainer:
             self._follow_mesh(keeper)
         if self.zones.boottime() - self.zones.last_written > LAST_SEEN_SECONDS:
             self.zones.write_ledger()
+
+    def _keep_page(self) -> None:
+        page = self.zones.page
+        if not page.lost_head():
+            return
+        try:
+            page.put_back()
+        except (PageUnusable, OSError) as error:  # workers go by the one that is mapped; the next turn tries again
+            if self._page_lost != (reason := str(error)):
+                log.alarm("shared page is lost, and cannot be put back", reason=reason)
+            self._page_lost = reason
+        else:
+            self._page_lost = ""
+            log.alarm("shared page was lost, and is put back", generation=page.active)
 
     def _end_hold(self, keeper: ZoneKeeper) -> None:
         """A hold that nobody decided, when the zone in service gets too old."""

@@ -31,7 +31,7 @@ class Zones:
     """The zones of one instance with everything that is shared by those who keep them current."""
 
     def __init__(self, config: Config, store: Store, page: Page, clocks: Clocks) -> None:
-        """ConfigError if keys or certificates cannot be had, StoreFailed if what is kept cannot be read."""
+        """StoreFailed if what is kept cannot be read."""
         self.config = config
         self.store = store
         self.page = page
