@@ -34,11 +34,11 @@ from rootsrv.wire.tsig import Key
 
 NICENESS = 5
 """Those who answer go first; with all cores busy this still gets a quarter of one: a zone comes in at any load."""
-_AGAIN_SECONDS = 5.0
-"""How often what could not be had at the start is tried again."""
-
 # Nicer changes nothing.  SCHED_IDLE does harm: the kernel (6.18) takes a core where such a process runs for an idle one
 # and puts who answers on it, which costs him three times as much at the 99th percentile (bench/README.md).
+
+_AGAIN_SECONDS = 5.0
+"""How often what could not be had at the start is tried again."""
 
 
 async def maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:

@@ -156,14 +156,13 @@ async def _serve(config: Config, path: Path, stop: asyncio.Event, reload: asynci
 
 async def _maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     """CannotRun if there is nothing to begin with."""
-    from rootsrv.distribution.listener import CannotListen
     from rootsrv.roles.maintain import maintain
     from rootsrv.secondary.loading import LoadingFailed
     from rootsrv.store.store import StoreFailed
 
     try:
         await maintain(config, path, stop, reload)
-    except (LoadingFailed, StoreFailed, CannotListen) as error:
+    except (LoadingFailed, StoreFailed) as error:
         raise CannotRun(str(error)) from error
 
 
