@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.page.layout import Page, PageUnusable
 from tests.deploy.test_container_roles import SCRIPT, given_here
 from tests.needs import REPOSITORY, require_root, require_tool
 from tests.process.test_privileges import NOBODY
-from tests.server.live import free_port, put_zones, wait_until
+from tests.server.live import put_zones, wait_until
 
 STATE = "/var/lib/rootsrv"
 

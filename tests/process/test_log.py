@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.daemon import free_port
 from tests.control.asking import ask
 from tests.needs import REPOSITORY
-from tests.server.live import Instance, configure, free_port, wait_until
+from tests.server.live import Instance, configure, wait_until
 
 SCRIPT = """
 from rootsrv.process import log
