@@ -31,10 +31,10 @@ blocked sources), each worker writes its own slot (what it has staged and serves
 # does the next run of the instance, as long as the file is there.  The head is valid for one boot of the machine only.
 # The files belong on a file system in memory (/run): written-back pages of a disk could stop a worker in mid-store.
 # Their memory is had when they are made (posix_fallocate): a store into a hole of a full file system is a SIGBUS.
-# A head that is gone (somebody has emptied /run), or another one's: its keeper puts it back with all that it said, and
-# who reads it follows.
 # Where even that cannot be had, the parent and its workers share memory without a name, which no other role sees:
 # they answer, and what they count is lost.
+# A head that is gone (somebody has emptied /run), or another one's: its keeper puts it back with all that it said, and
+# who reads it follows.
 # The day is counted in the slot itself so that statistics per UTC day are exact whenever a reader comes by: counts of
 # today = counters − counters when the day began.  Registers of unique sources are of one day and one key
 # (unique_sources.py); a new pair takes the place of the oldest, so that after a day's turn or a change of key a reader
