@@ -18,7 +18,7 @@ from rootsrv.config.limits import LimitsConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.page import counts
 from rootsrv.page.layout import Page, boot_id
-from rootsrv.process import log, whole_file
+from rootsrv.process import json_text, log, whole_file
 
 NEARLY_ALL = 0.9
 """A rule for more than this share of the last queries has to be asked for twice."""
@@ -242,7 +242,7 @@ class Policy:
     def _read(self) -> Iterable[Shed]:
         """What the file tells, as far as it is of this boot and can be read."""
         try:
-            document = json.loads(self._path.read_text())
+            document = json_text.parse(self._path.read_text())
             if document["boot"] != list(boot_id()):
                 return
             found = list(document["rules"])

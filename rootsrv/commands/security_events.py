@@ -22,7 +22,7 @@ from rootsrv.config.checks import ConfigError
 from rootsrv.engine import signing_key
 from rootsrv.engine.signing_key import KeyUnusable
 from rootsrv.mesh.roster import public_key, public_text
-from rootsrv.process import whole_file
+from rootsrv.process import json_text, whole_file
 
 CONTEXT = b"rootsrv security events 1\0"
 """In front of what is signed, so that no signature made for something else counts here."""
@@ -104,7 +104,7 @@ def events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         if '"level": "security"' in line:
             try:
-                document = json.loads(re.sub(r"^<\d>", "", line))
+                document = json_text.parse(re.sub(r"^<\d>", "", line))
             except ValueError:
                 continue
             is_event = isinstance(document, dict) and document.get("level") == "security"
@@ -151,7 +151,7 @@ def check(octets: bytes, public: str | None) -> dict[str, Any]:
     body, _, last = octets.removesuffix(b"\n").rpartition(b"\n")
     body = body + b"\n" if body else b""
     try:
-        document = json.loads(last)
+        document = json_text.parse(last)
         about: dict[str, Any] = document["signed"]
         signature = bytes.fromhex(document["signature"])
         key = public_key(public or about["public_key"], "the public key")

@@ -239,6 +239,7 @@ class Page:
             for word in (_WORKERS, _REPLACED, _BLOCK_COUNT, _BLOCK_CHANGES, _PARENT_HEARTBEAT):
                 words[word] = 0
             words[_BOOT], words[_BOOT + 1] = boot_id()
+        self._files = _files(self._path)
 
     def _adopt_serving(self, mapping: mmap.mmap) -> None:
         self._serving = mapping

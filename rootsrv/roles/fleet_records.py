@@ -24,7 +24,7 @@ from typing import Any
 
 from rootsrv.mesh.envelope import EnvelopeRefused, open_envelope
 from rootsrv.mesh.roster import Member
-from rootsrv.process import log, whole_file
+from rootsrv.process import json_text, log, whole_file
 from rootsrv.roles.mesh_presence import Presence
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 
@@ -171,7 +171,7 @@ class FleetRecords:
         if not isinstance(record, bytes):
             raise NotFetched("the envelope has no record")
         try:
-            found = DayRecord.from_document(json.loads(record))
+            found = DayRecord.from_document(json_text.parse(record))
         except (RecordDamaged, ValueError) as error:
             raise NotFetched(f"not a day's record: {error}") from error
         if found.day != day:
@@ -185,7 +185,7 @@ class FleetRecords:
         records: dict[str, DayRecord] = {}
         for name in members:
             with contextlib.suppress(OSError, ValueError):
-                records[name] = DayRecord.from_document(json.loads(self._path(day, name).read_bytes()))
+                records[name] = DayRecord.from_document(json_text.parse(self._path(day, name).read_bytes()))
         merged, refused = merge(records)
         if merged is None:
             return

@@ -1,12 +1,12 @@
 """The public page of a service's statistics: the last day and the last 30, all instances together (RSSAC002v5)."""
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from rootsrv.process import json_text
 from rootsrv.telemetry.page_style import STYLE, rows_table, section, still_headers
 from rootsrv.telemetry.prometheus import RCODES
 from rootsrv.telemetry.rssac002 import SOURCE_KEYS, DayRecord, RecordDamaged
@@ -37,7 +37,7 @@ def read(directory: Path) -> list[FleetDay]:
     days = []
     for path in sorted(directory.glob("????????.json"))[-SHOWN_DAYS:]:
         try:
-            document = json.loads(path.read_bytes())
+            document = json_text.parse(path.read_bytes())
             days.append(
                 FleetDay(
                     DayRecord.from_document(document["record"]),
