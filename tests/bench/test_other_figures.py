@@ -115,6 +115,7 @@ def test_what_was_measured_before_an_interruption_is_written(
         return genuine(*arguments)
 
     monkeypatch.setattr(module, measuring, interrupted_later)
+    monkeypatch.setattr(responder, "QUERIES", 500)
 
     assert main([command, *options, "--results", str(tmp_path)]) == 130
     assert json.loads((tmp_path / f"{command}-interrupted.json").read_text())["interrupted"]
