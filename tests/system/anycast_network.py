@@ -437,8 +437,9 @@ def anycast_network(
     workers: int = 2,
     hold_down: str = SHORT,
     environment: dict[str, str] | None = None,
+    started: bool = True,
 ) -> Iterator[Anycast]:
-    """All of it, with both sites announced, until the block ends."""
+    """All of it, with both sites announced, until the block ends; if not *started* that is for the caller to do."""
     with network() as net, contextlib.ExitStack() as stack:
         hosts = {name: net.host(name) for name in "abrc"}
         for number, name in enumerate("abc", 1):
@@ -468,11 +469,12 @@ def anycast_network(
             stack.enter_context(_ended(site))
             site.start_bird()
             site.configure(workers=workers if name == "a" else 1, anycast=anycast, more=more, hold_down=hold_down)
-            site.start()
+            if started:
+                site.start()
             sites.append(site)
         a, b = sites
         made = Anycast(hosts["r"], hosts["c"], a, b, watch=watch, router_says=router_says, directory=directory)
-        for site in sites:
+        for site in sites if started else ():
             site.await_state("up", 90)
         yield made
 

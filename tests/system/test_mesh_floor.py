@@ -59,12 +59,11 @@ class Floor:
 @pytest.fixture(scope="module")
 def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
     directory = tmp_path_factory.mktemp("floor")
-    with anycast_network(directory, workers=1) as net:
+    with anycast_network(directory, started=False) as net:
         at = address(1, 2, 4)  # on the router, which both reach
         with cluster(directory / "engine", clients=["member"], address=at, prefix=tuple(net.router.prefix)) as engine:
             mesh = mesh_of(4, timing=QUICK)
             for site, name in ((net.a, "m0"), (net.b, "m1")):
-                site.stop()
                 more = section(mesh, name, site.directory, engine)
                 site.configure(workers=1, more=more + (WITH_ALL_THERE_IS if site is net.a else ""))
                 site.start()
