@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,13 +50,19 @@ class FreshMachine:
         return [*enter, str(self.root), *words, *command]
 
     def run(self, *command: str, seconds: float = 600.0, prefix: Sequence[str] = ()) -> str:
-        """Run *command* there; what it prints.  AssertionError when it fails."""
-        done = subprocess.run(
+        """Run *command* there; what it prints.  AssertionError when it fails; it and what it started end in time."""
+        with subprocess.Popen(
             [*prefix, *self.command(*command)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                printed, complained = process.communicate(timeout=seconds)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # or it would go on writing to what is being removed
+                raise
+        failed = f"{' '.join(command)}: status {process.returncode}\n{printed[-8000:]}{complained[-2000:]}"
+        assert process.returncode == 0, failed
+        return printed
 
     def put_repository(self, at: str) -> None:
         """What a clone of this repository would be there: the tracked files as they are now."""

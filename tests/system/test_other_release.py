@@ -5,7 +5,6 @@ Debian 12 and 13 are both supported.  One of them runs here; the other is made o
 
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -44,10 +43,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshMachine]:
 def test_units_conformance_and_the_comparison_with_other_servers_pass_there(machine: FreshMachine) -> None:
     wanted = ("-q", "-p", "no:cacheprovider", *PARALLEL, *RUN_THERE)
     with network() as net:
-        command = machine.command("sh", "-c", f"cd /{THERE} && CI=true .venv/bin/python -m pytest {' '.join(wanted)}")
-        done = subprocess.run(
-            [*net.host("other").prefix, *command],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1500, check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+        printed = machine.run(
+            *("sh", "-c", f"cd /{THERE} && CI=true .venv/bin/python -m pytest {' '.join(wanted)}"),
+            prefix=net.host("other").prefix,
+            seconds=1500,
+        )
+    assert " passed" in printed
