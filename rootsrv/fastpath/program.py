@@ -110,7 +110,10 @@ class Program:
         try:
             if not tap:
                 loaded.resize_map("tap", mmap.PAGESIZE)
-            admission.prepare(loaded, cells)
+            try:
+                admission.prepare(loaded, cells)
+            except libbpf.BpfError as error:
+                raise FastPathUnavailable(f"{_OTHER_SOURCES} ({error.strerror})") from error
             loaded.load()
             _check_layout(loaded)
             return cls(loaded, cells)
@@ -312,6 +315,9 @@ class Program:
         return merged
 
 
+_OTHER_SOURCES = "the BPF program was built from other sources than these (make bpf)"
+
+
 def _check_layout(loaded: libbpf.BpfObject) -> None:
     """FastPathUnavailable for a program that was compiled with other headers than Python reads."""
     try:
@@ -319,7 +325,7 @@ def _check_layout(loaded: libbpf.BpfObject) -> None:
     except libbpf.BpfError:
         built = None  # from before the headers were told apart
     if built is None or int.from_bytes(built[:8], "little") != LAYOUT:
-        raise FastPathUnavailable("the BPF program was built from other sources than these (make bpf)")
+        raise FastPathUnavailable(_OTHER_SOURCES)
 
 
 def check_table(table: AnswerTable) -> None:
