@@ -75,7 +75,7 @@ class ColumnWriter:
         self._lost += lost + damaged
         if not items:
             return []
-        words[:, 0] += numpy.uint64(wall_offset)
+        words[:, 0] += numpy.uint64(wall_offset % 2**64)  # below 0 where the wall clock has not been set
         self._pending.append(words)
         self._items += items
         self._rows += len(words)

@@ -94,7 +94,7 @@ def _block(found: list[Fact], lost: int, not_sampled: int, anonymiser: Anonymise
     malformed: list[dict[int, int]] = []
     malformed_data: list[dict[int, int | bytes]] = []
     for fact in found:
-        size = 4 if fact.family == 4 else 16
+        size = 16 if fact.family == 6 else 4
         item: dict[int, int] = {
             _TIME: fact.time - earliest,
             _CLIENT: addresses[client(fact.source[:size])],

@@ -55,14 +55,14 @@ class CdnsFile:
             raise self._wrong("is not C-DNS")
         preamble = self._item()
         try:
-            major, minor = preamble[0], preamble[1]
-            parameters = preamble[3]
-            storage = [each[0] for each in parameters]
-            understood = all(isinstance(each[0], int) and each[0] > 0 and isinstance(each[2], dict) for each in storage)
-        except (TypeError, KeyError, IndexError) as error:
+            major, minor, parameters = preamble[0], preamble[1], preamble[3]
+            understood = isinstance(parameters, list) and all(map(_are_parameters, parameters))
+        except (TypeError, LookupError, AttributeError) as error:
             raise self._wrong("has a preamble that is not C-DNS") from error
-        if (major, minor) != (1, 0) or not parameters or not understood:
+        if (major, minor) != (1, 0):
             raise self._wrong(f"is C-DNS {major}.{minor}; 1.0 is understood")
+        if not parameters or not understood:
+            raise self._wrong("has a preamble that is not C-DNS")
         self.preamble = Preamble(f"{major}.{minor}", parameters)
         kind = self._bytes(1)[0]
         if kind == 0x9F:
@@ -123,6 +123,17 @@ class CdnsFile:
             else:
                 self._octets = self._octets[stream.tell() :]
                 return item
+
+
+def _are_parameters(found: Any) -> bool:
+    """Whether these are a block's parameters (§7.4.1), as far as they are read here."""
+    storage, collection = found[0], found.get(1, {})
+    return (
+        isinstance(storage[0], int)
+        and storage[0] > 0
+        and isinstance(collection, dict)
+        and all(isinstance(storage.get(key, 1), int) and storage.get(key, 1) > 0 for key in (6, 7, 8, 9))
+    )
 
 
 class _Incomplete(Exception):

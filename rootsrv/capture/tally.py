@@ -27,6 +27,7 @@ NO_RESPONSE = -1
 _KEPT = 20_000  # entries of each list of the most frequent
 _MAX_INTERVALS = 4_000  # 13 days at five minutes; with more, intervals grow
 _NXDOMAIN = 3
+_MAX_SECONDS = 1 << 40  # of the wall clock: 34,000 years
 
 _Thing = TypeVar("_Thing", bound=Hashable)
 
@@ -143,7 +144,7 @@ class Tally:
         """Count a block of C-DNS (RFC 8618 §7.5); CaptureUnreadable if its indexes or times make no sense."""
         try:
             self._add_block(block, parameters)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise CaptureUnreadable(f"a block makes no sense: {type(error).__name__}: {error}") from error
 
     def _add_block(self, block: dict[int, Any], parameters: list[dict[int, Any]]) -> None:
@@ -157,6 +158,8 @@ class Tally:
         ticks = stored[0]
         seconds, fraction = preamble.get(Preamble.EARLIEST_TIME, (0, 0))
         earliest = seconds * ticks + fraction
+        if not 0 <= seconds < _MAX_SECONDS or not 0 <= fraction < ticks:
+            raise ValueError(f"a time that no clock has: {seconds} s and {fraction} of {ticks}")
         tables = block.get(Block.TABLES, {})
         described = [_Described.of(signature, tables) for signature in tables.get(Table.SIGNATURES, [])]
         unknown = _Described()
@@ -166,6 +169,8 @@ class Tally:
 
         latest = earliest + max(each.get(Item.TIME_OFFSET, 0) for each in (*items, *malformed))
         begin, end = earliest // ticks, latest // ticks
+        if not isinstance(end, int) or end >= _MAX_SECONDS:
+            raise ValueError(f"a time that no clock has: {end} s")
         self._met(earliest * 10**6 // ticks, latest * 10**6 // ticks)
         signatures = Counter([item.get(Item.SIGNATURE) for item in items])
         self.queries += len(items)
@@ -182,6 +187,8 @@ class Tally:
         for (number, step), count in Counter(
             [(item.get(Item.SIGNATURE), item[Item.RESPONSE_SIZE] // SIZE_STEP_OCTETS) for item in items if 9 in item]
         ).items():
+            if not isinstance(step, int) or step < 0:
+                raise TypeError("a size that is none")
             self.sizes[what(number).rcode, step] += count
         names = tables.get(Table.NAMES, [])
         asked = Counter([(item.get(Item.SIGNATURE), item.get(Item.QUERY_NAME)) for item in items])
@@ -203,11 +210,11 @@ class Tally:
         for (second, number), count in Counter(
             [((earliest + item.get(0, 0)) // ticks, item.get(Item.SIGNATURE)) for item in items]
         ).items():
-            interval = self._interval(second)
+            interval = self._interval(int(second))
             interval.sources[what(number).source] += count
             interval.rcodes[what(number).rcode] += count
         for item in malformed:
-            self._interval((earliest + item.get(0, 0)) // ticks).malformed += 1
+            self._interval(int((earliest + item.get(0, 0)) // ticks)).malformed += 1
 
     def add_fact(self, fact: Fact) -> None:
         """Count a message of a pcap: a query, a response, or what is neither."""
@@ -247,6 +254,8 @@ class Tally:
             self._undelegated(name, count)
 
     def _undelegated(self, name: bytes, count: int) -> None:
+        if not isinstance(name, bytes):
+            raise TypeError("a name that is no octets")
         self.undelegated_queries += count
         last = at = 0
         while at < len(name) and name[at]:
@@ -255,6 +264,8 @@ class Tally:
 
     def _client(self, address: bytes, count: int, stored: dict[int, Any]) -> None:
         """Count an address, of which only a prefix may be stored (RFC 8618 §6.2.4)."""
+        if not isinstance(address, bytes) or len(address) > 16:
+            raise TypeError("an address that is none")
         cut = 6 in stored or 7 in stored
         family = (4 if len(address) <= -(-stored.get(6, 32) // 8) else 6) if cut else 4 if len(address) == 4 else 6
         self.prefixes.add((family, address[: PREFIXES[family] // 8]), count)
@@ -288,14 +299,19 @@ class _Described:
 
     @classmethod
     def of(cls, signature: dict[int, int], tables: dict[int, Any]) -> "_Described":
+        if not all(isinstance(value, int) for value in signature.values()):
+            raise TypeError("a signature of something else than numbers")
         transport = signature.get(Signature.TRANSPORT_FLAGS, 0)
         flags = signature.get(Signature.SIGNATURE_FLAGS, 0)
         dns_flags = signature.get(Signature.DNS_FLAGS, 0)
         classtype = signature.get(Signature.CLASSTYPE)
         responded = flags & SignatureFlags.RESPONSE or Signature.SIGNATURE_FLAGS not in signature
+        qtype = None if classtype is None else tables[Table.CLASSTYPES][classtype][0]
+        if not isinstance(qtype, int | None):
+            raise TypeError("a type that is no number")
         return cls(
             source=(6 if transport & 1 else 4, transport >> 1 & 15),
-            qtype=None if classtype is None else tables[Table.CLASSTYPES][classtype][0],
+            qtype=qtype,
             rcode=signature.get(Signature.RESPONSE_RCODE, NO_RESPONSE) if responded else NO_RESPONSE,
             has_opt=bool(flags & SignatureFlags.QUERY_HAS_OPT) or Signature.EDNS_VERSION in signature,
             has_do=bool(dns_flags & 0x80),

@@ -163,6 +163,14 @@ def test_times_may_go_back_and_far_apart(writer: Writer) -> None:
 
 
 @BOTH
+def test_a_wall_clock_that_was_never_set_is_written_as_it_is(writer: Writer) -> None:
+    fact = random_facts.query(random.Random(13), 10**15)
+    blocks = writer(Collection())
+    blocks.add(fact.to_rows(), -(10**15) + 5_000_000)
+    assert cbor2.loads(blocks.flush())[0][0] == [0, 5_000]
+
+
+@BOTH
 def test_a_query_without_a_question_has_neither_name_nor_class(writer: Writer) -> None:
     draw = random.Random(9)
     fact = random_facts.query(draw, 1)._replace(octets=b"", name_octets=0, qdcount=0, qtype=0, qclass=0)
@@ -227,7 +235,7 @@ def test_facts_of_any_octets_never_make_a_file_that_cannot_be_read() -> None:
         for _ in range(draw.randint(1, 40)):
             row = bytearray(draw.randbytes(FACT_OCTETS))
             row[8] = draw.choice([0, 0, 0, 1, 2, 3])
-            row[9] = draw.choice([4, 6])
+            row[9] = draw.choice([0, 4, 6])
             row[10] &= 15
             rows += row
         counts = []

@@ -18,6 +18,7 @@ from rootsrv.capture.cdns_columns import ColumnWriter
 from rootsrv.capture.cdns_plain import PlainWriter
 from rootsrv.capture.cdns_reader import CaptureUnreadable
 from rootsrv.capture.facts import Fact, Kind
+from rootsrv.capture.report import page
 from rootsrv.capture.summary import summary
 from rootsrv.capture.tally import MostFrequent, Tally
 from tests.capture import random_facts
@@ -236,6 +237,45 @@ def test_whatever_the_octets_only_one_exception_comes(tmp_path: Path) -> None:
             summary(counted)
         except CaptureUnreadable:
             pass
+
+
+def test_whatever_the_values_only_one_exception_comes(tmp_path: Path) -> None:
+    draw = random.Random(11)
+    odd = [
+        -1,
+        0,
+        3,
+        2**16,
+        2**64 - 1,
+        2**300,
+        1.5,
+        float("nan"),
+        b"",
+        b"\x05ab",
+        "text",
+        None,
+        True,
+        [],
+        {},
+        [[]],
+        {0: b"x"},
+    ]
+    whole = cbor2.loads(written(PlainWriter, random_facts.facts(7, 12, malformed_share=0.2), Collection(sampling="x")))
+    for _ in range(1_500):
+        file = cbor2.loads(cbor2.dumps(whole))
+        at = file[draw.choice([1, 2, 2, 2])]
+        while True:
+            key = draw.choice(list(at) if isinstance(at, dict) else range(len(at)))
+            if not isinstance(at[key], dict | list) or not at[key] or draw.random() < 0.15:
+                break
+            at = at[key]
+        at[key] = draw.choice(odd)
+        counted = Tally()
+        try:
+            counted.read(kept(tmp_path, cbor2.dumps(file)))
+        except CaptureUnreadable:
+            continue
+        assert page(counted)
 
 
 # ── memory ──
