@@ -192,22 +192,24 @@ def anonymiser(method: str, key: bytes | None = None) -> Anonymiser:
     return kind(secrets.token_bytes(kind.key_octets) if key is None else key)
 
 
-def client_subnets(payload: bytes, how: Anonymiser, ends: Sequence[int] = (), head: int = 0) -> bytes:
+def client_subnets(
+    payload: bytes, how: Anonymiser, begins: Sequence[int] | None = None, ends: Sequence[int] = ()
+) -> bytes:
     """*payload* with the addresses of what looks like client subnet options (RFC 7871 §6) replaced.
 
-    *ends*: where each of the messages in *payload* ends, in order, if it is not one; the first *head* octets of each
-    are not the message's own.  A run of octets that reaches into the next message is no option; one that is cut off by
-    the end of its message is.
+    *begins*, *ends*: of each of the messages in *payload*, in order, if it is not one.  A run of octets that reaches
+    behind the end of its message is an option that is cut off there.
     """
+    begins, ends = begins if begins is not None else (0,), ends if begins is not None else (len(payload),)
     found: list[tuple[int, int, int]] = []
     at = 0
     while match := _CLIENT_SUBNET.search(payload, at):
         at = match.start() + 1  # the octets of one may be the head of the next
         number = bisect_right(ends, match.start())
-        if match.start() < (ends[number - 1] if number else 0) + head:
+        if number == len(ends) or match.start() < begins[number]:
             continue
         start = match.end()
-        end = min(start + match[1][0] - 4, ends[number] if number < len(ends) else len(payload))
+        end = min(start + match[1][0] - 4, ends[number])
         whole = 4 if match[2] == b"\1" else 16
         if 0 < end - start <= whole:
             found.append((start, end, whole))

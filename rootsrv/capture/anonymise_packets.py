@@ -28,6 +28,8 @@ def packets(records: bytes, how: Anonymiser, service_addresses: frozenset[bytes]
     """
     changed = bytearray(records)
     places: dict[bytes, list[int]] = {}
+    begins: list[int] = []
+    ends: list[int] = []
     at = 0
     while at < len(records):
         if at + _RECORD.size > len(records):
@@ -53,9 +55,11 @@ def packets(records: bytes, how: Anonymiser, service_addresses: frozenset[bytes]
             changed[payload + 16 : min(at, payload + 18)] = bytes(max(0, min(at, payload + 18) - payload - 16))
         elif protocol is not None:
             changed[min(at, payload + 8) : at] = bytes(at - min(at, payload + 8))
-        changed[payload:at] = client_subnets(bytes(changed[payload:at]), how)
+        begins.append(payload)
+        ends.append(at)
         if version == 4:
             places.setdefault(b"", []).append(start)  # its header checksum, when the addresses are there
+    changed = bytearray(client_subnets(bytes(changed), how, begins, ends))
     headers = places.pop(b"", [])
     for size in (4, 16):
         addresses = [address for address in places if len(address) == size]

@@ -364,4 +364,5 @@ def _malformed_data(
     written = strings(octets, heads, sizes, matrix)
     if anonymiser is None:
         return written
-    return client_subnets(written, anonymiser, numpy.cumsum(len(pattern) + sizes).tolist(), head=len(pattern))
+    ends = numpy.cumsum(len(pattern) + sizes)
+    return client_subnets(written, anonymiser, (ends - sizes).tolist(), ends.tolist())

@@ -201,7 +201,11 @@ def test_many_client_subnets_become_what_each_becomes() -> None:
     options = [subnet_option(draw.randbytes(4), 4) + subnet_option(draw.randbytes(16), 16) for _ in range(50)]
     how = CryptoPan(KEY + PADDING)
     ends = [sum(map(len, options[: number + 1])) for number in range(50)]
-    assert client_subnets(b"".join(options), how, ends) == b"".join(client_subnets(each, how) for each in options)
+    begins = [0, *ends[:-1]]
+    together = client_subnets(b"".join(options), how, begins, ends)
+    assert together == b"".join(client_subnets(each, how) for each in options)
+    # What is before a message's beginning is not the message's own.
+    assert client_subnets(options[0], how, [1], [len(options[0])])[:12] == options[0][:12]
 
 
 @BOTH
