@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo test test-long test-kernel61 lint check mutate bpf system-packages clean
 .PHONY: man wheel
-.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-notify bench-transfers bench-load bench-parts bench-cdns
+.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-notify bench-transfers bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
 
 help:
@@ -80,7 +80,7 @@ check: lint
 	$(PYTEST) -x tests/zone tests/answer
 
 # ── benchmarks: root, an idle machine with two cores; BENCH=... adds options ──
-bench: bench-responder bench-startup bench-parts bench-cdns bench-notify bench-transfers bench-abreast bench-compare bench-peak
+bench: bench-responder bench-startup bench-hyperlocal bench-parts bench-cdns bench-notify bench-transfers bench-abreast bench-compare bench-peak
 
 bench-compare: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench compare --further $(BENCH)
@@ -99,6 +99,9 @@ bench-cdns: $(VENV)/.installed-for-tests
 
 bench-startup: $(VENV)/.installed-for-tests
 	$(BIN)/python -m bench startup $(BENCH)
+
+bench-hyperlocal: $(VENV)/.installed-for-tests system-packages
+	$(BIN)/python -m bench hyperlocal $(BENCH)
 
 bench-notify: $(VENV)/.installed-for-tests system-packages
 	$(BIN)/python -m bench notify $(BENCH)

@@ -1,4 +1,5 @@
 """The commands of `python -m bench`."""
+# Over 500 lines: every benchmark has its command and its options here, one after the other.
 
 import argparse
 import contextlib
@@ -22,6 +23,7 @@ from bench import (
     cdns,
     compare,
     flood,
+    hyperlocal,
     limits,
     measure,
     notify,
@@ -169,6 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_zones(starting)
     _add_results(starting)
     starting.set_defaults(command=_startup)
+
+    beside = commands.add_parser("hyperlocal", help="start and memory of `rootsrv hyperlocal`")
+    beside.add_argument("--repeats", type=_positive, default=3)
+    _add_zones(beside)
+    _add_results(beside)
+    beside.set_defaults(command=_hyperlocal)
 
     notifying = commands.add_parser("notify", help="from NOTIFY until the new zone is answered")
     notifying.add_argument("--repeats", type=_positive, default=5)
@@ -483,6 +491,14 @@ def _startup(arguments: argparse.Namespace) -> int:
     with _zones(arguments) as served, _console.status("starting"):
         result = startup.run(served, repeats=arguments.repeats)
     return _finish(arguments, "startup", "Start", result, startup.to_markdown, measured=result["repeats"] > 0)
+
+
+def _hyperlocal(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _console.status("starting"):
+        result = hyperlocal.run(served, repeats=arguments.repeats)
+    return _finish(
+        arguments, "hyperlocal", "Hyperlocal mode", result, hyperlocal.to_markdown, measured=result["repeats"] > 0
+    )
 
 
 def _notify(arguments: argparse.Namespace) -> int:
