@@ -14,7 +14,8 @@ _rootsrv() {
     " undrain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " withdraw --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " shed --do") COMPREPLY=($(compgen -W "tc-unless-cookie drop tc" -- "$current")) ;;
-    " hyperlocal --configure") COMPREPLY=($(compgen -W "unbound bind pdns" -- "$current")) ;;
+    " hyperlocal --configure") COMPREPLY=($(compgen -W "unbound bind kresd kresd6 pdns pdns5" -- "$current")) ;;
+    " hyperlocal --on-stale") COMPREPLY=($(compgen -W "relay servfail" -- "$current")) ;;
     *" --config"|*" --output"|*" --anchors"|*" --hosts"|*" --root"|*" --network")
        COMPREPLY=($(compgen -f -- "$current")) ;;
     *) COMPREPLY=($(compgen -W "$(_rootsrv_words "$path")" -- "$current"))
@@ -23,7 +24,7 @@ _rootsrv() {
 }
 _rootsrv_words() {
     case "$1" in
-    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks shed unshed sheds top fastpath doctor setup rssac002 capture mesh hyperlocal probe security-events demo -h --help --version" ;;
+    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks shed unshed sheds top fastpath doctor setup rssac002 capture mesh hyperlocal resolver probe security-events demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify reset-floor compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
@@ -82,7 +83,8 @@ _rootsrv_words() {
     " mesh maintenance add") echo "-h --help --member --site --start --end --key --reason --config --json" ;;
     " mesh maintenance remove") echo "-h --help --key --reason --config --json" ;;
     " mesh maintenance list") echo "-h --help --config --json" ;;
-    " hyperlocal") echo "-h --help --configure --check --write --storage --address --port --notify --state --runtime --publishers --trust-anchors --config" ;;
+    " hyperlocal") echo "-h --help --configure --check --write --storage --address --port --notify --serve --on-stale --https-port --state --runtime --publishers --trust-anchors --config" ;;
+    " resolver") echo "-h --help --publisher --fallback --url --ca-file --key --secret-file --algorithm --storage --hosts --private-zone --whole" ;;
     " probe") echo "-h --help --zone --anchors --interval --rounds --output --listen --source --json" ;;
     " security-events") echo "-h --help --day --log --output --verify --public-key --config" ;;
     " demo") echo "-h --help --port --tlds --workers" ;;

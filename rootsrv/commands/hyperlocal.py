@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import dns.exception
 
@@ -9,15 +10,16 @@ from rootsrv.commands.printing import complain
 from rootsrv.config import file as config_file
 from rootsrv.config import text
 from rootsrv.config.file import Config
-from rootsrv.hyperlocal import generated, loopback, resolvers
+from rootsrv.hyperlocal import generated, loopback, over_https, resolvers
 from rootsrv.process import log, whole_file
+from rootsrv.resolvers.wanted import CannotConfigure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--configure", choices=tuple(resolvers.SOFTWARE), help="print the resolver's part of the configuration"
+        "--configure", choices=tuple(resolvers.HERE), help="print the resolver's part of the configuration"
     )
     what.add_argument(
         "--check",
@@ -46,6 +48,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS[@PORT]",
         help="resolver to tell of new zones; on loopback; may be repeated (default 127.0.0.1)",
     )
+    parser.add_argument(
+        "--serve",
+        nargs="?",
+        const=generated.SERVER_ADDRESS,
+        action="append",
+        metavar="ADDRESS[@PORT]",
+        help="answer queries as well, as a root server for this host alone; may be repeated, with one port"
+        f" (default {generated.SERVER_ADDRESS}@53)",
+    )
+    parser.add_argument(
+        "--on-stale",
+        choices=("relay", "servfail"),
+        help="with --serve: what queries get while the copy is stale: what the root servers answer (default), SERVFAIL",
+    )
+    parser.add_argument(
+        "--https-port",
+        type=int,
+        help="where a resolver that takes zones by https only gets /root.zone; 0 = nowhere"
+        f" (default {generated.HTTPS_PORT})",
+    )
     parser.add_argument("--state", type=Path, metavar="DIR", help=f"what is kept (default {generated.STATE})")
     parser.add_argument("--runtime", type=Path, metavar="DIR", help=f"sockets of a run (default {generated.RUNTIME})")
     parser.add_argument("--publishers", type=Path, metavar="FILE", help="another list of publishers (TOML)")
@@ -64,12 +86,16 @@ def run(arguments: argparse.Namespace) -> int:
         return _configure(arguments, config)
     if arguments.check is not None:
         return _check(arguments.check, config)
-    return _run(config, path, [loopback.told_address(each) for each in arguments.notify or ("127.0.0.1",)])
+    return _run(config, path)
 
 
 _GENERATED = {
     "address": "addresses",
     "port": "port",
+    "notify": "notify",
+    "serve": "serve",
+    "on_stale": "on_stale",
+    "https_port": "https_port",
     "state": "state",
     "runtime": "runtime",
     "publishers": "publishers",
@@ -87,12 +113,26 @@ def _configuration(arguments: argparse.Namespace) -> tuple[Config, Path | None]:
         config = config_file.load(arguments.config)
         generated.refuse(config)
         return config, arguments.config
-    if "address" in given:
-        given["address"] = tuple(given["address"])
-    return generated.generate(generated.Options(**{_GENERATED[key]: value for key, value in given.items()})), None
+    if "on_stale" in given and "serve" not in given:
+        raise config_file.ConfigError("--on-stale: goes with --serve; else the resolver asks the root servers itself")
+    options: dict[str, Any] = {
+        _GENERATED[key]: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+    }
+    if "serve" in options:
+        options["serve"], options["serve_port"] = _served(options["serve"])
+    return generated.generate(generated.Options(**options)), None
 
 
-def _run(config: Config, path: Path | None, told: list[tuple[str, int]]) -> int:
+def _served(given: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+    """Addresses and port of the options `--serve`; ConfigError if there is no one port."""
+    addresses, ports = zip(*(each.partition("@")[::2] for each in given), strict=True)
+    port = ports[0] or "53"
+    if any((each or "53") != port for each in ports) or not port.isdecimal():
+        raise config_file.ConfigError(f"--serve: one port is needed, got {', '.join(given)}")
+    return addresses, int(port)
+
+
+def _run(config: Config, path: Path | None) -> int:
     from rootsrv.roles import run
 
     log.to_standard_error()
@@ -100,7 +140,7 @@ def _run(config: Config, path: Path | None, told: list[tuple[str, int]]) -> int:
     try:
         if path is None:
             path = _write(config)
-        run.run(config, path, "hyperlocal", told=told)
+        run.run(config, path, "hyperlocal")
     except run.CannotRun as error:
         log.failure("cannot run", reason=error)
         return 1
@@ -122,11 +162,14 @@ def _write(config: Config) -> Path:
 
 
 def _configure(arguments: argparse.Namespace, config: Config) -> int:
-    software = resolvers.SOFTWARE[arguments.configure]
-    storage = arguments.storage or software.storage
-    if not storage.startswith("/") or any(each in storage for each in '"\\\n'):
-        raise config_file.ConfigError(f"--storage: must be an absolute path without quotes, got {storage!r}")
-    part = software.make(config.admin.addresses[0], config.admin.port, storage)
+    software = resolvers.HERE[arguments.configure]
+    certificate = Path(config.state.runtime_directory) / over_https.CERTIFICATE
+    https_port = generated.settings_of(config).https_port
+    copy = resolvers.Copy(config.admin.addresses[0], config.admin.port, https_port, str(certificate))
+    try:
+        part = software.configuration(copy.wanted(arguments.configure, arguments.storage or ""))
+    except CannotConfigure as error:
+        raise config_file.ConfigError(str(error)) from error
     if arguments.write is None:
         print(part, end="")
         return 0

@@ -11,8 +11,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from rootsrv import __version__
 from rootsrv.commands.printing import complain
@@ -20,7 +21,8 @@ from rootsrv.config import file as config_file
 from rootsrv.config import text
 from rootsrv.process import clock, log
 
-# What the commands need is imported by `parser`: the processes of `rootsrv run` do without it, and start sooner.
+# What the commands need is imported by `parser`: the processes of `rootsrv run` do without it, and start sooner,
+# and the one of `rootsrv hyperlocal` stays small.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +64,8 @@ def _output_is_closed() -> bool:
 
 def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    parsed = (_parser_of_run() if given[:1] == ["run"] else parser()).parse_args(given)
+    alone = {"run": _add_run, "hyperlocal": _add_hyperlocal}.get(given[0] if given else "")
+    parsed = (_parser_of(alone) if alone else parser()).parse_args(given)
     try:
         status: int = parsed.command(parsed)
     except (config_file.ConfigError, clock.ClockUnusable) as error:
@@ -71,14 +74,25 @@ def _run(arguments: Sequence[str] | None) -> int:
     return status
 
 
-def _parser_of_run() -> argparse.ArgumentParser:
-    """`rootsrv run` alone, as `parser` has it."""
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _parser_of(add: Callable[[Commands], None]) -> argparse.ArgumentParser:
+    """One command alone, as `parser` has it."""
     top = argparse.ArgumentParser(prog="rootsrv")
-    _add_run(top.add_subparsers(required=True, metavar="COMMAND"))
+    add(top.add_subparsers(required=True, metavar="COMMAND"))
     return top
 
 
-def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_hyperlocal(commands: Commands) -> None:
+    from rootsrv.commands import hyperlocal
+
+    beside = commands.add_parser("hyperlocal", help="the root, verified, for the resolver on this host (RFC 8806)")
+    hyperlocal.add_arguments(beside)
+    beside.set_defaults(command=hyperlocal.run)
+
+
+def _add_run(commands: Commands) -> None:
     running = commands.add_parser("run", help="serve the configured zones")
     running.add_argument("--config", type=Path, required=True, metavar="FILE")
     running.add_argument(
@@ -98,10 +112,10 @@ def parser() -> argparse.ArgumentParser:
         fastpath,
         fleet,
         floor_reset,
-        hyperlocal,
         maintenance,
         mesh,
         probe,
+        resolver,
         restart,
         security_events,
         setup,
@@ -194,9 +208,13 @@ def parser() -> argparse.ArgumentParser:
     fleet.add_arguments(in_mesh)
     maintenance.add_arguments(in_mesh)
 
-    beside = commands.add_parser("hyperlocal", help="the root, verified, for the resolver on this host (RFC 8806)")
-    hyperlocal.add_arguments(beside)
-    beside.set_defaults(command=hyperlocal.run)
+    _add_hyperlocal(commands)
+
+    told = commands.add_parser(
+        "resolver", help="print a resolver's configuration: the root from a publisher (RFC 8806)"
+    )
+    resolver.add_arguments(told)
+    told.set_defaults(command=resolver.run)
 
     probe.add_arguments(
         commands.add_parser("probe", help="root server identities, measured from here as RSSAC047 measures them")

@@ -17,6 +17,7 @@ from rootsrv.config.checks import ConfigError
 from rootsrv.config.checks import check_addresses as _check_addresses
 from rootsrv.config.checks import check_range as _check_range
 from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.config.hyperlocal import HyperlocalConfig
 from rootsrv.config.limits import LimitsConfig
 from rootsrv.config.mesh import MeshConfig
 from rootsrv.config.report import LogConfig, ReportConfig, check_report
@@ -175,6 +176,7 @@ class Config:
     state: StateConfig = field(default_factory=StateConfig)
     anycast: AnycastConfig | None = None
     mesh: MeshConfig | None = None
+    hyperlocal: HyperlocalConfig | None = None
     admin: AdminConfig = field(default_factory=AdminConfig)
     key: tuple[KeyConfig, ...] = ()
     primary: tuple[PrimaryConfig, ...] = ()

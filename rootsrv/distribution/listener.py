@@ -1,4 +1,7 @@
-"""The sockets of the administrative interface: UDP, TCP and TLS (RFC 9103) at `[admin] addresses`."""
+"""The sockets of the administrative interface: UDP, TCP and TLS (RFC 9103) at `[admin] addresses`.
+
+Those of a server for one host are the same, at other addresses (hyperlocal).
+"""
 
 import asyncio
 import contextlib
@@ -6,15 +9,17 @@ import logging
 import socket
 import ssl
 import struct
-from typing import Any
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
 
 from rootsrv.config.checks import ConfigError, plain_address
 from rootsrv.config.zones import AdminConfig
-from rootsrv.distribution.requests import Asker, Requests
+from rootsrv.distribution.requests import Asker, Parts
 from rootsrv.distribution.tls import DOT, alpn_of, server_context
 from rootsrv.process import held_back, log
 from rootsrv.process.descriptors import raise_limit
 from rootsrv.process.places import NoPlace, Places
+from rootsrv.process.security import SecurityEvents
 
 HANDSHAKE_SECONDS = 10
 """How long a client may take for the TLS handshake."""
@@ -41,6 +46,16 @@ def tls_context(config: AdminConfig) -> ssl.SSLContext | None:
     )
 
 
+class Answers(Protocol):
+    """Who answers."""
+
+    security: SecurityEvents
+
+    def answer(self, octets: bytes, asker: Asker) -> AsyncGenerator[Parts, None]:
+        """All messages of the response to *octets*; none if it deserves none."""
+        ...
+
+
 class _Datagrams(asyncio.DatagramProtocol):
     def __init__(self, listener: "Listener") -> None:
         self._listener = listener
@@ -65,14 +80,24 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 class Listener:
-    """Listens on the administrative addresses and has `requests` answer."""
+    """Listens on the addresses of *config* and has *requests* answer."""
 
-    def __init__(self, config: AdminConfig, requests: Requests) -> None:
+    def __init__(
+        self,
+        config: AdminConfig,
+        requests: Answers,
+        *,
+        key: str = "admin.addresses",
+        called: str = "administrative interface",
+    ) -> None:
+        """*key*: where the addresses stand in the configuration; *called*: what the log says listens there."""
         self.config = config
         self.requests = requests
         self.lacks = ""
         """Why nothing listens for TLS although it is configured; empty = all is well."""
 
+        self._key = key
+        self._called = called
         self.max_connections = max(1, min(config.max_connections, raise_limit() - RESERVED_DESCRIPTORS))
         self._places: Places[asyncio.Task[None]] = Places(self.max_connections)
         self._datagrams: list[asyncio.BaseTransport] = []
@@ -105,9 +130,9 @@ class Listener:
                         self._listening.append((listening, loop.create_task(self._accept(listening, context))))
         except OSError as error:
             await self.close()
-            raise CannotListen(f"admin.addresses: {address}: {error.strerror or error}") from error
+            raise CannotListen(f"{self._key}: {address}: {error.strerror or error}") from error
         if self.config.addresses:
-            log.event("administrative interface", addresses=",".join(self.config.addresses), port=self.config.port)
+            log.event(self._called, addresses=",".join(self.config.addresses), port=self.config.port)
 
     async def close(self) -> None:
         """Stop listening and end all conversations."""

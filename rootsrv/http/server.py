@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -70,15 +71,28 @@ class HttpServer:
         self._open: Places[asyncio.StreamWriter] = Places(MAX_CONNECTIONS)
         self._servers: list[asyncio.Server] = []
 
-    async def listen(self, addresses: tuple[str, ...], port: int) -> None:
-        """Answer on *addresses*; CannotListen, with nothing left open, if one cannot be bound."""
+    async def listen(
+        self,
+        addresses: tuple[str, ...],
+        port: int,
+        *,
+        context: ssl.SSLContext | None = None,
+        key: str = "report.addresses",
+    ) -> None:
+        """Answer on *addresses*, over TLS with *context*; CannotListen, with nothing left open, if one cannot be bound.
+
+        *key*: where that stands in the configuration.
+        """
+        handshake = HEAD_SECONDS if context else None
         for address in addresses:
             try:
                 listening = held_back.bound(address, port, socket.SOCK_STREAM)
-                server = await asyncio.start_server(self._connected, sock=listening, limit=MAX_HEAD_OCTETS)
+                server = await asyncio.start_server(
+                    self._connected, sock=listening, limit=MAX_HEAD_OCTETS, ssl=context, ssl_handshake_timeout=handshake
+                )
             except OSError as error:
                 self.close()
-                raise CannotListen(f"report.addresses: {address} port {port}: {error.strerror or error}") from error
+                raise CannotListen(f"{key}: {address} port {port}: {error.strerror or error}") from error
             self._servers.append(server)
 
     def close(self) -> None:
@@ -118,7 +132,8 @@ class HttpServer:
         async with asyncio.timeout(SEND_SECONDS):
             writer.write(_to_wire(response, head_only=head_only))
             await writer.drain()
-            writer.write_eof()
+            if writer.can_write_eof():  # not over TLS, where closing says so
+                writer.write_eof()
         # Closing while octets of the client wait unread would reset the connection before it has read the response.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_SECONDS):

@@ -4,17 +4,24 @@ import ipaddress
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rootsrv.config.checks import ConfigError, plain_address
 from rootsrv.config.file import Config, ServiceConfig, StateConfig, ZoneConfig
+from rootsrv.config.hyperlocal import HyperlocalConfig
 from rootsrv.config.zones import AdminConfig, HoldConfig, PrimaryConfig, SwitchoverConfig
+from rootsrv.hyperlocal.loopback import told_address
 
 PUBLISHERS = Path(__file__).with_name("publishers.toml")
 TRUST_ANCHORS = Path(__file__).with_name("root-anchors.ds")
 
 ADDRESS, PORT = "127.12.12.12", 8806
 """The address is that of RFC 8806's examples; the port needs no privilege and is nobody's."""
+
+SERVER_ADDRESS = "127.12.12.53"
+"""Where a server is, if one is wanted: not the address at which the zone is given out."""
+
+HTTPS_PORT = 8807
 
 STATE, RUNTIME = Path("/var/lib/rootsrv-hyperlocal"), Path("/run/rootsrv-hyperlocal")
 
@@ -40,6 +47,11 @@ class Options:
 
     addresses: tuple[str, ...] = (ADDRESS,)
     port: int = PORT
+    https_port: int = HTTPS_PORT
+    serve: tuple[str, ...] = ()
+    serve_port: int = 53
+    on_stale: Literal["relay", "servfail"] = "relay"
+    notify: tuple[str, ...] = ("127.0.0.1",)
     state: Path = STATE
     runtime: Path = RUNTIME
     publishers: Path = PUBLISHERS
@@ -48,12 +60,19 @@ class Options:
 
 def generate(options: Options) -> Config:
     """The configuration for *options*.  ConfigError names what is wrong with them."""
-    check_addresses(options.addresses)
-    # Nothing answers on service addresses in this mode; but the section must name one that is not the other.
+    check_addresses("admin.addresses", options.addresses)
     addresses = tuple(map(plain_address, options.addresses))
+    # Where nothing answers, the section must name an address all the same, and one that is not the other.
     unused = next(each for each in (f"127.0.0.{at + 1}" for at in range(len(addresses) + 1)) if each not in addresses)
     config = Config(
-        service=ServiceConfig(addresses=(unused,)),
+        service=ServiceConfig(addresses=options.serve or (unused,), port=options.serve_port),
+        hyperlocal=HyperlocalConfig(
+            notify=options.notify,
+            answer=bool(options.serve),
+            on_stale=options.on_stale,
+            https_port=options.https_port,
+            follow_key_rolls=options.trust_anchors == TRUST_ANCHORS,
+        ),
         zone=(ZoneConfig(name=".", trust_anchors=str(options.trust_anchors.absolute()), zonemd="required"),),
         state=StateConfig(directory=str(options.state.absolute()), runtime_directory=str(options.runtime.absolute())),
         admin=AdminConfig(addresses=addresses, port=options.port),
@@ -67,7 +86,12 @@ def generate(options: Options) -> Config:
 
 def refuse(config: Config) -> None:
     """ConfigError if *config* is not one of hyperlocal mode: reachable by others, or verified by less."""
-    check_addresses(config.admin.addresses)
+    check_addresses("admin.addresses", config.admin.addresses)
+    settings = settings_of(config)
+    if settings.answer:
+        check_addresses("service.addresses", config.service.addresses)
+    for each in settings.notify:
+        told_address(each)
     if config.anycast is not None:
         raise ConfigError("anycast: hyperlocal answers this host only (RFC 8806 §1), so nothing may be announced")
     if config.mesh is not None:
@@ -87,19 +111,24 @@ def refuse(config: Config) -> None:
         raise ConfigError("primary: there is no publisher to have the zone from")
 
 
-def check_addresses(addresses: tuple[str, ...]) -> None:
-    """ConfigError if one of *addresses*, on which the zone is given out, is not this host's own."""
+def settings_of(config: Config) -> HyperlocalConfig:
+    """`[hyperlocal]`, which may be left out."""
+    return config.hyperlocal or HyperlocalConfig()
+
+
+def check_addresses(key: str, addresses: tuple[str, ...]) -> None:
+    """ConfigError, which begins with *key*, if one of *addresses* is not this host's own."""
     if not addresses:
-        raise ConfigError("admin.addresses: an address on loopback is needed")
+        raise ConfigError(f"{key}: an address on loopback is needed")
     for address in addresses:
         try:
             plain = plain_address(address)
         except ValueError as error:
-            raise ConfigError(f"admin.addresses: {error}") from error
+            raise ConfigError(f"{key}: {error}") from error
         if plain in ROOT_SERVERS:
-            raise ConfigError(f"admin.addresses: {address} is a root server's address (RFC 8806 §2)")
+            raise ConfigError(f"{key}: {address} is a root server's address (RFC 8806 §2)")
         if not ipaddress.ip_address(plain).is_loopback:
-            raise ConfigError(f"admin.addresses: {address} is not on loopback (127.0.0.0/8 or ::1; RFC 8806 §1)")
+            raise ConfigError(f"{key}: {address} is not on loopback (127.0.0.0/8 or ::1; RFC 8806 §1)")
 
 
 def read_publishers(path: Path) -> tuple[PrimaryConfig, ...]:

@@ -1,6 +1,7 @@
-"""Hyperlocal mode, put together: a verified root for the resolver on this host, which has it from us as from a primary.
+"""Hyperlocal mode, put together: a verified root for the resolver on this host (RFC 8806).
 
-The resolver's own auth-zone or mirror answers from it, and goes back to the root servers by itself (RFC 8806 §3).
+It has the zone from us as from a primary, answers from it, and goes back to the root servers by itself (§3); or it asks
+us as it would ask a root server, and we relay to the root servers while our copy is stale.
 """
 # Theory of operation
 # -------------------
@@ -16,14 +17,19 @@ The resolver's own auth-zone or mirror answers from it, and goes back to the roo
 # WITHHELD answers SERVFAIL, also to SOA, long before the lease is over.  A resolver counts SOA expire from our last
 # answer (Unbound knows no EXPIRE): if we said "current" up to the end of our lease, it would use the zone for twice as
 # long as RFC 8806 §3 allows.  So it counts from about when a publisher last confirmed the zone, as we do.
+#
+# Whoever asks us as a server keeps nothing beyond TTLs, so that there only the lease counts, not the last confirmation.
 
 import asyncio
+import dataclasses
+import math
 import os
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rootsrv.answer.responder import ResponderSettings
 from rootsrv.config.file import Config
 from rootsrv.control.server import ControlServer
 from rootsrv.distribution.limits import transfer_limits
@@ -31,10 +37,16 @@ from rootsrv.distribution.listener import Listener
 from rootsrv.distribution.notify import NotifySender, Target
 from rootsrv.distribution.offered import OfferedZone
 from rootsrv.distribution.requests import Requests
-from rootsrv.hyperlocal.loopback import ThisHost
+from rootsrv.http.server import CannotListen
+from rootsrv.hyperlocal.generated import ROOT_SERVERS, settings_of
+from rootsrv.hyperlocal.key_rolls import KeyRolls, KeysMalformed
+from rootsrv.hyperlocal.loopback import ThisHost, told_address
+from rootsrv.hyperlocal.over_https import ZoneOverHttps
 from rootsrv.page.layout import Page
-from rootsrv.process import log
-from rootsrv.process.clocks import clocks
+from rootsrv.process import log, memory, whole_file
+from rootsrv.process.child import ChildFailed
+from rootsrv.process.clocks import boot_id, clocks
+from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
 from rootsrv.roles import maintain_status
 from rootsrv.secondary.control import Control
@@ -44,8 +56,12 @@ from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.offering import Offering
-from rootsrv.secondary.preparation import is_beyond_us
+from rootsrv.secondary.preparation import AnchorsUnreadable, is_beyond_us, read_anchors
 from rootsrv.store.store import Store
+from rootsrv.zone import presentation
+
+if TYPE_CHECKING:
+    from rootsrv.hyperlocal.answering import Server
 
 WATCH_SECONDS = 0.5
 
@@ -54,22 +70,28 @@ JITTER = 0.1
 
 NICENESS = 5
 
+KEYS_FILE = "root.key"
+"""In the state directory: the root's keys by RFC 5011."""
 
-async def hyperlocal(config: Config, path: Path, told: Sequence[tuple[str, int]], stop: asyncio.Event) -> None:
-    """Keep the root current and give it to this host until *stop* is set; *told* are the resolvers that hear NOTIFY.
+TRIM_SECONDS = 5.0
+"""After a new root, when the resolvers have it: memory goes back."""
+
+
+async def hyperlocal(config: Config, path: Path, stop: asyncio.Event) -> None:
+    """Keep the root current and give it to this host until *stop* is set.
 
     Raises StoreFailed, LoadingFailed, CannotListen or ConfigError when it cannot start.
     """
     os.nice(NICENESS)
     store = Store(Path(config.state.directory))
     try:
-        await Hyperlocal(config, path, told, store).run(stop)
+        await Hyperlocal(config, path, store).run(stop)
     finally:
         store.close()
 
 
-def withheld(keeper: ZoneKeeper) -> str:
-    """Why what is in service is not given out; empty if it is."""
+def stale(keeper: ZoneKeeper) -> str:
+    """Why what is in service must not be used; empty if it may."""
     serving = keeper.serving
     if serving is None:
         return "no root has been verified yet"
@@ -78,6 +100,14 @@ def withheld(keeper: ZoneKeeper) -> str:
         return f"a newer root is beyond this version of the software: {beyond[0]}"
     if keeper.is_over():
         return "its lease is over"
+    return ""
+
+
+def withheld(keeper: ZoneKeeper) -> str:
+    """Why what is in service is not given out; empty if it is."""
+    serving = keeper.serving
+    if (reason := stale(keeper)) or serving is None:
+        return reason
     timers = keeper.refresh.timers
     unconfirmed = keeper.boottime() - serving.lease.confirmed_boottime
     if unconfirmed > timers.refresh * (1 + JITTER) + 2 * timers.retry:
@@ -96,15 +126,20 @@ class Confirmed(Offering):
 class Hyperlocal:
     """All parts of the role."""
 
-    def __init__(self, config: Config, path: Path, told: Sequence[tuple[str, int]], store: Store) -> None:
+    def __init__(self, config: Config, path: Path, store: Store) -> None:
         self._path = path
-        self._told = told
+        self._settings = settings_of(config)
+        self._told = [told_address(each) for each in self._settings.notify]
+        self._keys_file = Path(config.state.directory) / KEYS_FILE
         self._socket = Path(config.state.runtime_directory) / "maintain.sock"
         page = Page.keep_head(Path(config.state.runtime_directory) / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
         self.root = self.maintainer.zones.root
         in_turn = InTurn(list(self.root.sources.values()), lambda: self.root.refresh.serial, self._spread)
         self.root.set_sources({in_turn.name: in_turn})
+        self.rolls = self._kept_keys() if self._settings.follow_key_rolls else None
+        if self.rolls is not None:
+            self.root.policy = dataclasses.replace(self.root.policy, anchors=self.rolls.anchors)
         self.security = SecurityEvents()
         self.offering = Confirmed(self.maintainer.zones, self.security)
         self.sender = NotifySender(config.admin.addresses)
@@ -115,8 +150,61 @@ class Hyperlocal:
             limits=transfer_limits(config.admin),
         )
         self.listener = Listener(config.admin, self.requests)
+        self.server = self._server(config) if self._settings.answer else None
+        self._zone_file = ZoneOverHttps(self._text, Path(config.state.runtime_directory))
+        self._trim_at = math.inf
+        self._boot = boot_id()
         self._background: set[asyncio.Task[None]] = set()
         self.maintainer.pipeline.activation.on_activated.append(lambda _: self._tell_resolvers())
+
+    def _kept_keys(self) -> KeyRolls:
+        """Of the last run, or from what came with the software.  LoadingFailed if that cannot be read."""
+        try:
+            shipped = read_anchors(self.root.policy)
+        except AnchorsUnreadable as error:
+            raise LoadingFailed(str(error)) from error
+        try:
+            return KeyRolls.from_text(self._keys_file.read_text(), shipped)
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError, KeysMalformed) as error:
+            log.alarm("kept keys of the root unusable", file=self._keys_file, reason=error, goes_on_from="shipped ones")
+        return KeyRolls(shipped)
+
+    def _look_at_keys(self) -> None:
+        """What the root says of its keys, each time that a publisher has confirmed it."""
+        serving = self.root.serving
+        if self.rolls is None or serving is None or stale(self.root):
+            return
+        confirmed, looked = serving.lease.confirmed_boottime, self.rolls.looked
+        if looked is not None and looked.boot == self._boot and confirmed <= looked.boottime:
+            return
+        for change in self.rolls.observe(serving.contents, self._boot, confirmed, self.maintainer.zones.now()):
+            tell = log.event if change.endswith("START -> VALID") else log.alarm  # of one that was shipped
+            tell("the root's keys change (RFC 5011)", serial=serving.serial, change=change)
+        try:
+            whole_file.replace(self._keys_file, self.rolls.to_text().encode(), 0o644)
+        except OSError as error:
+            log.alarm("kept keys of the root cannot be written", reason=error)
+
+    def _server(self, config: Config) -> "Server":
+        """What answers queries."""
+        # Who only gives the zone out has no use for the memory that this takes.
+        from rootsrv.hyperlocal.answering import Answering, Server
+        from rootsrv.hyperlocal.relay import Relay
+
+        zones = self.maintainer.zones
+        relay = Relay(ROOT_SERVERS, zones.counters) if self._settings.on_stale == "relay" else None
+        answering = Answering(
+            ResponderSettings(max_udp_response_octets=config.service.max_udp_response_octets),
+            lambda: zones.page.active,
+            zones.store.open_table,
+            lambda: bool(stale(self.root)),
+            relay,
+            zones.counters,
+            self.security,
+        )
+        return Server(config.service, answering, relay)
 
     def _spread(self) -> None:
         self.root.refresh.next_refresh += random.SystemRandom().uniform(0, JITTER) * self.root.refresh.timers.refresh
@@ -129,7 +217,11 @@ class Hyperlocal:
         control = ControlServer(commands, refused)
         control.start(self._socket)
         await self.listener.start()
-        watching = asyncio.create_task(self._watch(), name="watch")
+        if self.server is not None:
+            await self.server.start()
+        if self._settings.https_port:
+            await self._give_by_https()
+        watching = asyncio.create_task(persistently("watch", self._watch), name="watch")
         try:
             await self.maintainer.run(stop)
         except* LoadingFailed as group:
@@ -139,8 +231,29 @@ class Hyperlocal:
             for task in (watching, *self._background):
                 task.cancel()
             await asyncio.gather(watching, *self._background, return_exceptions=True)
+            self._zone_file.close()
             await self.listener.close()
+            if self.server is not None:
+                await self.server.close()
             await self.sender.close()
+
+    async def _give_by_https(self) -> None:
+        """Few need it, so that it is no reason not to run."""
+        zones = self.maintainer.zones
+        try:
+            await self._zone_file.start(zones.config.admin.addresses, self._settings.https_port, zones.store)
+        except (CannotListen, OSError, ChildFailed, TimeoutError) as error:
+            log.alarm("the zone is not given by https", reason=error)
+        else:
+            log.event("zone by https", addresses=",".join(zones.config.admin.addresses), port=self._settings.https_port)
+
+    def _text(self) -> bytes | None:
+        """The zone file, while it is given out."""
+        serving = self.root.serving
+        if serving is None or withheld(self.root):
+            return None
+        self._trim_at = self.root.boottime() + TRIM_SECONDS
+        return presentation.to_text(serving.contents).encode()
 
     def _reload(self) -> tuple[bool, str]:
         return False, "hyperlocal reads its configuration at the start only: restart it"
@@ -148,6 +261,8 @@ class Hyperlocal:
     async def _watch(self) -> None:
         """Say when the copy is withheld and when it is given again (RFC 8806 §3: the operator has to know)."""
         given: bool | None = None
+        seen: int | None = None
+        answered: bool | None = None
         while True:
             reason = withheld(self.root)
             serial = self.root.serving.serial if self.root.serving else None
@@ -157,6 +272,19 @@ class Hyperlocal:
                     self._tell_resolvers()
                 else:
                     log.alarm("copy is withheld", serial=serial, reason=reason, resolver="asks the root servers")
+            reason = stale(self.root)
+            if self.server is not None and answered is not (answered := not reason):
+                if answered:
+                    log.event("copy answers", serial=serial)
+                else:
+                    log.alarm("copy is stale", serial=serial, reason=reason, queries=self._settings.on_stale)
+            self._look_at_keys()
+            now = self.root.boottime()
+            if seen != (seen := serial):
+                self._trim_at = now + TRIM_SECONDS
+            elif now >= self._trim_at:
+                self._trim_at = math.inf
+                memory.give_back()
             await asyncio.sleep(WATCH_SECONDS)
 
     def _tell_resolvers(self) -> None:

@@ -8,11 +8,9 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
-
-import uvloop
 
 from rootsrv.config import text as config_text
 from rootsrv.config.checks import ConfigError
@@ -32,11 +30,10 @@ class CannotRun(Exception):
     """The instance cannot be started; the text names the cause."""
 
 
-def run(config: Config, path: Path, role: Role | None = None, *, told: Sequence[tuple[str, int]] = ()) -> None:
+def run(config: Config, path: Path, role: Role | None = None) -> None:
     """Run *role*, or all of them, until SIGTERM or SIGINT.  CannotRun if that cannot be, at start.
 
-    *path*: the configuration file, which the processes of the roles read anew.  *told*: whom the role hyperlocal, which
-    is none of an instance's, tells of new zones.
+    *path*: the configuration file, which the processes of the roles read anew.
     """
     if not config.zone:
         raise ConfigError("zone: a root zone is needed")
@@ -75,7 +72,8 @@ def run(config: Config, path: Path, role: Role | None = None, *, told: Sequence[
                     _run_until_signalled(lambda stop, _: _mesh(config, path, stop))
             case "hyperlocal":
                 with _alone(state / "maintain.lock"):
-                    _run_until_signalled(lambda stop, _: _hyperlocal(config, path, told, stop))
+                    # A megabyte less, and a resolver's few queries need no more.
+                    _run_until_signalled(lambda stop, _: _hyperlocal(config, path, stop), asyncio.new_event_loop)
             case None:
                 with _alone(state / "run.lock"):
                     absent = {"advertise": config.anycast is None, "mesh": config.mesh is None}
@@ -125,9 +123,13 @@ def _managed_addresses(config: Config) -> Iterator[None]:
         raise CannotRun(str(error)) from error
 
 
-def _run_until_signalled(
-    make: Any, new_event_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-) -> None:
+def _run_until_signalled(make: Any, new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    """*new_event_loop*: instead of uvloop's."""
+    if new_event_loop is None:
+        import uvloop
+
+        new_event_loop = uvloop.new_event_loop
+
     async def main() -> None:
         stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -166,7 +168,7 @@ async def _maintain(config: Config, path: Path, stop: asyncio.Event, reload: asy
         raise CannotRun(str(error)) from error
 
 
-async def _hyperlocal(config: Config, path: Path, told: Sequence[tuple[str, int]], stop: asyncio.Event) -> None:
+async def _hyperlocal(config: Config, path: Path, stop: asyncio.Event) -> None:
     """CannotRun if it cannot be begun."""
     from rootsrv.distribution.listener import CannotListen
     from rootsrv.roles.hyperlocal import hyperlocal
@@ -174,7 +176,7 @@ async def _hyperlocal(config: Config, path: Path, told: Sequence[tuple[str, int]
     from rootsrv.store.store import StoreFailed
 
     try:
-        await hyperlocal(config, path, told, stop)
+        await hyperlocal(config, path, stop)
     except (LoadingFailed, StoreFailed, CannotListen) as error:
         raise CannotRun(str(error)) from error
 

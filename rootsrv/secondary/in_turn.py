@@ -3,8 +3,8 @@
 # is asked, and each time another (draft-ietf-dnsop-localroot-bcp): a list that all work off from the top would have
 # every host ask the first.
 #
-# One that fails, or names a serial older than ours, is passed over at once.  One whose zone does not verify is found
-# out later: the keeper backs off, asks again, and that is the next one's turn.
+# One that fails, stalls in the transfer, or names a serial older than ours, is passed over at once.  One whose zone
+# does not verify is found out later: the keeper backs off, asks again, and that is the next one's turn.
 
 import random
 from collections.abc import Callable, Sequence
@@ -67,9 +67,23 @@ class InTurn:
         raise Unreachable(f"no publisher of {len(self._sources)} is of use; the last: {reasons[-1]}")
 
     async def fetch(self, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred:
-        """From the one that named *wanted*."""
+        """From the one that named *wanted*, or from the next that has it or a newer one."""
         assert self._asked is not None, "nobody was asked"
-        return await self._asked.fetch(zone, base, wanted)
+        failed: TransferFailed | None = None
+        for _ in self._sources:
+            source = self._asked
+            try:
+                return await source.fetch(zone, base, wanted)
+            except TransferFailed as error:
+                failed = error
+                log.event("publisher passed over", publisher=source.name, at=source.where, reason=error)
+            answer = await self.ask(zone)
+            if wanted is not None and serial_is_newer(wanted, answer.serial):
+                break  # what was promised nobody else knows of
+            if isinstance(answer, Transferred):
+                return answer
+        assert failed is not None
+        raise failed
 
     def _next(self) -> ZoneSource:
         if not self._queue:

@@ -90,9 +90,15 @@ class HttpsSource:
         self._url = url
         self._limits = limits
         self._store = store
-        self._context = client_context(f"primary.{name}.tls_ca", ca=ca)
+        self._ca = ca
+        # A megabyte of everybody's authorities is needed only where the fetch is made, in the child.
+        self._context = self._tls_context() if ca else None
         self._etag = self._last_modified = ""
         self._serial: int | None = None
+
+    def _tls_context(self) -> ssl.SSLContext:
+        """ConfigError if the certificates of authorities cannot be read."""
+        return client_context(f"primary.{self.name}.tls_ca", ca=self._ca)
 
     async def ask(self, zone: bytes) -> SerialAnswer | Transferred:
         """The zone if it changed since it was fetched last, else its serial."""
@@ -132,7 +138,10 @@ class HttpsSource:
     def _fetch(self, zone: bytes, headers: dict[str, str]) -> _Fetched:
         parts = urlsplit(self._url)
         connection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port, timeout=self._limits.stall_seconds, context=self._context
+            parts.hostname or "",
+            parts.port,
+            timeout=self._limits.stall_seconds,
+            context=self._context or self._tls_context(),
         )
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -13,6 +13,8 @@ import dns.rrset
 import pytest
 
 from rootsrv.commands.parser import main
+from rootsrv.config import file as config_file
+from rootsrv.config import text
 from rootsrv.config.checks import ConfigError
 from rootsrv.hyperlocal import check, generated, resolvers
 from rootsrv.zone.anchors import TrustAnchors
@@ -175,7 +177,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_every_software_has_its_place() -> None:
-    assert {each.name for each in resolvers.SOFTWARE.values()} == {"unbound", "bind", "pdns"}
+    assert set(resolvers.HERE) == {"unbound", "bind", "pdns", "pdns5", "kresd", "kresd6"}
 
 
 @dataclass
@@ -219,3 +221,42 @@ def test_a_check_says_what_is_wrong(case: str) -> None:
     bad = [each.text for each in findings if not each.good]
     assert len(bad) == len(wrong)
     assert all(expected in text for expected, text in zip(wrong, bad, strict=True))
+
+
+REFUSED_SERVERS = {
+    "not_here": (["--serve=192.0.2.1"], "service.addresses: 192.0.2.1 is not on loopback"),
+    "a_root_server": (["--serve=198.41.0.4@53"], "a root server's address"),
+    "two_ports": (["--serve=127.0.0.9@53", "--serve=127.0.0.8@54"], "--serve: one port is needed"),
+    "no_port": (["--serve=127.0.0.9@dns"], "--serve: one port is needed"),
+    "where_the_zone_is_given": (["--serve=127.12.12.12"], "is a service address"),
+    "nothing_to_be_stale": (["--on-stale=servfail"], "goes with --serve"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_SERVERS)
+def test_a_server_that_others_could_ask_is_refused(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options, reason = REFUSED_SERVERS[case]
+    assert main(["hyperlocal", *options]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_written_configuration_is_what_was_asked_for(tmp_path: Path) -> None:
+    options = generated.Options(serve=("127.0.0.9", "::1"), serve_port=5300, on_stale="servfail", notify=("::1",))
+    path = tmp_path / "rootsrv.toml"
+    path.write_text(text.to_toml(generated.generate(options)))
+    read = config_file.load(path)
+    generated.refuse(read)
+    settings = generated.settings_of(read)
+    assert (read.service.addresses, read.service.port) == (("127.0.0.9", "::1"), 5300)
+    assert (settings.answer, settings.on_stale, settings.notify) == (True, "servfail", ("::1",))
+    assert settings.follow_key_rolls
+    assert not generated.settings_of(generated.generate(generated.Options(trust_anchors=path))).follow_key_rolls
+
+
+def test_a_resolver_that_takes_zones_by_https_needs_the_port(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hyperlocal", "--configure", "kresd"]) == 0
+    printed = capsys.readouterr().out
+    assert f"https://127.12.12.12:{generated.HTTPS_PORT}/root.zone" in printed
+    assert "'/run/rootsrv-hyperlocal/https.pem'" in printed
+    assert main(["hyperlocal", "--configure", "kresd", "--https-port", "0"]) == 2
+    assert "a url is needed" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.commands.parser import parser
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.roles.run import ROLES
 from tests.control.asking import ask
@@ -50,6 +51,21 @@ def test_a_container_has_the_capabilities_of_its_units_role_and_no_more(role: st
     unit = (REPOSITORY / "deploy" / "systemd" / f"rootsrv-{role}.service").read_text()
     bounding = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
     assert [f"CAP_{each}" for each in given(role)] == bounding[0].split()
+
+
+def test_hyperlocal_has_a_container_without_any_capability_and_a_state_of_its_own() -> None:
+    words = arguments("hyperlocal")
+    assert words[words.index("--cap-drop") + 1] == "ALL"
+    assert not given("hyperlocal")
+    assert "--read-only" in words
+    assert words[words.index("--user") + 1] == "rootsrv"
+    volumes = [after for before, after in itertools.pairwise(words) if before == "--volume"]
+    assert [each.partition(":")[2] for each in volumes] == ["/var/lib/rootsrv", "/run/rootsrv"]
+    assert all(each.startswith("rootsrv-hyperlocal-") for each in volumes)
+    told = parser().parse_args(words[words.index("hyperlocal") :])
+    assert (told.state, told.runtime) == (Path("/var/lib/rootsrv"), Path("/run/rootsrv"))
+    unit = (REPOSITORY / "deploy" / "systemd" / "rootsrv-hyperlocal.service").read_text()
+    assert re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE) == [""]
 
 
 def test_another_word_than_a_role_is_refused() -> None:

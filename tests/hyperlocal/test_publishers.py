@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import socket
 import ssl
 import sys
 import threading
@@ -23,6 +24,7 @@ from rootsrv.wire import rdata as rdatas
 from tests.control.asking import ask
 from tests.secondary import versions
 from tests.secondary.certificates import Authority
+from tests.secondary.scripted import scripted, send_message
 from tests.server.live import wait_until
 
 FIRST = versions.FIRST
@@ -43,6 +45,7 @@ class Host:
     def options(self) -> list[str]:
         return [
             f"--state={self.directory}/state", f"--runtime={self.directory}/run", f"--port={self.port}",
+            "--https-port=0",
             f"--publishers={self.directory}/publishers.toml", f"--trust-anchors={self.directory}/anchors",
             "--address=127.0.0.1", "--notify=127.0.0.1@1",
         ]  # fmt: skip
@@ -58,9 +61,12 @@ class Host:
         ]
         (self.directory / "publishers.toml").write_text("".join(f"[[publisher]]\n{each}" for each in listed))
 
-    def runs(self) -> contextlib.AbstractContextManager[int]:
+    def runs(self, *, clock: str = "", config: Path | None = None) -> contextlib.AbstractContextManager[int]:
+        """*clock*: the time that it takes the host's for; *config*: in place of the options."""
         (self.directory / "anchors").write_text(versions.anchor())
-        command = [sys.executable, "-m", "rootsrv", "hyperlocal", *self.options]
+        command = ["env", f"ROOTSRV_TEST_CLOCK={clock}"] if clock else []
+        options = self.options if config is None else [f"--config={config}"]
+        command += [sys.executable, "-m", "rootsrv", "hyperlocal", *options]
         return running("rootsrv", command, self.directory / "log", lambda: bool(self.order("status")))
 
     def order(self, command: str) -> dict[str, Any]:
@@ -158,3 +164,70 @@ def test_what_is_no_use_is_passed_over_and_an_honest_one_is_found(tmp_path: Path
 
             wait_until(has_the_new_one, "the honest one is found among the others", 60)
         assert "Traceback" not in host.log
+
+
+def test_publishers_that_begin_and_never_end_cost_no_more_than_their_time(tmp_path: Path) -> None:
+    host = Host(tmp_path, free_port())
+    good = versions.version(FIRST + 1)
+    config = tmp_path / "rootsrv.toml"
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(scripted(good)) for _ in range(3)]
+        honest = stack.enter_context(scripted(good))
+        released = threading.Event()
+        stack.callback(released.set)
+        for each in (*slow, honest):
+            each.key = None
+
+        def begin_only(connection: socket.socket, messages: list[bytes]) -> None:
+            send_message(connection, messages[0])
+            connection.sendall(messages[1][:9])
+            released.wait(60)
+
+        for each in slow:
+            each.send = begin_only
+        listed = "".join(
+            f'[[primary]]\nname = "p{at}"\naddress = "127.0.0.1"\nport = {each.port}\n'
+            for at, each in enumerate((*slow, honest))
+        )
+        config.write_text(
+            f"""
+service = {{ addresses = ["127.0.0.9"] }}
+admin = {{ addresses = ["127.0.0.1"], port = {host.port} }}
+hyperlocal = {{ notify = [] }}
+zone = [{{ name = ".", trust_anchors = "anchors", zonemd = "required" }}]
+state = {{ directory = "state", runtime_directory = "run" }}
+refresh = {{ stall_seconds = 2, query_timeout_seconds = 5 }}
+switchover = {{ align_seconds = 0, lead_seconds = 0 }}
+clock = {{ source = "trusted" }}
+{listed}"""
+        )
+        with host.runs(config=config):
+            wait_until(lambda: host.served() == FIRST + 1, "the root of the honest one", 60)
+        assert "Traceback" not in host.log
+
+
+def test_with_every_publisher_dead_it_waits_and_says_so(tmp_path: Path) -> None:
+    host = Host(tmp_path, free_port())
+    host.publishers(one=free_port(), other=free_port())
+    with host.runs():
+        wait_until(lambda: "no publisher of 2 is of use" in host.log, "both were asked")
+        assert host.served() is None
+        assert host.rcode() == dns.rcode.SERVFAIL
+        assert "copy is withheld" in host.log
+    assert "Traceback" not in host.log
+
+
+def test_a_clock_that_is_wrong_at_boot_believes_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    host = Host(tmp_path, free_port())
+    with hidden_primary("Knot", {".": versions.text(versions.version(FIRST))}, tmp_path / "p", tsig=False) as primary:
+        host.publishers(honest=primary.port)
+        with host.runs(clock="1980-01-01T00:00:00Z"):
+            wait_until(lambda: "zone rejected" in host.log, "a root of the future was refused")
+            assert host.served() is None
+            assert host.rcode() == dns.rcode.SERVFAIL
+        with host.runs():
+            wait_until(lambda: host.served() == FIRST, "with the right clock it is taken")
+    # What was kept is judged by the time that was seen last, which was later.
+    with host.runs(clock="1980-01-01T00:00:00Z"):
+        wait_until(lambda: host.served() == FIRST, "the kept root is there")
+        wait_until(lambda: host.rcode() == dns.rcode.NOERROR, "the kept root is given")

@@ -11,10 +11,8 @@ import os
 import re
 import secrets
 import signal
-import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,79 +21,24 @@ import pytest
 
 from bench.peers.bind import lock_option
 from bench.peers.daemon import running
-from rootsrv.demo import generate
-from rootsrv.demo.sign import Signing, sign_root
-from rootsrv.hyperlocal import generated as generated_mode
 from rootsrv.hyperlocal import resolvers
-from rootsrv.wire import rdata as rdatas
-from rootsrv.zone.contents import RRset, ZoneContents
+from tests.hyperlocal.stand_ins import FIRST, PUBLISHER, ROOT, answers, nsd, root, root_addresses
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
 from tests.secondary import versions
 from tests.server.live import wait_until
 
-ROOT = b"\0"
-FIRST = 2026112100
-REFRESH, RETRY, EXPIRE = 2, 1, 12
-"""Of the SOA, seconds."""
-
-PUBLISHER = "198.51.100.53"
-ADDRESS, PORT = "127.12.12.12", 8806
+ADDRESS, PORT, HTTPS_PORT = "127.12.12.12", 8806, 8807
 RESOLVERS = {
     "unbound": ("127.0.0.2", "127.0.1.2"),
     "bind": ("127.0.0.3", "127.0.1.3"),
     "pdns": ("127.0.0.4", "127.0.1.4"),
+    "kresd": ("127.0.0.5", "127.0.1.5"),
 }
 """Where each listens, and from where it asks."""
 
 FALLING_BACK = ("unbound", "bind")
 """Those with a copy of their own, which answer nxdomain from it; the others have it in their cache."""
-
-
-def root(serial: int) -> ZoneContents:
-    """A signed root whose timers a test can wait for."""
-    unsigned = generate.root_contents(serial=serial, tlds=versions.TLDS, seed=5)
-    soa = unsigned.rrsets[ROOT, rdatas.SOA]
-    timers = struct.pack("!IIIII", serial, REFRESH, RETRY, EXPIRE, 86400)
-    changed = RRset(ROOT, rdatas.SOA, soa.ttl, (soa.rdatas[0][:-20] + timers,))
-    now = int(time.time())
-    signing = Signing(keys=versions.keys(), inception=now - 3600, expiration=now + 10 * 86_400)
-    return sign_root(ZoneContents(ROOT, {**unsigned.rrsets, (ROOT, rdatas.SOA): changed}), signing)
-
-
-def nsd(directory: Path, host: Host, addresses: list[str]) -> contextlib.AbstractContextManager[int]:
-    """NSD with the root, at *addresses*; everybody may have it."""
-    directory.mkdir(exist_ok=True)
-    listed = "".join(f"    ip-address: {each}\n" for each in addresses)
-    (directory / "nsd.conf").write_text(
-        f"""
-server:
-{listed}    server-count: 1
-    username: ""
-    chroot: ""
-    zonesdir: "{directory}"
-    database: ""
-    pidfile: "{directory}/nsd.pid"
-    xfrdfile: "{directory}/xfrd.state"
-    xfrdir: "{directory}"
-    zonelistfile: "{directory}/zone.list"
-    cookie-secret-file: "{directory}/cookie.secrets"
-    zonefiles-check: yes
-remote-control:
-    control-enable: no
-zone:
-    name: "."
-    zonefile: "{directory.parent}/root.zone"
-    provide-xfr: 0.0.0.0/0 NOKEY
-"""
-    )
-    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
-    return running("NSD", command, directory / "log", lambda: answers(host, addresses[0]))
-
-
-def answers(host: Host, address: str, port: int = 53) -> bool:
-    printed = host.run("dig", f"@{address}", "-p", str(port), "+tries=1", "+time=1", ".", "SOA", check=False)
-    return "status: NOERROR" in printed
 
 
 @dataclass
@@ -125,7 +68,6 @@ class World:
 
     def start_hyperlocal(self) -> None:
         command = [sys.executable, "-m", "rootsrv", "hyperlocal", "--config", str(self.directory / "rootsrv.toml")]
-        command += [f"--notify={address}" for address, _ in RESOLVERS.values()]
         log = self.directory / "log"
         begun = log.stat().st_size if log.exists() else 0
         there = lambda: "copy is " in log.read_text()[begun:]  # noqa: E731
@@ -172,19 +114,12 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    for tool in ("dig", "nft", "nsd", "unbound", "named", "pdns_recursor"):
+    for tool in ("dig", "nft", "nsd", "unbound", "named", "pdns_recursor", "kresd"):
         require_tool(tool)
     directory = tmp_path_factory.mktemp("hyperlocal")
     directory.chmod(0o755)
-    contents = root(FIRST)
-    roots = [
-        ".".join(map(str, rdata))
-        for (owner, rtype), rrset in sorted(contents.rrsets.items())
-        if rtype == rdatas.A and owner in set(generate.root_hosts())
-        for rdata in rrset.rdatas
-    ]
     # BIND with a mirror has no hints of its own: it goes to the genuine addresses, which exist only here.
-    roots += sorted(each for each in generated_mode.ROOT_SERVERS if ":" not in each)
+    roots = root_addresses(root(FIRST))
     with network() as net, contextlib.ExitStack() as stack:
         host = net.host("host")
         # BIND listens where an interface has the address itself.
@@ -209,7 +144,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.start_hyperlocal()
         hints = "".join(f". 3600000 NS r{at}.test.\nr{at}.test. 3600000 A {each}\n" for at, each in enumerate(roots))
         (directory / "hints").write_text(hints)
-        for kind, start in (("unbound", unbound), ("bind", bind), ("pdns", pdns)):
+        for kind, start in (("unbound", unbound), ("bind", bind), ("pdns", pdns), ("kresd", kresd)):
             command = [*host.prefix, *start(directory)]
             ready = lambda address=RESOLVERS[kind][0]: answers(host, address)  # noqa: E731
             stack.enter_context(running(kind, command, directory / f"{kind}.log", ready))
@@ -227,6 +162,7 @@ state = {{ directory = "state", runtime_directory = "run" }}
 refresh = {{ min_seconds = 1, backoff_seconds = 0.1, query_timeout_seconds = 2 }}
 switchover = {{ align_seconds = 0, lead_seconds = 0, keep_versions = 2 }}
 clock = {{ source = "trusted" }}
+hyperlocal = {{ notify = {[address for address, _ in RESOLVERS.values()]}, https_port = {HTTPS_PORT} }}
 primary = [{{ name = "publisher", address = "{PUBLISHER}" }}]
 """
     )
@@ -234,7 +170,8 @@ primary = [{{ name = "publisher", address = "{PUBLISHER}" }}]
 
 def generated(kind: str, directory: Path) -> str:
     """What `--configure` prints for it."""
-    return resolvers.SOFTWARE[kind].make(ADDRESS, PORT, str(directory))
+    copy = resolvers.Copy(ADDRESS, PORT, HTTPS_PORT, str(directory / "run" / "https.pem"))
+    return resolvers.HERE[kind].configuration(copy.wanted(kind, str(directory)))
 
 
 def unbound(directory: Path) -> list[str]:
@@ -242,6 +179,7 @@ def unbound(directory: Path) -> list[str]:
     path = directory / "unbound.conf"
     path.write_text(
         f"""
+{generated("unbound", directory)}
 server:
     interface: {address}
     outgoing-interface: {own}
@@ -259,7 +197,7 @@ server:
     aggressive-nsec: no
 remote-control:
     control-enable: no
-{generated("unbound", directory)}"""
+"""
     )
     return [require_tool("unbound"), "-d", "-c", str(path)]
 
@@ -311,11 +249,34 @@ lua-config-file={directory}/recursor.lua
 dnssec=validate
 dont-query=
 threads=1
-aggressive-nsec-cache-size=0
 security-poll-suffix=
 """
     )
     return [require_tool("pdns_recursor"), f"--config-dir={directory}", "--daemon=no", "--write-pid=no"]
+
+
+def kresd(directory: Path) -> list[str]:
+    address, own = RESOLVERS["kresd"]
+    ksk = versions.keys()[0].dnskey
+    cache = directory / "kresd"
+    cache.mkdir()
+    (cache / "kresd.conf").write_text(
+        f"""
+net.listen('{address}', 53)
+net.outgoing_v4('{own}')
+net.ipv6 = false
+cache.size = 20 * MB
+modules.load('hints')
+hints.root_file('{directory}/hints')
+trust_anchors.remove('.')
+trust_anchors.add('. IN DNSKEY 257 3 {ksk[3]} {base64.b64encode(ksk[4:]).decode()}')
+{generated("kresd", directory)}"""
+    )
+    return [require_tool("kresd"), "-n", "-c", str(cache / "kresd.conf"), str(cache)]
+
+
+MAY_ASK = {"unbound": 0, "bind": 0, "kresd": 0, "pdns": versions.TLDS + 2}
+"""Root queries for a thousand names that do not exist: PowerDNS learns one gap between two TLDs at a time."""
 
 
 def test_every_resolver_has_the_root_from_the_copy(world: World) -> None:
@@ -326,6 +287,17 @@ def test_every_resolver_has_the_root_from_the_copy(world: World) -> None:
             wait_until(lambda kind=kind: world.answers_alone(kind), f"{kind} answers without the root servers")
             checked = world.command("hyperlocal", f"--check={address}")
             assert checked.returncode == 0, checked.stdout + checked.stderr
+    wait_until(lambda: world.answers_alone("kresd"), "Knot Resolver has the root")
+    names = "".join(f"{secrets.token_hex(8)}.\n" for _ in range(1000))
+    (world.directory / "names").write_text(names)
+    for kind, (address, _) in RESOLVERS.items():
+        before = world.root_queries(kind)
+        printed = world.host.run(
+            "dig", f"@{address}", "+tries=1", "+time=5", "+dnssec", "-f", str(world.directory / "names")
+        )
+        assert printed.count("status: NXDOMAIN") == 1000, kind
+        asked = world.root_queries(kind) - before
+        assert asked <= MAY_ASK[kind], f"{kind} asked the root servers {asked} times"
     assert "zone given" in (world.directory / "log").read_text()
 
 
@@ -336,6 +308,7 @@ def test_a_new_root_is_with_the_resolvers_at_once(world: World) -> None:
         assert world.answers_alone(kind), kind
 
 
+@pytest.mark.long
 def test_resolvers_fall_back_when_the_copy_expires_and_return_by_themselves(world: World) -> None:
     world.stop_publisher()
     log = (world.directory / "log").read_text
@@ -352,6 +325,7 @@ def test_resolvers_fall_back_when_the_copy_expires_and_return_by_themselves(worl
         assert world.serial(kind) == FIRST + 1
 
 
+@pytest.mark.long
 def test_resolvers_fall_back_when_nobody_gives_the_copy_and_a_restart_keeps_the_serial(world: World) -> None:
     world.hyperlocal.close()
     for kind in FALLING_BACK:
