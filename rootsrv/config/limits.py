@@ -9,6 +9,7 @@ from rootsrv.config.checks import ConfigError, check_range
 Mode = Literal["off", "dry-run", "on"]
 
 _LEVELS = 4
+_MAX_EXEMPT = 1024  # the kernel has room for 4,096, of which service addresses take some
 _LARGEST_COST = 4  # of one query (admission/limits.py)
 
 
@@ -74,6 +75,8 @@ class LimitsConfig:
                 check_range(f"limits.{key}", each, 1, 1_000_000)
             if list(multipliers) != sorted(multipliers):
                 raise ConfigError(f"limits.{key}: a wider prefix must not have less than one inside it")
+        if len(self.exempt) > _MAX_EXEMPT:
+            raise ConfigError(f"limits.exempt: at most {_MAX_EXEMPT}, got {len(self.exempt)}")
         for text in self.exempt:
             try:
                 ipaddress.ip_network(text)

@@ -463,8 +463,15 @@ class FastPath:
         """Limit and shed as *admission* says (Policy.to_document), which the workers are told as well."""
         with self._changing:
             self._admission = admission
-            if self.program is not None:
+            if self.program is None:
+                return
+            try:
                 self.program.admission.change(admission)
+            except OSError as error:
+                # The workers obey: until the next switchover they answer alone.
+                log.alarm("fast path cannot limit or shed", reason=error.strerror, effect="passes everything")
+                self._suspended_by_order = True
+                self._suspend()
 
     def notes(self) -> list[bytes]:
         """Notes of queries since the last call (admission/samples.py); none if they cannot be had just now."""

@@ -176,6 +176,7 @@ def test_limits_are_reconfigured_but_not_from_off(tmp_path: Path) -> None:
     ({"ipv6_multipliers": (1, 8, 4, 16)}, "a wider prefix must not have less"),
     ({"ipv4_multipliers": (0, 1, 1, 1)}, "limits.ipv4_multipliers: must be 1"),
     ({"exempt": ("10.0.0.1/8",)}, "limits.exempt: .* has host bits set"),
+    ({"exempt": tuple(f"10.0.{n // 256}.{n % 256}" for n in range(1025))}, "limits.exempt: at most 1024, got 1025"),
     ({"sample_every": -1}, "limits.sample_every"),
 ])  # fmt: skip
 def test_limits_that_cannot_be_are_refused(values: dict[str, Any], says: str) -> None:
