@@ -82,8 +82,7 @@ def soften(judgement: Judgement, floor: Floor) -> Judgement:
     if not withdraws:
         return replace(softened, verdict=Verdict.PASS, reasons=(), causes=())
     causes, reasons = zip(*withdraws, strict=True)
-    verdict = judgement.verdict
-    return replace(softened, verdict=verdict, reasons=reasons, causes=causes, cause=causes[0])
+    return replace(softened, reasons=reasons, causes=causes, cause=causes[0])
 
 
 def needs_token(judgement: Judgement) -> str:

@@ -75,3 +75,10 @@ def test_a_token_is_needed_for_the_first_reason_that_is_soft() -> None:
     assert failed(failing(Cause.NO_ANSWER))
     assert needs_token(failing(Cause.STALE, Cause.NO_WORKER, Cause.OPERATOR, Cause.NO_ANSWER)) == "operator"
     assert needs_token(failing(Cause.NO_WORKER, verdict=Verdict.CEASE)) == ""
+
+
+def test_a_reason_without_its_cause_is_our_own_fault_and_raises() -> None:
+    judgement = replace(failing(Cause.OPERATOR), causes=())
+    for judging in (lambda: soften(judgement, NO_TOKEN), lambda: needs_token(judgement)):
+        with pytest.raises(ValueError, match="zip"):
+            judging()
