@@ -34,7 +34,6 @@ BLOCK_ROWS = 1 << 16
 """A block is full, too, when its facts take this many rows (8 MiB): raw messages of 64 KiB are 586 each."""
 
 TICKS_PER_SECOND = 1_000_000
-MALFORMED_OPCODES = ()
 OPT_TYPE = 41
 
 END = b"\xff"
