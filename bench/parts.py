@@ -22,7 +22,7 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import Reason
-from rootsrv.fastpath.program import TEST_IFINDEX, Interface, Program
+from rootsrv.fastpath.program import TEST_IFINDEX, Interface, Program, prepare_capture
 
 PARTS = ("restore", "headers", "question", "find", "checksum", "OPT", "cut, sums", "send", "count")
 HOOKS = {"XDP": "parts_xdp", "tc": "parts_tc"}
@@ -35,13 +35,16 @@ _FRAME_ROOM = 1024
 _PACKET = 2048
 
 
-class _Measuring:
+class Measuring:
     """The program with its parts in the kernel, and a table."""
 
-    def __init__(self, zones: Zones, rounds: int) -> None:
-        self._loaded = libbpf.BpfObject.open(compiled("parts"), "rootsrv").load()
+    def __init__(self, zones: Zones, rounds: int, capture_chunks: int = 0) -> None:
+        opened = libbpf.BpfObject.open(compiled("parts"), "rootsrv")
+        if capture_chunks:
+            prepare_capture(opened, capture_chunks)
+        self._loaded = opened.load()
         self.program = program = Program(self._loaded)
-        self._rounds = rounds
+        self.rounds = rounds
         program.set_service(list(_SERVICE.values()), 53)
         program.set_responses(make_settings())
         program.set_interfaces([Interface(TEST_IFINDEX, 65_536, bytes(6), virtual=True, loopback=False)])
@@ -59,12 +62,18 @@ class _Measuring:
             places.update(number, struct.pack("=I", len(octets)) + octets.ljust(_FRAME_ROOM, b"\0"))
         return len(frames)
 
+    def ask(self, hook: str, count: int, amount: int) -> None:
+        """Have *amount* queries answered, in turn of the *count* that were put."""
+        with mmap.mmap(self._loaded.map(".data.parts").fd, mmap.PAGESIZE) as block:
+            block[:12] = struct.pack("=3I", count, 0, len(PARTS) - 1)
+        libbpf.run_on_packet(self.program.descriptor(HOOKS[hook]), bytes(_PACKET), repeat=amount)
+
     def up_to(self, hook: str, parts: Sequence[int], count: int) -> tuple[list[float], float]:
         """Nanoseconds per packet up to each of *parts*, and the share that was answered at the last."""
         descriptor, best = self.program.descriptor(HOOKS[hook]), [float("inf")] * len(parts)
         repeat = -(-_REPEAT // count) * count
         with mmap.mmap(self._loaded.map(".data.parts").fd, mmap.PAGESIZE) as block:
-            for _ in range(self._rounds):
+            for _ in range(self.rounds):
                 for place, part in enumerate(parts):
                     block[:16] = struct.pack("=4I", count, 0, part, 0)
                     run = libbpf.run_on_packet(descriptor, bytes(_PACKET), repeat=repeat)
@@ -86,7 +95,7 @@ class _Measuring:
 
 def run(zones: Zones, *, rounds: int = ROUNDS, step_done: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
     """All figures: `parts` by hook and series of queries, `worst` by kind; nanoseconds."""
-    measuring = _Measuring(zones, rounds)
+    measuring = Measuring(zones, rounds)
     mix = Mix.read()
     series = {"mix": mix.with_edns(cookie=0.0), "mix, cookies": mix.with_edns(cookie=1.0)}
     series |= {kind: mix.only(kind).with_edns(cookie=0.0) for kind in ("nxdomain", "referral", "apex")}
@@ -110,7 +119,7 @@ def run(zones: Zones, *, rounds: int = ROUNDS, step_done: Callable[[str], None] 
     return result
 
 
-def _worst(measuring: _Measuring, zones: Zones, step_done: Callable[[str], None]) -> list[dict[str, Any]]:
+def _worst(measuring: Measuring, zones: Zones, step_done: Callable[[str], None]) -> list[dict[str, Any]]:
     rows = []
     for kind, queries in worst_queries(zones.contents, zones.now).items():
         count = measuring.put(alternating_families(queries))

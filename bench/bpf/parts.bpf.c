@@ -78,12 +78,17 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 	if (last == HEADERS || decide_up_to(s, last))
 		return verdict(ctx, hook, PASS);
 	PATHS_MEET(s);
+	if (capturing.chunks)
+		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s);
+	PATHS_MEET(s);
 	if (send(ctx, hook, s) != REPLY)
 		return verdict(ctx, hook, PASS);
 	PATHS_MEET(s);
 	parts.answered++;
 	if (last == COUNT)
 		count_answer(s);
+	if (last == COUNT && capturing.chunks)
+		capture(s, 1);
 	return verdict(ctx, hook, REPLY);
 }
 

@@ -9,11 +9,14 @@ _rootsrv() {
     case "$path $previous" in
     " zone verify --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
     " zone compile --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
-    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report mesh" -- "$current")) ;;
+    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report mesh capture" -- "$current")) ;;
     " drain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " undrain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " withdraw --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " shed --do") COMPREPLY=($(compgen -W "tc-unless-cookie drop tc" -- "$current")) ;;
+    " capture start --compression") COMPREPLY=($(compgen -W "none gzip zstd" -- "$current")) ;;
+    " capture start --format") COMPREPLY=($(compgen -W "cdns pcap" -- "$current")) ;;
+    " capture ditl --compression") COMPREPLY=($(compgen -W "none gzip zstd" -- "$current")) ;;
     " hyperlocal --configure") COMPREPLY=($(compgen -W "unbound bind kresd kresd6 pdns pdns5" -- "$current")) ;;
     " hyperlocal --on-stale") COMPREPLY=($(compgen -W "relay servfail" -- "$current")) ;;
     *" --config"|*" --output"|*" --anchors"|*" --hosts"|*" --root"|*" --network")
@@ -62,7 +65,11 @@ _rootsrv_words() {
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --without-sources --output" ;;
     " rssac002 validate") echo "-h --help --sums" ;;
-    " capture") echo "show report -h --help" ;;
+    " capture") echo "start stop status ditl show report -h --help" ;;
+    " capture start") echo "-h --help --config --json --for --compression --name --every --format" ;;
+    " capture stop") echo "-h --help --config --json" ;;
+    " capture status") echo "-h --help --config --json" ;;
+    " capture ditl") echo "-h --help --config --json --begin --hours --rate --to --compression --name --every --check" ;;
     " capture show") echo "-h --help --json" ;;
     " capture report") echo "-h --help --output --title" ;;
     " mesh") echo "init key roster join status hold approve reject emergency canary publish maintenance -h --help" ;;

@@ -97,7 +97,7 @@ def _add_run(commands: Commands) -> None:
     running.add_argument("--config", type=Path, required=True, metavar="FILE")
     running.add_argument(
         "--role",
-        choices=("serve", "maintain", "advertise", "report", "mesh"),
+        choices=("serve", "maintain", "advertise", "report", "mesh", "capture"),
         help="only this one (default: all, supervised)",
     )
     running.set_defaults(command=run)
@@ -107,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
     from rootsrv.commands import (
         blocks,
+        capture,
         capture_files,
         doctor,
         fastpath,
@@ -200,7 +201,9 @@ def parser() -> argparse.ArgumentParser:
     report_command.add_arguments(statistics.add_subparsers(required=True, metavar="COMMAND"))
 
     captured = commands.add_parser("capture", help="what was asked: files of queries")
-    capture_files.add_arguments(captured.add_subparsers(required=True, metavar="COMMAND"))
+    in_capture = captured.add_subparsers(required=True, metavar="COMMAND")
+    capture.add_arguments(in_capture)
+    capture_files.add_arguments(in_capture)
 
     many = commands.add_parser("mesh", help="many instances, one set time: keys, roster, status, orders")
     in_mesh = many.add_subparsers(required=True, metavar="COMMAND")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rootsrv.config.anycast import AnycastConfig, check_anycast
+from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.checks import check_addresses as _check_addresses
 from rootsrv.config.checks import check_range as _check_range
@@ -187,6 +188,7 @@ class Config:
     clock: ClockConfig = field(default_factory=ClockConfig)
     fastpath: FastPathConfig = field(default_factory=FastPathConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    capture: CaptureConfig | None = None
     report: ReportConfig = field(default_factory=ReportConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -277,6 +279,11 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         statistics_directory=statistics,
         sources_key_file=absolute(config.report.sources_key_file),
     )
+    capture = config.capture
+    if capture is not None:
+        capture = dataclasses.replace(
+            capture, directory=absolute(capture.directory) or str(Path(state.directory) / "capture")
+        )
     mesh = config.mesh
     if mesh is not None:
         mesh = dataclasses.replace(
@@ -287,7 +294,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             tls_certificate=absolute(mesh.tls_certificate),
             tls_key=absolute(mesh.tls_key),
         )
-    return dataclasses.replace(config, zone=zones, state=state, report=report, mesh=mesh)
+    return dataclasses.replace(config, zone=zones, state=state, report=report, capture=capture, mesh=mesh)
 
 
 def read(document: dict[str, Any]) -> Config:

@@ -22,6 +22,7 @@ LAYOUT = int(hashlib.sha256("".join(_headers).encode()).hexdigest()[:16], 16)
 _ENUMS = (
     "enum sizes", "enum family", "enum reason", "enum interface_flags", "enum table_flags", "enum limit_mode",
     "enum shed_condition", "enum shed_action", "enum shed_opt", "enum note_flag", "enum note_outcome",
+    "enum capture_shape", "enum capture_kind", "enum capture_wanted",
 )  # fmt: skip
 
 

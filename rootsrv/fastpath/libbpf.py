@@ -113,7 +113,8 @@ TEST_RUN_LIVE_FRAMES = 1 << 1
 TC_INGRESS = 1
 _PER_CPU_MAP_TYPES = {5, 6, 10}  # PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH
 _LOG_OCTETS = 1 << 20
-_LOG_ALL = 2 | 4  # every instruction on every path, and statistics (BPF_LOG_LEVEL2, BPF_LOG_STATS)
+LOG_STATISTICS = 4
+_LOG_ALL = 2 | LOG_STATISTICS  # every instruction on every path, and statistics (BPF_LOG_LEVEL2, BPF_LOG_STATS)
 
 
 class BpfUnavailable(Exception):
@@ -254,7 +255,7 @@ class BpfObject:
     def __init__(self, handle: Any, name: str) -> None:
         self._handle = handle
         self._name = name
-        self._log_octets = _LOG_OCTETS
+        self._log_octets, self._log_level = _LOG_OCTETS, 0
         self._log = ffi.new("char[]", _LOG_OCTETS)
 
     @classmethod
@@ -280,9 +281,12 @@ class BpfObject:
         if library().bpf_map__reuse_fd(self._map(name), descriptor):
             raise _error(f"{self._name}: map {name} cannot be the one that is there", ffi.errno)
 
-    def keep_log(self, octets: int) -> None:
-        """Have the verifier tell all that it does with the next program that is loaded, up to so many *octets*."""
-        self._log_octets, self._log = octets, ffi.new("char[]", octets)
+    def keep_log(self, octets: int, *, level: int = _LOG_ALL) -> None:
+        """Have the verifier tell what it does with the next program that is loaded, up to so many *octets*.
+
+        *level*: all of it, or LOG_STATISTICS: how much it was.
+        """
+        self._log_octets, self._log, self._log_level = octets, ffi.new("char[]", octets), level
 
     @property
     def log(self) -> str:
@@ -297,8 +301,8 @@ class BpfObject:
             if only is not None:
                 lib.bpf_program__set_autoload(program, ffi.string(lib.bpf_program__name(program)).decode() == only)
             lib.bpf_program__set_log_buf(program, self._log, self._log_octets)
-            if self._log_octets != _LOG_OCTETS:
-                lib.bpf_program__set_log_level(program, _LOG_ALL)
+            if self._log_level:
+                lib.bpf_program__set_log_level(program, self._log_level)
         if lib.bpf_object__load(self._handle):
             number = ffi.errno
             said = self.log.strip().splitlines()

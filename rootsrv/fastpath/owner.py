@@ -25,7 +25,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +84,20 @@ class FastPath:
         note: Path | None = None,
         admission: dict[str, Any] | None = None,
         cells: int | None = None,
+        capture_chunks: int = 0,
+        loaded: Callable[[Program | None], None] = lambda program: None,
     ) -> None:
         """*addresses*, *port*: where DNS is answered; *responses*, *sources_key*: as the workers'.
 
         *note*: file in the runtime directory, of which this process is the only user, that remembers what is attached.
         *admission*: limits and shed rules (Policy.to_document); *cells*: descriptor of the limits' cells, a BPF map.
+        *capture_chunks*: size of the rings of a program that can capture, else 0; *loaded* is told of the program when
+        it is there, and when it is no more.
         """
         self._admission, self._cells = admission, cells
         self._config = config
+        self._capture_chunks = capture_chunks
+        self._tell_loaded = loaded
         self._addresses = tuple(addresses)
         self._port = port
         self._responses = responses
@@ -175,6 +181,7 @@ class FastPath:
             if self.program is not None:
                 self._registers_at = 0.0
                 self._publish(time.time())
+                self._tell_loaded(None)
                 self.program.close()
                 self.program = None
             if self._note is not None:
@@ -193,6 +200,7 @@ class FastPath:
             try:
                 self.program = await asyncio.to_thread(self._load)
                 self._unavailable = ""
+                self._tell_loaded(self.program)
             except FastPathUnavailable as error:
                 if str(error) != self._unavailable:
                     log.alarm("fast path off", reason=error)
@@ -217,7 +225,15 @@ class FastPath:
         self.program.publish_time(wall_seconds)
 
     def _load(self) -> Program:
-        program = Program.load(tap=self._config.tap_every > 0, cells=self._cells)
+        tap = self._config.tap_every > 0
+        try:
+            program = Program.load(tap=tap, cells=self._cells, capture_chunks=self._capture_chunks)
+        except FastPathUnavailable as error:
+            if not self._capture_chunks:
+                raise
+            # Rings for every CPU that there might be can be more than this host has: answers come first.
+            program = Program.load(tap=tap, cells=self._cells)
+            log.alarm("fast path cannot be captured", reason=error)
         try:
             left_out = program.set_service(self._addresses, self._port)
             if left_out:

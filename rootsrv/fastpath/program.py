@@ -79,11 +79,16 @@ def built_object() -> bytes:
 class Program:
     """The program, loaded: its maps live as long as this object and the attachments."""
 
-    def __init__(self, loaded: libbpf.BpfObject, cells: int | None = None) -> None:
+    def __init__(self, loaded: libbpf.BpfObject, cells: int | None = None, capture_chunks: int = 0) -> None:
         """Use `load`."""
         self.admission = admission.KernelAdmission(loaded, _wait_for_packets_under_way, cells)
         self._object = loaded
+        self.capture_chunks = capture_chunks
+        """Of each ring of `capture_rows`; 0: the program captures nothing."""
+
         self.blocks = loaded.map("blocks")
+        self.capture_rings = loaded.map("capture_rings")
+        self.capture_rows = loaded.map("capture_rows")
         self.tap = loaded.map("tap")
         self._own = loaded.map("own_addresses")
         self._own_addresses: set[bytes] = set()
@@ -98,10 +103,13 @@ class Program:
         self.set_sources_key(os.urandom(16))
 
     @classmethod
-    def load(cls, elf: bytes | None = None, *, tap: bool = False, cells: int | None = None) -> Self:
+    def load(
+        cls, elf: bytes | None = None, *, tap: bool = False, cells: int | None = None, capture_chunks: int = 0
+    ) -> Self:
         """Have the kernel verify the program and make its maps; FastPathUnavailable says what is missing.
 
         *cells*: descriptor of the limits' cells (admission.make_cells); None: without limits.
+        *capture_chunks*: of each CPU's ring of capture rows, a power of two; 0: nothing can be captured, at no cost.
         """
         try:
             loaded = libbpf.BpfObject.open(elf if elf is not None else built_object(), "rootsrv")
@@ -112,11 +120,13 @@ class Program:
                 loaded.resize_map("tap", mmap.PAGESIZE)
             try:
                 admission.prepare(loaded, cells)
+                if capture_chunks:
+                    prepare_capture(loaded, capture_chunks)
             except libbpf.BpfError as error:
                 raise FastPathUnavailable(f"{_OTHER_SOURCES} ({error.strerror})") from error
             loaded.load()
             _check_layout(loaded)
-            return cls(loaded, cells)
+            return cls(loaded, cells, capture_chunks)
         except FastPathUnavailable:
             loaded.close()
             raise
@@ -316,6 +326,13 @@ class Program:
 
 
 _OTHER_SOURCES = "the BPF program was built from other sources than these (make bpf)"
+
+
+def prepare_capture(opened: libbpf.BpfObject, chunks: int) -> None:
+    """Let the program that is about to be loaded capture, with rings of so many *chunks* for each CPU."""
+    opened.set_constants(".rodata.capture", struct.pack("=I", chunks))
+    opened.resize_map("capture_rings", libbpf.possible_cpus())
+    opened.resize_map("capture_rows", libbpf.possible_cpus() * chunks)
 
 
 def _check_layout(loaded: libbpf.BpfObject) -> None:

@@ -99,6 +99,12 @@ def total(page: Page) -> list[int]:
     return words
 
 
+def received(words: Sequence[int]) -> int:
+    """Messages that came, whatever they were, but for blocked ones."""
+    dropped = sum(words[DROPPED : DROPPED + len(DROP_REASONS)]) - words[DROPPED + DROP_REASONS.index("blocked")]
+    return sum(words[QUERIES : QUERIES + 4]) + sum(words[MALFORMED : MALFORMED + 4]) + dropped
+
+
 def as_document(words: Sequence[int]) -> dict[str, object]:
     """*words* (of one slot, or `total`) by name, for status."""
 

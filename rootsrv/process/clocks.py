@@ -9,6 +9,7 @@ from rootsrv.zone.lease import Reading
 
 _TIME_ERROR = 5
 _STA_UNSYNC = 0x40
+_MAXERROR_OFFSET = 24
 _STATUS_OFFSET = 40  # of `status` in struct timex, 64-bit Linux
 _TIMEX_OCTETS = 208
 
@@ -27,6 +28,15 @@ def kernel_says_synchronised() -> bool:
         return False
     status = int.from_bytes(timex.raw[_STATUS_OFFSET : _STATUS_OFFSET + 4], "little")
     return 0 <= state < _TIME_ERROR and not status & _STA_UNSYNC
+
+
+def greatest_error_seconds() -> float | None:
+    """By how much the wall clock is wrong at most, as the kernel reckons (adjtimex(2), maxerror); None: not known."""
+    if not kernel_says_synchronised():
+        return None
+    timex = ctypes.create_string_buffer(_TIMEX_OCTETS + 64)
+    _LIBC.adjtimex(timex)
+    return int.from_bytes(timex.raw[_MAXERROR_OFFSET : _MAXERROR_OFFSET + 8], "little") / 1e6
 
 
 def clocks(source: str) -> Clocks:

@@ -22,8 +22,8 @@ from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
 from rootsrv.zone import instant
 
-Role = Literal["serve", "maintain", "advertise", "report", "mesh", "hyperlocal"]
-ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report", "mesh")
+Role = Literal["serve", "maintain", "advertise", "report", "mesh", "capture", "hyperlocal"]
+ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report", "mesh", "capture")
 
 
 class CannotRun(Exception):
@@ -70,13 +70,20 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
             case "mesh":
                 with _alone(runtime / "mesh.lock"):
                     _run_until_signalled(lambda stop, _: _mesh(config, path, stop))
+            case "capture":
+                with _alone(runtime / "capture.lock"):
+                    _run_until_signalled(lambda stop, _: _capture(config, stop))
             case "hyperlocal":
                 with _alone(state / "maintain.lock"):
                     # A megabyte less, and a resolver's few queries need no more.
                     _run_until_signalled(lambda stop, _: _hyperlocal(config, path, stop), asyncio.new_event_loop)
             case None:
                 with _alone(state / "run.lock"):
-                    absent = {"advertise": config.anycast is None, "mesh": config.mesh is None}
+                    absent = {
+                        "advertise": config.anycast is None,
+                        "mesh": config.mesh is None,
+                        "capture": config.capture is None,
+                    }
                     roles = [each for each in ROLES if not absent.get(each, False)]
                     page = Page.keep_head(runtime / "page")
                     _run_until_signalled(supervisor.Supervisor(page, path, roles).run)
@@ -196,6 +203,16 @@ async def _report(config: Config, path: Path, stop: asyncio.Event) -> None:
     from rootsrv.roles.report import report
 
     await report(config, path, stop)
+
+
+async def _capture(config: Config, stop: asyncio.Event) -> None:
+    """CannotRun if it is not configured."""
+    from rootsrv.roles.capture import CannotCapture, capture
+
+    try:
+        await capture(config, stop)
+    except CannotCapture as error:
+        raise CannotRun(str(error)) from error
 
 
 async def _mesh(config: Config, path: Path, stop: asyncio.Event) -> None:

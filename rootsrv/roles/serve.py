@@ -12,6 +12,8 @@ from rootsrv.admission.blocks import Blocks
 from rootsrv.admission.limits import make_shared_cells, map_cells
 from rootsrv.admission.policy import Policy
 from rootsrv.admission.samples import NotesReader, make_ring
+from rootsrv.capture.offer import NAME, Offer
+from rootsrv.capture.rings import make_memory
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config, load
 from rootsrv.config.limits import LimitsConfig
@@ -20,6 +22,7 @@ from rootsrv.control.server import ControlServer
 from rootsrv.fastpath.admission import make_cells
 from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
+from rootsrv.fastpath.program import Program
 from rootsrv.page import counts
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.page.unique_sources import key_name
@@ -61,7 +64,10 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     }
     admission = _Admission(config, page, runtime, workers)
     orders |= {"admission": admission.policy.to_document(), "cells": admission.cells}
-    parent = Parent(sockets=sockets, page=page, tables=tables, orders=orders, notes=admission.notes)
+    rings = _rings(config, workers)
+    parent = Parent(sockets=sockets, page=page, tables=tables, orders=orders, notes=admission.notes, rings=rings)
+    offer = Offer(runtime / NAME)
+    offer.set_workers(rings)
     fastpath = FastPath(
         config.fastpath,
         addresses=config.service.addresses,
@@ -73,6 +79,8 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         note=runtime / "fastpath.json",
         admission=admission.policy.to_document(),
         cells=admission.cells if admission.is_map else None,
+        capture_chunks=0 if config.capture is None else config.capture.ring_chunks,
+        loaded=lambda program: offer.set_kernel(_maps(program)),
     )
     blocks = Blocks(page, runtime / "blocks.json")
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
@@ -92,15 +100,20 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     def watch_addresses() -> Coroutine[Any, Any, None]:
         return held_back.watch("service", config.service.addresses)
 
+    async def offer_rings() -> None:
+        offer.listen()
+
     log.event("serving", addresses=",".join(config.service.addresses), port=config.service.port, workers=workers,
               sources_key=key_name(key.id))  # fmt: skip
-    beside = (
+    beside = [
         asyncio.create_task(persistently("fast path", lambda: fastpath.run(stop)), name="fastpath"),
         asyncio.create_task(persistently("addresses", watch_addresses), name="addresses"),
         asyncio.create_task(persistently("blocks", lambda: _end_blocks(blocks)), name="blocks"),
         asyncio.create_task(persistently("limits", admission.run), name="limits"),
         asyncio.create_task(persistently("reload", lambda: answers.follow(reload)), name="reload"),
-    )
+    ]
+    if config.capture is not None:
+        beside.append(asyncio.create_task(persistently("capture rings", offer_rings), name="rings"))
     try:
         await parent.run(stop)
     finally:
@@ -109,9 +122,30 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         control.close()
+        offer.close()
         for each in sockets:
             each.socket.close()
         log.event("stopped serving")
+
+
+def _rings(config: Config, workers: int) -> dict[int, int]:
+    """Memory for what each worker tells a capture; none where that is not configured, or not to be had."""
+    found: dict[int, int] = {}
+    if config.capture is not None:
+        try:
+            for slot in range(workers):
+                found[slot] = make_memory(config.capture.ring_rows)
+        except OSError as error:
+            log.alarm("no memory for capture", workers=workers, have=len(found), reason=error.strerror)
+    return found
+
+
+def _maps(program: Program | None) -> tuple[int, int, int, int] | None:
+    """What `Offer.set_kernel` wants."""
+    if program is None or not program.capture_chunks:
+        return None
+    cpus = program.capture_rings.max_entries
+    return program.capture_rings.fd, program.capture_rows.fd, cpus, program.capture_chunks
 
 
 def _anchor_tags(config: Config) -> tuple[int, ...]:

@@ -11,10 +11,13 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from rootsrv.answer.responder import Transport
+from rootsrv.capture.messages import MessageWriter
+from rootsrv.server.udp import own_end
 
 if TYPE_CHECKING:
     from rootsrv.server.tcp import Connections
@@ -53,8 +56,8 @@ class Connection:
     """One client's TCP connection."""
 
     __slots__ = (
-        "_all", "_closing", "_counted", "_descriptor", "_ended", "_path", "_paused", "_rest", "_unsent", "_wanted",
-        "_watched", "has_asked", "source",
+        "_all", "_closing", "_counted", "_descriptor", "_ended", "_ends", "_path", "_paused", "_rest", "_unsent",
+        "_wanted", "_watched", "has_asked", "source",
     )  # fmt: skip
 
     def __init__(self, connections: "Connections", descriptor: int, source: bytes) -> None:
@@ -68,6 +71,7 @@ class Connection:
         """Whether a query was completed, and answered."""
 
         self._closing = self._ended = self._paused = self._counted = False
+        self._ends: tuple[tuple[bytes, int], int] | None = None
         self._watched = 0
         self._rest: bytearray | None = None
         self._wanted = 0  # octets of `_rest` at which its first message is complete, as far as is known
@@ -104,6 +108,8 @@ class Connection:
             everybody = self._all
             everybody.answered += 1
             response = everybody.turns.respond(self._path, octets[2:], self.source, Transport.TCP)
+            if everybody.told is not None and everybody.told.is_on:
+                self._tell(everybody.told, [octets[2:]], [response])
             if response is not None:
                 self._completed()
                 self._send(_LENGTHS[len(response)] + response)
@@ -180,6 +186,8 @@ class Connection:
         everybody = self._all
         everybody.answered += len(requests)
         responses = everybody.turns.respond_to_all(self._path, requests, self.source, Transport.TCP)
+        if everybody.told is not None and everybody.told.is_on:
+            self._tell(everybody.told, requests, responses)
         sent = [each for each in responses if each is not None]
         if sent:
             self._completed()
@@ -187,6 +195,27 @@ class Connection:
             self._send(b"".join(chain.from_iterable(zip(lengths, sent, strict=True))))
         elif self.has_asked:
             everybody.active(self)
+
+    def _tell(self, told: MessageWriter, requests: list[bytes], responses: Sequence[bytes | None]) -> None:
+        """Tell a capture of *requests*."""
+        own, port = self._ends or self._find_ends()
+        amount = len(requests)
+        at = self._all.turns.woken_at
+        told.write(at, Transport.TCP, own, requests, [self.source] * amount, [port] * amount, responses)
+
+    def _find_ends(self) -> tuple[tuple[bytes, int], int]:
+        """Our address and port, and the client's port: 0 where it is gone already."""
+        own, port = (bytes(len(self.source)), 0), 0
+        ends = socket.socket(fileno=self._descriptor)
+        try:
+            own = own_end(ends)
+            port = ends.getpeername()[1]
+        except OSError:
+            pass
+        finally:
+            ends.detach()
+        self._ends = own, port
+        return self._ends
 
     def _completed(self) -> None:
         if not self.has_asked:

@@ -63,12 +63,15 @@ class Parent:
         tables: Path,
         orders: dict[str, Any],
         notes: Mapping[int, int] = {},
+        rings: Mapping[int, int] = {},
     ) -> None:
         """*tables*: directory of answer tables; *orders*: the WorkerOrders that do not differ between workers.
 
-        *notes*: descriptors of rings for notes of queries (admission/samples.py), by slot.
+        *notes*: descriptors of rings for notes of queries (admission/samples.py), by slot; *rings*: of memory for what
+        a capture is told (capture/rings.py).
         """
         self._notes = notes
+        self._rings = rings
         self._sockets = sockets
         self._page = page
         self._tables = tables
@@ -163,16 +166,16 @@ class Parent:
         page = self._page.descriptors(slot)
         orders = WorkerOrders(
             slot=slot, parent=os.getpid(), page=page, tables=tables, sockets=descriptors,
-            notes=self._notes.get(slot), **self._orders,
+            notes=self._notes.get(slot), capture=self._rings.get(slot), **self._orders,
         )  # fmt: skip
-        admission = [each for each in (orders.cells, orders.notes) if each is not None]
+        more = [each for each in (orders.cells, orders.notes, orders.capture) if each is not None]
         self._page.worker(slot).heartbeat = clock.boottime_ns()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "rootsrv.server.worker",
             stdin=asyncio.subprocess.PIPE,
-            pass_fds=(*page, tables, *descriptors, *admission),
+            pass_fds=(*page, tables, *descriptors, *more),
             env=environment(),
         )
         self._processes[slot] = process

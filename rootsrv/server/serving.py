@@ -65,7 +65,9 @@ class Serving:
         self._settings = settings
         self._head = b""
         self._now = 0.0
-        self._boottime = 0
+        self.woken_at = 0
+        """CLOCK_BOOTTIME of the latest `wake_up`, nanoseconds."""
+
         self.gate = gate or Gate(slot.counters, None, None)
         self._generation = 0
         self._responder: Responder | None = None
@@ -90,7 +92,7 @@ class Serving:
 
     def wake_up(self) -> None:
         """Read the page.  Everything answered until the next call comes from what it says now."""
-        self._slot.heartbeat = self._boottime = boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._slot.heartbeat = self.woken_at = boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._now = time.time()
         self._counters.turn_day(self._now)
         head = self._page.head()
@@ -125,7 +127,7 @@ class Serving:
         if self.gate.is_open:
             return False
         try:
-            return self.gate.refuses_connection(source, self._boottime)
+            return self.gate.refuses_connection(source, self.woken_at)
         except Exception as error:
             self._note_fault(error, b"")
             return False
@@ -141,7 +143,7 @@ class Serving:
         responder = self._responder
         try:
             self.gate.judge(
-                requests, sources, ports, responses, boottime=self._boottime, now=self._now,
+                requests, sources, ports, responses, boottime=self.woken_at, now=self._now,
                 cookies=self._settings.cookies,
                 truncate=None if responder is None or self._page.silenced else responder.respond_truncated,
             )  # fmt: skip

@@ -34,6 +34,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rootsrv.capture.messages import MessageWriter
 from rootsrv.process import log
 from rootsrv.server.accepting import Acceptor
 from rootsrv.server.connection import Connection, close_with_reset
@@ -82,7 +83,9 @@ class TcpLimits:
 class Connections:
     """All TCP connections of one worker."""
 
-    def __init__(self, turns: Turns, counters: Counters, limits: TcpLimits) -> None:
+    def __init__(self, turns: Turns, counters: Counters, limits: TcpLimits, told: MessageWriter | None = None) -> None:
+        """*told*: where a capture is told of what came."""
+        self.told = told
         self.turns = turns
         self.counters = counters
         self.limits = limits

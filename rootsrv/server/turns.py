@@ -24,6 +24,11 @@ class Turns:
         self._responses: tuple[list[bytes], ...] = tuple([] for _ in range(_PATHS))
         self._sources: set[bytes] = set()
 
+    @property
+    def woken_at(self) -> int:
+        """When this turn began, CLOCK_BOOTTIME, nanoseconds."""
+        return self._serving.woken_at
+
     def begin(self) -> None:
         """Something came in: read the page, unless that was done in this turn."""
         if not self._begun:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rootsrv.answer.responder import Transport
+from rootsrv.capture.messages import MessageWriter
 from rootsrv.server.counters import Counters
 from rootsrv.server.mmsg import Batch
 from rootsrv.server.serving import Serving
@@ -24,8 +25,19 @@ BATCH_SIZE = 64
 class Drain:
     """Answers all that arrives on one UDP socket, many datagrams per system call."""
 
-    def __init__(self, sock: socket.socket, batch: Batch, serving: Serving, counters: Counters) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        batch: Batch,
+        serving: Serving,
+        counters: Counters,
+        told: MessageWriter | None = None,
+    ) -> None:
+        """*told*: where a capture is told of what came."""
         self._socket = sock
+        self._told = told
+        self._own = own_end(sock)
+        self._unsent: list[int] = []
         self._descriptor = sock.fileno()
         self._path = int(sock.family == socket.AF_INET6)
         self._batch = batch
@@ -52,6 +64,12 @@ class Drain:
         else:
             self._send(0, requests, responses)  # type: ignore[arg-type]
             counters.note_sources(sources)
+        if self._told is not None and self._told.is_on:
+            for index in self._unsent:
+                responses[index] = None
+            ports = self._batch.ports(len(requests))
+            self._told.write(serving.woken_at, Transport.UDP, self._own, requests, sources, ports, responses)
+        self._unsent.clear()
         return len(requests)
 
     def _send(self, first: int, requests: Sequence[bytes], responses: Sequence[bytes]) -> None:
@@ -59,6 +77,7 @@ class Drain:
         self._counters.count(self._path, requests, responses)
         if unsent:
             self._counters.count_unsent(self._path, [responses[index] for index in unsent])
+            self._unsent.extend(first + index for index in unsent)
 
     def _answer_runs(
         self, requests: Sequence[bytes], sources: Sequence[bytes], responses: Sequence[bytes | None]
@@ -79,9 +98,13 @@ class Drain:
 class Datagrams(asyncio.DatagramProtocol):
     """Answers all that arrives on one UDP socket where there is no recvmmsg."""
 
-    def __init__(self, family: int, turns: Turns, counters: Counters) -> None:
-        self._path = int(family == socket.AF_INET6)
-        self._family = family
+    def __init__(
+        self, sock: socket.socket, turns: Turns, counters: Counters, told: MessageWriter | None = None
+    ) -> None:
+        self._family = sock.family
+        self._path = int(sock.family == socket.AF_INET6)
+        self._own = own_end(sock)
+        self._told = told
         self._turns = turns
         self._counters = counters
 
@@ -94,6 +117,9 @@ class Datagrams(asyncio.DatagramProtocol):
         self._turns.begin()
         source = socket.inet_pton(self._family, address[0].partition("%")[0])
         response = self._turns.respond(self._path, octets, source, Transport.UDP, address[1])
+        if self._told is not None and self._told.is_on:
+            at = self._turns.woken_at
+            self._told.write(at, Transport.UDP, self._own, [octets], [source], [address[1]], [response])
         if response is None:
             return
         if self._transport.get_write_buffer_size() > 1 << 20:
@@ -104,6 +130,12 @@ class Datagrams(asyncio.DatagramProtocol):
 
     def error_received(self, error: Exception) -> None:
         """A destination that cannot be reached is the sender's affair."""
+
+
+def own_end(sock: socket.socket) -> tuple[bytes, int]:
+    """Where *sock* is bound: packed address, port."""
+    address, port = sock.getsockname()[:2]
+    return socket.inet_pton(sock.family, address.partition("%")[0]), port
 
 
 def drain_for(seconds: float, readers: Sequence[Callable[[], int]]) -> None:

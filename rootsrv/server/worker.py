@@ -22,6 +22,8 @@ from rootsrv.admission.limits import map_cells
 from rootsrv.admission.samples import NotesWriter, map_ring
 from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import ResponderSettings
+from rootsrv.capture.messages import MessageWriter
+from rootsrv.capture.rings import RingWriter
 from rootsrv.page.layout import Page, WorkerSlot
 from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import log, privileges, sandbox
@@ -58,6 +60,10 @@ async def work() -> None:
     for descriptor in orders.page:
         os.close(descriptor)  # what is mapped is enough, and with the last of them the slot could be cut short
     slot = page.worker(orders.slot)
+    told = None
+    if orders.capture is not None:
+        told = MessageWriter(RingWriter(orders.capture))
+        os.close(orders.capture)
     serving, counters = _prepare(orders, page)
     confinement = sandbox.Confinement((orders.tables,))
     if orders.account is not None:
@@ -72,7 +78,7 @@ async def work() -> None:
 
     follower = asyncio.create_task(_follow_changes(lines, serving), name="orders")
     turns = Turns(serving, counters)
-    connections = Connections(turns, counters, _tcp_limits(orders))
+    connections = Connections(turns, counters, _tcp_limits(orders), told)
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     readers: list[Callable[[], int]] = []
     endpoints: list[asyncio.DatagramTransport] = []
@@ -83,13 +89,12 @@ async def work() -> None:
         if orders.batched and mmsg.available():
             if each.family not in batches:
                 batches[each.family] = mmsg.Batch(BATCH_SIZE, each.family)
-            reader = Drain(each, batches[each.family], serving, counters).on_readable
+            reader = Drain(each, batches[each.family], serving, counters, told).on_readable
             loop.add_reader(each.fileno(), reader)
             readers.append(reader)
         else:
-            family = each.family
             endpoint, _ = await loop.create_datagram_endpoint(
-                lambda family=family: Datagrams(family, turns, counters),  # type: ignore[misc]
+                lambda sock=each: Datagrams(sock, turns, counters, told),  # type: ignore[misc]
                 sock=each,
             )
             endpoints.append(endpoint)

@@ -50,6 +50,9 @@ class WorkerOrders:
     sources_key: str
     """What unique sources are hashed with, hexadecimal digits (page/unique_sources.py)."""
 
+    capture: int | None = None
+    """Descriptor: memory for what a capture is told (rootsrv/capture/rings.py)."""
+
     anchor_tags: tuple[int, ...] = ()
     """Key tags of the root's trust anchors."""
 

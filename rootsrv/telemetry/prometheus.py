@@ -55,7 +55,11 @@ class Exposition:
 
     def __init__(self, config: Config, digest: str) -> None:
         """*digest*: of the configuration, so that members of a mesh can be compared (D53)."""
-        absent = {"advertise": config.anycast is None, "mesh": config.mesh is None}
+        absent = {
+            "advertise": config.anycast is None,
+            "mesh": config.mesh is None,
+            "capture": config.capture is None,
+        }
         self._expected_roles = [role for role in ROLES if not absent.get(role, False)]
         self._digest = digest
         self._show_prefixes = config.limits.publish_prefixes
@@ -72,6 +76,7 @@ class Exposition:
             *_mesh(view),
             *_fastpath(view),
             *_admission(view, show_prefixes=self._show_prefixes),
+            *_capture(view),
             *_of_statistics(statistics),
         ]
         families.append(
@@ -479,6 +484,43 @@ def _admission(view: View, *, show_prefixes: bool) -> Iterator[Metric]:
             if (share := each.number("share") or 0.0) >= FLOOD_SHARE:
                 shares.add_metric([dimension, each.text("value")], share)
     yield shares
+
+
+def _capture(view: View) -> Iterator[Metric]:
+    """Of the role capture; nothing where it is not configured."""
+    said = view.role("capture")
+    if not said:
+        return
+    state = said.text("state")
+    yield _gauge("rootsrv_capture_active", "Whether what is asked is being captured.", state == "capturing")
+    yield _gauge(
+        "rootsrv_capture_room", "0: there is no room for what should be captured, or the disk fails.", state != "full"
+    )
+    yield _counter("rootsrv_capture_queries", "Queries written to files.", said.number("items") or 0.0)
+    yield _labelled_counter(
+        "rootsrv_capture_lost_queries",
+        "Queries that should have been captured and are not: no room in a ring of kernel or worker, or on the disk.",
+        "where",
+        said.numbers("lost"),
+    )
+    yield _counter(
+        "rootsrv_capture_passed_over_queries",
+        "Queries left out on purpose: sampling, filters.",
+        said.number("passed_over") or 0.0,
+    )
+    yield _counter("rootsrv_capture_late_queries", "Queries out of order in their file.", said.number("late") or 0.0)
+    yield _counter("rootsrv_capture_written_bytes", "Written to files.", said.number("written_octets") or 0.0)
+    files = {each: said.number(f"files_{each}") or 0.0 for each in ("finished", "failed", "removed")}
+    yield _labelled_counter("rootsrv_capture_files", "Files, by what became of them.", "outcome", files)
+    yield _gauge("rootsrv_capture_free_bytes", "Free on the file system.", said.number("free_octets") or 0.0)
+    yield _gauge("rootsrv_capture_directory_bytes", "What all files take.", said.number("directory_octets") or 0.0)
+    yield _gauge("rootsrv_capture_quota_bytes", "What they may take.", said.number("quota_octets") or 0.0)
+    yield _gauge("rootsrv_capture_ring_fill_ratio", "Of the fullest ring.", said.number("ring_fill") or 0.0)
+    yield _gauge(
+        "rootsrv_capture_behind_seconds",
+        "Age of the oldest query that was written last.",
+        said.number("behind_seconds") or 0.0,
+    )
 
 
 def _of_statistics(statistics: Statistics) -> Iterator[Metric]:

@@ -22,7 +22,7 @@ from rootsrv.store.table_file import open_table
 from rootsrv.telemetry.host import Process, Sockets, processes, read_sockets
 from rootsrv.wire import name as names
 
-ROLES = ("serve", "maintain", "advertise", "mesh")
+ROLES = ("serve", "maintain", "advertise", "mesh", "capture")
 KERNEL = "fastpath"
 """Asked over the socket of serve, which owns it."""
 

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from rootsrv.fastpath.admission import make_cells, prepare
-from rootsrv.fastpath.libbpf import BpfObject
+from rootsrv.fastpath.libbpf import LOG_STATISTICS, BpfObject
+from rootsrv.fastpath.program import prepare_capture
 from tests.fastpath.conftest import require_program
 from tests.needs import REPOSITORY
 
@@ -16,20 +17,27 @@ ARTEFACTS = REPOSITORY / "build" / "verifier"
 LIMIT = 1_000_000  # instructions that the kernel looks at before it gives up (BPF_COMPLEXITY_LIMIT_INSNS)
 
 
+@pytest.mark.parametrize("capture_chunks", [0, 256], ids=["", "capture"])
 @pytest.mark.parametrize("limits", [False, True], ids=["plain", "limits"])
 @pytest.mark.parametrize("program", ["rootsrv_xdp", "rootsrv_tc"])
-def test_the_verifier_needs_less_than_a_quarter_of_its_limit(program: str, limits: bool) -> None:
+def test_the_verifier_needs_less_than_a_quarter_of_its_limit(program: str, limits: bool, capture_chunks: int) -> None:
     with contextlib.ExitStack() as stack:
         loading = stack.enter_context(BpfObject.open(require_program(), "rootsrv"))
         cells = make_cells() if limits else None
         if cells is not None:
             stack.callback(os.close, cells)
         prepare(loading, cells)
-        loading.keep_log(1 << 27)
+        if capture_chunks:
+            prepare_capture(loading, capture_chunks)
+        # Of what is there in every build all that the verifier said is kept; with capture it is told how much it was.
+        if capture_chunks:
+            loading.keep_log(1 << 20, level=LOG_STATISTICS)
+        else:
+            loading.keep_log(1 << 27)
         loading.load(only=program)
         log = loading.log
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    name = f"{os.uname().release}-{program}{'-limits' if limits else ''}.log.gz"
+    name = f"{os.uname().release}-{program}{'-limits' if limits else ''}-{capture_chunks}.log.gz"
     with gzip.open(ARTEFACTS / name, "wt", compresslevel=1) as artefact:
         artefact.write(log)
 

@@ -87,7 +87,10 @@ def test_every_metric_is_in_the_table_of_the_documentation_and_the_other_way_rou
         for line in (REPOSITORY / "docs" / "operations.md").read_text().splitlines()
         if line.startswith("| `rootsrv_")
     }
-    texts = (running.get("/metrics"), exposition_text(fastpath={"counters": {"cut": 0}}, mesh=MESH))
+    texts = (
+        running.get("/metrics"),
+        exposition_text(fastpath={"counters": {"cut": 0}}, mesh=MESH, capture={"state": "idle"}),
+    )
     exposed = {line.split()[2] for text in texts for line in text.splitlines() if line.startswith("# TYPE")}
 
     assert exposed - documented == set()
@@ -118,6 +121,25 @@ MESH = {
     "refused": 3,
     "leads": True,
 }  # fmt: skip
+
+
+def test_a_capture_is_in_the_metrics_with_what_it_lost_and_where() -> None:
+    metrics = exposition(
+        capture={
+            "state": "full",
+            "items": 7,
+            "lost": {"kernel": 1, "worker": 2, "disk": 3},
+            "files_finished": 4,
+            "ring_fill": 0.25,
+        }
+    )
+
+    assert metrics["rootsrv_capture_active"] == metrics["rootsrv_capture_room"] == 0
+    assert metrics["rootsrv_capture_queries_total"] == 7
+    lost = {where: metrics[f'rootsrv_capture_lost_queries_total{{where="{where}"}}'] for where in ("kernel", "disk")}
+    assert lost == {"kernel": 1, "disk": 3}
+    assert metrics['rootsrv_capture_files_total{outcome="finished"}'] == 4
+    assert metrics["rootsrv_capture_ring_fill_ratio"] == 0.25
 
 
 def exposition(**roles: Any) -> dict[str, float]:

@@ -152,6 +152,10 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		if (fold(sum) != 0xffff)
 			return PASS_IP_CHECKSUM;
 		s->family = IPV4;
+		if (capturing.chunks) {
+			s->hop_limit = ip->hop_limit;
+			s->traffic_class = ip->service;
+		}
 		s->source[0] = ip->from;
 		s->service[0] = ip->to;
 		s->address_sum = (uint64_t)ip->from + ip->to;
@@ -169,6 +173,10 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		udp_size = bpf_ntohs(ip->size);
 		if (udp_size < UDP_HEADER || network_at + IPV6_HEADER + udp_size > frame_size)
 			return PASS_IP_LENGTH;
+		if (capturing.chunks) {
+			s->hop_limit = ip->hop_limit;
+			s->traffic_class = bpf_ntohl(ip->version_and_flow) >> 20;
+		}
 		s->family = IPV6;
 		s->source[0] = ip->from[0];
 		s->source[1] = ip->from[1];

@@ -72,6 +72,8 @@ at_end:
 	s->asks_nsid = 0;
 	s->cookie_size = 0;
 	s->cookie_is_good = 0;
+	if (capturing.chunks)
+		s->has_client_subnet = 0;
 	s->limit = 512; /* RFC 1035 section 4.2.1 */
 	if (!s->has_opt && s->question_end != s->size)
 		return PASS_TRAILING;
@@ -106,6 +108,8 @@ static __always_inline int read_option(struct scratch *s)
 	case OPTION_ZONEVERSION:
 		return PASS_OPTION;
 	default:
+		if (capturing.chunks && code == OPTION_ECS)
+			s->has_client_subnet = 1;
 		return 0; /* answered by neither way: client subnet, padding, whatever comes */
 	}
 }

@@ -7,7 +7,7 @@
  * from the table in one go and its pointers moved, our OPT record behind it.
  *
  * The files, in the order in which a packet meets them: packet.h (headers), question.h (query), find.h (which answer),
- * checksum.h, cookie.h, response.h (which cut, OPT, checksum), limits.h, shed.h, account.h; state.h holds the maps, hooks.h is what differs
+ * checksum.h, cookie.h, response.h (which cut, OPT, checksum), limits.h, shed.h, account.h, capture.h; state.h holds the maps, hooks.h is what differs
  * between XDP and tc.  shared.h and table.h are what Python knows too.
  */
 
@@ -26,6 +26,7 @@
 #include "limits.h"
 #include "shed.h"
 #include "account.h"
+#include "capture.h"
 
 #ifdef LAYOUT
 /* The first eight octets of the SHA-256 digest of shared.h and table.h: Python must have read the same ones. */
@@ -164,8 +165,14 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		return verdict(ctx, hook, PASS);
 	}
 	PATHS_MEET(s);
-	if (turn_away(s))
+	if (capturing.chunks && live)
+		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s);
+	PATHS_MEET(s);
+	if (turn_away(s)) {
+		if (capturing.chunks && live)
+			capture(s, 0);
 		return verdict(ctx, hook, DROP);
+	}
 	PATHS_MEET(s);
 	int outcome = send(ctx, hook, s);
 	if (outcome == PASS) {
@@ -176,6 +183,8 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		return verdict(ctx, hook, ABORT);
 	PATHS_MEET(s);
 	count_answer(s);
+	if (capturing.chunks && live)
+		capture(s, 1);
 	if (is_sampled(s))
 		AT(hook, sample_xdp(ctx, s), sample_tc(ctx, s));
 	return verdict(ctx, hook, REPLY);

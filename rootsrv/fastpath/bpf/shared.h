@@ -34,7 +34,9 @@ enum sizes {
 	LIMIT_LARGE = 1100,        /* octets: such a response costs 4 units */
 	MAX_RULES = 16,
 	NOTES = 1024,              /* of one CPU */
-	NOTE_NAME = 64
+	NOTE_NAME = 64,
+	CAPTURE_ROW = 128,         /* octets */
+	CAPTURE_CHUNK_ROWS = 512   /* rows of one entry of the map capture_rows */
 };
 
 enum family { IPV4, IPV6, FAMILIES };
@@ -215,4 +217,42 @@ struct query_note {
 	uint16_t response_size;
 	uint8_t unused[2];
 	uint8_t name[64];          /* or its last octets */
+};
+
+/* What the capture rows hold that are written (capture.h); CAPTURE_OFF: none are. */
+enum capture_shape { CAPTURE_OFF, CAPTURE_FACTS, CAPTURE_PACKETS };
+
+/* What a capture row is; kinds up to 2 are those of rootsrv/capture/facts.py. */
+enum capture_kind { CAPTURE_QUERY, CAPTURE_CONTINUATION, CAPTURE_MALFORMED, CAPTURE_PACKET, CAPTURE_MESSAGE };
+
+/* Which queries are wanted: bits of capture_ring.wanted. */
+enum capture_wanted { CAPTURE_IPV4 = 1, CAPTURE_IPV6 = 2, CAPTURE_UDP = 4, CAPTURE_TCP = 8 };
+
+/* Says what is in one ring of capture rows: one for each CPU, and one for each worker.  Its writer writes the first half,
+ * the role capture the second; each is a cache line of its own.
+ */
+struct capture_ring {
+	uint64_t written;          /* rows since the ring was made; stored when they are complete */
+	uint64_t items;            /* queries that these are about */
+	uint64_t lost;             /* queries for which there was no room */
+	uint64_t passed_over;      /* queries that were not wanted, or not in the sample */
+	uint64_t unused[4];
+	uint64_t read;             /* rows that may be written over */
+	uint64_t shape;            /* enum capture_shape */
+	uint64_t every;            /* keep one of so many */
+	uint64_t wanted;           /* enum capture_wanted */
+	uint64_t told_lost, told_passed_over; /* what the reader has taken account of */
+	uint64_t reader_unused[2];
+};
+
+/* A query and its response (rootsrv/capture/facts.py says what each field is; tests/capture compares the two). */
+struct fact {
+	uint64_t time;
+	uint8_t kind, family, transport, hop_limit, traffic_class, opt_bits, edns_version, extended_rcode;
+	uint8_t source[16], destination[16]; /* IPv4: the first four octets */
+	uint16_t source_port, destination_port, id, query_flags;
+	uint16_t qtype, qclass, query_octets, response_octets;
+	uint16_t response_flags, opt_udp_size;
+	uint8_t name_octets, qdcount, ancount, nscount, arcount;
+	uint8_t octets[55];
 };

@@ -85,6 +85,10 @@ struct scratch {
 	uint64_t cells_seen[2 * LIMIT_LEVELS], cells_next[LIMIT_LEVELS];
 	uint32_t cells[2 * LIMIT_LEVELS];
 	uint32_t not_noted;
+	/* For capture (capture.h). */
+	uint32_t hop_limit, traffic_class, has_client_subnet;
+	uint32_t kept_rows;        /* of the packet, written ahead and not shown yet; 0: there was no room */
+	uint64_t capture_time;
 
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
 	uint64_t ip_ids;           /* IPv4 identifications that are still to be used, two octets each */
@@ -183,6 +187,11 @@ const volatile struct {
 } admitting SEC(".rodata.admission");
 
 struct control control SEC(".data.control");
+
+/* Set before the program is loaded, so that the verifier takes out what is not asked for. */
+const volatile struct {
+	uint32_t chunks;           /* of each ring, a power of two; 0: nothing can be captured */
+} capturing SEC(".rodata.capture");
 
 /* Unaligned little-endian loads, as the wire needs them. */
 #define LOAD16(p) (*(const uint16_t *)(p))

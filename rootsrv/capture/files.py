@@ -1,0 +1,315 @@
+"""The files of a capture: written as `.part`, under their final name only when they are whole and on the disk."""
+# Theory of operation
+# -------------------
+#
+#   NAME.part ──▶ members of MEMBER_OCTETS ──▶ end, fsync, rename ──▶ NAME, NAME.json, NAME.md5
+#       │                    │ the disk is full
+#       │                    └──▶ cut back to the last whole member, ended, finished as above; what was behind is lost
+#       │ we are killed
+#       └──▶ NAME.incomplete, when the role starts again: whoever wants what is in it may look
+#
+# A member is a compressed file of its own (RFC 1952 §2.2; zstd frames, RFC 8878 §3.1), so a file that is cut back to
+# whole members is a file.  fsync takes as long as the disk does, so files are finished by a thread of their own, and
+# meanwhile the next one is written.  A disk that is too slow lets `write` wait; then the rings fill, and what does not
+# fit is counted as lost by those who write them.
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rootsrv.capture.compression import Compressor
+from rootsrv.process import log
+
+PART, INCOMPLETE = ".part", ".incomplete"
+METADATA, CHECKSUM = ".json", ".md5"
+
+MEMBER_OCTETS = 8 << 20
+"""Octets before compression that a disk which gets full can cost, and then the next member begins."""
+
+LEAST_FREE_OCTETS = 1 << 20
+"""Below it nothing is begun: a file that ends needs room for what is beside it."""
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+
+@dataclass
+class Contents:
+    """What a file says about itself, in the file of metadata beside it."""
+
+    items: int = 0
+    lost: int = 0
+    passed_over: int = 0
+    late: int = 0
+    first: int | None = None
+    """Wall time of the first and of the last query, nanoseconds since 1970."""
+
+    last: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class OutputFile:
+    """One file, while it is written."""
+
+    def __init__(self, path: Path, begin_member: Callable[[], Compressor], begin: bytes, end: bytes) -> None:
+        """*path*: its final name; *begin*, *end*: what it begins and ends with.  OSError where it cannot be made."""
+        self.path = path
+        self.contents = Contents()
+        self._begin_member = begin_member
+        self._end = end
+        self._descriptor = os.open(
+            path.with_name(path.name + PART), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640
+        )
+        self.octets = 0
+        """On the disk, as far as it has been written."""
+
+        self._whole = 0
+        self._whole_items = 0
+        self._raw = 0
+        self._member = begin_member()
+        try:
+            self._put(self._member.compress(begin))
+            self.end_member()
+        except OSError:
+            self.abandon()
+            raise
+
+    def write(self, octets: bytes, items: int) -> None:
+        """Append *octets*, which tell of *items* more; OSError when the disk takes no more."""
+        self.contents.items += items
+        self._put(self._member.compress(octets))
+        self._raw += len(octets)
+
+    @property
+    def ends_member(self) -> bool:
+        """Whether the member is long enough: `end_member`, when all that was counted has been written."""
+        return self._raw >= MEMBER_OCTETS
+
+    def end_member(self) -> None:
+        """What has been written is safe from now on; raises OSError."""
+        self._put(self._member.flush())
+        self._whole, self._whole_items, self._raw = self.octets, self.contents.items, 0
+        self._member = self._begin_member()
+
+    def end(self) -> None:
+        """No more comes: what it ends with.  Raises OSError; `cut_back` then makes it whole."""
+        self._put(self._member.compress(self._end) + self._member.flush())
+
+    def cut_back(self) -> int:
+        """Let go of all behind the last whole member; how many items that costs.  OSError if even that cannot be."""
+        os.ftruncate(self._descriptor, self._whole)
+        os.lseek(self._descriptor, self._whole, os.SEEK_SET)
+        self.octets = self._whole
+        lost = self.contents.items - self._whole_items
+        self.contents.items = self._whole_items
+        self.contents.lost += lost
+        member = self._begin_member()
+        self._put(member.compress(self._end) + member.flush())
+        return lost
+
+    def finish(self, about: dict[str, Any]) -> None:
+        """Bring it to the disk and under its name, with its metadata and checksum beside it; raises OSError."""
+        part = self.path.with_name(self.path.name + PART)
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+        with part.open("rb") as stream:
+            digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        document = {**about, **vars(self.contents), "octets": self.octets, "md5": digest}
+        _write(self.path.with_name(self.path.name + METADATA), json.dumps(document, indent=1).encode() + b"\n")
+        _write(self.path.with_name(self.path.name + CHECKSUM), f"{digest}  {self.path.name}\n".encode())
+        os.rename(part, self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def abandon(self) -> None:
+        """Nothing can be done with it; what there is stays, as `.incomplete`."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        set_aside(self.path.with_name(self.path.name + PART))
+
+    def _put(self, octets: bytes) -> None:
+        view = memoryview(octets)
+        while view:
+            written = os.write(self._descriptor, view)
+            self.octets += written
+            view = view[written:]
+
+
+def _write(path: Path, octets: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(octets)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def set_aside(part: Path) -> None:
+    """*part* will not be finished: give it a name that says so; one without anything in it goes."""
+    with contextlib.suppress(OSError):
+        if part.stat().st_size:
+            part.rename(part.with_name(part.name.removesuffix(PART) + INCOMPLETE))
+        else:
+            part.unlink()
+
+
+class Directory:
+    """All files of a capture, and how much they may take."""
+
+    def __init__(
+        self, path: Path, *, quota_octets: int, keep_free_octets: int, retention_seconds: float, removes_oldest: bool
+    ) -> None:
+        """*path*: made if it is not there; OSError where it cannot be."""
+        self.path = path
+        self._quota = quota_octets
+        self._keep_free = max(keep_free_octets, LEAST_FREE_OCTETS)
+        self._retention = retention_seconds
+        self._removes_oldest = removes_oldest
+        self.removed = 0
+        """Files that went to make room, or for their age."""
+
+        path.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for part in sorted(path.glob(f"*{PART}")):
+            log.alarm("capture file incomplete", file=part.name, reason="the role was ended while it was written")
+            set_aside(part)
+
+    def files(self) -> list[Path]:
+        """What there is, the oldest first, without metadata and checksums."""
+        beside = (METADATA, CHECKSUM, PART)
+        found = [each for each in self.path.iterdir() if each.is_file() and not each.name.endswith(beside)]
+        return sorted((each for each in found if _is_capture(each.name)), key=_age)
+
+    def octets(self) -> int:
+        """What all of them take."""
+        total = 0
+        for each in self.path.iterdir():
+            with contextlib.suppress(OSError):
+                total += each.stat().st_size
+        return total
+
+    def free_octets(self) -> int:
+        """What is free on the file system, for us."""
+        state = os.statvfs(self.path)
+        return state.f_bavail * state.f_frsize
+
+    def has_room(self) -> bool:
+        """Whether more may be written; the oldest files go for it, where that is wanted."""
+        if self._retention:
+            limit = time.time() - self._retention
+            for each in self.files():
+                if _age(each)[0] < limit:
+                    self._remove(each, "older than retention_days")
+        while self.octets() > self._quota or self.free_octets() < self._keep_free:
+            files = self.files() if self._removes_oldest else []
+            if not files:
+                return False
+            self._remove(files[0], "the quota, or what is to stay free")
+        return True
+
+    def _remove(self, path: Path, reason: str) -> None:
+        log.event("capture file removed", file=path.name, reason=reason)
+        self.removed += 1
+        for suffix in ("", METADATA, CHECKSUM):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+_NAMES = (".pcap", ".cdns")
+
+
+def _is_capture(name: str) -> bool:
+    return any(each in name for each in _NAMES)
+
+
+def _age(path: Path) -> tuple[float, str]:
+    try:
+        return path.stat().st_mtime, path.name
+    except OSError:
+        return 0.0, path.name
+
+
+class Finisher:
+    """Finishes files in a thread of its own, and compresses them again where that is wanted."""
+
+    def __init__(self, recompress: str) -> None:
+        """*recompress*: "xz", or "none"."""
+        self._recompress = recompress
+        self._thread = ThreadPoolExecutor(1, "capture-finisher")
+        self._slow = ThreadPoolExecutor(1, "capture-xz")
+        self._under_way: list[Future[None]] = []
+        self.finished = 0
+        self.failed = 0
+        self.error = ""
+
+    def finish(self, file: OutputFile, about: dict[str, Any]) -> None:
+        """Have *file*, to which nothing more comes, finished."""
+        self._under_way = [each for each in self._under_way if not each.done()]
+        self._under_way.append(self._thread.submit(self._finish, file, about))
+
+    def _finish(self, file: OutputFile, about: dict[str, Any]) -> None:
+        try:
+            file.finish(about)
+        except Exception as error:  # whatever it is, it costs this file its name and nothing else
+            self.failed += 1
+            self.error = f"{file.path.name}: {getattr(error, 'strerror', None) or error}"
+            log.alarm("capture file not finished", file=file.path.name, reason=self.error)
+            file.abandon()
+            return
+        self.finished += 1
+        log.event("capture file", file=file.path.name, items=file.contents.items, octets=file.octets)
+        if self._recompress == "xz":
+            self._under_way.append(self._slow.submit(self._to_xz, file.path))
+
+    def _to_xz(self, path: Path) -> None:
+        """As `.xz`, by a child at the lowest priority; the file itself goes when that is whole."""
+        target = path.with_suffix(".xz") if path.suffix in (".gz", ".zst") else path.with_name(path.name + ".xz")
+        unpack = {".gz": ["gzip", "-dc"], ".zst": ["zstd", "-dcq"]}.get(path.suffix, ["cat"])
+        part = target.with_name(target.name + PART)
+        try:
+            with part.open("xb") as stream:
+                reading = subprocess.Popen(["nice", "-n", "19", *unpack, str(path)], stdout=subprocess.PIPE)
+                packing = subprocess.run(
+                    ["nice", "-n", "19", "xz", "-6"], stdin=reading.stdout, stdout=stream, check=False
+                )
+                assert reading.stdout is not None
+                reading.stdout.close()
+                if reading.wait() or packing.returncode:
+                    raise OSError(errno.EIO, "xz, or what reads the file, failed")
+                os.fsync(stream.fileno())
+            with part.open("rb") as packed:
+                digest = hashlib.file_digest(packed, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            about = json.loads(path.with_name(path.name + METADATA).read_bytes())
+            about |= {"octets": part.stat().st_size, "md5": digest}
+            _write(target.with_name(target.name + METADATA), json.dumps(about, indent=1).encode() + b"\n")
+            _write(target.with_name(target.name + CHECKSUM), f"{digest}  {target.name}\n".encode())
+            part.rename(target)
+            for suffix in ("", METADATA, CHECKSUM):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            part.unlink(missing_ok=True)
+            log.alarm("capture file not made xz", file=path.name, reason=error)
+
+    def wait(self) -> None:
+        """Until the files that were given by now are finished, or cannot be."""
+        for each in list(self._under_way):
+            each.exception()
+
+    def close(self) -> None:
+        """Wait until the files that were given are finished."""
+        self._thread.shutdown()
+        self._slow.shutdown()
+
+
+def is_full(error: OSError) -> bool:
+    """Whether *error* says that there is no room, which may pass."""
+    return error.errno in _FULL

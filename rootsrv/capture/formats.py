@@ -1,0 +1,122 @@
+"""The two formats of a capture's files, as the collector sees them."""
+
+import datetime
+from typing import Protocol
+
+from rootsrv.capture import anonymise_packets, cdns, facts, messages, pcap, rings
+from rootsrv.capture.anonymise import Anonymiser
+from rootsrv.capture.cdns import Collection
+
+_SECOND = 10**9
+
+
+class Format(Protocol):
+    """From rows in order of time to what is in a file."""
+
+    shape: int
+    """What the kernel shall write."""
+
+    end: bytes
+    """What a file ends with."""
+
+    def rows(self, taken: bytes) -> bytes:
+        """The rows of what workers told (whole messages), as this format wants them."""
+
+    def begin(self) -> bytes:
+        """What a file begins with."""
+
+    def add(self, rows: bytes, wall_offset: int, lost: int, passed_over: int) -> bytes:
+        """What *rows* add to the file; *lost* and *passed_over* since the last call."""
+
+    def flush(self) -> bytes:
+        """What was held back, before the file ends."""
+
+    def file_name(self, name: str, at: int) -> str:
+        """Of a file that begins *at* (wall time, nanoseconds)."""
+
+
+class Pcap:
+    """pcap (rootsrv/capture/pcap.py)."""
+
+    shape = rings.PACKETS
+    end = b""
+
+    def __init__(self, collection: Collection) -> None:
+        self._anonymiser: Anonymiser | None = collection.anonymiser
+        self._service_addresses = frozenset(collection.server_addresses)
+
+    def rows(self, taken: bytes) -> bytes:
+        """Packets, written anew."""
+        return b"".join(pcap.rows_of(message) for message in messages.read(taken))
+
+    def begin(self) -> bytes:
+        """The file's header."""
+        return pcap.HEAD
+
+    def add(self, rows: bytes, wall_offset: int, lost: int, passed_over: int) -> bytes:
+        """Records; the format has no place for what was lost."""
+        records = pcap.records(rows, wall_offset)
+        if self._anonymiser is not None:
+            records = anonymise_packets.packets(records, self._anonymiser, self._service_addresses)
+        return records
+
+    def flush(self) -> bytes:
+        """Nothing: a record is written at once."""
+        return b""
+
+    def file_name(self, name: str, at: int) -> str:
+        """As dnscap names its files (dnscap(1), -w)."""
+        return f"{name}.{_utc(at):%Y%m%d.%H%M%S}.{at % _SECOND // 1000:06}.pcap"
+
+
+class Cdns:
+    """C-DNS (rootsrv/capture/cdns.py)."""
+
+    shape = rings.FACTS
+    end = cdns.END
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+        self._writer = cdns.block_writer(collection)
+
+    def rows(self, taken: bytes) -> bytes:
+        """Facts."""
+        return b"".join(messages.fact_of(message).to_rows() for message in messages.read(taken))
+
+    def begin(self) -> bytes:
+        """The file's preamble."""
+        return cdns.head(self._collection)
+
+    def add(self, rows: bytes, wall_offset: int, lost: int, passed_over: int) -> bytes:
+        """Blocks that are full."""
+        return b"".join(self._writer.add(_facts_only(rows), wall_offset, lost=lost, not_sampled=passed_over))
+
+    def flush(self) -> bytes:
+        """The last block."""
+        return self._writer.flush()
+
+    def file_name(self, name: str, at: int) -> str:
+        """As compactor's and the visualizer's: the time is in front."""
+        return f"{_utc(at):%Y%m%d-%H%M%S}.{at % _SECOND // 1000:06}_{name}.cdns"
+
+
+def _facts_only(rows: bytes) -> bytes:
+    """Without packets, which the kernel may have written when the format was another one."""
+    kinds = rows[8 :: facts.FACT_OCTETS]
+    if rings.PACKET not in kinds:
+        return rows
+    kept, keeps = [], True
+    for number, kind in enumerate(kinds):
+        keeps = keeps if kind == facts.Kind.CONTINUATION else kind != rings.PACKET
+        if keeps:
+            kept.append(rows[number * facts.FACT_OCTETS : (number + 1) * facts.FACT_OCTETS])
+    return b"".join(kept)
+
+
+def _utc(at: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(at // _SECOND, datetime.UTC)
+
+
+def make(name: str, collection: Collection) -> Format:
+    """The format of that *name* ("cdns", "pcap")."""
+    return Pcap(collection) if name == "pcap" else Cdns(collection)

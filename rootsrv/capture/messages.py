@@ -1,0 +1,173 @@
+"""What a worker tells of a message: its octets and how it was answered, in rows; and what those come to."""
+# A worker has no time to take messages apart for a capture: it writes them as they came, with the few octets of the
+# response that a fact wants.  The role capture makes facts or packets of them.
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query
+from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, Fact, Kind, OptBits
+from rootsrv.capture.rings import IPV4, IPV6, MESSAGE, ROW_OCTETS, TCP, UDP, RingWriter
+from rootsrv.wire import edns
+
+_HERE = 60
+_ROW = struct.Struct(f"<QBBBBHH16s16sHH16s{_HERE}s")
+assert _ROW.size == ROW_OCTETS
+
+# What of a response is kept: flags, counts, and where an OPT record without a question before it has its rcode.
+_OF_RESPONSE = slice(2, 18)
+_CLIENT_SUBNET = 8  # option code (RFC 7871 §6)
+
+
+class Message(NamedTuple):
+    """A message as a worker got it."""
+
+    time: int
+    """CLOCK_BOOTTIME, nanoseconds, of the worker's wake-up."""
+
+    family: int
+    transport: int
+    source: bytes
+    """16 octets, IPv4 in the first four; so is *destination*."""
+
+    source_port: int
+    destination: bytes
+    destination_port: int
+    response_octets: int
+    response: bytes
+    """Octets 2 … 17 of it."""
+
+    octets: bytes
+
+
+class MessageWriter:
+    """Tells of the messages that one worker answers."""
+
+    def __init__(self, ring: RingWriter) -> None:
+        self._ring = ring
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anybody wants to know."""
+        return self._ring.shape != 0
+
+    def write(
+        self,
+        time: int,
+        transport: int,
+        own: tuple[bytes, int],
+        requests: Sequence[bytes],
+        sources: Sequence[bytes],
+        ports: Sequence[int],
+        responses: Sequence[bytes | None],
+    ) -> None:
+        """Tell of *requests* that came at *time* to *own* (packed address, port); a response of None: not answered.
+
+        A request of no octets is one that was too long to be received: it is counted as lost.
+        """
+        address, port = own
+        family = 4 if len(address) == 4 else 6
+        needed = (TCP if transport else UDP) | (IPV4 if family == 4 else IPV6)
+        rows = []
+        for number in self._ring.choose(len(requests), needed):
+            octets, source, response = requests[number], sources[number], responses[number]
+            if not octets:
+                self._ring.lose(1)
+                continue
+            size, kept = (0, b"") if response is None else (len(response), response[_OF_RESPONSE])
+            ends = ports[number], port, source, address
+            row = _ROW.pack(time, MESSAGE, family, transport, 0, *ends, len(octets), size, kept, octets)
+            rows.append(row if len(octets) <= _HERE else row + _continued(time, octets))
+        if rows:
+            self._ring.append(rows)
+
+
+def _continued(time: int, octets: bytes) -> bytes:
+    head = struct.pack("<QB7x", time, Kind.CONTINUATION)
+    size = CONTINUATION_OCTETS
+    return b"".join(head + octets[at : at + size].ljust(size, b"\0") for at in range(_HERE, len(octets), size))
+
+
+def rows_of(row: bytes | memoryview) -> int:
+    """How many rows the message has whose first is *row*."""
+    size = row[48] | row[49] << 8
+    return 1 + max(0, -(-(size - _HERE) // CONTINUATION_OCTETS))
+
+
+def read(rows: bytes | memoryview) -> Iterator[Message]:
+    """The messages in *rows*, which begin and end with whole ones."""
+    at, end = 0, len(rows)
+    while at < end:
+        time, _, family, transport, _, source_port, port, source, own, size, sent, kept, here = _ROW.unpack_from(
+            rows, at
+        )
+        octets = here[:size]
+        at += ROW_OCTETS
+        for start in range(_HERE, size, CONTINUATION_OCTETS):
+            octets += rows[at + CONTINUATION_AT : at + CONTINUATION_AT + min(CONTINUATION_OCTETS, size - start)]
+            at += ROW_OCTETS
+        yield Message(time, family, transport, source, source_port, own, port, sent, kept, octets)
+
+
+def fact_of(message: Message) -> Fact:
+    """What a capture keeps of *message*; one that cannot be understood is kept raw."""
+    octets, response = message.octets, message.response
+    flags = int.from_bytes(response[:2], "big")
+    extended = _extended_rcode(response) if message.response_octets else 0
+    known = (message.family, message.transport, 0, 0)
+    where = (message.source, message.destination, message.source_port, message.destination_port)
+    try:
+        if len(octets) < HEADER_OCTETS:
+            raise Malformed("shorter than a header")
+        query = Query.parse(octets)
+    except Malformed:
+        # With as much of the header as there is.
+        ident, query_flags = struct.unpack("!HH", octets[:4].ljust(4, b"\0"))
+        return Fact(
+            message.time, Kind.MALFORMED, *known, 0, 0, extended, *where, ident, query_flags, 0, 0,
+            len(octets), message.response_octets, flags, 0, 0, 0, 0, 0, 0, octets,
+        )  # fmt: skip
+    ident, query_flags, qdcount, ancount, nscount, arcount = struct.unpack_from("!6H", octets)
+    opt_bits, offered, version = _opt(octets, len(query.question), query.edns, flags)
+    qname = query.question[:-4]
+    return Fact(
+        message.time, Kind.QUERY, *known, opt_bits, version, extended, *where, ident, query_flags, query.qtype,
+        query.qclass, len(octets), message.response_octets, flags, offered, len(qname), qdcount, ancount, nscount,
+        arcount, qname,
+    )  # fmt: skip
+
+
+def _opt(octets: bytes, question_octets: int, asked: edns.Edns | None, flags: int) -> tuple[int, int, int]:
+    """OptBits, size offered, version of the query's OPT record."""
+    if asked is None:
+        return 0, 0, 0
+    bits = OptBits.PRESENT | (OptBits.DO if asked.do else 0)
+    at = octets.find(b"\0\0\x29", HEADER_OCTETS + question_octets)
+    offered, size = struct.unpack_from("!H4xH", octets, at + 3)
+    at += edns.OPT_OCTETS
+    end = min(at + size, len(octets))
+    while at + 4 <= end:
+        code, size = struct.unpack_from("!HH", octets, at)
+        if code == edns.COOKIE:
+            bits |= OptBits.COOKIE
+        elif code == _CLIENT_SUBNET:
+            bits |= OptBits.CLIENT_SUBNET
+        at += 4 + size
+    return int(bits), offered, asked.version
+
+
+def _extended_rcode(response: bytes) -> int:
+    """The upper eight bits of the response's rcode (RFC 6891 §6.1.3), as far as ours have any.
+
+    BADCOOKIE has the lower bits 7, which nothing else has that we send.  BADVERS is a NOERROR whose only record is OPT.
+    """
+    rcode = response[1] & 15
+    if rcode == 7:
+        return 1
+    if rcode == 0 and not response[0] & 2:
+        if response[2:10] == b"\0\1\0\0\0\0\0\1":
+            return 1
+        if response[2:10] == b"\0\0\0\0\0\0\0\1" and len(response) == 16:
+            return response[15]
+    return 0

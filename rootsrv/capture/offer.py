@@ -1,0 +1,148 @@
+"""How the rings reach their reader: the role serve has their descriptors, and hands them to whoever connects."""
+# A connection gets one message: a line of JSON that says which rings there are, with their descriptors (SCM_RIGHTS,
+# unix(7)).  Who may open the socket is in the group of the process (mode 0660), as with the control socket.  The
+# connection says nothing more; it ends when the rings are not these any more, and then the reader, which has them still
+# mapped, takes what is left in them and comes again.
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from rootsrv.capture.rings import Ring, open_maps, open_memory
+from rootsrv.control.server import reachable
+from rootsrv.process import log
+
+NAME = "capture-rings.sock"
+_LONGEST_OCTETS = 65_536
+_MOST_DESCRIPTORS = 66  # two maps, and a ring for each of 64 workers
+
+
+class NoRings(Exception):
+    """The role serve does not hand out rings; the text says why."""
+
+
+class Offer:
+    """Hands out what there is: the role serve's end."""
+
+    def __init__(self, path: Path) -> None:
+        """*path*: of the socket."""
+        self._path = path
+        self._workers: dict[int, int] = {}
+        self._kernel: tuple[int, int, int, int] | None = None
+        self._listening: socket.socket | None = None
+        self._readers: list[socket.socket] = []
+
+    def set_workers(self, rings: dict[int, int]) -> None:
+        """By worker: the descriptor of its ring, which stays the caller's."""
+        self._workers = dict(rings)
+        self._changed()
+
+    def set_kernel(self, maps: tuple[int, int, int, int] | None) -> None:
+        """The program's maps (descriptors of heads and rows), how many CPUs and chunks they have; None: no program."""
+        self._kernel = maps
+        self._changed()
+
+    def listen(self) -> None:
+        """Hand out from now on; OSError where the socket cannot be made."""
+        self._path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        before = os.umask(0o117)
+        try:
+            with reachable(self._path) as name:
+                listening.bind(name)
+            listening.listen(8)
+        except OSError:
+            listening.close()
+            raise
+        finally:
+            os.umask(before)
+        self._listening = listening
+        asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Hand out no more."""
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening.fileno())
+            self._listening.close()
+            self._listening = None
+            self._path.unlink(missing_ok=True)
+        self._changed()
+
+    def _changed(self) -> None:
+        for each in self._readers:
+            each.close()
+        self._readers.clear()
+
+    def _accept(self) -> None:
+        assert self._listening is not None
+        with contextlib.suppress(OSError):
+            connection, _ = self._listening.accept()
+            descriptors = list(self._workers.values())
+            document: dict[str, object] = {"workers": list(self._workers)}
+            if self._kernel is not None:
+                heads, rows, cpus, chunks = self._kernel
+                descriptors += [heads, rows]
+                document |= {"cpus": cpus, "chunks": chunks}
+            try:
+                connection.setblocking(False)
+                socket.send_fds(connection, [json.dumps(document).encode() + b"\n"], descriptors)
+            except OSError as error:
+                log.alarm("capture rings not handed out", reason=error.strerror)
+                connection.close()
+                return
+            # The one before it is gone, or a second reader: that cannot be.
+            self._changed()
+            self._readers.append(connection)
+
+
+@dataclass
+class Taken:
+    """The rings, and the connection that says whether they are still those: the role capture's end."""
+
+    rings: list[Ring]
+    connection: socket.socket
+
+    @property
+    def is_current(self) -> bool:
+        """Whether they are written to, as far as the role serve says."""
+        try:
+            return self.connection.recv(1, socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Let go of them."""
+        self.connection.close()
+        self.rings.clear()
+
+
+def take(path: Path, timeout: float = 5.0) -> Taken:
+    """Ask the role serve, whose socket is at *path*, for the rings; NoRings, soon, if there are none."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    descriptors: list[int] = []
+    try:
+        connection.settimeout(timeout)
+        with reachable(path) as name:
+            connection.connect(name)
+        line, descriptors, _, _ = socket.recv_fds(connection, _LONGEST_OCTETS, _MOST_DESCRIPTORS)
+        document = json.loads(line)
+        workers = len(document["workers"])
+        found = [open_memory(each) for each in descriptors[:workers]]
+        if "cpus" in document:
+            heads, rows = descriptors[workers:]
+            found += open_maps(heads, rows, int(document["cpus"]), int(document["chunks"]))
+        connection.setblocking(False)
+        return Taken(found, connection)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        connection.close()
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise NoRings(f"{path}: {reason or 'no rings'}") from error
+    finally:
+        for each in descriptors:
+            os.close(each)

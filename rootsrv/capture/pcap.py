@@ -1,0 +1,142 @@
+"""pcap: IP packets with nanoseconds (LINKTYPE_RAW), from rows that the kernel made, and from what workers tell."""
+# A packet's row is its time, its length and 112 octets of it; what is longer goes on in rows behind it.  A record
+# of the file has 16 octets of head before the packet, as many as a row has: a record is a row cut to its length.
+#
+# The kernel's packets are those that came.  What workers were asked is known without its headers: they are written
+# anew with what is known, and with 0 in place of what is not (hop limit, traffic class, identification, checksum of
+# UDP).  A message over TCP is one segment, or as many as it needs, without the connection's beginning and end.
+
+import struct
+from typing import TYPE_CHECKING
+
+from rootsrv.capture.facts import CONTINUATION_OCTETS, Kind
+from rootsrv.capture.messages import Message
+from rootsrv.capture.rings import PACKET, ROW_OCTETS
+
+try:
+    import numpy
+except ImportError:  # the extra rootsrv[capture] is not installed
+    numpy = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LINKTYPE_RAW = 101
+HEAD = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65_535, LINKTYPE_RAW)
+"""What a file begins with (pcap-savefile(5)); times are in nanoseconds."""
+
+_HEAD_OCTETS = 16
+_ROW_HEAD = struct.Struct("<QBBxxI")
+_RECORD = struct.Struct("<IIII")
+_SECOND = 10**9
+_IPV4_OCTETS = 20
+_UDP_OCTETS = 8
+_UDP, _TCP = 17, 6
+_PUSH_ACK = 5 << 12 | 0x18
+_SEGMENT_OCTETS = 65_000
+
+
+def rows_of(message: Message) -> bytes:
+    """The rows of the packets that *message* came in, or might have."""
+    rows = []
+    for packet in packets_of(message):
+        size = CONTINUATION_OCTETS
+        rows.append(
+            _ROW_HEAD.pack(message.time, PACKET, message.family, len(packet)) + packet[:size].ljust(size, b"\0")
+        )
+        for at in range(size, len(packet), size):
+            head = _ROW_HEAD.pack(message.time, Kind.CONTINUATION, 0, 0)
+            rows.append(head + packet[at : at + size].ljust(size, b"\0"))
+    return b"".join(rows)
+
+
+def packets_of(message: Message) -> list[bytes]:
+    """IP packets with *message*: a datagram, or TCP segments."""
+    ports = struct.pack("!HH", message.source_port, message.destination_port)
+    if message.transport == 0:
+        udp = ports + struct.pack("!HH", _UDP_OCTETS + len(message.octets), 0)
+        return [_packet(message, _UDP, udp + message.octets)]
+    stream = len(message.octets).to_bytes(2, "big") + message.octets
+    packets = []
+    for at in range(0, len(stream), _SEGMENT_OCTETS):
+        tcp = ports + struct.pack("!IIHHHH", 1 + at, 1, _PUSH_ACK, 65_535, 0, 0)
+        packets.append(_packet(message, _TCP, tcp + stream[at : at + _SEGMENT_OCTETS]))
+    return packets
+
+
+def _packet(message: Message, protocol: int, payload: bytes) -> bytes:
+    source, destination = message.source, message.destination
+    if message.family == 6:
+        return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 0) + source + destination + payload
+    addresses = source[:4] + destination[:4]
+    head = struct.pack("!BBHHHBBH", 0x45, 0, _IPV4_OCTETS + len(payload), 0, 0, 0, protocol, 0) + addresses
+    return head[:10] + _checksum(head) + head[12:] + payload
+
+
+def _checksum(header: bytes) -> bytes:
+    """The Internet checksum (RFC 1071)."""
+    return (0xFFFF - int.from_bytes(header, "big") % 0xFFFF).to_bytes(2, "big")
+
+
+def records(rows: bytes, wall_offset: int) -> bytes:
+    """The packets in *rows*, whole ones one behind another, as records; rows of other kinds are left out.
+
+    *wall_offset*: nanoseconds from CLOCK_BOOTTIME to the wall clock.
+    """
+    if not rows:
+        return b""
+    if numpy is None:
+        return _plain_records(rows, wall_offset)
+    table = numpy.frombuffer(rows, numpy.uint8).reshape(-1, ROW_OCTETS).copy()
+    kinds = table[:, 8]
+    if (kinds != PACKET).any():
+        table, lengths, here, starts = _pieces(table)
+    else:
+        lengths = table.view("<u4")[:, 3].astype(numpy.int64)
+        here = numpy.minimum(lengths, CONTINUATION_OCTETS)
+        starts = numpy.zeros(len(table), numpy.int64)
+    heads = starts == 0
+    words = table.view("<u4")
+    wall = table.view("<u8")[:, 0] + numpy.uint64(wall_offset % (1 << 64))
+    seconds, rest = numpy.divmod(wall, numpy.uint64(_SECOND))
+    words[:, 0], words[:, 1], words[:, 2], words[:, 3] = seconds, rest, lengths, lengths
+    columns = numpy.arange(ROW_OCTETS, dtype=numpy.uint8)
+    wanted = columns < (here + _HEAD_OCTETS).astype(numpy.uint8)[:, None]
+    if not heads.all():
+        wanted &= columns >= starts.astype(numpy.uint8)[:, None]
+    octets: bytes = table[wanted].tobytes()
+    return octets
+
+
+def _pieces(
+    table: "NDArray[numpy.uint8]",
+) -> "tuple[NDArray[numpy.uint8], NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.int64]]":
+    """The rows of packets in *table*; length of their packet, octets of it that are here, where a record begins."""
+    kinds = table[:, 8]
+    is_head = kinds != Kind.CONTINUATION
+    head_at = numpy.flatnonzero(is_head)
+    of_head = numpy.cumsum(is_head) - 1
+    is_packet = (of_head >= 0) & (kinds[head_at[of_head]] == PACKET)
+    place = (numpy.arange(len(table)) - head_at[of_head])[is_packet]
+    lengths = table.view("<u4")[:, 3].astype(numpy.int64)[head_at[of_head]][is_packet]
+    here = numpy.clip(lengths - CONTINUATION_OCTETS * place, 0, CONTINUATION_OCTETS)
+    return table[is_packet], lengths, here, numpy.where(place == 0, 0, _HEAD_OCTETS)
+
+
+def _plain_records(rows: bytes, wall_offset: int) -> bytes:
+    """`records` on a host without numpy."""
+    found: list[bytes] = []
+    at, end = 0, len(rows)
+    while at < end:
+        time, kind, _, length = _ROW_HEAD.unpack_from(rows, at)
+        packet = rows[at + _HEAD_OCTETS : at + ROW_OCTETS]
+        at += ROW_OCTETS
+        while at < end and rows[at + 8] == Kind.CONTINUATION:
+            packet += rows[at + _HEAD_OCTETS : at + ROW_OCTETS]
+            at += ROW_OCTETS
+        if kind != PACKET:
+            continue
+        packet = packet[:length]
+        seconds, rest = divmod(time + wall_offset, _SECOND)
+        found.append(_RECORD.pack(seconds, rest, length, length) + packet)
+    return b"".join(found)

@@ -1,0 +1,232 @@
+"""Rings of capture rows in shared memory: one for each CPU and each worker, all read by the role capture."""
+# Theory of operation
+# -------------------
+# A ring has one writer and one reader, who never wait for each other.  Both count rows since the ring was made:
+#
+#     read ─────────────────── seen ─────────── written
+#       rows that may be taken       rows of late
+#
+# The writer stores rows and then `written`; where there is no room between `written` and `read` it counts the query as
+# lost and goes on.  The reader takes what lies before `seen`, `written` as it was when it last looked, milliseconds
+# ago: by then every processor sees the rows too, whatever order it stores in.  When it has done with them it stores
+# `read`.  All numbers are in the memory itself: a reader that dies is followed by one that goes on where it was.
+#
+# A ring's head is two cache lines of words, the first half its writer's, the second its reader's (struct capture_ring
+# in rootsrv/fastpath/bpf/shared.h; tests/capture compares them).  A CPU's rings are two maps of the BPF program; a
+# worker's is a piece of memory of its own, its size sealed, so that nobody can cut it short under the other.
+
+import fcntl
+import mmap
+import os
+from dataclasses import dataclass
+
+from rootsrv.capture.facts import FACT_OCTETS
+
+ROW_OCTETS = FACT_OCTETS
+CHUNK_ROWS = 512
+"""Rings are a power of two times so many rows (CAPTURE_CHUNK_ROWS)."""
+
+HEAD_OCTETS = 128
+_HEAD_WORDS = HEAD_OCTETS // 8
+WRITTEN, ITEMS, LOST, PASSED_OVER = 0, 1, 2, 3
+READ, SHAPE, EVERY, WANTED, TOLD_LOST, TOLD_PASSED_OVER = 8, 9, 10, 11, 12, 13
+"""Words of the head: the writer's, the reader's."""
+
+OFF, FACTS, PACKETS = 0, 1, 2
+"""What the rows shall hold (enum capture_shape); a worker writes messages for both."""
+
+IPV4, IPV6, UDP, TCP = 1, 2, 4, 8
+"""Bits of WANTED (enum capture_wanted)."""
+
+EVERYTHING = IPV4 | IPV6 | UDP | TCP
+
+PACKET, MESSAGE = 3, 4
+"""Kinds of rows besides those of facts.py: an IP packet; a message as a worker got it (messages.py)."""
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the writer of a ring has counted since the ring was made: queries."""
+
+    items: int = 0
+    lost: int = 0
+    passed_over: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.items + other.items, self.lost + other.lost, self.passed_over + other.passed_over)
+
+    def __sub__(self, other: "Counts") -> "Counts":
+        return Counts(self.items - other.items, self.lost - other.lost, self.passed_over - other.passed_over)
+
+
+class Ring:
+    """The reader's end of one ring."""
+
+    def __init__(self, where: str, head: memoryview, rows: memoryview) -> None:
+        """*where*: "kernel" or "worker", for statistics; *head*: HEAD_OCTETS, *rows*: a power of two of them."""
+        self.where = where
+        self._words = head.cast("Q") if head.format != "Q" else head
+        self._rows = rows
+        self._capacity = len(rows) // ROW_OCTETS
+        self._seen = self._words[READ]
+        self._damaged = 0
+
+    def want(self, shape: int, every: int = 1, wanted: int = EVERYTHING) -> None:
+        """Have the writer write *shape* (OFF, FACTS, PACKETS): one query of *every*, of those that are *wanted*."""
+        self._words[EVERY], self._words[WANTED] = every, wanted
+        self._words[SHAPE] = shape
+
+    @property
+    def shape(self) -> int:
+        """What is written into it now."""
+        return self._words[SHAPE]
+
+    @property
+    def capacity(self) -> int:
+        """How many rows there is room for."""
+        return self._capacity
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have not been taken."""
+        return min(self._words[WRITTEN] - self._words[READ], self._capacity)
+
+    def take(self) -> list[memoryview]:
+        """The rows that were complete at the last call, in at most two pieces; they stay there until `done`."""
+        words, capacity = self._words, self._capacity
+        read, until, self._seen = words[READ], self._seen, words[WRITTEN]
+        if not 0 <= self._seen - read <= capacity:
+            # Nothing but a writer gone wrong stores such a number: what it wrote is not to be believed.
+            self._damaged += 1
+            words[READ] = self._seen
+            return []
+        if not read < until <= self._seen:
+            return []
+        start, end = read % capacity, until % capacity
+        if start < end:
+            return [self._rows[start * ROW_OCTETS : end * ROW_OCTETS]]
+        pieces = [self._rows[start * ROW_OCTETS :], self._rows[: end * ROW_OCTETS]]
+        return [each for each in pieces if each]
+
+    def done(self, rows: int) -> None:
+        """*rows* of those that were taken may be written over."""
+        self._words[READ] += rows
+
+    def skip(self) -> None:
+        """Take no account of what is in it, and of what was lost until now."""
+        self._words[READ] = self._seen = self._words[WRITTEN]
+        self.news()
+
+    def news(self) -> Counts:
+        """What was lost and passed over since the last call, by whichever reader that was; without items."""
+        words = self._words
+        lost, passed_over = words[LOST], words[PASSED_OVER]
+        found = Counts(0, lost - words[TOLD_LOST], passed_over - words[TOLD_PASSED_OVER])
+        words[TOLD_LOST], words[TOLD_PASSED_OVER] = lost, passed_over
+        return found
+
+    def counts(self) -> Counts:
+        """What the writer has counted."""
+        return Counts(self._words[ITEMS], self._words[LOST], self._words[PASSED_OVER])
+
+    @property
+    def damaged(self) -> int:
+        """How often what the writer said of its ring could not be."""
+        return self._damaged
+
+
+class RingWriter:
+    """The writer's end of a worker's ring."""
+
+    def __init__(self, descriptor: int) -> None:
+        """*descriptor*: of `make_memory`; what is mapped stays when it is closed."""
+        memory = memoryview(mmap.mmap(descriptor, os.fstat(descriptor).st_size))
+        self._words = memory[:HEAD_OCTETS].cast("Q")
+        self._rows = memory[mmap.PAGESIZE :]
+        self._capacity = len(self._rows) // ROW_OCTETS
+
+    @property
+    def shape(self) -> int:
+        """OFF: there is nothing to write."""
+        return self._words[SHAPE]
+
+    def choose(self, count: int, needed: int) -> range:
+        """Which of the next *count* queries shall be written, by number; *needed*: their bits of WANTED."""
+        words = self._words
+        if words[WANTED] & needed != needed:
+            words[PASSED_OVER] += count
+            return range(0)
+        every = words[EVERY]
+        if every <= 1:
+            return range(count)
+        first = -(words[ITEMS] + words[LOST] + words[PASSED_OVER]) % every
+        chosen = range(first, count, every)
+        words[PASSED_OVER] += count - len(chosen)
+        return chosen
+
+    def lose(self, count: int) -> None:
+        """Count queries that could not be written."""
+        self._words[LOST] += count
+
+    def append(self, messages: list[bytes]) -> None:
+        """Write *messages*, each a whole number of rows, as far as there is room; the others are lost, and counted."""
+        words, capacity = self._words, self._capacity
+        written = words[WRITTEN]
+        room = (capacity - (written - words[READ])) * ROW_OCTETS
+        octets = b"".join(messages)
+        fit = len(messages)
+        if len(octets) > room:
+            fit = size = 0
+            for each in messages:
+                if size + len(each) > room:
+                    break
+                size += len(each)
+                fit += 1
+            words[LOST] += len(messages) - fit
+            octets = octets[:size]
+        start = written % capacity * ROW_OCTETS
+        until_end = len(self._rows) - start
+        self._rows[start : start + len(octets)] = octets[:until_end]
+        if len(octets) > until_end:
+            self._rows[: len(octets) - until_end] = octets[until_end:]
+        words[ITEMS] += fit
+        words[WRITTEN] = written + len(octets) // ROW_OCTETS
+
+
+def make_memory(rows: int) -> int:
+    """The descriptor of memory for a worker's ring; OSError where there is not so much."""
+    descriptor = os.memfd_create("rootsrv-capture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        # Had at once: a store into a page that cannot be had later is a SIGBUS.
+        os.posix_fallocate(descriptor, 0, mmap.PAGESIZE + rows * ROW_OCTETS)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_memory(descriptor: int) -> Ring:
+    """The reader's end of a worker's ring; ValueError if it is none."""
+    octets = os.fstat(descriptor).st_size - mmap.PAGESIZE
+    rows = octets // ROW_OCTETS
+    if octets < ROW_OCTETS * CHUNK_ROWS or rows & (rows - 1) or octets % ROW_OCTETS:
+        raise ValueError(f"a ring of {octets} octets")
+    if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise ValueError("a ring whose size is not sealed")
+    memory = memoryview(mmap.mmap(descriptor, octets + mmap.PAGESIZE))
+    return Ring("worker", memory[:HEAD_OCTETS], memory[mmap.PAGESIZE :])
+
+
+def open_maps(heads: int, rows: int, cpus: int, chunks: int) -> list[Ring]:
+    """The rings of all CPUs, from the BPF program's maps (descriptors)."""
+    size = chunks * CHUNK_ROWS * ROW_OCTETS
+    head_memory = memoryview(mmap.mmap(heads, -(-cpus * HEAD_OCTETS // mmap.PAGESIZE) * mmap.PAGESIZE))
+    row_memory = memoryview(mmap.mmap(rows, cpus * size))
+    found = []
+    for cpu in range(cpus):
+        head = head_memory[cpu * HEAD_OCTETS : (cpu + 1) * HEAD_OCTETS]
+        found.append(Ring("kernel", head, row_memory[cpu * size : (cpu + 1) * size]))
+    return found

@@ -1,0 +1,239 @@
+"""The operator's commands on a running capture: `rootsrv capture start`, `stop`, `status`, `ditl`."""
+
+import argparse
+import datetime
+import json
+import re
+import sys
+import time
+from typing import Any
+
+from rootsrv.commands.asking import add_config, ask, failed
+from rootsrv.commands.printing import say
+from rootsrv.config import file as config_file
+from rootsrv.config.file import Config
+from rootsrv.control.client import NoAnswer
+from rootsrv.process import clocks
+
+_PATIENCE_SECONDS = 30.0  # a stop waits until the last file is on the disk
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_SECONDS = 366 * 86_400
+
+DITL_HOURS = 50
+"""DNS-OARC's "Day in the Life of the Internet" collects two days and an hour on either side."""
+
+DITL_CLOCK_SECONDS = 0.5
+"""DNS-OARC's scripts stop at a clock that is further off."""
+
+_GIGABYTE = 10**9
+_DITL_QUERY_OCTETS = 60
+"""Of a query in a pcap file that gzip has compressed, about."""
+
+
+class NotSo(ValueError):
+    """What was typed cannot be; the text says why."""
+
+
+def add_arguments(commands: Any) -> None:
+    """The sub-commands, into `rootsrv capture`'s *commands*."""
+    start = commands.add_parser("start", help="write what is asked to files, for a time or until stop")
+    add_config(start)
+    start.add_argument("--for", dest="duration", metavar="TIME", help="30m, 50h, 7d (default: until stop)")
+    _add_what(start)
+    start.add_argument("--format", choices=("cdns", "pcap"), help="default: as configured")
+    start.set_defaults(command=run_start)
+
+    stop = commands.add_parser("stop", help="end the capture; returns when its last file is whole")
+    add_config(stop)
+    stop.set_defaults(command=run_stop)
+
+    status = commands.add_parser("status", help="rate, losses, files, disk, until when")
+    add_config(status)
+    status.set_defaults(command=run_status)
+
+    ditl = commands.add_parser("ditl", help="a collection for DNS-OARC: 50 hours of pcap, checked before it begins")
+    add_config(ditl)
+    ditl.add_argument("--begin", metavar="TIME", help="YYYY-MM-DDTHH:MM, UTC (default: now)")
+    ditl.add_argument("--hours", type=int, default=DITL_HOURS, help=f"default {DITL_HOURS}")
+    ditl.add_argument("--rate", type=float, default=0.0, help="queries a second to have room for (default: as of now)")
+    ditl.add_argument("--to", metavar="HOST:DIRECTORY", help="where the files shall go: shown in the command for that")
+    _add_what(ditl)
+    ditl.add_argument("--check", action="store_true", help="only say whether it could begin")
+    ditl.set_defaults(command=run_ditl)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compression", choices=("none", "gzip", "zstd"), help="default: as configured")
+    parser.add_argument("--name", help="begins the files' names (default: as configured)")
+    parser.add_argument("--every", type=int, default=0, metavar="N", help="one query of N (default: as configured)")
+
+
+def run_start(arguments: argparse.Namespace) -> int:
+    """`rootsrv capture start`."""
+    try:
+        seconds = parse_duration(arguments.duration) if arguments.duration else 0
+    except NotSo as error:
+        print(f"rootsrv: {error}", file=sys.stderr)
+        return 2
+    request = {"command": "capture-start", "seconds": float(seconds), **_what(arguments)}
+    return _order(arguments, request | ({"format": arguments.format} if arguments.format else {}))
+
+
+def run_stop(arguments: argparse.Namespace) -> int:
+    """`rootsrv capture stop`."""
+    return _order(arguments, {"command": "capture-stop"})
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """`rootsrv capture status`."""
+    return _order(arguments, {"command": "status"})
+
+
+def _what(arguments: argparse.Namespace) -> dict[str, Any]:
+    chosen = {"compression": arguments.compression, "name": arguments.name, "every": arguments.every}
+    return {key: value for key, value in chosen.items() if value}
+
+
+def _order(arguments: argparse.Namespace, request: dict[str, Any]) -> int:
+    loaded = config_file.load(arguments.config)
+    if loaded.capture is None:
+        return failed(arguments, f"{arguments.config}: there is no section [capture]")
+    try:
+        told, _ = ask(loaded, "capture", request, timeout_seconds=_PATIENCE_SECONDS)
+    except NoAnswer as error:
+        return failed(arguments, error)
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        for line in lines(told):
+            say(line)
+    return 0
+
+
+def lines(told: dict[str, Any]) -> list[str]:
+    """A capture's status, for people."""
+    until = f", until {_utc(told['until'])}" if told["until"] else ""
+    form = f" as {told['format']}" if told["format"] else ""
+    found = [f"{told['state']}{form}{until}"]
+    if told["begins"] > time.time():
+        found[0] = f"waits for {_utc(told['begins'])}{until}"
+    if told["why"]:
+        found.append(f"why: {told['why']}")
+    lost = ", ".join(f"{where} {number}" for where, number in told["lost"].items())
+    found.append(f"{told['items']} queries, {told['rate']:.0f} a second; lost: {lost}")
+    if told["passed_over"]:
+        found.append(f"{told['passed_over']} not wanted, or not in the sample")
+    if told["late"]:
+        found.append(f"{told['late']} came late, and stand out of order")
+    if told["queries_counted"] is not None:
+        found.append(f"the instance counted {told['queries_counted']} meanwhile (RSSAC002)")
+    found.append(f"file {told['file'] or '-'}; {told['files_finished']} finished, {told['files_failed']} failed")
+    found.append(
+        f"{told['directory']}: {told['directory_octets'] / _GIGABYTE:.2f} GB of {told['quota_octets'] / _GIGABYTE:.0f},"
+        f" {told['free_octets'] / _GIGABYTE:.1f} GB free{_left(told)}"
+    )
+    found.append(f"rings {100 * told['ring_fill']:.1f} % full, {told['behind_seconds']:.2f} s behind")
+    if not told["columns"]:
+        found.append("numpy is not installed (pip install rootsrv[capture]): some 50,000 queries a second at most")
+    return found
+
+
+def _left(told: dict[str, Any]) -> str:
+    """For how long there is room at the rate of now."""
+    if not told["octets_a_second"]:
+        return ""
+    room = min(told["free_octets"], told["quota_octets"] - told["directory_octets"])
+    return f", room for {max(0, room) / told['octets_a_second'] / 3600:.1f} h"
+
+
+def run_ditl(arguments: argparse.Namespace) -> int:
+    """`rootsrv capture ditl`: 1 if the clock, the place or the role hinders it."""
+    loaded = config_file.load(arguments.config)
+    if loaded.capture is None:
+        return failed(arguments, f"{arguments.config}: there is no section [capture]")
+    try:
+        begin = parse_time(arguments.begin) if arguments.begin else time.time()
+        if not 1 <= arguments.hours <= _LONGEST_SECONDS // 3600:
+            raise NotSo(f"--hours: must be 1..{_LONGEST_SECONDS // 3600}")
+    except NotSo as error:
+        print(f"rootsrv: {error}", file=sys.stderr)
+        return 2
+    until = begin + arguments.hours * 3600
+    try:
+        told, _ = ask(loaded, "capture", {"command": "status"}, timeout_seconds=_PATIENCE_SECONDS)
+    except NoAnswer as error:
+        return failed(arguments, error)
+    problems = list(_hindrances(loaded, told, arguments.rate, arguments.hours))
+    if until <= time.time():
+        problems.append(f"the {arguments.hours} hours from {_utc(begin)} on are over")
+    for problem in problems:
+        print(f"rootsrv: {problem}", file=sys.stderr)
+    if problems:
+        return 1
+    name = arguments.name or loaded.capture.name
+    if not arguments.check:
+        request = {"command": "capture-start", "format": "pcap", "at": begin, "until": until, **_what(arguments)}
+        try:
+            told, _ = ask(loaded, "capture", request, timeout_seconds=_PATIENCE_SECONDS)
+        except NoAnswer as error:
+            return failed(arguments, error)
+    if arguments.json:
+        print(json.dumps(told | {"upload": upload(told["directory"], name, arguments.to)}, indent=2))
+        return 0
+    verb = "could be collected" if arguments.check else "are collected"
+    say(f"queries {verb} from {_utc(begin)} to {_utc(until)} into {told['directory']} as {name}.*.pcap*")
+    say("each file has its MD5 (.md5) and what it holds and lost (.json) beside it")
+    say("afterwards, and as often as the line breaks:")
+    say(f"  {upload(told['directory'], name, arguments.to)}")
+    return 0
+
+
+def upload(directory: str, name: str, to: str | None) -> str:
+    """A command that brings whole files with their checksums away, and goes on where it was when called again."""
+    return (
+        f"rsync --archive --partial --append-verify --exclude '*.part' --include '{name}*.pcap*' --exclude '*'"
+        f" {directory}/ {to or 'HOST:DIRECTORY'}/"
+    )
+
+
+def _hindrances(config: Config, told: dict[str, Any], rate: float, hours: int) -> "list[str]":
+    """Why the collection should not begin."""
+    found = []
+    if config.clock.source != "trusted":
+        error = clocks.greatest_error_seconds()
+        if error is None or error >= DITL_CLOCK_SECONDS:
+            known = "not synchronised" if error is None else f"off by up to {error:.3f} s"
+            found.append(f"the clock is {known}; it must be right to {DITL_CLOCK_SECONDS} s")
+    if told["state"] != "idle" or told["begins"] > time.time():
+        found.append("a capture is under way, or waits (rootsrv capture stop ends it)")
+    rate = rate or told["rate"] or told["queries_a_second"]
+    needed = rate * hours * 3600 * _DITL_QUERY_OCTETS
+    room = min(told["free_octets"], told["quota_octets"] - told["directory_octets"])
+    if needed > room:
+        found.append(
+            f"{told['directory']}: room for {room / _GIGABYTE:.0f} GB, and {hours} hours of {rate:.0f} queries a second"
+            f" take some {needed / _GIGABYTE:.0f} GB"
+        )
+    return found
+
+
+def parse_duration(text: str) -> int:
+    """Seconds in `90s`, `30m`, `50h`, `7d`; NotSo for anything else, or more than a year."""
+    found = re.fullmatch(r"(\d{1,8})([smhd])", text)
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 0 < seconds <= _LONGEST_SECONDS:
+        raise NotSo(f"--for {text}: must be like 90s, 30m, 50h or 7d, and at most a year")
+    return seconds
+
+
+def parse_time(text: str) -> float:
+    """Seconds since 1970 of YYYY-MM-DDTHH:MM, UTC; NotSo for anything else."""
+    try:
+        found = datetime.datetime.strptime(text.removesuffix("Z"), "%Y-%m-%dT%H:%M")
+        return found.replace(tzinfo=datetime.UTC).timestamp()
+    except ValueError as error:
+        raise NotSo(f"--begin {text}: must be YYYY-MM-DDTHH:MM, UTC") from error
+
+
+def _utc(at: float) -> str:
+    return f"{datetime.datetime.fromtimestamp(at, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"

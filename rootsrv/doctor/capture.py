@@ -1,0 +1,98 @@
+"""Capture: is there room for its files, does the disk take them fast enough, are its libraries there?"""
+
+import importlib.util
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rootsrv.config.capture import CaptureConfig
+from rootsrv.config.file import Config
+from rootsrv.doctor.finding import Finding, bad, good, remark
+
+RATE = 270_000
+"""Queries a second of the busiest letter: what a disk should take."""
+
+QUERY_OCTETS = {("cdns", "none"): 50, ("cdns", "gzip"): 29, ("cdns", "zstd"): 27} | {
+    ("pcap", "none"): 95,
+    ("pcap", "gzip"): 60,
+    ("pcap", "zstd"): 55,
+}
+"""That a query takes in a file (bench/README.md)."""
+
+_TRIED_OCTETS = 32 << 20
+_PIECE_OCTETS = 1 << 20
+_LONGEST_SECONDS = 5.0
+_GIGABYTE = 10**9
+_HOUR = 3600
+
+
+def checks(config: Config) -> Iterator[Finding]:
+    """All of them; nothing where there is no `[capture]`."""
+    settings = config.capture
+    if settings is None:
+        return
+    yield from _libraries(settings)
+    directory = Path(settings.directory)
+    there = next(each for each in (directory, *directory.parents) if each.is_dir())
+    yield _room(settings, there)
+    yield _speed(settings, there)
+
+
+def _libraries(settings: CaptureConfig) -> Iterator[Finding]:
+    wanted = ["numpy", *{"gzip": ["isal"], "zstd": ["zstandard"]}.get(settings.compression, [])]
+    missing = [each for each in wanted if importlib.util.find_spec(each) is None]
+    if not missing:
+        yield good("capture libraries", ", ".join(wanted))
+        return
+    found = f"{', '.join(missing)} not installed: plain Python takes a fraction of the rate"
+    remedy = "pip install 'rootsrv[capture]' into the environment of rootsrv"
+    if "zstandard" in missing:
+        yield bad("capture libraries", f'{found}, and compression = "zstd" is not to be had', remedy)
+    else:
+        yield remark("capture libraries", found, remedy)
+
+
+def _octets_a_second(settings: CaptureConfig) -> float:
+    return RATE * QUERY_OCTETS[settings.format, settings.compression] / settings.every
+
+
+def _room(settings: CaptureConfig, directory: Path) -> Finding:
+    flags = os.statvfs(directory)
+    free = flags.f_bavail * flags.f_frsize - settings.keep_free_gigabytes * _GIGABYTE
+    quota = settings.quota_gigabytes * _GIGABYTE
+    hours = min(free, quota) / _octets_a_second(settings) / _HOUR
+    about = f"capture space in {directory}"
+    if free < quota:
+        return bad(
+            about, f"{max(0.0, free) / _GIGABYTE:.0f} GB are to be had for a quota of {quota / _GIGABYTE:.0f}",
+            "make room, or lower capture.quota_gigabytes",
+        )  # fmt: skip
+    found = f"{quota / _GIGABYTE:.0f} GB hold {hours:.1f} h at {RATE} queries a second ({settings.format})"
+    if hours < 1 and settings.when_full == "stop":
+        return remark(about, found, "raise capture.quota_gigabytes, sample (every), or remove the oldest (when_full)")
+    return good(about, found)
+
+
+def _speed(settings: CaptureConfig, directory: Path) -> Finding:
+    """How fast the disk takes octets, fsync included."""
+    about = f"capture disk of {directory}"
+    path = directory / f".rootsrv-doctor-{secrets.token_hex(8)}"
+    piece = os.urandom(_PIECE_OCTETS)
+    written = 0
+    began = time.monotonic()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        while written < _TRIED_OCTETS and time.monotonic() - began < _LONGEST_SECONDS:
+            written += os.write(descriptor, piece)
+            os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+        path.unlink()
+    rate = written / (time.monotonic() - began)
+    needed = _octets_a_second(settings)
+    found = f"takes {rate / 1e6:.0f} MB/s, {RATE} queries a second are {needed / 1e6:.1f}"
+    if rate < 2 * needed:
+        return remark(about, found, "another disk for capture.directory, a better compression, or a sample (every)")
+    return good(about, found)

@@ -1,0 +1,217 @@
+/* Capture: what was asked, appended to a ring of this CPU that the role capture reads (rootsrv/capture).
+ *
+ * Theory: a row is 128 octets, whatever it holds, and lies nowhere near another CPU's.  CAPTURE_FACTS: one `struct fact`, made
+ * when the response is on its way, since it tells of that too.  CAPTURE_PACKETS: the query's IP packet, kept before the reply
+ * takes its place, and shown (`written` moves) only when the reply is sent: what is passed up is the worker's to tell.  What
+ * does not fit into a row goes on in rows behind it.  Where there is no room a loss is counted; nobody is ever waited for.
+ *
+ * `written` is stored behind the rows by a plain store.  The reader takes no row before it has seen `written` a second time,
+ * milliseconds later, when on every machine the rows are seen as well.
+ */
+
+#define CAPTURED_HERE 112 /* octets of a packet in one row, behind 16 of head */
+#define NAME_HERE 55
+#define CAPTURE_HEAD (CAPTURE_ROW - CAPTURED_HERE)
+#define FACT_OPT 1
+#define FACT_DO 2
+#define FACT_COOKIE 4
+#define FACT_COOKIE_VALID 8
+#define FACT_CLIENT_SUBNET 16
+
+struct capture_chunk {
+	uint64_t words[CAPTURE_CHUNK_ROWS][CAPTURE_ROW / 8];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1); /* as many as there are CPUs */
+	__type(key, __u32);
+	__type(value, struct capture_ring);
+} capture_rings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1); /* capturing.chunks for each CPU */
+	__type(key, __u32);
+	__type(value, struct capture_chunk);
+} capture_rows SEC(".maps");
+
+static __always_inline struct capture_ring *ring_of_this_cpu(void)
+{
+	__u32 key = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&capture_rings, &key);
+}
+
+/* Row *number* of this CPU's ring. */
+static __always_inline uint64_t *row_of(uint64_t number)
+{
+	uint64_t place = number;
+	__u32 chunk = number / CAPTURE_CHUNK_ROWS & (capturing.chunks - 1);
+	__u32 key = bpf_get_smp_processor_id() * capturing.chunks + chunk;
+	struct capture_chunk *rows = bpf_map_lookup_elem(&capture_rows, &key);
+
+	BOUND(place, CAPTURE_CHUNK_ROWS - 1);
+	return rows ? rows->words[place] : 0;
+}
+
+static __always_inline int has_room(const struct capture_ring *ring, uint64_t rows)
+{
+	return ring->written + rows - READ_ONCE(ring->read) <= (uint64_t)capturing.chunks * CAPTURE_CHUNK_ROWS;
+}
+
+static __always_inline uint64_t rows_behind(uint64_t octets, uint64_t here)
+{
+	return octets > here ? (octets - here + CAPTURED_HERE - 1) / CAPTURED_HERE : 0;
+}
+
+/* The first *octets* of a word, none if that is negative; without branches, whose paths the verifier would follow. */
+static __always_inline uint64_t up_to(uint64_t word, int64_t octets)
+{
+	int64_t missing = 8 - octets;
+
+	missing &= ~(missing >> 63);
+	missing -= 8;
+	missing = (missing & missing >> 63) + 8; /* 0 … 8 */
+	asm volatile("" : "+r"(missing));
+	return word & ~0ULL >> missing * 4 >> missing * 4;
+}
+
+/* Row *number*, with what of the message stands from offset *from* up to *end*; beyond that zeros. */
+STEP continue_row(struct scratch *s, uint64_t number, uint64_t from, uint64_t end)
+{
+	if (!s)
+		return 0;
+	uint64_t *row = row_of(number);
+	if (!row)
+		return 0;
+	row[0] = s->capture_time;
+	row[1] = CAPTURE_CONTINUATION;
+	for (uint32_t word = 0; word < CAPTURED_HERE / 8; word++)
+		row[CAPTURE_HEAD / 8 + word] = up_to(LOAD64(message_at(s, from + word * 8)), end - from - word * 8);
+	return 0;
+}
+
+/* Rows behind row *first*, with what of the message stands from offset *from* up to *end*. */
+static __always_inline void continue_rows(struct scratch *s, uint64_t first, uint64_t from, uint64_t end)
+{
+	for (uint32_t i = 0; i < 5; i++) {
+		if (from >= end)
+			break;
+		continue_row(s, ++first, from, end);
+		from += CAPTURED_HERE;
+	}
+}
+
+/* The packet into rows that `capture` shows when the reply has been sent. */
+static __always_inline void keep_packet(void *data, void *data_end, struct scratch *s)
+{
+	struct capture_ring *ring = ring_of_this_cpu();
+
+	s->kept_rows = 0;
+	if (!ring || ring->shape != CAPTURE_PACKETS)
+		return;
+	uint64_t network_at = s->network_at, headers = s->message_at - network_at, octets = headers + s->size;
+	uint64_t rows = 1 + rows_behind(octets, CAPTURED_HERE), written = ring->written;
+	if (!has_room(ring, rows))
+		return;
+	uint64_t *row = row_of(written);
+	BOUND(network_at, 31);
+	const uint8_t *packet = data + network_at;
+	if (!row || (void *)(packet + IPV4_HEADER + UDP_HEADER) > data_end)
+		return;
+	s->capture_time = row[0] = bpf_ktime_get_boot_ns();
+	row[1] = CAPTURE_PACKET | (uint64_t)(s->family == IPV4 ? 4 : 6) << 8 | octets << 32;
+#pragma unroll
+	for (uint32_t i = 0; i < 3; i++)
+		row[2 + i] = LOAD64(packet + i * 8);
+	/* What of the message fits is copied whatever its size: who reads the row knows where the packet ends. */
+	if (s->family == IPV4) {
+		row[5] = LOAD32(packet + 24) | (uint64_t)LOAD32(s->message) << 32;
+#pragma unroll
+		for (uint32_t i = 0; i < 10; i++)
+			row[6 + i] = LOAD64(s->message + 4 + i * 8);
+	} else {
+		if ((void *)(packet + IPV6_HEADER + UDP_HEADER) > data_end)
+			return;
+#pragma unroll
+		for (uint32_t i = 3; i < 6; i++)
+			row[2 + i] = LOAD64(packet + i * 8);
+#pragma unroll
+		for (uint32_t i = 0; i < 8; i++)
+			row[8 + i] = LOAD64(s->message + i * 8);
+	}
+	s->kept_rows = rows;
+	if (rows > 1)
+		continue_rows(s, written, CAPTURED_HERE - headers, s->size);
+}
+
+/* A fact of the query and its response, at row *number*; rows behind it with the end of a long name. */
+static __always_inline int write_fact(struct scratch *s, uint64_t number, int is_answered)
+{
+	uint64_t *row = row_of(number);
+	if (!row)
+		return -1;
+	uint64_t name_size = s->name_size, opt_bits = 0, offered = 0, is_ipv4 = s->family == IPV4;
+	uint64_t response_size = is_answered ? s->response_size : 0, flags = is_answered ? bpf_ntohs(s->reply_flags) : 0;
+
+	if (s->has_opt) {
+		opt_bits = FACT_OPT | (s->do_flag ? FACT_DO : 0) | (s->has_client_subnet ? FACT_CLIENT_SUBNET : 0);
+		if (s->cookie_size)
+			opt_bits |= FACT_COOKIE | (s->cookie_is_good ? FACT_COOKIE_VALID : 0);
+		offered = bpf_ntohs(LOAD16(message_at(s, s->question_end + 3)));
+	}
+	s->capture_time = row[0] = bpf_ktime_get_boot_ns();
+	row[1] = CAPTURE_QUERY | (is_ipv4 ? 4 : 6) << 8 | (uint64_t)s->hop_limit << 24 |
+		 (uint64_t)(s->traffic_class & 0xff) << 32 | opt_bits << 40;
+	row[2] = is_ipv4 ? (uint32_t)s->source[0] : s->source[0];
+	row[3] = is_ipv4 ? 0 : s->source[1];
+	row[4] = is_ipv4 ? (uint32_t)s->service[0] : s->service[0];
+	row[5] = is_ipv4 ? 0 : s->service[1];
+	row[6] = bpf_ntohs(s->source_port) | (uint64_t)bpf_ntohs(s->service_port) << 16 |
+		 (uint64_t)bpf_ntohs(LOAD16(s->message)) << 32 | (uint64_t)bpf_ntohs(LOAD16(s->message + 2)) << 48;
+	row[7] = s->qtype | 1ULL << 16 | (uint64_t)s->size << 32 | response_size << 48;
+	row[8] = flags | offered << 16 | name_size << 32 | 1ULL << 40;
+	/* The header's last octet, which is the number of OPT records, and the name behind it. */
+#pragma unroll
+	for (uint32_t i = 0; i < 7; i++)
+		row[9 + i] = up_to(LOAD64(s->message + DNS_HEADER - 1 + i * 8), (int64_t)name_size + 1 - i * 8);
+	if (name_size > NAME_HERE)
+		continue_rows(s, number, DNS_HEADER + NAME_HERE, DNS_HEADER + name_size);
+	return 0;
+}
+
+/* The query was answered, or turned away without a response: tell of it, if it is wanted. */
+STEP capture(struct scratch *s, int is_answered)
+{
+	struct capture_ring *ring = ring_of_this_cpu();
+	if (!s || !ring)
+		return 0;
+	uint64_t shape = READ_ONCE(ring->shape), every = READ_ONCE(ring->every), written = ring->written, rows;
+
+	if (shape == CAPTURE_OFF)
+		return 0;
+	uint64_t needed = CAPTURE_UDP | (s->family == IPV4 ? CAPTURE_IPV4 : CAPTURE_IPV6);
+	if ((ring->wanted & needed) != needed ||
+	    (every > 1 && (ring->items + ring->lost + ring->passed_over) % every)) {
+		ring->passed_over++;
+		return 0;
+	}
+	if (shape == CAPTURE_PACKETS) {
+		rows = s->kept_rows;
+	} else {
+		rows = 1 + rows_behind(s->name_size, NAME_HERE);
+		if (!has_room(ring, rows) || write_fact(s, written, is_answered))
+			rows = 0;
+	}
+	if (!rows) {
+		ring->lost++;
+		return 0;
+	}
+	ring->items++;
+	asm volatile("" : : : "memory");
+	ring->written = written + rows;
+	return 0;
+}

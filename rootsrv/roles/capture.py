@@ -1,0 +1,398 @@
+"""The role *capture*: writes what was asked to files, as long as it is told to."""
+# A process of its own, on cores of its own if so configured: it reads what kernel and workers leave in shared memory,
+# and nobody waits for it.  What it is told (until when, in which format) is kept beside the files, so that it goes on
+# after a restart, of itself or of the machine, with what has been lost meanwhile counted.
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import rootsrv
+from rootsrv.capture import formats, offer, rings, sequence
+from rootsrv.capture.anonymise import KeyUnusable, anonymiser
+from rootsrv.capture.cdns import Collection
+from rootsrv.capture.collector import POLL_SECONDS, Collector, State, Wanted
+from rootsrv.capture.compression import CompressionUnavailable, compressors
+from rootsrv.capture.files import Directory, Finisher
+from rootsrv.config.capture import CaptureConfig
+from rootsrv.config.checks import ConfigError
+from rootsrv.config.file import Config
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
+from rootsrv.control.server import ControlServer
+from rootsrv.page import counts
+from rootsrv.page.layout import Page, PageUnusable
+from rootsrv.process import log, privileges, service_manager, whole_file
+from rootsrv.process.persistence import failing, persistently
+from rootsrv.roles import supervisor
+
+ORDER = "order.json"
+RATE_SECONDS = 5.0
+_AGAIN_SECONDS = 5.0
+_GIGABYTE = 10**9
+_LONGEST_SECONDS = 366 * 86_400
+_BITS = {"ipv4": rings.IPV4, "ipv6": rings.IPV6, "udp": rings.UDP, "tcp": rings.TCP}
+
+
+class CannotCapture(Exception):
+    """It is not configured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOrder:
+    """`capture-start`: what of it is not given is as configured."""
+
+    seconds: float = 0.0
+    """For how long; 0 = until it is stopped."""
+
+    at: float = 0.0
+    """When it begins, seconds since 1970; 0 = now."""
+
+    until: float = 0.0
+    """Or until when, seconds since 1970."""
+
+    format: Literal["", "cdns", "pcap"] = ""
+    compression: Literal["", "none", "gzip", "zstd"] = ""
+    rotation_seconds: int = 0
+    name: str = ""
+    every: int = 0
+
+
+async def capture(config: Config, stop: asyncio.Event) -> None:
+    """Capture as ordered, until *stop* is set; CannotCapture without a section [capture]."""
+    settings = config.capture
+    if settings is None:
+        raise CannotCapture("capture: there is no section [capture]")
+    if settings.cores:
+        try:
+            os.sched_setaffinity(0, settings.cores)
+        except (OSError, ValueError) as error:
+            log.alarm("capture runs on any core", reason=f"capture.cores: {error}")
+    _keep_what_is_needed(config, Path(settings.directory))
+    while not stop.is_set():
+        try:
+            working = _Capture(config, settings)
+        except OSError as error:
+            # A disk that is not there yet, or full, ends nothing: the instance answers, and we look again.
+            log.alarm("capture has no directory", reason=f"{error.filename}: {error.strerror}", again_in=_AGAIN_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_SECONDS):
+                    await stop.wait()
+            continue
+        await working.run(stop)
+
+
+class _Capture:
+    """All that the role does."""
+
+    def __init__(self, config: Config, settings: CaptureConfig) -> None:
+        self._config = config
+        self._settings = settings
+        self._directory = Directory(
+            Path(settings.directory),
+            quota_octets=int(settings.quota_gigabytes * _GIGABYTE),
+            keep_free_octets=int(settings.keep_free_gigabytes * _GIGABYTE),
+            retention_seconds=settings.retention_days * 86_400,
+            removes_oldest=settings.when_full == "remove-oldest",
+        )
+        self._order_file = self._directory.path / ORDER
+        self._finisher = Finisher(settings.recompress)
+        self._runtime = Path(config.state.runtime_directory)
+        self._collector = Collector(self._runtime / offer.NAME, self._directory, self._finisher)
+        self._order: StartOrder | None = None
+        self._waits = False
+        """Whether the order's time is still to come."""
+
+        self._begun = 0.0
+        self._before: int | None = None
+        """What the instance had counted when it began."""
+
+        self._thread = ThreadPoolExecutor(1, "capture")
+        """All that the collector does is done here, so that a disk that makes it wait delays no answer about it."""
+
+        self._rate = self._octets_rate = self._counted_rate = 0.0
+        self._rate_from = (time.monotonic(), 0, 0, 0)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until *stop* is set; an order that is not over is kept."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._resume)
+        tasks = [
+            asyncio.create_task(persistently("collect", self._collect), name="collect"),
+            asyncio.create_task(persistently("status socket", self._listen), name="status"),
+        ]
+        try:
+            await stop.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            await loop.run_in_executor(self._thread, self._collector.close)
+            self._thread.shutdown()
+            (self._runtime / "capture.sock").unlink(missing_ok=True)
+
+    async def _listen(self) -> None:
+        server = await ControlServer(self.commands()).listen(self._runtime / "capture.sock")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            server.close()
+
+    async def _collect(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await loop.run_in_executor(self._thread, self._turn)
+            service_manager.alive()
+            service_manager.ready("capture listens for orders")
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _turn(self) -> None:
+        if self._waits and self._order is not None and self._order.at <= time.time():
+            self._begin(self._order, resumed=False)
+        self._collector.turn()
+        if self._order is not None and not self._waits and self._collector.state is State.IDLE:
+            self._finisher.wait()
+            self._forget_order()  # its time is over
+        now = time.monotonic()
+        since, *before = self._rate_from
+        if now - since >= RATE_SECONDS:
+            totals = self._collector.totals
+            amounts = totals.items, totals.written_octets, self._counted() or 0
+            rates = [max(0, after - each) / (now - since) for after, each in zip(amounts, before, strict=True)]
+            if before[2]:
+                self._rate, self._octets_rate, self._counted_rate = rates
+            self._rate_from = now, *amounts
+
+    def _counted_since(self) -> int | None:
+        counted = self._counted()
+        return None if counted is None or self._before is None else counted - self._before
+
+    # ── orders ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def commands(self) -> Commands:
+        """What can be asked of the role."""
+
+        async def status(_: Order[Nothing]) -> Mapping[str, Any]:
+            return self.status()
+
+        async def start(order: Order[StartOrder]) -> Mapping[str, Any]:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._start, order.wanted)
+            return self.status()
+
+        async def stop(_: Order[Nothing]) -> Mapping[str, Any]:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._stop)
+            return self.status()
+
+        return {
+            "status": Command(status, Nothing, changes=False),
+            "capture-start": Command(start, StartOrder),
+            "capture-stop": Command(stop, Nothing),
+        }
+
+    def _resume(self) -> None:
+        """Go on with what was ordered before the role ended, or with what is configured."""
+        try:
+            kept = json.loads(self._order_file.read_bytes())
+        except FileNotFoundError:
+            if self._settings.begin == "at-once":
+                self._begin(StartOrder(), resumed=True)
+            return
+        except (OSError, ValueError) as error:
+            log.alarm("capture order cannot be read", file=self._order_file, reason=error)
+            return
+        if kept.get("stopped"):
+            return
+        order = StartOrder(**{key: value for key, value in kept.items() if key in StartOrder.__slots__})
+        if order.until and order.until <= time.time():
+            self._order_file.unlink(missing_ok=True)
+            return
+        if order.at > time.time():
+            self._order, self._waits = order, True
+            return
+        try:
+            self._begin(order, resumed=True)
+        except Refused as error:
+            log.alarm("capture cannot go on", reason=error)
+            return
+        counted = kept.get("counted")
+        self._before = counted if isinstance(counted, int) else self._before
+        self._begun = kept.get("begun") or self._begun
+
+    def _start(self, order: StartOrder) -> None:
+        if not 0 <= order.seconds <= _LONGEST_SECONDS:
+            raise Refused(f"seconds: must be 0..{_LONGEST_SECONDS}, got {order.seconds:g}")
+        until = time.time() + order.seconds if order.seconds else order.until
+        if until and until <= time.time():
+            raise Refused("until: is over already")
+        if self._order is not None:
+            raise Refused("a capture is under way (rootsrv capture stop ends it)")
+        settled = StartOrder(**{**asdict(order), "seconds": 0.0, "until": until})
+        self._chosen(settled)
+        if settled.at > time.time():
+            self._order, self._waits = settled, True
+        else:
+            self._begin(settled, resumed=False)
+        self._keep_order()
+
+    def _keep_order(self) -> None:
+        assert self._order is not None
+        document = {**asdict(self._order), "begun": self._begun, "counted": self._before}
+        try:
+            whole_file.replace(self._order_file, json.dumps(document).encode(), 0o640)
+        except OSError as error:
+            log.alarm("capture order not kept", file=self._order_file, reason=error.strerror)
+
+    def _chosen(self, order: StartOrder) -> CaptureConfig:
+        """What the files shall be; Refused if they cannot be."""
+        settings = self._settings
+        try:
+            chosen = dataclasses.replace(
+                settings,
+                format=order.format or settings.format,
+                compression=order.compression or settings.compression,
+                rotation_seconds=order.rotation_seconds or settings.rotation_seconds,
+                name=order.name or settings.name,
+                every=order.every or settings.every,
+            )
+            compressors(chosen.compression)
+        except (CompressionUnavailable, ConfigError) as error:
+            raise Refused(str(error)) from error
+        return chosen
+
+    def _begin(self, order: StartOrder, *, resumed: bool) -> None:
+        settings, chosen = self._settings, self._chosen(order)
+        how = None
+        try:
+            if settings.anonymisation != "none":
+                how = anonymiser(settings.anonymisation, bytes.fromhex(settings.secret) if settings.secret else None)
+        except KeyUnusable as error:
+            raise Refused(f"capture.secret: {error}") from error
+        self._waits = False
+        service = self._config.service.addresses
+        collection = Collection(
+            host_id=self._config.identity.nsid or socket.gethostname(),
+            interfaces=self._config.fastpath.interfaces,
+            server_addresses=tuple(ipaddress.ip_address(each).packed for each in service),
+            filter=_filter(settings),
+            sampling=f"one query of {chosen.every}, of each CPU and worker" if chosen.every > 1 else "",
+            anonymiser=how,
+        )
+        self._collector.start(
+            Wanted(
+                make_format=lambda: formats.make(chosen.format, collection),
+                begin_member=compressors(chosen.compression),
+                compression=chosen.compression,
+                name=chosen.name,
+                rotation_seconds=chosen.rotation_seconds,
+                every=chosen.every,
+                bits=sum(_BITS[each] for each in (*settings.families, *settings.transports)),
+                until=order.until,
+                about={
+                    "format": chosen.format,
+                    "host": collection.host_id,
+                    "service_addresses": list(service),
+                    "filter": collection.filter,
+                    "anonymisation": settings.anonymisation,
+                    "software": f"rootsrv {rootsrv.__version__}",
+                },
+            ),
+            resumed=resumed,
+        )
+        self._order, self._begun = order, time.time()
+        self._before = self._counted()
+
+    def _counted(self) -> int | None:
+        """Queries, messages that were not understood, and those without a response that the instance has counted."""
+        try:
+            return counts.received(counts.total(Page.open(self._runtime / "page", writable=False)))
+        except PageUnusable:
+            return None
+
+    def _stop(self) -> None:
+        if self._order is None:
+            raise Refused("nothing is captured")
+        if not self._waits:
+            self._collector.stop()
+            self._finisher.wait()
+        self._forget_order()
+
+    def _forget_order(self) -> None:
+        self._order, self._waits = None, False
+        with contextlib.suppress(OSError):
+            if self._settings.begin == "at-once":
+                whole_file.replace(self._order_file, b'{"stopped": true}\n', 0o640)
+            else:
+                self._order_file.unlink(missing_ok=True)
+
+    def status(self) -> dict[str, Any]:
+        """What the status socket tells."""
+        collector, totals, finisher = self._collector, self._collector.totals, self._finisher
+        try:
+            free, used = self._directory.free_octets(), self._directory.octets()
+        except OSError:
+            free = used = 0
+        order = self._order
+        return {
+            "role": "capture",
+            "pid": os.getpid(),
+            "version": rootsrv.__version__,
+            "failing": dict(failing),
+            "state": collector.state.value,
+            "why": collector.why,
+            "format": "" if order is None else order.format or self._settings.format,
+            "begins": order.at if order is not None and self._waits else 0.0,
+            "begun": self._begun if order is not None and not self._waits else 0.0,
+            "until": 0.0 if order is None else order.until,
+            "columns": sequence.has_columns(),
+            "rate": round(self._rate, 1),
+            "octets_a_second": round(self._octets_rate, 1),
+            "queries_counted": self._counted_since(),
+            "queries_a_second": round(self._counted_rate, 1),
+            **asdict(totals),
+            "behind_seconds": round(collector.behind_seconds, 3),
+            "ring_fill": round(collector.fill, 4),
+            "directory": str(self._directory.path),
+            "file": collector.file,
+            "files_finished": finisher.finished,
+            "files_failed": finisher.failed,
+            "files_removed": self._directory.removed,
+            "error": finisher.error,
+            "directory_octets": used,
+            "free_octets": free,
+            "quota_octets": int(self._settings.quota_gigabytes * _GIGABYTE),
+        }
+
+
+def _filter(settings: CaptureConfig) -> str:
+    """As tcpdump would be told; empty if there is none."""
+    parts = []
+    if len(settings.families) == 1:
+        parts.append("ip" if settings.families[0] == "ipv4" else "ip6")
+    if len(settings.transports) == 1:
+        parts.append(settings.transports[0])
+    return " and ".join(parts)
+
+
+def _keep_what_is_needed(config: Config, directory: Path) -> None:
+    """Take the role's privileges from it: it runs as the workers' account, in the group that it was started in."""
+    account = privileges.account(config.service.user)
+    if account is not None and os.geteuid() == 0:
+        privileges.hand_over(directory, account[0])
+        if closed := privileges.unreachable((directory, Path(config.state.runtime_directory)), account[0]):
+            log.alarm("capture keeps running as root", reason=f"{closed[0]} is closed to {config.service.user}")
+            return
+        privileges.keep_group_only(account[0])
+    else:
+        privileges.give_up_capabilities()
+    if parent := os.environ.get(supervisor.SUPERVISOR):
+        privileges.die_with_parent(int(parent))

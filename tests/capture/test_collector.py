@@ -1,0 +1,350 @@
+"""From rings to files: rotation, midnight, steps of the clock, full disks; every query is in a file or counted."""
+
+import gzip
+import io
+import itertools
+import json
+import os
+import random
+import socket
+import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from rootsrv.capture import files, formats, messages, offer, pcap, rings, sequence
+from rootsrv.capture.cdns import Collection
+from rootsrv.capture.collector import Collector, State, Wanted
+from rootsrv.capture.compression import compressors
+from rootsrv.capture.files import Directory, Finisher
+from rootsrv.capture.messages import MessageWriter
+from rootsrv.process.clock import boottime_ns
+from tests.capture.test_role import packets
+from tests.needs import require_root
+
+MIDNIGHT = 1_795_824_000  # 2026-11-28T00:00:00Z
+SECOND = 10**9
+
+
+@dataclass
+class Bench:
+    """A collector on rings of ours, at a wall time of ours."""
+
+    directory: Path
+    wall: int = (MIDNIGHT - 30) * SECOND
+    workers: int = 2
+    quota_octets: int = 1 << 40
+    keep_free_octets: int = 0
+    removes_oldest: bool = False
+    writers: list[MessageWriter] = field(default_factory=list)
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.wall_offset = self.wall - boottime_ns()
+        self.place = Directory(
+            self.directory,
+            quota_octets=self.quota_octets,
+            keep_free_octets=self.keep_free_octets,
+            retention_seconds=0,
+            removes_oldest=self.removes_oldest,
+        )
+        self.finisher = Finisher("none")
+        self.collector = Collector(Path("nowhere"), self.place, self.finisher, lambda: boottime_ns() + self.wall_offset)
+        self.rings: list[rings.Ring] = []
+        for _ in range(self.workers):
+            memory = rings.make_memory(rings.CHUNK_ROWS * 4)
+            self.rings.append(rings.open_memory(memory))
+            self.writers.append(MessageWriter(rings.RingWriter(memory)))
+            os.close(memory)
+        ours, self.theirs = socket.socketpair()
+        ours.setblocking(False)
+        self.collector.adopt(offer.Taken(self.rings, ours))
+
+    def start(self, kind: str = "pcap", compression: str = "none", rotation: int = 60, **more: object) -> None:
+        self.collector.start(
+            Wanted(
+                make_format=lambda: formats.make(kind, Collection()),
+                begin_member=compressors(compression),
+                compression=compression,
+                name="test",
+                rotation_seconds=rotation,
+                **more,  # type: ignore[arg-type]
+            )
+        )
+
+    def ask(self, at: float, amount: int = 1, worker: int = 0, padding: int = 0) -> None:
+        """*amount* queries of wall time *at*, seconds."""
+        time = int(at * SECOND) - self.wall_offset
+        for _ in range(amount):
+            self.sent += 1
+            query = (
+                struct.pack("!6H", self.sent & 0xFFFF, 0, 1, 0, 0, 0) + b"\3com\0\0\1\0\1" + random.randbytes(padding)
+            )
+            own = (bytes(4), 53)
+            self.writers[worker].write(time, 0, own, [query], [b"\x7f\0\0\1"], [4000], [query[:2] + bytes(40)])
+
+    def turn(self) -> None:
+        """Two rounds: the first sees what has been written, the second takes it."""
+        self.collector.turn()
+        self.collector.turn()
+
+    def stop(self) -> None:
+        self.collector.stop()
+        self.finisher.wait()
+
+    def times(self) -> dict[str, list[int]]:
+        """By file: the wall times in it."""
+        found = {}
+        for path in self.place.files():
+            octets = path.read_bytes()
+            octets = gzip.decompress(octets) if path.suffix == ".gz" else octets
+            found[path.name] = [at for at, _ in packets(octets)]
+        return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path / "files")
+    yield made
+    made.collector.close()
+    made.theirs.close()
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_each_query_is_in_the_file_of_its_time_across_midnight(bench: Bench, compression: str) -> None:
+    bench.start(compression=compression)
+    for number, at in enumerate((-40.0, -20.5, -0.001, 0.0, 0.5, 59.999, 60.0, 70.0)):
+        bench.ask(MIDNIGHT + at, amount=3, worker=number % 2)
+    bench.turn()
+    bench.stop()
+
+    found = bench.times()
+
+    first, second, third = sorted(found)
+    assert first.startswith("test.20261127.2359")
+    assert second.startswith("test.20261128.000000.000000.pcap")
+    assert third.startswith("test.20261128.000100.000000.pcap")
+    assert sum(map(len, found.values())) == bench.sent == bench.collector.totals.items
+    for times in found.values():
+        assert times == sorted(times)
+        assert len({at // SECOND // 60 for at in times}) == 1
+
+
+def test_rows_of_many_rings_are_put_in_one_order(bench: Bench) -> None:
+    bench.start(rotation=86_400)
+    for number in range(200):
+        bench.ask(MIDNIGHT - 3600 + number * 0.001, worker=random.randrange(2), padding=random.choice((0, 0, 300)))
+    bench.turn()
+    bench.stop()
+
+    ((_, times),) = bench.times().items()
+    assert len(times) == 200
+    assert times == sorted(times)
+    assert bench.collector.totals.late == 0
+
+
+def test_what_comes_late_is_kept_and_counted(bench: Bench) -> None:
+    bench.start(rotation=86_400)
+    bench.ask(MIDNIGHT - 100)
+    bench.turn()
+    bench.ask(MIDNIGHT - 200, amount=2)
+    bench.turn()
+    bench.stop()
+
+    assert bench.collector.totals.late == 2
+    (path,) = bench.place.files()
+    assert json.loads(path.with_name(path.name + ".json").read_text())["late"] == 2
+    assert sum(map(len, bench.times().values())) == 3
+
+
+def test_a_step_of_the_clock_ends_the_file_and_the_next_one_says_the_new_time(bench: Bench) -> None:
+    bench.start(rotation=86_400)
+    bench.ask(MIDNIGHT - 31)
+    bench.turn()
+    for step in (-7200, 9000):
+        bench.wall_offset += step * SECOND
+        bench.turn()
+        bench.ask(MIDNIGHT - 31 + step)
+        bench.turn()
+    bench.stop()
+
+    found = bench.times()
+    assert [len(times) for times in found.values()] == [1, 1, 1]
+    assert bench.collector.totals.clock_steps == 2
+    notes = [json.loads(each.read_text())["notes"] for each in sorted(bench.directory.glob("*.json"))]
+    assert sorted(itertools.chain(*notes)) == ["the clock stepped by -7200.000 s", "the clock stepped by 9000.000 s"]
+
+
+def test_it_ends_when_its_time_is_over(bench: Bench) -> None:
+    bench.start(until=MIDNIGHT)
+    bench.ask(MIDNIGHT - 31)
+    bench.wall_offset += 31 * SECOND
+    bench.turn()
+    bench.finisher.wait()
+
+    assert bench.collector.state is State.IDLE
+    assert sum(map(len, bench.times().values())) == 1
+    assert [ring.shape for ring in bench.rings] == [rings.OFF, rings.OFF]
+
+
+def test_a_quota_that_is_reached_stops_it_and_what_comes_then_is_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "files", quota_octets=30_000)
+    bench.start(rotation=1)
+    for second in range(20):
+        bench.ask(MIDNIGHT - 300 + second, amount=40)
+        bench.collector._room_at = 0.0
+        bench.turn()
+    assert bench.collector.state is State.FULL
+    bench.finisher.wait()
+    for each in bench.place.files()[:8]:
+        each.unlink()
+    bench.collector._room_at = 0.0
+    bench.turn()
+    assert bench.collector.state is State.CAPTURING
+    bench.ask(MIDNIGHT - 31, amount=7)
+    bench.turn()
+    bench.stop()
+
+    totals = bench.collector.totals
+    assert totals.items + totals.lost["disk"] == bench.sent
+    assert totals.lost["disk"] > 0
+    assert totals.items >= 7
+    bench.collector.close()
+    bench.theirs.close()
+
+
+def test_the_oldest_files_go_where_that_is_wanted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "files", quota_octets=20_000, removes_oldest=True)
+    bench.start(rotation=1)
+    for second in range(20):
+        bench.ask(MIDNIGHT - 300 + second, amount=40)
+        bench.turn()
+        bench.finisher.wait()
+        bench.collector._room_at = 0.0
+    bench.stop()
+
+    assert bench.place.removed > 0
+    assert bench.collector.totals.lost["disk"] == 0
+    assert bench.place.octets() < 30_000
+    bench.collector.close()
+    bench.theirs.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    require_root()
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["pcap", "cdns"])
+def test_a_disk_that_gets_full_leaves_whole_files_and_every_query_in_them_or_counted(
+    small_disk: Path, kind: str, compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MEMBER_OCTETS", 100_000)
+    bench = Bench(small_disk / "files")
+    bench.start(kind, compression, rotation=86_400)
+    while bench.collector.state is State.CAPTURING:
+        # What is asked with padding is raw in C-DNS, and a block of it larger than the disk.
+        amount, padding = (100, 400) if kind == "pcap" else (1000, 0)
+        bench.ask(MIDNIGHT - 3600 + bench.sent / 1000, amount=amount, padding=padding)
+        bench.turn()
+    bench.ask(MIDNIGHT - 31, amount=5)
+    bench.turn()
+    bench.stop()
+
+    totals = bench.collector.totals
+    assert totals.items + sum(totals.lost.values()) == bench.sent
+    assert totals.lost["disk"] > 0
+    assert totals.items > 0
+    told = sum(json.loads(each.read_text())["items"] for each in bench.directory.glob("*.json"))
+    assert told == totals.items
+    path = bench.place.files()[0]
+    if kind == "pcap" and len(bench.place.files()) == 1:
+        octets = path.read_bytes()
+        if compression == "zstd":
+            whole = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(octets), read_across_frames=True)
+            octets = whole.read()
+        elif compression == "gzip":
+            octets = gzip.decompress(octets)
+        assert len(packets(octets)) == totals.items
+    assert not list(small_disk.rglob("*.part"))
+    bench.collector.close()
+    bench.theirs.close()
+
+
+def test_a_writer_gone_wrong_is_not_believed(bench: Bench) -> None:
+    bench.start(rotation=86_400)
+    bench.ask(MIDNIGHT - 100, worker=1)
+    bench.rings[0]._words[rings.WRITTEN] = 1 << 50
+    bench.turn()
+    bench.ask(MIDNIGHT - 99, worker=0)
+    bench.turn()
+    bench.stop()
+
+    assert bench.rings[0].damaged == 1
+    assert sum(map(len, bench.times().values())) == 2
+
+
+def test_what_a_killed_role_left_is_set_aside(tmp_path: Path) -> None:
+    place = tmp_path / "files"
+    place.mkdir()
+    (place / "test.20261128.000000.000000.pcap.part").write_bytes(b"begun")
+    (place / "test.20261128.000001.000000.pcap.part").write_bytes(b"")
+
+    Bench(place).collector.close()
+
+    assert [each.name for each in place.iterdir()] == ["test.20261128.000000.000000.pcap.incomplete"]
+
+
+def test_columns_and_plain_python_make_the_same_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(17)
+    rows = b""
+    for number in range(300):
+        octets = generator.randbytes(generator.choice((12, 30, 84, 85, 112, 113, 400)))
+        source = generator.randbytes(16)
+        family = generator.choice((4, 6))
+        end = source[:4].ljust(16, b"\0") if family == 4 else source
+        message = messages.Message(number * 1000, family, generator.choice((0, 1)), end, 4000, end, 53, 0, b"", octets)
+        rows += pcap.rows_of(message)
+        if number % 50 == 0:
+            rows += messages.fact_of(message).to_rows()
+    offset = 1_795_824_000 * SECOND + 999_999_900
+
+    by_columns = pcap.records(rows, offset)
+    monkeypatch.setattr(pcap, "numpy", None)
+
+    assert pcap.records(rows, offset) == by_columns
+    assert len(packets(pcap.HEAD + by_columns)) == 300
+
+
+def test_rows_are_put_in_order_with_and_without_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(5)
+    taken = []
+    for _ in range(3):
+        times = sorted(generator.randrange(50) for _ in range(40))
+        rows = [struct.pack("<QB", at, 0).ljust(rings.ROW_OCTETS, bytes([number])) for number, at in enumerate(times)]
+        taken.append(b"".join(rows))
+
+    by_columns = sequence.merge(b"", taken, 30)
+    monkeypatch.setattr(sequence, "numpy", None)
+
+    assert sequence.merge(b"", taken, 30) == by_columns
+    assert sequence.before(by_columns[0], 10) == sequence.before(by_columns[0], 10) > 0
+    assert sequence.items(b"".join(by_columns)) == 120
+
+
+def test_gzip_is_made_without_isal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "isal", None)
+    member = compressors("gzip")()
+    assert zlib.decompress(member.compress(b"x" * 1000) + member.flush(), 31) == b"x" * 1000

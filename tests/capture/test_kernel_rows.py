@@ -1,0 +1,261 @@
+"""What the BPF program appends for each response: facts of it or its packet, in the ring of the CPU."""
+
+import contextlib
+import os
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from bench.frames import Frame
+from rootsrv.answer.responder import Responder, Transport
+from rootsrv.capture import facts, messages, rings
+from rootsrv.capture.messages import Message
+from rootsrv.fastpath import libbpf
+from rootsrv.fastpath.layout import constant, ffi
+from rootsrv.fastpath.program import Interface, Program
+from tests.fastpath.conftest import (
+    NOW,
+    SERVICE,
+    SETTINGS,
+    Hook,
+    InKernel,
+    Zones,
+    frame,
+    hook,
+    message,
+    opt,
+    option,
+    require_program,
+    wire,
+    zones,
+)
+from tests.fastpath.test_accounting import LIVE
+
+__all__ = ["hook", "zones"]  # fixtures of the fast path's tests
+
+LONG = wire(b"a" * 63, b"b" * 63, b"c" * 63, b"d" * 53, b"nosuch")
+"""250 octets."""
+
+QUERIES = {
+    "plain": message(wire(b"com")),
+    "root": message(wire(), 2, opt=opt(4096, do=False), ident=1),
+    "55 octets": message(wire(b"x" * 45, b"nosuch"), opt=opt()),
+    "56 octets": message(wire(b"x" * 46, b"nosuch"), opt=opt()),
+    "long": message(LONG, 28, opt=opt(), flags=0x0110),
+    "cookie": message(wire(b"www", b"com"), opt=opt(options=option(10, bytes(range(8))))),
+    "client subnet": message(wire(b"nosuch"), opt=opt(options=option(8, bytes.fromhex("00011800c63364")))),
+    "512 octets": message(wire(b"com"), opt=opt(options=option(12, bytes(512 - 12 - 9 - 11 - 4)))),
+}
+
+
+@contextlib.contextmanager
+def program_that_captures(zones: Zones, chunks: int = 1) -> Iterator[tuple[InKernel, list[rings.Ring]]]:
+    program = Program.load(require_program(), capture_chunks=chunks)
+    program.set_service(list(SERVICE.values()), 53)
+    program.set_interfaces([Interface(1, 65536, bytes(6), virtual=True, loopback=False)])
+    program.set_responses(SETTINGS)
+    program.publish_time(NOW)
+    program.activate(program.stage(zones.table), [1 << 62] * 2)
+    cpus = libbpf.possible_cpus()
+    found = rings.open_maps(program.capture_rings.fd, program.capture_rows.fd, cpus, chunks)
+    yield InKernel(program, Responder(zones.table, SETTINGS), zones.table, SETTINGS), found
+    found.clear()
+    program.close()
+
+
+@pytest.fixture(scope="module")
+def loaded_to_capture(zones: Zones) -> Iterator[tuple[InKernel, list[rings.Ring]]]:
+    with program_that_captures(zones) as both:
+        yield both
+
+
+@pytest.fixture
+def capturing(loaded_to_capture: tuple[InKernel, list[rings.Ring]]) -> tuple[InKernel, list[rings.Ring]]:
+    """The program, and its rings: off, empty."""
+    _, found = loaded_to_capture
+    for ring in found:
+        ring.want(rings.OFF)
+    taken(found)
+    return loaded_to_capture
+
+
+def taken(found: list[rings.Ring]) -> bytes:
+    """All rows that wait: one CPU's behind another's."""
+    octets = b""
+    for ring in found:
+        ring.take()
+        for piece in ring.take():
+            octets += bytes(piece)
+            ring.done(len(piece) // rings.ROW_OCTETS)
+    return octets
+
+
+def counts(found: list[rings.Ring]) -> rings.Counts:
+    return sum((ring.counts() for ring in found), rings.Counts())
+
+
+def sent(query: bytes, family: int) -> Frame:
+    return replace(frame(query, family), hop_limit=57, service=0x28)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_fact_is_what_the_message_and_its_response_come_to(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook, name: str, family: int
+) -> None:
+    kernel, found = capturing
+    query = QUERIES[name]
+    for ring in found:
+        ring.want(rings.FACTS)
+    before = clock_ns()
+    assert kernel.run(LIVE[hook], sent(query, family).to_octets()).verdict == hook.reply
+    after = clock_ns()
+
+    (fact,) = facts.read(taken(found))
+
+    assert before <= fact.time <= after
+    response = kernel.expected(query, family)
+    assert response is not None
+    packed = sent(query, family).to_octets()
+    source, service = (frame_address(packed, family, which) for which in (0, 1))
+    known = messages.fact_of(
+        Message(fact.time, family, Transport.UDP, source, 40000, service, 53, len(response), response[2:18], query)
+    )
+    assert fact == known._replace(hop_limit=57, traffic_class=0x28)
+
+
+def frame_address(octets: bytes, family: int, which: int) -> bytes:
+    size = 4 if family == 4 else 16
+    start = 14 + (12 if family == 4 else 8) + which * size
+    return octets[start : start + size].ljust(16, b"\0")
+
+
+def clock_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_packet_is_kept_as_it_came(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook, name: str, family: int
+) -> None:
+    kernel, found = capturing
+    octets = sent(QUERIES[name], family).to_octets()
+    for ring in found:
+        ring.want(rings.PACKETS)
+    assert kernel.run(LIVE[hook], octets).verdict == hook.reply
+
+    rows = taken(found)
+
+    assert (rows[8], rows[9]) == (rings.PACKET, family)
+    (size,) = struct.unpack_from("<H", rows, 12)
+    pieces = [rows[at + 16 : at + 128] for at in range(0, len(rows), 128)]
+    assert [rows[at + 8] for at in range(128, len(rows), 128)] == [facts.Kind.CONTINUATION] * (len(pieces) - 1)
+    assert b"".join(pieces)[:size] == octets[14:]
+    assert len(pieces) == -(-size // 112)
+
+
+def test_nothing_is_written_while_nobody_wants_it_or_for_test_runs(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook
+) -> None:
+    kernel, found = capturing
+    before = counts(found)
+    kernel.run(LIVE[hook], sent(QUERIES["plain"], 4).to_octets())
+    for ring in found:
+        ring.want(rings.FACTS)
+    kernel.run(hook, sent(QUERIES["plain"], 4).to_octets())
+    passed = message(wire(b"version", b"bind"), 16, qclass=3)
+    assert kernel.run(LIVE[hook], frame(passed).to_octets()).verdict == hook.passed
+
+    assert taken(found) == b""
+    assert counts(found) == before
+
+
+@pytest.mark.parametrize("shape", [rings.FACTS, rings.PACKETS])
+@pytest.mark.parametrize("name", ["plain", "long"])
+def test_a_full_ring_loses_what_it_counts_and_answers_go_on(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook, shape: int, name: str
+) -> None:
+    kernel, found = capturing
+    for ring in found:
+        ring.want(shape)
+    before = counts(found)
+    octets = sent(QUERIES[name], 6).to_octets()
+    amount = 700
+    with one_cpu():
+        for _ in range(amount):
+            assert kernel.run(LIVE[hook], octets).verdict == hook.reply
+
+    counted = counts(found) - before
+    rows = taken(found)
+
+    assert counted.lost > 0
+    assert counted.items + counted.lost == amount
+    heads = [at for at in range(0, len(rows), 128) if rows[at + 8] != facts.Kind.CONTINUATION]
+    assert len(heads) == counted.items
+    assert kernel.run(LIVE[hook], octets).verdict == hook.reply
+    assert (counts(found) - before).items == counted.items + 1
+
+
+def test_one_of_so_many_and_only_those_that_are_wanted(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook
+) -> None:
+    kernel, found = capturing
+    before = counts(found)
+    for ring in found:
+        ring.want(rings.FACTS, every=4, wanted=rings.IPV6 | rings.UDP)
+    with one_cpu():
+        for _ in range(40):
+            kernel.run(LIVE[hook], sent(QUERIES["plain"], 4).to_octets())
+        for _ in range(40):
+            kernel.run(LIVE[hook], sent(QUERIES["plain"], 6).to_octets())
+
+    assert counts(found) - before == rings.Counts(items=10, lost=0, passed_over=70)
+    assert {fact.family for fact in facts.read(taken(found))} == {6}
+
+
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_without_capture_nothing_of_it_is_left_in_the_program(hook: Hook) -> None:
+    """The verifier takes out what a constant rules out: neither map of capture is used by what runs."""
+    used = {}
+    for chunks in (0, 1):
+        with libbpf.BpfObject.open(require_program(), "rootsrv") as loaded:
+            loaded.set_constants(".rodata.capture", struct.pack("=I", chunks))
+            loaded.load()
+            used[chunks] = instructions(loaded.program(LIVE[hook].program))
+    assert used[0] < used[1] - 100
+
+
+def instructions(program: int) -> int:
+    """Of a loaded program, after the verifier."""
+    info = libbpf.ffi.new("struct bpf_prog_info *")
+    size = libbpf.ffi.new("uint32_t *", libbpf.ffi.sizeof("struct bpf_prog_info"))
+    assert libbpf.library().bpf_obj_get_info_by_fd(program, info, size) == 0
+    return int(info.xlated_prog_len) // 8
+
+
+def test_c_and_python_agree_on_the_ring_and_on_the_fact() -> None:
+    assert ffi.sizeof("struct capture_ring") == rings.HEAD_OCTETS
+    for name, each in ffi.typeof("struct capture_ring").fields:
+        assert "unused" in name or getattr(rings, name.upper()) == each.offset // 8, name
+    for name in ("OFF", "FACTS", "PACKETS", "PACKET", "MESSAGE", "IPV4", "IPV6", "UDP", "TCP"):
+        assert constant(f"CAPTURE_{name}") == getattr(rings, name), name
+    assert (constant("CAPTURE_ROW"), constant("CAPTURE_CHUNK_ROWS")) == (rings.ROW_OCTETS, rings.CHUNK_ROWS)
+    for kind in facts.Kind:
+        assert constant(f"CAPTURE_{kind.name}") == kind
+    fields = dict(ffi.typeof("struct fact").fields)
+    assert ffi.sizeof("struct fact") == facts.FACT_OCTETS
+    for name, code, offset in facts.FIELDS:
+        assert (fields[name].offset, ffi.sizeof(fields[name].type)) == (offset, struct.calcsize("<" + code)), name

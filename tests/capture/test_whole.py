@@ -1,0 +1,164 @@
+"""What a client asked is what the files hold and everybody counts: kernel and workers, UDP and TCP, a switchover."""
+
+import itertools
+import json
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rootsrv.page import counts
+from tests.capture.test_role import packets
+from tests.control.asking import ask
+from tests.fastpath.conftest import message, opt, require_program, wire
+from tests.fastpath.site import SERVICE, WIRE, Site, site, socket_in
+from tests.needs import require_tool
+from tests.server.live import START_SECONDS, wait_until
+
+CAPTURE = """
+[capture]
+buffer_megabytes = 1
+rotation_seconds = 1
+compression = "none"
+keep_free_gigabytes = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The kernel answers at tc (veth), beside two workers."""
+    require_program()
+    with site(tmp_path_factory.mktemp("captured"), CAPTURE, workers=2) as made:
+        wait_until((made.directory / "run" / "capture.sock").exists, "the role capture listens", START_SECONDS)
+        yield made
+
+
+def order(made: Site, command: str, **request: object) -> dict[str, object]:
+    told: dict[str, object] = ask(made.directory / "run" / "capture.sock", command, **request)
+    return told
+
+
+def counted(made: Site) -> tuple[int, int]:
+    """What the instance has counted: all, and of it the kernel's."""
+    made.ask_serve("fastpath-count")
+    words = counts.total(made.page)
+    kernel = sum(made.kernel_replies(family) for family in (4, 6))
+    return sum(words[counts.QUERIES : counts.QUERIES + 4]) + sum(words[counts.MALFORMED : counts.MALFORMED + 4]), kernel
+
+
+QUERIES = (
+    message(wire(b"com"), opt=opt()),
+    message(wire(b"www", b"nosuch"), 28),
+    message(wire(b"a" * 60, b"b" * 60, b"org"), opt=opt(4096)),
+    message(wire(b"id", b"server"), 16, qclass=3),  # CHAOS: the workers
+    b"\0\1\0\0\0\2" + bytes(6),  # not understood: the workers
+)
+
+
+def ask_all(made: Site, rounds: int) -> list[bytes]:
+    """Ask over UDP and TCP, over both families; the queries, each with an id of its own."""
+    asked = []
+    numbers = itertools.count(1)
+    for family in (4, 6):
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        udp, tcp = (socket_in(made.client, kind, each) for each in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
+        with udp, tcp:
+            for each in (udp, tcp):
+                each.settimeout(10)
+                each.connect((SERVICE[family], 53))
+            stream = tcp.makefile("rb")
+            for _ in range(rounds):
+                for query in QUERIES:
+                    octets = next(numbers).to_bytes(2, "big") + query[2:]
+                    udp.send(octets)
+                    udp.recv(4096)
+                    asked.append(octets)
+                octets = next(numbers).to_bytes(2, "big") + QUERIES[0][2:]
+                tcp.sendall(struct.pack("!H", len(octets)) + octets)
+                stream.read(int.from_bytes(stream.read(2), "big"))
+                asked.append(octets)
+    return asked
+
+
+def files(made: Site, suffix: str) -> list[Path]:
+    return sorted((made.directory / "state" / "capture").glob(f"*{suffix}"))
+
+
+def message_of(packet: bytes) -> bytes:
+    at, protocol = (20, packet[9]) if packet[0] >> 4 == 4 else (40, packet[6])
+    return packet[at + 8 :] if protocol == 17 else packet[at + 22 :]
+
+
+def test_sums_agree_over_rotations_and_a_switchover(captured: Site) -> None:
+    before = counted(captured)
+    active = captured.page.active
+    assert order(captured, "capture-start", format="pcap")["state"] == "capturing"
+    wait_until(lambda: order(captured, "status")["why"] == "", "it has the rings", START_SECONDS)
+    asked = ask_all(captured, 40)
+    done = captured.order("zone-import", octets=captured.zones.versions[1], now=True)
+    assert done.get("state") == "served"
+    wait_until(
+        lambda: captured.page.active != active and captured.is_ready(), "the next generation answers", START_SECONDS
+    )
+    asked += ask_all(captured, 40)
+    told = order(captured, "capture-stop")
+    after = counted(captured)
+
+    found = [packet for path in files(captured, ".pcap") for _, packet in packets(path.read_bytes())]
+
+    assert told["lost"] == {"kernel": 0, "worker": 0, "disk": 0}
+    assert len(found) == len(asked) == after[0] - before[0] == told["items"]
+    assert after[1] - before[1] >= len(asked) // 3, "the kernel answered its share"
+    assert sorted(map(message_of, found)) == sorted(asked)
+    assert len(files(captured, ".pcap")) >= 2
+    for path in files(captured, ".pcap"):
+        about = json.loads(path.with_name(f"{path.name}.json").read_text())
+        times = [at for at, _ in packets(path.read_bytes())]
+        assert about["items"] == len(times)
+        assert about["late"] or times == sorted(times)
+
+
+def test_the_clients_end_of_the_wire_saw_the_same_packets(captured: Site, tmp_path: Path) -> None:
+    tcpdump = require_tool("tcpdump")
+    there = tmp_path / "there.pcap"
+    for path in (captured.directory / "state" / "capture").iterdir():
+        path.unlink()
+    with subprocess.Popen(
+        [*captured.client.prefix, tcpdump, "-i", WIRE, "-U", "-w", there, "udp dst port 53"],
+        stderr=subprocess.PIPE, text=True,
+    ) as listening:  # fmt: skip
+        assert listening.stderr is not None
+        assert "listening on" in listening.stderr.readline()
+        order(captured, "capture-start", format="pcap")
+        wait_until(lambda: order(captured, "status")["why"] == "", "it has the rings", START_SECONDS)
+        asked = ask_all(captured, 20)
+        datagrams = len(asked) * len(QUERIES) // (len(QUERIES) + 1)
+        order(captured, "capture-stop")
+        wait_until(lambda: len(frames(there)) == datagrams, "tcpdump has written", START_SECONDS)
+        listening.send_signal(signal.SIGINT)
+
+    seen = sorted(frame[14:] for frame in frames(there))
+    ours = [packet for path in files(captured, ".pcap") for _, packet in packets(path.read_bytes())]
+    udp = [packet for packet in ours if (packet[9] if packet[0] >> 4 == 4 else packet[6]) == 17]
+    true = sorted(packet for packet in udp if (packet[8] if packet[0] >> 4 == 4 else packet[7]))
+
+    assert sorted(map(message_of, udp)) == sorted(map(message_of, seen))
+    assert len(true) >= datagrams // 2, "the kernel's"
+    remaining = list(seen)
+    for packet in true:
+        remaining.remove(packet)  # to the octet: hop limit, identification, checksum
+
+
+def frames(path: Path) -> list[bytes]:
+    """What a capture file of tcpdump holds (microseconds, Ethernet), as far as it is written."""
+    octets = path.read_bytes() if path.exists() else b""
+    found, at = [], 24
+    while at + 16 <= len(octets):
+        size = struct.unpack_from("<I", octets, at + 8)[0]
+        found.append(octets[at + 16 : at + 16 + size])
+        at += 16 + size
+    return found

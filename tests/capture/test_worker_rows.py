@@ -1,0 +1,173 @@
+"""What workers tell a capture, over the rings that the role serve hands out."""
+
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rootsrv.capture import facts, messages, offer, rings
+from rootsrv.capture.messages import Message
+from tests.server.live import Instance, serving, wait_until
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One that may be captured."""
+    with serving(tmp_path_factory.mktemp("instance"), service="[capture]\nbuffer_megabytes = 1\n") as served:
+        yield served
+
+
+@pytest.fixture
+def taken(instance: Instance) -> Iterator[offer.Taken]:
+    found = offer.take(instance.directory / "run" / offer.NAME)
+    for ring in found.rings:
+        ring.want(rings.OFF)
+        drain(ring)
+    yield found
+    for ring in found.rings:
+        ring.want(rings.OFF)
+    found.close()
+
+
+def drain(ring: rings.Ring) -> bytes:
+    ring.take()
+    octets = b"".join(bytes(piece) for piece in ring.take())
+    ring.done(len(octets) // rings.ROW_OCTETS)
+    return octets
+
+
+def told(found: offer.Taken) -> list[Message]:
+    return [message for ring in found.rings for message in messages.read(drain(ring))]
+
+
+def query(name: bytes, ident: int = 7, padding: int = 0) -> bytes:
+    opt = b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000, padding + 4) + struct.pack("!HH", 12, padding) + bytes(padding)
+    return struct.pack("!6H", ident, 0, 1, 0, 0, 1) + name + struct.pack("!HH", 2, 1) + opt
+
+
+def wanted(found: offer.Taken, every: int = 1, which: int = rings.EVERYTHING) -> rings.Counts:
+    for ring in found.rings:
+        ring.want(rings.FACTS, every, which)
+    return counts(found)
+
+
+def counts(found: offer.Taken) -> rings.Counts:
+    return sum((ring.counts() for ring in found.rings), rings.Counts())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_datagrams_are_told_with_their_ends_and_what_was_answered(
+    instance: Instance, taken: offer.Taken, address: str
+) -> None:
+    start = wanted(taken)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    asked = [query(b"\3com\0", 1), query(b"\1x" * 100 + b"\0", 2, padding=300), b"\0\1\0\0\0\2" + bytes(6), b"short"]
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect((address, instance.port))
+        port = client.getsockname()[1]
+        answers = []
+        for octets in asked[:3]:
+            client.send(octets)
+            answers.append(client.recv(4096))
+        client.send(asked[3])
+        wait_until(lambda: (counts(taken) - start).items == 4, "all are told")
+    after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    found = told(taken)
+
+    assert [each.octets for each in found] == asked
+    packed = socket.inet_pton(family, address).ljust(16, b"\0")
+    for message, answer in zip(found, [*answers, b""], strict=True):
+        assert (message.source, message.source_port) == (packed, port)
+        assert (message.destination, message.destination_port) == (packed, instance.port)
+        assert (message.family, message.transport) == (6 if ":" in address else 4, 0)
+        assert message.response_octets == len(answer)
+        assert message.response == answer[2:18].ljust(16, b"\0")
+        assert before <= message.time <= after
+    kinds = [messages.fact_of(message).kind for message in found]
+    assert kinds == [facts.Kind.QUERY, facts.Kind.QUERY, facts.Kind.MALFORMED, facts.Kind.MALFORMED]
+
+
+def test_messages_over_tcp_are_told_however_long(instance: Instance, taken: offer.Taken) -> None:
+    wanted(taken)
+    asked = [query(b"\3org\0", 3), query(b"\3net\0", 4, padding=60_000), query(b"\3com\0", 5)]
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=5) as client:
+        port = client.getsockname()[1]
+        client.sendall(b"".join(struct.pack("!H", len(each)) + each for each in asked))
+        stream = client.makefile("rb")
+        answers = [stream.read(int.from_bytes(stream.read(2), "big")) for _ in asked]
+
+    found = told(taken)
+
+    assert [each.octets for each in found] == asked
+    assert [each.response_octets for each in found] == [len(each) for each in answers]
+    assert {(each.transport, each.source_port, each.destination_port) for each in found} == {(1, port, instance.port)}
+    assert {each.source[:4] for each in found} == {socket.inet_aton("127.0.0.1")}
+
+
+def test_only_what_is_wanted_and_one_of_so_many(instance: Instance, taken: offer.Taken) -> None:
+    before = wanted(taken, every=3, which=rings.UDP | rings.IPV4)
+    for address in ("127.0.0.1", "::1"):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as client:
+            client.settimeout(5)
+            client.connect((address, instance.port))
+            for _ in range(9):
+                client.send(query(b"\3com\0"))
+                client.recv(4096)
+
+    wait_until(lambda: (counts(taken) - before) == rings.Counts(3, 0, 15), f"{counts(taken) - before}")
+    assert len(told(taken)) == 3
+
+
+def test_a_full_ring_costs_nobody_his_answer(instance: Instance, taken: offer.Taken) -> None:
+    before = wanted(taken)
+    room = sum(ring.capacity for ring in taken.rings)
+    large = query(b"\3com\0", padding=60_000)
+    amount = room // (60_000 // 112) + 6
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=5) as client:
+        stream = client.makefile("rb")
+        for _ in range(amount):
+            client.sendall(struct.pack("!H", len(large)) + large)
+            stream.read(int.from_bytes(stream.read(2), "big"))
+
+    counted = counts(taken) - before
+
+    assert counted.lost >= 5
+    assert counted.items + counted.lost == amount
+    assert [len(each.octets) for each in told(taken)] == [len(large)] * counted.items
+
+
+def test_a_reader_that_comes_again_goes_on_where_the_last_one_was(instance: Instance, taken: offer.Taken) -> None:
+    before = wanted(taken)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect(("127.0.0.1", instance.port))
+        client.send(query(b"\3com\0", 9))
+        client.recv(4096)
+    wait_until(lambda: (counts(taken) - before).items == 1, "it is told")
+
+    path: Path = instance.directory / "run" / offer.NAME
+    second = offer.take(path)
+
+    assert not taken.is_current
+    assert second.is_current
+    assert [each.octets[:2] for each in told(second)] == [b"\0\x09"]
+    second.close()
+
+
+def test_who_is_not_served_is_told_why(tmp_path: Path) -> None:
+    with pytest.raises(offer.NoRings, match="No such file"):
+        offer.take(tmp_path / offer.NAME)
+
+
+def test_memory_that_is_no_ring_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb+") as file:
+        file.truncate(4096 + 512 * 128)
+        with pytest.raises((ValueError, OSError)):
+            rings.open_memory(file.fileno())

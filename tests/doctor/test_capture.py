@@ -1,0 +1,49 @@
+"""What doctor says of a host that shall capture."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rootsrv.config.capture import CaptureConfig
+from rootsrv.config.file import Config
+from rootsrv.doctor import capture
+from rootsrv.doctor.finding import Finding, Grade
+
+
+def findings(directory: Path, **settings: object) -> dict[str, Finding]:
+    configured = replace(CaptureConfig(directory=str(directory / "not" / "there")), **settings)  # type: ignore[arg-type]
+    return {each.about.split()[1]: each for each in capture.checks(Config(capture=configured))}
+
+
+def test_without_capture_there_is_nothing_to_say() -> None:
+    assert list(capture.checks(Config())) == []
+
+
+def test_the_disk_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
+    found = findings(tmp_path, quota_gigabytes=0.01, keep_free_gigabytes=0.0, when_full="remove-oldest")
+
+    assert "MB/s, 270000 queries a second are 7.8" in found["disk"].found
+    assert found["space"].grade is Grade.GOOD
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quota_that_the_disk_does_not_have_is_to_be_mended(tmp_path: Path) -> None:
+    assert findings(tmp_path, quota_gigabytes=1e6)["space"].grade is Grade.BAD
+
+
+def test_a_quota_of_minutes_is_worth_a_word(tmp_path: Path) -> None:
+    assert findings(tmp_path, quota_gigabytes=0.5, keep_free_gigabytes=0.0)["space"].grade is Grade.REMARK
+
+
+def test_missing_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    assert findings(tmp_path)["libraries"].found.startswith("numpy, isal not installed")
+    assert findings(tmp_path, compression="zstd")["libraries"].grade is Grade.BAD
+
+
+@pytest.mark.parametrize("form", ["cdns", "pcap"])
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+def test_every_kind_of_file_has_its_size(form: str, compression: str) -> None:
+    assert capture.QUERY_OCTETS[form, compression] > 0
