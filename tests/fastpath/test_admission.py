@@ -309,3 +309,32 @@ def test_the_structures_are_those_of_the_workers() -> None:
     conditions = ("BY_SUFFIX", "BY_QTYPE", "BY_PORT", "BY_SIZE", "BY_OPT", "BY_PREFIX", "RULE_DRY", "RULE_IN_USE")
     assert rule.conditions == sum(map(constant, conditions))
     assert bytes(ffi.buffer(rule.address)) == bytes(10) + b"\xff\xff" + struct.pack("!I", 10 << 24)
+
+
+@pytest.mark.parametrize("name", ["rootsrv_xdp", "rootsrv_tc"])
+def test_live_packets_are_judged_by_the_clock_and_noted(both: Both, name: str) -> None:
+    both.change("on", [Rule(place=3, match=Match.parse(["qtype=AAAA"]), action="drop", until_ns=2**62)])
+    both.program.admission.words.note_every = 2
+    both.program.notes()
+    before = both.program.counters()
+    descriptor, replies = both.program.descriptor(name), (3 if name == "rootsrv_xdp" else 7)
+    long_name = [b"x" * 30, b"y" * 30, b"z" * 30, b"com"]
+    verdicts = []
+    for number in range(40):
+        query = message(wire(*long_name) if number % 4 else wire(b"Www", b"com"), 28 if number >= 36 else 1, opt=opt())
+        sent = dataclasses.replace(frame(query), source="198.51.100.200", source_port=4000 + number)
+        verdicts.append(libbpf.run_on_packet(descriptor, sent.to_octets()).verdict)
+    assert verdicts[:36] == [replies] * 36
+    assert verdicts[36:] == [1 if name == "rootsrv_xdp" else 2] * 4
+    notes = [NOTE.unpack(each) for each in both.program.notes()]
+    assert len(notes) == 20
+    assert {each[0][:4] for each in notes} == {bytes((198, 51, 100, 200))}
+    assert {each[2] for each in notes} == {1, 28}
+    long_ones = [each for each in notes if each[6] == len(wire(*long_name))]
+    assert long_ones
+    assert {each[-1] for each in long_ones} == {wire(*long_name)[-64:]}
+    now = both.program.counters()
+    limited = now.limited[0] - before.limited[0]
+    assert limited > 0, "40 a second, and half a second of it at once"
+    assert now.rules[3][0] - before.rules[3][0] == now.shed_dropped - before.shed_dropped == 4
+    assert now.looked_at - before.looked_at == 40
