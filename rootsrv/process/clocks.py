@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rootsrv.process import clock
-from rootsrv.zone.lease import Reading
+from rootsrv.zone.lease import Reading, TrustedClock
 
 _TIME_ERROR = 5
 _STA_UNSYNC = 0x40
@@ -47,6 +47,27 @@ def clocks(source: str) -> Clocks:
         return Reading(clock.validity_now(), clock.boottime_ns() / 1e9, synchronised)
 
     return read
+
+
+class Timekeeper:
+    """The time that is trusted, read from this machine's clocks."""
+
+    def __init__(self, clocks: Clocks, not_before: float = 0.0) -> None:
+        """*not_before*: a moment (seconds since 1970) that is known to have passed."""
+        self._clocks = clocks
+        self.trusted = TrustedClock(clocks(), not_before)
+
+    def boottime(self) -> float:
+        """CLOCK_BOOTTIME, seconds."""
+        return self._clocks().boottime
+
+    def now(self) -> float:
+        """The time that is trusted, seconds since 1970."""
+        return self.trusted.wall(self.boottime())
+
+    def observe(self) -> None:
+        """Take both clocks into account; called every second."""
+        self.trusted.observe(self._clocks())
 
 
 def boot_id() -> str:

@@ -50,7 +50,6 @@ from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
 from rootsrv.roles import maintain_status
 from rootsrv.secondary.control import Control
-from rootsrv.secondary.delivery import Version
 from rootsrv.secondary.in_turn import InTurn
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
@@ -59,6 +58,7 @@ from rootsrv.secondary.offering import Offering
 from rootsrv.secondary.preparation import AnchorsUnreadable, is_beyond_us, read_anchors
 from rootsrv.store.store import Store
 from rootsrv.zone import presentation
+from rootsrv.zone.delivery import Version
 
 if TYPE_CHECKING:
     from rootsrv.hyperlocal.answering import Server
@@ -90,28 +90,28 @@ async def hyperlocal(config: Config, path: Path, stop: asyncio.Event) -> None:
         store.close()
 
 
-def stale(keeper: ZoneKeeper) -> str:
-    """Why what is in service must not be used; empty if it may."""
-    serving = keeper.serving
+def stale(keeper: ZoneKeeper, now: float) -> str:
+    """Why what is in service must not be used at *now* (CLOCK_BOOTTIME, seconds); empty if it may."""
+    life, serving = keeper.life, keeper.life.serving
     if serving is None:
         return "no root has been verified yet"
-    beyond = [reason for each in keeper.held.values() if is_beyond_us(each.reasons) for reason in each.reasons]
+    beyond = [reason for each in life.held.values() if is_beyond_us(each.reasons) for reason in each.reasons]
     if beyond:
         return f"a newer root is beyond this version of the software: {beyond[0]}"
-    if keeper.is_over():
+    if life.is_over(now):
         return "its lease is over"
     return ""
 
 
-def withheld(keeper: ZoneKeeper) -> str:
-    """Why what is in service is not given out; empty if it is."""
-    serving = keeper.serving
-    if (reason := stale(keeper)) or serving is None:
+def withheld(keeper: ZoneKeeper, now: float) -> str:
+    """Why what is in service is not given out at *now*; empty if it is."""
+    life, serving = keeper.life, keeper.life.serving
+    if (reason := stale(keeper, now)) or serving is None:
         return reason
     timers = keeper.refresh.timers
-    unconfirmed = keeper.boottime() - serving.lease.confirmed_boottime
+    unconfirmed = now - serving.lease.confirmed_boottime
     if unconfirmed > timers.refresh * (1 + JITTER) + 2 * timers.retry:
-        why = f" ({keeper.last_rejection})" if keeper.last_rejection else ""
+        why = f" ({life.last_rejection})" if life.last_rejection else ""
         return f"no publisher has confirmed it for {unconfirmed:.0f} s{why}"
     return ""
 
@@ -120,7 +120,7 @@ class Confirmed(Offering):
     """Gives out only what a publisher has confirmed lately."""
 
     def _left(self, keeper: ZoneKeeper, version: Version) -> float:
-        return 0.0 if withheld(keeper) else super()._left(keeper, version)
+        return 0.0 if withheld(keeper, self._time.boottime()) else super()._left(keeper, version)
 
 
 class Hyperlocal:
@@ -141,7 +141,7 @@ class Hyperlocal:
         if self.rolls is not None:
             self.root.policy = dataclasses.replace(self.root.policy, anchors=self.rolls.anchors)
         self.security = SecurityEvents()
-        self.offering = Confirmed(self.maintainer.zones, self.security)
+        self.offering = Confirmed(self.maintainer.zones, self.maintainer.time, self.security)
         self.sender = NotifySender(config.admin.addresses)
         self.requests = Requests(
             self.offering.zone,
@@ -155,7 +155,7 @@ class Hyperlocal:
         self._trim_at = math.inf
         self._boot = boot_id()
         self._background: set[asyncio.Task[None]] = set()
-        self.maintainer.pipeline.activation.on_activated.append(lambda _: self._tell_resolvers())
+        self.maintainer.activation.on_activated.append(lambda _: self._tell_resolvers())
 
     def _kept_keys(self) -> KeyRolls:
         """Of the last run, or from what came with the software.  LoadingFailed if that cannot be read."""
@@ -173,13 +173,13 @@ class Hyperlocal:
 
     def _look_at_keys(self) -> None:
         """What the root says of its keys, each time that a publisher has confirmed it."""
-        serving = self.root.serving
-        if self.rolls is None or serving is None or stale(self.root):
+        serving = self.root.life.serving
+        if self.rolls is None or serving is None or stale(self.root, self.maintainer.time.boottime()):
             return
         confirmed, looked = serving.lease.confirmed_boottime, self.rolls.looked
         if looked is not None and looked.boot == self._boot and confirmed <= looked.boottime:
             return
-        for change in self.rolls.observe(serving.contents, self._boot, confirmed, self.maintainer.zones.now()):
+        for change in self.rolls.observe(serving.contents, self._boot, confirmed, self.maintainer.time.now()):
             tell = log.event if change.endswith("START -> VALID") else log.alarm  # of one that was shipped
             tell("the root's keys change (RFC 5011)", serial=serving.serial, change=change)
         try:
@@ -193,15 +193,15 @@ class Hyperlocal:
         from rootsrv.hyperlocal.answering import Answering, Server
         from rootsrv.hyperlocal.relay import Relay
 
-        zones = self.maintainer.zones
-        relay = Relay(ROOT_SERVERS, zones.counters) if self._settings.on_stale == "relay" else None
+        counters, page = self.maintainer.zones.counters, self.maintainer.page
+        relay = Relay(ROOT_SERVERS, counters) if self._settings.on_stale == "relay" else None
         answering = Answering(
             ResponderSettings(max_udp_response_octets=config.service.max_udp_response_octets),
-            lambda: zones.page.active,
-            zones.store.open_table,
-            lambda: bool(stale(self.root)),
+            lambda: page.active,
+            self.maintainer.store.open_table,
+            lambda: bool(stale(self.root, self.maintainer.time.boottime())),
             relay,
-            zones.counters,
+            counters,
             self.security,
         )
         return Server(config.service, answering, relay)
@@ -239,20 +239,20 @@ class Hyperlocal:
 
     async def _give_by_https(self) -> None:
         """Few need it, so that it is no reason not to run."""
-        zones = self.maintainer.zones
+        addresses, store = self.maintainer.config.admin.addresses, self.maintainer.store
         try:
-            await self._zone_file.start(zones.config.admin.addresses, self._settings.https_port, zones.store)
+            await self._zone_file.start(addresses, self._settings.https_port, store)
         except (CannotListen, OSError, ChildFailed, TimeoutError) as error:
             log.alarm("the zone is not given by https", reason=error)
         else:
-            log.event("zone by https", addresses=",".join(zones.config.admin.addresses), port=self._settings.https_port)
+            log.event("zone by https", addresses=",".join(addresses), port=self._settings.https_port)
 
     def _text(self) -> bytes | None:
         """The zone file, while it is given out."""
-        serving = self.root.serving
-        if serving is None or withheld(self.root):
+        serving, now = self.root.life.serving, self.maintainer.time.boottime()
+        if serving is None or withheld(self.root, now):
             return None
-        self._trim_at = self.root.boottime() + TRIM_SECONDS
+        self._trim_at = now + TRIM_SECONDS
         return presentation.to_text(serving.contents).encode()
 
     def _reload(self) -> tuple[bool, str]:
@@ -264,22 +264,22 @@ class Hyperlocal:
         seen: int | None = None
         answered: bool | None = None
         while True:
-            reason = withheld(self.root)
-            serial = self.root.serving.serial if self.root.serving else None
+            now = self.maintainer.time.boottime()
+            reason = withheld(self.root, now)
+            serial = self.root.life.serving.serial if self.root.life.serving else None
             if given is not (given := not reason):
                 if given:
                     log.event("copy is given out", serial=serial)
                     self._tell_resolvers()
                 else:
                     log.alarm("copy is withheld", serial=serial, reason=reason, resolver="asks the root servers")
-            reason = stale(self.root)
+            reason = stale(self.root, now)
             if self.server is not None and answered is not (answered := not reason):
                 if answered:
                     log.event("copy answers", serial=serial)
                 else:
                     log.alarm("copy is stale", serial=serial, reason=reason, queries=self._settings.on_stale)
             self._look_at_keys()
-            now = self.root.boottime()
             if seen != (seen := serial):
                 self._trim_at = now + TRIM_SECONDS
             elif now >= self._trim_at:

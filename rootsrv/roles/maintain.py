@@ -67,16 +67,18 @@ class Role:
             sources_key.own(Path(config.state.directory))  # for the role serve, which may read the state only
         page = Page.keep_head(Path(config.state.runtime_directory) / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
-        self.maintainer.zones.switchover.kernel = lambda: self._ask_serve("fastpath-status")
-        self.maintainer.zones.switchover.suspend_kernel = lambda wanted, why: self._ask_serve(
+        self.maintainer.switchover.kernel = lambda: self._ask_serve("fastpath-status")
+        self.maintainer.switchover.suspend_kernel = lambda wanted, why: self._ask_serve(
             "fastpath-suspend", wanted=wanted, reason=why
         )
-        self.maintainer.zones.switchover.replace = lambda slot, wanted: self._ask_serve(
+        self.maintainer.switchover.replace = lambda slot, wanted: self._ask_serve(
             "replace-worker", slot=slot, wanted=wanted
         )
         self.security = SecurityEvents()
-        self.offering = Offering(self.maintainer.zones, self.security)
-        self.peers = ConfiguredPeers(self.maintainer.zones.now)
+        self.offering = Offering(
+            self.maintainer.zones, self.maintainer.time, self.security, from_staging=config.mesh is not None
+        )
+        self.peers = ConfiguredPeers(self.maintainer.time.now)
         self.sender = NotifySender(config.admin.addresses)
         self.requests = Requests(
             self.offering.zone, self.peers, self.security, self.offering.notified, transfer_limits(config.admin)
@@ -90,8 +92,8 @@ class Role:
             self._lacks_keys = True
         self.listener = Listener(config.admin, self.requests)
         self._background: set[asyncio.Task[None]] = set()
-        self.maintainer.pipeline.activation.on_activated.append(self._tell_peers)
-        self.maintainer.pipeline.activation.on_staged.append(self._tell_peers)
+        self.maintainer.activation.on_activated.append(self._tell_peers)
+        self.maintainer.activation.on_staged.append(self._tell_peers)
 
     def _configure(self, config: Config, keys: dict[bytes, Key]) -> None:
         self.peers.configure(keys, config.peer)
@@ -114,9 +116,9 @@ class Role:
         except CannotListen as error:
             # Whoever reads this sees it; what is kept is served all the same, and primaries are asked.
             log.alarm("admin addresses cannot be bound", reason=error)
-            self._in_background(self._rebind(self.maintainer.zones.config))
+            self._in_background(self._rebind(self.maintainer.config))
         self._in_background(self._have_what_was_missing())
-        addresses = self.maintainer.zones.config.admin.addresses
+        addresses = self.maintainer.config.admin.addresses
         self._in_background(persistently("addresses", lambda: held_back.watch("administrative", addresses)))
         reloading = asyncio.create_task(self._reload_forever(reload), name="reload")
         try:
@@ -149,7 +151,7 @@ class Role:
         if zone.offer is None:
             return
         octets = (await zone.whole()).octets  # ready before the first peer comes for it
-        self.sender.tell(zone, targets, spacing(octets, self.maintainer.zones.config.admin.notify_mbit_per_second))
+        self.sender.tell(zone, targets, spacing(octets, self.maintainer.config.admin.notify_mbit_per_second))
 
     def _target(self, record: PeerRecord) -> Target:
         def report(told: Told) -> None:
@@ -177,7 +179,7 @@ class Role:
 
     def reload_now(self) -> tuple[bool, str]:
         """Read the configuration again: (whether it is in force, what to know).  What is served stays served."""
-        admin = self.maintainer.zones.config.admin
+        admin = self.maintainer.config.admin
         try:
             config = load(self._path)
             keys = keys_of(config)
@@ -200,7 +202,7 @@ class Role:
     async def _rebind(self, config: Config) -> None:
         await self.listener.close()
         wait = 0.1
-        while config is self.maintainer.zones.config:
+        while config is self.maintainer.config:
             self.listener = Listener(config.admin, self.requests)
             try:
                 await self.listener.start()
@@ -213,8 +215,8 @@ class Role:
 
     async def _have_what_was_missing(self) -> None:
         """What could not be had at the start: keys, certificates, the administrative addresses."""
-        config = self.maintainer.zones.config
-        while config is self.maintainer.zones.config and (self._lacks_keys or self.listener.lacks):
+        config = self.maintainer.config
+        while config is self.maintainer.config and (self._lacks_keys or self.listener.lacks):
             await asyncio.sleep(_AGAIN_SECONDS)
             with contextlib.suppress(ConfigError):
                 if self._lacks_keys:

@@ -22,23 +22,24 @@ from rootsrv.secondary.status import (
 from rootsrv.secondary.switchover import SwitchoverState
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
+from rootsrv.zone.life import InService
 
 
 def status(
     maintainer: Maintainer, peers: Iterable[PeerRecord], security: SecurityEvents, configuration_digest: str
 ) -> Status:
     """Everything as it is now."""
-    boottime = maintainer.zones.boottime()
-    page, switchover = maintainer.zones.page, maintainer.zones.switchover
+    boottime = maintainer.time.boottime()
+    page, switchover = maintainer.page, maintainer.switchover
     return Status(
         role="maintain",
         pid=os.getpid(),
         version=rootsrv.__version__,
         configuration_digest=configuration_digest,
-        now=instant.to_text(maintainer.zones.now()),
+        now=instant.to_text(maintainer.time.now()),
         test_clock_offset_seconds=clock.test_offset_seconds(),
-        clock=str(maintainer.zones.clock.state),
-        clock_distance_seconds=round(maintainer.zones.clock.distance, 3),
+        clock=str(maintainer.time.trusted.state),
+        clock_distance_seconds=round(maintainer.time.trusted.distance, 3),
         generation=page.active,
         silenced=page.silenced,
         switchover=SwitchoverStatus(
@@ -47,9 +48,9 @@ def status(
             activate_at=_instant(switchover.activate_at),
             reason=switchover.reason,
             verify_seconds=maintainer.pipeline.verify_seconds,
-            confirm_seconds=maintainer.pipeline.activation.confirm_seconds,
+            confirm_seconds=maintainer.activation.confirm_seconds,
         ),
-        zones=[_zone(maintainer, each, boottime) for each in maintainer.zones.keepers.values()],
+        zones=[_zone(maintainer, each, boottime) for each in maintainer.zones],
         workers=[
             WorkerStatus(
                 slot=slot,
@@ -64,28 +65,29 @@ def status(
         peers=[_peer(each) for each in peers],
         security_events=dict(security.counts),
         counters=dict(maintainer.zones.counters),
-        state_writable=not maintainer.zones.state_error,
+        state_writable=not maintainer.records.error,
         alarms=_alarms(maintainer),
         health=_health(maintainer, boottime),
     )
 
 
 def _zone(maintainer: Maintainer, keeper: ZoneKeeper, boottime: float) -> ZoneStatus:
-    serving, scheduled, refresh = keeper.serving, keeper.scheduled, keeper.refresh
+    serving, scheduled, refresh = keeper.life.serving, keeper.life.scheduled, keeper.refresh
+    service, received = keeper.life.service, keeper.life.received
     deadline = keeper.deadline()
     left = None if deadline is None else deadline - boottime
     return ZoneStatus(
         name=keeper.name,
         known=keeper.known,
-        received=keeper.received,
+        received=received.serial if received else None,
         scheduled=scheduled.serial if scheduled else None,
         served=serving.serial if serving else None,
-        known_age_seconds=_age(boottime, keeper.known_since),
-        received_age_seconds=_age(boottime, keeper.received_boottime),
-        served_age_seconds=_age(boottime, serving.served_since if serving else None),
+        known_age_seconds=_age(boottime, keeper.life.known_since),
+        received_age_seconds=_age(boottime, received.at if received else None),
+        served_age_seconds=_age(boottime, service.since if isinstance(service, InService) else None),
         confirmed_age_seconds=_age(boottime, serving.lease.confirmed_boottime if serving else None),
         lease_seconds=None if left is None else round(left, 1),
-        lease_until=None if left is None else instant.to_text(maintainer.zones.now() + left),
+        lease_until=None if left is None else instant.to_text(maintainer.time.now() + left),
         signatures_until=_instant(serving.lease.signatures_until if serving else None),
         refresh_in_seconds=round(max(0.0, refresh.next_refresh - boottime), 1),
         source=f"{serving.delivery.origin.source} ({serving.delivery.origin.how})" if serving else "",
@@ -96,9 +98,9 @@ def _zone(maintainer: Maintainer, keeper: ZoneKeeper, boottime: float) -> ZoneSt
                 source=each.source,
                 received_at=instant.to_text(each.received_at),
             )
-            for each in keeper.held.values()
+            for each in keeper.life.held.values()
         ],
-        last_rejection=keeper.last_rejection,
+        last_rejection=keeper.life.last_rejection,
         alarms=list(serving.alarms) if serving else [],
         primaries=[
             PrimaryStatus(
@@ -131,38 +133,38 @@ def _peer(record: PeerRecord) -> PeerStatus:
 
 def _alarms(maintainer: Maintainer) -> list[str]:
     alarms = []
-    if not maintainer.zones.clock.synchronised:
+    if not maintainer.time.trusted.synchronised:
         alarms.append(
-            f"clock {maintainer.zones.clock.state}, {maintainer.zones.clock.distance:.1f} s off the trusted time"
+            f"clock {maintainer.time.trusted.state}, {maintainer.time.trusted.distance:.1f} s off the trusted time"
         )
-    if maintainer.zones.state_error:
-        alarms.append(f"state cannot be written: {maintainer.zones.state_error}")
-    if maintainer.zones.switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:
-        alarms.append(f"switchover {maintainer.zones.switchover.state}: {maintainer.zones.switchover.reason}")
-    for keeper in maintainer.zones.keepers.values():
-        for held in keeper.held.values():
+    if maintainer.records.error:
+        alarms.append(f"state cannot be written: {maintainer.records.error}")
+    if maintainer.switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:
+        alarms.append(f"switchover {maintainer.switchover.state}: {maintainer.switchover.reason}")
+    for keeper in maintainer.zones:
+        for held in keeper.life.held.values():
             alarms.append(f"zone {keeper.name} {held.serial} is held: {'; '.join(held.reasons)}")
-        if keeper.last_rejection:
-            alarms.append(f"zone {keeper.name} rejected: {keeper.last_rejection}")
-        if keeper.unjudged:
-            alarms.append(f"zone {keeper.name} could not be verified again: {keeper.unjudged}")
-        if keeper.distrusted:
-            alarms.append(f"zone {keeper.name} is not answered: {keeper.distrusted}")
+        if keeper.life.last_rejection:
+            alarms.append(f"zone {keeper.name} rejected: {keeper.life.last_rejection}")
+        if keeper.life.unjudged:
+            alarms.append(f"zone {keeper.name} could not be verified again: {keeper.life.unjudged}")
+        if keeper.life.distrusted:
+            alarms.append(f"zone {keeper.name} is not answered: {keeper.life.distrusted}")
         deadline = keeper.deadline()
-        if deadline is not None and deadline <= maintainer.zones.boottime():
+        if deadline is not None and deadline <= maintainer.time.boottime():
             alarms.append(f"zone {keeper.name}: the lease is over, answered SERVFAIL")
         alarms += [f"primary {p.name}: {p.last_error}" for p in keeper.refresh.primaries.values() if p.failures]
-        if keeper.serving is not None:
-            alarms += [f"zone {keeper.name}: {each}" for each in keeper.serving.alarms]
+        if keeper.life.serving is not None:
+            alarms += [f"zone {keeper.name}: {each}" for each in keeper.life.serving.alarms]
     return alarms
 
 
 def _health(maintainer: Maintainer, boottime: float) -> Health:
     root = maintainer.zones.root
-    held = sorted(root.held)
+    held = sorted(root.life.held)
     known = root.known
     only_held = known is not None and any(each == known or serial_is_newer(each, known) for each in held)
-    behind = 0.0 if root.known_since is None or only_held else boottime - root.known_since
+    behind = 0.0 if root.life.known_since is None or only_held else boottime - root.life.known_since
     asked = [
         reachable
         for peer in root.refresh.primaries.values()
@@ -171,9 +173,9 @@ def _health(maintainer: Maintainer, boottime: float) -> Health:
     return Health(
         behind_seconds=round(behind, 1),
         held_serials=held,
-        switchover_failed=maintainer.zones.switchover.state is SwitchoverState.FAILED,
+        switchover_failed=maintainer.switchover.state is SwitchoverState.FAILED,
         primaries_reachable=any(asked) if asked else None,
-        clock_synchronised=maintainer.zones.clock.synchronised,
+        clock_synchronised=maintainer.time.trusted.synchronised,
         alarms=_alarms(maintainer),
     )
 

@@ -10,24 +10,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import rootsrv
+from rootsrv.config.file import Config
+from rootsrv.page.layout import Page
 from rootsrv.process import log
-from rootsrv.secondary.delivery import Delivery
 from rootsrv.secondary.in_step import InStep
-from rootsrv.secondary.keeper import Before, ZoneKeeper
-from rootsrv.secondary.membership import Outcome, subject_of
+from rootsrv.secondary.keeper import ZoneKeeper
+from rootsrv.secondary.membership import Membership, Outcome, subject_of
 from rootsrv.secondary.preparation import Prepared, Verdict
-from rootsrv.secondary.switchover import SwitchoverVoid
+from rootsrv.secondary.switchover import Switchover, SwitchoverVoid
 from rootsrv.secondary.zones import Zones
 from rootsrv.store.ledger import Next
-from rootsrv.store.store import StoreFailed
+from rootsrv.store.records import WRITE_AGAIN_SECONDS, Records
+from rootsrv.store.store import Store, StoreFailed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
+from rootsrv.zone.delivery import Delivery
+from rootsrv.zone.life import Before
 
 RESTAGE_SECONDS = 60.0
 """How soon a table that no worker could map is tried again."""
-
-WRITE_AGAIN_SECONDS = 5.0
-"""How soon a ledger that could not be written is tried again; what waits for that, at twice the time each time."""
 
 OUR_FAULT = f"rootsrv {rootsrv.__version__}"
 """What the reason of a void version begins with: another version of the software may do better."""
@@ -42,15 +43,34 @@ Accepted = list[tuple[ZoneKeeper, Delivery, Verdict]]
 class Activation:
     """Takes prepared tables into service, one after the other."""
 
-    def __init__(self, zones: Zones) -> None:
+    def __init__(
+        self,
+        zones: Zones,
+        *,
+        store: Store,
+        records: Records,
+        page: Page,
+        switchover: Switchover,
+        membership: Membership | None,
+        config: Config,
+    ) -> None:
         self.zones = zones
+        self._store = store
+        self._records = records
+        self._time = records.time
+        self._page = page
+        self._switchover = switchover
+        self._membership = membership
+        self._keep_versions = config.switchover.keep_versions
         self.on_activated: list[Callable[[ZoneKeeper], None]] = []
         """Told when a zone has a new version in service."""
 
         self.on_staged: list[Callable[[ZoneKeeper], None]] = []
         """Told when a version waits for the mesh: whoever distributes it gives it out from then on."""
 
-        self.in_step = None if zones.membership is None else InStep(zones, zones.membership)
+        self.in_step: InStep | None = None
+        if membership is not None:
+            self.in_step = InStep(membership, records, switchover, config.hold)
 
         self.now_please: set[tuple[str, int]] = set()
         """Zones and serials that an operator wants without waiting for the set time."""
@@ -67,12 +87,17 @@ class Activation:
         self._put_off_until = 0.0
         self._put_off_seconds = WRITE_AGAIN_SECONDS
 
+    def configure(self, config: Config) -> None:
+        """Go on as *config* says."""
+        self._keep_versions = config.switchover.keep_versions
+        self._switchover.settings = config.switchover
+        if self.in_step is not None:
+            self.in_step.hold = config.hold
+
     def watch(self) -> None:
-        """Called every second: a ledger that could not be written is tried again, and then what was put off."""
-        now = self.zones.boottime()
-        if self.zones.ledger_unwritten and now >= self.zones.last_written + WRITE_AGAIN_SECONDS:
-            self.zones.write_ledger()
-        if self._put_off and now >= self._put_off_until and not self.zones.ledger_unwritten:
+        """Called every second: what was put off is tried again once the ledger could be written."""
+        now = self._time.boottime()
+        if self._put_off and now >= self._put_off_until and not self._records.unwritten:
             put_off, self._put_off = self._put_off, []
             for keeper, delivery in put_off:
                 keeper.deliver(delivery)
@@ -93,27 +118,25 @@ class Activation:
         hurried = {(keeper.name, delivery.serial) for keeper, delivery, _ in accepted} & self.now_please
         self.now_please -= hurried
         try:
-            await self.zones.switchover.stage(generation)
+            await self._switchover.stage(generation)
         except SwitchoverVoid as error:
             for keeper, _, _ in accepted:
-                keeper.scheduled = None
+                keeper.life.let_go()
             if error.differs:
                 self.void(accepted, generation, str(error))
                 return
             self._not_now(accepted, generation, str(error))
             return
         # Where nothing is answered there is nothing to keep in step with: every second is one of SERVFAIL.
-        silent = self.zones.page.active == 0 or self.zones.page.silenced
-        unanswered = silent or (self.zones.root.deadline() or 0.0) <= self.zones.boottime()
+        silent = self._page.active == 0 or self._page.silenced
+        unanswered = silent or (self.zones.root.deadline() or 0.0) <= self._time.boottime()
         in_step = None if at_once or hurried or unanswered else self.in_step
         if in_step is not None:
             activate_at: float | None = _BY_THE_MESH
         else:
-            activate_at = None if at_once or hurried or unanswered else self.zones.switchover.schedule()
-        leases = {
-            each.name: newest.lease for each in self.zones.keepers.values() if (newest := each.newest) is not None
-        }
-        self.zones.ledger.next = Next(generation, activate_at, leases)
+            activate_at = None if at_once or hurried or unanswered else self._switchover.schedule()
+        leases = {each.name: newest.lease for each in self.zones if (newest := each.life.newest) is not None}
+        self._records.ledger.next = Next(generation, activate_at, leases)
         if not self.zones.write_ledger():
             self._unwritten(accepted, generation)
             return
@@ -129,18 +152,16 @@ class Activation:
             if not await in_step.wait(first, await asyncio.to_thread(in_step.subject, first)):
                 self._unstage(accepted, generation)
                 return
-            shown = "now" if (at := self.zones.switchover.activate_at) is None else instant.to_text(at)
+            shown = "now" if (at := self._switchover.activate_at) is None else instant.to_text(at)
         else:
-            await self.zones.switchover.wait_until(activate_at)
-        before = self.zones.page.active
-        restore = [(keeper, keeper.before()) for keeper, _, _ in accepted]
+            await self._switchover.wait_until(activate_at)
+        before = self._page.active
         had_hosts = self.zones.has_hosts
         self.zones.has_hosts = prepared.has_hosts
-        for keeper, _, _ in accepted:
-            keeper.activated()
-        flipped, flipped_at = time.monotonic(), self.zones.now()
-        self.zones.switchover.flip(generation, self.zones.grant)
-        self.zones.ledger.generation, self.zones.ledger.next = generation, None
+        restore = [(keeper, keeper.activated()) for keeper, _, _ in accepted]
+        flipped, flipped_at = time.monotonic(), self._time.now()
+        self._switchover.flip(generation, self.zones.grant)
+        self._records.ledger.generation, self._records.ledger.next = generation, None
         written = self.zones.write_ledger()
         self.needs_table, self._put_off_seconds = False, WRITE_AGAIN_SECONDS
         self.zones.counters["switchovers"] += 1
@@ -152,25 +173,23 @@ class Activation:
             flipped_at=f"{flipped_at:.3f}",
         )
         for keeper, delivery, _ in accepted:
-            self.zones.journal("zone served", zone=keeper.name, serial=delivery.serial, generation=generation)
+            self._records.journal("zone served", zone=keeper.name, serial=delivery.serial, generation=generation)
         if self.zones.hosts is not None and any(keeper is self.zones.hosts for keeper, _, _ in accepted):
-            self.zones.hosts.waiting = None
+            self.zones.hosts.life.waiting = None
         alone = self._failing_alone(accepted) if in_step is not None and before else lambda: ""
         try:
-            confirmed = await self.zones.switchover.confirm(generation, alone)
+            confirmed = await self._switchover.confirm(generation, alone)
         except SwitchoverVoid as error:
-            self.zones.has_hosts = had_hosts
-            if self._stay(accepted, restore, before, str(error)):
+            if self._stay(accepted, restore, had_hosts, before, str(error)):
                 return
-            self.zones.has_hosts = prepared.has_hosts
-            confirmed = await self.zones.switchover.confirm(generation)
+            confirmed = await self._switchover.confirm(generation)
         for keeper, delivery, _ in accepted:
-            self.note_outcome(keeper, delivery, "" if confirmed else self.zones.switchover.reason, flipped_at)
+            self.note_outcome(keeper, delivery, "" if confirmed else self._switchover.reason, flipped_at)
         if confirmed:
             self.confirm_seconds = time.monotonic() - flipped
         else:
             self.zones.counters["switchovers_failed"] += 1
-            self.zones.journal("switchover failed", generation=generation, reason=self.zones.switchover.reason)
+            self._records.journal("switchover failed", generation=generation, reason=self._switchover.reason)
         if written:
             # Else the ledger on disk still names what was in service before: it stays until there is another one.
             self.retire_others()
@@ -179,31 +198,31 @@ class Activation:
                 self._forget_old(keeper)
             for tell in self.on_activated:
                 tell(keeper)
-            for serial in list(keeper.held):
-                self.zones.redeliver(keeper, serial, approved=False)
+            for serial in list(keeper.life.held):
+                keeper.redeliver(serial, approved=False)
 
     def void(self, accepted: Accepted, generation: int, reason: str) -> None:
-        self.zones.switchover.void(generation, reason)
+        self._switchover.void(generation, reason)
         self.zones.counters["switchovers_void"] += 1
         for keeper, delivery, verdict in accepted:
             self.note_outcome(keeper, delivery, reason)
             keeper.reject(delivery, f"void: {reason}")
             keeper.drop(verdict.serial)
             self.mark_void(keeper, verdict.serial, reason)
-            self.zones.journal("switchover void", zone=keeper.name, serial=verdict.serial, reason=reason)
+            self._records.journal("switchover void", zone=keeper.name, serial=verdict.serial, reason=reason)
         self.retire_others()
 
     def mark_void(self, keeper: ZoneKeeper, serial: int, reason: str) -> None:
         """What is kept of *serial* is not tried again by this version of the software, unless a primary gives it."""
-        if keeper.serving is not None and keeper.serving.serial == serial:
+        if keeper.life.is_served(serial):
             return
         with contextlib.suppress(StoreFailed):  # nothing is kept of it, or there is no room: it is tried again then
-            self.zones.store.mark_version(keeper.policy.apex, serial, "void", f"{OUR_FAULT}: {reason}")
+            keeper.stored.mark(serial, "void", f"{OUR_FAULT}: {reason}")
 
     def _not_now(self, accepted: Accepted, generation: int, reason: str) -> None:
         """The zones are good; the workers may be able to take them later."""
         self.zones.counters["switchovers_void"] += 1
-        self.zones.journal("switchover void", generation=generation, reason=reason)
+        self._records.journal("switchover void", generation=generation, reason=reason)
         self.retire_others()
         for keeper, delivery, _ in accepted:
             self.note_outcome(keeper, delivery, reason)
@@ -212,34 +231,34 @@ class Activation:
 
     def _unstage(self, accepted: Accepted, generation: int) -> None:
         """What was staged will not go into service."""
-        self.zones.switchover.void(generation, "overtaken, or not wanted")
+        self._switchover.void(generation, "overtaken, or not wanted")
         for keeper, _, _ in accepted:
-            keeper.scheduled = None
-        self.zones.ledger.next = None
+            keeper.life.let_go()
+        self._records.ledger.next = None
         self.zones.write_ledger()
         self.retire_others()
 
     def _unwritten(self, accepted: Accepted, generation: int) -> None:
         """No flip unless the ledger on disk knows of it: whoever starts after a crash would go back."""
-        self.zones.ledger.next = None
-        reason = f"it cannot be kept: {self.zones.state_error}"
-        self.zones.switchover.void(generation, reason)
+        self._records.ledger.next = None
+        reason = f"it cannot be kept: {self._records.error}"
+        self._switchover.void(generation, reason)
         self.zones.counters["switchovers_void"] += 1
         self.retire_others()
         for keeper, delivery, _ in accepted:
             self.note_outcome(keeper, delivery, reason)
-            keeper.scheduled = None
-            keeper.last_rejection = f"{delivery.serial} from {delivery.origin.source}: {reason}"
-            self.put_off(keeper, delivery)
+            keeper.life.let_go()
+            keeper.life.last_rejection = f"{delivery.serial} from {delivery.origin.source}: {reason}"
+            self.put_off(keeper, replace(delivery, kept=True))
 
     def _failing_alone(self, accepted: Accepted) -> Callable[[], str]:
         """Asks whether the failure is proven to be ours alone; the text says why it is not."""
         keeper = accepted[0][0]
 
         def alone() -> str:
-            assert self.zones.membership is not None
-            assert keeper.serving is not None
-            silence = self.zones.membership.may_fall_silent(subject_of(keeper.name, keeper.serving.contents))
+            assert self._membership is not None
+            assert keeper.life.serving is not None
+            silence = self._membership.may_fall_silent(subject_of(keeper.name, keeper.life.serving.contents))
             return "" if silence.allowed else silence.why
 
         return alone
@@ -248,6 +267,7 @@ class Activation:
         self,
         accepted: Accepted,
         restore: list[tuple[ZoneKeeper, Before]],
+        had_hosts: bool,
         generation: int,
         reason: str,
     ) -> bool:
@@ -255,14 +275,16 @@ class Activation:
 
         False: somebody has flipped after all, and nothing was changed.
         """
-        after = [(keeper, keeper.before()) for keeper, _ in restore]
-        for keeper, before in restore:
-            keeper.stayed(before)
-        if not self.zones.switchover.stay(generation, self.zones.grant, reason):
-            for keeper, each in after:
-                keeper.stayed(each)
+
+        def go_back() -> None:
+            self.zones.has_hosts = had_hosts
+            for keeper, before in restore:
+                keeper.stayed(before)
+            self.zones.grant()
+
+        if not self._switchover.stay(generation, go_back, reason):
             return False
-        self.zones.ledger.generation = generation
+        self._records.ledger.generation = generation
         self.zones.write_ledger()
         self._not_now(accepted, generation, reason)
         return True
@@ -271,35 +293,32 @@ class Activation:
         self, keeper: ZoneKeeper, delivery: Delivery, reason: str, flipped_at: float | None = None
     ) -> None:
         """For the mesh: what became of it here, and when; *reason* empty = it is in service."""
-        if self.zones.membership is not None:
-            now = self.zones.now()
+        if self._membership is not None:
+            now = self._time.now()
             took = None if flipped_at is None else now - flipped_at
             subject = subject_of(keeper.name, delivery.contents)
-            self.zones.membership.outcome = Outcome(subject, not reason, reason, flipped_at or now, took)
+            self._membership.outcome = Outcome(subject, not reason, reason, flipped_at or now, took)
 
     def put_off(self, keeper: ZoneKeeper, delivery: Delivery) -> None:
         """Put *delivery* off until the state directory can be written, or for a while if it can."""
-        again = replace(delivery, kept=True)
-        self._put_off.append((keeper, again))
-        self._put_off_until = self.zones.boottime() + self._put_off_seconds
+        self._put_off.append((keeper, delivery))
+        self._put_off_until = self._time.boottime() + self._put_off_seconds
         self._put_off_seconds = min(2 * self._put_off_seconds, RESTAGE_SECONDS)
 
     def retire_others(self) -> None:
         """Remove the tables that are neither in service nor were."""
         try:
-            self.zones.store.retire_tables({self.zones.page.active, self.zones.ledger.generation})
+            self._store.retire_tables({self._page.active, self._records.ledger.generation})
         except StoreFailed as error:
-            self.zones.state_failed(error)
+            self._records.failed(error)
 
     def _forget_old(self, keeper: ZoneKeeper) -> None:
-        assert keeper.serving is not None
-        served = keeper.serving.serial
-        old = [
-            each for each in self.zones.store.versions(keeper.policy.apex) if not serial_is_newer(each.serial, served)
-        ]
-        for provenance in old[: -self.zones.config.switchover.keep_versions]:
+        assert keeper.life.serving is not None
+        served = keeper.life.serving.serial
+        old = [each for each in keeper.stored.versions() if not serial_is_newer(each.serial, served)]
+        for provenance in old[: -self._keep_versions]:
             if provenance.serial != served:
                 try:
-                    self.zones.store.forget_version(keeper.policy.apex, provenance.serial)
+                    keeper.stored.forget(provenance.serial)
                 except StoreFailed as error:
-                    self.zones.state_failed(error)
+                    self._records.failed(error)

@@ -97,14 +97,14 @@ class Control:
         return keeper
 
     def _zones(self, name: str) -> list[ZoneKeeper]:
-        return [self._zone(name)] if name else list(self._maintainer.zones.keepers.values())
+        return [self._zone(name)] if name else list(self._maintainer.zones)
 
     async def _do_status(self, _: Order[Nothing]) -> Mapping[str, Any]:
         return asdict(self._status())
 
     async def _do_mesh(self, order: Order[MeshOrder]) -> Mapping[str, Any]:
         """What the role mesh tells of the others, and back what it may publish of us."""
-        membership = self._maintainer.zones.membership
+        membership = self._maintainer.membership
         if membership is None:
             raise Refused("mesh: there is no such section in the configuration")
         if order.wanted.told is not None:
@@ -117,7 +117,7 @@ class Control:
     async def _do_mesh_digest(self, order: Order[VersionOrder]) -> Mapping[str, Any]:
         """What a version is called in the mesh besides its serial: the one in service or a kept one."""
         keeper = self._zone(order.wanted.zone)
-        contents = self._maintainer.zones.contents(keeper, _serial(order.wanted.serial, keeper))
+        contents = keeper.contents(_serial(order.wanted.serial, keeper))
         return {"digest": (await asyncio.to_thread(subject_of, keeper.name, contents)).digest}
 
     async def _do_reload(self, _: Order[Nothing]) -> Mapping[str, Any]:
@@ -129,14 +129,14 @@ class Control:
     async def _do_list(self, order: Order[ZoneOrder]) -> Mapping[str, Any]:
         versions = []
         for keeper in self._zones(order.wanted.zone):
-            for each in self._maintainer.zones.versions(keeper):
+            for each in keeper.stored.versions():
                 versions.append({**asdict(each), "state": _state(keeper, each.serial)})
         return {"versions": versions}
 
     async def _do_show(self, order: Order[VersionOrder]) -> Mapping[str, Any]:
         keeper = self._zone(order.wanted.zone)
         serial = _serial(order.wanted.serial, keeper)
-        for each in self._maintainer.zones.versions(keeper):
+        for each in keeper.stored.versions():
             if each.serial == serial:
                 return {**asdict(each), "state": _state(keeper, serial)}
         raise Refused(f"zone {keeper.name}: serial {serial} is not kept")
@@ -145,25 +145,24 @@ class Control:
         for keeper in self._zones(order.wanted.zone):
             if not keeper.sources:
                 raise Refused(f"zone {keeper.name} has no primary")
-            keeper.refresh.demand(self._maintainer.zones.boottime())
-            keeper.wake()
+            keeper.ask_all()
         return {}
 
     async def _do_approve(self, order: Order[VersionOrder]) -> Mapping[str, Any]:
         keeper = self._zone(order.wanted.zone)
         serial = _serial(order.wanted.serial, keeper)
-        if serial not in keeper.held:
-            raise Refused(f"zone {keeper.name}: serial {serial} is not held (held: {_list(keeper.held)})")
-        if is_beyond_us(keeper.held[serial].reasons):
-            raise Refused(f"zone {keeper.name}: serial {serial}: {'; '.join(keeper.held[serial].reasons)}")
+        if serial not in keeper.life.held:
+            raise Refused(f"zone {keeper.name}: serial {serial} is not held (held: {_list(keeper.life.held)})")
+        if is_beyond_us(keeper.life.held[serial].reasons):
+            raise Refused(f"zone {keeper.name}: serial {serial}: {'; '.join(keeper.life.held[serial].reasons)}")
         self._maintainer.approve(keeper, serial)
         return {}
 
     async def _do_reject(self, order: Order[VersionOrder]) -> Mapping[str, Any]:
         keeper = self._zone(order.wanted.zone)
         serial = _serial(order.wanted.serial, keeper)
-        if serial not in keeper.held:
-            raise Refused(f"zone {keeper.name}: serial {serial} is not held (held: {_list(keeper.held)})")
+        if serial not in keeper.life.held:
+            raise Refused(f"zone {keeper.name}: serial {serial} is not held (held: {_list(keeper.life.held)})")
         self._maintainer.reject(keeper, serial)
         return {}
 
@@ -175,30 +174,30 @@ class Control:
         if wrong:
             raise Refused(wrong)
         while True:
-            if keeper.serving is not None and keeper.serving.serial == serial:
+            if keeper.life.serving is not None and keeper.life.serving.serial == serial:
                 return {"serial": serial, "state": "served"}
-            if serial in keeper.held:
-                return {"serial": serial, "state": "held", "reasons": list(keeper.held[serial].reasons)}
-            if keeper.last_rejection.startswith(f"{serial} from "):
-                raise Refused(keeper.last_rejection)
-            if keeper.scheduled is not None and keeper.scheduled.serial == serial and not now:
-                at = self._maintainer.zones.switchover.activate_at
+            if serial in keeper.life.held:
+                return {"serial": serial, "state": "held", "reasons": list(keeper.life.held[serial].reasons)}
+            if keeper.life.last_rejection.startswith(f"{serial} from "):
+                raise Refused(keeper.life.last_rejection)
+            if keeper.life.scheduled is not None and keeper.life.scheduled.serial == serial and not now:
+                at = self._maintainer.switchover.activate_at
                 if at is not None:
                     return {"serial": serial, "state": "scheduled", "activate_at": at}
-            if keeper.waiting is not None and keeper.waiting.serial == serial:
+            if keeper.life.waiting is not None and keeper.life.waiting.serial == serial:
                 return {"serial": serial, "state": "waiting for a root zone that it fits"}
-            if keeper.serving is not None and serial_is_newer(keeper.serving.serial, serial):
-                raise Refused(f"serial {serial} was overtaken by {keeper.serving.serial}")
-            if not self._maintainer.pipeline.is_under_way(keeper, serial):
+            if keeper.life.serving is not None and serial_is_newer(keeper.life.serving.serial, serial):
+                raise Refused(f"serial {serial} was overtaken by {keeper.life.serving.serial}")
+            if not keeper.life.is_under_way(serial):
                 # Put off, displaced by newer deliveries, or the reason was overtaken by another one's.
-                state = self._maintainer.zones.switchover
+                state = self._maintainer.switchover
                 why = f"switchover {state.state}: {state.reason}" if state.reason else "another delivery took its place"
                 raise Refused(f"serial {serial} is not under way any more ({why}); see the journal")
             await asyncio.sleep(0.02)
 
     async def _do_export(self, order: Order[VersionOrder]) -> Answer:
         keeper = self._zone(order.wanted.zone)
-        contents = self._maintainer.zones.contents(keeper, order.wanted.serial)
+        contents = keeper.contents(order.wanted.serial)
         octets = presentation.to_text(contents).encode()
         return Answer({"serial": contents.serial, "records": contents.record_count}, octets)
 
@@ -220,20 +219,20 @@ def _refusing(
 def _serial(serial: int | None, keeper: ZoneKeeper) -> int:
     if serial is not None:
         return serial
-    if keeper.serving is None:
+    if keeper.life.serving is None:
         raise Refused(f"zone {keeper.name}: none is in service; name a serial")
-    return keeper.serving.serial
+    return keeper.life.serving.serial
 
 
 def _state(keeper: ZoneKeeper, serial: int) -> str:
     """What has become of a kept version."""
-    if keeper.serving is not None and keeper.serving.serial == serial:
+    if keeper.life.serving is not None and keeper.life.serving.serial == serial:
         return "served"
-    if keeper.scheduled is not None and keeper.scheduled.serial == serial:
+    if keeper.life.scheduled is not None and keeper.life.scheduled.serial == serial:
         return "scheduled"
-    if serial in keeper.held:
+    if serial in keeper.life.held:
         return "held"
-    if keeper.serving is not None and serial_is_newer(keeper.serving.serial, serial):
+    if keeper.life.serving is not None and serial_is_newer(keeper.life.serving.serial, serial):
         return "retired"
     return "kept"
 

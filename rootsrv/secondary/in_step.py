@@ -2,46 +2,45 @@
 
 import asyncio
 import contextlib
+import math
 
+from rootsrv.config.zones import HoldConfig
 from rootsrv.mesh.member import Action, Answer, Ready
 from rootsrv.mesh.orders import Decision, Subject
 from rootsrv.process import log
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.membership import Membership, is_held, subject_of
-from rootsrv.secondary.preparation import read_version
-from rootsrv.secondary.switchover import SwitchoverState
-from rootsrv.secondary.zones import Zones
+from rootsrv.secondary.switchover import Switchover, SwitchoverState
+from rootsrv.store.records import Records
 from rootsrv.store.store import StoreFailed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
+from rootsrv.zone.plausibility import why_hold_ends
 
 _TURN_SECONDS = 0.5
 """How often the rule is asked, if nothing is heard."""
-
-TOO_OLD_LEASE_SECONDS = 86_400.0
-"""Holds end when the lease of what is in service has no more than this left (D23)."""
-
-TOO_OLD_MARGIN_SECONDS = 60.0
-"""And so long before `hold.stale_hard_seconds`."""
 
 
 class InStep:
     """Has staged zones wait for the mesh."""
 
-    def __init__(self, zones: Zones, membership: Membership) -> None:
-        self._zones = zones
+    def __init__(self, membership: Membership, records: Records, switchover: Switchover, hold: HoldConfig) -> None:
         self.membership = membership
+        self.hold = hold
+        self._records = records
+        self._time = records.time
+        self._switchover = switchover
         self._told = ""
         self._too_old_since: dict[Subject, float] = {}
 
     def subject(self, keeper: ZoneKeeper) -> Subject:
         """What is scheduled, as the mesh calls it."""
-        assert keeper.scheduled is not None
-        return subject_of(keeper.name, keeper.scheduled.contents)
+        assert keeper.life.scheduled is not None
+        return subject_of(keeper.name, keeper.life.scheduled.contents)
 
     async def wait(self, keeper: ZoneKeeper, subject: Subject) -> bool:
         """Until it is to go into service; False: it is not to, or something newer is."""
-        switchover = self._zones.switchover
+        switchover = self._switchover
         switchover.state, switchover.activate_at = SwitchoverState.SCHEDULED, None
         ready = self.membership.staged(subject)
         try:
@@ -49,9 +48,9 @@ class InStep:
                 self.membership.changed.clear()
                 answer = self.membership.decide(ready, self._too_old(keeper, ready))
                 self._tell(keeper, subject, answer)
-                boottime = self._zones.boottime()
+                boottime = self._time.boottime()
                 goes = answer.action is Action.GO
-                switchover.activate_at = self._zones.clock.wall(boottime) + answer.at - boottime if goes else None
+                switchover.activate_at = self._time.trusted.wall(boottime) + answer.at - boottime if goes else None
                 if answer.action is Action.NEVER:
                     self._drop(keeper, subject, answer.why)
                     return False
@@ -70,51 +69,49 @@ class InStep:
 
     def _too_old(self, keeper: ZoneKeeper, ready: Ready) -> float | None:
         """Since when D23's timeout has been over for what waits."""
-        if self._zones.config.hold.on_hold_timeout == "keep":
+        if self.hold.on_hold_timeout == "keep":
             return None
-        boottime = self._zones.boottime()
-        held_long = boottime - ready.since >= self._zones.config.hold.stale_hard_seconds - TOO_OLD_MARGIN_SECONDS
-        deadline = keeper.deadline()
-        ending = deadline is not None and deadline - boottime <= TOO_OLD_LEASE_SECONDS
-        if not (held_long or ending):
+        boottime, deadline = self._time.boottime(), keeper.deadline()
+        left = math.inf if deadline is None else deadline - boottime
+        if not why_hold_ends(boottime - ready.since, left, self.hold.stale_hard_seconds):
             self._too_old_since.pop(ready.subject, None)
             return None
         # Counted from readiness: whoever is in the last day anyway must not outrun canaries.
         return self._too_old_since.setdefault(ready.subject, boottime)
 
     def _is_overtaken(self, keeper: ZoneKeeper, answer: Answer) -> bool:
-        assert keeper.scheduled is not None
+        assert keeper.life.scheduled is not None
         newer = frozenset(
-            each.serial for each in keeper.deliveries if serial_is_newer(each.serial, keeper.scheduled.serial)
+            each.serial for each in keeper.life.queue if serial_is_newer(each.serial, keeper.life.scheduled.serial)
         )
         return bool(newer) and (is_held(answer) or self.membership.overtaking(keeper.name, newer))
 
     def _drop(self, keeper: ZoneKeeper, subject: Subject, why: str) -> None:
         log.alarm("zone dropped", zone=keeper.name, serial=subject.serial, reason=why)
-        self._zones.journal("zone dropped", zone=keeper.name, serial=subject.serial, reason=why)
+        self._records.journal("zone dropped", zone=keeper.name, serial=subject.serial, reason=why)
         keeper.drop(subject.serial)
         with contextlib.suppress(StoreFailed):
-            self._zones.store.forget_version(keeper.policy.apex, subject.serial)
+            keeper.stored.forget(subject.serial)
 
     def _tell(self, keeper: ZoneKeeper, subject: Subject, answer: Answer) -> None:
         text = f"{subject.serial} {answer.action} {answer.why}"
         if text == self._told:
             return
         self._told = text
-        boottime = self._zones.boottime()
+        boottime = self._time.boottime()
         at = "never"
         if answer.action is Action.GO:
-            at = instant.to_text(self._zones.clock.wall(boottime) + answer.at - boottime)
+            at = instant.to_text(self._time.trusted.wall(boottime) + answer.at - boottime)
         log.event("set time", zone=keeper.name, serial=subject.serial, activate_at=at, by=answer.why)
 
     def decide_held(self, keeper: ZoneKeeper) -> tuple[int, Decision] | None:
         """A decision of the mesh's operator on a zone that is held here (D23): a fleet-wide one counts as the human."""
-        for serial in keeper.held:
+        for serial in keeper.life.held:
             verdict = self.membership.verdict_on(keeper.name, serial)
             if verdict is None:
                 continue
             try:
-                contents = read_version(self._zones.store, keeper.policy, serial)[1]
+                contents = keeper.contents(serial)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=serial, reason=error)
                 continue

@@ -3,68 +3,40 @@
 In a mesh a version is given out from when it is staged: all members need it before the set time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rootsrv.config.zones import PrimaryConfig
 from rootsrv.distribution.offered import OfferedZone, State
 from rootsrv.distribution.primaries import Notifier, notified_by
 from rootsrv.distribution.requests import Asker
 from rootsrv.process import log
-from rootsrv.process.child import in_child
+from rootsrv.process.clocks import Timekeeper
 from rootsrv.process.security import SecurityEvents
-from rootsrv.secondary.delivery import Version
 from rootsrv.secondary.keeper import ZoneKeeper
-from rootsrv.secondary.preparation import read_version
 from rootsrv.secondary.zones import Zones
-from rootsrv.store.store import StoreFailed
 from rootsrv.wire import name as names
 from rootsrv.wire.codes import NOERROR, REFUSED
 from rootsrv.wire.tsig import Key
-from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.transfer import difference
-from rootsrv.zone.transfer_out import Difference
-
-
-class StoredVersions:
-    """The KeptVersions of one keeper: in the state directory."""
-
-    def __init__(self, zones: Zones, keeper: ZoneKeeper) -> None:
-        self._zones = zones
-        self._keeper = keeper
-
-    def serials(self) -> Sequence[int]:
-        """See KeptVersions."""
-        return [each.serial for each in self._zones.store.versions(self._keeper.policy.apex)]
-
-    async def differences(self, serials: Sequence[int], contents: ZoneContents) -> Sequence[Difference]:
-        """In a process of its own: to read a root takes most of a second.  StoreFailed, ChildFailed or TimeoutError."""
-        store, policy = self._zones.store, self._keeper.policy
-
-        def work() -> list[Difference]:
-            chain = [read_version(store, policy, serial)[1] for serial in serials]
-            return [
-                Difference(older.serial, newer.serial, *difference(older, newer))
-                for older, newer in zip(chain, [*chain[1:], contents], strict=True)
-            ]
-
-        return await in_child(work, store, expected=(StoreFailed,))
+from rootsrv.zone.delivery import Version
 
 
 class Offering:
     """The zones that an instance gives out, and who tells it of new ones."""
 
-    def __init__(self, zones: Zones, security: SecurityEvents) -> None:
-        self._zones = zones
+    def __init__(self, zones: Zones, time: Timekeeper, security: SecurityEvents, *, from_staging: bool = False) -> None:
+        """*from_staging*: in a mesh, a version is given out from when it is staged."""
+        self._time = time
+        self._from_staging = from_staging
         self._security = security
         self._notifiers: tuple[Notifier, ...] = ()
-        self._keepers = {each.policy.apex: each for each in zones.keepers.values()}
+        self._keepers = {each.policy.apex: each for each in zones}
         self._offered = {apex: self._make(keeper) for apex, keeper in self._keepers.items()}
 
     def _make(self, keeper: ZoneKeeper) -> OfferedZone:
         def failed(error: Exception) -> None:
             log.alarm("no difference from a kept zone", zone=keeper.name, reason=f"{type(error).__name__}: {error}")
 
-        return OfferedZone(keeper.policy.apex, StoredVersions(self._zones, keeper), failed)
+        return OfferedZone(keeper.policy.apex, keeper.stored, failed)
 
     def configure(self, primaries: Iterable[PrimaryConfig]) -> None:
         """From now on these notify."""
@@ -75,8 +47,8 @@ class Offering:
         offered, keeper = self._offered.get(apex), self._keepers.get(apex)
         if offered is None or keeper is None:
             return None
-        waits = keeper.scheduled if self._zones.membership is not None else None
-        version, state = (keeper.serving, State.IN_SERVICE) if waits is None else (waits, State.SCHEDULED)
+        waits = keeper.life.scheduled if self._from_staging else None
+        version, state = (keeper.life.serving, State.IN_SERVICE) if waits is None else (waits, State.SCHEDULED)
         if version is None:
             if offered.offer is not None:
                 offered.withdraw()
@@ -85,11 +57,11 @@ class Offering:
         return offered
 
     def _left(self, keeper: ZoneKeeper, version: Version) -> float:
-        if version is keeper.serving:
+        if version is keeper.life.serving:
             deadline = keeper.deadline()
-            return 0.0 if deadline is None else deadline - self._zones.boottime()
-        now = self._zones.boottime()
-        return version.lease.deadline(self._zones.clock, now) - now
+            return 0.0 if deadline is None else deadline - self._time.boottime()
+        now = self._time.boottime()
+        return version.lease.deadline(self._time.trusted, now) - now
 
     def notified(self, apex: bytes, asker: Asker, key: Key | None, serial: int | None) -> int:
         """A NOTIFY came (RFC 1996): have whoever sent it asked; the rcode for the answer."""

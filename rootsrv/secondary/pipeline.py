@@ -19,10 +19,12 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from rootsrv.config.zones import HoldConfig
+from rootsrv.page.layout import Page
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, ChildNotStarted, in_child
 from rootsrv.secondary.activation import Activation
-from rootsrv.secondary.delivery import Delivery
+from rootsrv.secondary.agenda import Agenda
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import (
     AnchorsUnreadable,
@@ -32,10 +34,14 @@ from rootsrv.secondary.preparation import (
     is_beyond_us,
     zonemd_of,
 )
+from rootsrv.secondary.switchover import Switchover
 from rootsrv.secondary.zones import Zones
-from rootsrv.store.store import StoreFailed
+from rootsrv.store.records import Records
+from rootsrv.store.store import Store, StoreFailed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import plausibility
+from rootsrv.zone.delivery import Delivery
+from rootsrv.zone.life import Judged, Scheduled
 
 EXPECTED = (StoreFailed, AnchorsUnreadable)
 """What a preparation may raise."""
@@ -47,13 +53,27 @@ VERIFY_AGAIN_SECONDS = 60.0
 class Pipeline:
     """Prepares and activates what the keepers deliver, one after the other."""
 
-    def __init__(self, zones: Zones) -> None:
+    def __init__(
+        self,
+        zones: Zones,
+        activation: Activation,
+        agenda: Agenda,
+        *,
+        store: Store,
+        records: Records,
+        page: Page,
+        switchover: Switchover,
+        hold: HoldConfig,
+    ) -> None:
         self.zones = zones
-        self.activation = Activation(zones)
-
-        self.taking: set[tuple[str, int]] = set()
-        """Zones and serials that are being prepared or activated."""
-
+        self.activation = activation
+        self.hold = hold
+        self._agenda = agenda
+        self._store = store
+        self._records = records
+        self._time = records.time
+        self._page = page
+        self._switchover = switchover
         self.verify_seconds: float | None = None
         """What it took to verify, compile and examine the latest zone; None = none yet."""
 
@@ -62,7 +82,7 @@ class Pipeline:
     async def run(self) -> None:
         """Take deliveries one after the other, the root's first, newest first."""
         while True:
-            self.zones.work.clear()
+            self._agenda.begin_turn()
             try:
                 worked = await self._turn()
             except Exception as error:  # one turn, not the role
@@ -70,76 +90,94 @@ class Pipeline:
                 context = {"message": "a turn of the pipeline failed", "exception": error}
                 asyncio.get_running_loop().call_exception_handler(context)
             if not worked:
-                await self.zones.work.wait()
+                await self._agenda.wait()
 
     async def _turn(self) -> bool:
         """Do the next thing; False if there was none."""
-        if self.zones.verify_again:
-            self.zones.verify_again = False
+        if self._agenda.take_verification():
             await self.verify_again()
             return True
-        for keeper in self.zones.keepers.values():
-            if keeper.deliveries:
-                await self.take(keeper, keeper.deliveries.pop(0), at_once=False)
+        for keeper in self.zones:
+            if keeper.life.queue:
+                await self.take(keeper, keeper.life.queue.pop(0), at_once=False)
                 return True
         return False
 
     async def take(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
         serial = delivery.serial
-        again = self.activation.needs_table and self._is_of_service(keeper, delivery)
-        if keeper.serving is not None and not again and not serial_is_newer(serial, keeper.serving.serial):
+        life = keeper.life
+        again = self.activation.needs_table and life.is_served(serial)
+        if life.serving is not None and not again and not serial_is_newer(serial, life.serving.serial):
             return
-        if keeper.floor is not None and serial_is_newer(keeper.floor, serial):
-            self._refuse(keeper, delivery, f"older than {keeper.floor}, which was served before")
+        if life.floor is not None and serial_is_newer(life.floor, serial):
+            self._refuse(keeper, delivery, f"older than {life.floor}, which was served before")
             return
         if fault := keeper.lease_fault(delivery):
             self._refuse(keeper, delivery, fault)
             return
-        if keeper is self.zones.hosts and self.zones.root.serving is None:
-            keeper.waiting = delivery
+        if keeper is self.zones.hosts and self.zones.root.life.serving is None:
+            life.waiting = delivery
             return
-        held = keeper.held[serial].zonemd if serial in keeper.held else ""
+        held = life.held[serial].zonemd if serial in life.held else ""
         if held and not delivery.kept and held == zonemd_of(delivery.contents):
             return  # the same again: somebody has to decide
         await self.attempt(keeper, delivery, at_once=at_once)
 
     async def attempt(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
         """Prepare and activate *delivery*; whatever goes wrong ends this attempt and nothing else."""
+        keeper.life.take(delivery)
+        try:
+            reason = await self._attempt(keeper, delivery, at_once=at_once)
+            if reason:
+                self._settle(keeper, delivery, reason)
+        finally:
+            for each in self.zones:
+                each.life.let_go()
+
+    async def _attempt(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> str:
+        """Why it ended without a verdict; empty if it did not."""
         serial = delivery.serial
-        self.taking = {(keeper.name, serial)}
         try:
             await self.prepare_and_activate(keeper, delivery, at_once=at_once)
-            return
+            return ""
         except StoreFailed as error:
-            self.zones.state_failed(error)
-            reason = f"it cannot be kept: {error}"
+            self._records.failed(error)
+            return f"it cannot be kept: {error}"
         except AnchorsUnreadable as error:
-            reason = str(error)
             if delivery.origin.primary not in keeper.refresh.primaries:
                 self.activation.put_off(keeper, delivery)  # nobody will give it again
+            return str(error)
         except (ChildFailed, TimeoutError) as error:
             reason = f"preparation failed: {error or type(error).__name__}"
             if not isinstance(error, ChildNotStarted):
                 self.activation.mark_void(keeper, serial, reason)
+            return reason
         except Exception as error:
-            reason = f"preparation failed: {type(error).__name__}: {error}"
             context = {"message": f"zone {keeper.name} {serial}: an attempt failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
-        finally:
-            self.taking = set()
-        log.alarm("preparation failed", zone=keeper.name, serial=serial, reason=reason)
+            return f"preparation failed: {type(error).__name__}: {error}"
+
+    def _settle(self, keeper: ZoneKeeper, delivery: Delivery, reason: str) -> None:
+        """An attempt ended without a verdict: what took part in it is not lost, and nothing of it stays staged."""
+        log.alarm("preparation failed", zone=keeper.name, serial=delivery.serial, reason=reason)
         self.activation.note_outcome(keeper, delivery, reason)
-        unsettled = [each for each in self.zones.keepers.values() if each.scheduled is not None]
-        for each in unsettled:
-            if each is not keeper and each.scheduled is not None:
-                self.activation.put_off(each, each.scheduled.again())
-            each.scheduled = None
-        if self.zones.page.staged:
-            self.zones.switchover.void(self.zones.page.staged, reason)
+        accepted = False
+        for each in self.zones:
+            match each.life.coming:
+                case Scheduled(version):
+                    accepted = True
+                    if each is not keeper:
+                        self.activation.put_off(each, version.again())
+                case Judged(other) if each is not keeper:
+                    each.life.waiting = None
+                    self.activation.put_off(each, other)
+            each.life.let_go()
+        if self._page.staged:
+            self._switchover.void(self._page.staged, reason)
         self.activation.retire_others()
-        if unsettled or self._is_of_service(keeper, delivery):
+        if accepted or keeper.life.is_served(delivery.serial):
             # It was accepted, so no primary is asked for it again.
-            self.activation.put_off(keeper, delivery)
+            self.activation.put_off(keeper, replace(delivery, kept=True))
         keeper.reject(delivery, reason)
 
     async def verify_again(self, *, at_start: bool = False) -> None:
@@ -150,69 +188,61 @@ class Pipeline:
         nothing can be judged is no judgement.
         """
         root = self.zones.root
-        serving = root.serving
+        serving = root.life.serving
         if serving is None:
             return
-        generation = self.zones.ledger.generation if at_start else 0
+        generation = self._records.ledger.generation if at_start else 0
         kept = self.preparation(serving.again(), None, generation=generation)
         try:
-            prepared = await in_child(replace(kept, keep_only=True).run, self.zones.store, expected=EXPECTED)
+            prepared = await in_child(replace(kept, keep_only=True).run, self._store, expected=EXPECTED)
         except (ChildFailed, StoreFailed, AnchorsUnreadable, TimeoutError) as error:
             reason = str(error) or type(error).__name__
-            if reason != root.unjudged:
+            if reason != root.life.unjudged:
                 log.alarm("zone in service could not be verified again", zone=root.name, reason=reason)
-            root.unjudged = reason
-            self._verify_at = self.zones.boottime() + VERIFY_AGAIN_SECONDS
+            root.life.judged_again(reason)
+            self._verify_at = self._time.boottime() + VERIFY_AGAIN_SECONDS
             return
-        if root.serving is not serving or prepared.root is None:
+        if root.life.serving is not serving or prepared.root is None:
             return
-        root.unjudged = ""
+        root.life.judged_again()
         if prepared.differs and prepared.has_hosts == self.zones.has_hosts:
             log.alarm("stored table is replaced", generation=generation, reason="the kept zones make another one")
             await self.make_table_again()
         if prepared.root.outcome != "rejected":
             serving.alarms = prepared.root.alarms
-            if root.distrusted:
+            if root.life.distrusted:
                 log.event("zone is trusted again", zone=root.name, serial=serving.serial)
-                root.distrusted = root.last_rejection = ""
+                root.life.trust()
                 self.zones.grant()
             return
         reason = f"kept {serving.serial}: {prepared.root.reasons[0]}"
-        if root.distrusted != reason:
-            root.last_rejection = reason
+        if root.life.distrusted != reason:
+            root.life.last_rejection = reason
             log.alarm("kept zone does not verify", zone=root.name, reason=reason)
         until = serving.lease.signatures_until
-        if at_start and not (until is not None and until <= self.zones.now()):
+        if at_start and not (until is not None and until <= self._time.now()):
             # Its lease ends it in the ordinary way when its time is over; anything else is new knowledge.
-            root.distrusted = reason
+            root.life.distrust(reason)
             self.zones.grant()
 
     async def make_table_again(self) -> None:
         """Compile what is in service again: its table is gone, or not what it should be."""
-        serving = self.zones.root.serving
+        serving = self.zones.root.life.serving
         assert serving is not None
         self.activation.needs_table = True
         await self.attempt(self.zones.root, serving.again(), at_once=True)
 
-    def is_under_way(self, keeper: ZoneKeeper, serial: int) -> bool:
-        """Whether *serial* is being taken care of, or is next."""
-        return (keeper.name, serial) in self.taking or any(each.serial == serial for each in keeper.deliveries)
-
-    def _is_of_service(self, keeper: ZoneKeeper, delivery: Delivery) -> bool:
-        """Whether *delivery* is what is in service, to be compiled again."""
-        return keeper.serving is not None and keeper.serving.serial == delivery.serial
-
     def watch(self) -> None:
         """Called every second: what waits is tried again, and what could not be judged is judged."""
         self.activation.watch()
-        now = self.zones.boottime()
-        if self.zones.root.unjudged and now >= self._verify_at:
+        now = self._time.boottime()
+        if self.zones.root.life.unjudged and now >= self._verify_at:
             self._verify_at = now + VERIFY_AGAIN_SECONDS
-            self.zones.ask_to_verify()
+            self._agenda.ask_to_verify()
 
     def preparation(self, root: Delivery | None, hosts: Delivery | None, *, generation: int) -> Preparation:
         """What to prepare: the deliveries, and what is in service where there is none."""
-        serving_root = self.zones.root.serving
+        serving_root = self.zones.root.life.serving
         assert root is not None or serving_root is not None
         if root is None and serving_root is not None:
             judged = serving_root.again()
@@ -220,13 +250,13 @@ class Pipeline:
             assert root is not None
             judged = root
         serving_hosts: Delivery | None = None
-        if self.zones.hosts is not None and self.zones.hosts.serving is not None:
-            serving_hosts = self.zones.hosts.serving.again()
-        hold = self.zones.config.hold
+        if self.zones.hosts is not None and self.zones.hosts.life.serving is not None:
+            serving_hosts = self.zones.hosts.life.serving.again()
+        hold = self.hold
         return Preparation(
-            store=self.zones.store,
+            store=self._store,
             generation=generation,
-            now=self.zones.now(),
+            now=self._time.now(),
             root_policy=self.zones.root.policy,
             hosts_policy=self.zones.hosts.policy if self.zones.hosts else None,
             limits=plausibility.Limits(
@@ -246,14 +276,14 @@ class Pipeline:
         )
 
     async def prepare_and_activate(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
-        generation = 1 + max([self.zones.ledger.generation, self.zones.page.active, *self.zones.store.generations()])
+        generation = 1 + max([self._records.ledger.generation, self._page.active, *self._store.generations()])
         root = delivery if keeper is self.zones.root else None
         hosts = delivery if keeper is self.zones.hosts else self._waiting_hosts()
         if hosts is not None and self.zones.hosts is not None:
-            self.taking.add((self.zones.hosts.name, hosts.serial))
+            self.zones.hosts.life.take(hosts)
         preparation = self.preparation(root, hosts, generation=generation)
         began = time.monotonic()
-        prepared = await in_child(preparation.run, self.zones.store, expected=EXPECTED)
+        prepared = await in_child(preparation.run, self._store, expected=EXPECTED)
         self.verify_seconds = time.monotonic() - began
         took = round(1000 * self.verify_seconds)
         for each, what, verdict in ((self.zones.root, root, prepared.root), (self.zones.hosts, hosts, prepared.hosts)):
@@ -261,7 +291,7 @@ class Pipeline:
                 self._note_verdict(each, what, verdict, took, prepared)
         if not prepared.table_octets and not prepared.void:
             if root is not None and hosts is not None and self.zones.hosts is not None:
-                self.zones.hosts.waiting = hosts
+                self.zones.hosts.life.waiting = hosts
             return
         accepted: list[tuple[ZoneKeeper, Delivery, Verdict]] = []
         if root is not None and prepared.root is not None and prepared.root.outcome == "accepted":
@@ -280,12 +310,12 @@ class Pipeline:
         if root is not None and new_root and (fault := self.zones.root.lease_fault(root, new_root.signatures_until)):
             self._refuse(self.zones.root, root, fault)
             if self.zones.hosts and hosts is not None:
-                self.zones.hosts.waiting = hosts
+                self.zones.hosts.life.waiting = hosts
             self.activation.retire_others()
             return
         # A root whose hosts do not fit it was approved by a human: it goes on without them.
         if self.zones.hosts and hosts is not None and prepared.hosts is None:
-            self.zones.hosts.waiting = hosts
+            self.zones.hosts.life.waiting = hosts
         await self.activation.activate(accepted, generation, prepared, at_once=at_once)
 
     def _refuse(self, keeper: ZoneKeeper, delivery: Delivery, reason: str) -> None:
@@ -293,7 +323,7 @@ class Pipeline:
         log.alarm(
             "zone refused", zone=keeper.name, serial=delivery.serial, source=delivery.origin.source, reason=reason
         )
-        self.zones.journal("zone refused", zone=keeper.name, serial=delivery.serial, reason=reason)
+        self._records.journal("zone refused", zone=keeper.name, serial=delivery.serial, reason=reason)
         keeper.reject(delivery, reason)
 
     def _waiting_hosts(self) -> Delivery | None:
@@ -301,13 +331,13 @@ class Pipeline:
         keeper = self.zones.hosts
         if keeper is None:
             return None
-        if keeper.waiting is not None and (fault := keeper.lease_fault(keeper.waiting)):
-            self._refuse(keeper, keeper.waiting, fault)
-            keeper.waiting = None
-        if keeper.waiting is not None:
-            return keeper.waiting
-        if keeper.serving is None and keeper.deliveries and not keeper.lease_fault(keeper.deliveries[0]):
-            return keeper.deliveries.pop(0)
+        if keeper.life.waiting is not None and (fault := keeper.lease_fault(keeper.life.waiting)):
+            self._refuse(keeper, keeper.life.waiting, fault)
+            keeper.life.waiting = None
+        if keeper.life.waiting is not None:
+            return keeper.life.waiting
+        if keeper.life.serving is None and keeper.life.queue and not keeper.lease_fault(keeper.life.queue[0]):
+            return keeper.life.queue.pop(0)
         return None
 
     def _note_verdict(
@@ -332,7 +362,7 @@ class Pipeline:
                 decide = f"rootsrv zone approve|reject {verdict.serial}"
                 if is_beyond_us(verdict.reasons):
                     decide = "install newer software; rootsrv zone list shows what is held"
-                known = keeper.held.get(verdict.serial)
+                known = keeper.life.held.get(verdict.serial)
                 self._keep_held(keeper, verdict)
                 if known is not None and known.reasons == verdict.reasons:
                     return
@@ -340,12 +370,12 @@ class Pipeline:
             case "rejected":
                 if keeper is self.zones.hosts and verdict.reasons and prepared.root is None:
                     # It may be the zone for a root that is still to come.
-                    keeper.waiting = delivery
-                    for serial in list(self.zones.root.held):
-                        self.zones.redeliver(self.zones.root, serial, approved=False)
+                    keeper.life.waiting = delivery
+                    for serial in list(self.zones.root.life.held):
+                        self.zones.root.redeliver(serial, approved=False)
                 log.alarm("zone rejected", **facts, reason=verdict.reasons[0])
                 keeper.reject(delivery, verdict.reasons[0])
-        self.zones.journal(
+        self._records.journal(
             f"zone {verdict.outcome}",
             **facts,
             reasons=list(verdict.reasons),
@@ -356,7 +386,5 @@ class Pipeline:
 
     def _keep_held(self, keeper: ZoneKeeper, verdict: Verdict) -> None:
         with contextlib.suppress(StoreFailed):
-            keeper.held[verdict.serial] = replace(
-                self.zones.store.version(keeper.policy.apex, verdict.serial)[0], reasons=verdict.reasons
-            )
+            keeper.life.hold(keeper.stored.held(verdict.serial, verdict.reasons))
         keeper.note_known()

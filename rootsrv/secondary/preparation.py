@@ -11,14 +11,13 @@ from typing import Literal
 from rootsrv.answer import examination
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import TableUnusable
-from rootsrv.secondary.delivery import Delivery
-from rootsrv.store.store import Provenance, Store, StoreFailed
+from rootsrv.store.store import Provenance, Store
 from rootsrv.wire import rdata as rdatas
-from rootsrv.wire.name import to_text
 from rootsrv.wire.record import ZoneMalformed
 from rootsrv.zone import plausibility, presentation
 from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
 from rootsrv.zone.contents import ZoneContents
+from rootsrv.zone.delivery import Delivery
 from rootsrv.zone.verify import NEWER_SOFTWARE, VerifiedZone, ZoneRejected, accept_unverified, verify, verify_hosts
 
 
@@ -263,15 +262,6 @@ def _rejected(candidate: Delivery, error: Exception) -> Verdict:
 def is_beyond_us(reasons: tuple[str, ...]) -> bool:
     """Whether a zone is held since this version of the software cannot serve it: nobody can decide anything."""
     return any(reason.startswith(NEWER_SOFTWARE) for reason in reasons)
-
-
-def read_version(store: Store, policy: ZonePolicy, serial: int) -> tuple[Provenance, ZoneContents]:
-    """A kept version, parsed.  StoreFailed if it is not there or damaged."""
-    provenance, text = store.version(policy.apex, serial)
-    try:
-        return provenance, presentation.from_text(text, policy.apex)
-    except ZoneMalformed as error:
-        raise StoreFailed(f"kept zone {to_text(policy.apex)} {serial}: {error}") from error
 
 
 class _Timer:

@@ -13,35 +13,39 @@
 # A table for a set time that has not come is none of these.  Nothing here needs room on the disk: where none is left,
 # what was in service goes on, and what would be new waits.
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from rootsrv.answer.table import AnswerTable, TableUnusable
-from rootsrv.page.layout import MAX_ZONES
+from rootsrv.page.layout import MAX_ZONES, Page
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.activation import OUR_FAULT
-from rootsrv.secondary.delivery import Delivery, Version
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.pipeline import EXPECTED, Pipeline
-from rootsrv.secondary.preparation import AnchorsUnreadable, is_beyond_us, read_version
+from rootsrv.secondary.preparation import AnchorsUnreadable, is_beyond_us
 from rootsrv.secondary.sources import FileSource
-from rootsrv.store.store import Provenance, StoreFailed
+from rootsrv.secondary.stored import delivery_of, held_of
+from rootsrv.secondary.switchover import Switchover
+from rootsrv.store.records import Records
+from rootsrv.store.store import Provenance, Store, StoreFailed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.contents import ZoneContents
+from rootsrv.zone.delivery import Version
 from rootsrv.zone.lease import Lease
 from rootsrv.zone.transfer import TransferFailed
 
 
 def _why_held(keeper: ZoneKeeper) -> str:
-    reasons = [reason for each in keeper.held.values() for reason in each.reasons]
+    reasons = [reason for each in keeper.life.held.values() for reason in each.reasons]
     return "; ".join(reasons) or "it was not accepted"
 
 
 def _version(provenance: Provenance, contents: ZoneContents, lease: Lease) -> Version:
     """A kept version that was accepted once, on the lease that it has."""
-    delivery = Delivery.from_store(provenance, contents, lease.confirmed_boottime, approved=True)
+    delivery = delivery_of(provenance, contents, lease.confirmed_boottime, approved=True)
     return Version(delivery, lease, provenance.alarms)
 
 
@@ -53,35 +57,49 @@ def _is_void(provenance: Provenance) -> bool:
 class Resumption:
     """Brings one instance to where it was when it ended."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        store: Store,
+        records: Records,
+        page: Page,
+        switchover: Switchover,
+        files: Mapping[str, str],
+    ) -> None:
+        """*files*: where zones are loaded from if nothing is kept of them, by zone."""
         self.zones = pipeline.zones
         self._pipeline = pipeline
+        self._store = store
+        self._records = records
+        self._time = records.time
+        self._page = page
+        self._switchover = switchover
+        self._files = files
         self._was_next: dict[str, int] = {}
         self._waits = 0
         """The generation that was staged for a set time which has not come; 0 = none."""
 
     def _finish_next(self) -> None:
         """What was staged for T when we ended goes into service now if T has passed or it is there already."""
-        following = self.zones.ledger.next
+        following = self._records.ledger.next
         if following is None:
             return
-        reached = following.activate_at is None or following.activate_at <= self.zones.now()
+        reached = following.activate_at is None or following.activate_at <= self._time.now()
         # A table goes when another one is in service: whatever the clock says, this one was.
-        before = self.zones.ledger.generation
-        reached |= before > 0 and not self.zones.store.table(before).exists()
-        if self.zones.page.active == following.generation or (
-            reached and self.zones.store.table(following.generation).exists()
-        ):
-            self.zones.ledger.generation, self.zones.ledger.leases = following.generation, following.leases
+        before = self._records.ledger.generation
+        reached |= before > 0 and not self._store.table(before).exists()
+        if self._page.active == following.generation or (reached and self._store.table(following.generation).exists()):
+            self._records.ledger.generation, self._records.ledger.leases = following.generation, following.leases
         else:
             self._was_next = {name: lease.serial for name, lease in following.leases.items()}
             self._waits = following.generation
-        self.zones.ledger.next = None
-        self.zones.save_ledger()
+        self._records.ledger.next = None
+        self._records.save()
 
     async def _catch_up(self) -> None:
         """Go on from a table beyond the ledger, if one was in service or can be."""
-        ledger, page, store = self.zones.ledger, self.zones.page, self.zones.store
+        ledger, page, store = self._records.ledger, self._page, self._store
         known = {*store.generations(), page.active} - {self._waits}
         for generation in sorted((each for each in known if each > ledger.generation), reverse=True):
             try:
@@ -99,7 +117,7 @@ class Resumption:
             log.alarm("ledger was behind", generation=f"{ledger.generation}->{generation}", page=page.active)
             ledger.generation = generation
             ledger.leases |= {keeper.name: version.lease for keeper, version in versions.items()}
-            self.zones.save_ledger()
+            self._records.save()
             return
 
     def _versions_of(self, table: AnswerTable, *, served: bool) -> dict[ZoneKeeper, Version] | None:
@@ -112,15 +130,15 @@ class Resumption:
             return None
         found = {}
         for keeper, info in zip(keepers, table.zones, strict=False):
-            lease = self.zones.ledger.leases.get(keeper.name)
+            lease = self._records.ledger.leases.get(keeper.name)
             if lease is not None and lease.serial != info.serial and not serial_is_newer(info.serial, lease.serial):
                 return None
             try:
-                provenance, contents = read_version(self.zones.store, keeper.policy, info.serial)
+                provenance, contents = keeper.stored.read(info.serial)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=info.serial, reason=error)
                 return None
-            dropped = self.zones.ledger.dropped.get(keeper.name, [])
+            dropped = self._records.ledger.dropped.get(keeper.name, [])
             if not served and (provenance.verdict != "accepted" or info.serial in dropped):
                 return None
             if lease is None or lease.serial != info.serial:
@@ -130,10 +148,10 @@ class Resumption:
 
     def _lease_of(self, keeper: ZoneKeeper, provenance: Provenance) -> Lease:
         """From the refresh that brought a version; what confirmed it later is not known."""
-        confirmed = self.zones.boottime() - max(0.0, self.zones.now() - provenance.received_at)
+        confirmed = self._time.boottime() - max(0.0, self._time.now() - provenance.received_at)
         seconds = float(provenance.expire_seconds)
-        if keeper.max_serve_seconds:
-            seconds = min(seconds, keeper.max_serve_seconds)
+        if keeper.life.max_serve_seconds:
+            seconds = min(seconds, keeper.life.max_serve_seconds)
         return Lease(provenance.serial, provenance.received_at, confirmed, seconds, provenance.signatures_until)
 
     async def _examine(self, generation: int, versions: dict[ZoneKeeper, Version]) -> str:
@@ -147,7 +165,7 @@ class Resumption:
             existing=True,
         )
         try:
-            prepared = await in_child(preparation.run, self.zones.store, expected=EXPECTED)
+            prepared = await in_child(preparation.run, self._store, expected=EXPECTED)
         except (ChildFailed, StoreFailed, AnchorsUnreadable, TimeoutError) as error:
             return str(error) or type(error).__name__
         for verdict in (prepared.root, prepared.hosts):
@@ -157,18 +175,18 @@ class Resumption:
 
     def _answer_from_table(self) -> bool:
         """Until the kept zones have been read: answer from their table, within the leases that were written down."""
-        page, ledger = self.zones.page, self.zones.ledger
+        page, ledger = self._page, self._records.ledger
         if page.active or self.zones.root.name not in ledger.leases:
             return False
         try:
-            table = self.zones.store.open_table(ledger.generation)
+            table = self._store.open_table(ledger.generation)
         except (OSError, TableUnusable):  # told by `_adopt_table`
             return False
         leases = [ledger.leases[name] for name in self.zones.keepers if name in ledger.leases][: len(table.zones)]
         if [lease.serial for lease in leases] != [info.serial for info in table.zones]:
             return False
         for number, lease in enumerate(leases):
-            deadline = lease.deadline(self.zones.clock, self.zones.boottime())
+            deadline = lease.deadline(self._time.trusted, self._time.boottime())
             page.set_deadline(number, max(0, int(deadline * 1e9)))
         page.active = ledger.generation
         log.event("stored table answers", generation=ledger.generation, until="the kept zones have been read")
@@ -176,105 +194,102 @@ class Resumption:
 
     def _recall(self, keeper: ZoneKeeper) -> None:
         """The version in service, and those that were kept but not (yet) served."""
-        lease = self.zones.ledger.leases.get(keeper.name)
-        kept = [each for each in self.zones.store.versions(keeper.policy.apex) if not _is_void(each)]
+        lease = self._records.ledger.leases.get(keeper.name)
+        kept = [each for each in keeper.stored.versions() if not _is_void(each)]
         accepted = [each.serial for each in kept if each.verdict == "accepted"]
         newest = next((s for s in accepted if not any(serial_is_newer(each, s) for each in accepted)), None)
-        behind = self.zones.page.active > self.zones.ledger.generation
+        behind = self._page.active > self._records.ledger.generation
         if newest is not None and (lease is None or (behind and serial_is_newer(newest, lease.serial))):
-            keeper.floor = newest
+            keeper.life.recall_floor(newest)
             lease = None
-        for serial in self.zones.ledger.dropped.get(keeper.name, []):
+        for serial in self._records.ledger.dropped.get(keeper.name, []):
             keeper.refresh.dropped(serial)
         if lease is not None:
-            keeper.floor = lease.serial
+            keeper.life.recall_floor(lease.serial)
             try:
-                provenance, contents = read_version(self.zones.store, keeper.policy, lease.serial)
+                provenance, contents = keeper.stored.read(lease.serial)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=lease.serial, reason=error)
                 # Nothing older may be served: only what is newer will do, or the same again from a primary.
             else:
-                keeper.serving = _version(provenance, contents, lease)
-                keeper.serving.served_since = self.zones.boottime()
+                keeper.life.recall(_version(provenance, contents, lease), self._time.boottime())
                 keeper.set_sources(keeper.sources)
-                for serial in self.zones.ledger.dropped.get(keeper.name, []):
+                for serial in self._records.ledger.dropped.get(keeper.name, []):
                     keeper.refresh.dropped(serial)
         for provenance in kept:
             newer = lease is None or serial_is_newer(provenance.serial, lease.serial)
-            if not newer or provenance.serial in self.zones.ledger.dropped.get(keeper.name, []):
+            if not newer or provenance.serial in self._records.ledger.dropped.get(keeper.name, []):
                 continue
             if self._was_next.get(keeper.name) == provenance.serial:
-                self.zones.redeliver(
-                    keeper, provenance.serial, approved=True
-                )  # it was staged: nobody need decide again
+                keeper.redeliver(provenance.serial, approved=True)  # it was staged: nobody need decide again
             elif provenance.verdict == "held" and not is_beyond_us(provenance.reasons):  # this software may be newer
-                keeper.held[provenance.serial] = provenance
+                keeper.life.hold(held_of(provenance))
             else:
-                self.zones.redeliver(keeper, provenance.serial, approved=False)
+                keeper.redeliver(provenance.serial, approved=False)
 
     def _adopt_table(self) -> bool:
         """Go on with the table of the last run, if it is there and is of the zones that were kept."""
-        generation = self.zones.ledger.generation
+        generation = self._records.ledger.generation
         try:
-            table = self.zones.store.open_table(generation)
+            table = self._store.open_table(generation)
         except (OSError, TableUnusable) as error:
             log.alarm("table unusable", generation=generation, reason=error)
             return False
         serials = tuple(info.serial for info in table.zones)
-        kept = [each.serving.serial for each in self.zones.keepers.values() if each.serving is not None]
+        kept = [each.life.serving.serial for each in self.zones if each.life.serving is not None]
         if list(serials) != kept[: len(serials)]:
             log.alarm("table is of other zones", generation=generation, serials=serials, kept=kept)
             return False
         self.zones.has_hosts = len(serials) > 1
-        if self.zones.page.active > generation:
-            log.alarm("stored table is older than what is answered", generation=generation, page=self.zones.page.active)
+        if self._page.active > generation:
+            log.alarm("stored table is older than what is answered", generation=generation, page=self._page.active)
             return False
-        if self.zones.page.active != generation:
-            self.zones.switchover.flip(generation, self.zones.grant)
+        if self._page.active != generation:
+            self._switchover.flip(generation, self.zones.grant)
         self.zones.grant()
         log.event("zones in service", generation=generation, serials=self.zones.serials(), source="stored table")
         return True
 
     async def _load_file(self, keeper: ZoneKeeper) -> None:
         """At start: a zone from a file, if it has no primary or nothing is kept yet."""
-        zone = next(each for each in self.zones.config.zone if each.name == keeper.name)
-        if not zone.file or ("file" not in keeper.sources and (keeper.serving is not None or keeper.deliveries)):
+        file = self._files.get(keeper.name)
+        if not file or ("file" not in keeper.sources and (keeper.life.serving is not None or keeper.life.queue)):
             return
-        source = keeper.sources.get("file") or FileSource(Path(zone.file), self.zones.store)
+        source = keeper.sources.get("file") or FileSource(Path(file), self._store)
         try:
             read = await source.fetch(keeper.policy.apex, None)
         except TransferFailed as error:
-            keeper.last_rejection = f"file: {error}"
+            keeper.life.last_rejection = f"file: {error}"
             log.alarm("zone file unusable", zone=keeper.name, reason=error)
             return
-        self.zones.offer_file(keeper, read, "file")
+        keeper.offer_file(read, "file")
 
     async def run(self) -> None:
         """Go on from what is kept: the table at once, the zones verified anew; else from files."""
         self._finish_next()
         await self._catch_up()
         answers = self._answer_from_table()
-        for keeper in self.zones.keepers.values():
+        for keeper in self.zones:
             self._recall(keeper)
-        adopted = self.zones.root.serving is not None and self._adopt_table()
+        adopted = self.zones.root.life.serving is not None and self._adopt_table()
         if answers and not adopted:
-            log.alarm("stored table is not answered from any more", generation=self.zones.page.active)
+            log.alarm("stored table is not answered from any more", generation=self._page.active)
             for number in range(MAX_ZONES):
-                self.zones.page.set_deadline(number, 0)
+                self._page.set_deadline(number, 0)
         if adopted:
             await self._pipeline.verify_again(at_start=True)
-        elif self.zones.root.serving is not None:
+        elif self.zones.root.life.serving is not None:
             await self._pipeline.make_table_again()
-        for keeper in self.zones.keepers.values():
+        for keeper in self.zones:
             await self._load_file(keeper)
         root = self.zones.root
         only_files = set(root.sources) <= {"file"}
-        if root.serving is None and not root.deliveries and only_files:
-            raise LoadingFailed(f"zone {root.name}: {root.last_rejection or 'there is nothing to load'}")
-        while root.serving is None and root.deliveries:
-            await self._pipeline.take(root, root.deliveries.pop(0), at_once=True)
-            if root.serving is None and not root.deliveries and only_files:
-                raise LoadingFailed(f"zone {root.name}: {root.last_rejection or _why_held(root)}")
-        for keeper in self.zones.keepers.values():
+        if root.life.serving is None and not root.life.queue and only_files:
+            raise LoadingFailed(f"zone {root.name}: {root.life.last_rejection or 'there is nothing to load'}")
+        while root.life.serving is None and root.life.queue:
+            await self._pipeline.take(root, root.life.queue.pop(0), at_once=True)
+            if root.life.serving is None and not root.life.queue and only_files:
+                raise LoadingFailed(f"zone {root.name}: {root.life.last_rejection or _why_held(root)}")
+        for keeper in self.zones:
             # Whatever it started from may have been overtaken: accepting it has put the next refresh off.
-            keeper.refresh.demand(self.zones.boottime())
+            keeper.refresh.demand(self._time.boottime())

@@ -7,13 +7,14 @@ gives the zone.  Both raise TransferFailed of some kind.
 import http.client
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from rootsrv.config.checks import ConfigError, without_query
-from rootsrv.config.file import Config
+from rootsrv.config.file import Config, ZoneConfig
 from rootsrv.config.zones import PrimaryConfig, RefreshConfig
 from rootsrv.distribution.tls import client_context
 from rootsrv.process import log
@@ -326,3 +327,16 @@ def source_of(each: PrimaryConfig, config: Config, store: Store) -> ZoneSource:
     if each.url:
         return HttpsSource(each.name, each.url, each.tls_ca, config.refresh, store)
     return DnsSource(Source.from_config(each, config))
+
+
+def sources_of(
+    zone: ZoneConfig,
+    config: Config,
+    store: Store,
+    make: Callable[[PrimaryConfig, Config, Store], ZoneSource] = source_of,
+) -> dict[str, ZoneSource]:
+    """Whom a zone is had from, by name: its primaries, else its file.  ConfigError when *make* cannot have all."""
+    found = {each.name: make(each, config, store) for each in config.primary if zone.name in each.zones}
+    if not found and zone.file:
+        found["file"] = FileSource(Path(zone.file), store)
+    return found

@@ -13,6 +13,13 @@ from rootsrv.zone.contents import ZoneContents
 A, NS, SOA, AAAA, DS, DNSKEY = 1, 2, 6, 28, 43, 48
 
 
+HOLD_LEASE_SECONDS = 86_400.0
+"""A hold ends when the lease of what is in service has no more than this left (D23)."""
+
+HOLD_MARGIN_SECONDS = 60.0
+"""A hold ends so long before `hold.stale_hard_seconds`, at which the route would be withdrawn."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What is gross.  A normal update of the root changes a few records."""
@@ -166,3 +173,15 @@ def _apex_servers(zone: ZoneContents) -> set[tuple[bytes, tuple[bytes, ...]]]:
 def _keys(zone: ZoneContents) -> tuple[bytes, ...]:
     rrset = zone.rrset(zone.apex, DNSKEY)
     return rrset.rdatas if rrset else ()
+
+
+def why_hold_ends(waited_seconds: float, left_seconds: float | None, stale_hard_seconds: float) -> str:
+    """Why what was held for *waited_seconds* need not wait for a decision any more (D23); empty if it has to.
+
+    *left_seconds*: of the lease of what is in service; None = nothing is.
+    """
+    if waited_seconds >= stale_hard_seconds - HOLD_MARGIN_SECONDS:
+        return "a newer zone was held too long"
+    if left_seconds is None or left_seconds <= HOLD_LEASE_SECONDS:
+        return "the lease of the zone in service ends within a day"
+    return ""

@@ -78,3 +78,24 @@ def test_a_zone_that_is_distrusted_is_answered_again_when_the_right_file_is_back
             instance.order("zone-refresh")
             instance.wait_for_serial(FIRST)
             assert instance.log.count("zone is trusted again") == 2
+
+
+def test_what_an_operator_gave_while_the_file_could_not_be_read_is_kept_before_it_is_served(tmp_path: Path) -> None:
+    with scripted(version(FIRST)) as primary:
+        with maintained(tmp_path, primary_section(primary, "scripted")) as instance:
+            instance.wait_for_serial(FIRST)
+            anchors = instance.directory / "anchors"
+            good = anchors.read_text()
+            anchors.write_text(UNKNOWN)
+            told = instance.order("zone-import", versions.text(version(FIRST + 1)), name="by hand")
+            assert "trust anchors cannot be read" in told["error"]
+            anchors.write_text(good)
+            instance.wait_for_serial(FIRST + 1)
+            assert FIRST + 1 in [each["serial"] for each in instance.order("zone-list")["versions"]]
+
+            instance.kill()
+            (instance.directory / "run" / "page").unlink()
+            primary.rcode = primary.ixfr_rcode = dns.rcode.REFUSED
+            primary.named = FIRST
+            instance.start()
+            instance.wait_for_serial(FIRST + 1)

@@ -2,16 +2,18 @@
 
 import asyncio
 import errno
-import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rootsrv.process.clocks import Timekeeper, clocks
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import ZonePolicy
 from rootsrv.secondary.primary import SerialAnswer, Transferred
-from rootsrv.zone.lease import Reading, TrustedClock
+from rootsrv.secondary.stored import StoredVersions
+from rootsrv.store.store import Store
 
 
 class Failing:
@@ -48,17 +50,19 @@ ERRORS = [
 
 @pytest.mark.parametrize("asks", [True, False], ids=["asked", "fetched"])
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_a_primary_is_asked_again_after_an_exception_that_nobody_expected(error: Exception, asks: bool) -> None:
+def test_a_primary_is_asked_again_after_an_exception_that_nobody_expected(
+    tmp_path: Path, error: Exception, asks: bool
+) -> None:
     source: Any = Failing(error, asks=asks)
+    store = Store(tmp_path)
 
     async def run() -> None:
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
         keeper = ZoneKeeper(
             ZonePolicy(".", b"\0", "required", "off", str),
             {"faulty": source},
-            clock=TrustedClock(Reading(time.time(), now, True)),
-            boottime=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
-            offer=lambda _: None,
+            StoredVersions(store, b"\0"),
+            time=Timekeeper(clocks("trusted")),
+            offer=lambda: None,
             renewed=lambda _: None,
             counters=Counter(),
             backoff_seconds=0.01,
@@ -76,4 +80,7 @@ def test_a_primary_is_asked_again_after_an_exception_that_nobody_expected(error:
         if asks:
             assert "ConversationFailed" in peer.last_error or peer.last_success is not None
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    finally:
+        store.close()

@@ -12,7 +12,6 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.demo.sign import Signing, sign_root
 from rootsrv.secondary import preparation
-from rootsrv.secondary.delivery import Delivery, Origin
 from rootsrv.secondary.preparation import AnchorsUnreadable, Preparation, ZonePolicy, is_beyond_us
 from rootsrv.store.store import Store
 from rootsrv.store.table_file import open_table
@@ -21,6 +20,7 @@ from rootsrv.wire.rdata import DNAME, DS, NS, NSEC, SOA, TXT
 from rootsrv.zone import plausibility
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import RRset, ZoneContents
+from rootsrv.zone.delivery import Delivery, Origin
 from rootsrv.zone.verify import VerifiedZone, verify, verify_hosts
 from tests.secondary import versions
 from tests.secondary.versions import FIRST, version

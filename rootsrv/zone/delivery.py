@@ -3,15 +3,14 @@
 # -------------------
 # The carrier grows and says nothing twice:
 #
-#   Transferred ──▶ Delivery ───────── accepted ─────────▶ Version
-#   (primary.py)    contents, Origin   (preparation.py)    the delivery, and the lease that it is served on
-#                      ▲                                      │
-#                      └──────────────── again() ─────────────┘
-#                        what is in service, judged or compiled once more
+#   Transferred ────────▶ Delivery ────── accepted ──────▶ Version
+#   (secondary/primary)   contents, Origin                 the delivery, and the lease that it is served on
+#                            ▲                                │
+#                            └─────────── again() ────────────┘
+#                              what is in service, judged or compiled once more
 
 from dataclasses import dataclass, field, replace
 
-from rootsrv.store.store import Provenance
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.lease import Lease
 
@@ -48,14 +47,6 @@ class Delivery:
     kept: bool = False
     """It is in the store already."""
 
-    @classmethod
-    def from_store(
-        cls, provenance: Provenance, contents: ZoneContents, confirmed_boottime: float, *, approved: bool
-    ) -> "Delivery":
-        """A kept version.  It verified when it was kept, by the rule for its source."""
-        origin = Origin(provenance.source, provenance.how, provenance.received_at, confirmed_boottime)
-        return cls(contents, origin, provenance.expire_seconds, authenticated=True, approved=approved, kept=True)
-
     @property
     def serial(self) -> int:
         """The SOA serial."""
@@ -69,8 +60,6 @@ class Version:
     delivery: Delivery
     lease: Lease
     alarms: tuple[str, ...] = ()
-    served_since: float | None = None
-    """CLOCK_BOOTTIME, seconds."""
 
     @property
     def contents(self) -> ZoneContents:
