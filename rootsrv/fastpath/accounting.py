@@ -5,9 +5,9 @@ So metrics, RSSAC002 files and status sum up kernel and workers without knowing 
 
 from rootsrv.fastpath.layout import Counters, constant
 from rootsrv.page import counts
+from rootsrv.page.day import begin, day_to_count
 from rootsrv.page.layout import KERNEL_SLOT, Page
 
-_DAY_SECONDS = 86_400
 _TRUNCATED = constant("TRUNCATED")
 _UDP = 0  # transport: the first half of counts.PATHS and of the size bins
 
@@ -21,12 +21,15 @@ class KernelSlot:
         self._slot = page.worker(KERNEL_SLOT)
         self._before = self._slot.counters.tolist()
 
+    def day_at(self, wall_seconds: float) -> int:
+        """The day (UTC, since 1970) that is to be counted at *wall_seconds* (since 1970)."""
+        return day_to_count(self._slot.day, wall_seconds)
+
     def publish(self, counters: Counters, registers: list[bytes] | None, day: int) -> None:
         """Show *counters* (since the program was loaded) and, if given, the *registers* of *day* (UTC, since 1970)."""
         slot = self._slot
         if slot.day != day:
-            slot.day_start[:] = slot.counters
-            slot.day = day
+            begin(slot, day)
         words = slot.counters
         for word, number in words_of(counters).items():
             words[word] = self._before[word] + number

@@ -46,6 +46,7 @@ from rootsrv.fastpath.layout import Reason, constant
 from rootsrv.fastpath.program import TABLE_ROOM, FastPathUnavailable, Program
 from rootsrv.fastpath.staging import OpenTable, Staging
 from rootsrv.fastpath.tap import Sample, Tap
+from rootsrv.page.day import DAY_SECONDS
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import json_text, log, whole_file
@@ -53,7 +54,6 @@ from rootsrv.process import json_text, log, whole_file
 FOLLOW_SECONDS = 0.01
 """How often the page is looked at: how far the kernel may be behind the workers at a switchover."""
 
-_DAY_SECONDS = 86_400
 
 DUTY_SECONDS = 1.0
 """How often the time is published, leases are renewed when due, and interfaces looked at."""
@@ -165,8 +165,8 @@ class FastPath:
         """End each UTC day for the statistics when it is over, whatever is being staged or attached meanwhile."""
         while True:
             # A second at most: the clock may be stepped.
-            await asyncio.sleep(min(DUTY_SECONDS, _DAY_SECONDS - time.time() % _DAY_SECONDS))
-            if self.program is not None and int(time.time() // _DAY_SECONDS) != self.program.day:
+            await asyncio.sleep(min(DUTY_SECONDS, DAY_SECONDS - time.time() % DAY_SECONDS))
+            if self.program is not None and self._slot.day_at(time.time()) != self.program.day:
                 self.count()  # up to now it was the old day
                 self.count()
 
@@ -215,14 +215,14 @@ class FastPath:
         """Tell the program the time, and the page what the program counted."""
         assert self.program is not None
         program, now = self.program, time.monotonic()
-        counters = program.counters()
+        counters, day = program.counters(), self._slot.day_at(wall_seconds)
         registers = None
-        if now >= self._registers_at or int(wall_seconds // _DAY_SECONDS) != program.day:
+        if now >= self._registers_at or day != program.day:
             # Merging 96 KiB per core takes some milliseconds; at midnight it is done before they are cleared.
             self._registers_at = now + REFRESH_SECONDS
             registers = program.unique_sources(program.day)
         self._slot.publish(counters, registers, program.day)
-        self.program.publish_time(wall_seconds)
+        program.publish_time(wall_seconds, day)
 
     def _load(self) -> Program:
         tap = self._config.tap_every > 0
@@ -244,7 +244,8 @@ class FastPath:
                 program.admission.change(self._admission)
             program.set_sources_key(self._sources_key.octets)
             program.control.tap_every = self._config.tap_every
-            program.publish_time(time.time())
+            wall_seconds = time.time()
+            program.publish_time(wall_seconds, self._slot.day_at(wall_seconds))
         except FastPathUnavailable:
             program.close()
             raise

@@ -27,6 +27,7 @@ from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import INDEX_LIMIT, NAME_HAS_HOST_ZONE, AnswerTable
 from rootsrv.fastpath import admission, libbpf
 from rootsrv.fastpath.layout import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
+from rootsrv.page.day import day_of
 from rootsrv.page.layout import BlockWords, covers
 
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
@@ -283,10 +284,14 @@ class Program:
         """Per zone: until when the active generation answers, nanoseconds on CLOCK_BOOTTIME."""
         return tuple(self.control.answer_until[self.active])
 
-    def publish_time(self, wall_seconds: float) -> None:
-        """Tell the program the time that cookies carry, and which day's registers of unique sources to use."""
+    def publish_time(self, wall_seconds: float, day: int | None = None) -> None:
+        """Tell the program the time that cookies carry, and which day's registers of unique sources to use.
+
+        *day*: the one that is counted (page/day.py); None = that of *wall_seconds*.
+        """
         self.control.wall_seconds = int(wall_seconds) & 0xFFFFFFFF
-        day = int(wall_seconds // 86_400)
+        if day is None:
+            day = day_of(wall_seconds)
         if day != self.control.day:
             for estimate in range(constant("REGISTER_SETS")):
                 key = day % 2 * constant("REGISTER_SETS") + estimate

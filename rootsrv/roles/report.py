@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rootsrv.config.file import Config
 from rootsrv.http.server import CannotListen, HttpServer, Page, Request, Response
+from rootsrv.page.day import day_of
 from rootsrv.process import log, privileges, service_manager
 from rootsrv.process.persistence import persistently
 from rootsrv.roles import supervisor
@@ -30,7 +31,6 @@ WRITE_SECONDS = 10.0
 """How often the day's book is written: after a crash of ours the page still has what came since."""
 
 _LISTEN_AGAIN_SECONDS = 5.0
-_DAY_SECONDS = 86_400
 
 
 async def report(config: Config, path: Path, stop: asyncio.Event) -> None:
@@ -144,7 +144,7 @@ class Report:
                 self._book.note_served(self._load_times.served)
 
     def _today(self) -> DayRecord:
-        return self._book.record(int(time.time() // _DAY_SECONDS))
+        return self._book.record(day_of(time.time()))
 
     async def _metrics(self, request: Request) -> Response:
         statistics = await self._statistics()

@@ -26,12 +26,12 @@ from typing import Any
 
 from rootsrv.page import unique_sources
 from rootsrv.page.counts import END
+from rootsrv.page.day import DAY_SECONDS, day_of
 from rootsrv.page.layout import REGISTER_SETS, REGISTERS, Page, WorkerSlot
 from rootsrv.process import json_text, log, whole_file
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 
 _EPOCH = datetime.date(1970, 1, 1)
-_DAY_SECONDS = 86_400
 _LAST_DAY = (datetime.date.max - _EPOCH).days
 _MAX_DAYS = 50
 """Days that one slot may begin within a day; more than a clock that steps about would."""
@@ -128,7 +128,7 @@ class DayBook:
         now = time.monotonic()
         begun = self._begun.setdefault(number, {})
         if day not in begun:
-            begun = self._begun[number] = {each: at for each, at in begun.items() if now - at < _DAY_SECONDS}
+            begun = self._begun[number] = {each: at for each, at in begun.items() if now - at < DAY_SECONDS}
             if len(begun) >= _MAX_DAYS:
                 return False
             begun[day] = now
@@ -145,7 +145,7 @@ class DayBook:
 
     def note_load_time(self, serial: int, known_at: float, seconds: float) -> None:
         """The root zone *serial* was known at *known_at* (seconds since 1970) and served *seconds* later."""
-        day = int(known_at // _DAY_SECONDS)
+        day = day_of(known_at)
         with self._lock:
             if serial not in self.record(day).load_times:
                 self._put(day, DayRecord(_date(day), load_times={serial: seconds}))
@@ -175,7 +175,7 @@ class DayBook:
     def write(self, now: float) -> None:
         """Write the book and the files of days that are over at *now*; what cannot be written is tried again."""
         with self._lock:
-            self._write_all(int((now - SETTLE_SECONDS) // _DAY_SECONDS))
+            self._write_all(day_of(now - SETTLE_SECONDS))
 
     def _write_all(self, today: int) -> None:
         try:

@@ -10,7 +10,7 @@ from bench.mix import Mix
 from rootsrv.fastpath.accounting import KernelSlot, words_of
 from rootsrv.fastpath.layout import COUNTERS_OCTETS, Counters, ffi
 from rootsrv.page import counts, unique_sources
-from rootsrv.page.layout import REGISTERS, Page
+from rootsrv.page.layout import KERNEL_SLOT, REGISTERS, Page
 from tests.fastpath.conftest import NOW, TC, XDP, Hook, InKernel, Zones, frame, message, opt, option, wire
 
 LIVE = {XDP: dataclasses.replace(XDP, program="rootsrv_xdp"), TC: dataclasses.replace(TC, program="rootsrv_tc")}
@@ -90,6 +90,33 @@ def test_the_page_shows_the_kernels_counts_with_the_workers(kernel: InKernel, tm
     assert counts.total(page) == first
     day_start = page.worker(63).day_start.tolist()
     assert day_start[counts.RESPONSES] == first[counts.RESPONSES]
+
+
+def test_a_clock_that_steps_back_over_midnight_goes_on_counting_for_the_later_day(
+    kernel: InKernel, tmp_path: Path
+) -> None:
+    page = Page.create(tmp_path / "page")
+    slot, midnight = KernelSlot(page, 7), 20_001 * 86_400.0
+
+    def count(wall_seconds: float) -> int:
+        """As the owner does; the day that the page shows."""
+        program = kernel.program
+        kernel.run(LIVE[TC], frame(message(wire())).to_octets())
+        slot.publish(program.counters(), program.unique_sources(program.day), program.day)
+        program.publish_time(wall_seconds, slot.day_at(wall_seconds))
+        return page.worker(KERNEL_SLOT).day
+
+    kernel.program.publish_time(midnight - 5, slot.day_at(midnight - 5))
+    assert [count(midnight + at) for at in (-4, 0, 1)] == [20_000, 20_000, 20_001]
+    before = page.worker(KERNEL_SLOT).day_start.tolist()
+    assert [count(midnight + at) for at in (-3, -2, -86_400, 4)] == [20_001] * 4
+    assert page.worker(KERNEL_SLOT).day_start.tolist() == before
+    assert any(page.worker(KERNEL_SLOT).sketches(20_001)[7])
+
+    # The owner's next program goes on with that day too, whatever its clock says.
+    later = KernelSlot(page, 7)
+    assert later.day_at(midnight - 1) == 20_001
+    assert later.day_at(midnight - 2 * 86_400) == 19_999
 
 
 def test_cookies_and_cuts_are_counted(kernel: InKernel, hook: Hook) -> None:
