@@ -73,7 +73,8 @@ def status(
 
 def _zone(maintainer: Maintainer, keeper: ZoneKeeper, boottime: float) -> ZoneStatus:
     serving, scheduled, refresh = keeper.life.serving, keeper.life.scheduled, keeper.refresh
-    service, received = keeper.life.service, keeper.life.received
+    in_service = keeper.life.service if isinstance(keeper.life.service, InService) else None
+    received = keeper.life.received
     deadline = keeper.deadline()
     left = None if deadline is None else deadline - boottime
     return ZoneStatus(
@@ -84,7 +85,9 @@ def _zone(maintainer: Maintainer, keeper: ZoneKeeper, boottime: float) -> ZoneSt
         served=serving.serial if serving else None,
         known_age_seconds=_age(boottime, keeper.life.known_since),
         received_age_seconds=_age(boottime, received.at if received else None),
-        served_age_seconds=_age(boottime, service.since if isinstance(service, InService) else None),
+        served_age_seconds=_age(boottime, in_service.since if in_service else None),
+        served_at=_precise(maintainer.time.now() - boottime + in_service.since if in_service else None),
+        served_known_at=_precise(in_service.known_at if in_service else None),
         confirmed_age_seconds=_age(boottime, serving.lease.confirmed_boottime if serving else None),
         lease_seconds=None if left is None else round(left, 1),
         lease_until=None if left is None else instant.to_text(maintainer.time.now() + left),
@@ -192,3 +195,7 @@ def _age(boottime: float, since: float | None) -> float | None:
 
 def _instant(seconds: float | None) -> str | None:
     return None if seconds is None else instant.to_text(seconds)
+
+
+def _precise(seconds: float | None) -> str | None:
+    return None if seconds is None else instant.to_text_precise(seconds)

@@ -137,7 +137,7 @@ class Report:
         """Note the load time of a root zone that has gone into service."""
         for zone in self._viewer.role("maintain").objects("zones"):
             if zone.text("name") == ".":
-                loaded = self._load_times.hear(zone, time.time())
+                loaded = self._load_times.hear(zone)
                 if loaded is not None:
                     self._book.note_load_time(loaded.serial, loaded.known_at, loaded.seconds)
                     log.event("root zone loaded", serial=loaded.serial, seconds=round(loaded.seconds, 1))

@@ -18,7 +18,7 @@ from rootsrv.store.store import StoreFailed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.delivery import Delivery, Origin, Version
-from rootsrv.zone.life import Before, Received, ZoneLife
+from rootsrv.zone.life import Before, ZoneLife
 from rootsrv.zone.refresh import AskSerial, Fetch, Refresh, Timers
 from rootsrv.zone.transfer import TransferFailed
 
@@ -216,6 +216,7 @@ class ZoneKeeper:
         except StoreFailed as error:
             log.alarm("kept zone unusable", zone=self.name, serial=serial, reason=error)
             return
+        self.life.hear_of(serial, provenance.received_at)
         age = max(0.0, self._time.now() - provenance.received_at)
         self.deliver(delivery_of(provenance, contents, self._time.boottime() - age, approved=approved))
 
@@ -231,7 +232,7 @@ class ZoneKeeper:
             return f"serial {contents.serial} is in service already"
         if serving is not None and not serial_is_newer(contents.serial, serving.serial):
             return f"serial {contents.serial} is older than {serving.serial}, which is in service"
-        self.life.received = Received(contents.serial, self._time.boottime())
+        self.life.receive(contents.serial, self._time.boottime())
         primary = "file" if "file" in self.sources else ""
         origin = Origin("file", how, self._time.now(), self._time.boottime(), primary)
         self.deliver(Delivery(contents, origin, contents.soa.expire, authenticated=True))
@@ -348,7 +349,7 @@ class ZoneKeeper:
         self.counters["transfers"] += 1
         self.counters["transfer_octets"] += transferred.octets
         log.event("zone received", **describe(self.policy.apex, transferred), primary=source.name, at=source.where)
-        self.life.received = Received(serial, now)
+        self.life.receive(serial, now)
         about = contents if contents is not None or self.life.newest is None else self.life.newest.contents
         stale = _staleness(about.soa, expire) if about is not None else ""
         if stale:

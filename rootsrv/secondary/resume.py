@@ -212,7 +212,15 @@ class Resumption:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=lease.serial, reason=error)
                 # Nothing older may be served: only what is newer will do, or the same again from a primary.
             else:
-                keeper.life.recall(_version(provenance, contents, lease), self._time.boottime())
+                served = self._records.ledger.served.get(keeper.name)
+                if served is not None and served.serial != lease.serial:
+                    served = None
+                keeper.life.recall(
+                    _version(provenance, contents, lease),
+                    self._time.boottime(),
+                    served.served_at if served else None,
+                    served.known_at if served else None,
+                )
                 keeper.set_sources(keeper.sources)
                 for serial in self._records.ledger.dropped.get(keeper.name, []):
                     keeper.refresh.dropped(serial)

@@ -69,6 +69,12 @@ class ZoneStatus:
     served_age_seconds: float | None
     """Since `served` went into service."""
 
+    served_at: str | None
+    """When `served` went into service, to the millisecond."""
+
+    served_known_at: str | None
+    """When the serial `served` was heard of first, to the millisecond; null = that is not known."""
+
     confirmed_age_seconds: float | None
     """Since a primary last said that `served` is current."""
 

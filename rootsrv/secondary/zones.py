@@ -11,9 +11,11 @@ from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import ZonePolicy
 from rootsrv.secondary.sources import source_at_start, sources_of
 from rootsrv.secondary.stored import StoredVersions
+from rootsrv.store.ledger import Served
 from rootsrv.store.records import Records
 from rootsrv.store.store import Store
 from rootsrv.wire import name as names
+from rootsrv.zone.life import InService
 
 
 class Zones:
@@ -88,9 +90,15 @@ class Zones:
 
     def write_ledger(self) -> bool:
         """Write down what is in service; whether it is on disk when this returns."""
-        served = ((each.name, each.life.serving) for each in self)
+        boottime, wall = self._records.time.boottime(), self._records.time.now()
+        in_service = [(each.name, each.life.service) for each in self]
+        served = {name: state for name, state in in_service if isinstance(state, InService)}
         return self._records.write(
-            {name: version.lease for name, version in served if version is not None},
+            {name: state.version.lease for name, state in served.items()},
+            {
+                name: Served(state.version.serial, wall - (boottime - state.since), state.known_at)
+                for name, state in served.items()
+            },
             {each.name: sorted(each.refresh.dropped_serials) for each in self},
         )
 

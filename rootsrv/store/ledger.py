@@ -1,6 +1,6 @@
 """What has to survive a restart besides the zones: what is in service and until when, what comes next, decisions."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rootsrv.store.store import StoreFailed
@@ -20,6 +20,16 @@ class Next:
     leases: dict[str, Lease]
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Since when a version has been in service; seconds since 1970."""
+
+    serial: int
+    served_at: float
+    known_at: float | None
+    """When its serial was heard of first."""
+
+
 @dataclass
 class Ledger:
     """The contents of ledger.json; zones by their configured names."""
@@ -29,6 +39,9 @@ class Ledger:
 
     leases: dict[str, Lease] = field(default_factory=dict)
     """Of the zones in service."""
+
+    served: dict[str, Served] = field(default_factory=dict)
+    """Of the zones in service; what an older version wrote has none."""
 
     next: Next | None = None
     dropped: dict[str, list[int]] = field(default_factory=dict)
@@ -45,6 +58,7 @@ class Ledger:
             "last_seen_wall": self.last_seen_wall,
             "generation": self.generation,
             "leases": {name: lease.to_record() for name, lease in self.leases.items()},
+            "served": {name: asdict(each) for name, each in self.served.items()},
             "next": None
             if self.next is None
             else {
@@ -78,6 +92,7 @@ class Ledger:
             return cls(
                 generation=int(record["generation"]),
                 leases=leases(record["leases"]),
+                served={name: _served(each) for name, each in record.get("served", {}).items()},
                 next=None
                 if following is None
                 else Next(int(following["generation"]), following["activate_at"], leases(following["leases"])),
@@ -86,3 +101,8 @@ class Ledger:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreFailed(f"ledger.json: damaged ({type(error).__name__}: {error}); move it away") from error
+
+
+def _served(record: dict[str, Any]) -> Served:
+    known_at = record["known_at"]
+    return Served(int(record["serial"]), float(record["served_at"]), None if known_at is None else float(known_at))

@@ -5,7 +5,7 @@ from typing import Any
 
 from rootsrv.process import log
 from rootsrv.process.clocks import Clocks, Timekeeper, boot_id
-from rootsrv.store.ledger import Ledger
+from rootsrv.store.ledger import Ledger, Served
 from rootsrv.store.store import Store, StoreFailed
 from rootsrv.zone import instant
 from rootsrv.zone.lease import Lease
@@ -38,12 +38,15 @@ class Records:
         self._written = boottime
         """When the ledger was written last, CLOCK_BOOTTIME."""
 
-    def write(self, leases: Mapping[str, Lease], dropped: Mapping[str, list[int]]) -> bool:
-        """Write down what is in service and what the operator rejected, by zone.
+    def write(
+        self, leases: Mapping[str, Lease], served: Mapping[str, Served], dropped: Mapping[str, list[int]]
+    ) -> bool:
+        """Write down what is in service and since when, and what the operator rejected, by zone.
 
         Whether it is on disk when this returns; a disk that cannot be written is an alarm and stops nothing.
         """
         self.ledger.leases |= leases
+        self.ledger.served |= served
         self.ledger.last_seen_wall = max(self.ledger.last_seen_wall, self.time.now())
         self.ledger.dropped = dict(dropped)
         return self.save()

@@ -21,6 +21,7 @@ from rootsrv.process import clock
 from rootsrv.store.table_file import open_table
 from rootsrv.telemetry.host import Process, Sockets, processes, read_sockets
 from rootsrv.wire import name as names
+from rootsrv.zone import instant
 
 ROLES = ("serve", "maintain", "advertise", "mesh", "capture")
 KERNEL = "fastpath"
@@ -57,6 +58,13 @@ class Said:
         """A string (numbers as text); "" if there is none."""
         value = self._document.get(key)
         return "" if value is None or isinstance(value, dict | list) else str(value)
+
+    def instant(self, key: str) -> float | None:
+        """An RFC 3339 instant as seconds since 1970, or None."""
+        try:
+            return instant.from_text(self.text(key))
+        except (ValueError, OverflowError):
+            return None
 
     def truth(self, key: str) -> bool | None:
         """True, False, or None."""

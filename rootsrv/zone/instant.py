@@ -3,6 +3,12 @@
 import datetime
 
 
+def to_text_precise(seconds: float) -> str:
+    """RFC 3339 in UTC, to the millisecond: 2025-09-20T12:00:00.250Z."""
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    return f"{to_text(whole)[:-1]}.{thousandths:03}Z"
+
+
 def to_text(seconds: float) -> str:
     """RFC 3339 in UTC, to the second: 2025-09-20T12:00:00Z."""
     return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

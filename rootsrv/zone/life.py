@@ -1,4 +1,5 @@
 """The life of one zone in one place: what comes next, what waits, what is in service and until when it is answered."""
+# Over 400 lines: it is one machine, whose states, laws and transitions are read together.
 # Theory of operation
 # -------------------
 # One machine with three regions; each state holds what is true in it and nowhere else.
@@ -77,6 +78,9 @@ class InService:
     since: float
     """CLOCK_BOOTTIME, seconds."""
 
+    known_at: float | None = None
+    """When its serial was heard of first, seconds since 1970; None = that is not known."""
+
     unjudged: str = ""
     """Why it could not be verified again; empty if it could."""
 
@@ -128,6 +132,10 @@ class Received:
     """CLOCK_BOOTTIME, seconds."""
 
 
+_REMEMBERED = 16
+"""Serials of which it is kept in mind when they were heard of first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Before:
     """What `activated` changes."""
@@ -170,6 +178,9 @@ class ZoneLife:
         self.received: Received | None = None
         self.known_since: float | None = None
         """Since when a newer serial than the one in service has been known; CLOCK_BOOTTIME, seconds."""
+
+        self.heard_of: dict[int, float] = {}
+        """When a serial was first named or received, seconds since 1970."""
 
         self.last_rejection = ""
         """Serial, source and reason of what did not get into service last; empty after a success."""
@@ -229,11 +240,19 @@ class ZoneLife:
     def note_known(self, named: int | None, now: float) -> None:
         """Keep `known_since` true."""
         known, serving = self.known(named), self.serving
+        if known is not None:
+            self.hear_of(known, self.clock.wall(now))
         behind = known is not None and (serving is None or serial_is_newer(known, serving.serial))
         if not behind:
             self.known_since = None
         elif self.known_since is None:
             self.known_since = now
+
+    def hear_of(self, serial: int, wall_seconds: float) -> None:
+        """*serial* exists: somebody named it, or it was received."""
+        self.heard_of.setdefault(serial, wall_seconds)
+        while len(self.heard_of) > _REMEMBERED:
+            del self.heard_of[next(iter(self.heard_of))]
 
     # Leases.
 
@@ -322,6 +341,11 @@ class ZoneLife:
 
     # What happens.
 
+    def receive(self, serial: int, now: float) -> None:
+        """A transfer of *serial* is complete."""
+        self.received = Received(serial, now)
+        self.hear_of(serial, self.clock.wall(now))
+
     def queue_up(self, delivery: Delivery, at_most: int) -> None:
         """*delivery* came; the newest *at_most* wait."""
         self.queue = [each for each in self.queue if each.serial != delivery.serial]
@@ -345,9 +369,12 @@ class ZoneLife:
         """Nothing is being taken care of any more."""
         self.coming = Idle()
 
-    def recall(self, version: Version, now: float) -> None:
-        """*version* was in service before a restart."""
-        self.service = InService(version, now)
+    def recall(
+        self, version: Version, now: float, served_at: float | None = None, known_at: float | None = None
+    ) -> None:
+        """*version* was in service before a restart, since *served_at* (seconds since 1970) if that is known."""
+        since = now if served_at is None else now - max(0.0, self.clock.wall(now) - served_at)
+        self.service = InService(version, since, known_at)
 
     def recall_floor(self, serial: int) -> None:
         """*serial* was in service before a restart and cannot be had: nothing older will do."""
@@ -357,7 +384,7 @@ class ZoneLife:
         """What was scheduled is in service; what was before, for `stayed`."""
         assert isinstance(self.coming, Scheduled)
         before, version = Before(self.service, dict(self.held)), self.coming.version
-        self.service, self.coming = InService(version, now), Idle()
+        self.service, self.coming = InService(version, now, self.heard_of.get(version.serial)), Idle()
         self.held = {serial: each for serial, each in self.held.items() if serial_is_newer(serial, version.serial)}
         return before
 
@@ -376,12 +403,14 @@ class ZoneLife:
     def distrust(self, reason: str) -> None:
         """What is in service must not be answered from."""
         assert isinstance(self.service, InService)
-        self.service = Distrusted(self.service.version, self.service.since, self.service.unjudged, reason)
+        was = self.service
+        self.service = Distrusted(was.version, was.since, was.known_at, was.unjudged, reason)
 
     def trust(self) -> None:
         """What is in service may be answered from after all."""
         assert isinstance(self.service, InService)
-        self.service = InService(self.service.version, self.service.since, self.service.unjudged)
+        was = self.service
+        self.service = InService(was.version, was.since, was.known_at, was.unjudged)
         self.last_rejection = ""
 
     def judged_again(self, unjudged: str = "") -> None:

@@ -1,54 +1,55 @@
-"""RSSAC002 load-time, from what maintain says once a second."""
+"""RSSAC002 load-time, from the instants that maintain publishes."""
+
+import pytest
 
 from rootsrv.telemetry.load_times import LoadTime, LoadTimes
 from rootsrv.telemetry.view import Said
+from rootsrv.zone import instant
 
 OLD, NEW, NEWER = 2026112100, 2026112101, 2026112102
+KNOWN_AT = 1_800_000_000.25
 
 
-def root(**said: float | None) -> Said:
-    return Said({"name": ".", **said})
-
-
-def test_it_counts_from_when_the_serial_was_known_until_it_was_served() -> None:
-    times = LoadTimes(OLD)
-
-    assert times.hear(root(known=OLD, served=OLD), 1000.0) is None
-    assert times.hear(root(known=NEW, known_age_seconds=0.75, served=OLD), 1001.0) is None
-    assert (
-        times.hear(root(known=NEW, known_age_seconds=10.75, received=NEW, received_age_seconds=8, served=OLD), 1011.0)
-        is None
+def root(served: int, known_at: float | None = KNOWN_AT, served_at: float = KNOWN_AT + 11.25) -> Said:
+    known = None if known_at is None else instant.to_text_precise(known_at)
+    return Said(
+        {"name": ".", "served": served, "served_known_at": known, "served_at": instant.to_text_precise(served_at)}
     )
-    assert times.hear(
-        root(known=NEW, received=NEW, received_age_seconds=9, served=NEW, served_age_seconds=0.5), 1012.0
-    ) == (LoadTime(NEW, 1000.25, 11.25))
-    assert times.hear(root(known=NEW, served=NEW, served_age_seconds=1.5), 1013.0) is None
 
 
-def test_one_that_came_and_went_into_service_between_two_looks_counts_from_its_transfer() -> None:
+def test_it_is_told_once_of_each_zone_that_goes_into_service() -> None:
     times = LoadTimes(OLD)
-    times.hear(root(known=OLD, served=OLD), 1000.0)
+    assert times.hear(root(OLD)) is None
+    assert times.hear(root(NEW)) == LoadTime(NEW, KNOWN_AT, 11.25)
+    assert times.hear(root(NEW)) is None
+    assert times.hear(root(NEWER, KNOWN_AT + 5)) == LoadTime(NEWER, KNOWN_AT + 5, 6.25)
+    assert times.served == NEWER
 
-    assert times.hear(
-        root(known=NEW, received=NEW, received_age_seconds=0.5, served=NEW, served_age_seconds=0.25), 1001.0
-    ) == (LoadTime(NEW, 1000.5, 0.25))
 
-
-def test_the_second_of_two_in_a_row_does_not_inherit_the_age_of_the_first() -> None:
-    times = LoadTimes(OLD)
-    times.hear(root(known=NEW, known_age_seconds=1, served=OLD), 1000.0)
-    times.hear(root(known=NEW, known_age_seconds=100, served=OLD), 1099.0)
-    times.hear(root(known=NEWER, known_age_seconds=101, served=OLD), 1100.0)
-
-    assert times.hear(root(known=NEWER, served=NEWER, served_age_seconds=0), 1110.0) == LoadTime(NEWER, 1099.0, 11.0)
+def test_it_is_told_although_nobody_listened_when_it_happened() -> None:
+    assert LoadTimes(OLD).hear(root(NEW)) == LoadTime(NEW, KNOWN_AT, 11.25)
 
 
 def test_what_was_served_when_we_began_has_no_load_time() -> None:
-    assert LoadTimes(None).hear(root(known=OLD, received=OLD, received_age_seconds=5, served=OLD), 1000.0) is None
+    times = LoadTimes(None)
+    assert times.hear(root(OLD)) is None
+    assert times.hear(root(NEW)) is not None
 
 
-def test_what_a_role_does_not_say_is_no_error() -> None:
-    times = LoadTimes(OLD)
+def test_a_zone_that_was_in_service_before_it_was_known_took_no_time() -> None:
+    assert LoadTimes(OLD).hear(root(NEW, KNOWN_AT, KNOWN_AT - 1)) == LoadTime(NEW, KNOWN_AT, 0.0)
 
-    assert times.hear(Said({}), 1000.0) is None
-    assert times.hear(Said({"served": "x", "known": [], "known_age_seconds": None}), 1001.0) is None
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"served": "x", "served_known_at": [], "served_at": None},
+        {"served": NEW},  # of a version that published ages
+        {"served": NEW, "served_known_at": None, "served_at": "2026-11-21T00:00:00.000Z"},
+        {"served": NEW, "served_known_at": "soon", "served_at": "2026-11-21T00:00:00.000Z"},
+        {"served": NEW, "served_known_at": "9999-99-99T00:00:00Z", "served_at": "2026-11-21T00:00:00"},
+    ],
+)
+def test_what_a_role_does_not_say_is_no_error(said: dict[str, object]) -> None:
+    assert LoadTimes(OLD).hear(Said(said)) is None

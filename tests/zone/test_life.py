@@ -243,3 +243,31 @@ def test_what_is_in_service_can_be_judged_once_more_as_it_was_confirmed_last(
         zone.serving.delivery.origin, received_at=WALL + 50, confirmed_boottime=NOW + 50, primary=""
     )
     assert (again.expire_seconds, again.approved, again.kept, again.authenticated) == (200, True, True, True)
+
+
+def test_when_a_serial_was_heard_of_first_stays_with_it(versions: dict[int, ZoneContents]) -> None:
+    zone = life()
+    serve(zone, versions[1])
+    assert zone.service == InService(zone.serving, NOW, None)  # type: ignore[arg-type]
+    zone.note_known(2, NOW + 1)
+    zone.note_known(3, NOW + 4)
+    zone.receive(3, NOW + 6)
+    serve(zone, versions[3], now=NOW + 9)
+    assert zone.service == InService(zone.serving, NOW + 9, WALL + 4)  # type: ignore[arg-type]
+    zone.distrust("x")
+    zone.trust()
+    assert zone.service == InService(zone.serving, NOW + 9, WALL + 4)  # type: ignore[arg-type]
+    for serial in range(100, 200):
+        zone.hear_of(serial, WALL)
+    assert len(zone.heard_of) == 16
+
+
+def test_since_when_it_is_in_service_outlives_a_restart(versions: dict[int, ZoneContents]) -> None:
+    zone = life()
+    serve(zone, versions[1])
+    assert zone.serving is not None
+    again = life()
+    again.recall(zone.serving, NOW, WALL - 500, WALL - 510)
+    assert again.service == InService(zone.serving, NOW - 500, WALL - 510)
+    again.recall(zone.serving, NOW, WALL + 500, None)  # a clock that went back
+    assert again.service == InService(zone.serving, NOW, None)
