@@ -72,7 +72,7 @@ class Maintainer:
     async def run(self, stop: asyncio.Event) -> None:
         """Until *stop* is set.  LoadingFailed when there is nothing to serve and nothing to get it from."""
         await self._wait_for_clock()
-        await self._resumption().run()
+        await self.resume()
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self.pipeline.run(), name="pipeline"),
@@ -84,8 +84,9 @@ class Maintainer:
                 task.cancel()
         self.zones.write_ledger()
 
-    def _resumption(self) -> Resumption:
-        return Resumption(
+    async def resume(self) -> None:
+        """Go on from what is kept, else from files.  LoadingFailed as in `run`."""
+        resumption = Resumption(
             self.pipeline,
             store=self.store,
             records=self.records,
@@ -93,6 +94,7 @@ class Maintainer:
             switchover=self.switchover,
             files={zone.name: zone.file for zone in self.config.zone if zone.file},
         )
+        await resumption.run()
 
     async def _wait_for_clock(self) -> None:
         # Counted from the boot: whoever synchronises the clock had that long, and does not begin when we do.

@@ -9,40 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.config.file import load
-from rootsrv.page.layout import Page
-from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
-from rootsrv.store.store import Store
-from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.delivery import Delivery, Origin
-from rootsrv.zone.lease import Reading
 from tests.secondary import versions
-from tests.secondary.maintained import configure
+from tests.secondary.unattended import Clock, deliver, unattended
 from tests.secondary.versions import FIRST
 
 LATER = 120.0  # beyond every wait for what is put off
-
-PRIMARY = """
-[[primary]]
-name = "one"
-address = "127.0.0.1"
-key = "transfer.example."
-zones = [".", "root-servers.net."]
-[[zone]]
-name = "root-servers.net."
-validation = "none"
-"""
-
-
-class Clock:
-    """Both clocks, moved by hand."""
-
-    def __init__(self) -> None:
-        self.boottime = 1_000.0
-
-    def __call__(self) -> Reading:
-        return Reading(1_800_000_000.0 + self.boottime, self.boottime, True)
 
 
 @pytest.fixture
@@ -52,23 +24,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def maintainer(tmp_path: Path, clock: Clock) -> Iterator[Maintainer]:
-    """One with both zones, which nobody runs."""
-    (tmp_path / "run").mkdir()
-    config = load(configure(tmp_path, PRIMARY, service=("127.0.0.2", 5300), admin=("127.0.0.1", 5301)))
-    store = Store(tmp_path / "state")
-    try:
-        yield Maintainer(config, store, Page.keep_head(tmp_path / "run" / "page"), clock)
-    finally:
-        store.close()
-
-
-def delivered(keeper: ZoneKeeper, contents: ZoneContents, clock: Clock) -> Delivery:
-    reading = clock()
-    origin = Origin("one", "axfr", reading.wall, reading.boottime, "one")
-    delivery = Delivery(contents, origin, contents.soa.expire, authenticated=True)
-    keeper.refresh.delivered("one", contents.serial, reading.boottime)
-    keeper.deliver(delivery)
-    return delivery
+    with unattended(tmp_path, clock) as made:
+        yield made
 
 
 def no_process() -> int:
@@ -86,11 +43,11 @@ def test_the_zone_of_the_hosts_is_tried_again_by_itself(
 ) -> None:
     root, hosts = maintainer.zones.root, maintainer.zones.hosts
     assert hosts is not None
-    given = delivered(hosts, versions.hosts(), clock)
+    given = deliver(hosts, versions.hosts(), clock)
     if waits:
         asyncio.run(maintainer.pipeline.take(hosts, hosts.life.queue.pop(), at_once=True))
         assert hosts.life.waiting is given
-    delivered(root, versions.version(FIRST), clock)
+    deliver(root, versions.version(FIRST), clock)
     if fault == "no process":
         monkeypatch.setattr(os, "fork", no_process)
     else:
