@@ -4,12 +4,11 @@ import argparse
 import datetime
 import json
 import re
-import sys
 import time
 from typing import Any
 
 from rootsrv.commands.asking import add_config, ask, failed
-from rootsrv.commands.printing import say
+from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
 from rootsrv.config.file import Config
 from rootsrv.control.client import NoAnswer
@@ -73,7 +72,7 @@ def run_start(arguments: argparse.Namespace) -> int:
     try:
         seconds = parse_duration(arguments.duration) if arguments.duration else 0
     except NotSo as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 2
     request = {"command": "capture-start", "seconds": float(seconds), **_what(arguments)}
     return _order(arguments, request | ({"format": arguments.format} if arguments.format else {}))
@@ -156,7 +155,7 @@ def run_ditl(arguments: argparse.Namespace) -> int:
         if not 1 <= arguments.hours <= _LONGEST_SECONDS // 3600:
             raise NotSo(f"--hours: must be 1..{_LONGEST_SECONDS // 3600}")
     except NotSo as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 2
     until = begin + arguments.hours * 3600
     try:
@@ -167,7 +166,7 @@ def run_ditl(arguments: argparse.Namespace) -> int:
     if until <= time.time():
         problems.append(f"the {arguments.hours} hours from {_utc(begin)} on are over")
     for problem in problems:
-        print(f"rootsrv: {problem}", file=sys.stderr)
+        complain(problem)
     if problems:
         return 1
     name = arguments.name or loaded.capture.name

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rootsrv.commands.printing import say, table
+from rootsrv.commands.printing import complain, say, table
 from rootsrv.process import whole_file
 
 _SUFFIXES = (".cdns", ".pcap")
@@ -146,5 +145,5 @@ def _percent(count: int, total: int) -> str:
 
 
 def _failed(reason: str) -> int:
-    print(f"rootsrv: {reason}", file=sys.stderr)
+    complain(reason)
     return 1

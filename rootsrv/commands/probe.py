@@ -6,7 +6,6 @@ import ipaddress
 import json
 import random
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import IO
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
-from rootsrv.commands.printing import say, table
+from rootsrv.commands.printing import complain, say, table
 from rootsrv.http.server import CannotListen, HttpServer, Request, Response
 from rootsrv.process import log
 from rootsrv.store.zone_file import FileUnusable, read_octets, read_trust_anchors
@@ -66,7 +65,7 @@ def _target(text: str) -> Target:
 def run(arguments: argparse.Namespace) -> int:
     """Measure; the figures are printed at the end.  1: something could not be begun, or a target never answered."""
     if arguments.zone is not None and arguments.anchors is None:
-        print("rootsrv: --anchors: a zone is compared with only if it verifies", file=sys.stderr)
+        complain("--anchors: a zone is compared with only if it verifies")
         return 2
     log.to_standard_error()
     try:
@@ -74,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             probing = Probe(arguments, output)
             asyncio.run(probing.run())
     except (CannotListen, OSError, ValueError) as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
         pass

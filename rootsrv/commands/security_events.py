@@ -17,6 +17,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 
 from rootsrv.commands.asking import DEFAULT_CONFIG
+from rootsrv.commands.printing import complain
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.engine import signing_key
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _failed(reason: object) -> int:
-    print(f"rootsrv: {reason}", file=sys.stderr)
+    complain(reason)
     return 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rootsrv.admission import shed
 from rootsrv.admission.blocks import BlockRefused, parse_seconds
 from rootsrv.commands.asking import add_config, ask, failed
-from rootsrv.commands.printing import say
+from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
 from rootsrv.config.file import Config
 from rootsrv.control.client import NoAnswer, NotDone
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             request["rule"] = arguments.rule
         _show(arguments, _told(config, request))
     except (shed.ShedRefused, BlockRefused) as error:
-        print(f"rootsrv: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except NoAnswer as error:
         return failed(arguments, error)
@@ -93,7 +93,7 @@ def _says_so_twice(warning: str) -> bool:
     """Whether a person at a terminal confirms it, twice."""
     if not sys.stdin.isatty():
         return False
-    print(f"rootsrv: {warning}", file=sys.stderr)
+    complain(warning)
     for question in ("Shed it all the same? ", "Really? "):
         print(question, end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() != "yes":
