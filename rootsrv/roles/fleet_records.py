@@ -104,7 +104,8 @@ class FleetRecords:
                 try:
                     octets = await self._fetch(member, day)
                 except NotFetched as error:
-                    self._tell(member.name, str(error), day)
+                    # A roster that does not say where is told once, and not once for each day.
+                    self._tell(member.name, str(error), day if member.metrics else datetime.date.min)
                     return False
             await asyncio.to_thread(self._keep, self._path(day, member.name), octets)
             self._tell(member.name, "", day)
