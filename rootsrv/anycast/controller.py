@@ -26,7 +26,7 @@ from rootsrv.anycast.flaps import keep_flaps
 from rootsrv.anycast.floor_watch import FloorWatch
 from rootsrv.anycast.netlink import Interface, NetlinkFailed, ServiceInterface, full_accept_queues
 from rootsrv.anycast.probe import Address, Expectations, Prober
-from rootsrv.anycast.route import Reading, Route
+from rootsrv.anycast.route import Route, RouteReading
 from rootsrv.anycast.traffic import Traffic
 from rootsrv.anycast.wishes import Orders
 from rootsrv.anycast.witness import Witness, boottime
@@ -80,7 +80,7 @@ class Family:
     held: bool = False
     """Whether the anchor is there, as far as we know."""
 
-    reading: Reading = field(default_factory=lambda: Reading(Announcement.WITHDRAWN, False, "not asked yet"))
+    reading: RouteReading = field(default_factory=lambda: RouteReading(Announcement.WITHDRAWN, False, "not asked yet"))
     unconfirmed_since: float | None = None
     alarmed: bool = False
     fault: str = ""
@@ -358,7 +358,7 @@ class Controller:
                 async with asyncio.timeout(pause):
                     await family.changed.wait()
 
-    def _confirm(self, family: Family, announcement: Announcement, reading: Reading) -> None:
+    def _confirm(self, family: Family, announcement: Announcement, reading: RouteReading) -> None:
         before, family.reading = family.reading, reading
         family.read.set()
         if announcement is not family.health.announcement:

@@ -44,7 +44,7 @@ _RANDOM = random.SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ProbeQuestion:
     """A query without its id, and what it is called."""
 
     name: str
@@ -55,11 +55,11 @@ class Question:
         return number.to_bytes(2, "big") + self.octets[2:]
 
 
-def question(labels: Sequence[bytes], qtype: int, name: str) -> Question:
+def question(labels: Sequence[bytes], qtype: int, name: str) -> ProbeQuestion:
     """A query for class IN with DO."""
     qname = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
     header = struct.pack("!6H", 0, 0, 1, 0, 0, 1)
-    return Question(name, header + qname + struct.pack("!HH", qtype, 1) + _OPT_DO)
+    return ProbeQuestion(name, header + qname + struct.pack("!HH", qtype, 1) + _OPT_DO)
 
 
 class Expectations:
@@ -104,7 +104,7 @@ class Expectations:
         for generation in set(self._responders) - wanted:
             del self._responders[generation], self._tlds[generation]
 
-    def questions(self) -> tuple[Question, ...]:
+    def questions(self) -> tuple[ProbeQuestion, ...]:
         """One question of each kind; a name that exists in one table and not in another is as good as any."""
         tlds = self._tlds.get(self._active, ())
         token = b"".join(_RANDOM.choice((b"a", b"b", b"c", b"d", b"x", b"y", b"z")) for _ in range(12))
@@ -115,7 +115,7 @@ class Expectations:
             made.insert(1, question((b"rs-" + token, tld), _TYPE_A, f"a name below {name}."))
         return tuple(made)
 
-    def fits(self, asked: Question, reply: bytes, source: bytes, transport: Transport) -> bool:
+    def fits(self, asked: ProbeQuestion, reply: bytes, source: bytes, transport: Transport) -> bool:
         """Whether *reply* is what one of the tables says."""
         query = asked.with_id(0)
         for responder in self._responders.values():
@@ -171,7 +171,7 @@ class Prober:
         return dict(zip(self.addresses, rounds, strict=True))
 
     async def _probe(
-        self, address: Address, questions: Sequence[Question], host_addresses: frozenset[Address]
+        self, address: Address, questions: Sequence[ProbeQuestion], host_addresses: frozenset[Address]
     ) -> tuple[Probe, ...]:
         if address not in host_addresses:
             return (Probe(str(address), ProbedTransport.UDP, "anything", Outcome.ABSENT),)
@@ -181,12 +181,12 @@ class Prober:
         over_udp = await asyncio.gather(*(self._probe_udp(address, each) for each in questions))
         return (*over_udp, *await over_tcp)
 
-    async def _probe_udp(self, address: Address, asked: Question) -> Probe:
+    async def _probe_udp(self, address: Address, asked: ProbeQuestion) -> Probe:
         outcome, detail = await self._ask_udp(address, asked, self._timeout)
         return Probe(str(address), ProbedTransport.UDP, asked.name, outcome, detail)
 
     async def _ask_udp(
-        self, address: Address, asked: Question, timeout: float, again: bool = False
+        self, address: Address, asked: ProbeQuestion, timeout: float, again: bool = False
     ) -> tuple[Outcome, str]:
         try:
             reply = await exchange_udp(address, self._port, asked, timeout)
@@ -204,7 +204,7 @@ class Prober:
             return Outcome.WRONG, _summary(reply)
         return await self._ask_udp(address, asked, RETRY_SECONDS, again=True)
 
-    async def _probe_tcp(self, address: Address, questions: Sequence[Question]) -> tuple[Probe, ...]:
+    async def _probe_tcp(self, address: Address, questions: Sequence[ProbeQuestion]) -> tuple[Probe, ...]:
         try:
             replies, fault = await exchange_tcp(address, self._port, questions, self._timeout)
         except OSError as error:  # of ours (no descriptor, no port): it says nothing of the service
@@ -230,7 +230,7 @@ class Prober:
             probes.append(Probe(str(address), ProbedTransport.TCP, asked.name, outcome, detail))
         return tuple(probes)
 
-    async def _is_right(self, asked: Question, reply: bytes, address: Address, transport: Transport) -> bool:
+    async def _is_right(self, asked: ProbeQuestion, reply: bytes, address: Address, transport: Transport) -> bool:
         if self._expected.fits(asked, reply, address.packed, transport):
             return True
         # The switchover may have happened since the round began.
@@ -239,7 +239,7 @@ class Prober:
         return self._expected.fits(asked, reply, address.packed, transport)
 
 
-def _not_asked(address: Address, asked: Question, why: str) -> Probe:
+def _not_asked(address: Address, asked: ProbeQuestion, why: str) -> Probe:
     return Probe(str(address), ProbedTransport.TCP, asked.name, Outcome.NOT_ASKED, why)
 
 
@@ -257,7 +257,7 @@ class _Datagrams(asyncio.DatagramProtocol):
             self.reply.set_exception(error)
 
 
-async def exchange_udp(address: Address, port: int, asked: Question, timeout: float) -> bytes:
+async def exchange_udp(address: Address, port: int, asked: ProbeQuestion, timeout: float) -> bytes:
     """The reply to one query from a port of its own; TimeoutError, ConnectionError (ICMP), OSError.
 
     It is asked from the service address itself, which no limit or shed rule is applied to (admission/gate.py).
@@ -276,7 +276,7 @@ async def exchange_udp(address: Address, port: int, asked: Question, timeout: fl
 
 
 async def exchange_tcp(
-    address: Address, port: int, questions: Sequence[Question], timeout: float
+    address: Address, port: int, questions: Sequence[ProbeQuestion], timeout: float
 ) -> tuple[list[bytes | None], str]:
     """The replies to *questions*, pipelined on one connection (RFC 7766 §6.2.1.1), and what ended it early.
 

@@ -11,7 +11,7 @@ _ORDER = (Announcement.UP, Announcement.DEGRADED, Announcement.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RouteReading:
     """What was read back from BIRD."""
 
     wanted: Announcement
@@ -51,7 +51,7 @@ class Route:
                 await self._bird.disable(name)
         return protocols
 
-    async def read_back(self, announcement: Announcement, protocols: Mapping[str, Protocol]) -> Reading:
+    async def read_back(self, announcement: Announcement, protocols: Mapping[str, Protocol]) -> RouteReading:
         """Compare what the sessions announce with *announcement*.  Raises BirdError."""
         sessions = {name: protocols[name].established for name in self._bgp}
         wanted = frozenset() if announcement is Announcement.WITHDRAWN else {self._source(announcement)}
@@ -69,14 +69,14 @@ class Route:
         else:
             # A session that is down announces nothing; that is the neighbour's loss and no mismatch of the others.
             confirmed = 0 < right >= sum(sessions.values())
-        return Reading(announcement, confirmed, "; ".join(said), sessions)
+        return RouteReading(announcement, confirmed, "; ".join(said), sessions)
 
-    async def steer(self, announcement: Announcement) -> Reading:
+    async def steer(self, announcement: Announcement) -> RouteReading:
         """Bring BIRD to *announcement* as far as it lies in the direct protocols, and read back.  Raises nothing."""
         try:
             return await self.read_back(announcement, await self.prepare(announcement))
         except BirdError as error:
-            return Reading(announcement, False, str(error))
+            return RouteReading(announcement, False, str(error))
 
     def _source(self, announcement: Announcement) -> str:
         return self._direct[0 if announcement is Announcement.WITHDRAWN else _ORDER.index(announcement)]

@@ -10,7 +10,7 @@ from rootsrv.process.security import SecurityEvents
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.status import (
-    Health,
+    HealthStatus,
     HeldStatus,
     PeerStatus,
     PrimaryStatus,
@@ -162,7 +162,7 @@ def _alarms(maintainer: Maintainer) -> list[str]:
     return alarms
 
 
-def _health(maintainer: Maintainer, boottime: float) -> Health:
+def _health(maintainer: Maintainer, boottime: float) -> HealthStatus:
     root = maintainer.zones.root
     held = sorted(root.life.held)
     known = root.known
@@ -173,7 +173,7 @@ def _health(maintainer: Maintainer, boottime: float) -> Health:
         for peer in root.refresh.primaries.values()
         if (reachable := _reachable(peer.failures, peer.last_success)) is not None
     ]
-    return Health(
+    return HealthStatus(
         behind_seconds=round(behind, 1),
         held_serials=held,
         switchover_failed=maintainer.switchover.state is SwitchoverState.FAILED,

@@ -15,8 +15,8 @@ from rootsrv.page.layout import Page
 from rootsrv.process import log
 from rootsrv.secondary.in_step import InStep
 from rootsrv.secondary.keeper import ZoneKeeper
-from rootsrv.secondary.membership import Membership, Outcome, subject_of
-from rootsrv.secondary.preparation import Prepared, Verdict
+from rootsrv.secondary.membership import Membership, SwitchoverOutcome, subject_of
+from rootsrv.secondary.preparation import Assessment, PreparedTable
 from rootsrv.secondary.switchover import Switchover, SwitchoverVoid
 from rootsrv.secondary.zones import Zones
 from rootsrv.store.ledger import Next
@@ -36,7 +36,7 @@ OUR_FAULT = f"rootsrv {rootsrv.__version__}"
 _BY_THE_MESH = 253_402_300_799.0  # the end of the year 9999
 """T in the ledger of what waits for the mesh: after a restart it is staged again, and waits again."""
 
-Accepted = list[tuple[ZoneKeeper, Delivery, Verdict]]
+Accepted = list[tuple[ZoneKeeper, Delivery, Assessment]]
 """What one table brings into service: the root, the zone of its hosts, or both."""
 
 
@@ -106,7 +106,7 @@ class Activation:
         self,
         accepted: Accepted,
         generation: int,
-        prepared: Prepared,
+        prepared: PreparedTable,
         *,
         at_once: bool,
     ) -> None:
@@ -297,7 +297,7 @@ class Activation:
             now = self._time.now()
             took = None if flipped_at is None else now - flipped_at
             subject = subject_of(keeper.name, delivery.contents)
-            self._membership.outcome = Outcome(subject, not reason, reason, flipped_at or now, took)
+            self._membership.outcome = SwitchoverOutcome(subject, not reason, reason, flipped_at or now, took)
 
     def put_off(self, keeper: ZoneKeeper, delivery: Delivery) -> None:
         """Put *delivery* off until the state directory can be written, or for a while if it can."""

@@ -27,7 +27,7 @@ _REMEMBERED = 16
 
 
 @dataclass
-class Outcome:
+class SwitchoverOutcome:
     """What became of the latest switchover here."""
 
     subject: Subject
@@ -58,7 +58,7 @@ class Membership:
     ready: dict[str, Ready] = field(default_factory=dict)
     """What is staged, by zone."""
 
-    outcome: Outcome | None = None
+    outcome: SwitchoverOutcome | None = None
     _first: dict[Subject, float] = field(default_factory=dict)
     _canaries_failed: dict[Subject, int] = field(default_factory=dict)
     _silence: dict[Subject, Silence] = field(default_factory=dict)

@@ -28,9 +28,9 @@ from rootsrv.secondary.agenda import Agenda
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import (
     AnchorsUnreadable,
+    Assessment,
     Preparation,
-    Prepared,
-    Verdict,
+    PreparedTable,
     is_beyond_us,
     zonemd_of,
 )
@@ -293,7 +293,7 @@ class Pipeline:
             if root is not None and hosts is not None and self.zones.hosts is not None:
                 self.zones.hosts.life.waiting = hosts
             return
-        accepted: list[tuple[ZoneKeeper, Delivery, Verdict]] = []
+        accepted: list[tuple[ZoneKeeper, Delivery, Assessment]] = []
         if root is not None and prepared.root is not None and prepared.root.outcome == "accepted":
             accepted.append((self.zones.root, root, prepared.root))
         if (
@@ -341,7 +341,7 @@ class Pipeline:
         return None
 
     def _note_verdict(
-        self, keeper: ZoneKeeper, delivery: Delivery, verdict: Verdict, took: int, prepared: Prepared
+        self, keeper: ZoneKeeper, delivery: Delivery, verdict: Assessment, took: int, prepared: PreparedTable
     ) -> None:
         facts: dict[str, Any] = {
             "zone": keeper.name,
@@ -384,7 +384,7 @@ class Pipeline:
             approved=delivery.approved,
         )
 
-    def _keep_held(self, keeper: ZoneKeeper, verdict: Verdict) -> None:
+    def _keep_held(self, keeper: ZoneKeeper, verdict: Assessment) -> None:
         with contextlib.suppress(StoreFailed):
             keeper.life.hold(keeper.stored.held(verdict.serial, verdict.reasons))
         keeper.note_known()

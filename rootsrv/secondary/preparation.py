@@ -38,7 +38,7 @@ class ZonePolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Assessment:
     """What was found about one candidate."""
 
     outcome: Literal["accepted", "held", "rejected"]
@@ -50,11 +50,11 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedTable:
     """All that came out.  There is a table only if `table_octets` says so."""
 
-    root: Verdict | None
-    hosts: Verdict | None
+    root: Assessment | None
+    hosts: Assessment | None
     has_hosts: bool = False
     """Whether the table answers for the zone of the hosts."""
 
@@ -92,7 +92,7 @@ class Preparation:
     existing: bool = False
     """Examine the table of this generation, which is there already, instead of making one; nothing is written."""
 
-    def run(self) -> Prepared:
+    def run(self) -> PreparedTable:
         """Do it all.
 
         Raises StoreFailed when the state directory cannot be written, AnchorsUnreadable when nothing can be judged.
@@ -101,9 +101,9 @@ class Preparation:
         try:
             root = self._verify_root()
         except ZoneRejected as error:
-            return Prepared(_rejected(self.root, error), None, milliseconds=timer.marks)
+            return PreparedTable(_rejected(self.root, error), None, milliseconds=timer.marks)
         except ZoneMalformed as error:
-            return Prepared(_rejected(self.root, error), None, milliseconds=timer.marks)
+            return PreparedTable(_rejected(self.root, error), None, milliseconds=timer.marks)
         timer.mark("verify")
         verdict = self._judge(root)
         hosts, hosts_verdict = self._verify_hosts(root, self.hosts)
@@ -126,7 +126,7 @@ class Preparation:
         if new_hosts and hosts_verdict and self.hosts_policy and self.hosts and self.new_hosts and not self.hosts.kept:
             self._keep(self.hosts_policy, self.hosts, hosts_verdict, new_hosts)
         timer.mark("keep")
-        prepared = Prepared(
+        prepared = PreparedTable(
             verdict if self.new_root else None,
             hosts_verdict if self.new_hosts else None,
             has_hosts=hosts is not None,
@@ -158,8 +158,8 @@ class Preparation:
         zonemd = policy.zonemd if self.root.authenticated else "required"
         return verify(contents, anchors, self.now, zonemd=zonemd)
 
-    def _judge(self, root: VerifiedZone) -> Verdict:
-        accepted = Verdict(
+    def _judge(self, root: VerifiedZone) -> Assessment:
+        accepted = Assessment(
             "accepted", self.root.serial, alarms=root.alarms, checks=root.checks, signatures_until=root.signatures_until
         )
         if root.limits:
@@ -180,7 +180,7 @@ class Preparation:
 
     def _verify_hosts(
         self, root: VerifiedZone, candidate: Delivery | None
-    ) -> tuple[VerifiedZone | None, Verdict | None]:
+    ) -> tuple[VerifiedZone | None, Assessment | None]:
         if candidate is None or self.hosts_policy is None:
             return None, None
         try:
@@ -194,7 +194,7 @@ class Preparation:
             if isinstance(error, AnchorsUnreadable) and self.serving_root is not None:
                 raise  # what is in service goes on, hosts included, until they can be judged
             return None, _rejected(candidate, error)
-        verdict = Verdict(
+        verdict = Assessment(
             "accepted",
             candidate.serial,
             alarms=hosts.alarms,
@@ -208,7 +208,7 @@ class Preparation:
             self._keep(self.hosts_policy, candidate, verdict, hosts)
         return None, verdict
 
-    def _keep(self, policy: ZonePolicy, candidate: Delivery, verdict: Verdict, zone: VerifiedZone) -> None:
+    def _keep(self, policy: ZonePolicy, candidate: Delivery, verdict: Assessment, zone: VerifiedZone) -> None:
         provenance = Provenance(
             zone=policy.name,
             serial=candidate.serial,
@@ -254,9 +254,9 @@ def zonemd_of(contents: ZoneContents) -> str:
     return zonemd.rdatas[0][6:].hex() if zonemd and zonemd.rdatas else ""
 
 
-def _rejected(candidate: Delivery, error: Exception) -> Verdict:
+def _rejected(candidate: Delivery, error: Exception) -> Assessment:
     fault = (type(error).__doc__ or type(error).__name__).split("\n")[0].rstrip(".")
-    return Verdict("rejected", candidate.serial, reasons=(f"{fault}: {error}",))
+    return Assessment("rejected", candidate.serial, reasons=(f"{fault}: {error}",))
 
 
 def is_beyond_us(reasons: tuple[str, ...]) -> bool:

@@ -143,7 +143,7 @@ class WorkerStatus:
 
 
 @dataclass(kw_only=True)
-class Health:
+class HealthStatus:
     """What of it bears on whether this site should attract traffic (health/evidence.py)."""
 
     behind_seconds: float
@@ -198,4 +198,4 @@ class Status:
     alarms: list[str]
     """What a person should look at now."""
 
-    health: Health
+    health: HealthStatus

@@ -63,7 +63,7 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class Unserved:
     """There is nothing to answer from."""
 
     floor: int | None = None
@@ -106,7 +106,7 @@ class Over:
 
 
 Coming = Idle | Judged | Scheduled
-Service = Nothing | InService
+Service = Unserved | InService
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class ZoneLife:
         self.clock = clock
         self.max_serve_seconds = max_serve_seconds
         self.coming: Coming = Idle()
-        self.service: Service = Nothing()
+        self.service: Service = Unserved()
         self.lease_state: Running | Over = Running()
         self.queue: list[Delivery] = []
         """What was delivered and nobody has looked at, newest serial first."""
@@ -205,7 +205,7 @@ class ZoneLife:
     @property
     def floor(self) -> int | None:
         """The newest serial that was ever in service; nothing older will be."""
-        return self.service.floor if isinstance(self.service, Nothing) else self.service.version.serial
+        return self.service.floor if isinstance(self.service, Unserved) else self.service.version.serial
 
     @property
     def distrusted(self) -> str:
@@ -378,7 +378,7 @@ class ZoneLife:
 
     def recall_floor(self, serial: int) -> None:
         """*serial* was in service before a restart and cannot be had: nothing older will do."""
-        self.service = Nothing(serial)
+        self.service = Unserved(serial)
 
     def activated(self, now: float) -> Before:
         """What was scheduled is in service; what was before, for `stayed`."""

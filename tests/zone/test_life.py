@@ -10,7 +10,7 @@ from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.delivery import Delivery, Origin
 from rootsrv.zone.lease import Reading, TrustedClock
-from rootsrv.zone.life import Distrusted, Held, Idle, InService, Judged, Nothing, Over, Running, Scheduled, ZoneLife
+from rootsrv.zone.life import Distrusted, Held, Idle, InService, Judged, Over, Running, Scheduled, Unserved, ZoneLife
 
 NOW = 1_000.0
 WALL = 1_800_000_000.0
@@ -39,7 +39,7 @@ def serve(zone: ZoneLife, contents: ZoneContents, expire: int = 3600, now: float
 def test_a_delivery_becomes_what_is_in_service(versions: dict[int, ZoneContents]) -> None:
     zone = life()
     delivery = delivered(versions[1])
-    assert (zone.coming, zone.service, zone.deadline(NOW)) == (Idle(), Nothing(), None)
+    assert (zone.coming, zone.service, zone.deadline(NOW)) == (Idle(), Unserved(), None)
 
     zone.queue_up(delivery, 2)
     assert zone.is_under_way(1)
