@@ -30,6 +30,7 @@ def calls() -> Iterator[tuple[Path, ast.Call, str]]:
 # Where the text is made of an argument: the call that gives it, and how the text is then.
 INDIRECT = {
     "server/tcp.py": ("self._log_seldom", "{}"),
+    "roles/serve.py": ("_descriptor_of", "{} cannot be had"),
     "process/held_back.py": ("held_back.watch", "{} address held back"),
 }
 
@@ -47,7 +48,7 @@ def raised() -> set[str]:
             indirect.add(str(path.relative_to(REPOSITORY / "rootsrv")))
     assert indirect == set(INDIRECT), "an alarm whose text cannot be listed"
     for giver, form in INDIRECT.values():
-        given = [call.args[0] for _, call, name in calls() if name.endswith(giver.removeprefix("self"))]
+        given = [call.args[0] for _, call, name in calls() if f".{name}".endswith(f".{giver.removeprefix('self.')}")]
         assert given, giver
         for each in given:
             assert isinstance(each, ast.Constant), ast.unparse(each)

@@ -204,16 +204,16 @@ class _Admission:
 
         if config.limits.mode != "off":
             if config.fastpath.mode != "off" and config.fastpath.interfaces:
-                self.cells = _had("limits that the kernel shares", make_cells)
+                self.cells = _descriptor_of("limits that the kernel shares", make_cells)
             self.is_map = self.cells is not None
             if self.cells is None:
-                self.cells = _had("limits", make_shared_cells)
+                self.cells = _descriptor_of("limits", make_shared_cells)
 
         self.notes: dict[int, int] = {}
         """Descriptors of the rings in which workers note queries, by slot."""
 
         for slot in range(workers):
-            if (ring := _had("notes of queries", make_ring)) is not None:
+            if (ring := _descriptor_of("notes of queries", make_ring)) is not None:
                 self.notes[slot] = ring
         self._readers = [NotesReader(each) for each in self.notes.values()]
         self.policy = Policy(
@@ -232,7 +232,7 @@ class _Admission:
             self._looked_at = looked_at
 
 
-def _had(what: str, make: Callable[[], int]) -> int | None:
+def _descriptor_of(what: str, make: Callable[[], int]) -> int | None:
     """A descriptor that *make* makes; None where it cannot be had, which is no reason not to answer."""
     try:
         return make()

@@ -173,7 +173,10 @@ def _gate(orders: WorkerOrders, slot: WorkerSlot) -> Gate:
             else:
                 notes = NotesWriter(map_ring(descriptor), 0)
         except OSError as error:
-            log.alarm(f"worker goes without {name}", slot=orders.slot, reason=error.strerror)
+            if name == "cells":
+                log.alarm("worker goes without limits", slot=orders.slot, reason=error.strerror)
+            else:
+                log.alarm("worker goes without notes", slot=orders.slot, reason=error.strerror)
         os.close(descriptor)  # what is mapped is enough
     gate = Gate(slot.counters, cells, notes)
     if orders.admission:
