@@ -65,3 +65,40 @@ def test_the_tracked_files_name_no_path_of_a_developers_machine() -> None:
     )  # fmt: skip
     assert listed.returncode in (0, 1), listed.stderr
     assert listed.stdout == ""
+
+
+def overlong_prose(text: str) -> list[int]:
+    """Numbers of the lines of prose over COLUMNS; tables, code, headings and what cannot be broken are none."""
+    found, in_code = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+        elif in_code or line.startswith("    ") or re.match(r"\s*(\||#|<|>|\[[^]]+\]:)", line):
+            continue
+        elif len(line) > COLUMNS and " " in line[:COLUMNS].strip(" *-+0123456789."):
+            found.append(number)
+    return found
+
+
+COLUMNS = 120
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each.name != "CHANGELOG.md"], ids=str)
+def test_prose_is_wrapped_as_the_code_is(document: Path) -> None:
+    assert overlong_prose(text_of(document)) == []
+
+
+def test_what_counts_as_prose() -> None:
+    long = "word " * 30
+    for text, lines in [
+        (long, [1]),
+        (f"* {long}", [1]),
+        (f"one\n{long}\n", [2]),
+        (f"| {long} |", []),
+        (f"# {long}", []),
+        (f"    {long}", []),
+        (f"```\n{long}\n```\n{long}", [4]),
+        ("* https://example.net/" + "x" * 120, []),
+        ("ü" * 60 + " " + "ü" * 59, []),
+    ]:
+        assert overlong_prose(text) == lines, text
