@@ -297,7 +297,6 @@ class Collector:
             contents.first = first if contents.first is None else min(first, contents.first)
             contents.last = last if contents.last is None else max(last, contents.last)
         self.totals.items += items
-        before = self._file.octets
         octets = self._format.add(rows, self._offset, lost, passed_over)
         try:
             self._file.write(octets, items)
@@ -307,7 +306,12 @@ class Collector:
         except OSError as error:
             self._disk_failed(error)
             return
-        self.totals.written_octets += self._file.octets - before
+        self._count_written(self._file)
+
+    def _count_written(self, file: OutputFile) -> None:
+        """Into the totals what *file* has had since: a compressor gives most of it when its member ends."""
+        self.totals.written_octets += max(0, file.octets - file.counted_octets)
+        file.counted_octets = max(file.counted_octets, file.octets)
 
     # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -351,6 +355,7 @@ class Collector:
             self._file = file
             self._disk_failed(error)
             return
+        self._count_written(file)
         self._finisher.finish(file, self._about())
 
     def _about(self) -> dict[str, Any]:
@@ -375,6 +380,7 @@ class Collector:
         else:
             file.contents.notes.append(f"ended early: {error.strerror}")
             self._finisher.finish(file, self._about())
+        self._count_written(file)
         self.totals.lost["disk"] += lost
         self.totals.items -= lost
         self._refuse(f"{file.path.name}: {error.strerror}" + ("" if is_full(error) else " (not a matter of room)"))

@@ -71,6 +71,9 @@ class OutputFile:
         self.octets = 0
         """On the disk, as far as it has been written."""
 
+        self.counted_octets = 0
+        """Of these, what the totals have already."""
+
         self._whole = 0
         self._whole_items = 0
         self._raw = 0

@@ -130,6 +130,8 @@ def test_each_query_is_in_the_file_of_its_time_across_midnight(bench: Bench, com
     assert second.startswith("test.20261128.000000.000000.pcap")
     assert third.startswith("test.20261128.000100.000000.pcap")
     assert sum(map(len, found.values())) == bench.sent == bench.collector.totals.items
+    sizes = [path.stat().st_size for path in bench.place.files()]
+    assert bench.collector.totals.written_octets == sum(sizes)
     for times in found.values():
         assert times == sorted(times)
         assert len({at // SECOND // 60 for at in times}) == 1

@@ -29,6 +29,14 @@ port = 9353
 [fastpath]
 mode = "tc"
 interfaces = ["to-a"]
+[capture]
+begin = "at-once"
+rotation_seconds = 5
+quota_gigabytes = 0.1
+keep_free_gigabytes = 0.1
+[limits]
+mode = "on"
+sample_every = 1
 """
 """What a metric can be of, besides a mesh and anycast."""
 
@@ -140,14 +148,17 @@ def test_without_an_engine_a_drain_degrades_a_hard_failure_withdraws_and_force_d
 
 
 MAY_BE_ZERO = {
-    "rootsrv_alarms", "rootsrv_clock_distance_seconds", "rootsrv_clock_synchronised", "rootsrv_dropped_messages_total",
-    "rootsrv_faults_total", "rootsrv_malformed_queries_total", "rootsrv_mesh_leads", "rootsrv_mesh_members_behind",
-    "rootsrv_mesh_outside_ahead_seconds", "rootsrv_mesh_refused_total", "rootsrv_mesh_site_well",
-    "rootsrv_mesh_tokens_taken", "rootsrv_security_events_total", "rootsrv_tcp_listen_overflows_total",
-    "rootsrv_tcp_open_connections", "rootsrv_transfer_bytes_total", "rootsrv_truncated_responses_total",
-    "rootsrv_udp_receive_drops_total", "rootsrv_udp_waiting_bytes", "rootsrv_unsent_responses_total",
-    "rootsrv_withdrawals_remembered", "rootsrv_workers_replaced_total", "rootsrv_zone_held_versions",
-    "rootsrv_zone_known_age_seconds",
+    "rootsrv_alarms", "rootsrv_capture_behind_seconds", "rootsrv_capture_late_queries_total",
+    "rootsrv_capture_lost_queries_total", "rootsrv_capture_passed_over_queries_total",
+    "rootsrv_capture_ring_fill_ratio", "rootsrv_clock_distance_seconds", "rootsrv_clock_synchronised",
+    "rootsrv_dropped_messages_total", "rootsrv_faults_total", "rootsrv_flood_values",
+    "rootsrv_limit_cells_over_ratio", "rootsrv_limited_queries_total", "rootsrv_malformed_queries_total",
+    "rootsrv_mesh_leads", "rootsrv_mesh_members_behind", "rootsrv_mesh_outside_ahead_seconds",
+    "rootsrv_mesh_refused_total", "rootsrv_mesh_site_well", "rootsrv_mesh_tokens_taken",
+    "rootsrv_security_events_total", "rootsrv_tcp_listen_overflows_total", "rootsrv_tcp_open_connections",
+    "rootsrv_transfer_bytes_total", "rootsrv_truncated_responses_total", "rootsrv_udp_receive_drops_total",
+    "rootsrv_udp_waiting_bytes", "rootsrv_unsent_responses_total", "rootsrv_withdrawals_remembered",
+    "rootsrv_workers_replaced_total", "rootsrv_zone_held_versions", "rootsrv_zone_known_age_seconds",
 }  # fmt: skip
 """Of what has not happened, or is over; everything else of an instance that does all there is to do is not zero."""
 
@@ -171,9 +182,14 @@ def test_every_metric_of_the_table_comes_from_a_running_instance_and_no_other_do
     net = floor.net
     net.a.rootsrv("undrain")
     floor.await_route(net.a, "up")
+    net.a.rootsrv("shed", "--match", "qname-suffix=shed.example", "--do", "tc", "--for", "10m", "--reason", "a trial")
     for transport in ("+notcp", "+tcp"):
         for version in VERSIONS:
-            for question in (("_ta-4f66.", "NULL"), ("com.", "NS")):  # one for the workers, one for the kernel
+            for question in (
+                ("_ta-4f66.", "NULL"),
+                ("com.", "NS"),
+                ("a.shed.example.", "A"),
+            ):  # one for the workers, one for the kernel
                 net.client.run("dig", f"@{ADDRESSES[version]}", transport, "+norec", *question)
 
     def missing() -> set[str]:
