@@ -304,7 +304,9 @@ def test_what_a_killed_role_left_is_set_aside(tmp_path: Path) -> None:
     (place / "test.20261128.000000.000000.pcap.part").write_bytes(b"begun")
     (place / "test.20261128.000001.000000.pcap.part").write_bytes(b"")
 
-    Bench(place).collector.close()
+    bench = Bench(place)
+    bench.collector.close()
+    bench.theirs.close()
 
     assert [each.name for each in place.iterdir()] == ["test.20261128.000000.000000.pcap.incomplete"]
 
