@@ -140,7 +140,8 @@ class Collector:
         self._format = wanted.make_format()
         self._offset = self._wall_ns() - boottime_ns()
         self._until = self._untold = 0
-        self.state, self.why = State.CAPTURING, ""
+        self.state = State.CAPTURING
+        self.why = "" if self._rings() else "the role serve has not handed over its rings yet"
         if not resumed:
             for ring in self._rings():
                 ring.skip()

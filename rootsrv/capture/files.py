@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.capture.compression import Compressor
-from rootsrv.process import log
+from rootsrv.process import json_text, log
 
 PART, INCOMPLETE = ".part", ".incomplete"
 METADATA, CHECKSUM = ".json", ".md5"
@@ -291,7 +291,7 @@ class Finisher:
                 os.fsync(stream.fileno())
             with part.open("rb") as packed:
                 digest = hashlib.file_digest(packed, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            about = json.loads(path.with_name(path.name + METADATA).read_bytes())
+            about = json_text.parse(path.with_name(path.name + METADATA).read_bytes())
             about |= {"octets": part.stat().st_size, "md5": digest}
             _write(target.with_name(target.name + METADATA), json.dumps(about, indent=1).encode() + b"\n")
             _write(target.with_name(target.name + CHECKSUM), f"{digest}  {target.name}\n".encode())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rootsrv.capture.rings import Ring, open_maps, open_memory
 from rootsrv.control.server import reachable
-from rootsrv.process import log
+from rootsrv.process import json_text, log
 
 NAME = "capture-rings.sock"
 _LONGEST_OCTETS = 65_536
@@ -131,7 +131,7 @@ def take(path: Path, timeout: float = 5.0) -> Taken:
         with reachable(path) as name:
             connection.connect(name)
         line, descriptors, _, _ = socket.recv_fds(connection, _LONGEST_OCTETS, _MOST_DESCRIPTORS)
-        document = json.loads(line)
+        document = json_text.parse(line)
         workers = len(document["workers"])
         found = [open_memory(each) for each in descriptors[:workers]]
         if "cpus" in document:

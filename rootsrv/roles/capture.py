@@ -31,7 +31,7 @@ from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
 from rootsrv.page import counts
 from rootsrv.page.layout import Page, PageUnusable
-from rootsrv.process import log, privileges, service_manager, whole_file
+from rootsrv.process import json_text, log, privileges, service_manager, whole_file
 from rootsrv.process.persistence import failing, persistently
 from rootsrv.roles import supervisor
 
@@ -202,7 +202,7 @@ class _Capture:
     def _resume(self) -> None:
         """Go on with what was ordered before the role ended, or with what is configured."""
         try:
-            kept = json.loads(self._order_file.read_bytes())
+            kept = json_text.parse(self._order_file.read_bytes())
         except FileNotFoundError:
             if self._settings.begin == "at-once":
                 self._begin(StartOrder(), resumed=True)

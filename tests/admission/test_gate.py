@@ -131,7 +131,8 @@ def test_exempt_are_good_cookies_monitors_and_our_own_addresses(responder: Respo
 def test_500_clients_behind_one_address_with_and_without_cookies(responder: Responder) -> None:  # noqa: F811
     worker = Worker(responder, document("on"))
     plain = worker.ask(*[query(f"n{number}.com.") for number in range(500)])
-    assert sum(map(is_tc, plain)) == 490
+    # The referral to com has 1,100 octets and more: it costs 4 of the 10 that may come at once.
+    assert sum(map(is_tc, plain)) == 498
     with_cookies = worker.ask(*[query(f"n{number}.com.", cookie=good_cookie()) for number in range(500)])
     assert not any(map(is_tc, with_cookies))
 

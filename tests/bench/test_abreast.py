@@ -134,6 +134,7 @@ def _children() -> Iterator[tuple[int, str]]:
 
 
 def test_an_interruption_keeps_the_rounds_until_then_and_leaves_nothing(served: zones.Zones) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
     before = {pid for pid, _ in _children()}
     started: set[int] = set()
     turns = 0

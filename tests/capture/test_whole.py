@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,9 @@ def test_sums_agree_over_rotations_and_a_switchover(captured: Site) -> None:
         lambda: captured.page.active != active and captured.is_ready(), "the next generation answers", START_SECONDS
     )
     asked += ask_all(captured, 40)
+    second = int(time.time())
+    wait_until(lambda: int(time.time()) > second, "the time of another file")
+    asked += ask_all(captured, 5)
     told = order(captured, "capture-stop")
     after = counted(captured)
 
