@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query
 from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, Fact, Kind, OptBits
 from rootsrv.capture.rings import IPV4, IPV6, MESSAGE, ROW_OCTETS, TCP, UDP, RingWriter
+from rootsrv.process import log
 from rootsrv.wire import edns
 
 _HERE = 60
@@ -46,11 +47,12 @@ class MessageWriter:
 
     def __init__(self, ring: RingWriter) -> None:
         self._ring = ring
+        self._is_spoilt = False
 
     @property
     def is_on(self) -> bool:
         """Whether anybody wants to know."""
-        return self._ring.shape != 0
+        return self._ring.shape != 0 and not self._is_spoilt
 
     def write(
         self,
@@ -64,8 +66,25 @@ class MessageWriter:
     ) -> None:
         """Tell of *requests* that came at *time* to *own* (packed address, port); a response of None: not answered.
 
-        A request of no octets is one that was too long to be received: it is counted as lost.
+        A request of no octets is one that was too long to be received: it is counted as lost.  Raises nothing: over
+        TCP it is called before the responses are sent, and the ring's words are another process's to write.
         """
+        try:
+            self._write(time, transport, own, requests, sources, ports, responses)
+        except Exception as error:
+            self._is_spoilt = True
+            log.alarm("capture ring is not written to any more", reason=f"{type(error).__name__}: {error}")
+
+    def _write(
+        self,
+        time: int,
+        transport: int,
+        own: tuple[bytes, int],
+        requests: Sequence[bytes],
+        sources: Sequence[bytes],
+        ports: Sequence[int],
+        responses: Sequence[bytes | None],
+    ) -> None:
         address, port = own
         family = 4 if len(address) == 4 else 6
         needed = (TCP if transport else UDP) | (IPV4 if family == 4 else IPV6)

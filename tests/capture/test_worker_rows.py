@@ -1,5 +1,6 @@
 """What workers tell a capture, over the rings that the role serve hands out."""
 
+import os
 import socket
 import struct
 import time
@@ -159,6 +160,23 @@ def test_a_reader_that_comes_again_goes_on_where_the_last_one_was(instance: Inst
     assert second.is_current
     assert [each.octets[:2] for each in told(second)] == [b"\0\x09"]
     second.close()
+
+
+@pytest.mark.parametrize("word", [rings.READ, rings.PASSED_OVER, rings.ITEMS, rings.LOST])
+def test_a_ring_that_its_reader_spoilt_costs_the_capture_and_no_answer(
+    word: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = rings.make_memory(rings.CHUNK_ROWS * 4)
+    ring = rings.open_memory(memory)
+    writer = messages.MessageWriter(rings.RingWriter(memory))
+    os.close(memory)
+    ring.want(rings.FACTS, 1, 0 if word == rings.PASSED_OVER else rings.EVERYTHING)
+    ring._words[word] = 2**64 - 1
+    long = bytes(65_535)
+    for _ in range(20):
+        writer.write(1, 0, (bytes(4), 53), [long] * 20, [bytes(4)] * 20, [4000] * 20, [None] * 20)
+    assert not writer.is_on
+    assert "capture ring is not written to any more" in caplog.text
 
 
 def test_who_is_not_served_is_told_why(tmp_path: Path) -> None:
