@@ -25,9 +25,8 @@ import dataclasses
 import math
 import os
 import random
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.config.file import Config
@@ -44,6 +43,7 @@ from rootsrv.hyperlocal.loopback import ThisHost, told_address
 from rootsrv.hyperlocal.over_https import ZoneOverHttps
 from rootsrv.page.layout import Page
 from rootsrv.process import log, memory, whole_file
+from rootsrv.process.background import Background
 from rootsrv.process.child import ChildFailed
 from rootsrv.process.clocks import boot_id, clocks
 from rootsrv.process.persistence import persistently
@@ -154,7 +154,7 @@ class Hyperlocal:
         self._zone_file = ZoneOverHttps(self._text, Path(config.state.runtime_directory))
         self._trim_at = math.inf
         self._boot = boot_id()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self.maintainer.activation.on_activated.append(lambda _: self._tell_resolvers())
 
     def _kept_keys(self) -> KeyRolls:
@@ -180,8 +180,10 @@ class Hyperlocal:
         if looked is not None and looked.boot == self._boot and confirmed <= looked.boottime:
             return
         for change in self.rolls.observe(serving.contents, self._boot, confirmed, self.maintainer.time.now()):
-            tell = log.event if change.endswith("START -> VALID") else log.alarm  # of one that was shipped
-            tell("the root's keys change (RFC 5011)", serial=serving.serial, change=change)
+            if change.endswith("START -> VALID"):  # of one that was shipped
+                log.event("the root's keys change (RFC 5011)", serial=serving.serial, change=change)
+            else:
+                log.alarm("the root's keys change (RFC 5011)", serial=serving.serial, change=change)
         try:
             whole_file.replace(self._keys_file, self.rolls.to_text().encode(), 0o644)
         except OSError as error:
@@ -228,9 +230,9 @@ class Hyperlocal:
             raise group.exceptions[0] from None
         finally:
             control.close()
-            for task in (watching, *self._background):
-                task.cancel()
-            await asyncio.gather(watching, *self._background, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            await self._background.cancel()
             self._zone_file.close()
             await self.listener.close()
             if self.server is not None:
@@ -290,7 +292,7 @@ class Hyperlocal:
     def _tell_resolvers(self) -> None:
         zone = self.offering.zone(self.root.policy.apex)
         if zone is not None and zone.offer is not None and self._told:
-            self._in_background(self._tell(zone))
+            self._background.begin(self._tell(zone))
 
     async def _tell(self, zone: OfferedZone) -> None:
         if zone.offer is None:
@@ -298,14 +300,3 @@ class Hyperlocal:
         await zone.whole()  # ready before the resolver comes for it
         targets = [Target(f"{each}@{port}", each, port, None, lambda _: None) for each, port in self._told]
         self.sender.tell(zone, targets)
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            context = {"message": "something in the background failed", "exception": error, "task": task}
-            asyncio.get_running_loop().call_exception_handler(context)

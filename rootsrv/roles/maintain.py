@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rootsrv.distribution.offered import OfferedZone
 from rootsrv.distribution.requests import ConfiguredPeers, PeerRecord, Requests
 from rootsrv.page.layout import Page
 from rootsrv.process import held_back, log
+from rootsrv.process.background import Background
 from rootsrv.process.clocks import clocks
 from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
@@ -91,7 +91,7 @@ class Role:
             self._configure(config, keys_of(config, missing_ok=True))
             self._lacks_keys = True
         self.listener = Listener(config.admin, self.requests)
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self.maintainer.activation.on_activated.append(self._tell_peers)
         self.maintainer.activation.on_staged.append(self._tell_peers)
 
@@ -116,10 +116,10 @@ class Role:
         except CannotListen as error:
             # Whoever reads this sees it; what is kept is served all the same, and primaries are asked.
             log.alarm("admin addresses cannot be bound", reason=error)
-            self._in_background(self._rebind(self.maintainer.config))
-        self._in_background(self._have_what_was_missing())
+            self._background.begin(self._rebind(self.maintainer.config))
+        self._background.begin(self._have_what_was_missing())
         addresses = self.maintainer.config.admin.addresses
-        self._in_background(persistently("addresses", lambda: held_back.watch("administrative", addresses)))
+        self._background.begin(persistently("addresses", lambda: held_back.watch("administrative", addresses)))
         reloading = asyncio.create_task(self._reload_forever(reload), name="reload")
         try:
             await self.maintainer.run(stop)
@@ -127,9 +127,9 @@ class Role:
             raise group.exceptions[0] from None
         finally:
             control.close()
-            for task in (reloading, *self._background):
-                task.cancel()
-            await asyncio.gather(reloading, *self._background, return_exceptions=True)
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
+            await self._background.cancel()
             await self.listener.close()
             await self.sender.close()
 
@@ -145,7 +145,7 @@ class Role:
         zone = self.offering.zone(apex)
         told = [each for each in self.peers.records.values() if each.config.notify and apex in each.apexes]
         if zone is not None and zone.offer is not None and told:
-            self._in_background(self._tell(zone, [self._target(each) for each in told]))
+            self._background.begin(self._tell(zone, [self._target(each) for each in told]))
 
     async def _tell(self, zone: OfferedZone, targets: list[Target]) -> None:
         if zone.offer is None:
@@ -159,17 +159,6 @@ class Role:
 
         key = self.peers.key(record.key_name) if record.key_name else None
         return Target(record.name, record.address, record.config.port, key, report)
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            context = {"message": "something in the background failed", "exception": error, "task": task}
-            asyncio.get_running_loop().call_exception_handler(context)
 
     async def _reload_forever(self, reload: asyncio.Event) -> None:
         while True:
@@ -195,7 +184,7 @@ class Role:
             return False, f"{type(error).__name__}: {error}"
         self._digest = _digest(self._path)
         if config.admin != admin:
-            self._in_background(self._rebind(config))
+            self._background.begin(self._rebind(config))
         log.event("configuration reloaded", file=self._path, only_after_restart=",".join(later))
         return True, f"only after a restart: {', '.join(later)}" if later else ""
 
