@@ -173,7 +173,7 @@ def _asked(suggested: dict[str, object], given: dict[str, object], remembered: P
         while True:
             answers[name] = _ask(name, question, default, name in optional)
             # Every answer is judged as soon as it is given, with what stands before it.
-            if not (reason := _reason_against(name, answers)):
+            if not (reason := _reason_against(answers)):
                 break
             say(f"    {reason}")
     return _with_secret(answers, remembered, "")
@@ -201,7 +201,7 @@ def _ask(name: str, question: str, default: object, may_be_empty: bool) -> objec
         return text
 
 
-def _reason_against(name: str, answers: dict[str, object]) -> str:
+def _reason_against(answers: dict[str, object]) -> str:
     """Why *answers*, as far as they go, cannot be right; "" when they can."""
     given = {key: value for key, value in answers.items() if key in _QUESTIONS}
     try:
@@ -209,7 +209,7 @@ def _reason_against(name: str, answers: dict[str, object]) -> str:
     except ConfigError as error:
         # A fault of what is not asked yet is no fault of this answer.
         key = str(error).split(":")[0].split("[")[0]
-        return str(error) if key in given or key == name else ""
+        return str(error) if key in given else ""
     return ""
 
 
