@@ -44,10 +44,14 @@ class Pcap:
     def __init__(self, collection: Collection) -> None:
         self._anonymiser: Anonymiser | None = collection.anonymiser
         self._service_addresses = frozenset(collection.server_addresses)
+        self._streams = pcap.Streams()
 
     def rows(self, taken: bytes) -> bytes:
         """Packets, written anew."""
-        return b"".join(pcap.rows_of(message) for message in messages.read(taken))
+        place = self._streams.place
+        return b"".join(
+            pcap.rows_of(message, place(message) if message.transport else 1) for message in messages.read(taken)
+        )
 
     def begin(self) -> bytes:
         """The file's header."""

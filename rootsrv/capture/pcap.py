@@ -34,12 +34,32 @@ _UDP_OCTETS = 8
 _UDP, _TCP = 17, 6
 _PUSH_ACK = 5 << 12 | 0x18
 _SEGMENT_OCTETS = 65_000
+_MAX_STREAMS = 65_536
 
 
-def rows_of(message: Message) -> bytes:
-    """The rows of the packets that *message* came in, or might have."""
+class Streams:
+    """Sequence numbers of what comes over TCP: readers take what they have seen already for a retransmission."""
+
+    def __init__(self) -> None:
+        self._next: dict[tuple[bytes, int, bytes, int], int] = {}
+
+    def place(self, message: Message) -> int:
+        """Sequence number of *message*, behind those of its connection before (RFC 9293 §3.4).
+
+        Of so many connections at once only the latest are remembered; one that is forgotten goes on at a later number.
+        """
+        connection = (message.source, message.source_port, message.destination, message.destination_port)
+        first = self._next.pop(connection, message.time // 1000) & 0xFFFFFFFF
+        if len(self._next) >= _MAX_STREAMS:
+            del self._next[next(iter(self._next))]
+        self._next[connection] = first + 2 + len(message.octets)
+        return first
+
+
+def rows_of(message: Message, sequence: int = 1) -> bytes:
+    """The rows of the packets that *message* came in, or might have; *sequence*: over TCP, its place in the stream."""
     rows = []
-    for packet in packets_of(message):
+    for packet in packets_of(message, sequence):
         size = CONTINUATION_OCTETS
         rows.append(
             _ROW_HEAD.pack(message.time, PACKET, message.family, len(packet)) + packet[:size].ljust(size, b"\0")
@@ -50,8 +70,8 @@ def rows_of(message: Message) -> bytes:
     return b"".join(rows)
 
 
-def packets_of(message: Message) -> list[bytes]:
-    """IP packets with *message*: a datagram, or TCP segments."""
+def packets_of(message: Message, sequence: int = 1) -> list[bytes]:
+    """IP packets with *message*: a datagram, or TCP segments from *sequence* on."""
     ports = struct.pack("!HH", message.source_port, message.destination_port)
     if message.transport == 0:
         udp = ports + struct.pack("!HH", _UDP_OCTETS + len(message.octets), 0)
@@ -59,7 +79,7 @@ def packets_of(message: Message) -> list[bytes]:
     stream = len(message.octets).to_bytes(2, "big") + message.octets
     packets = []
     for at in range(0, len(stream), _SEGMENT_OCTETS):
-        tcp = ports + struct.pack("!IIHHHH", 1 + at, 1, _PUSH_ACK, 65_535, 0, 0)
+        tcp = ports + struct.pack("!IIHHHH", (sequence + at) & 0xFFFFFFFF, 1, _PUSH_ACK, 65_535, 0, 0)
         packets.append(_packet(message, _TCP, tcp + stream[at : at + _SEGMENT_OCTETS]))
     return packets
 

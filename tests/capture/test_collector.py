@@ -332,6 +332,22 @@ def test_columns_and_plain_python_make_the_same_records(monkeypatch: pytest.Monk
     assert len(packets(pcap.HEAD + by_columns)) == 300
 
 
+def test_messages_of_a_connection_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pcap, "_MAX_STREAMS", 2)
+    streams, sizes = pcap.Streams(), (17, 65_535, 40)
+
+    def message(port: int, size: int, at: int) -> messages.Message:
+        return messages.Message(at * SECOND, 4, 1, bytes(16), port, bytes(16), 53, 0, b"", bytes(size))
+
+    first, second, third = (streams.place(message(4000, size, 4294)) for size in sizes)
+    assert (second - first, third - second) == (19, 65_537)
+    segments = pcap.packets_of(message(4000, 65_535, 0), 0xFFFF_FFFF)
+    assert [int.from_bytes(each[24:28], "big") for each in segments] == [0xFFFF_FFFF, 64_999]
+    for port in (4001, 4002):
+        streams.place(message(port, 17, 4294))
+    assert (streams.place(message(4000, 17, 4295)) - first) % 2**32 == 1_000_000, "forgotten, and later all the same"
+
+
 def test_rows_are_put_in_order_with_and_without_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = random.Random(5)
     taken = []

@@ -143,21 +143,28 @@ def test_every_query_is_in_the_file_in_order_of_time(captured: Captured) -> None
     assert not list(captured.directory.glob("*.part"))
 
 
-def test_tcpdump_reads_it(captured: Captured) -> None:
-    tool = require_tool("tcpdump")
+@pytest.mark.parametrize("tool", ["tcpdump", "tshark"])
+def test_others_read_it(captured: Captured, tool: str) -> None:
+    require_tool(tool)
     captured.start(format="pcap", compression="none")
     asked = [query(number, b"\7example\3org\0") for number in range(40)]
     port = ask_over_udp(captured.instance.port, asked)
     ask_over_tcp(captured.instance.port, asked)
     captured.order("capture-stop")
     (file,) = captured.files()
+    as_dns = ["-d", f"udp.port=={captured.instance.port},dns", "-d", f"tcp.port=={captured.instance.port},dns"]
+    command = {
+        "tcpdump": [tool, "-nr", file, "udp"],
+        "tshark": [tool, "-r", file, *as_dns, "-T", "fields", "-e", "dns.qry.name", "-e", "dns.id"],
+    }[tool]
 
-    printed = subprocess.run(
-        [tool, "-nr", file, "udp"], capture_output=True, text=True, timeout=60, check=True
-    ).stdout.splitlines()
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
 
-    assert len(printed) == len(asked)
-    assert all(f"127.0.0.1.{port} > 127.0.0.1.{captured.instance.port}" in line for line in printed)
+    if tool == "tcpdump":
+        assert len(printed) == len(asked)
+        assert all(f"127.0.0.1.{port} > 127.0.0.1.{captured.instance.port}" in line for line in printed)
+    else:
+        assert sorted(printed) == sorted(f"example.org\t0x{number:04x}" for number in 2 * list(range(40)))
 
 
 def test_c_dns_has_them_too(captured: Captured) -> None:
