@@ -99,32 +99,38 @@ class Gate:
             if response is None:
                 continue
             request, source = requests[number], sources[number]
-            good = cookies is not None and _cookie_is_good(request, source, cookies, now)
+            notes = self._notes if number in noted else None
+            has_cookie = _COOKIE_HEAD in request
+            query = _query(request) if rules or has_cookie or notes is not None else None
+            good = has_cookie and cookies is not None and _cookie_is_good(query, source, cookies, now)
             outcome = ANSWERED
             if (rules or limits) and not self._exempt.blocks(source):
                 port = ports[number] if ports else 0
-                outcome = self._judge(request, source, port, response, boottime, good)
+                outcome = self._judge(request, query, source, port, response, boottime, good)
             if outcome == DROPPED:
                 responses[number] = None
                 dropped += 1
             elif outcome != ANSWERED and truncate is not None:
                 responses[number] = truncate(request, source, now)
-            if number in noted and self._notes is not None:
-                self._notes.write(
-                    request, source, ports[number] if ports else 0, responses[number], _query(request),
+            if notes is not None:
+                notes.write(
+                    request, source, ports[number] if ports else 0, responses[number], query,
                     outcome=outcome, cookie_is_good=good,
                 )  # fmt: skip
         if dropped:
             self._words[counts.DROPPED + counts.DROP_REASONS.index("shed")] += dropped
         return dropped
 
-    def _judge(self, request: bytes, source: bytes, port: int, response: bytes, boottime: int, good: bool) -> int:
+    def _judge(
+        self, request: bytes, query: Query | None, source: bytes, port: int, response: bytes, boottime: int, good: bool
+    ) -> int:
+        """What becomes of *request*; *query*: it, parsed, where there are rules."""
         words = self._words
         family = int(len(source) == 16)
         words[counts.JUDGED] += 1
         words[counts.JUDGED + 1] += good
         if self._rules:
-            held = judge_match(_query(request), request, source, port, self._rules)
+            held = judge_match(query, request, source, port, self._rules)
             for rule in _counted(held):
                 words[counts.RULES + 2 * rule.place] += 1
                 words[counts.RULES + 2 * rule.place + 1] += good
@@ -162,9 +168,6 @@ def _query(request: bytes) -> Query | None:
     return query if query.question and query.qclass == _CLASS_IN else None
 
 
-def _cookie_is_good(request: bytes, source: bytes, cookies: ServerCookies, now: float) -> bool:
-    if _COOKIE_HEAD not in request:
-        return False
-    query = _query(request)
+def _cookie_is_good(query: Query | None, source: bytes, cookies: ServerCookies, now: float) -> bool:
     cookie = query.edns.cookie if query is not None and query.edns is not None else None
     return cookie is not None and cookies.answer(cookie, source, now)[1]
