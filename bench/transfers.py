@@ -43,7 +43,7 @@ from rootsrv.process.security import SecurityEvents
 from rootsrv.wire import name
 from rootsrv.wire.message import AXFR, CLASS_IN, parse
 from rootsrv.wire.record import Record
-from rootsrv.wire.tsig import Key, Signer
+from rootsrv.wire.tsig import Key, Signer, TsigRefused
 from rootsrv.zone import presentation
 from rootsrv.zone.transfer import Inbound
 from rootsrv.zone.transfer_out import DIFFERENCE_OCTETS, QR, transfer_records
@@ -101,6 +101,8 @@ class _Anybody:
     """Gives the zone to everybody, signed where the request is."""
 
     name = "anybody"
+    proved = True
+    over_tcp_only = False
 
     def __init__(self, key: Key) -> None:
         self._key = key
@@ -111,10 +113,13 @@ class _Anybody:
     def recipient(self, asker: Asker, key: Key | None, apex: bytes) -> "_Anybody":
         return self
 
+    def told(self, zone: str, serial: int) -> None:
+        """Nobody asks."""
+
     def given(self, what: Given) -> None:
         """Nobody asks."""
 
-    def tsig_failed(self, asker: Asker, owner: bytes, error: int) -> None:
+    def tsig_failed(self, asker: Asker, owner: bytes, refused: TsigRefused) -> None:
         """Does not happen here."""
 
 

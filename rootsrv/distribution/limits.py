@@ -35,6 +35,12 @@ class TransferLimits:
     whole_per_serial: int = 32
     """Whole zones of one serial to one peer; then it has to wait for the next serial.  0 = as many as it wants."""
 
+    unproved_at_a_time: int = 16
+    """Of all together who are known by where they come from only: so many of the places above, and no more."""
+
+    unproved_whole_per_serial: int = 8
+    """Whole zones of one serial to one of these."""
+
 
 def transfer_limits(config: AdminConfig) -> TransferLimits:
     """Those of an instance."""
@@ -51,37 +57,48 @@ class TransferCounts:
     def __init__(self, limits: TransferLimits) -> None:
         self.limits = limits
         self.running = 0
+        self.unproved = 0
+        """How many of them are known by where they come from only."""
+
         self._by_peer: Counter[Hashable] = Counter()
         self._by_prefix: Counter[bytes] = Counter()
         self._whole: OrderedDict[tuple[Hashable, bytes], tuple[int, int]] = OrderedDict()
         """By peer and zone: serial, and how often it was sent whole."""
 
     @contextmanager
-    def one(self, peer: Hashable, address: str) -> Iterator[None]:
-        """A transfer to *peer* at *address*, while the block lasts.  OverLimit says which limit is reached."""
+    def one(self, peer: Hashable, address: str, *, proved: bool = True) -> Iterator[None]:
+        """A transfer to *peer* at *address*, while the block lasts.  OverLimit says which limit is reached.
+
+        *proved*: whether key or certificate say who it is.
+        """
         prefix = prefix_of(address)
         if self.running >= self.limits.at_a_time:
             raise OverLimit(f"{self.running} transfers at a time")
+        if not proved and self.unproved >= self.limits.unproved_at_a_time:
+            raise OverLimit(f"{self.unproved} transfers without a key at a time")
         if self._by_peer[peer] >= self.limits.of_one_peer:
             raise OverLimit(f"{self.limits.of_one_peer} transfers to one peer at a time")
         if self._by_prefix[prefix] >= self.limits.of_one_prefix:
             raise OverLimit(f"{self.limits.of_one_prefix} transfers into one prefix at a time")
         self.running += 1
+        self.unproved += not proved
         self._by_peer[peer] += 1
         self._by_prefix[prefix] += 1
         try:
             yield
         finally:
             self.running -= 1
+            self.unproved -= not proved
             _less(self._by_peer, peer)
             _less(self._by_prefix, prefix)
 
-    def whole(self, peer: Hashable, zone: bytes, serial: int) -> None:
+    def whole(self, peer: Hashable, zone: bytes, serial: int, *, proved: bool = True) -> None:
         """The whole *zone* is about to be sent.  OverLimit if *peer* had this serial often enough."""
+        most = self.limits.whole_per_serial if proved else self.limits.unproved_whole_per_serial
         had, times = self._whole.get((peer, zone), (serial, 0))
         times = times + 1 if had == serial else 1
-        if self.limits.whole_per_serial and times > self.limits.whole_per_serial:
-            raise OverLimit(f"{self.limits.whole_per_serial} whole zones of {serial} to one peer", passes=False)
+        if most and times > most:
+            raise OverLimit(f"{most} whole zones of {serial} to one peer", passes=False)
         self._whole[peer, zone] = serial, times
         self._whole.move_to_end((peer, zone))
         while len(self._whole) > MAX_REMEMBERED:

@@ -37,13 +37,11 @@ class CannotListen(Exception):
     """An administrative address cannot be bound."""
 
 
-def tls_context(config: AdminConfig) -> ssl.SSLContext | None:
-    """What is configured for transfers over TLS; None for nothing.  ConfigError when it cannot be read."""
+def tls_context(config: AdminConfig, key: str = "admin.tls_certificate") -> ssl.SSLContext | None:
+    """What is configured for transfers over TLS; None for nothing.  ConfigError, at *key*, when it cannot be read."""
     if not config.tls_certificate:
         return None
-    return server_context(
-        "admin.tls_certificate", config.tls_certificate, config.tls_key, client_ca=config.tls_client_ca
-    )
+    return server_context(key, config.tls_certificate, config.tls_key, client_ca=config.tls_client_ca)
 
 
 class Answers(Protocol):
@@ -96,6 +94,7 @@ class Listener:
         self.lacks = ""
         """Why nothing listens for TLS although it is configured; empty = all is well."""
 
+        self._tls: ssl.SSLContext | None = None
         self._key = key
         self._called = called
         self.max_connections = max(1, min(config.max_connections, raise_limit() - RESERVED_DESCRIPTORS))
@@ -111,7 +110,7 @@ class Listener:
         """
         self.lacks = ""
         try:
-            tls = tls_context(self.config)
+            tls = self._tls = self._context()
         except ConfigError as error:
             if not without_tls_if_need_be:
                 raise
@@ -124,15 +123,24 @@ class Listener:
                     lambda: _Datagrams(self), sock=held_back.bound(address, self.config.port, socket.SOCK_DGRAM)
                 )
                 self._datagrams.append(transport)
-                for port, context in ((self.config.port, None), (self.config.tls_port, tls)):
-                    if port == self.config.port or context is not None:
+                for port, over_tls in ((self.config.port, False), (self.config.tls_port, True)):
+                    if not over_tls or tls is not None:
                         listening = held_back.bound(address, port, socket.SOCK_STREAM)
-                        self._listening.append((listening, loop.create_task(self._accept(listening, context))))
+                        accepting = loop.create_task(self._accept(listening, over_tls=over_tls))
+                        self._listening.append((listening, accepting))
         except OSError as error:
             await self.close()
             raise CannotListen(f"{self._key}: {address}: {error.strerror or error}") from error
         if self.config.addresses:
             log.event(self._called, addresses=",".join(self.config.addresses), port=self.config.port)
+
+    def _context(self) -> ssl.SSLContext | None:
+        return tls_context(self.config, f"{self._key.partition('.')[0]}.tls_certificate")
+
+    def reload_certificate(self) -> None:
+        """Show new clients what the files hold now.  ConfigError when they cannot be read; nothing has changed then."""
+        if self._tls is not None:
+            self._tls = self._context()
 
     async def close(self) -> None:
         """Stop listening and end all conversations."""
@@ -146,7 +154,7 @@ class Listener:
             listening.close()
         self._datagrams, self._listening = [], []
 
-    async def _accept(self, listening: socket.socket, context: ssl.SSLContext | None) -> None:
+    async def _accept(self, listening: socket.socket, *, over_tls: bool) -> None:
         # A server of asyncio's tells of a connection only after its handshake, so that nobody counts who never begins.
         loop = asyncio.get_running_loop()
         while True:
@@ -157,7 +165,7 @@ class Listener:
                 log.event("administrative connection is not accepted", level=logging.WARNING, reason=reason)
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
-            task = loop.create_task(self._open(connection, context))
+            task = loop.create_task(self._open(connection, self._tls if over_tls else None))
             try:
                 ended = self._places.take(task, client[0])
             except NoPlace:
@@ -197,7 +205,7 @@ class Listener:
             if alpn not in {DOT, ""}:  # RFC 9103 §7.1; an absent one is the peer's affair, who is not known yet
                 self.requests.security.note("request_refused", address, f"TLS with the protocol {alpn!r}")
                 return
-            asker = Asker(address, over_tcp=True, tls_names=_certified_names(writer), alpn_missing=not alpn)
+            asker = Asker(address, True, _certified_names(writer), alpn_missing=not alpn, over_tls=tls is not None)
             while True:
                 async with asyncio.timeout(self.config.idle_seconds):
                     (size,) = struct.unpack("!H", await reader.readexactly(2))

@@ -14,7 +14,7 @@
 # the socket (no descriptor, no route, no room in its buffer) is a try that failed: the next one comes.
 #
 # `spacing_seconds` paces: each NOTIFY is followed by a transfer, and ten thousand of them at once would only stand in
-# each other's way.
+# each other's way.  Zones share the line, so a second one's begin behind what is still to be sent.
 
 import asyncio
 import enum
@@ -154,13 +154,18 @@ class NotifySender:
         """Tell *targets* of what *zone* offers, one every *spacing_seconds*."""
         if zone.offer is None:
             return
-        due = self._clock()
-        for target in targets:
-            address = plain_address(target.address)
-            key = (address, target.port, zone.apex)
-            earlier = self._latest.get(key)
-            if earlier is not None:
+        told = [(plain_address(each.address), each) for each in targets]
+        for address, target in told:
+            if (earlier := self._latest.get((address, target.port, zone.apex))) is not None:
                 self._end(earlier)
+        due = self._clock()
+        if spacing_seconds:
+            unsent = [at for at, _, each in self._heap if not each.over and not each.tries]
+            due = max([due, *(at + spacing_seconds for at in unsent)])
+        for address, target in told:
+            key = (address, target.port, zone.apex)
+            if (twice := self._latest.get(key)) is not None:
+                self._end(twice)
             place = (address, target.port, self._new_id(address, target.port))
             pending = _Pending(target, zone.apex, zone.offer.serial, zone.soa, place)
             self._pending[place] = self._latest[key] = pending

@@ -51,6 +51,8 @@ class Asker:
     alpn_missing: bool = False
     """Over TLS without "dot" (RFC 9103 §7.1)."""
 
+    over_tls: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -75,9 +77,27 @@ class Recipient(Protocol):
         """By which its transfers are counted."""
         ...
 
+    @property
+    def proved(self) -> bool:
+        """Whether key or certificate say who it is; else it is known by where it comes from only."""
+        ...
+
+    @property
+    def over_tcp_only(self) -> bool:
+        """Whether it is told to come over TCP (TC), which proves that it is where it seems to come from."""
+        ...
+
     def given(self, what: Given) -> None:
         """All of a transfer was handed to the transport."""
         ...
+
+    def told(self, zone: str, serial: int) -> None:
+        """It asked and knows now that *serial* is the newest, or has it."""
+        ...
+
+
+class KeyGone(ConnectionAbortedError):
+    """The key that a transfer is signed with was deleted while it ran: the connection ends."""
 
 
 class Directory(Protocol):
@@ -91,8 +111,8 @@ class Directory(Protocol):
         """Who asks for the zone, if he may have it; *key* is the one that the request was signed with, rightly."""
         ...
 
-    def tsig_failed(self, asker: Asker, owner: bytes, error: int) -> None:
-        """A request named the key *owner* and got the TSIG *error* (RFC 8945 §3; 0: its TSIG was malformed)."""
+    def tsig_failed(self, asker: Asker, owner: bytes, refused: TsigRefused) -> None:
+        """A request named the key *owner* (lower-cased) and was *refused*."""
         ...
 
 
@@ -152,14 +172,15 @@ class Requests:
             except TsigRefused as refused:
                 owner = message.tsig.owner
                 self.security.note("tsig_failed", asker.address, f"key {names.to_text(owner)}: {refused}")
-                self.directory.tsig_failed(asker, owner.lower(), refused.error)
+                self.directory.tsig_failed(asker, owner.lower(), refused)
                 yield (tsig.refusal(plain(refused.rcode), owner, refused, key, time.time()),)
                 return
 
         def signed(unsigned: bytes) -> Parts:
             octets = signer.sign(unsigned, time.time()) if signer else unsigned
-            if asker.over_tcp or len(octets) <= message.max_udp_octets:
-                return (octets,)
+            return (octets,) if asker.over_tcp or len(octets) <= message.max_udp_octets else truncated()
+
+        def truncated() -> Parts:
             short = transfer_out.respond(message.id, question, flags=flags | _TC, edns=edns)
             octets = signer.sign(short, time.time()) if signer else short
             # RFC 8945 §5.3: question, TSIG and TC; where names are so long that even that is too much, without TSIG.
@@ -189,25 +210,34 @@ class Requests:
         if zone.offer is None:
             yield signed(plain(SERVFAIL))  # expired: RFC 1034 §4.3.5
             return
+        if not asker.over_tcp and recipient.over_tcp_only:
+            yield truncated()
+            return
         theirs = _serial(message.authorities, zone.apex) if qtype == IXFR else None
         current = theirs is not None and not serial_is_newer(zone.offer.serial, theirs)
         if qtype == rdatas.SOA or current or (qtype == IXFR and not asker.over_tcp):
             about = Edns(zone.expire_seconds) if message.has_opt else None
             flags |= transfer_out.AA
             soa = transfer_out.respond(message.id, question, flags=flags, answers=[zone.soa], edns=about)
+            recipient.told(zone.name, zone.offer.serial)
             yield signed(soa)
             return
         if qtype not in _TRANSFERS or not asker.over_tcp:
             yield signed(plain(REFUSED))
             return
         try:
-            with self.counts.one(recipient.name, asker.address):
+            with self.counts.one(recipient.name, asker.address, proved=recipient.proved):
                 ready = await (zone.whole() if theirs is None else zone.since(theirs))
                 if ready.base is None:
-                    self.counts.whole(recipient.name, zone.apex, ready.serial)
+                    self.counts.whole(recipient.name, zone.apex, ready.serial, proved=recipient.proved)
                 edns = Edns(zone.expire_seconds) if message.has_opt else None
                 for parts in transfer(ready, message.id, question, edns, signer):
+                    if key is not None and self.directory.key(key.name) != key:
+                        raise KeyGone(f"key {names.to_text(key.name)}")
                     yield parts
+        except KeyGone as gone:
+            self.security.note("transfer_refused", asker.address, f"{zone.name} {recipient.name}: {gone}: deleted")
+            raise
         except OverLimit as limit:
             self.security.note("transfer_refused", asker.address, f"{zone.name} {recipient.name}: {limit}")
             yield signed(plain(SERVFAIL if limit.passes else REFUSED))
@@ -263,6 +293,12 @@ class PeerRecord:
         self.notify = ""
         self._now = now
 
+    proved = True
+    over_tcp_only = False
+
+    def told(self, zone: str, serial: int) -> None:
+        """See Recipient; its status tells of transfers."""
+
     def given(self, what: Given) -> None:
         """See Recipient."""
         self.last_transfer_at = self._now()
@@ -305,7 +341,7 @@ class ConfiguredPeers:
                 return record
         return None
 
-    def tsig_failed(self, asker: Asker, owner: bytes, error: int) -> None:
+    def tsig_failed(self, asker: Asker, owner: bytes, refused: TsigRefused) -> None:
         """See Directory; the security event says it all."""
 
 

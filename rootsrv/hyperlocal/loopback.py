@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rootsrv.config.checks import ConfigError, plain_address
 from rootsrv.distribution.requests import Asker, Given
 from rootsrv.process import log
-from rootsrv.wire.tsig import Key
+from rootsrv.wire.tsig import Key, TsigRefused
 
 RESOLVER_PORT = 53
 
@@ -18,6 +18,12 @@ class Resolver:
 
     name: str
     counters: "Counter[str]"
+
+    proved = True
+    over_tcp_only = False
+
+    def told(self, zone: str, serial: int) -> None:
+        """See Recipient."""
 
     def given(self, what: Given) -> None:
         """See Recipient."""
@@ -44,7 +50,7 @@ class ThisHost:
             return None
         return Resolver(asker.address, self._counters)
 
-    def tsig_failed(self, asker: Asker, owner: bytes, error: int) -> None:
+    def tsig_failed(self, asker: Asker, owner: bytes, refused: TsigRefused) -> None:
         """See Directory; the security event says it all."""
 
 

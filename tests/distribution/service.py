@@ -42,6 +42,7 @@ class Service:
     peers: ConfiguredPeers
     loop: asyncio.AbstractEventLoop
     sender: NotifySender
+    listener: Listener
     notified: list[tuple[bytes, Asker, Key | None, int | None]] = field(default_factory=list)
 
     def call(self, work: Callable[[], Any]) -> Any:
@@ -157,7 +158,7 @@ def service(
     thread.start()
     try:
         asyncio.run_coroutine_threadsafe(listener.start(), loop).result(20)
-        made.append(Service(addresses[0], port, tls_port, zone, requests, peers, loop, NotifySender()))
+        made.append(Service(addresses[0], port, tls_port, zone, requests, peers, loop, NotifySender(), listener))
         made[0].configure(PEER)
         yield made[0]
     finally:

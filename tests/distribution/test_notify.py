@@ -249,6 +249,27 @@ def test_they_are_paced() -> None:
     run(work())
 
 
+def test_two_zones_share_the_line() -> None:
+    now = 0.0
+
+    async def work() -> None:
+        port = await listening(Peers(deaf=99))
+        sender = NotifySender(clock=lambda: now)
+        peers = [target(port, lambda _: None, f"127.0.0.{n}") for n in range(1, 4)]
+        other = OfferedZone(b"\4arpa\0")
+        other.put(TWO, State.IN_SERVICE, lambda: 100.0)
+        sender.tell(offered(), peers, 0.1)
+        sender.tell(other, peers, 0.01)
+        due = sorted(at for at, _, _ in sender._heap)
+        assert due == pytest.approx([0.0, 0.1, 0.2, 0.21, 0.22, 0.23])
+        sender.tell(offered(), peers, 0.1)  # in place of those before
+        due = sorted(at for at, _, each in sender._heap if not each.over)
+        assert due == pytest.approx([0.21, 0.22, 0.23, 0.33, 0.43, 0.53])
+        await sender.close()
+
+    run(work())
+
+
 def test_the_spacing_is_what_the_transfers_take_of_the_bandwidth() -> None:
     assert module.spacing(1_250_000, 1000) == pytest.approx(0.01)
     assert module.spacing(1_250_000, 0) == 0.0
