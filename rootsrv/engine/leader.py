@@ -8,7 +8,7 @@ from rootsrv.engine.etcd import EngineGone
 from rootsrv.engine.fleet import Fleet
 from rootsrv.mesh.host import Alarm, Distribution, Offer, Order, Seen, Stand
 from rootsrv.mesh.member import Now
-from rootsrv.mesh.orders import Subject
+from rootsrv.mesh.orders import Subject, set_time_content
 from rootsrv.process import log
 
 LEAD = "lead"
@@ -81,8 +81,8 @@ class Leader:
             match effect:
                 case Offer(subject):
                     self._write(f"zone/{zone.zone}/offer", subject.to_content())
-                case Order(subject, stage, at, reason):
-                    content = {**subject.to_content(), "stage": stage.value, "at": at, "reason": reason}
+                case Order(subject, stage, at, reason, canaries_at):
+                    content = set_time_content(subject, stage, at, reason, canaries_at)
                     self._write(f"zone/{zone.zone}/order", content)
                 case Alarm(text):
                     log.alarm("distribution", zone=zone.zone, text=text)

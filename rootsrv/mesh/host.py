@@ -63,6 +63,8 @@ class Order:
     stage: Stage
     at: float
     reason: str
+    canaries_at: float | None = None
+    """Of an order for all: T of the canaries before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,13 @@ class Distribution:
         # With no canary that answers from it there is nothing to go by; the local rule is the end of waiting.
         if not good or now < self.soaked_at:
             return []
-        self.stand, self.at = Stand.ORDERED, self._set_time(roster.timing, now)
-        return [Order(subject, Stage.ALL, self.at, f"{len(good)} canaries answer from it")]
+        canaries_at, timing = self.at, roster.timing
+        self.stand, self.at = Stand.ORDERED, self._set_time(timing, now)
+        if self.at > canaries_at + timing.max_delay:
+            # Nobody would obey it; all count from the canaries' T, and go alone at one T.
+            self.at = canaries_at + timing.lead + timing.wait
+            return [Alarm(f"serial {subject.serial}: too late for an order, members go by the local rule")]
+        return [Order(subject, Stage.ALL, self.at, f"{len(good)} canaries answer from it", canaries_at)]
 
     def _ordered(self, subject: Subject, seen: Seen, timing: Timing, now: float) -> None:
         waiting = {name for name in seen.present if name not in seen.done or seen.done[name].subject != subject}

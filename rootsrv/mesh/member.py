@@ -18,6 +18,11 @@
 #
 # Bounds of an order: subject as staged here; T at most `max_delay` after readiness; our clock synchronised.  Without
 # that the local rule counts on CLOCK_BOOTTIME alone, and the loss of NTP everywhere does not outrun the canaries.
+#
+# Members are ready at different times, a distribution host first of all.  Were an order for all measured from each
+# one's readiness, some would obey one that others find too late, and a leader that dies would leave them with as many
+# local Ts as there were readinesses.  So from an order for canaries within bounds on, everybody counts from *its* T:
+# one bound and one local T for all.
 # T in the past is the late member's case: it is ready now, so it goes now.
 #
 # D23's timeout (`too_old`) beats every hold: it is authentic, and too old is worse than strange.  A zone that two
@@ -133,12 +138,14 @@ def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Ans
     orders = [each for each in known.orders if each.subject == ready.subject]
     latest = orders[-1] if orders else None
     voided = latest is not None and latest.stage is Stage.VOID and not ignore_void
-    if now.synchronised:
-        for each in reversed(_for_this_member(orders, known)):
-            at = _boottime(each.at, now)
-            if at <= ready.since + known.timing.max_delay:
-                return Answer(Action.GO, at, f"order of {each.by} for {each.stage.value}")
+    standing = _since_the_last_void(orders)
     base = ready.since
+    if now.synchronised:
+        base = _counted_from(standing, ready, known.timing, now)
+        for each in reversed(_for_this_member(standing, known)):
+            at = _boottime(each.at, now)
+            if at <= (base if each.stage is Stage.ALL else ready.since) + known.timing.max_delay:
+                return Answer(Action.GO, at, f"order of {each.by} for {each.stage.value}")
     if voided:
         assert latest is not None
         base += known.timing.void
@@ -147,15 +154,29 @@ def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Ans
         why = "local rule: no order"
     elif not now.synchronised:
         why = "local rule: the clock is not synchronised"
+    elif base != ready.since:
+        why = "local rule after the canaries: no order for all within bounds"
     else:
         why = "local rule: no order for this member within bounds"
     return Answer(Action.GO, _aligned(base + known.timing.lead + known.timing.wait, known.timing, now), why)
 
 
-def _for_this_member(orders: list[SetTime], known: Known) -> list[SetTime]:
-    """The orders since the last void that this member is meant by; a canary has its own, if there is one."""
+def _since_the_last_void(orders: list[SetTime]) -> list[SetTime]:
     last_void = max((number for number, each in enumerate(orders) if each.stage is Stage.VOID), default=-1)
-    standing = orders[last_void + 1 :]
+    return orders[last_void + 1 :]
+
+
+def _counted_from(standing: list[SetTime], ready: Ready, timing: Timing, now: Now) -> float:
+    """T of the canaries (CLOCK_BOOTTIME), of the latest order that says so within bounds; else the readiness."""
+    for each in reversed(standing):
+        at = each.at if each.stage is Stage.CANARY else each.canaries_at
+        if at is not None and (there := _boottime(at, now)) <= ready.since + timing.max_delay:
+            return there
+    return ready.since
+
+
+def _for_this_member(standing: list[SetTime], known: Known) -> list[SetTime]:
+    """Those that this member is meant by; a canary has its own, if there is one."""
     canary = [each for each in standing if each.stage is Stage.CANARY] if known.canary else []
     return canary or [each for each in standing if each.stage is Stage.ALL]
 

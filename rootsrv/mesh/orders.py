@@ -75,10 +75,12 @@ class SetTime:
     epoch: float
     seq: int
     reason: str = ""
+    canaries_at: float | None = None
+    """In an order for all: T of the canaries before it, for who has not heard of theirs."""
 
     def to_content(self) -> dict[str, Any]:
         """For an envelope."""
-        return {**self.subject.to_content(), "stage": self.stage.value, "at": self.at, "reason": self.reason}
+        return set_time_content(self.subject, self.stage, self.at, self.reason, self.canaries_at)
 
     @classmethod
     def of(cls, envelope: Envelope) -> "SetTime":
@@ -96,7 +98,16 @@ class SetTime:
             envelope.epoch,
             envelope.seq,
             str(content.get("reason", ""))[:500],
+            _time(content, "canaries_at", envelope.key) if content.get("canaries_at") is not None else None,
         )
+
+
+def set_time_content(
+    subject: Subject, stage: Stage, at: float, reason: str, canaries_at: float | None
+) -> dict[str, Any]:
+    """What a leader signs."""
+    content = {**subject.to_content(), "stage": stage.value, "at": at, "reason": reason}
+    return content if canaries_at is None else content | {"canaries_at": canaries_at}
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,10 +91,11 @@ class Timing:
             raise ConfigError(f"timing.max_delay: must be at least {sum_}, got {self.max_delay:g}")
         if self.wait < self.max_delay:
             raise ConfigError(f"timing.wait: must be at least max_delay = {self.max_delay:g}, got {self.wait:g}")
-        latest = self.void + self.lead + self.wait + self.align
+        # Who counts from the canaries' T (member.py) does so from `max_delay` after its readiness at the latest.
+        latest = max(self.void, self.max_delay) + self.lead + self.wait + self.align
         if latest >= self.stale_soft:
             raise ConfigError(
-                f"timing.stale_soft: must be more than void + lead + wait + align = {latest:g}, got {self.stale_soft:g}"
+                f"timing.stale_soft: must be more than max(void, max_delay) + lead + wait + align = {latest:g}, got {self.stale_soft:g}"
             )
 
 

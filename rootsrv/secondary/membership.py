@@ -177,6 +177,7 @@ def _order(told: Mapping[str, Any]) -> SetTime:
         float(told["epoch"]),
         int(told["seq"]),
         str(told["reason"]),
+        float(told["canaries_at"]) if told.get("canaries_at") is not None else None,
     )
 
 

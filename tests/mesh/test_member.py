@@ -59,10 +59,39 @@ def test_an_order_beyond_max_delay_or_for_another_zone_of_that_serial_is_not_obe
 def test_an_order_for_canaries_is_for_canaries() -> None:
     orders = (order(Stage.CANARY, 60), order(Stage.ALL, 240, 2))
 
-    assert goes_after(decide(READY, Known(orders=orders[:1]), now())) == LOCAL
+    assert goes_after(decide(READY, Known(orders=orders[:1]), now())) == 60 + LOCAL
     assert goes_after(decide(READY, Known(orders=orders[:1], canary=True), now())) == 60
     assert goes_after(decide(READY, Known(orders=orders, canary=True), now())) == 60
     assert goes_after(decide(READY, Known(orders=orders), now())) == 240
+
+
+SINCES = (0.0, 7.0, 90.0, 400.0, 719.0)
+
+
+def at_one_t(*orders: SetTime) -> float:
+    """When all go, whenever each was ready; seconds after the first one was."""
+    (one,) = {decide(Ready(ZONE, BOOT + since), Known(orders=orders), now(720)).at - BOOT for since in SINCES}
+    return one
+
+
+def test_from_an_order_for_canaries_on_all_count_from_its_t_whenever_they_were_ready() -> None:
+    canaries = order(Stage.CANARY, 120)
+
+    assert at_one_t(canaries) == 120 + LOCAL  # the leader died
+    assert at_one_t(canaries, order(Stage.ALL, 120 + TIMING.max_delay, 2)) == 120 + TIMING.max_delay
+    assert at_one_t(canaries, order(Stage.ALL, 121 + TIMING.max_delay, 2)) == 120 + LOCAL
+
+
+def test_who_has_not_heard_of_the_order_for_canaries_learns_from_the_one_for_all_what_to_count_from() -> None:
+    order_for_all = replace(order(Stage.ALL, 700), canaries_at=WALL + 120)
+
+    assert at_one_t(order_for_all) == 700
+    assert goes_after(decide(READY, Known(orders=(order(Stage.ALL, 700),)), now())) == LOCAL
+
+
+def test_an_order_for_canaries_that_is_out_of_bounds_moves_nobody() -> None:
+    beyond = order(Stage.CANARY, TIMING.max_delay + 1)
+    assert goes_after(decide(READY, Known(orders=(beyond, order(Stage.ALL, 700, 2))), now())) == LOCAL
 
 
 def test_a_void_takes_the_order_back_and_lapses_counted_from_the_first_readiness() -> None:
@@ -142,6 +171,8 @@ ORDERS = st.lists(
         st.just("m0"),
         st.just(0.0),
         st.integers(0, 9),
+        st.just(""),
+        st.one_of(st.none(), st.floats(WALL - 1e5, WALL + 1e5)),
     ),
     max_size=6,
 ).map(tuple)
@@ -158,8 +189,8 @@ def test_whatever_a_stolen_leaders_key_signs_nobody_is_late_enough_to_be_stale(
     assert answer.action is Action.GO
     assert answer.at - BOOT <= TIMING.void + TIMING.lead + TIMING.wait + TIMING.align < TIMING.stale_soft
     if not any(each.stage is Stage.VOID and each.subject == ZONE for each in orders):
-        # Ten minutes at the most, and never later than it would go alone.
-        assert answer.at - BOOT <= TIMING.lead + TIMING.wait + TIMING.align
+        # Ten minutes at the most, for the canaries, and from then on never later than it would go alone.
+        assert answer.at - BOOT <= TIMING.max_delay + TIMING.lead + TIMING.wait + TIMING.align
     assert not math.isnan(answer.at)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from bench.peers.bird import Bird, route
 from bench.peers.etcd import Cluster, cluster
 from bench.peers.primaries import KEY_NAME
+from rootsrv.mesh.roster import Timing
 from rootsrv.zone.contents import ZoneContents
 from tests.mesh.fleets import section
 from tests.mesh.mesh_of import QUICK, Mesh, mesh_of
@@ -270,9 +271,10 @@ def mesh_network(
     limits: str = SMALL_LIMITS,
     quota_octets: int = 0,
     numbers: Sequence[int] = tuple(range(1, MEMBERS + 1)),
+    timing: Timing = QUICK,
 ) -> Iterator[MeshNetwork]:
     """All of it, with all members announced and answering *first*, until the block ends."""
-    mesh = mesh_of(MEMBERS, hosts=len(HOSTS), canaries=len(CANARIES), timing=QUICK)
+    mesh = mesh_of(MEMBERS, hosts=len(HOSTS), canaries=len(CANARIES), timing=timing)
     with network() as net, contextlib.ExitStack() as stack:
         router = net.host("r")
         hosts = {number: net.host(f"m{number - 1}") for number in numbers}

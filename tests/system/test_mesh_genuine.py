@@ -1,14 +1,19 @@
 """Genuine updates of the root go through a mesh of six, all into service at one T."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.mesh.mesh_of import QUICK
 from tests.needs import genuine_root_zone_text, require_genuine_zones
 from tests.system.mesh_network import CANARIES, GENUINE_LIMITS, mesh_network, spread_ms
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+UNHURRIED = replace(QUICK, offer=20, wait=60, max_delay=60, void=120)
+"""Six instances of one small machine verify a genuine zone at once: some ten seconds."""
 
 BEFORE, AFTER = 2025103001, 2025103100
 
@@ -23,6 +28,7 @@ def test_a_genuine_update_is_in_service_everywhere_at_one_t(tmp_path: Path, meas
         anchors=(directory / "root.key").read_text(),
         environment=environment,
         limits=GENUINE_LIMITS,
+        timing=UNHURRIED,
     ) as net:
         net.publish(AFTER)
         net.wait_for_all(AFTER, 120)
