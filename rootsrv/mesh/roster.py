@@ -94,9 +94,8 @@ class Timing:
         # Who counts from the canaries' T (member.py) does so from `max_delay` after its readiness at the latest.
         latest = max(self.void, self.max_delay) + self.lead + self.wait + self.align
         if latest >= self.stale_soft:
-            raise ConfigError(
-                f"timing.stale_soft: must be more than max(void, max_delay) + lead + wait + align = {latest:g}, got {self.stale_soft:g}"
-            )
+            sum_ = f"max(void, max_delay) + lead + wait + align = {latest:g}"
+            raise ConfigError(f"timing.stale_soft: must be more than {sum_}, got {self.stale_soft:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
