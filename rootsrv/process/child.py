@@ -32,8 +32,11 @@ class ChildFailed(Exception):
     """The process that did the work died, or its work raised what it should not."""
 
 
-class ChildNotStarted(ChildFailed):
-    """There is no process for the work: no memory, too many processes or descriptors.  Trying again may help."""
+class ChildHindered(ChildFailed):
+    """The machine refused something: no process, memory or descriptor, a file that could not be read or written.
+
+    It says nothing about the work; trying again may help.
+    """
 
 
 async def in_child(
@@ -44,22 +47,22 @@ async def in_child(
 ) -> T:
     """The result of *work*, done in a forked process; what it raises of the *expected* exceptions is raised here.
 
-    ChildFailed when it cannot be started, dies or raises anything else, whatever that is; TimeoutError when it takes
-    longer than *timeout_seconds*.
+    ChildHindered when it cannot be started or the machine refuses it something (OSError, MemoryError); ChildFailed when
+    it dies or raises anything else, whatever that is; TimeoutError when it takes longer than *timeout_seconds*.
     """
     loop = asyncio.get_running_loop()
     parent = os.getpid()
     try:
         receiver, sender = os.pipe()
     except OSError as error:
-        raise ChildNotStarted(f"no pipe for a process: {error.strerror}") from error
+        raise ChildHindered(f"no pipe for a process: {error.strerror}") from error
     gc.freeze()  # a collection in the child would copy all pages
     try:
         pid = os.fork()
     except OSError as error:
         os.close(receiver)
         os.close(sender)
-        raise ChildNotStarted(f"no process: {error.strerror}") from error
+        raise ChildHindered(f"no process: {error.strerror}") from error
     finally:
         gc.unfreeze()
     if pid == 0:
@@ -100,7 +103,8 @@ async def in_child(
     failure = cast(Exception, result)
     if isinstance(failure, (*expected, ChildFailed)):
         raise failure
-    raise ChildFailed(f"{type(failure).__name__}: {failure}") from failure
+    kind = ChildHindered if isinstance(failure, (OSError, MemoryError)) else ChildFailed
+    raise kind(f"{type(failure).__name__}: {failure}") from failure
 
 
 def _run_child(work: Callable[[], object], inherited: Inherited, parent: int, sender: int) -> None:

@@ -6,6 +6,7 @@
 #   delivery ─▶ prepare in a child process ─▶ rejected: the primary is left alone for a while
 #               (verify, keep, judge,       ─▶ held: waits in the store for a human
 #                compile, examine)          ─▶ void: our own fault, the serial is not tried again
+#                                           ─▶ hindered (no memory, a file not read): put off, tried again
 #                                           ─▶ accepted ─▶ stage ─▶ ledger.next ─▶ T ─▶ flip ─▶ read back ─▶ ledger
 #                                                          (activation.py)
 #
@@ -16,13 +17,13 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rootsrv.config.zones import HoldConfig
 from rootsrv.page.layout import Page
 from rootsrv.process import log
-from rootsrv.process.child import ChildFailed, ChildNotStarted, in_child
+from rootsrv.process.child import ChildFailed, ChildHindered, in_child
 from rootsrv.secondary.activation import Activation
 from rootsrv.secondary.agenda import Agenda
 from rootsrv.secondary.keeper import ZoneKeeper
@@ -48,6 +49,14 @@ EXPECTED = (StoreFailed, AnchorsUnreadable)
 
 VERIFY_AGAIN_SECONDS = 60.0
 """How soon a zone in service that could not be judged is judged again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why an attempt ended without a verdict, and whether the delivery was put off already."""
+
+    reason: str
+    put_off: bool = False
 
 
 class Pipeline:
@@ -127,38 +136,40 @@ class Pipeline:
         """Prepare and activate *delivery*; whatever goes wrong ends this attempt and nothing else."""
         keeper.life.take(delivery)
         try:
-            reason = await self._attempt(keeper, delivery, at_once=at_once)
-            if reason:
-                self._settle(keeper, delivery, reason)
+            if (failure := await self._attempt(keeper, delivery, at_once=at_once)) is not None:
+                self._settle(keeper, delivery, failure)
         finally:
             for each in self.zones:
                 each.life.let_go()
 
-    async def _attempt(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> str:
-        """Why it ended without a verdict; empty if it did not."""
+    async def _attempt(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> _Failure | None:
+        """Why it ended without a verdict; None if it did not."""
         serial = delivery.serial
         try:
             await self.prepare_and_activate(keeper, delivery, at_once=at_once)
-            return ""
+            return None
         except StoreFailed as error:
             self._records.failed(error)
-            return f"it cannot be kept: {error}"
+            return _Failure(f"it cannot be kept: {error}")
         except AnchorsUnreadable as error:
             if delivery.origin.primary not in keeper.refresh.primaries:
                 self.activation.put_off(keeper, delivery)  # nobody will give it again
-            return str(error)
+            return _Failure(str(error))
+        except ChildHindered as error:
+            self.activation.put_off(keeper, delivery)
+            return _Failure(f"preparation failed: {error}", put_off=True)
         except (ChildFailed, TimeoutError) as error:
             reason = f"preparation failed: {error or type(error).__name__}"
-            if not isinstance(error, ChildNotStarted):
-                self.activation.mark_void(keeper, serial, reason)
-            return reason
+            self.activation.mark_void(keeper, serial, reason)
+            return _Failure(reason)
         except Exception as error:
             context = {"message": f"zone {keeper.name} {serial}: an attempt failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
-            return f"preparation failed: {type(error).__name__}: {error}"
+            return _Failure(f"preparation failed: {type(error).__name__}: {error}")
 
-    def _settle(self, keeper: ZoneKeeper, delivery: Delivery, reason: str) -> None:
+    def _settle(self, keeper: ZoneKeeper, delivery: Delivery, failure: _Failure) -> None:
         """An attempt ended without a verdict: what took part in it is not lost, and nothing of it stays staged."""
+        reason = failure.reason
         log.alarm("preparation failed", zone=keeper.name, serial=delivery.serial, reason=reason)
         self.activation.note_outcome(keeper, delivery, reason)
         accepted = False
@@ -178,7 +189,11 @@ class Pipeline:
         if accepted or keeper.life.is_served(delivery.serial):
             # It was accepted, so no primary is asked for it again.
             self.activation.put_off(keeper, replace(delivery, kept=True))
-        keeper.reject(delivery, reason)
+        if failure.put_off:
+            # The machine's fault, of which no primary knows: none is left alone for it.
+            keeper.life.last_rejection = f"{delivery.serial} from {delivery.origin.source}: {reason}"
+        else:
+            keeper.reject(delivery, reason)
 
     async def verify_again(self, *, at_start: bool = False) -> None:
         """Verify the root in service again: at the start, after a reload, when what is distrusted is confirmed.

@@ -95,7 +95,8 @@ class Preparation:
     def run(self) -> PreparedTable:
         """Do it all.
 
-        Raises StoreFailed when the state directory cannot be written, AnchorsUnreadable when nothing can be judged.
+        Raises StoreFailed when the state directory cannot be written, AnchorsUnreadable when nothing can be judged;
+        OSError and MemoryError when the machine refuses something, which is no verdict on the zone.
         """
         timer = _Timer()
         try:
@@ -139,6 +140,8 @@ class Preparation:
             return replace(prepared, void=self._examine(root, hosts))
         try:
             octets = compile_table(root, hosts)
+        except (OSError, MemoryError):
+            raise
         except Exception as error:
             return replace(prepared, void=f"it cannot be compiled: {type(error).__name__}: {error}")
         timer.mark("compile")
@@ -227,11 +230,13 @@ class Preparation:
         self.store.put_version(policy.apex, provenance, presentation.to_text(candidate.contents).encode())
 
     def _examine(self, root: VerifiedZone, hosts: VerifiedZone | None) -> str:
-        """Map the file as a worker would and ask it; why it is void, or nothing."""
+        """Map the file as a worker would and ask it; why it is void, or nothing.  OSError passes through."""
         try:
             table = self.store.open_table(self.generation)
             asked, differences = examination.examine(table, root.contents, hosts.contents if hosts else None)
-        except (OSError, TableUnusable) as error:
+        except (OSError, MemoryError):
+            raise
+        except TableUnusable as error:
             return f"the table cannot be used: {error}"
         except Exception as error:
             return f"it cannot be examined: {type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rootsrv.process import child
-from rootsrv.process.child import ChildFailed, ChildNotStarted, in_child
+from rootsrv.process.child import ChildFailed, ChildHindered, in_child
 from tests.needs import REPOSITORY
 
 
@@ -87,7 +87,7 @@ def test_a_process_that_cannot_be_had_is_told_and_costs_no_descriptor(monkeypatc
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(child.os, "fork", fork)
-    with pytest.raises(ChildNotStarted, match="no process: Resource temporarily unavailable"):
+    with pytest.raises(ChildHindered, match="no process: Resource temporarily unavailable"):
         asyncio.run(in_child(lambda: 7, Nothing()))
     assert len(os.listdir("/proc/self/fd")) == before
 

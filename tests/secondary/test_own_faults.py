@@ -1,18 +1,21 @@
 """A fault of our own, whatever it is, ends one attempt: the version is marked, service and role go on."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
+import dns.rcode
 import pytest
 
-from rootsrv.process.child import ChildFailed, ChildNotStarted, in_child
+from rootsrv.process.child import ChildFailed, ChildHindered, in_child
 from rootsrv.store.store import StoreFailed
-from tests.secondary.maintained import maintained
-from tests.secondary.scripted import primary_section, scripted
+from tests.secondary.maintained import Maintained, maintained
+from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
 from tests.secondary.versions import FIRST, version
 
 
@@ -46,7 +49,7 @@ def test_a_process_that_cannot_be_started_leaves_nothing_open(call: str, monkeyp
         before = len(os.listdir("/proc/self/fd"))
         with monkeypatch.context() as patched:
             patched.setattr(os, call, lambda: raising(OSError(errno.EAGAIN, "Resource temporarily unavailable")))
-            with pytest.raises(ChildNotStarted, match="temporarily unavailable"):
+            with pytest.raises(ChildHindered, match="temporarily unavailable"):
                 await in_child(lambda: 1, Nothing())
         assert len(os.listdir("/proc/self/fd")) == before
         return await in_child(lambda: 1, Nothing())
@@ -73,6 +76,8 @@ def test_a_child_holds_no_socket_of_its_parent() -> None:
 FAULTS = """
 import errno, os, pathlib
 from rootsrv.secondary import activation, preparation
+from rootsrv.store import store
+open_table = store.open_table
 compile_table, fork, stage = preparation.compile_table, os.fork, activation.Activation.activate
 asked = pathlib.Path(os.environ["FAULTS"])
 
@@ -81,8 +86,15 @@ def wanted(what):
 
 def compiling(root, hosts=None):
     if wanted("compile"):
-        raise MemoryError("what nobody expected")
+        raise LookupError("what nobody expected")
+    if wanted("memory"):
+        raise MemoryError("no memory")
     return compile_table(root, hosts)
+
+def opening(path):
+    if wanted("open") and path.suffix == ".table":
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    return open_table(path)
 
 def forking():
     if wanted("fork"):
@@ -96,11 +108,14 @@ async def activating(self, *arguments, **named):
 
 preparation.compile_table = compiling
 activation.Activation.activate = activating
+store.open_table = opening
 os.fork = forking
 """
 
 
-def test_faults_of_our_own_end_an_attempt_and_neither_service_nor_role(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def with_faults(tmp_path: Path) -> Iterator[tuple[Maintained, ScriptedPrimary, Path]]:
+    """An instance that serves FIRST, its primary, and the directory where a file's name orders a fault."""
     (tmp_path / "python").mkdir()
     (tmp_path / "python" / "sitecustomize.py").write_text(FAULTS)
     faults = tmp_path / "faults"
@@ -109,31 +124,55 @@ def test_faults_of_our_own_end_an_attempt_and_neither_service_nor_role(tmp_path:
     with scripted(version(FIRST)) as primary:
         with maintained(tmp_path / "box", primary_section(primary, "scripted"), environment=environment) as instance:
             instance.wait_for_serial(FIRST)
-            pid = instance.status()["pid"]
-            serial = FIRST
-            for what, told in (
-                ("compile", "it cannot be compiled: MemoryError"),
-                ("fork", "no process: Resource temporarily unavailable"),
-                ("activate", "KeyError"),
-            ):
-                serial += 1
-                (faults / what).touch()
-                primary.publish(version(serial))
-                instance.order("zone-refresh")
-                instance.wait(lambda told=told: told in instance.zone()["last_rejection"], told)
-                assert instance.serial() == FIRST
-                (faults / what).unlink()
-            assert instance.status()["pid"] == pid
-            kept = {each["serial"]: each for each in instance.order("zone-list")["versions"]}
-            assert kept[FIRST + 1]["verdict"] == "void"
+            yield instance, primary, faults
 
-            # What was kept does not end the next start either.
-            (faults / "compile").touch()
-            instance.kill()
-            instance.start()
-            instance.wait(lambda: instance.zone().get("served") == FIRST, "served")
-            instance.wait_for_serial(FIRST)
-            (faults / "compile").unlink()
-            primary.publish(version(serial + 1))
+
+def test_faults_of_our_own_end_an_attempt_and_neither_service_nor_role(tmp_path: Path) -> None:
+    with with_faults(tmp_path) as (instance, primary, faults):
+        pid = instance.status()["pid"]
+        serial = FIRST
+        for what, told in (("compile", "it cannot be compiled: LookupError"), ("activate", "KeyError")):
+            serial += 1
+            (faults / what).touch()
+            primary.publish(version(serial))
             instance.order("zone-refresh")
-            instance.wait_for_serial(serial + 1)
+            instance.wait(lambda told=told: told in instance.zone()["last_rejection"], told)
+            assert instance.serial() == FIRST
+            (faults / what).unlink()
+        assert instance.status()["pid"] == pid
+        kept = {each["serial"]: each for each in instance.order("zone-list")["versions"]}
+        assert kept[FIRST + 1]["verdict"] == "void"
+
+        # What was kept does not end the next start either.
+        (faults / "compile").touch()
+        instance.kill()
+        instance.start()
+        instance.wait(lambda: instance.zone().get("served") == FIRST, "served")
+        instance.wait_for_serial(FIRST)
+        (faults / "compile").unlink()
+        primary.publish(version(serial + 1))
+        instance.order("zone-refresh")
+        instance.wait_for_serial(serial + 1)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("fork", "no process: Resource temporarily unavailable"),
+        ("memory", "MemoryError: no memory"),
+        ("open", "Cannot allocate memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_no_verdict_on_the_zone(what: str, told: str, tmp_path: Path) -> None:
+    """It is tried again by itself, and no primary is left alone for it."""
+    with with_faults(tmp_path) as (instance, primary, faults):
+        (faults / what).touch()
+        primary.publish(version(FIRST + 1))
+        instance.order("zone-refresh")
+        instance.wait(lambda: told in instance.zone()["last_rejection"], told)
+        assert instance.serial() == FIRST
+        assert [each["failures"] for each in instance.zone()["primaries"]] == [0]
+        primary.rcode = dns.rcode.REFUSED  # what it delivered is not lost
+        (faults / what).unlink()
+        instance.wait_for_serial(FIRST + 1)
+        assert not any(each["verdict"] == "void" for each in instance.order("zone-list")["versions"])
