@@ -140,6 +140,7 @@ k = 1                            # at most max(1, members / 4)
 # group = "all"
 # canary = true                  # two or more go first
 # distribution_host = true       # one or more offer zones and order set times
+# transfers = "192.0.2.1:53"     # its [admin] address and port: zones go round by the roster
 """
 
 

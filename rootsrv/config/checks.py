@@ -44,3 +44,16 @@ def plain_address(address: str) -> str:
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         return str(found.ipv4_mapped)
     return str(found)
+
+
+def endpoint(key: str, text: str) -> tuple[str, int]:
+    """Address (as `plain_address`) and port of `192.0.2.1:5353` or `[2001:db8::1]:5353`; ConfigError names *key*."""
+    host, _, port = text.rpartition(":")
+    try:
+        address = plain_address(host.removeprefix("[").removesuffix("]"))
+        if (":" in host) != (host.startswith("[") and host.endswith("]")) or not (port.isascii() and port.isdigit()):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"{key}: must be ADDRESS:PORT, an IPv6 address in brackets, got {text!r:.80}") from None
+    check_range(key, int(port[:9]), 1, 65535)
+    return address, int(port)

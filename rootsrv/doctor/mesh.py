@@ -68,7 +68,9 @@ def _member(config: Config, mesh: MeshConfig, roster: Roster | None) -> Iterator
         yield bad("mesh member", f"{mesh.member} {what}", "mend roster.toml, raise its version, sign and publish it")
         return
     yield good("mesh member", f"{mesh.member} is listed, of group {member.group}")
-    sources = [each for each in config.primary if "." in each.zones]
+    sources = {each.name for each in config.primary if "." in each.zones}
+    if member.transfers and not member.distribution_host:
+        sources |= {each.name for each in roster.member if each.distribution_host and each.transfers}
     if not member.distribution_host and len(sources) < 2:
         remedy = "name the distribution hosts and one source besides as [[primary]]"
         yield bad("mesh sources", f"{len(sources)} source of the root: if that is lost, so is every update", remedy)

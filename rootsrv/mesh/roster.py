@@ -21,7 +21,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from rootsrv.config.checks import ConfigError, check_range
+from rootsrv.config.checks import ConfigError, check_range, endpoint
 from rootsrv.config.typed import build
 from rootsrv.mesh.envelope import (
     LONGEST_ROSTER_OCTETS,
@@ -147,8 +147,16 @@ class Member:
     metrics: str = ""
     """Address and port of its report role, for Prometheus; empty = not given."""
 
+    transfers: str = ""
+    """Address and port of its administrative interface: from there it has zones transferred, there it gets NOTIFY.
+
+    Where it and a distribution host have one, they need no key and no section of each other's (transfers.py).
+    """
+
     def __post_init__(self) -> None:
         _check_name("member.name", self.name)
+        if self.transfers:
+            endpoint(f"member {self.name}: transfers", self.transfers)
         public_key(self.public_key, f"member {self.name}")
 
 
@@ -196,6 +204,7 @@ class Roster:
             _check_unique(f"{kind}.name", names)
         keys = [each.public_key for each in self.member] + [each.public_key for each in self.operator]
         _check_unique("public_key", [each.lower() for each in (*keys, *self.signing_keys)])
+        _check_unique("member.transfers", [each.transfers for each in self.member if each.transfers])
         self._check_members()
 
     def _check_members(self) -> None:

@@ -27,9 +27,11 @@ from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.offering import Offering
+from rootsrv.secondary.sources import source_at_start
 from rootsrv.secondary.status import Status
 from rootsrv.store import sources_key
 from rootsrv.store.store import Store
+from rootsrv.wire import name as names
 from rootsrv.wire.tsig import Key
 
 NICENESS = 5
@@ -90,6 +92,8 @@ class Role:
             log.alarm("keys cannot be had", reason=error, again_seconds=_AGAIN_SECONDS)
             self._configure(config, keys_of(config, missing_ok=True))
             self._lacks_keys = True
+        if self.maintainer.membership is not None:
+            self.maintainer.membership.on_partners = self._take_partners
         self.listener = Listener(config.admin, self.requests)
         self._background = Background()
         self.maintainer.activation.on_activated.append(self._tell_peers)
@@ -100,6 +104,20 @@ class Role:
         self.offering.configure(config.primary)
         self.sender.leave_from(config.admin.addresses)
         self.requests.set_limits(transfer_limits(config.admin))
+
+    def _take_partners(self) -> None:
+        """The roster names others than before for transfers."""
+        try:
+            whole = self.maintainer.completed(self.maintainer.config)
+            # What cannot be had now was had before, or is tried again, whoever the partners are.
+            self.maintainer.zones.configure(whole, source_at_start)
+            listed = {names.from_text(each.name) for each in whole.key}
+            known = {name: key for name, key in self.peers.keys.items() if name in listed}
+            self._configure(whole, known | keys_of(whole, missing_ok=True))
+        except ConfigError as error:
+            log.alarm("no transfers by the roster", reason=error)
+        else:
+            log.event("transfers by the roster", primaries=len(whole.primary), peers=len(whole.peer))
 
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> None:
         """Until *stop* is set."""
@@ -171,10 +189,11 @@ class Role:
         admin = self.maintainer.config.admin
         try:
             config = load(self._path)
-            keys = keys_of(config)
+            whole = self.maintainer.completed(config)
+            keys = keys_of(whole)
             tls_context(config.admin)  # all that is read is read before anything changes
             later = self.maintainer.reload(config)
-            self._configure(config, keys)
+            self._configure(whole, keys)
         except ConfigError as error:
             log.alarm("reload refused", reason=error)
             return False, str(error)
@@ -209,7 +228,8 @@ class Role:
             await asyncio.sleep(_AGAIN_SECONDS)
             with contextlib.suppress(ConfigError):
                 if self._lacks_keys:
-                    self._configure(config, keys_of(config))
+                    whole = self.maintainer.completed(config)
+                    self._configure(whole, keys_of(whole))
                     self._lacks_keys = False
                     log.event("keys can be had")
             with contextlib.suppress(ConfigError):

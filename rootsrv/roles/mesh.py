@@ -153,7 +153,7 @@ class Role:
             presence.maintain = str(error)
             presence.now = Now(clock.validity_now(), boottime(), presence.now.synchronised)
             return None
-        presence.maintain = ""
+        presence.maintain, presence.partners_told = "", str(told["partners"])
         presence.now = Now(float(told["wall"]), float(told["boottime"]), bool(told["synchronised"]))
         return told
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.config.mesh import MeshConfig
 from rootsrv.engine import signing_key
@@ -14,8 +15,9 @@ from rootsrv.engine.leader import Leader
 from rootsrv.engine.tokens import TokenKeeper
 from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, open_envelope, seal
 from rootsrv.mesh.member import Now
-from rootsrv.mesh.roster import Member, RosterBook
-from rootsrv.process import clock
+from rootsrv.mesh.roster import Member, Roster, RosterBook
+from rootsrv.mesh.transfers import Partners, partners
+from rootsrv.process import clock, log
 from rootsrv.roles.outside_look import OutsideLook
 
 _NEVER = 2.0**52
@@ -59,6 +61,10 @@ class Presence:
         self.maintain = "not asked yet"
         """Why maintain cannot be asked; empty = it can."""
 
+        self.partners_told = ""
+        """Which version of `partners` maintain has; empty = none."""
+
+        self._partners: tuple[Roster | None, Partners] = None, Partners()
         self._epoch = self.now.wall
         self._seq = 0
         self._said: dict[str, Any] = {}
@@ -72,6 +78,20 @@ class Presence:
     def me(self) -> Member | None:
         """Our line in the roster."""
         return None if self.fleet.roster is None else self.fleet.roster.find(self.name)
+
+    @property
+    def partners(self) -> Partners:
+        """To whom zones go and from whom they come, by the roster in force."""
+        roster, me = self.fleet.roster, self.me
+        if roster is not self._partners[0]:
+            found = Partners()
+            if roster is not None and me is not None:
+                try:
+                    found = partners(roster, me, self.key)
+                except ConfigError as error:
+                    log.alarm("no transfers by the roster", reason=error)
+            self._partners = roster, found
+        return self._partners[1]
 
     def floors(self) -> tuple[tuple[str, int], ...]:
         """Groups of whose tokens we need one, with their k."""

@@ -34,7 +34,9 @@ def for_maintain(presence: Presence, subjects: Mapping[str, Subject]) -> dict[st
     for subject in subjects.values():
         silent = may_fall_silent(subject, presence.name, fleet.roster, done)
         silence.append({**subject.to_content(), "allowed": silent.allowed, "why": silent.why})
+    partners = presence.partners.to_document()
     return {
+        "partners": partners if partners["version"] != presence.partners_told else None,
         "timing": asdict(fleet.timing),
         "canary": me is not None and me.canary,
         "wave": 0 if fleet.roster is None else fleet.roster.wave_of(presence.name),

@@ -12,6 +12,7 @@ from rootsrv.secondary.activation import Activation
 from rootsrv.secondary.agenda import Agenda
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.membership import Membership
+from rootsrv.secondary.partners import completed
 from rootsrv.secondary.pipeline import Pipeline
 from rootsrv.secondary.preparation import is_beyond_us
 from rootsrv.secondary.resume import Resumption
@@ -93,6 +94,7 @@ class Maintainer:
             page=self.page,
             switchover=self.switchover,
             files={zone.name: zone.file for zone in self.config.zone if zone.file},
+            others_may_come=self.membership is not None,
         )
         await resumption.run()
 
@@ -223,13 +225,17 @@ class Maintainer:
         keeper.stored.forget(serial)
         self.records.journal("zone dropped", zone=keeper.name, serial=serial)
 
+    def completed(self, config: Config) -> Config:
+        """*config* with whom the roster names for transfers; ConfigError if it does not go together."""
+        return config if self.membership is None else completed(config, self.membership.partners)
+
     def reload(self, config: Config) -> list[str]:
         """Go on with another configuration; the sections that only a restart makes effective.  ConfigError: refused."""
         if [each.name for each in config.zone] != [each.name for each in self.config.zone]:
             raise ConfigError("zone: zones cannot be added, removed or renamed without a restart")
         for told in check_trust_anchors(config.zone):
             log.alarm("trust anchors", reason=told)
-        self.zones.configure(config)
+        self.zones.configure(self.completed(config))
         old, self.config = self.config, config
         self.activation.configure(config)
         self.pipeline.hold = config.hold

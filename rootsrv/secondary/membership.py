@@ -14,6 +14,7 @@ from rootsrv.mesh.member import Action, Answer, Known, Now, Ready, decide
 from rootsrv.mesh.orders import Decision, SetTime, Stage, Subject, Verdict
 from rootsrv.mesh.quorum import Silence
 from rootsrv.mesh.roster import Timing
+from rootsrv.mesh.transfers import Partners
 from rootsrv.wire.rdata import ZONEMD
 from rootsrv.zone import digest
 from rootsrv.zone.contents import ZoneContents
@@ -59,6 +60,12 @@ class Membership:
     """What is staged, by zone."""
 
     outcome: SwitchoverOutcome | None = None
+    partners: Partners = field(default_factory=Partners)
+    """To whom zones go and from whom they come, by the roster."""
+
+    on_partners: Callable[[], None] = lambda: None
+    """Called when those have changed."""
+
     _first: dict[Subject, float] = field(default_factory=dict)
     _canaries_failed: dict[Subject, int] = field(default_factory=dict)
     _silence: dict[Subject, Silence] = field(default_factory=dict)
@@ -85,6 +92,11 @@ class Membership:
         self.heard_at = self.boottime()
         if self.known != before:
             self.changed.set()
+        if told.get("partners") is not None:
+            partners = Partners.from_document(told["partners"])
+            if partners != self.partners:
+                self.partners = partners
+                self.on_partners()
 
     def staged(self, subject: Subject) -> Ready:
         """*subject* is staged here; since when it is ready counts from the first time."""
@@ -146,6 +158,7 @@ class Membership:
             "wall": self.clock.wall(boottime),
             "boottime": boottime,
             "synchronised": self.clock.synchronised,
+            "partners": self.partners.version,
             "ready": [{**each.subject.to_content(), "since": each.since} for each in self.ready.values()],
             "outcome": None if outcome is None else {**asdict(outcome), "subject": outcome.subject.to_content()},
         }

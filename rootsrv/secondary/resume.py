@@ -66,9 +66,14 @@ class Resumption:
         page: Page,
         switchover: Switchover,
         files: Mapping[str, str],
+        others_may_come: bool = False,
     ) -> None:
-        """*files*: where zones are loaded from if nothing is kept of them, by zone."""
+        """*files*: where zones are loaded from if nothing is kept of them, by zone.
+
+        *others_may_come*: whether sources will be named later, as in a mesh by the roster.
+        """
         self.zones = pipeline.zones
+        self._others_may_come = others_may_come
         self._pipeline = pipeline
         self._store = store
         self._records = records
@@ -291,7 +296,7 @@ class Resumption:
         for keeper in self.zones:
             await self._load_file(keeper)
         root = self.zones.root
-        only_files = set(root.sources) <= {"file"}
+        only_files = set(root.sources) <= {"file"} and not self._others_may_come
         if root.life.serving is None and not root.life.queue and only_files:
             raise LoadingFailed(f"zone {root.name}: {root.life.last_rejection or 'there is nothing to load'}")
         while root.life.serving is None and root.life.queue:

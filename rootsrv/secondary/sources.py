@@ -329,11 +329,14 @@ def source_of(each: PrimaryConfig, config: Config, store: Store) -> ZoneSource:
     return DnsSource(Source.from_config(each, config))
 
 
+MakeSource = Callable[[PrimaryConfig, Config, Store], ZoneSource]
+
+
 def sources_of(
     zone: ZoneConfig,
     config: Config,
     store: Store,
-    make: Callable[[PrimaryConfig, Config, Store], ZoneSource] = source_of,
+    make: MakeSource = source_of,
 ) -> dict[str, ZoneSource]:
     """Whom a zone is had from, by name: its primaries, else its file.  ConfigError when *make* cannot have all."""
     found = {each.name: make(each, config, store) for each in config.primary if zone.name in each.zones}

@@ -9,7 +9,7 @@ from rootsrv.page.layout import Page
 from rootsrv.secondary.agenda import Agenda
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import ZonePolicy
-from rootsrv.secondary.sources import source_at_start, sources_of
+from rootsrv.secondary.sources import MakeSource, source_at_start, source_of, sources_of
 from rootsrv.secondary.stored import StoredVersions
 from rootsrv.store.ledger import Served
 from rootsrv.store.records import Records
@@ -55,9 +55,9 @@ class Zones:
             backoff_seconds=refresh.backoff_seconds,
         )
 
-    def configure(self, config: Config) -> None:
-        """Go on as *config* says; ConfigError if keys or certificates cannot be had: nothing has changed then."""
-        sources = {zone.name: sources_of(zone, config, self._store) for zone in config.zone}
+    def configure(self, config: Config, make: MakeSource = source_of) -> None:
+        """Go on as *config* says; ConfigError if *make* cannot have all sources: nothing has changed then."""
+        sources = {zone.name: sources_of(zone, config, self._store, make) for zone in config.zone}
         for zone in config.zone:
             keeper = self.keepers[zone.name]
             keeper.policy = policy_of(zone)

@@ -46,6 +46,14 @@ def test_a_member_that_is_as_it_should_be(tmp_path: Path, engine: Cluster) -> No
     ]
 
 
+def test_distribution_hosts_of_the_roster_are_sources(tmp_path: Path, engine: Cluster) -> None:
+    config = member(tmp_path, engine)
+    mesh_ = mesh_of(4)
+    listed = (replace(each, transfers=f"192.0.2.{n}:53") for n, each in enumerate(mesh_.roster.member, 1))
+    Path(config.mesh.roster).write_bytes(mesh_.changed(member=tuple(listed)).octets)  # type: ignore[union-attr]
+    assert graded(config, Grade.BAD) == ""
+
+
 def test_what_is_wrong_is_named(tmp_path: Path, engine: Cluster) -> None:
     config = member(tmp_path, engine)
     assert "m9 is not listed" in graded(changed(config, member="m9"), Grade.BAD)

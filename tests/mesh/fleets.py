@@ -113,13 +113,25 @@ def fleet(
     nodes: int = 1,
     hosts: int = 1,
     make: Callable[[int], ZoneContents] = version,
+    by_roster: bool = False,
     **settings: Any,
 ) -> Iterator[FleetUnderTest]:
-    """*n* members that all answer FIRST, the first *hosts* of them distribution hosts."""
+    """*n* members that all answer FIRST, the first *hosts* of them distribution hosts.
+
+    *by_roster*: nothing but the roster says who has zones from whom.
+    """
     mesh = mesh_of(n, hosts=hosts, timing=QUICK)
     at = {each.name: f"127.0.28.{10 + number}" for number, each in enumerate(mesh.roster.member)}
     reports = {name: free_port(address) for name, address in at.items()}
-    listed = (replace(each, metrics=f"{at[each.name]}:{reports[each.name]}") for each in mesh.roster.member)
+    admins = {name: (address, free_port(address)) for name, address in at.items()}
+    listed = (
+        replace(
+            each,
+            metrics=f"{at[each.name]}:{reports[each.name]}",
+            transfers=f"{at[each.name]}:{admins[each.name][1]}" if by_roster else "",
+        )
+        for each in mesh.roster.member
+    )
     mesh = mesh.changed(member=tuple(listed))
     with (
         cluster(directory / "engine", nodes, clients=["member"]) as engine,
@@ -128,7 +140,6 @@ def fleet(
     ):
         running = FleetUnderTest(mesh, engine, primary, make=make)
         names = [each.name for each in mesh.roster.member]
-        admins = {name: (at[name], free_port()) for name in names}
         for number, name in enumerate(names):
             is_host = number < hosts
             home = directory / name
@@ -136,6 +147,9 @@ def fleet(
             sections = section(mesh, name, home, engine) + f"[report]\nport = {reports[name]}\n"
             if is_host:
                 sections += primary_section(primary, "scripted")
+            if by_roster:
+                pass
+            elif is_host:
                 for other in names:
                     if other != name:
                         address, port = admins[other]
