@@ -96,6 +96,8 @@ def reload(arguments: argparse.Namespace) -> int:
     except NoAnswer as error:
         return failed(arguments, error)
     _tell(arguments, told[0], _render_done)
+    if problem := told[1].get("certificate_problem"):
+        return failed(arguments, f"{problem}; the old certificate stays, all else is reloaded")
     return 0
 
 

@@ -17,6 +17,7 @@ from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.checks import check_addresses as _check_addresses
 from rootsrv.config.checks import check_range as _check_range
+from rootsrv.config.dot import DotConfig, check_dot
 from rootsrv.config.fastpath import FastPathConfig
 from rootsrv.config.hyperlocal import HyperlocalConfig
 from rootsrv.config.limits import LimitsConfig
@@ -71,7 +72,7 @@ class ServiceConfig:
         if not self.addresses:
             raise ConfigError("service.addresses: at least one address is needed")
         _check_range("service.port", self.port, 1, 65535)
-        _check_range("service.workers", self.workers, 0, 63)  # slots of the shared page, without the kernel's
+        _check_range("service.workers", self.workers, 0, 62)  # slots of the shared page, without two
         _check_range("service.max_udp_response_octets", self.max_udp_response_octets, 512, 4096)
         _check_range("service.tcp_max_connections", self.tcp_max_connections, 1, 1_000_000)
         _check_range("service.tcp_max_connections_per_client", self.tcp_max_connections_per_client, 1, 1_000_000)
@@ -188,6 +189,7 @@ class Config:
     clock: ClockConfig = field(default_factory=ClockConfig)
     fastpath: FastPathConfig = field(default_factory=FastPathConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    dot: DotConfig | None = None
     capture: CaptureConfig | None = None
     report: ReportConfig = field(default_factory=ReportConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -198,6 +200,8 @@ class Config:
             self.admin, self.key, self.primary, self.peer, self.service.addresses, {z.name: z for z in self.zone}
         )
         check_report(self.report, self.service.addresses)
+        if self.dot is not None:
+            check_dot(self.dot, self.service.port)
         if self.anycast is not None:
             check_anycast(self.anycast, self.service.addresses)
 
@@ -284,6 +288,9 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         capture = dataclasses.replace(
             capture, directory=absolute(capture.directory) or str(Path(state.directory) / "capture")
         )
+    dot = config.dot
+    if dot is not None:
+        dot = dataclasses.replace(dot, certificate=absolute(dot.certificate), key=absolute(dot.key))
     mesh = config.mesh
     if mesh is not None:
         mesh = dataclasses.replace(
@@ -294,7 +301,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             tls_certificate=absolute(mesh.tls_certificate),
             tls_key=absolute(mesh.tls_key),
         )
-    return dataclasses.replace(config, zone=zones, state=state, report=report, capture=capture, mesh=mesh)
+    return dataclasses.replace(config, zone=zones, state=state, report=report, dot=dot, capture=capture, mesh=mesh)
 
 
 def read(document: dict[str, Any]) -> Config:

@@ -21,11 +21,15 @@ Whoever wants sums (metrics, RSSAC002, status) adds the slots up with `total`; s
 #   SHED            2         answered TC because of a shed rule, by family; those dropped are among DROPPED
 #   RULES           2×16      queries for which the shed rule in a place held: all of them, those with a good cookie
 #   LOOKED_AT       1         UDP queries among which samples were taken (admission/samples.py)
+#   TLS             8         what became of handshakes (TLS_COUNTERS)
+#
+# The slot of DNS over TLS (layout.TLS_SLOT) has its connections and messages where others have those over TCP; so it is
+# not among those that `total` sums.
 
 from collections import Counter
 from collections.abc import Sequence
 
-from rootsrv.page.layout import COUNTER_WORDS, Page
+from rootsrv.page.layout import COUNTER_WORDS, TLS_SLOT, Page
 
 PATHS = ("udp-ipv4", "udp-ipv6", "tcp-ipv4", "tcp-ipv6")
 """A path is its index here: 2 × transport + (family is IPv6)."""
@@ -47,7 +51,17 @@ TCP_COUNTERS = (
     "closed-empty",  # a message of length zero
     "closed-shutdown",
     "closed-silent",
-    "refused-rate",  # too many new ones from a prefix (limits.connections)
+    "refused-rate",  # too many new ones from a prefix (limits.connections, limits.handshake_milliseconds)
+    "closed-handshake",  # a TLS handshake failed, or took too long
+)
+
+TLS_COUNTERS = (
+    "handshakes",  # completed
+    "failed",  # no TLS 1.3, or garbage, or the client went away
+    "late",  # not completed in time
+    "wrong-protocol",  # something else than "dot" was offered by ALPN
+    "refused",  # the source is blocked, or over limits.handshake_milliseconds
+    "microseconds",  # of processor time that handshakes took
 )
 
 MAX_SIGNALS = 32
@@ -74,15 +88,21 @@ SHED = LIMITED + 4
 RULES = SHED + 2
 MAX_RULES = 16
 LOOKED_AT = RULES + 2 * MAX_RULES
-END = LOOKED_AT + 1
+TLS = LOOKED_AT + 1
+END = TLS + 8
 assert END <= COUNTER_WORDS
 
 TRUNCATED_BIT = 32
 
 
+def over_tls(page: Page) -> list[int]:
+    """What is counted for DNS over TLS, by word; its connections and messages are where others have those over TCP."""
+    return list(page.worker(TLS_SLOT).counters.tolist())
+
+
 def total(page: Page) -> list[int]:
-    """All workers' counters summed, by word; those of workers that are gone count on."""
-    slots = page.slots().values()
+    """All workers' counters summed, by word, without DNS over TLS; those of workers that are gone count on."""
+    slots = [slot for number, slot in page.slots().items() if number != TLS_SLOT]
     words = [sum(each) for each in zip(*(slot.counters.tolist() for slot in slots if slot.day), strict=True)]
     words = words or [0] * COUNTER_WORDS
     words[SIGNALS + 1 : RCODES] = [0] * (2 * MAX_SIGNALS)  # each slot has its own order of key tags
@@ -103,6 +123,22 @@ def received(words: Sequence[int]) -> int:
     """Messages that came, whatever they were, but for blocked ones."""
     dropped = sum(words[DROPPED : DROPPED + len(DROP_REASONS)]) - words[DROPPED + DROP_REASONS.index("blocked")]
     return sum(words[QUERIES : QUERIES + 4]) + sum(words[MALFORMED : MALFORMED + 4]) + dropped
+
+
+def tls_document(words: Sequence[int]) -> dict[str, object]:
+    """`over_tls` by name, for status."""
+    named = {name: words[TLS + at] for at, name in enumerate(TLS_COUNTERS)}
+    told = as_document(words)
+    return named | {
+        "queries": {name.removeprefix("tcp-"): words[QUERIES + path] for path, name in enumerate(PATHS) if path > 1},
+        "responses": {
+            name.removeprefix("tcp-"): words[RESPONSES + path] for path, name in enumerate(PATHS) if path > 1
+        },
+        "malformed": words[MALFORMED + 2] + words[MALFORMED + 3],
+        "connections": told["tcp"],
+        "dropped": told["dropped"],
+        "faults": told["faults"],
+    }
 
 
 def as_document(words: Sequence[int]) -> dict[str, object]:

@@ -58,6 +58,9 @@ WORKER_SLOTS = 64
 KERNEL_SLOT = WORKER_SLOTS - 1
 """The slot that holds what the kernel answered: the owner of the fast path writes it (fastpath/accounting.py)."""
 
+TLS_SLOT = WORKER_SLOTS - 2
+"""The slot of the process that answers over TLS (rootsrv/dot): none of the workers that a switchover waits for."""
+
 # Words of the head.
 _MAGIC, _VERSION, _STAGED, _ACTIVE, _SILENCED, _BOOT, _ZONE_DEADLINES = 0, 1, 2, 3, 4, 5, 16
 MAX_ZONES = 8

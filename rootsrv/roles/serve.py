@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from rootsrv.admission.samples import NotesReader, make_ring
 from rootsrv.capture.offer import NAME, Offer
 from rootsrv.capture.rings import make_memory
 from rootsrv.config.checks import ConfigError
+from rootsrv.config.dot import DotConfig
 from rootsrv.config.file import Config, load
 from rootsrv.config.limits import LimitsConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
+from rootsrv.dot.beside import DnsOverTls
 from rootsrv.fastpath.admission import make_cells
 from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.program import Program
 from rootsrv.page import counts
-from rootsrv.page.layout import Page, PageUnusable
+from rootsrv.page.layout import TLS_SLOT, Page, PageUnusable
 from rootsrv.page.unique_sources import key_name
 from rootsrv.process import held_back, log, privileges
 from rootsrv.process.persistence import persistently
@@ -37,6 +39,7 @@ from rootsrv.store.table_file import open_generation
 from rootsrv.zone.anchors import AnchorsMalformed
 
 _PAGE_POLL_SECONDS = 0.1
+_CERTIFICATE_SECONDS = 600.0
 
 
 async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
@@ -64,8 +67,19 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     }
     admission = _Admission(config, page, runtime, workers)
     orders |= {"admission": admission.policy.to_document(), "cells": admission.cells}
-    rings = _rings(config, workers)
-    parent = Parent(sockets=sockets, page=page, tables=tables, orders=orders, notes=admission.notes, rings=rings)
+    dot = None
+    if config.dot is not None:
+        identity = bytes.fromhex(answers.orders["nsid"]).decode()
+        dot = DnsOverTls(config.dot, addresses=config.service.addresses, identity=identity)
+    slots = [*range(workers), *([] if dot is None else [dot.slot])]
+    rings = _rings(config, slots)
+    parent = Parent(
+        sockets=sockets, page=page, tables=tables, orders=orders, notes=admission.notes, rings=rings,
+        beside=[] if dot is None else [dot],
+    )  # fmt: skip
+    if dot is not None:
+        dot.show = lambda certificate: parent.tell(TLS_SLOT, {"tls": certificate})
+        answers.dot = dot
     offer = Offer(runtime / NAME)
     offer.set_workers(rings)
     fastpath = FastPath(
@@ -112,6 +126,8 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         asyncio.create_task(persistently("limits", admission.run), name="limits"),
         asyncio.create_task(persistently("reload", lambda: answers.follow(reload)), name="reload"),
     ]
+    if dot is not None:
+        beside.append(asyncio.create_task(persistently("certificate", lambda: _watch_certificate(dot)), name="dot"))
     if config.capture is not None:
         beside.append(asyncio.create_task(persistently("capture rings", offer_rings), name="rings"))
     try:
@@ -123,20 +139,22 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
                 await task
         control.close()
         offer.close()
+        if dot is not None:
+            dot.close()
         for each in sockets:
             each.socket.close()
         log.event("stopped serving")
 
 
-def _rings(config: Config, workers: int) -> dict[int, int]:
+def _rings(config: Config, slots: Sequence[int]) -> dict[int, int]:
     """Memory for what each worker tells a capture; none where that is not configured, or not to be had."""
     found: dict[int, int] = {}
     if config.capture is not None:
         try:
-            for slot in range(workers):
+            for slot in slots:
                 found[slot] = make_memory(config.capture.ring_rows)
         except OSError as error:
-            log.alarm("no memory for capture", workers=workers, have=len(found), reason=error.strerror)
+            log.alarm("no memory for capture", workers=len(slots), have=len(found), reason=error.strerror)
     return found
 
 
@@ -180,6 +198,13 @@ async def _page_to_serve(path: Path, tables: Path, stop: asyncio.Event) -> Page 
             async with asyncio.timeout(_PAGE_POLL_SECONDS):
                 await stop.wait()
     return None
+
+
+async def _watch_certificate(dot: DnsOverTls) -> None:
+    """Look after the certificate of DNS over TLS, until cancelled."""
+    while True:
+        dot.tick()
+        await asyncio.sleep(_CERTIFICATE_SECONDS)
 
 
 async def _end_blocks(blocks: Blocks) -> None:
@@ -256,6 +281,8 @@ class _Answers:
         self.limits: Callable[[LimitsConfig], None] = lambda limits: None
         """Called with what the file says of limits."""
 
+        self.dot: DnsOverTls | None = None
+
     async def follow(self, reload: asyncio.Event) -> None:
         """Read the file whenever *reload* is set, until cancelled."""
         while True:
@@ -268,13 +295,16 @@ class _Answers:
         """What the control socket does for the configuration."""
 
         async def reload(_: Order[Nothing]) -> Mapping[str, Any]:
-            self.reload()
-            return {}
+            problem = self.reload()
+            return {"certificate_problem": problem} if problem else {}
 
         return {"reload": Command(reload, Nothing)}
 
-    def reload(self) -> None:
-        """Read the file now; Refused where there is an error in it, and nothing changes then."""
+    def reload(self) -> str:
+        """Read the file now; Refused where there is an error in it, and nothing changes then.
+
+        Why the old certificate of DNS over TLS stays, else empty: all else has changed.
+        """
         try:
             config = load(self._path)
             read = responder_orders(config, self._own_secret)
@@ -288,6 +318,14 @@ class _Answers:
             for use in self.users:
                 use(orders)
             log.event("identity and cookies reloaded", file=self._path)
+        return self._reload_certificate(config.dot)
+
+    def _reload_certificate(self, config: DotConfig | None) -> str:
+        if self.dot is None or config is None:
+            if self.dot is not None or config is not None:
+                log.alarm("DNS over TLS stays as it is", reason="[dot] came or went: restart rootsrv-serve")
+            return ""
+        return self.dot.reload(config)
 
 
 _CHANGEABLE = ("nsid", "version", "cookie_secrets", "require_server_cookie")

@@ -93,10 +93,18 @@ class Connection:
         if mask & (_IN | _FAILED) and not (self._paused or self._ended or self._closing):
             self.receive()
 
+    def _read(self) -> bytes:
+        """What there is to be read, b"" at its end.  BlockingIOError: nothing now; OSError: it is over."""
+        return os.read(self._descriptor, READ_OCTETS)
+
+    def _write(self, octets: bytes | bytearray) -> int:
+        """Write what there is room for; how much that was.  BlockingIOError: no room; OSError: it is over."""
+        return os.write(self._descriptor, octets)
+
     def receive(self) -> None:
         """Answer the messages that are complete now."""
         try:
-            octets = os.read(self._descriptor, READ_OCTETS)
+            octets = self._read()
         except (BlockingIOError, InterruptedError):
             return
         except OSError:  # reset, timed out; or closed by us while its event waited for the next turn
@@ -200,8 +208,9 @@ class Connection:
         """Tell a capture of *requests*."""
         own, port = self._ends or self._find_ends()
         amount = len(requests)
-        at = self._all.turns.woken_at
-        told.write(at, Transport.TCP, own, requests, [self.source] * amount, [port] * amount, responses)
+        everybody = self._all
+        at = everybody.turns.woken_at
+        told.write(at, everybody.told_as, own, requests, [self.source] * amount, [port] * amount, responses)
 
     def _find_ends(self) -> tuple[tuple[bytes, int], int]:
         """Our address and port, and the client's port: 0 where it is gone already."""
@@ -228,7 +237,7 @@ class Connection:
             self._unsent += octets
         else:
             try:
-                sent = os.write(self._descriptor, octets)
+                sent = self._write(octets)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
@@ -248,7 +257,7 @@ class Connection:
         """Send what is unsent; if it has read most of that, go on with what we hold of it."""
         assert self._unsent is not None
         try:
-            del self._unsent[: os.write(self._descriptor, self._unsent)]
+            del self._unsent[: self._write(self._unsent)]
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -300,6 +309,9 @@ class Connection:
         self._count(reason)
         self._rest = self._unsent = None
         self._all.gone(self, descriptor)
+        self._close(descriptor, reset=reset)
+
+    def _close(self, descriptor: int, *, reset: bool) -> None:
         if reset:
             close_with_reset(descriptor)
         else:

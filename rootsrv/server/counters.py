@@ -30,6 +30,8 @@ from rootsrv.page.counts import (
     SIGNALS,
     TCP,
     TCP_COUNTERS,
+    TLS,
+    TLS_COUNTERS,
     TRUNCATED_BIT,
     UNSENT,
 )
@@ -46,6 +48,7 @@ _MAX_REMEMBERED_SOURCES = 65_536
 _MAX_REMEMBERED_HEADS = 4_096
 
 _TCP_WORDS = {name: TCP + number for number, name in enumerate(TCP_COUNTERS)}
+_TLS_WORDS = {name: TLS + number for number, name in enumerate(TLS_COUNTERS)}
 
 _HEAD = itemgetter(slice(2, 12))
 _ONLY_AN_OPT = b"\0\0\0\0\0\0\0\1"  # counts of a response without a question and with an OPT record
@@ -160,6 +163,10 @@ class Counters:
         """Count what happened to a connection: one of TCP_COUNTERS; `open` goes both ways."""
         word = _TCP_WORDS[name]
         self._words[word] = max(0, self._words[word] + amount)
+
+    def count_tls(self, name: str, amount: int = 1) -> None:
+        """Count what became of a handshake: one of TLS_COUNTERS."""
+        self._words[_TLS_WORDS[name]] += amount
 
     def forget_open_connections(self) -> None:
         """A replaced worker's connections are gone."""

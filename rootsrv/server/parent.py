@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import rootsrv
 from rootsrv.control.protocol import Command, Commands, Nothing, Order
@@ -45,11 +45,35 @@ SETTLED_SECONDS = 5.0
 BACK_OFF_SECONDS = (0.1, 5.0)
 """First and longest pause before a worker that ended soon after its start is replaced."""
 
+FOLLOW_SECONDS = 5.0
+"""How long what runs beside the workers may answer from another generation than the active one; no switchover waits
+for it, so we do."""
+
+BESIDE_BACK_OFF_SECONDS = 60.0
+"""The longest pause before that is started again: its port may be somebody else's, which is no reason not to serve."""
+
 _RENEWAL_SECONDS = 15.0
 """How long the next worker waits for the one before it to be there again, when all are replaced."""
 
 STOP_SECONDS = 6.0
 """How long workers may take to finish what is in flight; then they are killed."""
+
+
+class Beside(Protocol):
+    """A process that is kept beside the workers, in a slot of its own; without it all others go on."""
+
+    name: str
+    slot: int
+    module: str
+
+    def sockets(self) -> Sequence[ServiceSocket]:
+        """Bound, the same ones each time; OSError."""
+
+    def orders(self, common: Mapping[str, Any]) -> dict[str, Any]:
+        """What it is told where the workers are told *common*: the WorkerOrders that do not differ between these."""
+
+    def status(self) -> dict[str, Any]:
+        """What else is told of it."""
 
 
 class Parent:
@@ -64,6 +88,7 @@ class Parent:
         orders: dict[str, Any],
         notes: Mapping[int, int] = {},
         rings: Mapping[int, int] = {},
+        beside: Sequence[Beside] = (),
     ) -> None:
         """*tables*: directory of answer tables; *orders*: the WorkerOrders that do not differ between workers.
 
@@ -76,6 +101,11 @@ class Parent:
         self._page = page
         self._tables = tables
         self._orders = orders
+        self._beside = {each.slot: each for each in beside}
+        self._beside_replaced = dict.fromkeys(self._beside, 0)
+        self._behind_since: dict[int, int] = {}
+        """Of what runs beside the workers: since when it has answered from another generation."""
+
         self._workers = 1 + max(each.worker for each in sockets)
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._handles: dict[int, int] = {}
@@ -89,15 +119,14 @@ class Parent:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until *stop* is set; then let the workers finish what is in flight."""
         page = self._page
-        for slot in range(self._workers):
+        slots = [*range(self._workers), *self._beside]
+        for slot in slots:
             page.worker(slot).pid = 0  # what ended with the parent before us is gone, whatever it could still say
         page.workers = self._workers
         page.parent_heartbeat = clock.boottime_ns()
         tables = os.open(self._tables, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            keepers = [
-                asyncio.create_task(self._keep(slot, tables), name=f"worker-{slot}") for slot in range(self._workers)
-            ]
+            keepers = [asyncio.create_task(self._keep(slot, tables), name=f"worker-{slot}") for slot in slots]
             watcher = asyncio.create_task(persistently("watch over the workers", self._watch), name="watch")
             ended = asyncio.create_task(stop.wait())
             # None of the others ends before we stop, unless it fails: then the role goes down with its traceback.
@@ -133,6 +162,8 @@ class Parent:
     async def _keep(self, slot: int, tables: int) -> None:
         """Have a worker in *slot* until we stop."""
         shortest, longest = BACK_OFF_SECONDS
+        if slot in self._beside:
+            longest = BESIDE_BACK_OFF_SECONDS
         pause = 0.0
         while not self._stopping:
             try:
@@ -151,7 +182,11 @@ class Parent:
             if self._stopping:
                 return
             pause = 0.0 if time.monotonic() - started >= SETTLED_SECONDS else min(longest, pause * 2 or shortest)
-            self._page.replaced += 1
+            if slot in self._beside:
+                self._beside_replaced[slot] += 1
+                self._behind_since.pop(slot, None)
+            else:
+                self._page.replaced += 1
             reason = self._reasons.pop(slot, None) or _describe_end(status)
             log.alarm("worker replaced", slot=slot, pid=process.pid, reason=reason, pause_seconds=pause)
             await self._pause(pause)
@@ -162,18 +197,19 @@ class Parent:
                 await self._stopped.wait()
 
     async def _start(self, slot: int, tables: int) -> asyncio.subprocess.Process:
-        descriptors = tuple(each.socket.fileno() for each in self._sockets if each.worker == slot)
+        beside = self._beside.get(slot)
+        descriptors = tuple(each.socket.fileno() for each in self._sockets_of(slot))
         page = self._page.descriptors(slot)
         orders = WorkerOrders(
             slot=slot, parent=os.getpid(), page=page, tables=tables, sockets=descriptors,
-            notes=self._notes.get(slot), capture=self._rings.get(slot), **self._orders,
+            notes=self._notes.get(slot), capture=self._rings.get(slot), **self._orders_of(slot),
         )  # fmt: skip
         more = [each for each in (orders.cells, orders.notes, orders.capture) if each is not None]
         self._page.worker(slot).heartbeat = clock.boottime_ns()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "rootsrv.server.worker",
+            "rootsrv.server.worker" if beside is None else beside.module,
             stdin=asyncio.subprocess.PIPE,
             pass_fds=(*page, tables, *descriptors, *more),
             env=environment(),
@@ -188,17 +224,28 @@ class Parent:
     def change_responder(self, responder: dict[str, Any]) -> None:
         """Have all workers go on with other settings (`WorkerOrders.responder`), without losing a query."""
         self._orders = {**self._orders, "responder": responder}
-        self._tell_all(responder)
+        for slot in self._processes:
+            self.tell(slot, self._orders_of(slot)["responder"])
 
     def change_admission(self, admission: dict[str, Any]) -> None:
         """Have all workers go on with other limits and shed rules (`WorkerOrders.admission`)."""
         self._orders = {**self._orders, "admission": admission}
-        self._tell_all({"admission": admission})
+        for slot in self._processes:
+            self.tell(slot, {"admission": admission})
 
-    def _tell_all(self, document: dict[str, Any]) -> None:
-        for process in self._processes.values():
+    def tell(self, slot: int, document: dict[str, Any]) -> None:
+        """A further line (worker_orders.py) for what runs in *slot*; nothing if nothing does."""
+        if (process := self._processes.get(slot)) is not None:
             assert process.stdin is not None
             process.stdin.write(json.dumps(document).encode() + b"\n")
+
+    def _orders_of(self, slot: int) -> dict[str, Any]:
+        beside = self._beside.get(slot)
+        return self._orders if beside is None else beside.orders(self._orders)
+
+    def _sockets_of(self, slot: int) -> Sequence[ServiceSocket]:
+        beside = self._beside.get(slot)
+        return [each for each in self._sockets if each.worker == slot] if beside is None else beside.sockets()
 
     async def _watch(self) -> None:
         """Kill workers that do not advance."""
@@ -225,6 +272,16 @@ class Parent:
                 if age > DEAD_SECONDS or (is_started and age > STUCK_SECONDS and self._waiting(slot)):
                     self._reasons[slot] = f"did not advance for {age:.1f} s"
                     self._signal(slot, signal.SIGKILL)
+                elif slot in self._beside and is_started and self._is_behind(slot, now):
+                    self._reasons[slot] = f"did not switch to generation {self._page.active}"
+                    self._signal(slot, signal.SIGKILL)
+
+    def _is_behind(self, slot: int, now: int) -> bool:
+        """Whether what runs there has answered from another generation than the active one for too long."""
+        if self._page.worker(slot).active == self._page.active:
+            self._behind_since.pop(slot, None)
+            return False
+        return (now - self._behind_since.setdefault(slot, now)) / 1e9 > FOLLOW_SECONDS
 
     def _follow_head(self) -> None:
         """Where the head of the page was made anew: go by that one, and have the workers do so, one after the other."""
@@ -261,27 +318,11 @@ class Parent:
         return all(process is not None and words.pid == process.pid for words, process in slots)
 
     def _waiting(self, slot: int) -> bool:
-        return any(each.waiting() for each in self._sockets if each.worker == slot)
+        return any(each.waiting() for each in self._sockets_of(slot))
 
     def status(self) -> dict[str, Any]:
         """What the status socket tells: workers, generations, sockets, counters."""
-        now = clock.boottime_ns()
         page = self._page
-        workers = []
-        for slot in range(self._workers):
-            words = page.worker(slot)
-            process = self._processes.get(slot)
-            age = round((now - words.heartbeat) / 1e9, 3)
-            workers.append(
-                {
-                    "slot": slot,
-                    "pid": process.pid if process else 0,
-                    "ready": process is not None and words.pid == process.pid,
-                    "heartbeat_age_seconds": age,
-                    "staged": words.staged,
-                    "active": words.active,
-                }
-            )
         return {
             "role": "serve",
             "pid": os.getpid(),
@@ -291,7 +332,7 @@ class Parent:
             "staged": page.staged,
             "silenced": page.silenced,
             "failing": dict(failing),
-            "workers": workers,
+            "workers": [self._status_of(slot) for slot in range(self._workers)],
             "workers_replaced": page.replaced,
             "sockets": [
                 {
@@ -304,7 +345,23 @@ class Parent:
                 for each in self._sockets
             ],
             "counters": counts.as_document(counts.total(page)),
+            **{each.name: self._status_of(slot) | self._more_of(each) for slot, each in self._beside.items()},
         }
+
+    def _status_of(self, slot: int) -> dict[str, Any]:
+        words, process = self._page.worker(slot), self._processes.get(slot)
+        return {
+            "slot": slot,
+            "pid": process.pid if process else 0,
+            "ready": process is not None and words.pid == process.pid,
+            "heartbeat_age_seconds": round((clock.boottime_ns() - words.heartbeat) / 1e9, 3),
+            "staged": words.staged,
+            "active": words.active,
+        }
+
+    def _more_of(self, beside: Beside) -> dict[str, Any]:
+        counters = counts.tls_document(self._page.worker(beside.slot).counters)
+        return {"replaced": self._beside_replaced[beside.slot], "counters": counters, **beside.status()}
 
     def commands(self) -> Commands:
         """What the control socket of *serve* does for the workers."""

@@ -132,6 +132,18 @@ class Serving:
             self._note_fault(error, b"")
             return False
 
+    def refuses_handshake(self, source: bytes, microseconds: int) -> bool:
+        """Whether *source* is blocked, or a TLS handshake of so much processor time is too much for it."""
+        if self._blocks and self._blocks.blocks(source):
+            return True
+        if self.gate.is_open:
+            return False
+        try:
+            return self.gate.refuses_handshake(source, self.woken_at, microseconds)
+        except Exception as error:
+            self._note_fault(error, b"")
+            return False
+
     def _judge(
         self,
         requests: Sequence[bytes],

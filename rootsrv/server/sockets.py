@@ -76,12 +76,28 @@ def bind_all(addresses: Sequence[str], port: int, workers: int) -> list[ServiceS
     return sockets
 
 
-def refuse_if_taken(address: str, port: int) -> None:
+def listen_at(addresses: Sequence[str], port: int, worker: int) -> list[ServiceSocket]:
+    """A TCP socket per address for one *worker*; CannotBind names address and cause, and leaves none open."""
+    sockets: list[ServiceSocket] = []
+    try:
+        for address in addresses:
+            refuse_if_taken(address, port, (socket.SOCK_STREAM,))
+            sockets.append(ServiceSocket(_bind(address, port, socket.SOCK_STREAM), address, worker))
+    except OSError:
+        for each in sockets:
+            each.socket.close()
+        raise
+    return sockets
+
+
+def refuse_if_taken(
+    address: str, port: int, kinds: Sequence[socket.SocketKind] = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+) -> None:
     """CannotBind if somebody answers at *address* and *port* already, or the address is not ours.
 
     SO_REUSEPORT would let us share the port with another process of the same user, which would take some queries.
     """
-    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+    for kind in kinds:
         probe = socket.socket(_family(address), kind)
         try:
             if kind == socket.SOCK_STREAM:  # connections in TIME_WAIT are no obstacle, a listener is

@@ -34,6 +34,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rootsrv.answer.responder import Transport
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.process import log
 from rootsrv.server.accepting import Acceptor
@@ -64,6 +65,9 @@ STALLED_SECONDS = 10.0
 RESERVED_DESCRIPTORS = 256
 """Open files of a worker that are no connections: sockets, tables, the page, pipes, the loop's own."""
 
+Due = tuple[Connection | int, int]
+"""A connection, or the descriptor of a socket that listens, and its events."""
+
 _LOG_SECONDS = 10.0  # no connection must fill a disk with lines
 
 
@@ -83,6 +87,12 @@ class TcpLimits:
 class Connections:
     """All TCP connections of one worker."""
 
+    told_as: int = Transport.TCP
+    """The transport that a capture is told of."""
+
+    accepts = TURN_ACCEPTS
+    """Connections accepted in a turn."""
+
     def __init__(self, turns: Turns, counters: Counters, limits: TcpLimits, told: MessageWriter | None = None) -> None:
         """*told*: where a capture is told of what came."""
         self.told = told
@@ -97,7 +107,7 @@ class Connections:
         self._listening: dict[int, socket.socket] = {}
         self._exhausted = False
         self._logged_at = -_LOG_SECONDS
-        self._due: list[tuple[Connection | int, int]] = []
+        self._due: list[Due] = []
         self._by_descriptor: dict[int, Connection] = {}
         self._newcomers: Newcomers[Connection] = Newcomers()
         self._by_activity: OrderedDict[Connection, float] = OrderedDict()
@@ -136,6 +146,7 @@ class Connections:
         else:
             find = self._by_descriptor.get
             due = [(find(descriptor, descriptor), mask) for descriptor, mask in self._set.poll(0, TURN_EVENTS)]
+            due = self._in_order(due)
         listening = []
         connection: Connection | int = -1
         try:
@@ -164,7 +175,7 @@ class Connections:
 
     def _accept(self, listening: Sequence[int]) -> None:
         for descriptor in listening:
-            for _ in range(max(1, TURN_ACCEPTS // len(listening))):
+            for _ in range(max(1, self.accepts // len(listening))):
                 try:
                     accepted = self._acceptor.accept(descriptor)
                 except OSError as error:
@@ -210,13 +221,23 @@ class Connections:
         self._per_client[client] = self._per_client.get(client, 0) + 1
         self.counters.count_tcp("accepted")
         self.counters.count_tcp("open")
-        connection = Connection(self, descriptor, source)
-        self._by_descriptor[descriptor] = connection
-        connection.receive()
+        connection = self._by_descriptor[descriptor] = self._new_connection(descriptor, source)
+        self._begin(connection)
         if connection.is_open:
             if not connection.has_asked:
                 self._newcomers.add(connection, source, time.monotonic())
             connection.watch()
+
+    def _new_connection(self, descriptor: int, source: bytes) -> Connection:
+        return Connection(self, descriptor, source)
+
+    def _begin(self, connection: Connection) -> None:
+        """Answer what *connection*, a new one, has asked already."""
+        connection.receive()
+
+    def _in_order(self, due: list[Due]) -> list[Due]:
+        """What of a turn's events is done, and in which order; others come again."""
+        return due
 
     def watch(self, descriptor: int, mask: int, anew: bool) -> bool:
         """Wake us for *mask* on *descriptor*, *anew* if that is not watched yet; False: the kernel has no memory."""
@@ -291,12 +312,12 @@ class Connections:
     def tick(self) -> None:
         """Close what is over its time; called a few times a second."""
         now = time.monotonic()
-        for connection in _older_than(self._stalled, now - STALLED_SECONDS):
+        for connection in older_than(self._stalled, now - STALLED_SECONDS):
             connection.abort("closed-stalled")
-        for connection in _older_than(self._incomplete, now - INCOMPLETE_SECONDS):
+        for connection in older_than(self._incomplete, now - INCOMPLETE_SECONDS):
             connection.close("closed-incomplete")
         for order in (self._newcomers.since, self._by_activity):
-            for connection in _older_than(order, now - self.limits.idle_seconds):
+            for connection in older_than(order, now - self.limits.idle_seconds):
                 connection.close("closed-idle")
         if self._exhausted:
             self._exhausted = False
@@ -319,7 +340,8 @@ class Connections:
         return bool(self._by_descriptor)
 
 
-def _older_than(began: "Mapping[Connection, float]", limit: float) -> "Iterator[Connection]":
+def older_than(began: "Mapping[Connection, float]", limit: float) -> "Iterator[Connection]":
+    """Those of *began*, an order by when it was, that did before *limit*; they may be taken out meanwhile."""
     for connection, since in list(began.items()) if began and next(iter(began.values())) < limit else ():
         if since >= limit:
             return

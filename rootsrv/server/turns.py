@@ -67,6 +67,10 @@ class Turns:
         """Whether a new connection from *source* is one too many (limits.connections); `begin_here` has been called."""
         return self._serving.refuses_connection(source)
 
+    def refuses_handshake(self, source: bytes, microseconds: int) -> bool:
+        """Whether a TLS handshake that takes so much processor time is too much for *source*, or it is blocked."""
+        return self._serving.refuses_handshake(source, microseconds)
+
     def end(self) -> None:
         """Count what was answered."""
         self._begun = False

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import uvloop
@@ -47,8 +48,25 @@ DRAIN_TCP_SECONDS = 3.0
 """How long a worker that is told to stop answers what is queued and sends what is written."""
 
 
-async def work() -> None:
-    """Follow the orders on standard input until told to stop (SIGTERM, SIGINT, or the parent is gone)."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A process that has its orders, and has given up all that it does not need."""
+
+    orders: WorkerOrders
+    lines: asyncio.StreamReader
+    stop: asyncio.Event
+    slot: WorkerSlot
+    serving: Serving
+    counters: Counters
+    told: MessageWriter | None
+    """Where a capture is told of what came."""
+
+
+async def begin(serves: type[Serving] = Serving, prepare: Callable[[WorkerOrders], None] | None = None) -> Begun | None:
+    """Take the orders on standard input, map what is shared, confine this process; None: the parent is gone.
+
+    *serves*: what answers; *prepare*: what is to be done while files can still be opened.
+    """
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
@@ -64,21 +82,33 @@ async def work() -> None:
     if orders.capture is not None:
         told = MessageWriter(RingWriter(orders.capture))
         os.close(orders.capture)
-    serving, counters = _prepare(orders, page)
+    serving, counters = _prepare(orders, page, serves)
+    if prepare is not None:
+        prepare(orders)
     confinement = sandbox.Confinement((orders.tables,))
     if orders.account is not None:
         privileges.drop(*orders.account)
     privileges.give_up_capabilities()
     if not privileges.die_with_parent(orders.parent):
-        return
+        return None
     if missing := confinement.enter():
         log.alarm("worker is not confined", slot=orders.slot, missing=missing)
     serving.tick()
     slot.pid = os.getpid()
+    return Begun(orders, lines, stop, slot, serving, counters, told)
 
-    follower = asyncio.create_task(_follow_changes(lines, serving), name="orders")
+
+async def work() -> None:
+    """Follow the orders on standard input until told to stop (SIGTERM, SIGINT, or the parent is gone)."""
+    begun = await begin()
+    if begun is None:
+        return
+    loop = asyncio.get_running_loop()
+    orders, serving, counters, told = begun.orders, begun.serving, begun.counters, begun.told
+
+    follower = asyncio.create_task(follow_changes(begun.lines, serving), name="orders")
     turns = Turns(serving, counters)
-    connections = Connections(turns, counters, _tcp_limits(orders), told)
+    connections = Connections(turns, counters, tcp_limits(orders), told)
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     readers: list[Callable[[], int]] = []
     endpoints: list[asyncio.DatagramTransport] = []
@@ -101,17 +131,7 @@ async def work() -> None:
     connections.listen([each for each in sockets if each.type == socket.SOCK_STREAM])
     loop.add_reader(connections.fileno(), connections.on_readable)
 
-    while not stop.is_set():
-        serving.tick()
-        connections.tick()
-        if os.getppid() != orders.parent:
-            break
-        try:
-            async with asyncio.timeout(TICK_SECONDS):
-                await stop.wait()
-        except TimeoutError:
-            pass
-
+    await tick_until_stopped(begun, connections)
     follower.cancel()
     # What is in flight is answered: datagrams queued, connections the kernel has accepted, responses written.
     drain_for(DRAIN_UDP_SECONDS, readers)
@@ -119,27 +139,52 @@ async def work() -> None:
     connections.stop_listening()
     for endpoint in endpoints:
         endpoint.close()
+    await finish(connections, lambda: drain_for(0, readers))
+    begun.slot.pid = 0
+
+
+async def tick_until_stopped(begun: Begun, connections: Connections) -> None:
+    """What is to be done ten times a second, until told to stop or the parent is gone."""
+    while not begun.stop.is_set():
+        begun.serving.tick()
+        connections.tick()
+        if os.getppid() != begun.orders.parent:
+            break
+        try:
+            async with asyncio.timeout(TICK_SECONDS):
+                await begun.stop.wait()
+        except TimeoutError:
+            pass
+
+
+async def finish(connections: Connections, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Close all connections when what is written has been sent, or at the end of patience."""
     connections.close_all()
     for _ in range(round(DRAIN_TCP_SECONDS / TICK_SECONDS)):
-        drain_for(0, readers)
+        meanwhile()
         if not connections.unsent:
             break
         await asyncio.sleep(TICK_SECONDS)
     connections.abort_all()
     await asyncio.sleep(0)
-    slot.pid = 0
 
 
-async def _follow_changes(lines: asyncio.StreamReader, serving: Serving) -> None:
+async def follow_changes(
+    lines: asyncio.StreamReader, serving: Serving, on_tls: Callable[[dict[str, Any]], None] | None = None
+) -> None:
+    """Take further orders until they end; *on_tls*: called with another value of `WorkerOrders.tls`."""
     while line := await lines.readline():
         document = json.loads(line)
         if "admission" in document:
             serving.gate.change(document["admission"])
+        elif "tls" in document:
+            if on_tls is not None:
+                on_tls(document["tls"])
         else:
             serving.change_settings(responder_settings(document))
 
 
-def _tcp_limits(orders: WorkerOrders) -> TcpLimits:
+def tcp_limits(orders: WorkerOrders) -> TcpLimits:
     """What is configured, as far as the files allow that a process may have open."""
     configured = TcpLimits(**orders.tcp)
     descriptors = raise_limit()
@@ -152,13 +197,13 @@ def _tcp_limits(orders: WorkerOrders) -> TcpLimits:
     return dataclasses.replace(configured, connections=possible)
 
 
-def _prepare(orders: WorkerOrders, page: Page) -> tuple[Serving, Counters]:
+def _prepare(orders: WorkerOrders, page: Page, serves: type[Serving]) -> tuple[Serving, Counters]:
     slot = page.worker(orders.slot)
     slot.staged = slot.active = 0
     counters = Counters(slot, orders.anchor_tags, SourcesKey.of(bytes.fromhex(orders.sources_key)))
     counters.forget_open_connections()
     settings = responder_settings(orders.responder)
-    return Serving(page, slot, counters, orders.tables, settings, _gate(orders, slot)), counters
+    return serves(page, slot, counters, orders.tables, settings, _gate(orders, slot)), counters
 
 
 def _gate(orders: WorkerOrders, slot: WorkerSlot) -> Gate:

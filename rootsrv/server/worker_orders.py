@@ -1,6 +1,6 @@
 """What the parent tells a worker: WorkerOrders a line on its standard input, other settings in further lines.
 
-A further line is a new value of `responder`, or an object with the key `admission` and a new value of that.
+A further line is a new value of `responder`, or an object with the key `admission` or `tls` and a new value of that.
 """
 
 import dataclasses
@@ -55,6 +55,9 @@ class WorkerOrders:
 
     anchor_tags: tuple[int, ...] = ()
     """Key tags of the root's trust anchors."""
+
+    tls: dict[str, Any] | None = None
+    """For DNS over TLS: certificate and key (`Shown.to_document`, rootsrv/dot/certificate.py)."""
 
     batched: bool = True
     """Use recvmmsg and sendmmsg where they are to be had."""

@@ -1,0 +1,126 @@
+"""The certificate of DNS over TLS: read and checked, or made here (RFC 9539 §3.1: not authenticated)."""
+
+import base64
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+SELF_SIGNED_DAYS = 90
+_RENEWED_DAYS = 30
+"""Before its end another one is made."""
+
+_MAX_FILE_OCTETS = 1 << 20
+
+
+class CertificateUnusable(Exception):
+    """The certificate or its key cannot be shown; the text names the file and the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What clients are shown."""
+
+    chain: tuple[bytes, ...]
+    """DER, ours first."""
+
+    key: bytes
+    """DER of the private key (PKCS #8)."""
+
+    not_after: float
+    """When the first of the chain expires, seconds since 1970."""
+
+    is_self_signed: bool = False
+
+    def to_document(self) -> dict[str, Any]:
+        """For the process that shows it, as JSON has it."""
+        return {
+            "chain": [base64.b64encode(each).decode() for each in self.chain],
+            "key": base64.b64encode(self.key).decode(),
+        }
+
+    def is_to_be_renewed(self, now: float) -> bool:
+        """Whether it was made here, and it is time for another one."""
+        return self.is_self_signed and now > self.not_after - _RENEWED_DAYS * 86_400
+
+
+def from_document(document: dict[str, Any]) -> tuple[list[bytes], bytes]:
+    """Chain and key of `Shown.to_document`."""
+    return [base64.b64decode(each) for each in document["chain"]], base64.b64decode(document["key"])
+
+
+def read(certificate: Path, key: Path, now: float) -> Shown:
+    """What these PEM files hold.  CertificateUnusable: absent, no PEM, expired, not valid yet, or not a pair."""
+    try:
+        chain = x509.load_pem_x509_certificates(_octets(certificate))
+    except ValueError as error:
+        raise CertificateUnusable(f"dot.certificate: {certificate}: {error}") from error
+    try:
+        private = serialization.load_pem_private_key(_octets(key), password=None)
+    except (ValueError, TypeError) as error:  # TypeError: there is a passphrase
+        raise CertificateUnusable(f"dot.key: {key}: {error}") from error
+    public = private.public_key()
+    if _public_octets(chain[0].public_key()) != _public_octets(public):
+        raise CertificateUnusable(f"dot.key: {key} is not the key of {certificate}")
+    for each in chain:
+        if each.not_valid_after_utc.timestamp() <= now:
+            raise CertificateUnusable(f"dot.certificate: {certificate}: {_name(each)} has expired ({_end(each)})")
+    if chain[0].not_valid_before_utc.timestamp() > now:
+        raise CertificateUnusable(
+            f"dot.certificate: {certificate}: is valid from {chain[0].not_valid_before_utc:%Y-%m-%d %H:%M} on"
+        )
+    return Shown(
+        tuple(each.public_bytes(Encoding.DER) for each in chain),
+        private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        min(each.not_valid_after_utc.timestamp() for each in chain),
+    )
+
+
+def make(name: str, addresses: Sequence[str], now: float) -> Shown:
+    """One signed by its own key, for *name* and the service *addresses*."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    at = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    end = at + datetime.timedelta(days=SELF_SIGNED_DAYS)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64] or "rootsrv")])
+    alternatives = [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(at - datetime.timedelta(days=1))  # clocks differ
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    octets = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return Shown((made.public_bytes(Encoding.DER),), octets, end.timestamp(), is_self_signed=True)
+
+
+def _octets(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_MAX_FILE_OCTETS)
+    except OSError as error:
+        raise CertificateUnusable(f"{path}: {error.strerror}") from error
+
+
+def _public_octets(key: Any) -> bytes:
+    octets: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return octets
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string() or f"serial number {certificate.serial_number}"
+
+
+def _end(certificate: x509.Certificate) -> str:
+    return f"{certificate.not_valid_after_utc:%Y-%m-%d}"

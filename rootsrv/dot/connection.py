@@ -1,0 +1,203 @@
+"""DNS over TLS (RFC 7858): connections as over TCP (rootsrv/server/tcp.py), with a handshake before them."""
+# Theory of operation
+# -------------------
+# A connection is one of rootsrv/server, whose reads and writes go through OpenSSL (libssl.py).  It has no session, and
+# costs nothing but its place, until its first octets are there.
+#
+#   accepted ──first octets──▶ handshake ──Finished──▶ established: all as over TCP
+#       │                         │
+#       └──── HANDSHAKE_SECONDS ──┴──▶ closed        who has not asked is a newcomer: out before all others (D10)
+#
+# A handshake costs a hundred times what a query does.  So in a turn those that are established come first, and a few
+# handshakes after them; what is left comes again.  Each is charged to its source by the processor time that handshakes
+# took lately (rootsrv/admission).
+
+import contextlib
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from rootsrv.answer.responder import Transport
+from rootsrv.capture.facts import Transport as Told
+from rootsrv.capture.messages import MessageWriter
+from rootsrv.dot.libssl import Context, Session, TlsFailed, TlsUnavailable
+from rootsrv.dot.padding import padded
+from rootsrv.server.connection import Connection
+from rootsrv.server.counters import Counters
+from rootsrv.server.serving import Serving
+from rootsrv.server.tcp import Connections, Due, TcpLimits, older_than
+from rootsrv.server.turns import Turns
+
+HANDSHAKE_SECONDS = 3.0
+"""From the connection to the end of its handshake."""
+
+TURN_HANDSHAKES = 8
+"""Of which a step is done in a turn: two or three milliseconds, in which who is established waits."""
+
+EXPECTED_MICROSECONDS = 400
+"""Processor time of a handshake until it is known better."""
+
+_SMOOTHING = 16
+
+
+class PaddedServing(Serving):
+    """Responds as ever, and pads what is to be padded."""
+
+    def respond_to(self, octets: bytes, source: bytes, transport: Transport, port: int = 0) -> bytes | None:
+        """The response to one request, or None.  Raises nothing, whatever the octets."""
+        return padded(octets, super().respond_to(octets, source, transport, port))
+
+    def respond_to_all(
+        self, requests: Sequence[bytes], sources: Sequence[bytes], transport: Transport, ports: object = tuple
+    ) -> list[bytes | None]:
+        """One response or None for each request.  Raises nothing, whatever the octets."""
+        return list(map(padded, requests, super().respond_to_all(requests, sources, transport)))
+
+
+class TlsConnection(Connection):
+    """One client's connection."""
+
+    __slots__ = ("_is_established", "_session", "_spent_ns", "_tls")
+
+    def __init__(self, connections: "TlsConnections", descriptor: int, source: bytes) -> None:
+        super().__init__(connections, descriptor, source)
+        self._tls = connections
+        self._session: Session | None = None
+        self._is_established = False
+        self._spent_ns = 0
+
+    @property
+    def is_established(self) -> bool:
+        """Whether its handshake is over."""
+        return self._is_established
+
+    def _read(self) -> bytes:
+        session = self._session
+        if session is not None and self._is_established:
+            return session.read()
+        began = time.thread_time_ns()
+        try:
+            return self._shake_hands(session)
+        finally:
+            self._spent_ns += time.thread_time_ns() - began
+            if self._is_established or self._descriptor < 0:
+                self._tls.took(self._spent_ns // 1000, completed=self._is_established)
+
+    def _shake_hands(self, session: Session | None) -> bytes:
+        """Go on with the handshake; what comes behind it.  BlockingIOError: nothing yet, or it is over."""
+        everybody = self._tls
+        context = everybody.context
+        wrong = context.wrong_protocols
+        try:
+            if session is None:
+                if everybody.turns.refuses_handshake(self.source, everybody.expected_microseconds):
+                    everybody.counters.count_tls("refused")
+                    self._over("refused-rate", reset=True)
+                    raise BlockingIOError
+                session = self._session = context.accept(self._descriptor)
+            try:
+                octets = session.read()
+            except BlockingIOError:
+                if not session.is_established:
+                    raise
+                self._established()
+                try:
+                    octets = session.read()  # the first query comes right behind
+                except BlockingIOError:
+                    _acknowledge(self._descriptor)
+                    raise
+            if not self._is_established:
+                self._established()
+        except (TlsFailed, TlsUnavailable):
+            if self._is_established:
+                raise
+            everybody.counters.count_tls("wrong-protocol" if context.wrong_protocols > wrong else "failed")
+            self._over("closed-handshake")
+            raise BlockingIOError from None
+        return octets
+
+    def _established(self) -> None:
+        self._is_established = True
+        self._tls.established(self)
+
+    def _write(self, octets: bytes | bytearray) -> int:
+        assert self._session is not None
+        return self._session.write(octets)
+
+    def _close(self, descriptor: int, *, reset: bool) -> None:
+        if self._session is not None:
+            self._session.end(politely=not reset)
+            self._session = None
+        super()._close(descriptor, reset=reset)
+
+
+def _acknowledge(descriptor: int) -> None:
+    """Have the kernel acknowledge at once what came.
+
+    Without tickets nothing of ours follows the client's Finished; one that has not set TCP_NODELAY waits with its query
+    until that is acknowledged, which the kernel would do only 40 ms later.
+    """
+    connection = socket.socket(fileno=descriptor)
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+    connection.detach()
+
+
+class TlsConnections(Connections):
+    """All connections of the process."""
+
+    told_as = Told.TLS
+    accepts = 16
+
+    def __init__(
+        self,
+        turns: Turns,
+        counters: Counters,
+        limits: TcpLimits,
+        context: Context,
+        told: MessageWriter | None = None,
+    ) -> None:
+        """*context*: what those that come are shown; it may be replaced at any time."""
+        super().__init__(turns, counters, limits, told)
+        self.context = context
+        self.expected_microseconds = EXPECTED_MICROSECONDS
+        """What a handshake takes, lately."""
+
+        self._handshakes: OrderedDict[Connection, float] = OrderedDict()
+
+    def _new_connection(self, descriptor: int, source: bytes) -> TlsConnection:
+        return TlsConnection(self, descriptor, source)
+
+    def _begin(self, connection: Connection) -> None:
+        self._handshakes[connection] = time.monotonic()
+
+    def _in_order(self, due: list[Due]) -> list[Due]:
+        first: list[Due] = []
+        handshakes: list[Due] = []
+        for each in due:
+            is_handshake = isinstance(each[0], TlsConnection) and not each[0].is_established
+            (handshakes if is_handshake else first).append(each)
+        return first + handshakes[:TURN_HANDSHAKES]
+
+    def took(self, microseconds: int, *, completed: bool) -> None:
+        """A handshake that is over took so much processor time."""
+        self.counters.count_tls("microseconds", microseconds)
+        if completed:
+            self.expected_microseconds += (microseconds - self.expected_microseconds) // _SMOOTHING
+
+    def established(self, connection: TlsConnection) -> None:
+        """The handshake of *connection* is over."""
+        self._handshakes.pop(connection, None)
+        self.counters.count_tls("handshakes")
+
+    def _forget(self, connection: Connection) -> None:
+        super()._forget(connection)
+        self._handshakes.pop(connection, None)
+
+    def tick(self) -> None:
+        """Close what is over its time; called a few times a second."""
+        for connection in older_than(self._handshakes, time.monotonic() - HANDSHAKE_SECONDS):
+            self.counters.count_tls("late")
+            connection.abort("closed-handshake")
+        super().tick()
