@@ -174,10 +174,15 @@ static __always_inline int write_fact(struct scratch *s, uint64_t number, int is
 		 (uint64_t)bpf_ntohs(LOAD16(s->message)) << 32 | (uint64_t)bpf_ntohs(LOAD16(s->message + 2)) << 48;
 	row[7] = s->qtype | 1ULL << 16 | (uint64_t)s->size << 32 | response_size << 48;
 	row[8] = flags | offered << 16 | name_size << 32 | 1ULL << 40;
-	/* The header's last octet, which is the number of OPT records, and the name behind it. */
+	/* The header's last octet, which is the number of OPT records, and the name behind it.  Most names end in the first words. */
+	uint64_t end = name_size + 1;
 #pragma unroll
 	for (uint32_t i = 0; i < 7; i++)
-		row[9 + i] = up_to(LOAD64(s->message + DNS_HEADER - 1 + i * 8), (int64_t)name_size + 1 - i * 8);
+		row[9 + i] = end > i * 8 ? LOAD64(s->message + DNS_HEADER - 1 + i * 8) : 0;
+	if (end < 56) {
+		BOUND(end, 63);
+		row[9 + end / 8] &= (1ULL << end % 8 * 8) - 1;
+	}
 	if (name_size > NAME_HERE)
 		continue_rows(s, number, DNS_HEADER + NAME_HERE, DNS_HEADER + name_size);
 	return 0;
