@@ -19,6 +19,13 @@ def write(name: str, result: dict[str, Any], markdown: str, directory: Path = RE
     return path
 
 
+def kept_before(name: str, directory: Path = RESULTS) -> dict[str, Any]:
+    """What was written under that name before; empty if nothing was."""
+    path = directory / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return found
+
+
 @contextlib.contextmanager
 def kept(result: dict[str, Any]) -> Iterator[None]:
     """The block in which *result* is filled: KeyboardInterrupt ends it and sets `interrupted`; what is there stays.

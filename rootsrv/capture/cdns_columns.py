@@ -64,42 +64,62 @@ class ColumnWriter:
 
     def __init__(self, collection: Collection) -> None:
         self._anonymiser = collection.anonymiser
-        self._pending: list[Words] = []
+        self._pending: list[tuple[Words, int]] = []
+        """Rows, and what is to be added to their times."""
+
         self._items = self._rows = self._lost = self._not_sampled = 0
 
     def add(
         self, rows: bytes | bytearray | memoryview, wall_offset: int, *, lost: int = 0, not_sampled: int = 0
     ) -> list[bytes]:
+        self._lost += lost
         self._not_sampled += not_sampled
-        words, items, damaged = _whole(numpy.frombuffer(rows, numpy.uint64).reshape(-1, FACT_OCTETS // 8))
-        self._lost += lost + damaged
-        if not items:
+        kept = rows if isinstance(rows, bytes) else bytes(rows)
+        words = numpy.frombuffer(kept, numpy.uint64).reshape(-1, FACT_OCTETS // 8)
+        if not len(words):
             return []
-        words[:, 0] += numpy.uint64(wall_offset % 2**64)  # below 0 where the wall clock has not been set
-        self._pending.append(words)
-        self._items += items
+        self._pending.append((words, wall_offset))
+        self._items += len(words) - int(numpy.count_nonzero(_octets(words)[:, 8] == Kind.CONTINUATION))
         self._rows += len(words)
-        blocks = []
-        while self._items >= BLOCK_ITEMS or self._rows > BLOCK_ROWS:
-            words = numpy.concatenate(self._pending) if len(self._pending) > 1 else self._pending[0]
-            heads = _heads(words)
-            ends = numpy.append(heads[1:], len(words))
-            items = min(BLOCK_ITEMS, int(numpy.searchsorted(ends, BLOCK_ROWS, "right")))
-            end = int(ends[items - 1])
-            blocks.append(self._block(words[:end]))
-            self._pending = [words[end:]]
-            self._items, self._rows = len(heads) - items, len(words) - end
+        if self._items < BLOCK_ITEMS and self._rows <= BLOCK_ROWS:
+            return []
+        words, blocks = self._taken(), []
+        heads = _heads(words)
+        ends = numpy.append(heads[1:], len(words))
+        first = start = 0
+        while len(heads) - first >= BLOCK_ITEMS or len(words) - start > BLOCK_ROWS:
+            last = min(first + BLOCK_ITEMS, int(numpy.searchsorted(ends, start + BLOCK_ROWS, "right")))
+            # A fact is smaller than a block: what is larger are continuations of nothing.
+            last = max(last, min(first + 1, len(ends)))
+            end = int(ends[last - 1]) if last else len(words)
+            blocks.append(self._block(words[start:end]))
+            first, start = last, end
+        if start < len(words):
+            self._pending = [(words[start:], 0)]
+        self._items, self._rows = len(heads) - first, len(words) - start
         return blocks
 
     def flush(self) -> bytes:
-        if not self._items and not self._lost and not self._not_sampled:
+        if not self._rows and not self._lost and not self._not_sampled:
             return b""
-        pending, self._pending = self._pending, []
+        words = self._taken() if self._pending else numpy.empty((0, FACT_OCTETS // 8), numpy.uint64)
         self._items = self._rows = 0
-        return self._block(numpy.concatenate([*pending, numpy.empty((0, FACT_OCTETS // 8), numpy.uint64)]))
+        return self._block(words)
+
+    def _taken(self) -> Words:
+        """All that waits, with times of the wall clock."""
+        pending, self._pending = self._pending, []
+        words = numpy.concatenate([words for words, _ in pending])
+        at = 0
+        for some, offset in pending:
+            if offset:  # below 0 where the wall clock has not been set
+                words[at : at + len(some), 0] += numpy.uint64(offset % 2**64)
+            at += len(some)
+        return words
 
     def _block(self, words: Words) -> bytes:
-        block = _block(words, self._lost, self._not_sampled, self._anonymiser)
+        words, heads, damaged = _whole(words)
+        block = _block(words, heads, self._lost + damaged, self._not_sampled, self._anonymiser)
         self._lost = self._not_sampled = 0
         return block
 
@@ -119,22 +139,21 @@ def _sizes(rows: NDArray[numpy.void]) -> Integers:
     return numpy.where(rows["kind"] == Kind.MALFORMED, rows["query_octets"], rows["name_octets"]).astype(numpy.intp)
 
 
-def _whole(words: Words) -> tuple[Words, int, int]:
-    """A copy of those facts that have all of their rows, how many they are, and how many have not."""
+def _whole(words: Words) -> tuple[Words, Integers, int]:
+    """Those facts that have all of their rows, where each begins, and how many have not."""
     octets = _octets(words)
-    if not octets[:, 8].any() and octets[:, 68].max(initial=0) <= INLINE_OCTETS:
-        return words.copy(), len(words), 0
     heads = _heads(words)
-    if not len(heads):
-        return words[:0].copy(), 0, 0
-    rows = words[heads].view(_ROW).reshape(-1) if len(heads) < len(words) else words.view(_ROW).reshape(-1)
-    wanted = continuations(_sizes(rows))
+    if len(heads) == len(words) and octets[:, 68].max(initial=0) <= INLINE_OCTETS and not octets[:, 8].any():
+        return words, heads, 0
+    rows = octets[heads]
+    wanted = continuations(_sizes(rows.view(_ROW).reshape(-1)))
     there = numpy.append(heads[1:], len(words)) - heads - 1
-    whole = (there >= wanted) & (rows["kind"] <= Kind.MALFORMED)
+    whole = (there >= wanted) & (rows[:, 8] <= Kind.MALFORMED)
     count = int(whole.sum())
     if count == len(heads) and len(words) == count + int(wanted.sum()):
-        return words.copy(), count, 0
-    return words[spread(heads[whole], 1 + wanted[whole])], count, len(heads) - count
+        return words, heads, 0
+    found = words[spread(heads[whole], 1 + wanted[whole])]
+    return found, _heads(found), len(heads) - count
 
 
 # ── tables ──
@@ -198,9 +217,8 @@ def _names(octets: Octets, heads: Integers) -> tuple[bytes, Integers]:
 # ── a block ──
 
 
-def _block(words: Words, lost: int, not_sampled: int, anonymiser: Anonymiser | None) -> bytes:
-    """One block (§7.5) of whole facts whose times are nanoseconds of the wall clock."""
-    heads = _heads(words)
+def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymiser: Anonymiser | None) -> bytes:
+    """One block (§7.5) of whole facts, which begin at *heads*; their times are nanoseconds of the wall clock."""
     octets = _octets(words)
     rows = words[heads] if len(heads) < len(words) else words
     malformed = _octets(rows)[:, 8] == Kind.MALFORMED

@@ -240,23 +240,27 @@ class Collector:
     def _take(self, until: int) -> None:
         """Take what is in the rings, and write what is older than *until* (CLOCK_BOOTTIME)."""
         assert self._format is not None
-        taken: list[bytes] = []
+        taken: list[bytes | memoryview] = []
+        rows_taken: list[tuple[rings.Ring, int]] = []
         lost = passed_over = 0
         found = self._rings()
         self.fill = max((ring.waiting / ring.capacity for ring in found), default=0.0)
-        for ring in found:
-            pieces = ring.take()
-            if pieces:
-                octets = b"".join(pieces)
-                ring.done(len(octets) // rings.ROW_OCTETS)
-                taken.append(octets if ring.where == "kernel" else self._format.rows(octets))
-            news = ring.news()
-            self.totals.lost[ring.where] += news.lost
-            lost += news.lost
-            passed_over += news.passed_over
+        try:
+            for ring in found:
+                pieces = ring.take()
+                rows_taken.append((ring, sum(map(len, pieces)) // rings.ROW_OCTETS))
+                taken += pieces if ring.where == "kernel" or not pieces else [self._format.rows(b"".join(pieces))]
+                news = ring.news()
+                self.totals.lost[ring.where] += news.lost
+                lost += news.lost
+                passed_over += news.passed_over
+            ready, self._waiting = sequence.merge(self._waiting, taken, until)
+        finally:
+            # Rows that nobody can read are not read again.
+            for ring, rows in rows_taken:
+                ring.done(rows)
         lost, self._untold = lost + self._untold, 0
         self.totals.passed_over += passed_over
-        ready, self._waiting = sequence.merge(self._waiting, taken, until)
         self.behind_seconds = (boottime_ns() - sequence.first_time(ready)) / 1e9 if ready else 0.0
         if ready or lost or passed_over:
             self._write(ready, lost, passed_over)
