@@ -39,7 +39,7 @@ from tests.system.anycast_network import (
 )
 
 STEADY = replace(QUICK, wait=20, max_delay=20, void=40)
-"""Of six instances on one small machine some are ready ten seconds after the first: those, too, count from the offer."""
+"""Of six instances on one small machine some are ready ten seconds after the first: they count from the offer, too."""
 
 MEMBERS = 6
 HOSTS = ("m0", "m1")
