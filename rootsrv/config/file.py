@@ -22,7 +22,8 @@ from rootsrv.config.fastpath import FastPathConfig
 from rootsrv.config.hyperlocal import HyperlocalConfig
 from rootsrv.config.limits import LimitsConfig
 from rootsrv.config.mesh import MeshConfig
-from rootsrv.config.report import LogConfig, ReportConfig, check_report
+from rootsrv.config.portal import PortalConfig
+from rootsrv.config.report import LogConfig, ReportConfig, refuse_served
 from rootsrv.config.typed import build
 from rootsrv.config.zones import (
     AdminConfig,
@@ -191,6 +192,7 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     dot: DotConfig | None = None
     capture: CaptureConfig | None = None
+    portal: PortalConfig | None = None
     report: ReportConfig = field(default_factory=ReportConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -199,9 +201,13 @@ class Config:
         check_secondary(
             self.admin, self.key, self.primary, self.peer, self.service.addresses, {z.name: z for z in self.zone}
         )
-        check_report(self.report, self.service.addresses)
+        refuse_served("report.addresses", self.report.addresses, self.service.addresses)
         if self.dot is not None:
             check_dot(self.dot, self.service.port)
+        if self.portal is not None:
+            # On loopback is a proxy's way to it, beside what answers queries of this host.
+            elsewhere = tuple(each for each in self.portal.addresses if not ipaddress.ip_address(each).is_loopback)
+            refuse_served("portal.addresses", elsewhere, self.service.addresses)
         if self.anycast is not None:
             check_anycast(self.anycast, self.service.addresses)
 
@@ -291,6 +297,14 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     dot = config.dot
     if dot is not None:
         dot = dataclasses.replace(dot, certificate=absolute(dot.certificate), key=absolute(dot.key))
+    portal = config.portal
+    if portal is not None:
+        portal = dataclasses.replace(
+            portal,
+            tls_certificate=absolute(portal.tls_certificate),
+            tls_key=absolute(portal.tls_key),
+            password_file=absolute(portal.password_file),
+        )
     mesh = config.mesh
     if mesh is not None:
         mesh = dataclasses.replace(
@@ -301,7 +315,9 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             tls_certificate=absolute(mesh.tls_certificate),
             tls_key=absolute(mesh.tls_key),
         )
-    return dataclasses.replace(config, zone=zones, state=state, report=report, dot=dot, capture=capture, mesh=mesh)
+    return dataclasses.replace(
+        config, zone=zones, state=state, report=report, dot=dot, capture=capture, portal=portal, mesh=mesh
+    )
 
 
 def read(document: dict[str, Any]) -> Config:

@@ -22,7 +22,7 @@ from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
 from rootsrv.zone import instant
 
-Role = Literal["serve", "maintain", "advertise", "report", "mesh", "capture", "hyperlocal"]
+Role = Literal["serve", "maintain", "advertise", "report", "mesh", "capture", "portal", "hyperlocal"]
 ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report", "mesh", "capture")
 
 
@@ -35,7 +35,7 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
 
     *path*: the configuration file, which the processes of the roles read anew.
     """
-    if not config.zone:
+    if not config.zone and role != "portal":
         raise ConfigError("zone: a root zone is needed")
     service_manager.take()
     raise_limit()
@@ -73,6 +73,9 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
             case "capture":
                 with _alone(runtime / "capture.lock"):
                     _run_until_signalled(lambda stop, _: _capture(config, stop))
+            case "portal":
+                with _alone(runtime / "portal.lock"):
+                    _run_until_signalled(lambda stop, _: _portal(config, stop))
             case "hyperlocal":
                 with _alone(state / "maintain.lock"):
                     # A megabyte less, and a resolver's few queries need no more.
@@ -212,6 +215,20 @@ async def _capture(config: Config, stop: asyncio.Event) -> None:
     try:
         await capture(config, stop)
     except CannotCapture as error:
+        raise CannotRun(str(error)) from error
+
+
+async def _portal(config: Config, stop: asyncio.Event) -> None:
+    """CannotRun if it cannot be begun, or what it needs is not installed."""
+    try:
+        from rootsrv.portal.serving import CannotListen
+        from rootsrv.roles.portal import CertificateUnusable, NotConfigured, RegisterUnusable, portal
+    except ModuleNotFoundError as error:
+        raise CannotRun(f"portal: {error.name} is not installed: pip install 'rootsrv[portal]'") from error
+
+    try:
+        await portal(config, stop)
+    except (NotConfigured, RegisterUnusable, CertificateUnusable, CannotListen) as error:
         raise CannotRun(str(error)) from error
 
 

@@ -68,6 +68,19 @@ def test_hyperlocal_has_a_container_without_any_capability_and_a_state_of_its_ow
     assert re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE) == [""]
 
 
+def test_portal_needs_no_capability_and_shares_the_state_of_the_zone_service() -> None:
+    words = arguments("portal")
+    assert words[words.index("--cap-drop") + 1] == "ALL"
+    assert "--read-only" in words
+    volumes = [after for before, after in itertools.pairwise(words) if before == "--volume"]
+    assert [each.partition(":")[0] for each in volumes[1:]] == ["rootsrv-localroot-state", "rootsrv-localroot-run"]
+    told = parser().parse_args(words[words.index("run", words.index("--volume")) :])
+    assert (told.role, told.config) == ("portal", Path("/etc/rootsrv/localroot.toml"))
+    unit = (REPOSITORY / "deploy" / "systemd" / "rootsrv-portal.service").read_text()
+    assert not given("portal")
+    assert re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE) == [""]
+
+
 def test_another_word_than_a_role_is_refused() -> None:
     for words in (("print", "all"), ("run",), ("stop", "serve")):
         done = subprocess.run([str(SCRIPT), *words], capture_output=True, text=True, timeout=10, check=False)
