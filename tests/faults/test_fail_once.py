@@ -165,7 +165,7 @@ class Faulty:
         """One try; the connection may wait for a worker that is only just replaced."""
         try:
             return bool(self.instance.ask(tcp=True).answer)
-        except (OSError, dns.exception.DNSException):
+        except (OSError, EOFError, dns.exception.DNSException):  # a write that failed has closed the connection
             return False
 
     def _replace_a_worker(self) -> None:
