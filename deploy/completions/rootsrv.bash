@@ -9,7 +9,7 @@ _rootsrv() {
     case "$path $previous" in
     " zone verify --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
     " zone compile --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
-    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report mesh capture portal" -- "$current")) ;;
+    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report mesh capture localroot portal" -- "$current")) ;;
     " drain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " undrain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " withdraw --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;

@@ -97,7 +97,7 @@ def _add_run(commands: Commands) -> None:
     running.add_argument("--config", type=Path, required=True, metavar="FILE")
     running.add_argument(
         "--role",
-        choices=("serve", "maintain", "advertise", "report", "mesh", "capture", "portal"),
+        choices=("serve", "maintain", "advertise", "report", "mesh", "capture", "localroot", "portal"),
         help="only this one (default: all, supervised)",
     )
     running.set_defaults(command=run)

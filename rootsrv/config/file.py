@@ -21,6 +21,7 @@ from rootsrv.config.dot import DotConfig, check_dot
 from rootsrv.config.fastpath import FastPathConfig
 from rootsrv.config.hyperlocal import HyperlocalConfig
 from rootsrv.config.limits import LimitsConfig
+from rootsrv.config.localroot import DistributeConfig, LocalRootConfig, check_localroot
 from rootsrv.config.mesh import MeshConfig
 from rootsrv.config.portal import PortalConfig
 from rootsrv.config.report import LogConfig, ReportConfig, refuse_served
@@ -180,6 +181,8 @@ class Config:
     anycast: AnycastConfig | None = None
     mesh: MeshConfig | None = None
     hyperlocal: HyperlocalConfig | None = None
+    localroot: LocalRootConfig | None = None
+    distribute: tuple[DistributeConfig, ...] = ()
     admin: AdminConfig = field(default_factory=AdminConfig)
     key: tuple[KeyConfig, ...] = ()
     primary: tuple[PrimaryConfig, ...] = ()
@@ -198,8 +201,15 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_zones(self.zone)
-        check_secondary(
-            self.admin, self.key, self.primary, self.peer, self.service.addresses, {z.name: z for z in self.zone}
+        kept: dict[str, Any] = {each.name: each for each in self.zone}
+        kept |= {each.name: each for each in self.distribute}
+        check_secondary(self.admin, self.key, self.primary, self.peer, self.service.addresses, kept)
+        check_localroot(
+            self.localroot,
+            self.distribute,
+            {"service.addresses": self.service.addresses, "admin.addresses": self.admin.addresses},
+            tuple(each.name for each in self.zone),
+            tuple(name for each in self.primary for name in each.zones),
         )
         refuse_served("report.addresses", self.report.addresses, self.service.addresses)
         if self.dot is not None:
@@ -315,8 +325,24 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             tls_certificate=absolute(mesh.tls_certificate),
             tls_key=absolute(mesh.tls_key),
         )
+    localroot = config.localroot
+    if localroot is not None:
+        localroot = dataclasses.replace(
+            localroot,
+            tls_certificate=absolute(localroot.tls_certificate),
+            tls_key=absolute(localroot.tls_key),
+            statistics_directory=absolute(localroot.statistics_directory) or str(Path(state.directory) / "statistics"),
+        )
     return dataclasses.replace(
-        config, zone=zones, state=state, report=report, dot=dot, capture=capture, portal=portal, mesh=mesh
+        config,
+        zone=zones,
+        state=state,
+        report=report,
+        dot=dot,
+        capture=capture,
+        localroot=localroot,
+        portal=portal,
+        mesh=mesh,
     )
 
 

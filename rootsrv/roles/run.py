@@ -22,7 +22,7 @@ from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
 from rootsrv.zone import instant
 
-Role = Literal["serve", "maintain", "advertise", "report", "mesh", "capture", "portal", "hyperlocal"]
+Role = Literal["serve", "maintain", "advertise", "report", "mesh", "capture", "localroot", "portal", "hyperlocal"]
 ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report", "mesh", "capture")
 
 
@@ -37,6 +37,8 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
     """
     if not config.zone and role != "portal":
         raise ConfigError("zone: a root zone is needed")
+    if config.localroot is not None and (role is None or (role in ROLES and role != "report")):
+        raise ConfigError("localroot: has a configuration of its own: rootsrv run --role localroot")
     service_manager.take()
     raise_limit()
     if clock.test_offset_seconds():
@@ -80,6 +82,9 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
                 with _alone(state / "maintain.lock"):
                     # A megabyte less, and a resolver's few queries need no more.
                     _run_until_signalled(lambda stop, _: _hyperlocal(config, path, stop), asyncio.new_event_loop)
+            case "localroot":
+                with _alone(state / "maintain.lock"):
+                    _run_until_signalled(lambda stop, _: _localroot(config, path, stop))
             case None:
                 with _alone(state / "run.lock"):
                     absent = {
@@ -188,6 +193,18 @@ async def _hyperlocal(config: Config, path: Path, stop: asyncio.Event) -> None:
     try:
         await hyperlocal(config, path, stop)
     except (LoadingFailed, StoreFailed, CannotListen) as error:
+        raise CannotRun(str(error)) from error
+
+
+async def _localroot(config: Config, path: Path, stop: asyncio.Event) -> None:
+    """CannotRun if it cannot be begun."""
+    from rootsrv.roles.localroot import localroot
+    from rootsrv.secondary.loading import LoadingFailed
+    from rootsrv.store.store import StoreFailed
+
+    try:
+        await localroot(config, path, stop)
+    except (LoadingFailed, StoreFailed) as error:
         raise CannotRun(str(error)) from error
 
 

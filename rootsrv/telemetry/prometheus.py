@@ -20,6 +20,7 @@ from rootsrv.admission.samples import DIMENSIONS, PREFIX_DIMENSIONS
 from rootsrv.config.file import Config
 from rootsrv.page import counts
 from rootsrv.telemetry import fleet_page
+from rootsrv.telemetry.localroot_metrics import localroot
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import ADMISSION, KERNEL, ROLES, Said, View
 from rootsrv.wire.codes import NOERROR, NXDOMAIN
@@ -59,6 +60,8 @@ class Exposition:
             "advertise": config.anycast is None,
             "mesh": config.mesh is None,
             "capture": config.capture is None,
+            "localroot": config.localroot is None,
+            "serve": config.localroot is not None,
         }
         self._expected_roles = [role for role in ROLES if not absent.get(role, False)]
         self._digest = digest
@@ -78,6 +81,7 @@ class Exposition:
             *_over_tls(view),
             *_admission(view, show_prefixes=self._show_prefixes),
             *_capture(view),
+            *localroot(view),
             *_of_statistics(statistics),
         ]
         families.append(

@@ -23,7 +23,7 @@ from rootsrv.telemetry.host import Process, Sockets, processes, read_sockets
 from rootsrv.wire import name as names
 from rootsrv.zone import instant
 
-ROLES = ("serve", "maintain", "advertise", "mesh", "capture")
+ROLES = ("serve", "maintain", "advertise", "mesh", "capture", "localroot")
 KERNEL = "fastpath"
 """Asked over the socket of serve, which owns it."""
 

@@ -91,7 +91,13 @@ def test_every_metric_is_in_the_table_of_the_documentation_and_the_other_way_rou
     }
     texts = (
         running.get("/metrics"),
-        exposition_text(fastpath={"counters": {"cut": 0}}, mesh=MESH, capture={"state": "idle"}, serve={"dot": DOT}),
+        exposition_text(
+            fastpath={"counters": {"cut": 0}},
+            mesh=MESH,
+            capture={"state": "idle"},
+            serve={"dot": DOT},
+            localroot=LOCALROOT,
+        ),
     )
     exposed = {line.split()[2] for text in texts for line in text.splitlines() if line.startswith("# TYPE")}
 
@@ -128,6 +134,43 @@ MESH = {
     "refused": 3,
     "leads": True,
 }  # fmt: skip
+
+
+LOCALROOT = {
+    "zones": [
+        {"name": ".", "given": 7, "subscribers": 4, "with_newest": 3, "newest_age_seconds": 61.5},
+        {"name": "arpa.", "given": None, "subscribers": 0, "with_newest": 0, "newest_age_seconds": 0.0},
+    ],
+    "servers": 5,
+    "keys": 6,
+    "proved_addresses": 3,
+    "transfers_running": 1,
+    "notify_on_their_way": 2,
+    "counters": {
+        "transfers . axfr-tcp-key": 8,
+        "transfer-octets . axfr-tcp-key": 9000,
+        "notify . not-confirmed": 1,
+        "tsig-errors BadTime": 2,
+        "something new": 3,
+    },
+    "register_error": "locked",
+    "observations_error": "",
+    "statistics_error": "",
+}
+
+
+def test_a_localroot_service_is_in_the_metrics() -> None:
+    metrics = exposition(localroot=LOCALROOT)
+    assert metrics['rootsrv_localroot_given{zone="."}'] == 1
+    assert metrics['rootsrv_localroot_given{zone="arpa."}'] == metrics['rootsrv_localroot_serial{zone="arpa."}'] == 0
+    assert metrics['rootsrv_localroot_fresh_subscribers{zone="."}'] == 3
+    assert metrics["rootsrv_localroot_pending_notifies"] == 2
+    assert metrics['rootsrv_localroot_working{what="register"}'] == 0
+    assert metrics['rootsrv_localroot_working{what="observations"}'] == 1
+    assert metrics['rootsrv_localroot_transfers_total{way="axfr-tcp-key",zone="."}'] == 8
+    assert metrics['rootsrv_localroot_transfer_bytes_total{way="axfr-tcp-key",zone="."}'] == 9000
+    assert metrics['rootsrv_localroot_notifies_total{outcome="not-confirmed",zone="."}'] == 1
+    assert metrics['rootsrv_localroot_tsig_errors_total{error="BadTime"}'] == 2
 
 
 def test_a_capture_is_in_the_metrics_with_what_it_lost_and_where() -> None:
