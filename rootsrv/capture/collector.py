@@ -27,7 +27,7 @@ from typing import Any
 
 from rootsrv.capture import offer, rings, sequence
 from rootsrv.capture.compression import SUFFIXES, Compressor
-from rootsrv.capture.files import Directory, Finisher, OutputFile, is_full
+from rootsrv.capture.files import Directory, Finisher, OutputFile, is_full, is_taken
 from rootsrv.capture.formats import Format
 from rootsrv.process import log
 from rootsrv.process.clock import boottime_ns
@@ -156,6 +156,7 @@ class Collector:
         """End it: what the rings have is written, and the file is finished."""
         if self._wanted is None:
             return
+        self._switch_off()
         self._drain()
         self._wanted = self._format = None
         self.state = State.IDLE
@@ -240,27 +241,24 @@ class Collector:
     def _take(self, until: int) -> None:
         """Take what is in the rings, and write what is older than *until* (CLOCK_BOOTTIME)."""
         assert self._format is not None
-        taken: list[bytes | memoryview] = []
-        rows_taken: list[tuple[rings.Ring, int]] = []
+        taken: list[bytes] = []
         lost = passed_over = 0
         found = self._rings()
         self.fill = max((ring.waiting / ring.capacity for ring in found), default=0.0)
-        try:
-            for ring in found:
-                pieces = ring.take()
-                rows_taken.append((ring, sum(map(len, pieces)) // rings.ROW_OCTETS))
-                taken += pieces if ring.where == "kernel" or not pieces else [self._format.rows(b"".join(pieces))]
-                news = ring.news()
-                self.totals.lost[ring.where] += news.lost
-                lost += news.lost
-                passed_over += news.passed_over
-            ready, self._waiting = sequence.merge(self._waiting, taken, until)
-        finally:
-            # Rows that nobody can read are not read again.
-            for ring, rows in rows_taken:
-                ring.done(rows)
+        for ring in found:
+            pieces = ring.take()
+            if pieces:
+                octets = b"".join(pieces)
+                # Before the next ring is looked at: of rings that are handed over again it may be the same.
+                ring.done(len(octets) // rings.ROW_OCTETS)
+                taken.append(octets if ring.where == "kernel" else self._format.rows(octets))
+            news = ring.news()
+            self.totals.lost[ring.where] += news.lost
+            lost += news.lost
+            passed_over += news.passed_over
         lost, self._untold = lost + self._untold, 0
         self.totals.passed_over += passed_over
+        ready, self._waiting = sequence.merge(self._waiting, taken, until)
         self.behind_seconds = (boottime_ns() - sequence.first_time(ready)) / 1e9 if ready else 0.0
         if ready or lost or passed_over:
             self._write(ready, lost, passed_over)
@@ -336,7 +334,7 @@ class Collector:
         name = self._format.file_name(self._wanted.name, begins) + SUFFIXES[self._wanted.compression]
         path = self._directory.path / name
         number = 1
-        while path.exists() or path.with_name(path.name + ".part").exists():
+        while is_taken(path):
             number += 1
             path = self._directory.path / name.replace(self._wanted.name, f"{self._wanted.name}-{number}", 1)
         try:
@@ -450,8 +448,7 @@ class Collector:
         self._until = 0
 
     def _drain(self) -> None:
-        """Off, and all that was written until then into the file, which ends."""
-        self._switch_off()
+        """All that was written until now into the file, which ends."""
         if self.state is State.CAPTURING:
             # The writers may be at it still: what they began before they saw the switch is complete a moment later.
             for _ in range(3):
@@ -461,7 +458,10 @@ class Collector:
             self._end_file()
 
     def close(self) -> None:
-        """The role ends: end the file, whose capture goes on when the role does."""
+        """The role ends: end the file, whose capture goes on when the role does.
+
+        The rings stay on: what comes meanwhile waits in them, or is counted there as lost.
+        """
         if self._wanted is not None:
             self._drain()
         for each in [self._taken, *(old for old, _ in self._old)]:

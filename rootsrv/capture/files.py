@@ -20,23 +20,27 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rootsrv.capture.compression import Compressor
+from rootsrv.capture.compression import SUFFIXES, Compressor
 from rootsrv.process import json_text, log
 
 PART, INCOMPLETE = ".part", ".incomplete"
 METADATA, CHECKSUM = ".json", ".md5"
+_XZ = ".xz"
 
 MEMBER_OCTETS = 8 << 20
 """Octets before compression that a disk which gets full can cost, and then the next member begins."""
 
 LEAST_FREE_OCTETS = 1 << 20
 """Below it nothing is begun: a file that ends needs room for what is beside it."""
+
+_RESERVED_OCTETS = 64 << 10
+"""Kept for the end of a file and what is beside it: a disk that others fill to the last block takes them, too."""
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
@@ -68,6 +72,7 @@ class OutputFile:
         self._descriptor = os.open(
             path.with_name(path.name + PART), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640
         )
+        self._reserved = _reserve(path.parent)
         self.octets = 0
         """On the disk, as far as it has been written."""
 
@@ -108,6 +113,7 @@ class OutputFile:
 
     def cut_back(self) -> int:
         """Let go of all behind the last whole member; how many items that costs.  OSError if even that cannot be."""
+        self._use_reserved()
         os.ftruncate(self._descriptor, self._whole)
         os.lseek(self._descriptor, self._whole, os.SEEK_SET)
         self.octets = self._whole
@@ -124,6 +130,7 @@ class OutputFile:
         os.fsync(self._descriptor)
         os.close(self._descriptor)
         self._descriptor = -1
+        self._use_reserved()
         with part.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         document = {**about, **vars(self.contents), "octets": self.octets, "md5": digest}
@@ -141,7 +148,13 @@ class OutputFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        self._use_reserved()
         set_aside(self.path.with_name(self.path.name + PART))
+
+    def _use_reserved(self) -> None:
+        reserved, self._reserved = self._reserved, None
+        if reserved is not None:
+            os.close(reserved)
 
     def _put(self, octets: bytes) -> None:
         view = memoryview(octets)
@@ -149,6 +162,19 @@ class OutputFile:
             written = os.write(self._descriptor, view)
             self.octets += written
             view = view[written:]
+
+
+def _reserve(directory: Path) -> int | None:
+    """The descriptor of a file without a name that takes _RESERVED_OCTETS; None where that is not to be had."""
+    descriptor = None
+    try:
+        descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(descriptor, 0, _RESERVED_OCTETS)
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _write(path: Path, octets: bytes) -> None:
@@ -159,12 +185,41 @@ def _write(path: Path, octets: bytes) -> None:
 
 
 def set_aside(part: Path) -> None:
-    """*part* will not be finished: give it a name that says so; one without anything in it goes."""
+    """*part* will not be finished: give it a name that says so; one without anything in it goes.
+
+    What tells of the file that it should have become goes, too: nobody shall look for that.
+    """
+    whole = part.with_name(part.name.removesuffix(PART))
     with contextlib.suppress(OSError):
-        if part.stat().st_size:
-            part.rename(part.with_name(part.name.removesuffix(PART) + INCOMPLETE))
+        if not whole.exists():
+            _remove_beside(whole)
+        if part.stat().st_size and not _packed_from(whole):
+            part.rename(part.with_name(whole.name + INCOMPLETE))
         else:
             part.unlink()
+
+
+def _remove_beside(path: Path) -> None:
+    for suffix in (METADATA, CHECKSUM):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a file of that name is there, or being written, or was and has been compressed again."""
+    packed = _packed(path)
+    return any(each.exists() for each in (path, packed, path.with_name(path.name + PART)))
+
+
+def _packed(path: Path) -> Path:
+    """What *path* is called when it has been compressed again."""
+    return path.with_suffix(_XZ) if path.suffix in (".gz", ".zst") else path.with_name(path.name + _XZ)
+
+
+def _packed_from(target: Path) -> list[Path]:
+    """The files that are there and of which *target* is made, or was."""
+    if target.suffix != _XZ:
+        return []
+    return [each for suffix in SUFFIXES.values() if (each := target.with_suffix(suffix)).exists()]
 
 
 class Directory:
@@ -186,6 +241,12 @@ class Directory:
         for part in sorted(path.glob(f"*{PART}")):
             log.alarm("capture file incomplete", file=part.name, reason="the role was ended while it was written")
             set_aside(part)
+        for each in self.files():  # those that had just been compressed again
+            for source in _packed_from(each):
+                source.unlink()
+        for each in path.iterdir():
+            if each.suffix in (METADATA, CHECKSUM) and _is_capture(each.name) and not each.with_suffix("").exists():
+                each.unlink()
 
     def files(self) -> list[Path]:
         """What there is, the oldest first, without metadata and checksums."""
@@ -223,8 +284,8 @@ class Directory:
     def _remove(self, path: Path, reason: str) -> None:
         log.event("capture file removed", file=path.name, reason=reason)
         self.removed += 1
-        for suffix in ("", METADATA, CHECKSUM):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        _remove_beside(path)
 
 
 _NAMES = (".pcap", ".cdns")
@@ -270,12 +331,19 @@ class Finisher:
             return
         self.finished += 1
         log.event("capture file", file=file.path.name, items=file.contents.items, octets=file.octets)
-        if self._recompress == "xz":
-            self._under_way.append(self._slow.submit(self._to_xz, file.path))
+        self.recompress([file.path])
+
+    def recompress(self, paths: Iterable[Path]) -> None:
+        """Have whole files compressed again, where that is wanted and they are not."""
+        if self._recompress != "xz":
+            return
+        for path in paths:
+            if path.suffix not in (_XZ, INCOMPLETE):
+                self._under_way.append(self._slow.submit(self._to_xz, path))
 
     def _to_xz(self, path: Path) -> None:
         """As `.xz`, by a child at the lowest priority; the file itself goes when that is whole."""
-        target = path.with_suffix(".xz") if path.suffix in (".gz", ".zst") else path.with_name(path.name + ".xz")
+        target = _packed(path)
         unpack = {".gz": ["gzip", "-dc"], ".zst": ["zstd", "-dcq"]}.get(path.suffix, ["cat"])
         part = target.with_name(target.name + PART)
         try:
@@ -296,8 +364,8 @@ class Finisher:
             _write(target.with_name(target.name + METADATA), json.dumps(about, indent=1).encode() + b"\n")
             _write(target.with_name(target.name + CHECKSUM), f"{digest}  {target.name}\n".encode())
             part.rename(target)
-            for suffix in ("", METADATA, CHECKSUM):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            _remove_beside(path)
         except (OSError, ValueError) as error:
             part.unlink(missing_ok=True)
             log.alarm("capture file not made xz", file=path.name, reason=error)

@@ -3,6 +3,10 @@
 # unix(7)).  Who may open the socket is in the group of the process (mode 0660), as with the control socket.  The
 # connection says nothing more; it ends when the rings are not these any more, and then the reader, which has them still
 # mapped, takes what is left in them and comes again.
+#
+# Rings are off when they are made, and the reader switches them on.  What is asked between a start of the role serve
+# and the reader's coming would be in no file and counted by nobody: so the reader leaves beside the socket what it
+# wants, and new rings are made so.
 
 import asyncio
 import contextlib
@@ -12,17 +16,57 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from rootsrv.capture.rings import Ring, open_maps, open_memory
+from rootsrv.capture.rings import EVERYTHING, FACTS, PACKETS, Ring, open_maps, open_memory
 from rootsrv.control.server import reachable
-from rootsrv.process import json_text, log
+from rootsrv.process import json_text, log, whole_file
 
 NAME = "capture-rings.sock"
+WANTED = "capture-wanted.json"
+"""What the role capture has written while it captures: beside the socket."""
+
 _LONGEST_OCTETS = 65_536
 _MOST_DESCRIPTORS = 66  # two maps, and a ring for each of 64 workers
 
 
 class NoRings(Exception):
     """The role serve does not hand out rings; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What rings shall hold: the arguments of `Ring.want`."""
+
+    shape: int
+    every: int
+    bits: int
+
+    def leave(self, runtime: Path) -> None:
+        """Let rings be made so from now on; what hinders is logged: a capture goes on without."""
+        document = {"shape": self.shape, "every": self.every, "bits": self.bits}
+        try:
+            whole_file.replace(runtime / WANTED, json.dumps(document).encode(), 0o640)
+        except OSError as error:
+            log.alarm("capture's wish not left", reason=error, costs="what is asked while serve starts is not captured")
+
+    @classmethod
+    def left(cls, runtime: Path) -> "Wish | None":
+        """What is wanted; None if nothing is, or nobody can tell."""
+        try:
+            document = json_text.parse((runtime / WANTED).read_bytes())
+            found = cls(*(int(document[key]) for key in ("shape", "every", "bits")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.alarm("capture's wish cannot be read", reason=error)
+            return None
+        is_one = found.shape in (FACTS, PACKETS) and 1 <= found.every < 1 << 31 and 0 <= found.bits <= EVERYTHING
+        return found if is_one else None
+
+    @staticmethod
+    def withdraw(runtime: Path) -> None:
+        """Nothing is wanted any more."""
+        with contextlib.suppress(OSError):
+            (runtime / WANTED).unlink(missing_ok=True)
 
 
 class Offer:
@@ -37,13 +81,19 @@ class Offer:
         self._readers: list[socket.socket] = []
 
     def set_workers(self, rings: dict[int, int]) -> None:
-        """By worker: the descriptor of its ring, which stays the caller's."""
+        """By worker: the descriptor of its new ring, which stays the caller's."""
         self._workers = dict(rings)
+        if wish := Wish.left(self._path.parent):
+            for each in rings.values():
+                open_memory(each).want(wish.shape, wish.every, wish.bits)
         self._changed()
 
     def set_kernel(self, maps: tuple[int, int, int, int] | None) -> None:
-        """The program's maps (descriptors of heads and rows), how many CPUs and chunks they have; None: no program."""
+        """A new program's maps (descriptors of heads and rows), how many CPUs and chunks it has; None: no program."""
         self._kernel = maps
+        if maps is not None and (wish := Wish.left(self._path.parent)):
+            for ring in open_maps(*maps):
+                ring.want(wish.shape, wish.every, wish.bits)
         self._changed()
 
     def listen(self) -> None:

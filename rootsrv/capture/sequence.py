@@ -21,10 +21,10 @@ HOLD_BACK_NS = 50_000_000
 _TIME = struct.Struct("<Q")
 
 
-def merge(waiting: bytes, taken: Sequence[bytes | memoryview], until: int) -> tuple[bytes, bytes]:
+def merge(waiting: bytes, taken: Sequence[bytes], until: int) -> tuple[bytes, bytes]:
     """Rows older than *until* (CLOCK_BOOTTIME, nanoseconds) in order of time, and those that go on waiting.
 
-    *waiting*: what the last call returned as such; *taken*: rows of one ring each, or of one after another; copied.
+    *waiting*: what the last call returned as such; *taken*: rows of one ring each.
     """
     octets = b"".join((waiting, *taken))
     if numpy is None:

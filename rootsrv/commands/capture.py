@@ -190,8 +190,8 @@ def run_ditl(arguments: argparse.Namespace) -> int:
 def upload(directory: str, name: str, to: str | None) -> str:
     """A command that brings whole files with their checksums away, and goes on where it was when called again."""
     return (
-        f"rsync --archive --partial --append-verify --exclude '*.part' --include '{name}*.pcap*' --exclude '*'"
-        f" {directory}/ {to or 'HOST:DIRECTORY'}/"
+        "rsync --archive --partial --append-verify --exclude '*.part' --exclude '*.incomplete'"
+        f" --include '{name}*.pcap*' --exclude '*' {directory}/ {to or 'HOST:DIRECTORY'}/"
     )
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ QUERY_OCTETS = {("cdns", "none"): 50, ("cdns", "gzip"): 29, ("cdns", "zstd"): 27
 }
 """That a query takes in a file (bench/README.md)."""
 
+_PACKAGES = {"xz": "xz-utils", "gzip": "gzip", "zstd": "zstd"}
 _TRIED_OCTETS = 32 << 20
 _PIECE_OCTETS = 1 << 20
 _LONGEST_SECONDS = 5.0
@@ -34,6 +36,7 @@ def checks(config: Config) -> Iterator[Finding]:
     if settings is None:
         return
     yield from _libraries(settings)
+    yield from _programs(settings)
     directory = Path(settings.directory)
     there = next(each for each in (directory, *directory.parents) if each.is_dir())
     yield _room(settings, there)
@@ -52,6 +55,19 @@ def _libraries(settings: CaptureConfig) -> Iterator[Finding]:
         yield bad("capture libraries", f'{found}, and compression = "zstd" is not to be had', remedy)
     else:
         yield remark("capture libraries", found, remedy)
+
+
+def _programs(settings: CaptureConfig) -> Iterator[Finding]:
+    """What compresses finished files again."""
+    if settings.recompress == "none":
+        return
+    wanted = ["xz", *{"gzip": ["gzip"], "zstd": ["zstd"]}.get(settings.compression, [])]
+    missing = [each for each in wanted if shutil.which(each) is None]
+    if missing:
+        found = f"{', '.join(missing)} not installed: files stay as they were written"
+        yield bad("capture programs", found, f"apt-get install {' '.join(_PACKAGES[each] for each in missing)}")
+    else:
+        yield good("capture programs", ", ".join(wanted))
 
 
 def _octets_a_second(settings: CaptureConfig) -> float:

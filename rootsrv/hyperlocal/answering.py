@@ -24,9 +24,6 @@ from rootsrv.wire.rdata import DNSPYTHON_STUMBLES
 
 MAX_CONNECTIONS = 100
 
-TRY_AGAIN_SECONDS = 1.0
-"""When a table that could not be mapped is tried again."""
-
 _HEADER_OCTETS = 12
 
 
@@ -52,7 +49,6 @@ class Answering:
         self._relay = relay
         self._counters = counters
         self._generation = 0
-        self._try_again_at = 0.0
         self._cannot_relay = False
         self._responder: Responder | None = None
         counters.update({"answered": 0, "answered_servfail": 0})
@@ -76,16 +72,14 @@ class Answering:
     def _current(self) -> Responder | None:
         """On the table in service."""
         generation = self._active()
-        if generation == self._generation or time.monotonic() < self._try_again_at:
+        if generation == self._generation:
             return self._responder
         responder: Responder | None = None
         if generation:
             try:
                 responder = Responder(self._open_table(generation), self._settings)
             except (OSError, TableUnusable) as error:
-                log.alarm("table unusable", generation=generation, serving=self._generation, error=error)
-                self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
-                return self._responder  # the one before: it may be a moment without descriptors or memory
+                log.alarm("table unusable", generation=generation, error=error)
             else:
                 if isinstance(mapping := responder.table.octets.obj, mmap.mmap):
                     mapping.madvise(mmap.MADV_DONTNEED)  # what is still read is paged in again

@@ -106,6 +106,7 @@ class _Capture:
         )
         self._order_file = self._directory.path / ORDER
         self._finisher = Finisher(settings.recompress)
+        self._finisher.recompress(self._directory.files())
         self._runtime = Path(config.state.runtime_directory)
         self._collector = Collector(self._runtime / offer.NAME, self._directory, self._finisher)
         self._order: StartOrder | None = None
@@ -201,6 +202,7 @@ class _Capture:
 
     def _resume(self) -> None:
         """Go on with what was ordered before the role ended, or with what is configured."""
+        offer.Wish.withdraw(self._runtime)
         try:
             kept = json_text.parse(self._order_file.read_bytes())
         except FileNotFoundError:
@@ -287,27 +289,27 @@ class _Capture:
             sampling=f"one query of {chosen.every}, of each CPU and worker" if chosen.every > 1 else "",
             anonymiser=how,
         )
-        self._collector.start(
-            Wanted(
-                make_format=lambda: formats.make(chosen.format, collection),
-                begin_member=compressors(chosen.compression),
-                compression=chosen.compression,
-                name=chosen.name,
-                rotation_seconds=chosen.rotation_seconds,
-                every=chosen.every,
-                bits=sum(_BITS[each] for each in (*settings.families, *settings.transports)),
-                until=order.until,
-                about={
-                    "format": chosen.format,
-                    "host": collection.host_id,
-                    "service_addresses": list(service),
-                    "filter": collection.filter,
-                    "anonymisation": settings.anonymisation,
-                    "software": f"rootsrv {rootsrv.__version__}",
-                },
-            ),
-            resumed=resumed,
+        wanted = Wanted(
+            make_format=lambda: formats.make(chosen.format, collection),
+            begin_member=compressors(chosen.compression),
+            compression=chosen.compression,
+            name=chosen.name,
+            rotation_seconds=chosen.rotation_seconds,
+            every=chosen.every,
+            bits=sum(_BITS[each] for each in (*settings.families, *settings.transports)),
+            until=order.until,
+            about={
+                "format": chosen.format,
+                "host": collection.host_id,
+                "service_addresses": list(service),
+                "filter": collection.filter,
+                "anonymisation": settings.anonymisation,
+                "software": f"rootsrv {rootsrv.__version__}",
+            },
         )
+        self._collector.start(wanted, resumed=resumed)
+        shape = rings.FACTS if chosen.format == "cdns" else rings.PACKETS
+        offer.Wish(shape, wanted.every, wanted.bits).leave(self._runtime)
         self._order, self._begun = order, time.time()
         self._before = self._counted()
 
@@ -328,6 +330,7 @@ class _Capture:
 
     def _forget_order(self) -> None:
         self._order, self._waits = None, False
+        offer.Wish.withdraw(self._runtime)
         with contextlib.suppress(OSError):
             if self._settings.begin == "at-once":
                 whole_file.replace(self._order_file, b'{"stopped": true}\n', 0o640)

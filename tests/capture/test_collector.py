@@ -21,7 +21,7 @@ from rootsrv.capture import files, formats, messages, offer, pcap, rings, sequen
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import Collector, State, Wanted
 from rootsrv.capture.compression import compressors
-from rootsrv.capture.files import Directory, Finisher
+from rootsrv.capture.files import Directory, Finisher, OutputFile
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.process.clock import boottime_ns
 from tests.capture.test_role import packets
@@ -283,6 +283,24 @@ def test_a_disk_that_gets_full_leaves_whole_files_and_every_query_in_them_or_cou
     assert not list(small_disk.rglob("*.part"))
     bench.collector.close()
     bench.theirs.close()
+
+
+def test_a_disk_full_to_its_last_block_takes_the_end_of_a_file_and_what_is_beside_it(small_disk: Path) -> None:
+    file = OutputFile(small_disk / "test.20261128.000000.000000.pcap", compressors("none"), pcap.HEAD, b"")
+
+    def fill() -> None:
+        while True:
+            file.write(bytes(4096), 1)
+            file.end_member()
+
+    with pytest.raises(OSError, match="No space"):
+        fill()
+
+    assert file.cut_back() == 1
+    file.finish({})
+
+    about = json.loads((small_disk / "test.20261128.000000.000000.pcap.json").read_text())
+    assert about["octets"] == file.path.stat().st_size == 24 + 4096 * about["items"]
 
 
 def test_a_writer_gone_wrong_is_not_believed(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import socket
 import struct
@@ -155,6 +156,91 @@ def test_the_clients_end_of_the_wire_saw_the_same_packets(captured: Site, tmp_pa
     remaining = list(seen)
     for packet in true:
         remaining.remove(packet)  # to the octet: hop limit, identification, checksum
+
+
+def test_dnscap_at_the_clients_end_saw_the_same_queries(captured: Site, tmp_path: Path) -> None:
+    dnscap = require_tool("dnscap")
+    for path in (captured.directory / "state" / "capture").iterdir():
+        path.unlink()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*captured.client.prefix, dnscap, "-N", "-T", "-i", WIRE, "-s", "i", "-w", tmp_path / "there"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: is_captured(captured), "dnscap listens", START_SECONDS)
+        order(captured, "capture-start", format="pcap")
+        wait_until(lambda: order(captured, "status")["why"] == "", "it has the rings", START_SECONDS)
+        asked = ask_all(captured, 20)
+        order(captured, "capture-stop")
+        captured.client.run("sleep", "2")  # it looks at what has come once a second
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    (there,) = tmp_path.glob("there.2*")
+
+    theirs = sorted(each for _, packet in raw_packets(there.read_bytes()) if (each := asked_by(packet)) is not None)
+    ours = [packet for path in files(captured, ".pcap") for _, packet in packets(path.read_bytes())]
+
+    assert len(theirs) == len(asked)
+    assert sorted(map(asked_by, ours)) == theirs
+
+
+def asked_by(packet: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Addresses, ports and message of a query's packet; None for one without a message."""
+    at, addresses, protocol = (20, packet[12:20], packet[9]) if packet[0] >> 4 == 4 else (40, packet[8:40], packet[6])
+    ports = packet[at : at + 4]
+    if protocol == 17:
+        return addresses, ports, packet[at + 8 :]
+    octets = packet[at + 4 * (packet[at + 12] >> 4) :]
+    return (addresses, ports, octets[2:]) if octets[2:] else None
+
+
+def is_captured(made: Site) -> bool:
+    """Whether somebody has a packet socket at the client's end."""
+    return len(made.client.run("cat", "/proc/net/packet").splitlines()) > 1
+
+
+def raw_packets(octets: bytes) -> list[tuple[int, bytes]]:
+    """(microseconds, packet) of each record of dnscap's file, which has no link headers; or Ethernet's taken away."""
+    magic, link = struct.unpack_from("<I16xI", octets)
+    assert magic == 0xA1B2C3D4
+    found, at = [], 24
+    while at < len(octets):
+        seconds, rest, size = struct.unpack_from("<3I", octets, at)
+        found.append((seconds * 10**6 + rest, octets[at + (30 if link == 1 else 16) : at + 16 + size]))
+        at += 16 + size
+    return found
+
+
+def test_serve_that_is_killed_under_a_capture_costs_none_of_what_is_answered(captured: Site) -> None:
+    for path in (captured.directory / "state" / "capture").iterdir():
+        path.unlink()
+    order(captured, "capture-start", format="pcap")
+    wait_until(lambda: order(captured, "status")["why"] == "", "it has the rings", START_SECONDS)
+    before = order(captured, "status")["items"]
+    asked = ask_all(captured, 10)
+    owner = captured.serve_pid()
+    os.kill(owner, signal.SIGKILL)
+    wait_until(lambda: is_replaced(captured, owner), "another one serves", START_SECONDS)
+    # At once, whether or not the role capture has come for the new rings.
+    asked += ask_all(captured, 10)
+    wait_until(lambda: order(captured, "status")["items"] - before == len(asked), "all are written", START_SECONDS)  # type: ignore[operator]
+    told = order(captured, "capture-stop")
+
+    found = [packet for path in files(captured, ".pcap") for _, packet in packets(path.read_bytes())]
+    assert sorted(map(message_of, found)) == sorted(asked)
+    assert told["lost"] == {"kernel": 0, "worker": 0, "disk": 0}
+    assert not (captured.directory / "run" / "capture-wanted.json").exists()
+
+
+def is_replaced(made: Site, owner: int) -> bool:
+    try:
+        return made.serve_pid() != owner and made.is_ready()
+    except OSError:
+        return False
 
 
 def frames(path: Path) -> list[bytes]:

@@ -43,6 +43,16 @@ def test_missing_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert findings(tmp_path, compression="zstd")["libraries"].grade is Grade.BAD
 
 
+def test_what_compresses_again_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "programs" not in findings(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    found = findings(tmp_path, recompress="xz", compression="zstd")["programs"]
+
+    assert found.grade is Grade.BAD
+    assert found.remedy == "apt-get install xz-utils zstd"
+
+
 @pytest.mark.parametrize("form", ["cdns", "pcap"])
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 def test_every_kind_of_file_has_its_size(form: str, compression: str) -> None:
