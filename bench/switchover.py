@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import steady
-from bench.peers.bind import lock_option
+from bench.peers import bind
 from bench.peers.daemon import free_port
 from rootsrv.page.layout import Page, PageUnusable
 
@@ -47,21 +47,17 @@ def _bind(directory: Path, zone: bytes, notify_port: int, *, ixfr: bool) -> Iter
     directory.mkdir()
     (directory / "root.zone").write_bytes(zone)
     port = free_port()
-    (directory / "named.conf").write_text(
-        f"""
-key "{KEY}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
-options {{
-    directory "{directory}"; pid-file "{directory}/pid"; {lock_option("named")} session-keyfile "{directory}/session";
-    managed-keys-directory "{directory}"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
-    recursion no; dnssec-validation no; empty-zones-enable no; notify-delay 0; startup-notify-rate 1000;
-    provide-ixfr {"yes" if ixfr else "no"};
-}};
-controls {{ }};
+    options = (
+        "notify-delay 0",
+        "startup-notify-rate 1000",
+        f"provide-ixfr {'yes' if ixfr else 'no'}",
+    )
+    clauses = f"""key "{KEY}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
 zone "." {{ type primary; file "{directory}/root.zone"; check-names ignore; ixfr-from-differences yes;
     max-ixfr-ratio unlimited; journal "{directory}/journal"; notify explicit;
     also-notify {{ 127.0.0.1 port {notify_port} key "{KEY}"; }}; allow-transfer {{ key "{KEY}"; }}; }};
 """
-    )
+    bind.configuration("named", directory, ("127.0.0.1",), port, options, clauses)
     process = subprocess.Popen(["named", "-g", "-n", "1", "-c", str(directory / "named.conf")], stderr=subprocess.PIPE)
     try:
         yield port, process.pid, _events_of(process, str.strip)

@@ -15,6 +15,38 @@ def lock_option(named: str) -> str:
     return "" if release_of(version_of([named, "-v"])) >= (9, 20) else "lock-file none;"
 
 
+def configuration(
+    named: str, workdir: Path, addresses: Sequence[str], port: int, options: Sequence[str], clauses: str
+) -> Path:
+    """Write named.conf for the program *named*: everything under *workdir*, authoritative only; no control channel."""
+    families = (
+        ("listen-on", [each for each in addresses if ":" not in each]),
+        ("listen-on-v6", [each for each in addresses if ":" in each]),
+    )
+    listen = "\n".join(
+        f"    {family} port {port} {{ {''.join(f'{each}; ' for each in chosen) or 'none; '}}};"
+        for family, chosen in families
+    )
+    path = workdir / "named.conf"
+    path.write_text(
+        f"""
+options {{
+    directory "{workdir}";
+    pid-file "{workdir}/named.pid";
+    {lock_option(named)}
+    session-keyfile "{workdir}/session.key";
+    managed-keys-directory "{workdir}";
+{listen}
+    recursion no;
+    dnssec-validation no;
+    empty-zones-enable no;
+{"".join(f"    {each};{chr(10)}" for each in options)}}};
+controls {{ }};
+{clauses}"""
+    )
+    return path
+
+
 def serve(
     zones: Mapping[str, Path],
     workdir: Path,
@@ -29,38 +61,18 @@ def serve(
     named = program or tool("named")
 
     def configure(chosen: int) -> Sequence[str]:
-        configuration = workdir / "named.conf"
-        listen = "\n".join(
-            f"    {family} port {chosen} {{ {''.join(f'{each}; ' for each in chosen_addresses) or 'none; '}}};"
-            for family, chosen_addresses in (
-                ("listen-on", [each for each in (address, *also) if ":" not in each]),
-                ("listen-on-v6", [each for each in (address, *also) if ":" in each]),
-            )
-        )
-        configuration.write_text(
-            f"""
-options {{
-    directory "{workdir}";
-    pid-file "{workdir}/named.pid";
-    {lock_option(named)}
-    session-keyfile "{workdir}/session.key";
-    managed-keys-directory "{workdir}";
-{listen}
-    tcp-clients 1000;
-    recursion no;
-    dnssec-validation no;
-    empty-zones-enable no;
-    notify no;
-    allow-transfer {{ none; }};
-}};
-controls {{ }};
-"""
-            + "".join(
+        path = configuration(
+            named,
+            workdir,
+            (address, *also),
+            chosen,
+            ("tcp-clients 1000", "notify no", "allow-transfer { none; }"),
+            "".join(
                 f'zone "{name}" {{ type primary; file "{path}"; check-names ignore; }};\n'
                 for name, path in zones.items()
-            )
+            ),
         )
-        return [named, "-g", "-n", str(processes), "-c", str(configuration)]
+        return [named, "-g", "-n", str(processes), "-c", str(path)]
 
     return serve_daemon(
         "BIND", version_of([named, "-v"]), configure, zones=list(zones), workdir=workdir, address=address, port=port

@@ -7,6 +7,41 @@ from pathlib import Path
 from bench.peers.daemon import Peer, serve_daemon, tool, version_of
 
 
+def configuration(
+    workdir: Path,
+    addresses: Sequence[str],
+    port: int,
+    zones: Sequence[str],
+    *,
+    options: Sequence[str] = (),
+    workers: int = 1,
+    clauses: str = "",
+) -> Path:
+    """Write knot.conf: everything under *workdir*, *options* of the server, *clauses* before the *zones*."""
+    listen = ", ".join(f"{each}@{port}" for each in addresses)
+    (workdir / "knot").mkdir(exist_ok=True)
+    path = workdir / "knot.conf"
+    path.write_text(
+        f"""
+server:
+    rundir: {workdir}
+    listen: [ {listen} ]
+    udp-workers: {workers}
+    tcp-workers: {workers}
+    background-workers: 1
+{"".join(f"    {each}{chr(10)}" for each in options)}control:
+    listen: {workdir}/knot.sock
+database:
+    storage: {workdir}/knot
+log:
+  - target: stderr
+    any: info
+{clauses}zone:
+{"".join(zones)}"""
+    )
+    return path
+
+
 def serve(
     zones: Mapping[str, Path],
     workdir: Path,
@@ -22,34 +57,20 @@ def serve(
     knotd = program or tool("knotd")
 
     def configure(chosen: int) -> Sequence[str]:
-        configuration = workdir / "knot.conf"
-        listen = ", ".join(f"{each}@{chosen}" for each in (address, *also))
-        xdp = f"xdp:\n    listen: {xdp_interface}@{chosen}\n" if xdp_interface else ""
-        configuration.write_text(
-            f"""
-{xdp}server:
-    rundir: {workdir}
-    listen: [ {listen} ]
-    udp-workers: {processes}
-    tcp-workers: {processes}
-    background-workers: 1
-    tcp-idle-timeout: 30
-control:
-    listen: {workdir}/knot.sock
-database:
-    storage: {workdir}/knot
-log:
-  - target: stderr
-    any: info
-zone:
-"""
-            + "".join(
+        path = configuration(
+            workdir,
+            (address, *also),
+            chosen,
+            [
                 f"  - domain: {name}\n    file: {path}\n    zonefile-sync: -1\n    journal-content: none\n"
                 "    semantic-checks: off\n"
                 for name, path in zones.items()
-            )
+            ],
+            options=("tcp-idle-timeout: 30",),
+            workers=processes,
+            clauses=f"xdp:\n    listen: {xdp_interface}@{chosen}\n" if xdp_interface else "",
         )
-        return [knotd, "-c", str(configuration)]
+        return [knotd, "-c", str(path)]
 
     return serve_daemon(
         "Knot",

@@ -14,11 +14,14 @@ import dns.query
 import dns.rdatatype
 import dns.tsig
 
-from bench.peers.bind import lock_option
+from bench.peers import bind, knot, nsd
 from bench.peers.daemon import PeerFailed, free_port, running, tool
 
 KEY_NAME = "transfer.example."
 SECRET = base64.b64encode(b"a secret of at least 16 octets..").decode()
+NSD_KEY = f'key:\n    name: "{KEY_NAME}"\n    algorithm: hmac-sha256\n    secret: "{SECRET}"\n'
+KNOT_KEY = f"key:\n  - id: {KEY_NAME}\n    algorithm: hmac-sha256\n    secret: {SECRET}\n"
+BIND_KEY = f'key "{KEY_NAME}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};\n'
 KEY = dns.tsig.Key(KEY_NAME, SECRET, "hmac-sha256")
 
 
@@ -112,31 +115,10 @@ def _nsd(
         + (f"  notify: 127.0.0.1@{notify_port} {key}\n" if notify_port else "")
         for name, path in files.items()
     )
-    (directory / "nsd.conf").write_text(
-        f"""
-server:
-    ip-address: 127.0.0.1
-    port: {port}
-    server-count: 1
-    username: ""
-    chroot: ""
-    zonesdir: "{directory}"
-    database: ""
-    pidfile: "{directory}/nsd.pid"
-    xfrdfile: "{directory}/xfrd.state"
-    xfrdir: "{directory}"
-    zonelistfile: "{directory}/zone.list"
-    cookie-secret-file: "{directory}/cookie.secrets"
-    zonefiles-check: yes
-remote-control:
-    control-enable: no
-key:
-    name: "{KEY_NAME}"
-    algorithm: hmac-sha256
-    secret: "{SECRET}"
-{zones}"""
+    path = nsd.configuration(
+        directory, ("127.0.0.1",), port, ("server-count: 1", "zonefiles-check: yes"), NSD_KEY + zones
     )
-    return [tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
+    return [tool("nsd"), "-d", "-c", str(path)]
 
 
 def _knot(
@@ -148,46 +130,19 @@ def _knot(
     certificate: tuple[Path, Path] | None,
     tsig: bool,
 ) -> list[str]:
-    zones = "".join(
+    zones = [
         f"  - domain: {name}\n    file: {path}\n    zonefile-sync: -1\n    zonefile-load: difference\n"
         "    journal-content: changes\n    semantic-checks: off\n    acl: transfer\n"
         + ("    notify: secondary\n" if notify_port else "")
         for name, path in files.items()
-    )
+    ]
     key = f"    key: {KEY_NAME}\n" if tsig else ""
-    (directory / "knot").mkdir(exist_ok=True)
-    (directory / "knot.conf").write_text(
-        f"""
-server:
-    rundir: {directory}
-    listen: 127.0.0.1@{port}
-    udp-workers: 1
-    tcp-workers: 1
-    background-workers: 1
-control:
-    listen: {directory}/knot.sock
-database:
-    storage: {directory}/knot
-log:
-  - target: stderr
-    any: info
-key:
-  - id: {KEY_NAME}
-    algorithm: hmac-sha256
-    secret: {SECRET}
-remote:
-  - id: secondary
-    address: 127.0.0.1@{notify_port or 1}
-{key}
-acl:
-  - id: transfer
-    address: 127.0.0.1
-    action: transfer
-{key}
-zone:
-{zones}"""
+    clauses = (
+        f"{KNOT_KEY}remote:\n  - id: secondary\n    address: 127.0.0.1@{notify_port or 1}\n{key}"
+        f"acl:\n  - id: transfer\n    address: 127.0.0.1\n    action: transfer\n{key}"
     )
-    return [tool("knotd"), "-c", str(directory / "knot.conf")]
+    path = knot.configuration(directory, ("127.0.0.1",), port, zones, clauses=clauses)
+    return [tool("knotd"), "-c", str(path)]
 
 
 def _bind(
@@ -210,35 +165,18 @@ def _bind(
         for number, (name, path) in enumerate(files.items())
     )
     named = tool("named")
-    tls = listen_tls = ""
+    options = [
+        f"notify {'explicit' if notify_port else 'no'}",
+        "notify-delay 0",
+        "serial-query-rate 1000",
+        "startup-notify-rate 1000",
+    ]
+    tls = ""
     if certificate:
-        tls = f'tls xot {{ cert-file "{certificate[0]}"; key-file "{certificate[1]}"; protocols {{ TLSv1.3; }}; }};'
-        listen_tls = f"listen-on port {tls_port} tls xot {{ 127.0.0.1; }};"
-    (directory / "named.conf").write_text(
-        f"""
-key "{KEY_NAME}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
-{tls}
-options {{
-    directory "{directory}";
-    pid-file "{directory}/named.pid";
-    {lock_option(named)}
-    session-keyfile "{directory}/session.key";
-    managed-keys-directory "{directory}";
-    listen-on port {port} {{ 127.0.0.1; }};
-    {listen_tls}
-    listen-on-v6 {{ none; }};
-    recursion no;
-    dnssec-validation no;
-    empty-zones-enable no;
-    notify {"explicit" if notify_port else "no"};
-    notify-delay 0;
-    serial-query-rate 1000;
-    startup-notify-rate 1000;
-}};
-controls {{ }};
-{zones}"""
-    )
-    return [named, "-g", "-n", "1", "-c", str(directory / "named.conf")]
+        tls = f'tls xot {{ cert-file "{certificate[0]}"; key-file "{certificate[1]}"; protocols {{ TLSv1.3; }}; }};\n'
+        options.append(f"listen-on port {tls_port} tls xot {{ 127.0.0.1; }}")
+    path = bind.configuration(named, directory, ("127.0.0.1",), port, options, BIND_KEY + tls + zones)
+    return [named, "-g", "-n", "1", "-c", str(path)]
 
 
 _CONFIGURE = {"NSD": _nsd, "Knot": _knot, "BIND": _bind}

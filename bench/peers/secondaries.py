@@ -9,9 +9,9 @@ import dns.exception
 import dns.message
 import dns.query
 
-from bench.peers.bind import lock_option
+from bench.peers import bind, knot, nsd
 from bench.peers.daemon import START_SECONDS, running, tool
-from bench.peers.primaries import KEY_NAME, SECRET
+from bench.peers.primaries import BIND_KEY, KEY_NAME, KNOT_KEY, NSD_KEY
 
 
 @dataclass
@@ -54,62 +54,20 @@ def secondary(
 
 
 def _nsd(directory: Path, port: int, primary_port: int, tls: tuple[Path, str] | None) -> list[str]:
-    bundle = f'    tls-cert-bundle: "{tls[0]}"\n' if tls else ""
+    options = ["server-count: 1", "xfrd-reload-timeout: 0", *([f'tls-cert-bundle: "{tls[0]}"'] if tls else [])]
     authentication = f'tls-auth:\n    name: "strict"\n    auth-domain-name: "{tls[1]}"\n' if tls else ""
-    (directory / "nsd.conf").write_text(
-        f"""
-server:
-    ip-address: 127.0.0.1
-    port: {port}
-    server-count: 1
-    username: ""
-    chroot: ""
-    zonesdir: "{directory}"
-    database: ""
-    pidfile: "{directory}/nsd.pid"
-    xfrdfile: "{directory}/xfrd.state"
-    xfrdir: "{directory}"
-    zonelistfile: "{directory}/zone.list"
-    cookie-secret-file: "{directory}/cookie.secrets"
-    xfrd-reload-timeout: 0
-{bundle}remote-control:
-    control-enable: no
-key:
-    name: "{KEY_NAME}"
-    algorithm: hmac-sha256
-    secret: "{SECRET}"
-{authentication}zone:
+    zone = f"""zone:
     name: "."
     zonefile: "root.zone"
     request-xfr: 127.0.0.1@{primary_port} {KEY_NAME} {"strict" if tls else ""}
     allow-notify: 127.0.0.1 {KEY_NAME}
 """
-    )
-    return [tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
+    path = nsd.configuration(directory, ("127.0.0.1",), port, options, NSD_KEY + authentication + zone)
+    return [tool("nsd"), "-d", "-c", str(path)]
 
 
 def _knot(directory: Path, port: int, primary_port: int) -> list[str]:
-    (directory / "knot").mkdir()
-    (directory / "knot.conf").write_text(
-        f"""
-server:
-    rundir: {directory}
-    listen: 127.0.0.1@{port}
-    udp-workers: 1
-    tcp-workers: 1
-    background-workers: 1
-control:
-    listen: {directory}/knot.sock
-database:
-    storage: {directory}/knot
-log:
-  - target: stderr
-    any: info
-key:
-  - id: {KEY_NAME}
-    algorithm: hmac-sha256
-    secret: {SECRET}
-remote:
+    clauses = f"""{KNOT_KEY}remote:
   - id: primary
     address: 127.0.0.1@{primary_port}
     key: {KEY_NAME}
@@ -118,36 +76,26 @@ acl:
     address: 127.0.0.1
     action: notify
     key: {KEY_NAME}
-zone:
-  - domain: .
+"""
+    zone = f"""  - domain: .
     storage: {directory}
     file: root.zone
     master: primary
     acl: notify
     semantic-checks: off
 """
-    )
-    return [tool("knotd"), "-c", str(directory / "knot.conf")]
+    path = knot.configuration(directory, ("127.0.0.1",), port, [zone], clauses=clauses)
+    return [tool("knotd"), "-c", str(path)]
 
 
 def _bind(directory: Path, port: int, primary_port: int, tls: tuple[Path, str] | None) -> list[str]:
     named = tool("named")
-    context = f'tls strict {{ ca-file "{tls[0]}"; remote-hostname "{tls[1]}"; }};' if tls else ""
-    (directory / "named.conf").write_text(
-        f"""
-key "{KEY_NAME}" {{ algorithm hmac-sha256; secret "{SECRET}"; }};
-{context}
-options {{
-    directory "{directory}"; pid-file "{directory}/named.pid"; {lock_option(named)}
-    session-keyfile "{directory}/session.key"; managed-keys-directory "{directory}";
-    listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
-    recursion no; dnssec-validation no; empty-zones-enable no; notify no; min-retry-time 1; max-retry-time 1;
-}};
-controls {{ }};
-zone "." {{
+    context = f'tls strict {{ ca-file "{tls[0]}"; remote-hostname "{tls[1]}"; }};\n' if tls else ""
+    zone = f"""zone "." {{
     type secondary; file "{directory}/root"; masterfile-format text; allow-notify {{ key "{KEY_NAME}"; }};
     primaries {{ 127.0.0.1 port {primary_port} key "{KEY_NAME}" {"tls strict" if tls else ""}; }};
 }};
 """
-    )
-    return [named, "-g", "-n", "1", "-c", str(directory / "named.conf")]
+    options = ("notify no", "min-retry-time 1", "max-retry-time 1")
+    path = bind.configuration(named, directory, ("127.0.0.1",), port, options, BIND_KEY + context + zone)
+    return [named, "-g", "-n", "1", "-c", str(path)]

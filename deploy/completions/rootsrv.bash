@@ -9,7 +9,7 @@ _rootsrv() {
     case "$path $previous" in
     " zone verify --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
     " zone compile --zonemd") COMPREPLY=($(compgen -W "required if-supported off" -- "$current")) ;;
-    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report mesh capture" -- "$current")) ;;
+    " run --role") COMPREPLY=($(compgen -W "serve maintain advertise report mesh capture localroot portal" -- "$current")) ;;
     " drain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " undrain --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
     " withdraw --family") COMPREPLY=($(compgen -W "4 6 both" -- "$current")) ;;
@@ -27,7 +27,7 @@ _rootsrv() {
 }
 _rootsrv_words() {
     case "$1" in
-    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks shed unshed sheds top fastpath doctor setup rssac002 capture mesh hyperlocal resolver probe security-events demo -h --help --version" ;;
+    "") echo "check-config zone run drain undrain withdraw restart status reload block unblock blocks shed unshed sheds top fastpath doctor setup rssac002 capture mesh hyperlocal localroot resolver probe security-events demo -h --help --version" ;;
     " check-config") echo "-h --help --live" ;;
     " zone") echo "verify reset-floor compile list show refresh approve reject import export -h --help" ;;
     " zone verify") echo "-h --help --name --anchors --at --hosts-anchors --zonemd --root" ;;
@@ -91,6 +91,17 @@ _rootsrv_words() {
     " mesh maintenance remove") echo "-h --help --key --reason --config --json" ;;
     " mesh maintenance list") echo "-h --help --config --json" ;;
     " hyperlocal") echo "-h --help --configure --check --write --storage --address --port --notify --serve --on-stale --https-port --state --runtime --publishers --trust-anchors --config" ;;
+    " localroot") echo "users servers keys zones mails invite suspend restore delete-user revoke -h --help" ;;
+    " localroot users") echo "-h --help --config --json" ;;
+    " localroot servers") echo "-h --help --config --json" ;;
+    " localroot keys") echo "-h --help --config --json" ;;
+    " localroot zones") echo "-h --help --config --json" ;;
+    " localroot mails") echo "-h --help --config --json" ;;
+    " localroot invite") echo "-h --help --config" ;;
+    " localroot suspend") echo "-h --help --config" ;;
+    " localroot restore") echo "-h --help --config" ;;
+    " localroot delete-user") echo "-h --help --config" ;;
+    " localroot revoke") echo "-h --help --config" ;;
     " resolver") echo "-h --help --publisher --fallback --url --ca-file --key --secret-file --algorithm --storage --hosts --private-zone --whole" ;;
     " probe") echo "-h --help --zone --anchors --interval --rounds --output --listen --source --json" ;;
     " security-events") echo "-h --help --day --log --output --verify --public-key --config" ;;

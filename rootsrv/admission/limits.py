@@ -14,6 +14,10 @@
 #
 #   IPv4   /32 /24 /20 /18      IPv6   /64 /56 /48 /32
 #
+# The widest is hashed by SipHash-2-4 under a key of this instance; a narrower one's hash follows from that of the one
+# around it and the bits between, by a product and a shift.  Nobody who does not know the former knows the latter; and
+# of four SipHashes, which were most of what a new source costs a worker, one is left.
+#
 # It is limited when one of them is over; then none is charged, so a flood takes nothing from its neighbours.
 #
 # Order: all eight cells are read, narrowest prefix first, row 0 before row 1; then it is decided; then, if it conforms,
@@ -28,7 +32,6 @@
 # The kernel does the same in fastpath/bpf/limits.h; tests/fastpath/test_admission.py feeds both.
 
 import random
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +61,9 @@ OCCUPANCY_LIMIT = 0.05
 (4 prefixes × 0.05²).  Half of it ends that."""
 
 _SAMPLED_CELLS = 8192
+_WORD = (1 << 64) - 1
+_STEP, _FACTOR = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd, so that nothing is lost; as in fastpath/bpf/limits.h
+_STEPS = tuple(_STEP * (bits + 1) & _WORD for bits in range(256))
 _SECOND = 1_000_000_000
 _MAX_REMEMBERED = 65_536
 
@@ -138,14 +144,36 @@ def map_cells(descriptor: int) -> Cells:
     return map_shared(descriptor, CELLS_OCTETS).cast("Q")
 
 
-def hash_of(prefix: bytes, size: int, kind: int, key: bytes) -> int:
-    """The hash of a *prefix* of *size* bits, whose other bits are zero: 4 octets of it, or the first 8 of IPv6."""
-    if len(prefix) == 4:
-        message = prefix + struct.pack("<BBB", size, kind, 0)
+def hashes_of(source: bytes, kind: int, key: bytes) -> tuple[int, int, int, int]:
+    """The hashes of the prefixes of a packed address, narrowest first as in LEVELS."""
+    return _narrowed(source, _widest(_wide_message(source, kind), key))
+
+
+def _wide_message(source: bytes, kind: int) -> bytes:
+    """What is hashed of a source's widest prefix: its octets, the others zero, then its length and the kind."""
+    if len(source) == 4:
+        return b"%b%c\0\x12%c\0" % (source[:2], source[2] & 0xC0, kind)
+    return b"%b\0\0\0\0\x20%c" % (source[:4], kind)
+
+
+def _widest(message: bytes, key: bytes) -> int:
+    hashed: int = siphash24(message, key=key).intdigest()
+    return hashed
+
+
+def _narrowed(source: bytes, widest: int) -> tuple[int, int, int, int]:
+    """Each prefix's hash follows from that of the one around it and the bits between the two: one product each."""
+    if len(source) == 4:
+        octet = source[2]
+        bits = _STEPS[octet >> 4 & 3], _STEPS[octet & 15], _STEPS[source[3]]
     else:
-        message = prefix + struct.pack("<BB", size, kind)
-    digest: bytes = siphash24(message, key=key).digest()
-    return int.from_bytes(digest, "little")
+        bits = (source[5] << 8 | source[4]) * _STEP + _STEP & _WORD, _STEPS[source[6]], _STEPS[source[7]]
+    second = (widest ^ bits[0]) * _FACTOR & _WORD
+    second ^= second >> 32
+    third = (second ^ bits[1]) * _FACTOR & _WORD
+    third ^= third >> 32
+    narrowest = (third ^ bits[2]) * _FACTOR & _WORD
+    return narrowest ^ narrowest >> 32, third, second, widest
 
 
 def places_of(hashed: int) -> tuple[int, int]:
@@ -159,19 +187,20 @@ class Limiter:
     def __init__(self, cells: Cells, settings: LimitSettings) -> None:
         self._cells = cells
         self._remembered: dict[tuple[bytes, int], tuple[tuple[int, int, int], ...]] = {}
-        self._places: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self._widest: dict[bytes, int] = {}
         self.change(settings)
 
     def change(self, settings: LimitSettings) -> None:
         """From now on by *settings*; what was charged stays charged."""
         self.settings = settings
         self._remembered.clear()
-        self._places.clear()
+        self._widest.clear()
         self._burst = settings.burst_ns
         self._intervals = settings.intervals
 
     def is_over(self, source: bytes, now: int, units: int = 1, kind: int = QUERIES) -> bool:
         """Whether *units* more from the packed address *source* are too much; if not, they are charged."""
+        source = source[:8]  # of an IPv6 address nothing else counts
         found = self._remembered.get((source, kind))
         if found is None:
             found = self._find(source, kind)
@@ -202,24 +231,20 @@ class Limiter:
         return self.is_over(source, now, max(1, -(-microseconds // _HANDSHAKE_UNIT)), HANDSHAKES)
 
     def _find(self, source: bytes, kind: int) -> tuple[tuple[int, int, int], ...]:
-        """Both cells and the interval, by level; remembered."""
+        """Both cells and the interval, by level; remembered by what of *source* counts."""
         if len(self._remembered) >= _MAX_REMEMBERED:
             self._remembered.clear()
-        if len(self._places) >= _MAX_REMEMBERED:
-            self._places.clear()
-        intervals = self._intervals[kind][len(source) == 16]
-        width = min(8, len(source))
-        address = int.from_bytes(source[:width], "big")
-        found = []
-        for size, interval in zip(LEVELS[len(source)], intervals, strict=True):
-            shift = 8 * width - size
-            name = ((address >> shift << shift).to_bytes(width, "big"), size << 2 | kind)
-            places = self._places.get(name)
-            if places is None:
-                places = self._places[name] = places_of(hash_of(name[0], size, kind, self.settings.key))
-            found.append((*places, interval))
-        self._remembered[source, kind] = result = tuple(found)
-        return result
+        if len(self._widest) >= _MAX_REMEMBERED:
+            self._widest.clear()
+        message = _wide_message(source, kind)
+        widest = self._widest.get(message)
+        if widest is None:
+            widest = self._widest[message] = _widest(message, self.settings.key)
+        places = map(places_of, _narrowed(source, widest))
+        intervals = self._intervals[kind][len(source) != 4]
+        found = tuple((first, second, each) for (first, second), each in zip(places, intervals, strict=True))
+        self._remembered[source, kind] = found
+        return found
 
 
 class Occupancy:

@@ -48,7 +48,7 @@ class Policy:
         cells: Cells | None = None,
         now_ns: Callable[[], int] | None = None,
     ) -> None:
-        """*path*: where rules are kept, in the runtime directory; *cells*: None where limits are off."""
+        """*path*: where rules are kept, in the runtime directory; *cells*: None where there is no memory for them."""
         self._config = config
         self._own = tuple(service_addresses)
         self._page = page
@@ -95,11 +95,11 @@ class Policy:
     # ── limits ──
 
     def reconfigure(self, config: LimitsConfig) -> None:
-        """Go on with *config*; limits that were off at the start stay off until the role starts anew."""
+        """Go on with *config*."""
         if config == self._config:
             return
         if config.mode != "off" and self._cells is None:
-            log.alarm("limits stay off", reason="they were off when the role started: restart rootsrv-serve")
+            log.alarm("limits stay off", reason="there was no memory for them when the role started")
         self._config = config
         self._tell()
         log.event("limits changed", mode=self.settings().mode)

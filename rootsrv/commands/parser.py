@@ -97,7 +97,7 @@ def _add_run(commands: Commands) -> None:
     running.add_argument("--config", type=Path, required=True, metavar="FILE")
     running.add_argument(
         "--role",
-        choices=("serve", "maintain", "advertise", "report", "mesh", "capture"),
+        choices=("serve", "maintain", "advertise", "report", "mesh", "capture", "localroot", "portal"),
         help="only this one (default: all, supervised)",
     )
     running.set_defaults(command=run)
@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
         fastpath,
         fleet,
         floor_reset,
+        localroot,
         maintenance,
         mesh,
         probe,
@@ -212,6 +213,9 @@ def parser() -> argparse.ArgumentParser:
     maintenance.add_arguments(in_mesh)
 
     _add_hyperlocal(commands)
+
+    service = commands.add_parser("localroot", help="a LocalRoot service: who signed up, servers, keys, zones")
+    localroot.add_arguments(service.add_subparsers(required=True, metavar="COMMAND"))
 
     told = commands.add_parser(
         "resolver", help="print a resolver's configuration: the root from a publisher (RFC 8806)"

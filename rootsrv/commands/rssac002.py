@@ -144,12 +144,23 @@ def _yaml_files(paths: Sequence[Path]) -> Iterator[Path]:
 def _disagreements(files: Sequence[Rssac002File]) -> Iterator[str]:
     """Days on which the files do not tell the same number of responses."""
     told: dict[str, dict[str, int]] = {}
+    tls: dict[str, int] = {}
+    for file in files:
+        if file.metric == "traffic-volume":
+            tls[_stem(file)] = rssac002_file.tls_responses(file)
     for file in files:
         if (amount := rssac002_file.responses(file)) is not None:
-            told.setdefault(file.name.removesuffix(f"-{file.metric}.yaml"), {})[file.metric] = amount
+            if file.metric == "traffic-sizes":
+                amount += tls.get(_stem(file), 0)
+            told.setdefault(_stem(file), {})[file.metric] = amount
     for day, amounts in sorted(told.items()):
         if len(set(amounts.values())) > 1:
             yield f"{day}: responses sent: {', '.join(f'{metric} {number}' for metric, number in amounts.items())}"
+
+
+def _stem(file: Rssac002File) -> str:
+    """What the names of all files of a day begin with."""
+    return file.name.removesuffix(f"-{file.metric}.yaml")
 
 
 def _failed(reason: object, *, status: int = 1) -> int:

@@ -21,8 +21,10 @@ from rootsrv.config.dot import DotConfig, check_dot
 from rootsrv.config.fastpath import FastPathConfig
 from rootsrv.config.hyperlocal import HyperlocalConfig
 from rootsrv.config.limits import LimitsConfig
+from rootsrv.config.localroot import DistributeConfig, LocalRootConfig, check_localroot
 from rootsrv.config.mesh import MeshConfig
-from rootsrv.config.report import LogConfig, ReportConfig, check_report
+from rootsrv.config.portal import PortalConfig
+from rootsrv.config.report import LogConfig, ReportConfig, refuse_served
 from rootsrv.config.typed import build
 from rootsrv.config.zones import (
     AdminConfig,
@@ -179,6 +181,8 @@ class Config:
     anycast: AnycastConfig | None = None
     mesh: MeshConfig | None = None
     hyperlocal: HyperlocalConfig | None = None
+    localroot: LocalRootConfig | None = None
+    distribute: tuple[DistributeConfig, ...] = ()
     admin: AdminConfig = field(default_factory=AdminConfig)
     key: tuple[KeyConfig, ...] = ()
     primary: tuple[PrimaryConfig, ...] = ()
@@ -191,17 +195,29 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     dot: DotConfig | None = None
     capture: CaptureConfig | None = None
+    portal: PortalConfig | None = None
     report: ReportConfig = field(default_factory=ReportConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
         _check_zones(self.zone)
-        check_secondary(
-            self.admin, self.key, self.primary, self.peer, self.service.addresses, {z.name: z for z in self.zone}
+        kept: dict[str, Any] = {each.name: each for each in self.zone}
+        kept |= {each.name: each for each in self.distribute}
+        check_secondary(self.admin, self.key, self.primary, self.peer, self.service.addresses, kept)
+        check_localroot(
+            self.localroot,
+            self.distribute,
+            {"service.addresses": self.service.addresses, "admin.addresses": self.admin.addresses},
+            tuple(each.name for each in self.zone),
+            tuple(name for each in self.primary for name in each.zones),
         )
-        check_report(self.report, self.service.addresses)
+        refuse_served("report.addresses", self.report.addresses, self.service.addresses)
         if self.dot is not None:
             check_dot(self.dot, self.service.port)
+        if self.portal is not None:
+            # On loopback is a proxy's way to it, beside what answers queries of this host.
+            elsewhere = tuple(each for each in self.portal.addresses if not ipaddress.ip_address(each).is_loopback)
+            refuse_served("portal.addresses", elsewhere, self.service.addresses)
         if self.anycast is not None:
             check_anycast(self.anycast, self.service.addresses)
 
@@ -291,6 +307,14 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     dot = config.dot
     if dot is not None:
         dot = dataclasses.replace(dot, certificate=absolute(dot.certificate), key=absolute(dot.key))
+    portal = config.portal
+    if portal is not None:
+        portal = dataclasses.replace(
+            portal,
+            tls_certificate=absolute(portal.tls_certificate),
+            tls_key=absolute(portal.tls_key),
+            password_file=absolute(portal.password_file),
+        )
     mesh = config.mesh
     if mesh is not None:
         mesh = dataclasses.replace(
@@ -301,7 +325,25 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             tls_certificate=absolute(mesh.tls_certificate),
             tls_key=absolute(mesh.tls_key),
         )
-    return dataclasses.replace(config, zone=zones, state=state, report=report, dot=dot, capture=capture, mesh=mesh)
+    localroot = config.localroot
+    if localroot is not None:
+        localroot = dataclasses.replace(
+            localroot,
+            tls_certificate=absolute(localroot.tls_certificate),
+            tls_key=absolute(localroot.tls_key),
+            statistics_directory=absolute(localroot.statistics_directory) or str(Path(state.directory) / "statistics"),
+        )
+    return dataclasses.replace(
+        config,
+        zone=zones,
+        state=state,
+        report=report,
+        dot=dot,
+        capture=capture,
+        localroot=localroot,
+        portal=portal,
+        mesh=mesh,
+    )
 
 
 def read(document: dict[str, Any]) -> Config:

@@ -46,9 +46,9 @@ class LogConfig:
     """"logfmt": time, event, key=value …; "json": one object per line."""
 
 
-def check_report(report: ReportConfig, service_addresses: tuple[str, ...]) -> None:
+def refuse_served(key: str, addresses: tuple[str, ...], service_addresses: tuple[str, ...]) -> None:
     """Refuse to answer HTTP where DNS is served (D41)."""
     served = {plain_address(each) for each in service_addresses}
-    for address in report.addresses:
+    for address in addresses:
         if plain_address(address) in served:
-            raise ConfigError(f"report.addresses: {address} is a service address; it must be another one")
+            raise ConfigError(f"{key}: {address} is a service address; it must be another one")

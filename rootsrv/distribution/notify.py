@@ -129,8 +129,15 @@ class _Pending:
 class NotifySender:
     """Tells peers of new versions."""
 
-    def __init__(self, local_addresses: Iterable[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
-        """*local_addresses*: NOTIFY leaves from the first of each family."""
+    def __init__(
+        self,
+        local_addresses: Iterable[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        alarms: bool = True,
+    ) -> None:
+        """*local_addresses*: NOTIFY leaves from the first of each family; *alarms*: whether the log has failures."""
+        self._alarms = alarms
         self._clock = clock
         self._local: dict[int, str] = {}
         self.leave_from(local_addresses)
@@ -225,7 +232,8 @@ class NotifySender:
             pending = heapq.heappop(self._heap)[2]
             if pending.tries == len(RETRY_SECONDS):
                 self._finish(pending, Outcome.UNCONFIRMED)
-                log.alarm("notify not confirmed", peer=pending.target.name, serial=pending.serial)
+                if self._alarms:
+                    log.alarm("notify not confirmed", peer=pending.target.name, serial=pending.serial)
                 continue
             try:
                 self._send(pending, now)
@@ -304,7 +312,8 @@ class NotifySender:
             self._finish(pending, Outcome.CONFIRMED)
         elif message.rcode == NOTIMP:  # RFC 1996 §3.8 has no answer to it, and neither have they
             self._finish(pending, Outcome.REFUSED)
-            log.alarm("notify refused", peer=pending.target.name, serial=pending.serial, rcode=message.rcode)
+            if self._alarms:
+                log.alarm("notify refused", peer=pending.target.name, serial=pending.serial, rcode=message.rcode)
         # Any other error may pass: a peer that just starts does not know the zone yet.
 
     def _finish(self, pending: _Pending, outcome: Outcome) -> None:

@@ -6,8 +6,8 @@ Nothing comes from a disk, so there is no path to escape from.
 #
 #   MAX_HEAD_OCTETS    huge headers                     → 431
 #   HEAD_SECONDS       a head that never ends           → 408
-#   SEND_SECONDS       a client that does not read      → aborted
-#   MAX_CONNECTIONS    many of them                     → one goes that has asked nothing (process/places.py)
+#   SEND_SECONDS       a client that does not read      → aborted; for each SEND_OCTETS, which nobody joins or copies
+#   connections        many of them                     → one goes that has asked nothing (process/places.py)
 
 import asyncio
 import contextlib
@@ -24,6 +24,7 @@ from rootsrv.process.places import NoPlace, Places
 MAX_HEAD_OCTETS = 8192
 HEAD_SECONDS = 5.0
 SEND_SECONDS = 10.0
+SEND_OCTETS = 65_536
 MAX_CONNECTIONS = 32
 
 _LINGER_SECONDS = 1.0
@@ -45,6 +46,9 @@ class Request:
     headers: Mapping[str, str]
     """Names in lower case."""
 
+    method: str = "GET"
+    """GET or HEAD."""
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -54,6 +58,7 @@ class Response:
     content_type: str
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Besides, or in place of, those that every page has."""
 
 
 Page = Callable[[Request], Awaitable[Response]]
@@ -66,9 +71,10 @@ class CannotListen(Exception):
 class HttpServer:
     """Serves *pages* (path → page; a path that ends in a slash stands for all that is right below it)."""
 
-    def __init__(self, pages: Mapping[str, Page]) -> None:
+    def __init__(self, pages: Mapping[str, Page], connections: int = MAX_CONNECTIONS) -> None:
+        """*pages* may be changed while we run; *connections*: at a time."""
         self._pages = pages
-        self._open: Places[asyncio.StreamWriter] = Places(MAX_CONNECTIONS)
+        self._open: Places[asyncio.StreamWriter] = Places(connections)
         self._servers: list[asyncio.Server] = []
 
     async def listen(
@@ -129,11 +135,14 @@ class HttpServer:
             self._open.has_asked(writer)
             head_only = head.startswith(b"HEAD ")
             response = await self._respond(head)
-        async with asyncio.timeout(SEND_SECONDS):
-            writer.write(_to_wire(response, head_only=head_only))
-            await writer.drain()
-            if writer.can_write_eof():  # not over TLS, where closing says so
-                writer.write_eof()
+        body = memoryview(b"" if head_only else response.body)
+        parts = [memoryview(_head(response)), *(body[at : at + SEND_OCTETS] for at in range(0, len(body), SEND_OCTETS))]
+        for part in parts:
+            async with asyncio.timeout(SEND_SECONDS):
+                writer.write(part)
+                await writer.drain()
+        if writer.can_write_eof():  # not over TLS, where closing says so
+            writer.write_eof()
         # Closing while octets of the client wait unread would reset the connection before it has read the response.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_SECONDS):
@@ -159,7 +168,7 @@ class HttpServer:
                 return _error(HTTPStatus.BAD_REQUEST)
             headers[name.lower()] = value.strip()
         try:
-            return await page(Request(path, headers))
+            return await page(Request(path, headers, line["method"].decode()))
         except Exception as error:
             # Whoever asks next shall be answered; the person who asked sees that it is our fault.
             log.alarm("page failed", path=path, error=f"{type(error).__name__}: {error}")
@@ -170,14 +179,17 @@ def _error(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Resp
     return Response(f"{status.value} {status.phrase}\n".encode(), "text/plain; charset=utf-8", status, headers or {})
 
 
-def _to_wire(response: Response, *, head_only: bool) -> bytes:
-    lines = [
-        f"HTTP/1.1 {response.status.value} {response.status.phrase}",
-        f"Content-Type: {response.content_type}",
-        f"Content-Length: {len(response.body)}",
-        "Connection: close",
-        "Cache-Control: no-store",
-        "X-Content-Type-Options: nosniff",
-        *(f"{name}: {value}" for name, value in response.headers.items()),
-    ]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if head_only else response.body)
+def _head(response: Response) -> bytes:
+    """Status line and headers."""
+    headers = {
+        "Content-Type": response.content_type,
+        "Content-Length": str(len(response.body)),
+        "Connection": "close",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if response.status is HTTPStatus.NOT_MODIFIED:
+        del headers["Content-Length"], headers["Content-Type"]  # those of the page that is not sent (RFC 9110 §15.4.5)
+    lines = [f"HTTP/1.1 {response.status.value} {response.status.phrase}"]
+    lines += [f"{name}: {value}" for name, value in (headers | dict(response.headers)).items()]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"

@@ -24,6 +24,9 @@ from rootsrv.wire.rdata import DNSPYTHON_STUMBLES
 
 MAX_CONNECTIONS = 100
 
+TRY_AGAIN_SECONDS = 1.0
+"""When a table that could not be mapped is tried again."""
+
 _HEADER_OCTETS = 12
 
 
@@ -49,6 +52,7 @@ class Answering:
         self._relay = relay
         self._counters = counters
         self._generation = 0
+        self._try_again_at = 0.0
         self._cannot_relay = False
         self._responder: Responder | None = None
         counters.update({"answered": 0, "answered_servfail": 0})
@@ -72,14 +76,16 @@ class Answering:
     def _current(self) -> Responder | None:
         """On the table in service."""
         generation = self._active()
-        if generation == self._generation:
+        if generation == self._generation or time.monotonic() < self._try_again_at:
             return self._responder
         responder: Responder | None = None
         if generation:
             try:
                 responder = Responder(self._open_table(generation), self._settings)
             except (OSError, TableUnusable) as error:
-                log.alarm("table unusable", generation=generation, error=error)
+                log.alarm("table unusable", generation=generation, serving=self._generation, error=error)
+                self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
+                return self._responder  # the one before: it may be a moment without descriptors or memory
             else:
                 if isinstance(mapping := responder.table.octets.obj, mmap.mmap):
                     mapping.madvise(mmap.MADV_DONTNEED)  # what is still read is paged in again

@@ -178,35 +178,43 @@ class Observations:
         """Why what is noted could not be written last; empty = it could."""
 
         self._pending: dict[tuple[Any, ...], Kind] = {}
-        self._gone: frozenset[int] = frozenset()
         self._keep: frozenset[int] | None = None
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.Lock()
+        """Held while something is written."""
+
+        self._swap = threading.Lock()
+        """Held for an instant: what is noted meanwhile goes into the next batch."""
 
     def note(self, observed: Kind) -> None:
         """*observed* takes the place of the one before of the same subject."""
         _, key = _TABLES[type(observed)]
-        self._pending[(type(observed), *astuple(observed)[:key])] = observed
+        with self._swap:
+            self._pending[(type(observed), *astuple(observed)[:key])] = observed
 
     def keep_only(self, servers: Collection[int]) -> None:
         """Forget all others: their owners deleted them."""
-        self._keep = frozenset(servers)
-        self._pending = {
-            key: each for key, each in self._pending.items() if isinstance(each, Fresh) or each.server in self._keep
-        }
+        keep = frozenset(servers)
+        with self._swap:
+            self._keep = keep
+            self._pending = {
+                key: each for key, each in self._pending.items() if isinstance(each, Fresh) or each.server in keep
+            }
 
     def write(self) -> bool:
         """Put what is noted on disk, in whichever thread this is called; whether it is there when this returns."""
         with self._lock:
-            pending, self._pending = self._pending, {}
-            keep, self._keep = self._keep, None
+            with self._swap:
+                pending, self._pending = self._pending, {}
+                keep, self._keep = self._keep, None
             if not pending and keep is None:
                 return not self.error
             try:
                 self._write(pending, keep)
             except (sqlite3.Error, OSError) as error:
-                self._pending = pending | self._pending
-                self._keep = self._keep if self._keep is not None else keep
+                with self._swap:
+                    self._pending = pending | self._pending
+                    self._keep = self._keep if self._keep is not None else keep
                 self._failed(error)
                 return False
             if self.error:

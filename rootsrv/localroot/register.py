@@ -110,11 +110,12 @@ CREATE TABLE tokens (
 ) WITHOUT ROWID;
 CREATE TABLE links (
     digest BLOB PRIMARY KEY,        -- SHA-256 of what the mail's link says
-    user INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
-    purpose TEXT NOT NULL,          -- verify, recover
+    user INTEGER REFERENCES users ON DELETE CASCADE,    -- NULL = there is none yet
+    purpose TEXT NOT NULL,          -- begin, recover, email
     email TEXT NOT NULL,
     ends REAL NOT NULL
 ) WITHOUT ROWID;
+CREATE INDEX links_to ON links (email);
 CREATE TABLE mails (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     recipient TEXT NOT NULL,

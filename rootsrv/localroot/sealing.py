@@ -8,7 +8,9 @@ import secrets
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _KEY_OCTETS = 32
 _NONCE_OCTETS = 12
@@ -27,7 +29,12 @@ class Seal:
 
     def __init__(self, key: bytes) -> None:
         """*key*: 32 octets."""
+        self._key = key
         self._cipher = AESGCM(key)
+
+    def derived(self, purpose: str) -> bytes:
+        """Another key of 32 octets, for *purpose* (RFC 5869)."""
+        return HKDF(hashes.SHA256(), 32, None, purpose.encode()).derive(self._key)
 
     def close(self, octets: bytes, name: str) -> bytes:
         """*octets*, encrypted, for *name*."""

@@ -21,8 +21,9 @@
 #
 # Members are ready at different times, a distribution host first of all.  Were an order for all measured from each
 # one's readiness, some would obey one that others find too late, and a leader that dies would leave them with as many
-# local Ts as there were readinesses.  So from an order for canaries within bounds on, everybody counts from *its* T:
-# one bound and one local T for all.
+# local Ts as there were readinesses.  So all count from the same: who is ready within `slack` of the leader's offer,
+# from the offer; and from an order for canaries within bounds on, everybody from *its* T.  `slack` is what `max_delay`
+# leaves, so that nobody goes earlier than the canaries' way needs; who is ready later than that counts from readiness.
 # T in the past is the late member's case: it is ready now, so it goes now.
 #
 # D23's timeout (`too_old`) beats every hold: it is authentic, and too old is worse than strange.  A zone that two
@@ -30,7 +31,7 @@
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rootsrv.mesh.orders import Decision, SetTime, Stage, Subject, Verdict
@@ -71,6 +72,9 @@ class Known:
 
     orders: tuple[SetTime, ...] = ()
     """Those that count, in the order in which they were given (`admitted`)."""
+
+    offers: Mapping[Subject, float] = field(default_factory=dict)
+    """When a leader offered it; seconds since 1970."""
 
     verdicts: tuple[Verdict, ...] = ()
     canaries_failed: int = 0
@@ -141,21 +145,22 @@ def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Ans
     standing = _since_the_last_void(orders)
     base = ready.since
     if now.synchronised:
-        base = _counted_from(standing, ready, known.timing, now)
+        offered = _offered(ready, known, now)
+        base = _counted_from(standing, offered, known.timing, now)
         for each in reversed(_for_this_member(standing, known)):
             at = _boottime(each.at, now)
-            if at <= (base if each.stage is Stage.ALL else ready.since) + known.timing.max_delay:
+            if at <= (base if each.stage is Stage.ALL else offered) + known.timing.max_delay:
                 return Answer(Action.GO, at, f"order of {each.by} for {each.stage.value}")
     if voided:
         assert latest is not None
-        base += known.timing.void
+        base = ready.since + known.timing.void
         why = f"void by {latest.by}: local rule after it"
     elif latest is None:
-        why = "local rule: no order"
+        why = "local rule: no order" if base == ready.since else "local rule after the offer: no order"
     elif not now.synchronised:
         why = "local rule: the clock is not synchronised"
     elif base != ready.since:
-        why = "local rule after the canaries: no order for all within bounds"
+        why = "local rule after offer or canaries: no order for this member within bounds"
     else:
         why = "local rule: no order for this member within bounds"
     return Answer(Action.GO, _aligned(base + known.timing.lead + known.timing.wait, known.timing, now), why)
@@ -166,13 +171,21 @@ def _since_the_last_void(orders: list[SetTime]) -> list[SetTime]:
     return orders[last_void + 1 :]
 
 
-def _counted_from(standing: list[SetTime], ready: Ready, timing: Timing, now: Now) -> float:
-    """T of the canaries (CLOCK_BOOTTIME), of the latest order that says so within bounds; else the readiness."""
+def _offered(ready: Ready, known: Known, now: Now) -> float:
+    """When it was offered (CLOCK_BOOTTIME), if it was ready about then; else when it was ready."""
+    at = known.offers.get(ready.subject)
+    if at is not None and abs((offered := _boottime(at, now)) - ready.since) <= known.timing.slack:
+        return offered
+    return ready.since
+
+
+def _counted_from(standing: list[SetTime], offered: float, timing: Timing, now: Now) -> float:
+    """T of the canaries (CLOCK_BOOTTIME), of the latest order that says so within bounds; else *offered*."""
     for each in reversed(standing):
         at = each.at if each.stage is Stage.CANARY else each.canaries_at
-        if at is not None and (there := _boottime(at, now)) <= ready.since + timing.max_delay:
+        if at is not None and (there := _boottime(at, now)) <= offered + timing.max_delay:
             return there
-    return ready.since
+    return offered
 
 
 def _for_this_member(standing: list[SetTime], known: Known) -> list[SetTime]:

@@ -85,17 +85,21 @@ class Timing:
         check_range("timing.hold", self.hold, 60, 86_400)
         check_range("timing.stale_soft", self.stale_soft, 1, 604_800)
         check_range("timing.token", self.token, 2, 600)
-        needed = self.offer + 2 * self.align + self.soak + self.notice
-        if self.max_delay < needed:
-            sum_ = f"offer + 2·align + soak + notice = {needed:g}"
+        if self.slack < 0:
+            sum_ = f"offer + 2·align + soak + notice = {self.max_delay - self.slack:g}"
             raise ConfigError(f"timing.max_delay: must be at least {sum_}, got {self.max_delay:g}")
         if self.wait < self.max_delay:
             raise ConfigError(f"timing.wait: must be at least max_delay = {self.max_delay:g}, got {self.wait:g}")
-        # Who counts from the canaries' T (member.py) does so from `max_delay` after its readiness at the latest.
-        latest = max(self.void, self.max_delay) + self.lead + self.wait + self.align
+        # Who counts from the canaries' T (member.py) does so from so long after its readiness at the latest.
+        latest = max(self.void, self.slack + self.max_delay) + self.lead + self.wait + self.align
         if latest >= self.stale_soft:
-            sum_ = f"max(void, max_delay) + lead + wait + align = {latest:g}"
+            sum_ = f"max(void, slack + max_delay) + lead + wait + align = {latest:g}"
             raise ConfigError(f"timing.stale_soft: must be more than {sum_}, got {self.stale_soft:g}")
+
+    @property
+    def slack(self) -> float:
+        """What `max_delay` leaves besides what an order needs: so far apart members may become ready."""
+        return self.max_delay - (self.offer + 2 * self.align + self.soak + self.notice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

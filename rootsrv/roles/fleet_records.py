@@ -11,6 +11,8 @@
 #
 # Registers of unique sources can be merged only if they were made with one key (RSSAC002v5 §2.6): a record that cannot
 # be merged with the others is left out whole, and named with the reason.
+#
+# What each instance used of its machine (telemetry/utilisation.py) comes with its record: a file beside the five.
 
 import asyncio
 import base64
@@ -19,6 +21,7 @@ import datetime
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,9 @@ from rootsrv.mesh.envelope import EnvelopeRefused, open_envelope
 from rootsrv.mesh.roster import Member
 from rootsrv.process import json_text, log, whole_file
 from rootsrv.roles.mesh_presence import Presence
+from rootsrv.telemetry import utilisation
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
+from rootsrv.telemetry.utilisation import Utilisation
 
 ASK_SECONDS = 300.0
 SETTLED_SECONDS = 900.0
@@ -184,9 +189,16 @@ class FleetRecords:
     def publish(self, day: datetime.date, members: tuple[str, ...]) -> None:
         """Merge what there is of *day* and write the five files; those of *members* that are not in it are named."""
         records: dict[str, DayRecord] = {}
+        used: dict[str, Utilisation] = {}
         for name in members:
-            with contextlib.suppress(OSError, ValueError):
-                records[name] = DayRecord.from_document(json_text.parse(self._path(day, name).read_bytes()))
+            try:
+                document = json_text.parse(self._path(day, name).read_bytes())
+                records[name] = DayRecord.from_document(document)
+            except (OSError, ValueError):
+                continue
+            with contextlib.suppress(ValueError, TypeError):
+                for number, each in enumerate(document.get("utilisation", ())):
+                    used[f"{name}-{number + 1}" if number else name] = Utilisation.from_document(each)
         merged, refused = merge(records)
         if merged is None:
             return
@@ -197,14 +209,16 @@ class FleetRecords:
             path = self.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             whole_file.replace(path, (text + "".join(left_out)).encode(), mode=0o644)
-        document: dict[str, Any] = {
+        utilisation.write(self.directory, self._service, day, used, [name for name in members if name not in used])
+        published: dict[str, Any] = {
+            "utilisation": {name: asdict(each) for name, each in used.items()},
             "record": merged.to_document(),
             "instances": sorted(set(records) - set(refused)),
             "missing": missing,
             "refused": dict(refused),
         }
-        whole_file.replace(self.directory / f"{day:%Y%m%d}.json", json.dumps(document).encode(), mode=0o644)
-        log.event("statistics of the fleet", day=day, instances=len(document["instances"]),
+        whole_file.replace(self.directory / f"{day:%Y%m%d}.json", json.dumps(published).encode(), mode=0o644)
+        log.event("statistics of the fleet", day=day, instances=len(published["instances"]),
                   missing=",".join((*missing, *refused)) or "none")  # fmt: skip
 
     def _forget_old(self) -> None:

@@ -6,6 +6,7 @@ import datetime
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rootsrv.control import client
 from rootsrv.http.server import Page, Request, Response
 from rootsrv.mesh.maintenance import Maintenance, to_calendar
 from rootsrv.process import log
-from rootsrv.telemetry import statistics_page
+from rootsrv.telemetry import statistics_page, utilisation
 from rootsrv.telemetry.daybook import find_record
 from rootsrv.telemetry.fleet_page import PAGE_HEADERS, render, targets
 from rootsrv.telemetry.rssac002 import RecordDamaged
@@ -76,7 +77,10 @@ class FleetReport:
             record = await asyncio.to_thread(find_record, directory, day.date())
             if record is None:
                 return _refusal(HTTPStatus.NOT_FOUND, f"nothing is known of {day.date()}")
-            octets = json.dumps(record.to_document()).encode()
+            used = await asyncio.to_thread(utilisation.read, directory, self._config.report.service, day.date())
+            # An instance that was renamed on that day has two.
+            together = {"utilisation": [asdict(each) for each in used.values()]}
+            octets = json.dumps(record.to_document() | together).encode()
             wanted = {"command": "record", "day": f"{day:%Y%m%d}", "request": text}
             mesh = Path(self._config.state.runtime_directory) / "mesh.sock"
             _, sealed = await client.ask_for_octets(mesh, wanted, 10.0, octets)

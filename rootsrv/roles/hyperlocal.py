@@ -49,24 +49,19 @@ from rootsrv.process.clocks import boot_id, clocks
 from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
 from rootsrv.roles import maintain_status
+from rootsrv.secondary.confirmed import JITTER, Confirmed, stale, withheld
 from rootsrv.secondary.control import Control
 from rootsrv.secondary.in_turn import InTurn
-from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
-from rootsrv.secondary.offering import Offering
-from rootsrv.secondary.preparation import AnchorsUnreadable, is_beyond_us, read_anchors
+from rootsrv.secondary.preparation import AnchorsUnreadable, read_anchors
 from rootsrv.store.store import Store
 from rootsrv.zone import presentation
-from rootsrv.zone.delivery import Version
 
 if TYPE_CHECKING:
     from rootsrv.hyperlocal.answering import Server
 
 WATCH_SECONDS = 0.5
-
-JITTER = 0.1
-"""Of a refresh, at most: so much later the next publisher is asked, so that hosts started together drift apart."""
 
 NICENESS = 5
 
@@ -88,39 +83,6 @@ async def hyperlocal(config: Config, path: Path, stop: asyncio.Event) -> None:
         await Hyperlocal(config, path, store).run(stop)
     finally:
         store.close()
-
-
-def stale(keeper: ZoneKeeper, now: float) -> str:
-    """Why what is in service must not be used at *now* (CLOCK_BOOTTIME, seconds); empty if it may."""
-    life, serving = keeper.life, keeper.life.serving
-    if serving is None:
-        return "no root has been verified yet"
-    beyond = [reason for each in life.held.values() if is_beyond_us(each.reasons) for reason in each.reasons]
-    if beyond:
-        return f"a newer root is beyond this version of the software: {beyond[0]}"
-    if life.is_over(now):
-        return "its lease is over"
-    return ""
-
-
-def withheld(keeper: ZoneKeeper, now: float) -> str:
-    """Why what is in service is not given out at *now*; empty if it is."""
-    life, serving = keeper.life, keeper.life.serving
-    if (reason := stale(keeper, now)) or serving is None:
-        return reason
-    timers = keeper.refresh.timers
-    unconfirmed = now - serving.lease.confirmed_boottime
-    if unconfirmed > timers.refresh * (1 + JITTER) + 2 * timers.retry:
-        why = f" ({life.last_rejection})" if life.last_rejection else ""
-        return f"no publisher has confirmed it for {unconfirmed:.0f} s{why}"
-    return ""
-
-
-class Confirmed(Offering):
-    """Gives out only what a publisher has confirmed lately."""
-
-    def _left(self, keeper: ZoneKeeper, version: Version) -> float:
-        return 0.0 if withheld(keeper, self._time.boottime()) else super()._left(keeper, version)
 
 
 class Hyperlocal:

@@ -41,6 +41,7 @@ def for_maintain(presence: Presence, subjects: Mapping[str, Subject]) -> dict[st
         "canary": me is not None and me.canary,
         "wave": 0 if fleet.roster is None else fleet.roster.wave_of(presence.name),
         "orders": [_order(each) for zone in fleet.orders.values() for each in zone] if me else [],
+        "offers": [{**subject.to_content(), "at": at} for subject, at in fleet.offers.values()] if me else [],
         "verdicts": [_verdict(each) for each in fleet.verdicts] if me else [],
         "canaries_failed": [{**each.to_content(), "failed": fleet.canaries_failed(each)} for each in subjects.values()],
         "silence": silence,

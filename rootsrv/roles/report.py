@@ -5,6 +5,7 @@
 # go on.
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -20,15 +21,20 @@ from rootsrv.roles import supervisor
 from rootsrv.roles.fleet_report import FleetReport
 from rootsrv.telemetry.daybook import DayBook
 from rootsrv.telemetry.history import Events, History
+from rootsrv.telemetry.host import read_machine
 from rootsrv.telemetry.load_times import LoadTimes
 from rootsrv.telemetry.prometheus import Exposition, Statistics
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.status_page import PAGE_HEADERS, Content, render
+from rootsrv.telemetry.utilisation import Sample, UtilisationBook
 from rootsrv.telemetry.view import Viewer
 
 LOOK_SECONDS = 1.0
 WRITE_SECONDS = 10.0
 """How often the day's book is written: after a crash of ours the page still has what came since."""
+
+UTILISATION_SECONDS = 60.0
+"""How often what the machine is used for is written."""
 
 _LISTEN_AGAIN_SECONDS = 5.0
 
@@ -56,9 +62,12 @@ class Report:
         if config.mesh is not None:
             pages |= FleetReport(config, self._viewer).pages()
         self._server = HttpServer(pages)
+        statistics, name = self._book.directory, instance_name(config)
+        self._utilisation = UtilisationBook(statistics, config.report.service, name)
         self._load_times = LoadTimes(self._book.served)
         self._sources: dict[str, int] = {}
         self._writing = False
+        self._use_written = 0.0
         self._history = History()
         self._events = Events(state / "journal.jsonl")
 
@@ -84,6 +93,8 @@ class Report:
             self._server.close()
             self._look(with_sources=True)
             self._book.write(time.time())
+            with contextlib.suppress(OSError):
+                self._utilisation.write()
 
     async def _listen(self) -> None:
         addresses = self._config.report.addresses or self._config.admin.addresses
@@ -109,12 +120,25 @@ class Report:
             view = self._viewer.view()
             self._history.note(view.now, view.words)
             self._events.note(view)
+            if self._utilisation.is_due(view.now):
+                machine = await asyncio.to_thread(read_machine, self._book.directory)
+                self._note_use(Sample.of(view.now, machine, view.processes))
             service_manager.alive()
             service_manager.ready("statistics are kept")
             if due:
                 await self._write()
                 written = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _note_use(self, sample: Sample) -> None:
+        """What is used is worth knowing, and nothing else waits for it."""
+        try:
+            self._utilisation.note(sample)
+            if sample.at >= self._use_written + UTILISATION_SECONDS or sample.at < self._use_written:
+                self._use_written = sample.at
+                self._utilisation.write()
+        except OSError as error:
+            log.alarm("utilisation cannot be written", reason=error.strerror or error)
 
     async def _write(self) -> None:
         """Write the book in a thread: a slow disk delays no scrape.  Nothing is added to it meanwhile."""
@@ -153,13 +177,18 @@ class Report:
 
     async def _status_page(self, request: Request) -> Response:
         content = Content(await self._statistics(), self._viewer.view(), self._history.rates(), self._events.latest(20))
-        page = render(content, self._config, self._config.identity.nsid or socket.gethostname())
+        page = render(content, self._config, instance_name(self._config))
         return Response(page.encode(), "text/html; charset=utf-8", headers=PAGE_HEADERS)
 
     async def _statistics(self) -> Statistics:
         await self._viewer.count_kernel()
         self._look(with_sources=False)
         return Statistics(self._today(), self._sources, self._book.error)
+
+
+def instance_name(config: Config) -> str:
+    """What this instance is called among others."""
+    return config.identity.nsid or socket.gethostname()
 
 
 def _keep_what_is_needed(config: Config) -> None:

@@ -22,7 +22,7 @@ from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
 from rootsrv.zone import instant
 
-Role = Literal["serve", "maintain", "advertise", "report", "mesh", "capture", "hyperlocal"]
+Role = Literal["serve", "maintain", "advertise", "report", "mesh", "capture", "localroot", "portal", "hyperlocal"]
 ROLES: tuple[Role, ...] = ("maintain", "serve", "advertise", "report", "mesh", "capture")
 
 
@@ -35,8 +35,10 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
 
     *path*: the configuration file, which the processes of the roles read anew.
     """
-    if not config.zone:
+    if not config.zone and role != "portal":
         raise ConfigError("zone: a root zone is needed")
+    if config.localroot is not None and (role is None or (role in ROLES and role != "report")):
+        raise ConfigError("localroot: has a configuration of its own: rootsrv run --role localroot")
     service_manager.take()
     raise_limit()
     if clock.test_offset_seconds():
@@ -73,10 +75,16 @@ def run(config: Config, path: Path, role: Role | None = None) -> None:
             case "capture":
                 with _alone(runtime / "capture.lock"):
                     _run_until_signalled(lambda stop, _: _capture(config, stop))
+            case "portal":
+                with _alone(runtime / "portal.lock"):
+                    _run_until_signalled(lambda stop, _: _portal(config, stop))
             case "hyperlocal":
                 with _alone(state / "maintain.lock"):
                     # A megabyte less, and a resolver's few queries need no more.
                     _run_until_signalled(lambda stop, _: _hyperlocal(config, path, stop), asyncio.new_event_loop)
+            case "localroot":
+                with _alone(state / "maintain.lock"):
+                    _run_until_signalled(lambda stop, _: _localroot(config, path, stop))
             case None:
                 with _alone(state / "run.lock"):
                     absent = {
@@ -188,6 +196,18 @@ async def _hyperlocal(config: Config, path: Path, stop: asyncio.Event) -> None:
         raise CannotRun(str(error)) from error
 
 
+async def _localroot(config: Config, path: Path, stop: asyncio.Event) -> None:
+    """CannotRun if it cannot be begun."""
+    from rootsrv.roles.localroot import localroot
+    from rootsrv.secondary.loading import LoadingFailed
+    from rootsrv.store.store import StoreFailed
+
+    try:
+        await localroot(config, path, stop)
+    except (LoadingFailed, StoreFailed) as error:
+        raise CannotRun(str(error)) from error
+
+
 async def _advertise(config: Config, stop: asyncio.Event) -> None:
     """CannotRun names what is wrong with the configuration or the host."""
     from rootsrv.anycast.netlink import NetlinkFailed
@@ -212,6 +232,20 @@ async def _capture(config: Config, stop: asyncio.Event) -> None:
     try:
         await capture(config, stop)
     except CannotCapture as error:
+        raise CannotRun(str(error)) from error
+
+
+async def _portal(config: Config, stop: asyncio.Event) -> None:
+    """CannotRun if it cannot be begun, or what it needs is not installed."""
+    try:
+        from rootsrv.portal.serving import CannotListen
+        from rootsrv.roles.portal import CertificateUnusable, NotConfigured, RegisterUnusable, portal
+    except ModuleNotFoundError as error:
+        raise CannotRun(f"portal: {error.name} is not installed: pip install 'rootsrv[portal]'") from error
+
+    try:
+        await portal(config, stop)
+    except (NotConfigured, RegisterUnusable, CertificateUnusable, CannotListen) as error:
         raise CannotRun(str(error)) from error
 
 

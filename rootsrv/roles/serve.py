@@ -227,12 +227,12 @@ class _Admission:
         self.is_map = False
         """Whether they are a BPF map, which the kernel can use as well."""
 
-        if config.limits.mode != "off":
-            if config.fastpath.mode != "off" and config.fastpath.interfaces:
-                self.cells = _descriptor_of("limits that the kernel shares", make_cells)
-            self.is_map = self.cells is not None
-            if self.cells is None:
-                self.cells = _descriptor_of("limits", make_shared_cells)
+        # Also where limits are off: a reload may switch them on, and a program that is loaded takes no other map.
+        if config.fastpath.mode != "off" and config.fastpath.interfaces:
+            self.cells = _descriptor_of("limits that the kernel shares", make_cells)
+        self.is_map = self.cells is not None
+        if self.cells is None:
+            self.cells = _descriptor_of("limits", make_shared_cells)
 
         self.notes: dict[int, int] = {}
         """Descriptors of the rings in which workers note queries, by slot."""

@@ -5,7 +5,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rootsrv.config.checks import ConfigError
@@ -84,6 +84,7 @@ class Membership:
             canary=bool(told["canary"]),
             wave=int(told["wave"]),
             orders=orders,
+            offers={_subject(each): float(each["at"]) for each in told["offers"]},
             verdicts=verdicts,
         )
         self._canaries_failed = {_subject(each): int(each["failed"]) for each in told["canaries_failed"]}
@@ -113,12 +114,8 @@ class Membership:
     def decide(self, ready: Ready, too_old_since: float | None) -> Answer:
         """What to do with what is *ready*."""
         boottime = self.boottime()
-        known = Known(
-            timing=self.known.timing,
-            canary=self.known.canary,
-            wave=self.known.wave,
-            orders=self.known.orders,
-            verdicts=self.known.verdicts,
+        known = replace(
+            self.known,
             canaries_failed=self._canaries_failed.get(ready.subject, 0),
             too_old_since=too_old_since,
         )

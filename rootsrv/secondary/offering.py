@@ -13,7 +13,6 @@ from rootsrv.process import log
 from rootsrv.process.clocks import Timekeeper
 from rootsrv.process.security import SecurityEvents
 from rootsrv.secondary.keeper import ZoneKeeper
-from rootsrv.secondary.zones import Zones
 from rootsrv.wire import name as names
 from rootsrv.wire.codes import NOERROR, REFUSED
 from rootsrv.wire.tsig import Key
@@ -23,8 +22,17 @@ from rootsrv.zone.delivery import Version
 class Offering:
     """The zones that an instance gives out, and who tells it of new ones."""
 
-    def __init__(self, zones: Zones, time: Timekeeper, security: SecurityEvents, *, from_staging: bool = False) -> None:
-        """*from_staging*: in a mesh, a version is given out from when it is staged."""
+    def __init__(
+        self,
+        zones: Iterable[ZoneKeeper],
+        time: Timekeeper,
+        security: SecurityEvents,
+        *,
+        from_staging: bool = False,
+        state: State = State.IN_SERVICE,
+    ) -> None:
+        """*from_staging*: in a mesh, a version is given out from when it is staged; *state*: of what is in service."""
+        self._state = state
         self._time = time
         self._from_staging = from_staging
         self._security = security
@@ -48,7 +56,7 @@ class Offering:
         if offered is None or keeper is None:
             return None
         waits = keeper.life.scheduled if self._from_staging else None
-        version, state = (keeper.life.serving, State.IN_SERVICE) if waits is None else (waits, State.SCHEDULED)
+        version, state = (keeper.life.serving, self._state) if waits is None else (waits, State.SCHEDULED)
         if version is None:
             if offered.offer is not None:
                 offered.withdraw()

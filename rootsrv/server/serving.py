@@ -40,6 +40,7 @@ from rootsrv.store.table_file import open_table, table_name
 
 _NEVER = 1 << 63
 _RETRY_SECONDS = 1.0
+_RETRY_FIRST_SECONDS = 0.25  # while there is none to answer from
 _FAULT_LOG_SECONDS = 10.0  # one faulty message a second in the log is one too many: a packet must not fill a disk
 
 Respond = Callable[[bytes, bytes, Transport, float], bytes | None]
@@ -89,6 +90,11 @@ class Serving:
         self._outdated = self._responder is not None
         self._drop_mapped()
         self._head = b""
+
+    @property
+    def lacks_table(self) -> bool:
+        """Whether there is a table in service, and this process could not map any yet."""
+        return self._responder is None and self._page.active != 0
 
     def wake_up(self) -> None:
         """Read the page.  Everything answered until the next call comes from what it says now."""
@@ -252,7 +258,7 @@ class Serving:
                 responder = self._map(generation)
                 self._drop_mapped()
             if responder is None:
-                self._retry_at = time.monotonic() + _RETRY_SECONDS
+                self._retry_at = time.monotonic() + (_RETRY_SECONDS if self._generation else _RETRY_FIRST_SECONDS)
                 return
         # Told before it is done: whoever takes the flip back because nobody has followed (Switchover.stay) looks for
         # this first.  Mapping takes a tenth of a second, in which that may have happened.

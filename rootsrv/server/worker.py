@@ -43,6 +43,10 @@ TICK_SECONDS = 0.1
 GIL_SECONDS = 50e-6
 """How long who answers waits for the thread that maps the next table; Python has 5 ms, at each system call anew."""
 
+FIRST_TABLE_SECONDS = 2.0
+"""How long a new worker tries to map the table in service before it says SERVFAIL: a moment without memory or
+descriptors costs whoever asks a delay, and not an answer that sends him away."""
+
 DRAIN_UDP_SECONDS = 0.5
 DRAIN_TCP_SECONDS = 3.0
 """How long a worker that is told to stop answers what is queued and sends what is written."""
@@ -95,6 +99,10 @@ async def begin(serves: type[Serving] = Serving, prepare: Callable[[WorkerOrders
         log.alarm("worker is not confined", slot=orders.slot, missing=missing)
     serving.tick()
     slot.pid = os.getpid()
+    patience = loop.time() + FIRST_TABLE_SECONDS
+    while serving.lacks_table and loop.time() < patience and not stop.is_set():
+        await asyncio.sleep(TICK_SECONDS)
+        serving.tick()
     return Begun(orders, lines, stop, slot, serving, counters, told)
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from rootsrv.page import unique_sources
 from rootsrv.page.counts import END
 from rootsrv.page.day import DAY_SECONDS, day_of
-from rootsrv.page.layout import REGISTER_SETS, REGISTERS, Page, WorkerSlot
+from rootsrv.page.layout import REGISTER_SETS, REGISTERS, TLS_SLOT, Page, WorkerSlot
 from rootsrv.process import json_text, log, whole_file
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 
@@ -102,17 +102,18 @@ class DayBook:
             # Of what a slot that we see for the first time had counted before its day began we know no better.
             before = _Read(day - 1, [0] * END)
         if before.day != day:
-            self._add(before.day, start, before.words)
+            self._add(number, before.day, start, before.words)
             self._merge_registers(before.day, slot)
             before = _Read(day, start)
-        self._add(day, words, before.words)
+        self._add(number, day, words, before.words)
         self._read[number] = _Read(day, words)
 
-    def _add(self, day: int, words: list[int], before: list[int]) -> None:
+    def _add(self, number: int, day: int, words: list[int], before: list[int]) -> None:
         if words == before:
             return
         counted = [now - then for now, then in zip(words, before, strict=True)]
-        self._put(day, DayRecord.from_words(_date(day), counted))
+        record_of = DayRecord.from_words_over_tls if number == TLS_SLOT else DayRecord.from_words
+        self._put(day, record_of(_date(day), counted))
 
     def look_at_sources(self, page: Page) -> None:
         """Add the unique sources that *page* holds.  Some 3 ms per slot in use and changed."""

@@ -1,12 +1,13 @@
 """The fleet page: all members of a mesh, as one of them sees them; whole without JavaScript."""
-# The map has no tiles and no outlines: meridians and parallels are enough to tell Zürich from Nairobi, nothing is
-# fetched from elsewhere, and nothing has to be licensed.  Equirectangular: x is the longitude, y the latitude.
+# The map has no tiles: nothing is fetched from elsewhere.  Its outlines are in the public domain (outlines.py).
+# Equirectangular: x is the longitude, y the latitude.
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from rootsrv.telemetry.outlines import COUNTRIES, PER_DEGREE
 from rootsrv.telemetry.page_style import STYLE, mark, rows_table, section, span, still_headers
 from rootsrv.telemetry.view import Said, View
 from rootsrv.zone import instant
@@ -21,12 +22,14 @@ LATE_SECONDS = 1800.0
 
 _WIDTH, _HEIGHT = 720, 360
 _ORDERS_SHOWN = 6
+_LAND = f'<path class="country" transform="scale({_WIDTH / (360 * PER_DEGREE):g})" d="{COUNTRIES}"/>'
 
 _FLEET_STYLE = (
     STYLE
     + """
-main{max-width:80rem}.scroll{overflow-x:auto}.fleet td,.fleet th{white-space:nowrap;overflow-wrap:normal}
-.fleet thead th{border-top:0;color:var(--dim)}.land{fill:var(--back)}
+main{max-width:96rem}.scroll{overflow-x:auto}.fleet td,.fleet th{white-space:nowrap;overflow-wrap:normal}
+.fleet thead th{border-top:0;color:var(--dim)}.sea{fill:var(--back)}
+.country{fill:var(--line);stroke:var(--back);stroke-width:1.2}.axis{stroke-opacity:.6}
 .site-good{fill:var(--good)}.site-bad{fill:var(--bad)}
 .site-name{font-size:11px;fill:var(--text)}summary{cursor:pointer}details table{margin:.3rem 0 .6rem 1rem}
 .fleet td.said{white-space:normal;min-width:14rem}.other{font-size:.8rem}
@@ -241,7 +244,8 @@ def _map(mesh: Said, rows: Sequence[MemberRow]) -> str:
         )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Sites by latitude and longitude">'
-        f'<rect class="land" width="{_WIDTH}" height="{_HEIGHT}"/>{"".join(lines)}{equator}{"".join(places)}</svg>'
+        f'<rect class="sea" width="{_WIDTH}" height="{_HEIGHT}"/>{_LAND}'
+        f"{''.join(lines)}{equator}{''.join(places)}</svg>"
     )
 
 

@@ -1,5 +1,6 @@
 """What the kernel says of our processes and sockets (/proc); nothing, where there is no /proc."""
 
+import contextlib
 import ipaddress
 import os
 import struct
@@ -21,6 +22,7 @@ class Process:
 
     resident_octets: int
     cpu_seconds: float
+    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,54 @@ def _process(name: str, pid: int) -> Process | None:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (OSError, IndexError, ValueError):
         return None
-    return Process(name, pages * _PAGE_OCTETS, (int(fields[11]) + int(fields[12])) / _TICKS)
+    return Process(name, pages * _PAGE_OCTETS, (int(fields[11]) + int(fields[12])) / _TICKS, pid)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the whole machine has and uses; 0 where it is not known."""
+
+    processors: int = 0
+    processor_ticks: int = 0
+    """Of all processors, since the machine was started."""
+
+    idle_ticks: int = 0
+    """Of those, in which none of them had anything to do, waiting for a disk included."""
+
+    memory_octets: int = 0
+    memory_available_octets: int = 0
+    disk_octets: int = 0
+    """Of the file system that was asked for."""
+
+    disk_used_octets: int = 0
+    received_octets: int = 0
+    """By all interfaces but loopback, since they were made."""
+
+    sent_octets: int = 0
+
+
+def read_machine(directory: Path) -> Machine:
+    """What /proc says, and the file system that *directory* is in."""
+    ticks = next((line.split()[1:9] for line in _lines(_PROC / "stat") if line.startswith("cpu ")), [])
+    used = [int(each) for each in ticks]  # without guests', which are in user and nice already (proc_stat(5))
+    memory = {line.partition(":")[0]: line.split()[1] for line in _lines(_PROC / "meminfo") if ":" in line}
+    interfaces = [line.partition(":") for line in _lines(_PROC / "net" / "dev") if ":" in line]
+    octets = [rest.split() for name, _, rest in interfaces if name.strip() != "lo"]
+    disk = disk_used = 0
+    with contextlib.suppress(OSError):
+        told = os.statvfs(directory)
+        disk, disk_used = told.f_blocks * told.f_frsize, (told.f_blocks - told.f_bfree) * told.f_frsize
+    return Machine(
+        os.cpu_count() or 0,
+        sum(used),
+        sum(used[3:5]),
+        1024 * int(memory.get("MemTotal", 0)),
+        1024 * int(memory.get("MemAvailable", 0)),
+        disk,
+        disk_used,
+        sum(int(each[0]) for each in octets),
+        sum(int(each[8]) for each in octets),
+    )
 
 
 def read_sockets(addresses: Iterable[str], port: int) -> Sockets:

@@ -20,6 +20,7 @@ from rootsrv.admission.samples import DIMENSIONS, PREFIX_DIMENSIONS
 from rootsrv.config.file import Config
 from rootsrv.page import counts
 from rootsrv.telemetry import fleet_page
+from rootsrv.telemetry.localroot_metrics import localroot
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import ADMISSION, KERNEL, ROLES, Said, View
 from rootsrv.wire.codes import NOERROR, NXDOMAIN
@@ -59,6 +60,8 @@ class Exposition:
             "advertise": config.anycast is None,
             "mesh": config.mesh is None,
             "capture": config.capture is None,
+            "localroot": config.localroot is None,
+            "serve": config.localroot is not None,
         }
         self._expected_roles = [role for role in ROLES if not absent.get(role, False)]
         self._digest = digest
@@ -75,8 +78,10 @@ class Exposition:
             *_routes(view),
             *_mesh(view),
             *_fastpath(view),
+            *_over_tls(view),
             *_admission(view, show_prefixes=self._show_prefixes),
             *_capture(view),
+            *localroot(view),
             *_of_statistics(statistics),
         ]
         families.append(
@@ -431,6 +436,43 @@ def _fastpath(view: View) -> Iterator[Metric]:
     yield _gauge(
         "rootsrv_fastpath_memory_bytes", "Maps and programs in the kernel.", said.number("memory_octets") or 0.0
     )
+
+
+def _over_tls(view: View) -> Iterator[Metric]:
+    """Of DNS over TLS; nothing where it is not configured."""
+    said = view.role("serve").object("dot")
+    if not said:
+        return
+    words = view.tls_words
+    yield _gauge("rootsrv_tls_answering", "Whether DNS over TLS is answered from the active table.",
+                 bool(said.truth("ready")) and said.number("active") == view.generation)  # fmt: skip
+    for name, help_text, first in (
+        ("queries", "Well-formed queries that were answered over TLS.", counts.QUERIES),
+        ("responses", "Responses sent over TLS.", counts.RESPONSES),
+    ):
+        family = CounterMetricFamily(f"rootsrv_tls_{name}", help_text, labels=["family"])
+        for path, (transport, ip_version) in enumerate(_PATHS):
+            if transport == "tcp":
+                family.add_metric([ip_version], words[first + path])
+        yield family
+    handshakes = {name: words[counts.TLS + at] for at, name in enumerate(counts.TLS_COUNTERS)}
+    microseconds = handshakes.pop("microseconds")
+    handshakes["completed"] = handshakes.pop("handshakes")
+    yield _labelled_counter("rootsrv_tls_handshakes", "TLS handshakes, by what became of them.", "outcome", handshakes)
+    yield _counter("rootsrv_tls_handshake_cpu_seconds", "Processor time of handshakes.", microseconds / 1e6)
+    connections = {name: words[counts.TCP + at] for at, name in enumerate(counts.TCP_COUNTERS)}
+    yield _counter("rootsrv_tls_connections", "Connections for TLS accepted.", connections.pop("accepted"))
+    yield _gauge("rootsrv_tls_open_connections", "Connections for TLS that are open.", connections.pop("open"))
+    yield _labelled_counter(
+        "rootsrv_tls_closed_connections", "Connections for TLS closed, by reason.", "reason",
+        {name.removeprefix("closed-"): number for name, number in connections.items()},
+    )  # fmt: skip
+    yield _gauge(
+        "rootsrv_tls_certificate_as_configured", "0: that of the configuration is unusable, and another one is shown.",
+        not said.text("certificate_problem"),
+    )  # fmt: skip
+    if (until := said.instant("certificate_until")) is not None:
+        yield _gauge("rootsrv_tls_certificate_expires_timestamp_seconds", "When what is shown expires.", until)
 
 
 FLOOD_SHARE = 0.1

@@ -46,6 +46,11 @@ VOLUME_KEYS = tuple(
     for what in ("queries-received", "responses-sent")
     for family in ("ipv4", "ipv6")
 )
+TLS_VOLUME_KEYS = tuple(
+    f"dns-tls-{what}-{family}" for what in ("queries-received", "responses-sent") for family in ("ipv4", "ipv6")
+)
+"""What RSSAC002 does not ask for: an operator's own keys, in the files with its letter before them, as b-root has."""
+
 SIZE_KEYS = ("udp-request-sizes", "udp-response-sizes", "tcp-request-sizes", "tcp-response-sizes")
 SOURCE_KEYS = ("num-sources-ipv4", "num-sources-ipv6", "num-sources-ipv6-aggregate")
 
@@ -74,7 +79,7 @@ class DayRecord:
 
     day: datetime.date
     volume: Mapping[str, int] = field(default_factory=dict)
-    """By VOLUME_KEYS."""
+    """By VOLUME_KEYS, and TLS_VOLUME_KEYS if there was any."""
 
     sizes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     """By SIZE_KEYS: number of a bin of 16 octets → messages."""
@@ -104,6 +109,13 @@ class DayRecord:
             sizes[f"{transport}-request-sizes"] = _bins(words, REQUEST_SIZES + number * REQUEST_BINS, REQUEST_BINS)
             sizes[f"{transport}-response-sizes"] = _bins(words, RESPONSE_SIZES + number * RESPONSE_BINS, RESPONSE_BINS)
         return cls(day, volume, sizes, by_rcode)
+
+    @classmethod
+    def from_words_over_tls(cls, day: datetime.date, words: Sequence[int]) -> "DayRecord":
+        """From counter words of the slot of DNS over TLS: as in b-root's files, rcodes count it and sizes do not."""
+        record = cls.from_words(day, words)
+        volume = {key: record.volume[key.replace("-tls-", "-tcp-")] for key in TLS_VOLUME_KEYS}
+        return cls(day, volume, {}, record.rcodes)
 
     @classmethod
     def sum(cls, records: Sequence["DayRecord"]) -> "DayRecord":
@@ -167,9 +179,21 @@ class DayRecord:
             f"service: {service}",
             f"start-period: {self.day.isoformat()}T00:00:00Z",
             f"metric: {metric}",
-            *getattr(self, f"_{metric.replace('-', '_')}")(),
+            *self._lines(metric, service),
         ]
         return "\n".join(lines) + "\n"
+
+    def _lines(self, metric: str, service: str) -> list[str]:
+        match metric:
+            case "load-time":
+                return self._load_time()
+            case "traffic-volume":
+                return self._traffic_volume(service)
+            case "traffic-sizes":
+                return self._traffic_sizes()
+            case "rcode-volume":
+                return self._rcode_volume()
+        return self._unique_sources()
 
     def texts(self, service: str) -> dict[str, str]:
         """All five: relative path → text."""
@@ -181,8 +205,13 @@ class DayRecord:
             return ["time: {}"]
         return ["time:", *(f"  {serial}: {math.ceil(seconds)}" for serial, seconds in sorted(self.load_times.items()))]
 
-    def _traffic_volume(self) -> list[str]:
-        return [f"{key}: {self.volume.get(key, 0)}" for key in VOLUME_KEYS]
+    def _traffic_volume(self, service: str) -> list[str]:
+        own = [key for key in TLS_VOLUME_KEYS if any(map(self.volume.get, TLS_VOLUME_KEYS))]
+        letter = service.split(".", maxsplit=1)[0]
+        return [
+            *(f"{key}: {self.volume.get(key, 0)}" for key in VOLUME_KEYS),
+            *(f"{letter}-{key}: {self.volume.get(key, 0)}" for key in own),
+        ]
 
     def _traffic_sizes(self) -> list[str]:
         lines = []
@@ -235,7 +264,8 @@ class DayRecord:
                 raise RecordDamaged(f"format {document['format']}, expected {_FORMAT}")
             sketches = {_UNKEYED: _unpacked(document["registers"])}
             sketches |= {str(name): _unpacked(each) for name, each in document.get("sketches", {}).items()}
-            volume = {key: int(document["volume"].get(key, 0)) for key in VOLUME_KEYS}
+            said = document["volume"]
+            volume = {key: int(said.get(key, 0)) for key in (*VOLUME_KEYS, *(k for k in TLS_VOLUME_KEYS if k in said))}
             sizes = {
                 key: {int(number): int(amount) for number, amount in document["sizes"].get(key, {}).items()}
                 for key in SIZE_KEYS

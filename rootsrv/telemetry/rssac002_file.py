@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rootsrv.page.counts import BIN_OCTETS, REQUEST_BINS, RESPONSE_BINS
-from rootsrv.telemetry.rssac002 import METRICS, SIZE_KEYS, SOURCE_KEYS, VOLUME_KEYS, bin_name
+from rootsrv.telemetry.rssac002 import METRICS, SIZE_KEYS, SOURCE_KEYS, TLS_VOLUME_KEYS, VOLUME_KEYS, bin_name
 
 VERSIONS = ("rssac002v3", "rssac002v4", "rssac002v5")
 _HEADER = ("version", "service", "start-period", "metric")
@@ -183,9 +183,16 @@ def _amount(key: str, text: str) -> Iterator[str]:
 
 
 def _flat_problems(file: Rssac002File, keys: tuple[str, ...]) -> Iterator[str]:
-    yield from _foreign(file, keys)
-    for key in keys:
+    letter = _letter(file)
+    own = tuple(key for key in file.values if key.startswith(f"{letter}-"))
+    yield from _foreign(file, (*keys, *own))
+    for key in (*keys, *own):
         yield from _amount(key, file.scalar(key))
+
+
+def _letter(file: Rssac002File) -> str:
+    """What an operator's own keys begin with, and "-": the first label of its service."""
+    return file.scalar("service").split(".", maxsplit=1)[0]
 
 
 def _foreign(file: Rssac002File, keys: tuple[str, ...]) -> Iterator[str]:
@@ -236,9 +243,15 @@ def responses(file: Rssac002File) -> int | None:
     """How many responses were sent, as far as *file* (a right one) says; None if it does not."""
     match file.metric:
         case "traffic-volume":
-            return sum(int(file.scalar(key)) for key in VOLUME_KEYS if "responses-sent" in key)
+            return sum(int(file.scalar(key)) for key in VOLUME_KEYS if "responses-sent" in key) + tls_responses(file)
         case "rcode-volume":
             return sum(int(str(value)) for key, value in file.values.items() if key not in _HEADER)
         case "traffic-sizes":
             return sum(int(each) for key in SIZE_KEYS if "response" in key for each in file.mapping(key).values())
     return None
+
+
+def tls_responses(file: Rssac002File) -> int:
+    """Of those in a traffic-volume: the ones that were sent over TLS, which no traffic-sizes count."""
+    keys = [f"{_letter(file)}-{key}" for key in TLS_VOLUME_KEYS if "responses-sent" in key]
+    return sum(int(file.scalar(key)) for key in keys if key in file.values)

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from rootsrv.process import json_text
 from rootsrv.telemetry.page_style import STYLE, rows_table, section, still_headers
 from rootsrv.telemetry.prometheus import RCODES
 from rootsrv.telemetry.rssac002 import SOURCE_KEYS, DayRecord, RecordDamaged
+from rootsrv.telemetry.utilisation import Utilisation
 
 SHOWN_DAYS = 30
 _WIDTH, _HEIGHT = 720, 160
@@ -31,6 +32,9 @@ class FleetDay:
     refused: Mapping[str, str] | None = None
     """By name, why a record is left out."""
 
+    used: Mapping[str, Utilisation] = field(default_factory=dict)
+    """By name, what instances used of their machines."""
+
 
 def read(directory: Path) -> list[FleetDay]:
     """The last days in *directory*, oldest first; a file that cannot be read is passed over."""
@@ -44,6 +48,7 @@ def read(directory: Path) -> list[FleetDay]:
                     tuple(map(str, document["instances"])),
                     tuple(map(str, document["missing"])),
                     {str(name): str(why) for name, why in document["refused"].items()},
+                    {str(n): Utilisation.from_document(each) for n, each in document.get("utilisation", {}).items()},
                 )
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecordDamaged):
@@ -90,7 +95,25 @@ def _day(day: FleetDay) -> list[str]:
         section("Load time, by serial (95 % of instances)", rows_table(loads or [("–", "no new serial")])),
         section("UDP responses by size, octets", _sizes(record.sizes.get("udp-response-sizes", {})), "wide"),
         *([section("Left out", rows_table(left_out), "wide")] if left_out else []),
+        *([section("Use of machines (RFC 2870 §4)", _use(day.used), "wide")] if day.used else []),
     ]
+
+
+def _use(used: Mapping[str, Utilisation]) -> str:
+    """A line for each instance."""
+    head = "".join(f"<th>{each}</th>" for each in ("instance", "processor", "memory", "disk", "received", "sent"))
+    rows = []
+    for name, each in sorted(used.items()):
+        disk = 100 * each.disk_octets_used / (each.disk_octets_total or 1)
+        cells = (
+            f"{each.processor_percent:.1f} %, at most {each.processor_percent_peak:.0f} % of {each.processors}",
+            f"{each.memory_octets_peak / 1e6:,.0f} MB; machine at most {each.memory_percent_peak:.0f} %",
+            f"{disk:.0f} % of {each.disk_octets_total / 1e9:,.0f} GB",
+            f"{each.network_octets_received / 1e9:,.2f} GB",
+            f"{each.network_octets_sent / 1e9:,.2f} GB; at most {each.network_bits_per_second_peak / 1e6:,.1f} Mbit/s",
+        )
+        rows.append(f"<tr><th>{escape(name)}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def queries(record: DayRecord, path: str) -> int:

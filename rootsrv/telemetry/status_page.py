@@ -17,6 +17,9 @@ from rootsrv.zone import instant
 STALE_SECONDS = 3900.0
 """As anycast.stale_soft_seconds, where that is not configured: RSSAC047v2 §5.4 looks for 65 minutes."""
 
+CERTIFICATE_SECONDS = 14 * 86_400
+"""Before a certificate's end it is told of."""
+
 _REFRESH_SECONDS = 10
 _EVENTS_SHOWN = 12
 _VALUES_SHOWN = 3
@@ -70,6 +73,7 @@ def render(content: Content, config: Config, name: str) -> str:
         *zones[1:],
         _today(content.statistics),
         _flood(view, config),
+        _over_tls(view),
         _processes(view),
         _events(content.events),
         _footer(config),
@@ -111,6 +115,14 @@ def problems(content: Content, config: Config) -> Iterator[str]:
         if held := said.objects("held"):
             serials = ", ".join(each.text("serial") for each in held)
             yield f"Zone {said.text('name')}: serial {serials} is held and waits for a decision."
+    if config.dot is not None and "serve" in view.roles:
+        dot = view.role("serve").object("dot")
+        if not (dot.truth("ready") and dot.number("active") == view.generation):
+            yield "DNS over TLS is not answered."
+        if problem := dot.text("certificate_problem"):
+            yield f"DNS over TLS shows another certificate than the configured one: {problem}."
+        elif (left := dot.number("certificate_expires_seconds")) is not None and left < CERTIFICATE_SECONDS:
+            yield f"The certificate of DNS over TLS expires in {span(max(0, left))}."
     admission = view.role(ADMISSION)
     if admission.object("limits").truth("falls_back"):
         yield "Limits are in dry-run: too many sources are over their rate."
@@ -283,6 +295,25 @@ def _flood(view: View, config: Config) -> str:
         if values:
             rows.append((dimension, ", ".join(values)))
     return section("UDP, last minute", rows_table(rows))
+
+
+def _over_tls(view: View) -> str:
+    """DNS over TLS; nothing where it is not configured."""
+    said = view.role("serve").object("dot")
+    if not said:
+        return ""
+    words = view.tls_words
+    shakes = {name: words[counts.TLS + at] for at, name in enumerate(counts.TLS_COUNTERS)}
+    spent = shakes.pop("microseconds") / 1e6
+    shown = f"{said.text('certificate')}, until {said.text('certificate_until')}"
+    rows = [
+        ("queries", f"{sum(words[counts.QUERIES : counts.QUERIES + 4]):,}"),
+        ("open connections", f"{words[counts.TCP + counts.TCP_COUNTERS.index('open')]:,}"),
+        *((name.replace("-", " "), f"{number:,}") for name, number in shakes.items()),
+        ("spent on handshakes", f"{spent:.0f} s of processor time"),
+        ("certificate", escape(shown)),
+    ]
+    return section(f"DNS over TLS, port {said.text('port')}", rows_table(rows))
 
 
 def _processes(view: View) -> str:

@@ -23,7 +23,7 @@ from rootsrv.telemetry.host import Process, Sockets, processes, read_sockets
 from rootsrv.wire import name as names
 from rootsrv.zone import instant
 
-ROLES = ("serve", "maintain", "advertise", "mesh", "capture")
+ROLES = ("serve", "maintain", "advertise", "mesh", "capture", "localroot")
 KERNEL = "fastpath"
 """Asked over the socket of serve, which owns it."""
 
@@ -130,6 +130,9 @@ class View:
     words: Sequence[int] = (0,) * COUNTER_WORDS
     """All workers' counters (page/counts.py)."""
 
+    tls_words: Sequence[int] = (0,) * COUNTER_WORDS
+    """Those of DNS over TLS."""
+
     generation: int = 0
     silenced: bool = False
     replaced: int = 0
@@ -210,6 +213,8 @@ class Viewer:
         pids = {role: int(said.number("pid") or 0) for role, said in roles.items() if role in ROLES} | {
             "report": os.getpid()
         }
+        if serve := roles.get("serve"):
+            pids["dot"] = int(serve.object("dot").number("pid") or 0)
         if page is None:
             return View(now, roles=roles, processes=processes(pids, ()), sockets=self._sockets)
         boottime = clock.boottime_ns()
@@ -220,6 +225,7 @@ class Viewer:
         return View(
             now,
             counts.total(page),
+            counts.over_tls(page),
             page.active,
             page.silenced,
             page.replaced,

@@ -6,13 +6,21 @@
 from dataclasses import InitVar, dataclass, field, replace
 
 from rootsrv.wire.name import to_text
-from rootsrv.wire.rdata import ZONEMD
-from rootsrv.zone import digest, dnssec, instant, nsec, shape
-from rootsrv.zone.anchors import TrustAnchors
-from rootsrv.zone.contents import ZoneContents
-from rootsrv.zone.rejection import NotTheHosts, ZoneRejected
+from rootsrv.wire.rdata import DS, NS, ZONEMD
+from rootsrv.zone import digest, dnssec, instant, nsec, nsec3, shape
+from rootsrv.zone.anchors import TrustAnchor, TrustAnchors
+from rootsrv.zone.contents import RRset, ZoneContents
+from rootsrv.zone.rejection import DigestMissing, KeyUntrusted, NotTheHosts, ZoneRejected
 
-__all__ = ["NEWER_SOFTWARE", "VerifiedZone", "ZoneRejected", "accept_unverified", "verify", "verify_hosts"]
+__all__ = [
+    "NEWER_SOFTWARE",
+    "VerifiedZone",
+    "ZoneRejected",
+    "accept_unverified",
+    "verify",
+    "verify_delegated",
+    "verify_hosts",
+]
 
 _BY_VERIFY = object()
 
@@ -22,7 +30,7 @@ NEWER_SOFTWARE = "newer software wanted"
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedZone:
-    """Zone contents that passed `verify`, `verify_hosts` or, for a lab, `accept_unverified`; nothing else makes one."""
+    """Zone contents that passed `verify`, `verify_hosts`, `verify_delegated` or, for a lab, `accept_unverified`."""
 
     contents: ZoneContents
     verified_at: float
@@ -51,7 +59,7 @@ class VerifiedZone:
 
     def __post_init__(self, made_by: object) -> None:
         if made_by is not _BY_VERIFY:
-            raise TypeError("a VerifiedZone is made by verify(), verify_hosts() or accept_unverified() only")
+            raise TypeError("a VerifiedZone is made by verify() and its like only")
 
 
 def verify(
@@ -130,6 +138,58 @@ def verify_hosts(
         signatures_until=signatures.until if signatures else None,
         made_by=_BY_VERIFY,
     )
+
+
+_STRONG_DIGESTS = frozenset({2, 4})  # SHA-256 and SHA-384 (RFC 8624 §3.3); SHA-1 must not be made any more
+
+
+def verify_delegated(
+    contents: ZoneContents, delegation: RRset | None, now: float, *, zonemd: digest.Policy = "if-supported"
+) -> VerifiedZone:
+    """Judge any zone by *delegation*, its DS RRset in a parent zone that was verified (None: there is none).
+
+    It is given out, never answered from, so its shape does not matter.  Where names are denied by hashes (NSEC3), only
+    ZONEMD notices that something is missing; whether it has one, the NSEC3 record of its apex says.
+    """
+    checks: list[str] = []
+    try:
+        if not shape.has_records(contents, contents.apex, NS):
+            raise ZoneRejected(f"{to_text(contents.apex)}: the apex has no NS")
+        anchors = _anchors_of(contents.apex, delegation)
+        keys, signing_keys, alarms = dnssec.check_keys(contents, anchors, now)
+        checks.append(
+            f"DNSKEY: signed by {', '.join(f'key {key}' for key in signing_keys)}, covered by the parent's DS"
+        )
+        signatures = _check_signatures(contents, keys, now, checks)
+        has_digest = shape.has_records(contents, contents.apex, ZONEMD)
+        if shape.is_hashed(contents) and (ZONEMD in nsec3.types_at_apex(contents)) is not has_digest:
+            raise DigestMissing(f"{to_text(contents.apex)}: the NSEC3 record of the apex contradicts its ZONEMD")
+        line, digest_alarms = digest.check(contents, zonemd)
+        checks.append(line)
+    except ZoneRejected as rejection:
+        rejection.passed = tuple(checks)
+        raise
+    return VerifiedZone(
+        contents=contents,
+        verified_at=now,
+        validated=True,
+        checks=tuple(checks),
+        alarms=(*alarms, *signatures.alarms, *digest_alarms),
+        not_before=signatures.not_before,
+        signatures_until=signatures.until,
+        made_by=_BY_VERIFY,
+    )
+
+
+def _anchors_of(apex: bytes, delegation: RRset | None) -> TrustAnchors:
+    """What a parent's DS RRset trusts; KeyUntrusted if there is nothing that can be used."""
+    if delegation is None or not delegation.rdatas:
+        raise KeyUntrusted(f"{to_text(apex)} has no DS in its parent zone: nothing proves what is in it")
+    assert (delegation.owner, delegation.rtype) == (apex, DS)
+    usable = [each for each in delegation.rdatas if len(each) > 4 and each[3] in _STRONG_DIGESTS]
+    if not usable:
+        raise KeyUntrusted(f"{to_text(apex)}: no DS in its parent zone has a digest of SHA-256 or SHA-384")
+    return TrustAnchors(tuple(TrustAnchor(apex, int.from_bytes(each[:2], "big"), DS, each) for each in usable))
 
 
 def _host_keys(

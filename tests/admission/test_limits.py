@@ -22,7 +22,7 @@ from rootsrv.admission.limits import (
     Occupancy,
     cells_in_memory,
     cost_of,
-    hash_of,
+    hashes_of,
     make_shared_cells,
     map_cells,
     places_of,
@@ -144,7 +144,7 @@ def test_kinds_of_charge_do_not_meet() -> None:
     assert not found.is_over_for_handshake(source, now, 400)
     spent = sum(400 for _ in range(1000) if not found.is_over_for_handshake(source, now, 400))
     assert 40_000 < spent <= 50_000, "50 ms of processor time a second, in units of 64 µs"
-    assert len({hash_of(source, 32, kind, KEY) for kind in (QUERIES, CONNECTIONS, HANDSHAKES)}) == 3
+    assert len({each for kind in (QUERIES, CONNECTIONS, HANDSHAKES) for each in hashes_of(source, kind, KEY)}) == 12
 
 
 def test_cells_are_shared_by_a_descriptor() -> None:
@@ -190,3 +190,29 @@ def test_too_many_cells_over_their_limit_fall_back_to_dry_run_and_come_back(
     assert not occupancy.look(now, made), "nothing new"
     assert occupancy.look(now + 2 * made.burst_ns, made)
     assert not occupancy.falls_back
+
+
+@pytest.mark.parametrize("address", ["198.51.100.77", "2001:db8:1234:5678::1"])
+def test_two_addresses_share_the_hashes_of_just_those_prefixes_that_they_share(address: str) -> None:
+    own = int(ipaddress.ip_address(address))
+    octets = len(packed(address))
+    hashes = hashes_of(packed(address), QUERIES, KEY)
+    assert len(set(hashes)) == 4
+    for bit in range(8 * octets):
+        other = hashes_of((own ^ 1 << bit).to_bytes(octets, "big"), QUERIES, KEY)
+        shared = [mine == theirs for mine, theirs in zip(hashes, other, strict=True)]
+        assert shared == [8 * octets - bit > size for size in LEVELS[octets]]
+    assert hashes_of(packed(address), QUERIES, KEY[::-1]) != hashes
+
+
+def test_cells_of_neighbours_are_as_far_apart_as_those_of_strangers() -> None:
+    """Each level follows from the one around it: 65,536 addresses of one /16, and as many /64 of one /48."""
+    for sources in (
+        [b"\xc6\x33" + number.to_bytes(2, "big") for number in range(65_536)],
+        [packed("2001:db8:7::")[:6] + number.to_bytes(2, "big") + bytes(8) for number in range(65_536)],
+    ):
+        for row in (0, 1):
+            places = {places_of(hashes_of(each, QUERIES, KEY)[0])[row] for each in sources}
+            # Of n thrown into m cells at random n²/2m are expected to fall into one that is taken: 2,048; σ is 45.
+            assert abs(65_536 - len(places) - 2_006) < 250
+        assert len({hashes_of(each, QUERIES, KEY)[0] for each in sources}) == 65_536

@@ -68,6 +68,21 @@ def test_hyperlocal_has_a_container_without_any_capability_and_a_state_of_its_ow
     assert re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE) == [""]
 
 
+@pytest.mark.parametrize("role", ["localroot", "portal"])
+def test_the_roles_of_a_localroot_service_share_a_state_and_a_configuration_of_their_own(role: str) -> None:
+    words = arguments(role)
+    assert words[words.index("--cap-drop") + 1] == "ALL"
+    assert "--read-only" in words
+    volumes = [after for before, after in itertools.pairwise(words) if before == "--volume"]
+    assert [each.partition(":")[0] for each in volumes[1:]] == ["rootsrv-localroot-state", "rootsrv-localroot-run"]
+    told = parser().parse_args(words[words.index("run", words.index("--volume")) :])
+    assert (told.role, told.config) == (role, Path("/etc/rootsrv/localroot.toml"))
+    unit = (REPOSITORY / "deploy" / "systemd" / f"rootsrv-{role}.service").read_text()
+    bounding = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
+    assert [f"CAP_{each}" for each in given(role)] == bounding[0].split()
+    assert given(role) == (["NET_BIND_SERVICE"] if role == "localroot" else [])
+
+
 def test_another_word_than_a_role_is_refused() -> None:
     for words in (("print", "all"), ("run",), ("stop", "serve")):
         done = subprocess.run([str(SCRIPT), *words], capture_output=True, text=True, timeout=10, check=False)

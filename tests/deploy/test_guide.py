@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from bench.peers.bird import route
+from bench.peers.nsd import configuration as nsd_configuration
 from tests.deploy.machine import Machine, booted, debian
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, Network, network
@@ -123,26 +124,6 @@ protocol bgp site2 from site {
 }
 """
 
-NSD = """
-server:
-    ip-address: 203.0.113.53
-    username: ""
-    chroot: ""
-    zonesdir: "{0}"
-    database: ""
-    pidfile: ""
-    xfrdfile: ""
-    xfrdir: "{0}"
-    zonelistfile: "{0}/zone.list"
-    cookie-secret-file: "{0}/cookies"
-remote-control:
-    control-enable: no
-zone:
-    name: "."
-    zonefile: "root.zone"
-    provide-xfr: 203.0.113.10 NOKEY
-"""
-
 
 @contextlib.contextmanager
 def primary(site: Site, directory: Path) -> Iterator[None]:
@@ -150,7 +131,8 @@ def primary(site: Site, directory: Path) -> Iterator[None]:
     nsd = require_tool("nsd")
     directory.mkdir()
     (directory / "root.zone").write_bytes(zone_files().versions[0])
-    (directory / "nsd.conf").write_text(NSD.format(directory))
+    zone = 'zone:\n    name: "."\n    zonefile: "root.zone"\n    provide-xfr: 203.0.113.10 NOKEY\n'
+    nsd_configuration(directory, ("203.0.113.53",), 53, clauses=zone)
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [*site.manager.prefix, nsd, "-d", "-c", "nsd.conf"], cwd=directory, stdout=log, stderr=log

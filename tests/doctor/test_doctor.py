@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.peers.nsd import configuration as nsd_configuration
 from rootsrv.doctor.network import SYSCTLS, SYSCTLS_OF_THE_HOST, NetworkSettings
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
@@ -21,25 +22,6 @@ from tests.server.live import put_zones, wait_until, zone_sections
 DEPLOYED = REPOSITORY / "deploy" / "network"
 OF_THE_MACHINE = {"account rootsrv", "clock", "memory"}
 """What is wrong with the machine that runs the tests is not what is tested here."""
-
-NSD = """
-server:
-    ip-address: 203.0.113.53
-    username: ""
-    chroot: ""
-    zonesdir: "{0}"
-    database: ""
-    pidfile: ""
-    xfrdfile: ""
-    xfrdir: "{0}"
-    zonelistfile: "{0}/zone.list"
-    cookie-secret-file: "{0}/cookies"
-remote-control:
-    control-enable: no
-zone:
-    name: "."
-    zonefile: "root.zone"
-"""
 
 
 @dataclass(frozen=True)
@@ -105,7 +87,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         made = Box(host, directory)
         made.script("firewall", "up")
         made.script("routing", "up")
-        (directory / "nsd.conf").write_text(NSD.format(directory))
+        zone = 'zone:\n    name: "."\n    zonefile: "root.zone"\n'
+        nsd_configuration(directory, ("203.0.113.53",), 53, clauses=zone)
         with (directory / "nsd.log").open("wb") as log:
             primary = subprocess.Popen(
                 [*other.prefix, nsd, "-d", "-c", "nsd.conf"], cwd=directory, stdout=log, stderr=log

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from bench.peers.daemon import running
+from bench.peers.nsd import configuration as nsd_configuration
 from rootsrv.demo import generate
 from rootsrv.demo.sign import Signing, sign_root
 from rootsrv.hyperlocal import generated
@@ -48,30 +49,9 @@ def root(serial: int) -> ZoneContents:
 def nsd(directory: Path, host: Host, addresses: list[str]) -> contextlib.AbstractContextManager[int]:
     """NSD with the root, at *addresses*; everybody may have it."""
     directory.mkdir(exist_ok=True)
-    listed = "".join(f"    ip-address: {each}\n" for each in addresses)
-    (directory / "nsd.conf").write_text(
-        f"""
-server:
-{listed}    server-count: 1
-    username: ""
-    chroot: ""
-    zonesdir: "{directory}"
-    database: ""
-    pidfile: "{directory}/nsd.pid"
-    xfrdfile: "{directory}/xfrd.state"
-    xfrdir: "{directory}"
-    zonelistfile: "{directory}/zone.list"
-    cookie-secret-file: "{directory}/cookie.secrets"
-    zonefiles-check: yes
-remote-control:
-    control-enable: no
-zone:
-    name: "."
-    zonefile: "{directory.parent}/root.zone"
-    provide-xfr: 0.0.0.0/0 NOKEY
-"""
-    )
-    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(directory / "nsd.conf")]
+    zone = f'zone:\n    name: "."\n    zonefile: "{directory.parent}/root.zone"\n    provide-xfr: 0.0.0.0/0 NOKEY\n'
+    path = nsd_configuration(directory, addresses, 53, ("server-count: 1", "zonefiles-check: yes"), zone)
+    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(path)]
     return running("NSD", command, directory / "log", lambda: answers(host, addresses[0]))
 
 

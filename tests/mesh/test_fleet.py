@@ -20,7 +20,9 @@ from bench.peers.etcd import Cluster
 from rootsrv.engine.etcd import Etcd, tls_context
 from rootsrv.mesh.envelope import Envelope, seal
 from rootsrv.secondary.membership import subject_of
+from rootsrv.telemetry import utilisation
 from rootsrv.telemetry.daybook import record_path
+from rootsrv.telemetry.utilisation import Utilisation
 from tests.mesh.fleets import FleetUnderTest, fleet
 from tests.mesh.mesh_of import SERVICE, key_of
 from tests.secondary.versions import FIRST, version
@@ -28,6 +30,7 @@ from tests.telemetry.prometheus_server import ask, prometheus_server
 from tests.telemetry.test_rssac002 import a_record
 
 PREFIX = f"/rootsrv/v1/{SERVICE}/"
+REPORTS = "x.root-servers.net"
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +242,8 @@ def test_the_days_records_are_fetched_from_all_and_published_as_one(running: Fle
         path = record_path(running.members[name].directory / "state" / "statistics", day)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(a_record(day).to_document()))
+    used = Utilisation(processors=2, processor_seconds=17.0)
+    utilisation.write(running.members["m1"].directory / "state" / "statistics", REPORTS, day, {"box": used})
     where = f"/mesh/rssac002/{day:%Y%m%d}"
     forged = seal(Envelope(f"rssac002/m0/{day:%Y%m%d}", "m1", 1.0, 1, time.time(), 2.0**50, {}), SERVICE, key_of("m1"))
     stale = seal(Envelope(f"rssac002/m0/{day:%Y%m%d}", "m0", 1.0, 1, 7.0, 2.0**50, {}), SERVICE, key_of("m0"))
@@ -255,6 +260,12 @@ def test_the_days_records_are_fetched_from_all_and_published_as_one(running: Fle
     document = json.loads(published.read_text())
     assert (document["instances"], document["missing"]) == (["m0", "m1"], ["m2"])
     assert len(list(host.rglob(f"*-{day:%Y%m%d}-*.yaml"))) == 5
+    assert utilisation.read(host, REPORTS, day) == {"m1": used}
+    today = utilisation.read(
+        running.members["m0"].directory / "state" / "statistics", REPORTS, datetime.datetime.now(datetime.UTC).date()
+    )
+    (here,) = today.values()  # written by a running instance
+    assert here.processors
     assert "2 instances; missing: m2" in fetched(running, "/mesh/statistics")
     running.wait(lambda: all(running.ask(name).get("engine", {}).get("there") for name in running.members), "back")
 

@@ -26,7 +26,7 @@ WRONG_TIMING = {
         "must be at least offer + 2·align + soak + notice",
     ),
     "wait_below_max_delay": ({"wait": 599.0}, "wait: must be at least max_delay"),
-    "a_void_makes_it_stale": ({"void": 3200.0}, "stale_soft: must be more than max(void, max_delay)"),
+    "a_void_makes_it_stale": ({"void": 3200.0}, "stale_soft: must be more than max(void, slack + max_delay)"),
     "align_zero": ({"align": 0}, "timing.align"),
     "a_hold_of_two_days": ({"hold": 172_800.0}, "timing.hold"),
 }

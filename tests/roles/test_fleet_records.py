@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +11,10 @@ import pytest
 
 from rootsrv.commands.parser import main
 from rootsrv.roles.fleet_records import FleetRecords, merge
-from rootsrv.telemetry import statistics_page
+from rootsrv.telemetry import statistics_page, utilisation
 from rootsrv.telemetry.rssac002 import DayRecord
-from tests.telemetry.test_rssac002 import a_record
+from rootsrv.telemetry.utilisation import Utilisation
+from tests.telemetry.test_rssac002 import OTHER_KEY, a_record
 
 DAY = datetime.date(2026, 11, 21)
 
@@ -24,10 +25,10 @@ def records(state: Path) -> FleetRecords:
     return FleetRecords(presence, "x.root-servers.net")
 
 
-def keep(state: Path, member: str, record: DayRecord) -> None:
+def keep(state: Path, member: str, record: DayRecord, **also: Any) -> None:
     path = state / "mesh" / "records" / "20261121" / f"{member}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record.to_document()))
+    path.write_text(json.dumps(record.to_document() | also))
 
 
 def test_what_cannot_be_merged_with_most_is_left_out_and_named() -> None:
@@ -38,6 +39,42 @@ def test_what_cannot_be_merged_with_most_is_left_out_and_named() -> None:
     assert set(refused) == {"odd"}
     assert "different days" in refused["odd"]
     assert merge({}) == (None, {})
+
+
+def test_registers_of_another_key_are_refused_to_merge_and_the_instance_is_named(tmp_path: Path) -> None:
+    fleet = records(tmp_path)
+    keep(tmp_path, "m0", a_record())
+    keep(tmp_path, "m1", a_record(key=OTHER_KEY))
+    keep(tmp_path, "m2", a_record(sources=range(500, 1500)))
+    fleet.publish(DAY, ("m0", "m1", "m2"))
+    text = (fleet.directory / "2026/11/unique-sources/x-root-20261121-unique-sources.yaml").read_text()
+    assert "# m1 is left out: it does not fit m0: unique sources were counted under different keys" in text
+    (day,) = statistics_page.read(fleet.directory)
+    assert day.instances == ("m0", "m2")
+    assert day.refused is not None
+    assert set(day.refused) == {"m1"}
+    assert day.record.volume["dns-udp-queries-received-ipv4"] == 200  # nothing of m1 is in any of the five
+    assert day.record.unique_sources()["num-sources-ipv4"] == pytest.approx(1500, rel=0.03)
+    assert "m1" in statistics_page.render([day], "x.root-servers.net", "")
+
+
+def test_what_instances_used_of_their_machines_is_published_beside_the_five_files(tmp_path: Path) -> None:
+    fleet = records(tmp_path)
+    used = Utilisation(processors=8, processor_percent=12.5, memory_octets_peak=300_000_000, network_octets_sent=7)
+    keep(tmp_path, "m0", a_record(), utilisation=[asdict(used)])
+    keep(tmp_path, "m1", a_record(), utilisation=[asdict(used), asdict(used)])  # renamed on that day
+    keep(tmp_path, "m2", a_record())  # of an older version
+    keep(tmp_path, "m3", a_record(), utilisation=[{"processors": "many"}])
+    fleet.publish(DAY, ("m0", "m1", "m2", "m3", "m4"))
+
+    assert set(utilisation.read(fleet.directory, "x.root-servers.net", DAY)) == {"m0", "m1", "m1-2"}
+    document = json.loads(utilisation.file_of(fleet.directory, "x.root-servers.net", DAY).read_bytes())
+    assert document["missing"] == ["m2", "m3", "m4"]
+    (day,) = statistics_page.read(fleet.directory)
+    assert day.used["m0"] == used
+    assert len(day.instances) == 4
+    page = statistics_page.render([day], "x.root-servers.net", "")
+    assert "12.5 %, at most 0 % of 8" in page
 
 
 def test_the_files_are_right_and_name_who_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

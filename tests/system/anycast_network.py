@@ -28,6 +28,7 @@ from typing import Any, Self
 from bench.peers.bird import Bird, deployed_configuration, route
 from bench.peers.daemon import PeerFailed, running
 from bench.peers.frr import frr, vtysh
+from bench.peers.nsd import configuration as nsd_configuration
 from rootsrv.page.layout import Page
 from tests.control.asking import ask
 from tests.needs import REPOSITORY, require_tool
@@ -484,30 +485,9 @@ def nsd_on(host: Host, workdir: Path, addresses: Sequence[str], port: int, zone:
     """NSD serves the root *zone* on *host*, to whoever asks and transfers, until the block ends, which gets its pid."""
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "root.zone").write_bytes(zone)
-    listen = "\n".join(f"    ip-address: {each}" for each in addresses)
-    (workdir / "nsd.conf").write_text(
-        f"""
-server:
-{listen}
-    port: {port}
-    username: ""
-    chroot: ""
-    zonesdir: "{workdir}"
-    database: ""
-    pidfile: "{workdir}/nsd.pid"
-    xfrdfile: "{workdir}/xfrd.state"
-    xfrdir: "{workdir}"
-    zonelistfile: "{workdir}/zone.list"
-    cookie-secret-file: "{workdir}/cookie.secrets"
-remote-control:
-    control-enable: no
-zone:
-    name: "."
-    zonefile: "root.zone"
-    provide-xfr: 0.0.0.0/0 NOKEY
-"""
-    )
-    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(workdir / "nsd.conf")]
+    zones = 'zone:\n    name: "."\n    zonefile: "root.zone"\n    provide-xfr: 0.0.0.0/0 NOKEY\n'
+    path = nsd_configuration(workdir, addresses, port, clauses=zones)
+    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(path)]
     with running("nsd", command, workdir / "nsd.log", lambda: f":{port} " in host.run("ss", "-Hltn")) as pid:
         yield pid
 

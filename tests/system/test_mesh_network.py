@@ -207,6 +207,13 @@ def freeze_all(net: MeshNetwork) -> Callable[[], None]:
     return lambda: [node.thaw() for node in net.engine.nodes] and None
 
 
+def freeze_two(net: MeshNetwork) -> Callable[[], None]:
+    """One is left, without a quorum."""
+    for node in net.engine.nodes[:2]:
+        node.freeze()
+    return lambda: [node.thaw() for node in net.engine.nodes[:2]] and None
+
+
 def cut_all(net: MeshNetwork) -> Callable[[], None]:
     """nft: nobody reaches any node, and no packet says so."""
     stack = contextlib.ExitStack()
@@ -242,7 +249,7 @@ def delete_all(net: MeshNetwork) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("step", REACHED)
-@pytest.mark.parametrize("fault", [kill_all, freeze_all, cut_all, fill_up, delete_all])
+@pytest.mark.parametrize("fault", [kill_all, freeze_all, freeze_two, cut_all, fill_up, delete_all])
 def test_without_the_engine_all_end_at_one_serial_by_one_t_or_its_multiple(
     net: MeshNetwork,
     serials: Iterator[int],

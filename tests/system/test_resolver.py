@@ -18,6 +18,7 @@ import pytest
 
 from bench.peers import unbound
 from bench.peers.daemon import running
+from bench.peers.nsd import configuration as nsd_configuration
 from rootsrv.page.layout import Page, PageUnusable
 from tests.conformance.zone_file import ZoneFile
 from tests.needs import REPOSITORY, require_genuine_zones, require_tool
@@ -195,18 +196,9 @@ def tld_server(directory: Path, host: Host, owned: list[str]) -> contextlib.Abst
         f"$ORIGIN {UNSIGNED_TLD}\n$TTL 60\n@ SOA ns1.aedns hostmaster 1 60 60 60 60\n@ NS ns1.aedns\n"
         f"ns1.aedns A {owned[0]}\nwww.example A 203.0.113.7\n"
     )
-    listen = "".join(f"    ip-address: {address}\n" for address in owned)
-    files = "".join(
-        f'    {key}: "{directory / name}"\n'
-        for key, name in (("pidfile", "nsd.pid"), ("xfrdfile", "nsd.xfrd"), ("zonelistfile", "nsd.list"))
-    )
-    configuration = directory / "nsd.conf"
-    configuration.write_text(
-        f'server:\n{listen}    username: ""\n    database: ""\n'
-        f'    zonesdir: "{directory}"\n    xfrdir: "{directory}"\n{files}'
-        f'remote-control:\n    control-enable: no\nzone:\n    name: "{UNSIGNED_TLD}"\n    zonefile: "tld.zone"\n'
-    )
-    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(configuration)]
+    zone = f'zone:\n    name: "{UNSIGNED_TLD}"\n    zonefile: "tld.zone"\n'
+    path = nsd_configuration(directory, owned, 53, clauses=zone)
+    command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(path)]
 
     def ready() -> bool:
         printed = host.run("dig", f"@{owned[0]}", "+tries=1", "+time=1", UNSIGNED_TLD, "SOA", check=False)

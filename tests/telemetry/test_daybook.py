@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rootsrv.page import unique_sources
-from rootsrv.page.layout import Page
+from rootsrv.page.layout import TLS_SLOT, Page
 from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import whole_file
 from rootsrv.server.counters import Counters
@@ -69,6 +69,33 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     # The workers' own clock must not turn the day: the tests do.
     monkeypatch.setattr("rootsrv.server.counters.time.time", lambda: MIDNIGHT + 3600)
     return Site(tmp_path, MIDNIGHT + 3600)
+
+
+def test_what_was_asked_over_tls_is_no_tcp_and_its_sources_are_among_all(tmp_path: Path) -> None:
+    site = Site(tmp_path, MIDNIGHT)
+    over_tls = counting(site.page, TLS_SLOT, MIDNIGHT)
+    site.count(3)
+    over_tls.count(2, [QUERY] * 5, [RESPONSE] * 5)
+    over_tls.count(3, [QUERY] * 2, [RESPONSE] * 2)
+    over_tls.note_sources([b"\xc0\0\2\1"])
+    site.look()
+    site.book.look_at_sources(site.page)
+    record = site.book.record(DAY)
+
+    assert queries_by_key(record) == {
+        "dns-udp-queries-received-ipv4": 3,
+        "dns-tls-queries-received-ipv4": 5,
+        "dns-tls-queries-received-ipv6": 2,
+    }
+    assert dict(record.rcodes) == {0: 10}
+    assert record.unique_sources()["num-sources-ipv4"] == 1
+    site.book.write(MIDNIGHT + 2 * 86_400)
+    text = (tmp_path / "statistics/rssac002/2026/11/traffic-volume/x-root-20261121-traffic-volume.yaml").read_text()
+    assert "x-dns-tls-queries-received-ipv4: 5\n" in text
+
+
+def queries_by_key(record: DayRecord) -> dict[str, int]:
+    return {key: amount for key, amount in record.volume.items() if amount and "queries" in key}
 
 
 def test_looking_often_or_seldom_gives_the_same(site: Site) -> None:

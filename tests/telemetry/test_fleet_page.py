@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from bench.peers.daemon import free_port
 from rootsrv.http.server import HttpServer, Request, Response
 from rootsrv.telemetry.fleet_page import PAGE_HEADERS, members, problems, render, targets
+from rootsrv.telemetry.outlines import COUNTRIES, PER_DEGREE
 from rootsrv.telemetry.view import Said, View
 from tests.telemetry.browser import Checker, browse
 
@@ -210,3 +212,34 @@ def test_a_browser_shows_it_without_a_complaint_on_a_desk_and_on_a_phone(
         octets = picture.read_bytes()
         assert struct.unpack(">II", octets[16:24]) == tuple(map(int, size.split(",")))
         assert len(octets) > 15_000  # not an empty page
+
+
+def points() -> list[tuple[float, float]]:
+    """All points of the outlines, as longitude and latitude."""
+    found = []
+    for ring in COUNTRIES.split("z")[:-1]:
+        numbers = [int(each) for each in re.findall(r"-?\d+", ring)]
+        x = y = 0
+        for dx, dy in zip(numbers[::2], numbers[1::2], strict=True):
+            x, y = x + dx, y + dy
+            found.append((x / PER_DEGREE - 180, 90 - y / PER_DEGREE))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cape", "longitude", "latitude"),
+    [
+        ("Cape Agulhas", 20.0, -34.8),
+        ("Cape Horn", -67.3, -55.9),
+        ("North Cape", 25.8, 71.2),
+        ("Cape York", 142.5, -10.7),
+    ],
+)
+def test_the_outlines_are_where_the_world_is(cape: str, longitude: float, latitude: float) -> None:
+    assert all(-180 <= x <= 180 and -90 <= y <= 84 for x, y in points())
+    assert min(abs(x - longitude) + abs(y - latitude) for x, y in points()) < 1.5, cape
+
+
+def test_a_page_is_no_larger_for_its_map_than_a_picture_would_be() -> None:
+    assert len(COUNTRIES) < 50_000
+    assert page(document()).count('class="country"') == 1

@@ -10,6 +10,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from rootsrv.config.file import Config
+from rootsrv.page import counts
+from rootsrv.page.layout import COUNTER_WORDS
 from rootsrv.telemetry.prometheus import Exposition, Statistics
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import Said, View
@@ -89,7 +91,13 @@ def test_every_metric_is_in_the_table_of_the_documentation_and_the_other_way_rou
     }
     texts = (
         running.get("/metrics"),
-        exposition_text(fastpath={"counters": {"cut": 0}}, mesh=MESH, capture={"state": "idle"}),
+        exposition_text(
+            fastpath={"counters": {"cut": 0}},
+            mesh=MESH,
+            capture={"state": "idle"},
+            serve={"dot": DOT},
+            localroot=LOCALROOT,
+        ),
     )
     exposed = {line.split()[2] for text in texts for line in text.splitlines() if line.startswith("# TYPE")}
 
@@ -100,6 +108,11 @@ def test_every_metric_is_in_the_table_of_the_documentation_and_the_other_way_rou
     assert measured["rootsrv_switchover_verify_seconds"] > 0
     assert measured["rootsrv_switchover_confirm_seconds"] > 0
 
+
+DOT = {
+    "ready": True, "active": 0, "certificate_problem": "dot.key: x is not the key of y",
+    "certificate_until": "2027-02-26T12:00:28Z",
+}  # fmt: skip
 
 MESH = {
     "engine": {"there": True},
@@ -121,6 +134,43 @@ MESH = {
     "refused": 3,
     "leads": True,
 }  # fmt: skip
+
+
+LOCALROOT = {
+    "zones": [
+        {"name": ".", "given": 7, "subscribers": 4, "with_newest": 3, "newest_age_seconds": 61.5},
+        {"name": "arpa.", "given": None, "subscribers": 0, "with_newest": 0, "newest_age_seconds": 0.0},
+    ],
+    "servers": 5,
+    "keys": 6,
+    "proved_addresses": 3,
+    "transfers_running": 1,
+    "notify_on_their_way": 2,
+    "counters": {
+        "transfers . axfr-tcp-key": 8,
+        "transfer-octets . axfr-tcp-key": 9000,
+        "notify . not-confirmed": 1,
+        "tsig-errors BadTime": 2,
+        "something new": 3,
+    },
+    "register_error": "locked",
+    "observations_error": "",
+    "statistics_error": "",
+}
+
+
+def test_a_localroot_service_is_in_the_metrics() -> None:
+    metrics = exposition(localroot=LOCALROOT)
+    assert metrics['rootsrv_localroot_given{zone="."}'] == 1
+    assert metrics['rootsrv_localroot_given{zone="arpa."}'] == metrics['rootsrv_localroot_serial{zone="arpa."}'] == 0
+    assert metrics['rootsrv_localroot_fresh_subscribers{zone="."}'] == 3
+    assert metrics["rootsrv_localroot_pending_notifies"] == 2
+    assert metrics['rootsrv_localroot_working{what="register"}'] == 0
+    assert metrics['rootsrv_localroot_working{what="observations"}'] == 1
+    assert metrics['rootsrv_localroot_transfers_total{way="axfr-tcp-key",zone="."}'] == 8
+    assert metrics['rootsrv_localroot_transfer_bytes_total{way="axfr-tcp-key",zone="."}'] == 9000
+    assert metrics['rootsrv_localroot_notifies_total{outcome="not-confirmed",zone="."}'] == 1
+    assert metrics['rootsrv_localroot_tsig_errors_total{error="BadTime"}'] == 2
 
 
 def test_a_capture_is_in_the_metrics_with_what_it_lost_and_where() -> None:
@@ -145,6 +195,26 @@ def test_a_capture_is_in_the_metrics_with_what_it_lost_and_where() -> None:
 def exposition(**roles: Any) -> dict[str, float]:
     """The samples for what the roles say."""
     return samples(exposition_text(**roles))
+
+
+def test_what_is_asked_over_tls_is_counted_for_itself() -> None:
+    words = [0] * COUNTER_WORDS
+    words[counts.QUERIES + 2], words[counts.QUERIES + 3] = 5, 7
+    words[counts.TLS], words[counts.TLS + 5] = 3, 2_500_000
+    words[counts.TCP + 1] = 9
+    view = View(0.0, tls_words=words, roles={"serve": Said({"dot": DOT})})
+    statistics = Statistics(DayRecord.from_words(_DAY, view.words), {}, "")
+    metrics = samples(Exposition(Config(), "digest").text(view, statistics, "")[0].decode())
+
+    assert metrics['rootsrv_tls_queries_total{family="ipv4"}'] == 5
+    assert metrics['rootsrv_tls_queries_total{family="ipv6"}'] == 7
+    assert metrics['rootsrv_queries_total{family="ipv4",transport="tcp"}'] == 0
+    assert metrics['rootsrv_tls_handshakes_total{outcome="completed"}'] == 3
+    assert metrics["rootsrv_tls_handshake_cpu_seconds_total"] == 2.5
+    assert metrics["rootsrv_tls_open_connections"] == 9
+    assert metrics["rootsrv_tls_answering"] == 1
+    assert metrics["rootsrv_tls_certificate_as_configured"] == 0
+    assert metrics["rootsrv_tls_certificate_expires_timestamp_seconds"] == 1803643228
 
 
 def exposition_text(**roles: Any) -> str:

@@ -69,6 +69,40 @@ def test_the_five_files_have_the_layout_of_published_ones() -> None:
     ]  # fmt: skip
 
 
+def over_tls(scale: int = 1) -> DayRecord:
+    """As the slot of DNS over TLS counts: its messages where others have those over TCP."""
+    words = [0] * COUNTER_WORDS
+    words[counts.QUERIES + 2], words[counts.QUERIES + 3] = 6 * scale, 7 * scale
+    words[counts.RESPONSES + 2], words[counts.RESPONSES + 3] = 5 * scale, 7 * scale
+    words[counts.RCODES + 2 * counts.RCODES_PER_PATH] = 5 * scale
+    words[counts.RCODES + 3 * counts.RCODES_PER_PATH + 3] = 7 * scale
+    words[counts.RESPONSE_SIZES + counts.RESPONSE_BINS + 29] = 12 * scale
+    return DayRecord.from_words_over_tls(DAY, words)
+
+
+def test_what_was_asked_over_tls_has_the_operators_own_keys_as_b_root_publishes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In b-root's files of 2024-06-01 rcode-volume is the sum of all transports, and traffic-sizes has no TLS."""
+    record = DayRecord.sum([a_record().and_then(over_tls()), a_record().and_then(over_tls(10)), a_record()])
+    assert DayRecord.from_document(json.loads(json.dumps(record.to_document()))) == record
+    texts = record.texts(SERVICE)
+    assert texts["2026/11/traffic-volume/x-root-20261121-traffic-volume.yaml"].splitlines()[-4:] == [
+        "x-dns-tls-queries-received-ipv4: 66", "x-dns-tls-queries-received-ipv6: 77",
+        "x-dns-tls-responses-sent-ipv4: 55", "x-dns-tls-responses-sent-ipv6: 77",
+    ]  # fmt: skip
+    rcodes = texts["2026/11/rcode-volume/x-root-20261121-rcode-volume.yaml"].splitlines()[5:]
+    assert rcodes == [f"0: {3 * 410 + 55}", f"3: {3 * 590 + 77}"]
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    assert main(["rssac002", "validate", "--sums", str(tmp_path)]) == 0, capsys.readouterr().out
+    volume = tmp_path / "2026/11/traffic-volume/x-root-20261121-traffic-volume.yaml"
+    volume.write_text(volume.read_text().replace("x-dns-tls", "y-dns-tls"))
+    assert main(["rssac002", "validate", str(tmp_path)]) == 1
+    assert "y-dns-tls-queries-received-ipv4: does not belong here" in capsys.readouterr().out
+
+
 def test_our_own_files_are_right_and_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, text in a_record().texts(SERVICE).items():
         (tmp_path / name).parent.mkdir(parents=True)

@@ -83,6 +83,29 @@ def shown(of: Content, config: Config = ANYCAST) -> str:
     return render(of, config, "lax1a.example")
 
 
+def test_dns_over_tls_is_shown_and_its_troubles_are_named() -> None:
+    config = read({"dot": {}})
+    dot = {
+        "ready": True, "active": 7, "port": 853, "certificate": "/etc/dot.crt", "certificate_problem": "",
+        "certificate_until": "2026-12-03T05:00:00Z", "certificate_expires_seconds": 90 * 86_400,
+    }  # fmt: skip
+
+    def trouble(**changes: object) -> list[str]:
+        return list(problems(content({"serve": {"dot": dot | changes}}), config))
+
+    assert trouble() == []
+    assert trouble(ready=False) == ["DNS over TLS is not answered."]
+    assert trouble(active=6) == ["DNS over TLS is not answered."]
+    assert trouble(certificate_problem="no <key>") == [
+        "DNS over TLS shows another certificate than the configured one: no <key>."
+    ]
+    assert trouble(certificate_expires_seconds=86_400) == ["The certificate of DNS over TLS expires in 24 h."]
+    page = render(content({"serve": {"dot": dot}}), config, "x")
+    assert "DNS over TLS, port 853" in page
+    assert "/etc/dot.crt, until 2026-12-03T05:00:00Z" in page
+    assert "DNS over TLS" not in render(content(), Config(), "x")
+
+
 def test_an_instance_that_is_well_says_so_and_all_that_is_asked_for_is_there() -> None:
     page = shown(content())
 

@@ -39,23 +39,36 @@ static __always_inline void set_cells(struct scratch *s, uint32_t level, uint64_
 		fetch(cell);
 }
 
+/* The hash of a prefix, from that of the one around it and the bits between the two. */
+static __always_inline uint64_t narrowed(uint64_t hash, uint64_t bits)
+{
+	hash = (hash ^ (bits + 1) * 0x9e3779b97f4a7c15) * 0xd6e8feb86659fd93;
+	return hash ^ hash >> 32;
+}
+
 /* Which cells the source's prefixes have; they are on their way into the cache while the query is read. */
 STEP find_cells(struct scratch *s)
 {
 	if (!s)
 		return 0;
-	uint64_t source = s->source[0];
+	uint64_t source = s->source[0], hash, second, third, fourth;
 	if (s->family == IPV4) {
-		set_cells(s, 0, hash_of_ipv4(source, 32));
-		set_cells(s, 1, hash_of_ipv4(source & 0x00ffffff, 24));
-		set_cells(s, 2, hash_of_ipv4(source & 0x00f0ffff, 20));
-		set_cells(s, 3, hash_of_ipv4(source & 0x00c0ffff, 18));
+		hash = hash_of_ipv4(source & 0x00c0ffff, 18);
+		second = source >> 20 & 3;
+		third = source >> 16 & 15;
+		fourth = source >> 24 & 255;
 	} else {
-		set_cells(s, 0, hash_of_ipv6(source, 64));
-		set_cells(s, 1, hash_of_ipv6(source & 0x00ffffffffffffff, 56));
-		set_cells(s, 2, hash_of_ipv6(source & 0x0000ffffffffffff, 48));
-		set_cells(s, 3, hash_of_ipv6(source & 0xffffffff, 32));
+		hash = hash_of_ipv6(source & 0xffffffff, 32);
+		second = source >> 32 & 0xffff;
+		third = source >> 48 & 255;
+		fourth = source >> 56;
 	}
+	set_cells(s, 3, hash);
+	hash = narrowed(hash, second);
+	set_cells(s, 2, hash);
+	hash = narrowed(hash, third);
+	set_cells(s, 1, hash);
+	set_cells(s, 0, narrowed(hash, fourth));
 	return 0;
 }
 

@@ -1,0 +1,90 @@
+"""The https server of the service: versions are made ready, certificates come and go, zones are given."""
+
+import asyncio
+import functools
+import ssl
+from collections.abc import Callable, Mapping
+
+from rootsrv.config.localroot import LocalRootConfig
+from rootsrv.distribution.tls import show_certificate
+from rootsrv.localroot.publication import Publication, make_version, publication_list
+from rootsrv.process import log
+from rootsrv.process.child import ChildFailed, Inherited, in_child
+from rootsrv.zone.contents import ZoneContents
+
+AGAIN_SECONDS = 5.0
+"""How soon a version is tried again that could not be made ready."""
+
+
+class Certificate:
+    """What the https server shows, read anew from its files without a restart."""
+
+    def __init__(self, certificate: str, key: str) -> None:
+        """ConfigError when they cannot be read."""
+        self._files = certificate, key
+        self._shown = self._read()
+        self.context = self._read()
+        """For the listening socket; every new client is handed to the context that is shown."""
+
+        def hand_over(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+            connection.context = self._shown
+
+        self.context.sni_callback = hand_over
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        show_certificate(context, "localroot.tls_certificate", *self._files)
+        return context
+
+    def reload(self) -> None:
+        """ConfigError when the files cannot be read; nothing has changed then."""
+        self._shown = self._read()
+
+
+class ZonesByHttps:
+    """Gives by https what is given out."""
+
+    def __init__(
+        self,
+        settings: LocalRootConfig,
+        inherited: Inherited,
+        given: Mapping[str, int | None],
+        fetched: Callable[[str, int, int, str], None],
+    ) -> None:
+        """*given*: by zone, the serial that is given out now; *fetched*: see Publication."""
+        self._settings = settings
+        self._inherited = inherited
+        self._given = given
+        self._publication = Publication(lambda: publication_list(settings, given), fetched)
+        self._shown: Certificate | None = None
+
+    async def publish(self, zone: str, contents: ZoneContents, since: float) -> None:
+        """Make *contents*, given out *since* then (seconds since 1970), ready; a failure is tried again."""
+        work = functools.partial(make_version, contents, since)
+        while self._given.get(zone) == contents.serial:
+            try:
+                self._publication.publish(zone, await in_child(work, self._inherited))
+            except (ChildFailed, TimeoutError) as error:
+                log.alarm("zone is not published by https", zone=zone, serial=contents.serial, reason=error)
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
+
+    async def run(self) -> None:
+        """Listen until cancelled.  CannotListen or ConfigError if that cannot be."""
+        self._shown = Certificate(self._settings.tls_certificate, self._settings.tls_key)
+        is_given = lambda zone: self._given.get(zone) is not None  # noqa: E731
+        server = self._publication.server(self._settings.https_connections, is_given)
+        addresses, port = self._settings.addresses, self._settings.https_port
+        try:
+            await server.listen(addresses, port, context=self._shown.context, key="localroot.https_port")
+            log.event("zones by https", addresses=",".join(addresses), port=port)
+            await asyncio.Event().wait()
+        finally:
+            server.close()
+
+    def reload_certificate(self) -> None:
+        """Show new clients what the files hold now.  ConfigError when they cannot be read; nothing has changed then."""
+        if self._shown is not None:
+            self._shown.reload()

@@ -1,0 +1,63 @@
+"""What mails say: subject and text of each, plain."""
+
+from collections.abc import Sequence
+
+from rootsrv.config.portal import PortalConfig
+
+
+def begin(config: PortalConfig, link: str) -> tuple[str, str]:
+    """Somebody gave this address to sign up."""
+    return (
+        f"Your account at {config.title}",
+        f"Somebody, you we hope, gave this address to sign up at {config.url}.\n\n"
+        f"To go on, open this within a day:\n\n{config.url}/link/{link}\n\n"
+        "If it was not you, do nothing: there is no account, and this address is forgotten in a day.\n",
+    )
+
+
+def is_known(config: PortalConfig) -> tuple[str, str]:
+    """Somebody gave this address to sign up, and it has an account."""
+    return (
+        f"Your account at {config.title}",
+        f"Somebody, you perhaps, gave this address to sign up at {config.url}.\n\n"
+        f"You have an account already.  To sign in: {config.url}/sign-in\n"
+        f"If you cannot sign in any more: {config.url}/recover\n",
+    )
+
+
+def recover(config: PortalConfig, link: str) -> tuple[str, str]:
+    """Somebody cannot sign in any more."""
+    return (
+        f"Sign in at {config.title} again",
+        f"Somebody, you we hope, asked for a new way to sign in at {config.url}.\n\n"
+        f"To set a new password or passkey, open this within an hour:\n\n{config.url}/link/{link}\n\n"
+        "If it was not you, do nothing: everything stays as it is.\n",
+    )
+
+
+def new_address(config: PortalConfig, link: str) -> tuple[str, str]:
+    """An account is to have this address."""
+    return (
+        f"Your new address at {config.title}",
+        f"An account at {config.url} is to have this address.\n\n"
+        f"If that is yours, open this within a day:\n\n{config.url}/link/{link}\n\nIf not, do nothing.\n",
+    )
+
+
+def changed(config: PortalConfig, what: str) -> tuple[str, str]:
+    """Something about the account itself has changed."""
+    return (
+        f"Your account at {config.title} has changed",
+        f"At {config.url} {what}.\n\nIf that was not you, take your account back: {config.url}/recover\n",
+    )
+
+
+def troubles(config: PortalConfig, server: str, number: int, lines: Sequence[str]) -> tuple[str, str]:
+    """What a server's operator should look at."""
+    listed = "\n\n".join(f"* {line}" for line in lines)
+    return (
+        f"{config.title}: your server {server}",
+        f"Your server {server} needs a look:\n\n{listed}\n\n"
+        f"How it fares now, and what to do: {config.url}/servers/{number}\n\n"
+        f"Each of these is mailed once.  Which mails you want: {config.url}/account\n",
+    )

@@ -1,0 +1,147 @@
+"""Mails: kept in the register until a mail server has taken them, however long it is down."""
+# A page never waits for a mail server.  One that is down is tried again, later and later; what it refuses for good is
+# dropped and logged.  Nothing that strangers write stands in a header but an address, which was checked.
+
+import contextlib
+import email.utils
+import smtplib
+import ssl
+from collections.abc import Callable, Iterator
+from email.message import EmailMessage
+from pathlib import Path
+
+from rootsrv.config.portal import PortalConfig
+from rootsrv.localroot.register import Register
+from rootsrv.localroot.servers import NotAccepted
+from rootsrv.process import log
+
+MAX_WAITING = 5000
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 3600.0
+KEPT_SECONDS = 3 * 86_400.0
+"""After that a mail is given up."""
+
+AT_A_TIME = 50
+_SMTP_SECONDS = 20.0
+
+
+class MailFailed(Exception):
+    """The mail server cannot be reached or does not take anything now."""
+
+
+class Mails:
+    """What waits, and the way to the mail server."""
+
+    def __init__(self, register: Register, config: PortalConfig) -> None:
+        self._register = register
+        self._config = config
+        self.error = ""
+        """Why the mail server took nothing last; empty = it did."""
+
+        self.on_put: Callable[[], object] = lambda: None
+        """Called, in whichever thread, when there is one more."""
+
+    @property
+    def can_send(self) -> bool:
+        """Whether there is a mail server at all."""
+        return bool(self._config.mail_from)
+
+    def put(self, recipient: str, subject: str, body: str, now: float) -> None:
+        """Have it sent.  NotAccepted when there is no mail server, or too much waits for it."""
+        if not self.can_send:
+            raise NotAccepted("email", "this service sends no mail")
+        with self._register.writing() as database:
+            if database.execute("SELECT count(*) FROM mails").fetchone()[0] >= MAX_WAITING:
+                raise NotAccepted("email", "mail cannot be sent just now: please try again later")
+            database.execute(
+                "INSERT INTO mails (recipient, subject, body, created, next) VALUES (?, ?, ?, ?, ?)",
+                (recipient, subject, body, now, now),
+            )
+        self.on_put()
+
+    def waiting(self) -> int:
+        """How many."""
+        row = self._register.row("SELECT count(*) AS waiting FROM mails")
+        return int(row["waiting"]) if row else 0
+
+    def send(self, now: float) -> int:
+        """Send what is due, one connection for all, in whichever thread this is called; how many were taken."""
+        rows = self._register.rows("SELECT * FROM mails WHERE next <= ? ORDER BY next LIMIT ?", now, AT_A_TIME)
+        if not rows:
+            return 0
+        sent = 0
+        try:
+            with self._connected() as server:
+                for row in rows:
+                    try:
+                        server.send_message(self._message(row["recipient"], row["subject"], row["body"], row["id"]))
+                    except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
+                        self._refused(row["id"], error, row["tries"], now)
+                        continue
+                    with self._register.writing() as database:
+                        database.execute("DELETE FROM mails WHERE id = ?", (row["id"],))
+                    sent += 1
+        except (OSError, smtplib.SMTPException, ValueError) as error:
+            self._put_off([(row["id"], row["tries"]) for row in rows], now)
+            reason = f"{self._config.smtp_host} port {self._config.smtp_port}: {error}"
+            if not self.error:
+                log.alarm("mails cannot be sent", reason=reason, waiting=self.waiting())
+            self.error = reason
+        else:
+            if self.error:
+                log.event("mails can be sent again", sent=sent)
+            self.error = ""
+        self._give_up(now)
+        return sent
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[smtplib.SMTP]:
+        config = self._config
+        context = ssl.create_default_context()
+        server: smtplib.SMTP
+        if config.smtp_tls == "tls":
+            server = smtplib.SMTP_SSL(config.smtp_host, config.smtp_port, timeout=_SMTP_SECONDS, context=context)
+        else:
+            server = smtplib.SMTP(config.smtp_host, config.smtp_port, timeout=_SMTP_SECONDS)
+        with server:
+            if config.smtp_tls == "starttls":
+                server.starttls(context=context)
+            if config.smtp_user:
+                server.login(config.smtp_user, Path(config.password_file).read_text().strip())
+            yield server
+
+    def _message(self, recipient: str, subject: str, body: str, number: int) -> EmailMessage:
+        message = EmailMessage()
+        message["From"] = email.utils.formataddr((self._config.title, self._config.mail_from))
+        message["To"] = recipient
+        message["Subject"] = subject
+        message["Date"] = email.utils.formatdate(usegmt=True)
+        message["Message-ID"] = email.utils.make_msgid(str(number), self._config.host)
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation answers to it
+        message.set_content(body)
+        return message
+
+    def _refused(self, number: int, error: Exception, tries: int, now: float) -> None:
+        """This one, not the others."""
+        codes = (
+            [code for code, _ in error.recipients.values()]
+            if isinstance(error, smtplib.SMTPRecipientsRefused)
+            else [getattr(error, "smtp_code", 0)]
+        )
+        if codes and min(codes) >= 500:
+            log.alarm("mail refused", code=min(codes), mail=number)
+            with self._register.writing() as database:
+                database.execute("DELETE FROM mails WHERE id = ?", (number,))
+        else:
+            self._put_off([(number, tries)], now)
+
+    def _put_off(self, mails: list[tuple[int, int]], now: float) -> None:
+        with self._register.writing() as database:
+            for number, tries in mails:
+                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries, 20))
+                database.execute("UPDATE mails SET tries = tries + 1, next = ? WHERE id = ?", (now + pause, number))
+
+    def _give_up(self, now: float) -> None:
+        with self._register.writing() as database:
+            given_up = database.execute("DELETE FROM mails WHERE created < ?", (now - KEPT_SECONDS,)).rowcount
+        if given_up:
+            log.alarm("mails given up", mails=given_up, after_days=KEPT_SECONDS / 86_400)

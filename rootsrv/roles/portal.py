@@ -1,0 +1,160 @@
+"""The role *portal*: the pages of the LocalRoot service, its mails, and the register that they write."""
+# A process of its own: it may be flooded or fail, and zones go out all the same.  It reads what the zone service
+# observed, and writes nothing but the register.
+
+import asyncio
+import contextlib
+import os
+import ssl
+import time
+from pathlib import Path
+
+from rootsrv.config.file import Config
+from rootsrv.config.portal import PortalConfig
+from rootsrv.localroot import observations, register
+from rootsrv.localroot.observations import Observed
+from rootsrv.localroot.register import Register, RegisterUnusable
+from rootsrv.portal.application import application
+from rootsrv.portal.serving import PortalServer
+from rootsrv.portal.visits import Portal
+from rootsrv.portal.watch import LOOK_SECONDS, Watch
+from rootsrv.process import log, privileges, service_manager
+from rootsrv.process.persistence import persistently
+from rootsrv.roles import supervisor
+
+_BEAT_SECONDS = 1.0
+_MAIL_SECONDS = 5.0
+_CERTIFICATE_SECONDS = 10.0
+
+
+__all__ = ["CertificateUnusable", "NotConfigured", "RegisterUnusable", "portal"]
+
+
+class NotConfigured(Exception):
+    """[portal] is missing."""
+
+
+class CertificateUnusable(Exception):
+    """portal.tls_certificate or its key cannot be read."""
+
+
+async def portal(config: Config, stop: asyncio.Event) -> None:
+    """Pages and mails until *stop* is set.
+
+    Raises NotConfigured, RegisterUnusable, CertificateUnusable or CannotListen when it cannot start.
+    """
+    if config.portal is None:
+        raise NotConfigured("portal: the section is missing")
+    state = Path(config.state.directory)
+    kept = Register(state / register.DIRECTORY)
+    try:
+        made = Portal(config.portal, kept, Observed(state / observations.FILE))
+        context = _context(config.portal)
+        server = PortalServer(application(made), context)
+        server.bind(config.portal.addresses, config.portal.port)
+        _keep_what_is_needed(config)
+        log.event("pages", url=config.portal.url, addresses=",".join(config.portal.addresses), port=config.portal.port)
+        tasks = [
+            asyncio.create_task(persistently("mails", lambda: _send_mails(made)), name="mails"),
+            asyncio.create_task(persistently("troubles", lambda: _look(Watch(made))), name="troubles"),
+            asyncio.create_task(_beat(), name="beat"),
+        ]
+        if context is not None:
+            tasks.append(asyncio.create_task(_follow_certificate(context, config.portal), name="certificate"))
+        try:
+            await server.run(stop)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        kept.close()
+
+
+async def _send_mails(made: Portal) -> None:
+    """As they come, and those of before when they are due."""
+    loop, put = asyncio.get_running_loop(), asyncio.Event()
+    made.mails.on_put = lambda: loop.call_soon_threadsafe(put.set)
+    while True:
+        put.clear()
+        if made.mails.can_send:
+            await asyncio.to_thread(made.mails.send, time.time())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MAIL_SECONDS):
+                await put.wait()
+
+
+async def _look(watch: Watch) -> None:
+    while True:
+        await asyncio.to_thread(watch.look, time.time())
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _beat() -> None:
+    while True:
+        service_manager.alive()
+        service_manager.ready("pages are served")
+        await asyncio.sleep(_BEAT_SECONDS)
+
+
+def _context(config: PortalConfig) -> ssl.SSLContext | None:
+    """None where a proxy does TLS."""
+    if not config.tls_certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    _show(context, config)
+    return context
+
+
+def _show(context: ssl.SSLContext, config: PortalConfig) -> None:
+    try:
+        context.load_cert_chain(config.tls_certificate, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise CertificateUnusable(f"portal.tls_certificate: {config.tls_certificate}: {error}") from error
+
+
+async def _follow_certificate(context: ssl.SSLContext, config: PortalConfig) -> None:
+    """A new certificate is shown to whoever comes next, without a restart."""
+    shown = _stamp(config)
+    while True:
+        await asyncio.sleep(_CERTIFICATE_SECONDS)
+        if (stamp := _stamp(config)) == shown:
+            continue
+        try:
+            _show(context, config)
+        except CertificateUnusable as error:
+            log.alarm("certificate not taken", reason=error)
+        else:
+            log.event("certificate taken", file=config.tls_certificate)
+        shown = stamp
+
+
+def _stamp(config: PortalConfig) -> tuple[int, ...]:
+    found = []
+    for each in (config.tls_certificate, config.tls_key):
+        try:
+            status = Path(each).stat()
+        except OSError:
+            found.append(0)
+        else:
+            found += [status.st_mtime_ns, status.st_ino]
+    return tuple(found)
+
+
+def _keep_what_is_needed(config: Config) -> None:
+    """Take the role's privileges from it, before anybody can talk to it."""
+    assert config.portal is not None
+    account = privileges.account(config.service.user)
+    if account is not None and os.geteuid() == 0:
+        directory = Path(config.state.directory) / register.DIRECTORY
+        privileges.hand_over(directory, account[0])
+        if closed := privileges.unreachable((directory,), account[0]):
+            log.alarm("portal keeps running as root", reason=f"{closed[0]} is closed to {config.service.user}")
+            return
+        privileges.keep_group_only(account[0], None)
+    else:
+        privileges.give_up_capabilities(None)
+    if parent := os.environ.get(supervisor.SUPERVISOR):
+        privileges.die_with_parent(int(parent))
