@@ -17,7 +17,7 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rootsrv.config.zones import HoldConfig
@@ -49,14 +49,6 @@ EXPECTED = (StoreFailed, AnchorsUnreadable)
 
 VERIFY_AGAIN_SECONDS = 60.0
 """How soon a zone in service that could not be judged is judged again."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why an attempt ended without a verdict, and whether the delivery was put off already."""
-
-    reason: str
-    put_off: bool = False
 
 
 class Pipeline:
@@ -136,40 +128,40 @@ class Pipeline:
         """Prepare and activate *delivery*; whatever goes wrong ends this attempt and nothing else."""
         keeper.life.take(delivery)
         try:
-            if (failure := await self._attempt(keeper, delivery, at_once=at_once)) is not None:
-                self._settle(keeper, delivery, failure)
+            reason, put_off = await self._attempt(keeper, delivery, at_once=at_once)
+            if reason:
+                self._settle(keeper, delivery, reason, put_off=put_off)
         finally:
             for each in self.zones:
                 each.life.let_go()
 
-    async def _attempt(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> _Failure | None:
-        """Why it ended without a verdict; None if it did not."""
+    async def _attempt(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> tuple[str, bool]:
+        """Why it ended without a verdict (empty if it did not), and whether the delivery was put off."""
         serial = delivery.serial
         try:
             await self.prepare_and_activate(keeper, delivery, at_once=at_once)
-            return None
+            return "", False
         except StoreFailed as error:
             self._records.failed(error)
-            return _Failure(f"it cannot be kept: {error}")
+            return f"it cannot be kept: {error}", False
         except AnchorsUnreadable as error:
             if delivery.origin.primary not in keeper.refresh.primaries:
                 self.activation.put_off(keeper, delivery)  # nobody will give it again
-            return _Failure(str(error))
+            return str(error), False
         except ChildHindered as error:
             self.activation.put_off(keeper, delivery)
-            return _Failure(f"preparation failed: {error}", put_off=True)
+            return f"preparation failed: {error}", True
         except (ChildFailed, TimeoutError) as error:
             reason = f"preparation failed: {error or type(error).__name__}"
             self.activation.mark_void(keeper, serial, reason)
-            return _Failure(reason)
+            return reason, False
         except Exception as error:
             context = {"message": f"zone {keeper.name} {serial}: an attempt failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
-            return _Failure(f"preparation failed: {type(error).__name__}: {error}")
+            return f"preparation failed: {type(error).__name__}: {error}", False
 
-    def _settle(self, keeper: ZoneKeeper, delivery: Delivery, failure: _Failure) -> None:
+    def _settle(self, keeper: ZoneKeeper, delivery: Delivery, reason: str, *, put_off: bool) -> None:
         """An attempt ended without a verdict: what took part in it is not lost, and nothing of it stays staged."""
-        reason = failure.reason
         log.alarm("preparation failed", zone=keeper.name, serial=delivery.serial, reason=reason)
         self.activation.note_outcome(keeper, delivery, reason)
         accepted = False
@@ -189,7 +181,7 @@ class Pipeline:
         if accepted or keeper.life.is_served(delivery.serial):
             # It was accepted, so no primary is asked for it again.
             self.activation.put_off(keeper, replace(delivery, kept=True))
-        if failure.put_off:
+        if put_off:
             # The machine's fault, of which no primary knows: none is left alone for it.
             keeper.life.last_rejection = f"{delivery.serial} from {delivery.origin.source}: {reason}"
         else:
