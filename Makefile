@@ -13,12 +13,12 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo test test-long test-kernel61 lint check mutate bpf system-packages clean
-.PHONY: man wheel
+.PHONY: man wheel deb
 .PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-notify bench-transfers bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo       a generated, signed root zone on 127.0.0.1 and ::1, port 5300'
+	@echo 'make demo       a generated, signed root zone on 127.0.0.1 and ::1, port 5300; DEMO=--tour: and what happens to it'
 	@echo 'make test       everything that is to pass before a change lands (up to 15 minutes)'
 	@echo 'make test-long  longer fuzzing and kill loops'
 	@echo 'make test-kernel61  the kernel fast path on Debian 12'"'"'s kernel, in QEMU'
@@ -30,6 +30,7 @@ help:
 	@echo 'make bpf        the kernel fast path, where clang and libbpf are installed'
 	@echo 'make man        manual pages and shell completion in deploy/, after a command has changed'
 	@echo 'make wheel      the wheel, with the kernel fast path in it, in dist/'
+	@echo 'make deb        the Debian package, in dist/; SUITE=trixie (bookworm) for another release than this one'
 
 # ── the virtual environment: one stamp for running, one more for testing ──
 venv: $(VENV)/.installed
@@ -46,8 +47,10 @@ $(VENV)/.installed-for-tests: pyproject.toml $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
 	@touch $(VENV)/.installed $@
 
+# DEMO='--tour' adds options; the kernel answers, too, where there is a compiler for it.
 demo: venv
-	$(BIN)/python -m rootsrv demo
+	@if command -v clang >/dev/null; then $(MAKE) --no-print-directory bpf-objects || true; fi
+	$(BIN)/python -m rootsrv demo $(DEMO)
 
 # ── tests ──
 system-packages:
@@ -142,6 +145,10 @@ man: venv
 
 wheel: venv
 	ROOTSRV_BPF=required $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# For this machine's release, or in a debootstrap root for SUITE.
+deb:
+	sh deploy/debian/build.sh dist $(SUITE)
 
 clean:
 	rm -rf $(VENV) build dist mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -60,7 +60,7 @@ _rootsrv_words() {
     " fastpath tap") echo "-h --help --config --json --write" ;;
     " fastpath detach") echo "-h --help --config --json --reason" ;;
     " doctor") echo "-h --help --config --json --network" ;;
-    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --mesh --directory --bird --etc --show --yes --overwrite" ;;
+    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --sources-key --mesh --directory --bird --etc --show --yes --overwrite" ;;
     " rssac002") echo "export merge validate -h --help" ;;
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --without-sources --output" ;;
@@ -105,7 +105,7 @@ _rootsrv_words() {
     " resolver") echo "-h --help --publisher --fallback --url --ca-file --key --secret-file --algorithm --storage --hosts --private-zone --whole" ;;
     " probe") echo "-h --help --zone --anchors --interval --rounds --output --listen --source --json" ;;
     " security-events") echo "-h --help --day --log --output --verify --public-key --config" ;;
-    " demo") echo "-h --help --port --tlds --workers" ;;
+    " demo") echo "-h --help --port --tlds --workers --rate --tour" ;;
     esac
 }
 complete -o filenames -F _rootsrv rootsrv

@@ -2,9 +2,11 @@
 # The zone is written to a file, and from there everything is as with a real one: `instance.run` reads, verifies,
 # compiles and serves it.  Addresses are from documentation prefixes; the keys are thrown away with the process.
 
+import asyncio
 import contextlib
 import hashlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -19,11 +21,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from rootsrv.commands.demo_tour import Tour
+from rootsrv.commands.demo_watch import Asker, watch
 from rootsrv.demo import generate
 from rootsrv.demo.sign import Signing, SigningKey, sign_root
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock
 from rootsrv.process.children import environment
+from rootsrv.process.clocks import kernel_says_synchronised
 from rootsrv.roles.supervisor import SUPERVISOR
 from rootsrv.server.sockets import CannotBind, ipv6_is_there, refuse_if_taken
 from rootsrv.wire import rdata
@@ -34,6 +39,7 @@ from rootsrv.zone.contents import ZoneContents
 _VALIDITY_SECONDS = 13 * 86_400  # as the root's signatures
 _READY_SECONDS = 120.0  # a loaded machine; on an idle one it takes three
 _STOP_SECONDS = 15.0
+MAX_RATE = 1000  # one thread that asks; bench/ has what loads
 REPORT_ADDRESS, REPORT_PORT = "127.0.0.2", 9353
 """Of the status page: on loopback, but no service address; of two demos the second one has none."""
 
@@ -49,6 +55,9 @@ class DemoZones:
     trust_anchor: str
     """The KSK's DS record in presentation format."""
 
+    signing: Signing
+    """What the next version is to be signed with."""
+
 
 def generate_zones(tlds: int, now: float, *, seed: int = 1) -> DemoZones:
     """A root of *tlds* delegations signed at *now* with fresh keys, and its host zone."""
@@ -57,13 +66,10 @@ def generate_zones(tlds: int, now: float, *, seed: int = 1) -> DemoZones:
         private = list(pool.map(lambda _: rsa.generate_private_key(public_exponent=65_537, key_size=2048), range(2)))
         keys = [SigningKey(private[0], is_sep=True), SigningKey(private[1], is_sep=False)]
         inception = int(now) - 3600
-        root = sign_root(
-            generate.root_contents(serial=serial, tlds=tlds, seed=seed),
-            Signing(keys=keys, inception=inception, expiration=inception + _VALIDITY_SECONDS),
-            parallel_map=pool.map,
-        )
+        signing = Signing(keys=keys, inception=inception, expiration=inception + _VALIDITY_SECONDS)
+        root = sign_root(generate.root_contents(serial=serial, tlds=tlds, seed=seed), signing, parallel_map=pool.map)
     hosts = generate.hosts_contents(serial=serial)
-    return DemoZones(root, hosts, f". IN DS {rdata.to_text(rdata.DS, _ds(keys[0]))}")
+    return DemoZones(root, hosts, f". IN DS {rdata.to_text(rdata.DS, _ds(keys[0]))}", signing)
 
 
 def _ds(key: SigningKey) -> bytes:
@@ -79,6 +85,7 @@ def write_configuration(
     (directory / "root.zone").write_text(presentation.to_text(zones.root))
     (directory / "root-servers.net.zone").write_text(presentation.to_text(zones.hosts))
     (directory / "trust-anchor.ds").write_text(zones.trust_anchor + "\n")
+    (directory / "sources.key").write_text(secrets.token_hex(16) + "\n")
     listed = ", ".join(f'"{address}"' for address in addresses)
     path = directory / "rootsrv.toml"
     path.write_text(
@@ -109,6 +116,10 @@ runtime_directory = "run"
 [report]
 addresses = ["{REPORT_ADDRESS}"]
 port = {REPORT_PORT}
+sources_key_file = "sources.key"
+
+[clock]
+source = "trusted"
 
 [fastpath]
 interfaces = [{'"lo"' if os.geteuid() == 0 else ""}]
@@ -117,39 +128,63 @@ interfaces = [{'"lo"' if os.geteuid() == 0 else ""}]
     return path
 
 
-def run(*, port: int, tlds: int, workers: int) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What `rootsrv demo` was asked for."""
+
+    port: int
+    tlds: int
+    workers: int
+    rate: int
+    """Queries a second that it asks itself; 0 = none."""
+
+    tour_seconds: float
+    """From one version of the zone to the next; 0 = no tour."""
+
+    def fault(self) -> str:
+        """What cannot be; empty if nothing."""
+        if not 1 <= self.port <= 65_535 or not generate.MIN_TLDS <= self.tlds <= 20_000 or not 0 <= self.workers <= 64:
+            return f"port 1..65535, tlds {generate.MIN_TLDS}..20000, workers 0..64"
+        if not 0 <= self.rate <= MAX_RATE or self.tour_seconds < 0:
+            return f"rate 0..{MAX_RATE}, tour seconds 0 or more"
+        return ""
+
+
+def run(wanted: Wanted) -> int:
     """`rootsrv demo`: returns the exit status when stopped by Ctrl-C or SIGTERM (0) or by a failure (1)."""
     console = Console(stderr=True, markup=False)
     addresses = ("127.0.0.1", "::1") if ipv6_is_there() else ("127.0.0.1",)
-    if not 1 <= port <= 65_535 or not generate.MIN_TLDS <= tlds <= 20_000 or not 0 <= workers <= 64:
-        console.print(f"rootsrv: port 1..65535, tlds {generate.MIN_TLDS}..20000, workers 0..64")
+    if fault := wanted.fault():
+        console.print(f"rootsrv: {fault}")
         return 2
     try:
         for address in addresses:
-            refuse_if_taken(address, port)
+            refuse_if_taken(address, wanted.port)
     except CannotBind as error:
-        console.print(f"rootsrv: {error.strerror}. Another one: rootsrv demo --port {port + 1}")
+        console.print(f"rootsrv: {error.strerror}. Another one: rootsrv demo --port {wanted.port + 1}")
         return 1
     if len(addresses) == 1:
         console.print("This host has no IPv6 on loopback: serving IPv4 only.")
     with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="rootsrv-demo-") as name:
         try:
-            return _run(console, Path(name), addresses, port, tlds, workers)
+            return _run(console, Path(name), addresses, wanted)
         except KeyboardInterrupt:
             return 0
 
 
-def _run(console: Console, directory: Path, addresses: tuple[str, ...], port: int, tlds: int, workers: int) -> int:
+def _run(console: Console, directory: Path, addresses: tuple[str, ...], wanted: Wanted) -> int:
     began = time.monotonic()
     server: subprocess.Popen[bytes] | None = None
     output = directory / "log"
     try:
         with _progress(console) as progress:
-            step = progress.add_task(f"Generating and signing a root zone of {tlds} TLDs (RSA-2048, ZONEMD SHA-384)")
-            zones = generate_zones(tlds, clock.validity_now())
+            step = progress.add_task(
+                f"Generating and signing a root zone of {wanted.tlds} TLDs (RSA-2048, ZONEMD SHA-384)"
+            )
+            zones = generate_zones(wanted.tlds, clock.validity_now())
             progress.update(step, completed=1, total=1)
             step = progress.add_task("Verifying, compiling and starting workers, as with a real one")
-            path = write_configuration(zones, directory, addresses=addresses, port=port, workers=workers)
+            path = write_configuration(zones, directory, addresses=addresses, port=wanted.port, workers=wanted.workers)
             with output.open("wb") as stream:
                 server = subprocess.Popen(
                     (sys.executable, "-m", "rootsrv", "run", "--config", str(path)),
@@ -164,7 +199,8 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], port: in
             console.print("The server did not start:")
             console.print(output.read_text(), end="")
             return 1
-        _print_welcome(console, zones, addresses, port, time.monotonic() - began, path)
+        _print_welcome(console, zones, addresses, wanted, time.monotonic() - began, path)
+        asyncio.run(_show(console, server, zones, addresses, wanted, path))
         status = server.wait()
         console.print(output.read_text(), end="")
         console.print(f"The server ended with exit status {status}.")
@@ -175,6 +211,30 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], port: in
     finally:
         if server is not None:
             _end(server)
+
+
+async def _show(
+    console: Console, server: "subprocess.Popen[bytes]", zones: DemoZones, addresses: tuple[str, ...], wanted: Wanted,
+    path: Path,
+) -> None:  # fmt: skip
+    """Ask, go on the tour, and tell a line per second, until the *server* ends."""
+
+    def tell(text: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')}  {text}", highlight=False, soft_wrap=True)
+
+    asker = Asker(zones.root, addresses, wanted.port, wanted.rate) if wanted.rate else None
+    tour = None
+    if wanted.tour_seconds:
+        tour = asyncio.create_task(Tour(zones.root, zones.signing, path, wanted.tour_seconds, tell).run())
+    if asker:
+        asker.start()
+    try:
+        await watch(server, path.parent / "run", path.parent / "state", addresses, wanted.port, tell)
+    finally:
+        if tour:
+            tour.cancel()
+        if asker:
+            asker.stop()
 
 
 def _progress(console: Console) -> Progress:
@@ -200,8 +260,9 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", page_path: Path) -> boo
 
 
 def _print_welcome(
-    console: Console, zones: DemoZones, addresses: tuple[str, ...], port: int, seconds: float, path: Path
+    console: Console, zones: DemoZones, addresses: tuple[str, ...], wanted: Wanted, seconds: float, path: Path
 ) -> None:
+    port = wanted.port
     listening = " and ".join(addresses)
     tld = _a_signed_tld(zones.root)
     lines = (
@@ -215,11 +276,15 @@ def _print_welcome(
         f"  dig @127.0.0.1 -p {port} . NS +norecurse",
         f"  dig @{addresses[-1]} -p {port} www.example.{tld} A +dnssec +norecurse",
         f"  dig @127.0.0.1 -p {port} no-such-tld. A +dnssec +nsid +tcp +norecurse",
+        f"  rootsrv status --config {path}",
         *((f"  rootsrv fastpath status --config {path}",) if os.geteuid() == 0 else ()),
+        *(() if wanted.tour_seconds else ("  rootsrv demo --tour: new versions of the zone, one refused, one held",)),
         "",
         f"Status page and metrics: http://{REPORT_ADDRESS}:{REPORT_PORT}/ and /metrics",
         "",
-        "Ctrl-C stops it.",
+        *(() if kernel_says_synchronised() else ("Laboratory clock: it is believed, synchronised or not.",)),
+        f"Ctrl-C stops it. Each second, with {wanted.rate} queries a second of its own:",
+        "",
     )
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

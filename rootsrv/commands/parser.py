@@ -235,6 +235,13 @@ def parser() -> argparse.ArgumentParser:
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")
     trial.add_argument("--tlds", type=int, default=1440, help="delegations in the generated zone (default 1440)")
     trial.add_argument("--workers", type=int, default=0, help="worker processes (default: one per core)")
+    trial.add_argument(
+        "--rate", type=int, default=50, help="queries a second that it asks itself, so that there is something to see"
+    )
+    trial.add_argument(
+        "--tour", type=float, nargs="?", const=30.0, default=0.0, metavar="SECONDS",
+        help="a new version of the zone every 30 seconds (or SECONDS): good ones, one refused, one held",
+    )  # fmt: skip
     trial.set_defaults(command=demo)
     return top
 
@@ -299,4 +306,12 @@ def demo(arguments: argparse.Namespace) -> int:
     """`rootsrv demo`."""
     from rootsrv.commands import demo as trial
 
-    return trial.run(port=arguments.port, tlds=arguments.tlds, workers=arguments.workers)
+    return trial.run(
+        trial.Wanted(
+            port=arguments.port,
+            tlds=arguments.tlds,
+            workers=arguments.workers,
+            rate=arguments.rate,
+            tour_seconds=arguments.tour,
+        )
+    )

@@ -1,0 +1,83 @@
+"""`rootsrv demo` in a network of its own: what it shows, what its tour does, and what it leaves behind: nothing."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rootsrv.commands import demo, demo_watch
+from rootsrv.page import counts
+from rootsrv.page.layout import COUNTER_WORDS
+from tests.needs import REPOSITORY
+from tests.network import network
+from tests.server.live import wait_until
+
+PORT = 5300
+OBJECT = REPOSITORY / "rootsrv/fastpath/bpf/rootsrv.bpf.o"
+
+
+def test_a_line_says_what_was_answered_and_by_whom() -> None:
+    everybody, kernel = [0] * COUNTER_WORDS, [0] * COUNTER_WORDS
+    everybody[counts.QUERIES : counts.QUERIES + 4] = [40, 50, 6, 4]
+    kernel[counts.QUERIES : counts.QUERIES + 4] = [40, 30, 0, 0]
+    everybody[counts.RCODES + 3] = 20
+    everybody[counts.RCODES + counts.RCODES_PER_PATH + counts.TRUNCATED_BIT + 3] = 2
+    told = demo_watch.line(7, 2.0, everybody, kernel, kernel_is_there=True)
+    assert told == "serial 7  50 queries/s (kernel 35, workers 15)  IPv6 27  TCP 5  NXDOMAIN 11"
+    assert "(by workers)" in demo_watch.line(7, 2.0, everybody, [0] * COUNTER_WORDS, kernel_is_there=False)
+
+
+@pytest.mark.parametrize("wrong", [{"port": 0}, {"tlds": 2}, {"workers": 65}, {"rate": -1}, {"tour_seconds": -1.0}])
+def test_what_cannot_be_is_refused(wrong: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"port": PORT, "tlds": 40, "workers": 1, "rate": 0, "tour_seconds": 0.0}
+    assert demo.run(demo.Wanted(**{**good, **wrong})) == 2  # type: ignore[arg-type]
+    assert next(iter(wrong)).split("_")[0] in capsys.readouterr().err
+
+
+def test_the_tour_shows_a_new_version_a_refusal_and_a_hold_and_raises_no_alarm_of_a_laboratory(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with network() as net:
+        host = net.host("demo")
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [*host.prefix, sys.executable, "-m", "rootsrv", "demo", "--tlds", "60", "--workers", "1",
+                 "--tour", "3", "--rate", "100"],
+                cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+                env={**os.environ, "TMPDIR": str(tmp_path)},
+            )  # fmt: skip
+        try:
+
+            def told(text: str) -> bool:
+                assert process.poll() is None, log.read_text()
+                return text in log.read_text()
+
+            wait_until(lambda: told("queries/s"), "a line of what is answered", 60)
+            look = "import urllib.request as r; print(r.urlopen('http://%s:%d/').read().decode())"
+            look %= demo.REPORT_ADDRESS, demo.REPORT_PORT
+            wait_until(lambda: "Somebody should look" not in host.run(sys.executable, "-c", look), "no alarm", 30)
+            wait_until(lambda: told("tour: held: "), "a version is held", 60)
+            wait_until(lambda: told("is rejected"), "nobody decided", 60)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0, log.read_text()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    text = log.read_text()
+    assert "Traceback" not in text
+    serials = re.findall(r"tour: serial (\d+) is served", text)
+    assert serials == sorted(serials)
+    assert len(serials) >= 2
+    assert re.search(r"tour: refused: .*ZONEMD", text)
+    assert f"tour: serial {serials[1]} is answered on" in text
+    assert re.search(r"tour: held: .*TLDs", text)
+    rates = [int(each) for each in re.findall(r"(\d+) queries/s", text)]
+    assert max(rates) > 10
+    if OBJECT.exists():
+        assert max(map(int, re.findall(r"kernel (\d+)", text))) > 0
+    assert text.count("aboratory clock") <= 1
+    assert list(tmp_path.glob("rootsrv-demo-*")) == []
