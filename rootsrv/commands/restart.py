@@ -19,6 +19,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--upgrade", type=Path, metavar="PATH", help="to the version at PATH (/opt/rootsrv/0.2.0)")
     parser.add_argument(
-        "--link", type=Path, default=Path("/opt/rootsrv/current"), metavar="LINK", help="that names the version in use"
+        "--link",
+        type=Path,
+        metavar="LINK",
+        help="that names the version in use (default: current, beside the directory of the version that runs this)",
     )
     parser.add_argument("--by", default=UNITS, metavar="COMMAND", help=f"how it is restarted (default: {UNITS})")
     parser.add_argument(
@@ -171,7 +175,7 @@ def _restart(
     tell: Callable[[str], object],
 ) -> str:
     """Restart; why it went back to the version before, empty if it did not.  CannotGoOn: it is not well at all."""
-    link: Path = arguments.link
+    link: Path = arguments.link or Path(sys.prefix).parent / "current"
     former = None
     if arguments.upgrade is not None:
         former = Path(os.readlink(link))

@@ -21,7 +21,7 @@ from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.process import whole_file
 from rootsrv.setup import discovery, files
-from rootsrv.setup.site import LISTS, NUMBERS, Site, check, load, read
+from rootsrv.setup.site import LISTS, NUMBERS, SECRETS, Site, check, load, read
 
 _QUESTIONS = {
     "name": "name of this instance (NSID)",
@@ -40,6 +40,7 @@ _QUESTIONS = {
     "primaries": "primaries: ADDRESS or ADDRESS@KEY",
     "peers": "other hosts that fetch zones from here",
     "cookie_secret": "secret of the DNS cookies, the same on all instances",
+    "sources_key": "key of the unique sources that are counted, the same on all instances",
     "mesh": "file that `rootsrv mesh join` printed, when there is a mesh",
 }
 
@@ -88,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     site = _answered(arguments, directory / files.SITE)
     examples = _examples()
     places = {name: directory / name for name in (files.SITE, files.CONFIGURATION, files.NETWORK)}
+    places[files.SOURCES_KEY] = directory / files.SOURCES_KEY
     places[files.BIRD] = arguments.bird
     wanted = files.make(site, examples, _mesh_section(site))
     for name, place in {
@@ -135,12 +137,12 @@ def _answered(arguments: argparse.Namespace, remembered: Path) -> Site:
         if value is not None:
             given[name] = _number(name, value) if name in NUMBERS else value
     if arguments.answers:
-        return _with_secret({**read(arguments.answers), **given}, remembered, f"{arguments.answers}: ")
+        return _with_secrets({**read(arguments.answers), **given}, remembered, f"{arguments.answers}: ")
     known = read(remembered) if remembered.exists() else {}
     suggested = {**discovery.defaults(), **known}
     if arguments.yes or arguments.show:
         answers = {**suggested, **given}
-        return _with_secret({**discovery.derived(answers), **answers}, remembered, "")
+        return _with_secrets({**discovery.derived(answers), **answers}, remembered, "")
     if not sys.stdin.isatty():
         raise ConfigError("setup asks at a terminal; without one give --yes and the answers as options or --answers")
     return _asked(suggested, given, remembered)
@@ -153,12 +155,13 @@ def _number(name: str, value: str) -> int:
         raise ConfigError(f"{name}: must be a number, got {value!r}") from None
 
 
-def _with_secret(answers: dict[str, object], remembered: Path, where: str) -> Site:
-    """The Site of *answers*; a cookie secret that nobody named is the one of before, or a new one."""
-    if not answers.get("cookie_secret"):
-        with contextlib.suppress(ConfigError):
-            answers["cookie_secret"] = load(remembered).cookie_secret
-    answers["cookie_secret"] = answers.get("cookie_secret") or secrets.token_hex(16)
+def _with_secrets(answers: dict[str, object], remembered: Path, where: str) -> Site:
+    """The Site of *answers*; a secret that nobody named is the one of before, or a new one."""
+    before = None
+    with contextlib.suppress(ConfigError):
+        before = load(remembered)
+    for name in SECRETS:
+        answers[name] = answers.get(name) or getattr(before, name, "") or secrets.token_hex(16)
     return check(answers, where)
 
 
@@ -167,7 +170,7 @@ def _asked(suggested: dict[str, object], given: dict[str, object], remembered: P
     optional = {each.name for each in dataclasses.fields(Site) if each.default is not dataclasses.MISSING}
     say("An empty line takes what stands in brackets; several values are separated by blanks; Ctrl-C writes nothing.")
     for name, question in _QUESTIONS.items():
-        if name in given or name == "cookie_secret":
+        if name in given or name in SECRETS:
             continue
         default = {**discovery.derived(answers), **suggested}.get(name, [] if name in LISTS else "")
         while True:
@@ -176,7 +179,7 @@ def _asked(suggested: dict[str, object], given: dict[str, object], remembered: P
             if not (reason := _reason_against(answers)):
                 break
             say(f"    {reason}")
-    return _with_secret(answers, remembered, "")
+    return _with_secrets(answers, remembered, "")
 
 
 def _ask(name: str, question: str, default: object, may_be_empty: bool) -> object:
@@ -272,16 +275,17 @@ def _present(path: Path) -> str:
 
 def _show(path: Path, old: str, new: str, site: Site) -> None:
     """The difference, without secrets: terminals are recorded, and looked at over shoulders."""
-    hidden = [each for each in (site.session_password, site.cookie_secret) if each]
+    hidden = [each for each in (site.session_password, *(getattr(site, name) for name in SECRETS)) if each]
     lines = difflib.unified_diff(
         old.splitlines(), new.splitlines(), str(path) if old else "/dev/null", str(path), lineterm=""
     )
     for line in lines:
         for each in hidden:
             line = line.replace(each, "…")
-        if line.startswith("-") and any(word in line for word in ("secret", "password")):
+        if line.startswith("-") and any(word in line for word in ("secret", "password", "sources_key = ")):
             line = line.partition("=")[0] + " …" if "=" in line else line.partition('"')[0] + "…"
-        say(line)
+        # What stood in a file of its own.
+        say(re.sub(r"\b[0-9a-fA-F]{32}\b", "…", line))
 
 
 def _edited_by_hand(places: dict[str, Path], examples: files.Examples, changes: dict[str, str]) -> list[Path]:

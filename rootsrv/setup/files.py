@@ -13,6 +13,7 @@ from rootsrv.config.checks import ConfigError
 from rootsrv.setup.site import Site, of_version, to_text
 
 SITE, CONFIGURATION, NETWORK, BIRD = "site.toml", "rootsrv.toml", "network.conf", "bird.conf"
+SOURCES_KEY = "sources.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,10 @@ class Examples:
 def make(site: Site, examples: Examples, mesh_section: str = "") -> dict[str, str]:
     """Name → text of everything that *site* decides.  ConfigError if the examples are not those of this version."""
     bird = examples.bird_local if site.reach == "local" else examples.bird_global
+    # Answers of before there was such a key make what they made then.
+    key = {SOURCES_KEY: site.sources_key + "\n"} if site.sources_key else {}
     return {
+        **key,
         SITE: to_text(site),
         CONFIGURATION: _configuration(site, mesh_section),
         NETWORK: _network(site, examples.network),
@@ -66,6 +70,8 @@ def _configuration(site: Site, mesh_section: str) -> str:
     anycast.append("manage_addresses = true")
     parts.append("\n".join(anycast))
     parts.append(f"[fastpath]\ninterfaces = {_toml([site.service_interface])}")
+    if site.sources_key:
+        parts.append(f'[report]\nsources_key_file = "/etc/rootsrv/{SOURCES_KEY}"')
     if mesh_section:
         parts.append(mesh_section.strip())
     return "\n\n".join(parts) + "\n"

@@ -65,6 +65,9 @@ class Site:
     cookie_secret: str = ""
     """32 hexadecimal digits, the same on all instances of the service addresses."""
 
+    sources_key: str = ""
+    """32 hexadecimal digits, under which unique sources are counted: the same on all instances of the service."""
+
     mesh: str = ""
     """A file with the [mesh] section that `rootsrv mesh join` has printed; empty = no mesh."""
 
@@ -94,8 +97,9 @@ class Site:
             _addresses("primaries", (address,))
             if at and not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", key):
                 raise ConfigError(f"primaries: {each!r}: {key!r} is not a name of a key")
-        if self.cookie_secret and not re.fullmatch(r"[0-9a-fA-F]{32}", self.cookie_secret):
-            raise ConfigError("cookie_secret: must be 32 hexadecimal digits")
+        for key in SECRETS:
+            if getattr(self, key) and not re.fullmatch(r"[0-9a-fA-F]{32}", getattr(self, key)):
+                raise ConfigError(f"{key}: must be 32 hexadecimal digits")
 
     def _check_families(self) -> None:
         """Each IP version that is served has a prefix, a link and a router; nothing is on both sides."""
@@ -162,6 +166,9 @@ LISTS = tuple(each.name for each in dataclasses.fields(Site) if each.type == tup
 """The answers that are lists."""
 
 NUMBERS = ("local_as", "router_as")
+
+SECRETS = ("cookie_secret", "sources_key")
+"""Those that are made where nobody has one yet: 16 octets in hexadecimal digits."""
 
 
 def load(path: Path) -> Site:

@@ -17,7 +17,9 @@ from rootsrv.commands import setup
 from rootsrv.commands.parser import main
 from rootsrv.config import file as config_file
 from rootsrv.process import whole_file
-from rootsrv.setup.site import LISTS, load
+from rootsrv.setup import files
+from rootsrv.setup.site import LISTS, check, load
+from rootsrv.store import sources_key
 from tests.needs import require_tool
 from tests.setup.site import answers
 
@@ -45,13 +47,14 @@ def test_options_alone_make_all_files(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*options(tmp_path), "--yes"]) == 0
     told = capsys.readouterr().out
     assert sorted(contents(tmp_path)) == [
-        "bird/bird.conf", "etc/network.conf", "etc/rootsrv.nft", "etc/rootsrv.toml", "etc/site.toml",
+        "bird/bird.conf", "etc/network.conf", "etc/rootsrv.nft", "etc/rootsrv.toml", "etc/site.toml", "etc/sources.key",
         "host/chrony/conf.d/rootsrv.conf", "host/sysctl.d/60-rootsrv.conf",
         "host/systemd/networkd.conf.d/60-rootsrv.conf",
     ]  # fmt: skip
     assert "+define LOCAL_AS    = 65001;" in told
     assert "change-me" not in told
     assert "0011223344" not in told
+    assert "ffeeddccbb" not in told
     assert "still missing: /etc/rootsrv/root" in told
     for each in tmp_path.rglob("*.*"):
         mode = 0o644 if "host" in each.parts else 0o640
@@ -113,6 +116,33 @@ def test_a_secret_of_the_cookies_is_made_once(tmp_path: Path) -> None:
     assert len(first) == 32
     assert main([*options(tmp_path, cookie_secret=None, name="other"), "--yes"]) == 0
     assert config_file.load(tmp_path / "etc" / "rootsrv.toml").cookies.secret == first
+
+
+def test_the_key_of_unique_sources_is_made_once_and_changed_on_demand_without_being_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*options(tmp_path, sources_key=None), "--yes"]) == 0
+    key = tmp_path / "etc" / "sources.key"
+    first = sources_key.read(key)
+    loaded = config_file.load(tmp_path / "etc" / "rootsrv.toml")
+    assert loaded.report.sources_key_file == "/etc/rootsrv/sources.key"
+    assert main([*options(tmp_path, sources_key=None, name="other"), "--yes"]) == 0
+    assert sources_key.read(key) == first
+    assert main([*options(tmp_path, sources_key="ab" * 16), "--yes"]) == 0
+    assert sources_key.read(key).octets.hex() == "ab" * 16
+    told = capsys.readouterr().out
+    assert first.octets.hex() not in told
+    assert "abab" not in told
+
+
+def test_what_was_set_up_before_there_was_a_key_is_nobodys_work_either(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    before = check(answers(sources_key=None))
+    for name, text in files.make(before, setup._examples()).items():
+        (tmp_path / "etc" / name).write_text(text)
+    (tmp_path / "etc" / "bird.conf").unlink()
+    assert main([*options(tmp_path, sources_key=None), "--yes"]) == 0
+    assert sources_key.read(tmp_path / "etc" / "sources.key")
 
 
 def test_a_wrong_answer_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ def answers(**changed: Any) -> dict[str, Any]:
         "primaries": ["203.0.113.53"],
         "peers": ["2001:db8:a::53"],
         "cookie_secret": "00112233445566778899aabbccddeeff",
+        "sources_key": "ffeeddccbbaa99887766554433221100",
         **changed,
     }
     return {key: value for key, value in made.items() if value is not None}

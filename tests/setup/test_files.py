@@ -41,7 +41,7 @@ def test_the_examples_site_gives_the_examples() -> None:
 
 def test_the_configuration_is_that_of_the_example(tmp_path: Path) -> None:
     path = tmp_path / "rootsrv.toml"
-    path.write_text(made(cookie_secret="")[files.CONFIGURATION])
+    path.write_text(made(cookie_secret="", sources_key="")[files.CONFIGURATION])
     found, example = config_file.load(path), config_file.load(DEPLOY / "box.toml")
     for key in ("service", "identity", "cookies", "zone", "admin", "anycast", "fastpath"):
         assert getattr(found, key) == getattr(example, key), key
@@ -130,6 +130,7 @@ WRONG = {
     "primaries: at least one": {"primaries": []},
     "primaries: '203.0.113.53@../key'": {"primaries": ["203.0.113.53@../key"]},
     "cookie_secret: must be 32": {"cookie_secret": "00"},
+    "sources_key: must be 32": {"sources_key": "g" * 32},
     "colour: unknown key": {"colour": "red"},
 }
 
@@ -149,7 +150,7 @@ def test_no_secret_is_in_a_message() -> None:
 
 
 def test_the_answers_shipped_are_those_of_the_examples() -> None:
-    assert load(DEPLOY / "site.toml") == check(answers(cookie_secret=""))
+    assert load(DEPLOY / "site.toml") == check(answers(cookie_secret="", sources_key=""))
 
 
 def test_examples_of_another_version_are_refused() -> None:

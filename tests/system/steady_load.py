@@ -1,4 +1,4 @@
-"""Sends queries at a steady rate and reports which were lost: steady_load.py REPORT SECONDS RATE ADDRESS…
+"""Sends queries at a steady rate and reports which were lost: steady_load.py REPORT SECONDS RATE ADDRESS[@PORT]…
 
 It ends after SECONDS or with SIGTERM.  A query without answer a second later is lost.  Once each address has answered
 there is a file REPORT.begun.  A program of its own because it runs in another network namespace.
@@ -21,12 +21,13 @@ PATIENCE_SECONDS = 1.0
 def main() -> None:
     report, seconds, rate, *addresses = sys.argv[1:]
     sockets = []
-    for address in addresses:
+    for each_address in addresses:
+        address, _, port = each_address.partition("@")
         ip_version = ipaddress.ip_address(address).version
         each = socket.socket(socket.AF_INET if ip_version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         # Not connected: an ICMP error, while there is no route, is a lost query and not an error of the socket.
         each.setblocking(False)
-        sockets.append((str(ip_version), each, (address, 53)))
+        sockets.append((str(ip_version), each, (address, int(port or 53))))
     open_queries: dict[tuple[str, int], float] = {}
     result: dict[str, dict[str, Any]] = {version: {"sent": 0, "lost": []} for version, _, _ in sockets}
     silent = {version for version, _, _ in sockets}
