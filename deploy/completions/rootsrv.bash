@@ -105,7 +105,7 @@ _rootsrv_words() {
     " resolver") echo "-h --help --publisher --fallback --url --ca-file --key --secret-file --algorithm --storage --hosts --private-zone --whole" ;;
     " probe") echo "-h --help --zone --anchors --interval --rounds --output --listen --source --json" ;;
     " security-events") echo "-h --help --day --log --output --verify --public-key --config" ;;
-    " demo") echo "-h --help --port --tlds --workers --rate --tour" ;;
+    " demo") echo "-h --help --port --tlds --workers --rate --tour --localroot --once" ;;
     esac
 }
 complete -o filenames -F _rootsrv rootsrv

@@ -165,7 +165,7 @@ def run(wanted: Wanted) -> int:
         return 1
     if len(addresses) == 1:
         console.print("This host has no IPv6 on loopback: serving IPv4 only.")
-    with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="rootsrv-demo-") as name:
+    with ended_by_signals(), tempfile.TemporaryDirectory(prefix="rootsrv-demo-") as name:
         try:
             return _run(console, Path(name), addresses, wanted)
         except KeyboardInterrupt:
@@ -307,7 +307,7 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """SIGTERM ends us as Ctrl-C does: the server stopped, the directory removed."""
 
     def interrupt(number: int, frame: object) -> None:

@@ -242,6 +242,10 @@ def parser() -> argparse.ArgumentParser:
         "--tour", type=float, nargs="?", const=30.0, default=0.0, metavar="SECONDS",
         help="a new version of the zone every 30 seconds (or SECONDS): good ones, one refused, one held",
     )  # fmt: skip
+    trial.add_argument(
+        "--localroot", action="store_true", help="instead: a LocalRoot service, with an Unbound and a BIND that use it"
+    )
+    trial.add_argument("--once", action="store_true", help="with --localroot: end when all has been shown")
     trial.set_defaults(command=demo)
     return top
 
@@ -304,6 +308,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     """`rootsrv demo`."""
+    if arguments.localroot:
+        from rootsrv.commands import demo_localroot
+
+        return demo_localroot.run(once=arguments.once)
     from rootsrv.commands import demo as trial
 
     return trial.run(

@@ -1,0 +1,23 @@
+"""`rootsrv demo --localroot`: real resolvers have a new root from the service, and its pages answer."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.needs import REPOSITORY, require_tool
+
+
+@pytest.mark.long
+def test_the_demo_shows_a_new_root_with_both_resolvers_and_leaves_nothing() -> None:
+    for tool in ("unbound", "named"):
+        require_tool(tool)
+    done = subprocess.run(
+        [sys.executable, "-m", "rootsrv", "demo", "--localroot", "--once"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"(?:Unbound|BIND) has the new root [0-9.]+ s after it was published", done.stderr)) == 2
+    assert re.search(r"An account of your own: http://localhost:\d+/link/\S+", done.stderr)
+    assert re.search(r"Ready after [0-9.]+ s", done.stderr)
