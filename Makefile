@@ -12,13 +12,14 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 # A process of the tests or a benchmark that finds no compiled modules compiles them all, 0.2 to 0.4 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test test-long test-kernel61 lint check mutate bpf system-packages clean
+.PHONY: help venv demo demo-localroot test test-long test-kernel61 lint check mutate bpf system-packages clean
 .PHONY: man wheel deb
-.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-notify bench-transfers bench-load bench-parts bench-cdns
+.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       a generated, signed root zone on 127.0.0.1 and ::1, port 5300; DEMO=--tour: and what happens to it'
+	@echo 'make demo-localroot  a LocalRoot service with its pages, an Unbound and a BIND, on loopback'
 	@echo 'make test       everything that is to pass before a change lands (up to 15 minutes)'
 	@echo 'make test-long  longer fuzzing and kill loops'
 	@echo 'make test-kernel61  the kernel fast path on Debian 12'"'"'s kernel, in QEMU'
@@ -52,6 +53,10 @@ demo: venv
 	@if command -v clang >/dev/null; then $(MAKE) --no-print-directory bpf-objects || true; fi
 	$(BIN)/python -m rootsrv demo $(DEMO)
 
+# Needs Unbound and BIND.
+demo-localroot: venv
+	$(BIN)/python -m rootsrv demo --localroot
+
 # ── tests ──
 system-packages:
 	tests/install_system_packages.sh
@@ -83,7 +88,7 @@ check: lint
 	$(PYTEST) -x tests/zone tests/answer
 
 # ── benchmarks: root, an idle machine with two cores; BENCH=... adds options ──
-bench: bench-responder bench-startup bench-hyperlocal bench-parts bench-cdns bench-notify bench-transfers bench-abreast bench-compare bench-peak
+bench: bench-responder bench-startup bench-hyperlocal bench-localroot bench-parts bench-cdns bench-notify bench-transfers bench-abreast bench-compare bench-peak
 
 bench-compare: $(VENV)/.installed-for-tests system-packages bpf
 	$(BIN)/python -m bench compare --further $(BENCH)
@@ -105,6 +110,9 @@ bench-startup: $(VENV)/.installed-for-tests
 
 bench-hyperlocal: $(VENV)/.installed-for-tests system-packages
 	$(BIN)/python -m bench hyperlocal $(BENCH)
+
+bench-localroot: $(VENV)/.installed-for-tests system-packages
+	$(BIN)/python -m bench localroot $(BENCH)
 
 bench-notify: $(VENV)/.installed-for-tests system-packages
 	$(BIN)/python -m bench notify $(BENCH)

@@ -25,6 +25,7 @@ from bench import (
     flood,
     hyperlocal,
     limits,
+    localroot,
     measure,
     notify,
     offer,
@@ -178,6 +179,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_results(beside)
     beside.set_defaults(command=_hyperlocal)
 
+    distributing = commands.add_parser("localroot", help="a new root to thousands of subscribers")
+    distributing.add_argument("--subscribers", type=_natural, default=10_000, help="of rootsrv alone; 0 = none")
+    distributing.add_argument("--beside", type=_natural, default=500, help="of rootsrv, NSD and Knot each; 0 = none")
+    distributing.add_argument("--mbit", type=float, default=0.0, help="what NOTIFYs are paced to; 0 = not at all")
+    distributing.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
+    _add_results(distributing)
+    distributing.set_defaults(command=_localroot)
+
     notifying = commands.add_parser("notify", help="from NOTIFY until the new zone is answered")
     notifying.add_argument("--repeats", type=_positive, default=5)
     notifying.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
@@ -215,6 +224,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
     return value
 
 
@@ -498,6 +514,16 @@ def _hyperlocal(arguments: argparse.Namespace) -> int:
         result = hyperlocal.run(served, repeats=arguments.repeats)
     return _finish(
         arguments, "hyperlocal", "Hyperlocal mode", result, hyperlocal.to_markdown, measured=result["repeats"] > 0
+    )
+
+
+def _localroot(arguments: argparse.Namespace) -> int:
+    with _console.status("distributing"):
+        result = localroot.run(
+            subscribers=arguments.subscribers, beside=arguments.beside, mbit=arguments.mbit, tlds=arguments.tlds
+        )
+    return _finish(
+        arguments, "localroot", "LocalRoot", result, localroot.to_markdown, measured=bool(result["subjects"])
     )
 
 

@@ -200,7 +200,7 @@ def _first(subject: _Subject) -> dict[str, int]:
 def _turn(subject: _Subject, octets: int, transfers: int) -> float:
     """Milliseconds of the server's processor time per transfer."""
     buffer = bytearray(1 << 20)
-    before = _tree_nanoseconds(subject.pid)
+    before = tree_nanoseconds(subject.pid)
     for _ in range(transfers):
         left = octets
         with _ask(subject) as client:
@@ -209,16 +209,16 @@ def _turn(subject: _Subject, octets: int, transfers: int) -> float:
                 if not got:
                     raise EOFError(f"{subject.kind}: {left} octets are missing")
                 left -= got
-    return (_tree_nanoseconds(subject.pid) - before) / 1e6 / transfers
+    return (tree_nanoseconds(subject.pid) - before) / 1e6 / transfers
 
 
-def _tree_nanoseconds(pid: int) -> int:
+def tree_nanoseconds(pid: int) -> int:
     """Run time of *pid* and all processes that it began and that still are."""
     found = cpu_nanoseconds(pid)
     for task in os.listdir(f"/proc/{pid}/task"):
         with contextlib.suppress(OSError):
             for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
-                found += _tree_nanoseconds(int(child))
+                found += tree_nanoseconds(int(child))
     return found
 
 
