@@ -11,11 +11,11 @@
 #include "../../rootsrv/fastpath/bpf/state.h"
 #include "../../rootsrv/fastpath/bpf/question.h"
 #include "../../rootsrv/fastpath/bpf/find.h"
+#include "../../rootsrv/fastpath/bpf/hooks.h"
+#include "../../rootsrv/fastpath/bpf/body.h"
 
 #define ETHERNET 14
 #define UDP 8
-#define TC_NEXT -1
-#define TC_DROP 2
 
 /* Where the last label and the question end, and what is asked; a query that is malformed is not told. */
 STEP walk_question(struct scratch *s)
@@ -56,8 +56,8 @@ STEP read_answer(struct scratch *s)
 	const struct table_cut *whole = at(table, s->answer_at - sizeof(*whole));
 
 	s->reply_flags = bpf_htons(FLAG_QR | answer->flags);
-	s->body_at = answer->body_at;
 	s->body_size = whole->size;
+	take_pieces(s, answer, whole->size);
 	s->ancount = bpf_htons(whole->ancount);
 	s->nscount = bpf_htons(whole->nscount);
 	s->arcount = bpf_htons(whole->arcount + s->has_opt);
@@ -153,13 +153,8 @@ static __always_inline int look_up(void *ctx, int is_xdp)
 	uint32_t size = body_at + s->body_size + (has_opt ? OPT_HEADER : 0);
 	if (AT_XDP(bpf_xdp_adjust_tail(XDP, (int)(size - old)), bpf_skb_change_tail(SKB, size, 0)))
 		return 1;
-	if (s->body_size) {
-		uint64_t body_size = s->body_size - 1;
-		BOUND(body_size, MAX_RESPONSE - 1);
-		body_size++;
-		if (STORE(body_at, at(table, s->body_at), body_size))
-			return -1;
-	}
+	if (store_body(ctx, !is_xdp, s, table, body_at))
+		return -1;
 	if (has_opt) {
 		uint8_t opt[OPT_HEADER] = {0, 0, 41, 4, 208, 0, 0, s->do_flag ? 0x80 : 0, 0, 0, 0}; /* offers 1,232 octets */
 		if (STORE(body_at + s->body_size, opt, sizeof(opt)))

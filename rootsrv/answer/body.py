@@ -45,17 +45,34 @@ class Body:
         self._counts = [0, 0, 0]
         self._cuts: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)]
         self._needed = 0
+        self._seams: list[int] = []
         self._remember(anchor, _QNAME_AT)
 
-    def add(self, section: int, rrset: RRset, *, signed: bool, needed: bool = True, ttl: int | None = None) -> None:
+    def add(
+        self,
+        section: int,
+        rrset: RRset,
+        *,
+        signed: bool,
+        needed: bool = True,
+        ttl: int | None = None,
+        seams: bool = False,
+    ) -> None:
         """Append *rrset*, with its RRSIGs if *signed*, and allow a cut behind it.
 
         *needed*: a response that ends before this RRset is truncated.  *ttl* replaces the RRset's own, seconds.
+        *seams*: other answers may have these records too, with or without their signatures (`Answer.seams`).
         """
         ttl = rrset.ttl if ttl is None else ttl
+        if seams:
+            self._seam()
         self.add_records(section, rrset.owner, rrset.rtype, ttl, rrset.rdatas, cut=False)
+        if seams:
+            self._seam()
         if signed:
             self.add_records(section, rrset.owner, _TYPE_RRSIG, ttl, rrset.rrsigs, cut=False)
+        if seams:
+            self._seam()
         self.cut(needed=needed)
 
     def add_records(
@@ -79,8 +96,11 @@ class Body:
         if needed:
             self._needed = len(self._octets)
 
-    def finish(self, *, flags: int, zone: int) -> Answer:
-        """The answer; *flags* are AA and RCODE, *zone* is the number of the zone that it comes from."""
+    def finish(self, *, flags: int, zone: int, in_one: bool = False) -> Answer:
+        """The answer; *flags* are AA and RCODE, *zone* is the number of the zone that it comes from.
+
+        *in_one*: it is asked for so often that its octets are not gathered from several places (`Answer.in_one`).
+        """
         # What no message has room for is left out; as its needed parts are missing, what is left is truncated.
         ends = [each for each in self._cuts if each[0] <= MAX_BODY_OCTETS]
         body = bytes(self._octets[: ends[-1][0]])
@@ -99,7 +119,12 @@ class Body:
             even = position - odd
             cuts.append(Cut(size, ancount, nscount, arcount, partial_sum, even, odd, truncated=size < self._needed))
             done = size
-        return Answer(flags, len(self._anchor), zone, tuple(cuts), tuple(pointers), body)
+        seams = tuple(each for each in self._seams if 0 < each < len(body))
+        return Answer(flags, len(self._anchor), zone, tuple(cuts), tuple(pointers), body, seams, in_one)
+
+    def _seam(self) -> None:
+        if not self._seams or self._seams[-1] != len(self._octets):
+            self._seams.append(len(self._octets))
 
     def _record_with_names(self, rtype: int, ttl: int, rdata: bytes) -> None:
         """Append type, class, TTL and RDATA whose names may be compressed (RFC 3597 §4: only the types of RFC 1035)."""

@@ -100,24 +100,22 @@ class _Compiler:
                 yield NameInfo(b"", flags, _NO_ANSWER, _NO_ANSWER, nxdomain)
                 continue
             glue = self._glue(owner)
-            referral = (
-                self._number(self._referral(owner, glue, do=False)),
-                self._number(self._referral(owner, glue, do=True)),
-            )
+            do_referral = self._number(self._referral(owner, glue, do=True))  # before what is taken from it
+            referral = self._number(self._referral(owner, glue, do=False)), do_referral
             ds = self._number(self._ds(owner, do=False)), self._number(self._ds(owner, do=True))
             yield NameInfo(label, flags | NAME_IS_DELEGATION, referral, ds, nxdomain)
 
     def _referral(self, owner: bytes, glue: _Glue, *, do: bool) -> Answer:
         """RFC 1034 §4.3.2 step 3b, RFC 4035 §3.1.4.1, RFC 9471 §3.1."""
         body = Body(owner)
-        body.add(AUTHORITY, _present(self._root, owner, NS), signed=False)
+        body.add(AUTHORITY, _present(self._root, owner, NS), signed=False, seams=True)
         proof = self._root.rrset(owner, DS) or self._root.rrset(owner, NSEC)
         if do and proof is not None:
-            body.add(AUTHORITY, proof, signed=True)
+            body.add(AUTHORITY, proof, signed=True, seams=True)
         for addresses in glue.needed:
             body.add(ADDITIONAL, addresses, signed=False)
         _add_optional(body, glue.optional, signed=False)
-        return body.finish(flags=0, zone=ROOT_ZONE)
+        return body.finish(flags=0, zone=ROOT_ZONE, in_one=do)
 
     def _glue(self, owner: bytes) -> _Glue:
         """The root zone's addresses of the name servers of *owner*."""
@@ -134,7 +132,7 @@ class _Compiler:
             nsec = self._root.rrset(owner, NSEC)
             return self._negative(self._root, ROOT_ZONE, owner, 0, [nsec] if nsec else [], signed=do)
         body = Body(owner)
-        body.add(ANSWER, ds, signed=do)
+        body.add(ANSWER, ds, signed=do, seams=True)
         return body.finish(flags=AA, zone=ROOT_ZONE)
 
     # ── names with authority ────────────────────────────────────────────────────────────────────────────────────
@@ -200,10 +198,10 @@ class _Compiler:
         """RFC 2308 §2–3, RFC 4035 §3.1.3: the SOA and, if *signed*, the NSEC records in *denial*."""
         soa = _present(zone, zone.apex, SOA)
         body = Body(anchor)
-        body.add(AUTHORITY, soa, signed=signed, ttl=min(soa.ttl, zone.soa.minimum))
+        body.add(AUTHORITY, soa, signed=signed, ttl=min(soa.ttl, zone.soa.minimum), seams=True)
         if signed:
             for nsec in denial:
-                body.add(AUTHORITY, nsec, signed=True)
+                body.add(AUTHORITY, nsec, signed=True, seams=True)
         return body.finish(flags=AA | rcode, zone=number)
 
 

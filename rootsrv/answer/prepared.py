@@ -13,16 +13,17 @@ _HEADER_TAIL = struct.Struct("!5H")  # flags and counts
 _QR, _TC, _RD = 0x8000, 0x0200, 0x0100
 _TYPE_DS = 43
 
-Ready = tuple[int, int, tuple[bytes, ...], bytes, int, bytes, bool, "Prepared"]
+Ready = tuple[int, int, tuple[bytes, ...], bytes, int, bytes, bool, bytes, bytes, "Prepared"]
 """What the shortcut needs of an answer that is sent whole.
 
     size          octets of the body
     anchor_end    octets of header and anchor, without the root label
     header_tails  flags and counts, by 2 × RD + has OPT
-    before        the body up to its only pointer,
+    before        the body up to its only pointer, without `first`,
     target        what that points to,
-    behind        and what follows it; for a body with no pointer or several: all of it, −1, nothing
+    behind        and what follows it, without `last`; for a body with no pointer or several: all of it, −1, nothing
     several       whether it has several pointers
+    first, last   in front of and behind that in a body with one pointer: octets that other answers have as well
     answer        the answer itself"""
 
 _NOT_ONE_POINTER = -1
@@ -39,8 +40,8 @@ class Prepared:
     def __init__(self, shared: "_Shared", at: int) -> None:
         """Prepare the answer at offset *at*."""
         octets = shared.table.octets
-        body_at, size, flags, anchor_size, pointer_count, _, zone = ANSWER.unpack_from(octets, at)
-        body = bytes(octets[body_at : body_at + size])
+        _, size, flags, anchor_size, pointer_count, _, zone, *_ = ANSWER.unpack_from(octets, at)
+        first, body, last = (bytes(octets[start : start + count]) for start, count in shared.table.pieces(at))
 
         self.zone: int = zone
         self._shared = shared
@@ -52,17 +53,24 @@ class Prepared:
         self._sizes: list[int] = []  # of the cuts; filled when first needed
 
         _, *counts, _, _, _, cut_flags = CUT.unpack_from(octets, at - CUT.size)
-        before, target, behind = body, _NOT_ONE_POINTER, b""
+        target, behind = _NOT_ONE_POINTER, b""
         if pointer_count == 1:
             (offset,) = struct.unpack_from("<H", octets, at + ANSWER.size)
+            offset -= len(first)
+            if not 0 <= offset < len(body):  # the pointer is in octets of others
+                first, body, last, offset = b"", first + body + last, b"", offset + len(first)
+            first, last = shared.pieces.setdefault(first, first), shared.pieces.setdefault(last, last)
             before, behind = body[:offset], body[offset + 2 :]
             target = (body[offset] << 8 | body[offset + 1]) & 0x3FFF
+        else:
+            first, before, last = b"", b"".join((first, body, last)) if first or last else body, b""
         if pointer_count:
             shared.shifted.longest = max(shared.shifted.longest, 16 + anchor_size + size)
         keep = shared.numbers.setdefault
         ends = keep(size, size), 11 + anchor_size
         header_tails = shared.header_tails(self._flags | (_TC if cut_flags & CUT_TRUNCATED else 0), *counts)
-        self.ready: Ready = (*ends, header_tails, before, keep(target, target), behind, pointer_count > 1, self)
+        moves = before, keep(target, target), behind, pointer_count > 1
+        self.ready: Ready = (*ends, header_tails, *moves, first, last, self)
 
     def fitted(self, octets: bytes, question: bytes, opt: bytes, room: int) -> bytes:
         """The response to the query *octets* with a body of as many octets as *room* has, its smallest cut at least."""
@@ -76,14 +84,14 @@ class Prepared:
             size, header_tails, count, last_part = shared.cuts[key]
         except KeyError:
             size, header_tails, count, last_part = shared.cuts.keep(key, self._cut(cut - 1))
-        _, anchor_end, _, before, target, behind, several, _ = self.ready
+        _, anchor_end, _, before, target, behind, several, first, last, _ = self.ready
         header_tail = header_tails[2 * (octets[2] & 1) + bool(opt)]
         moved_by = len(question) + 7 - anchor_end
         if not count or (several and not moved_by):
-            return b"".join((octets[:2], header_tail, question, before[:size], opt))
+            return b"".join((octets[:2], header_tail, question, (first + before)[:size], opt))
         if not several:
-            pointer = TARGETS[target + moved_by]
-            return b"".join((octets[:2], header_tail, question, before, pointer, behind[: size - len(before) - 2], opt))
+            body = b"".join((first, before, TARGETS[target + moved_by], behind, last))
+            return b"".join((octets[:2], header_tail, question, body[:size], opt))
         parts = (self.parts or self.split())[: _FIRST_PART + 2 * count]
         parts[0], parts[1], parts[2] = octets[:2], header_tail, question
         parts[_FIRST_PART + 1 :: 2] = self.pick(shared.shifted[moved_by])[:count]

@@ -346,7 +346,7 @@ class Responder:
                     ready = covering[bisect(others, label)]
                 else:
                     ready = nxdomain
-            size, anchor_end, header_tails, before, target, behind, several, answer = ready
+            size, anchor_end, header_tails, before, target, behind, several, first, last, answer = ready
 
             # Does it fit?
             question = octets[questions[end]]
@@ -362,7 +362,7 @@ class Responder:
             # The response, its pointers moved.
             if target >= 0:
                 pointer = targets[target + end - anchor_end]
-                return join((octets[id_], header_tails[head], question, before, pointer, behind, opt))
+                return join((octets[id_], header_tails[head], question, first, before, pointer, behind, last, opt))
             if several and end != anchor_end:
                 parts = answer.parts or answer.split()
                 parts[0], parts[1], parts[2], parts[-1] = octets[id_], header_tails[head], question, opt

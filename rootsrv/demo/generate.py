@@ -29,6 +29,7 @@ MIN_TLDS = 3  # name servers of siblings live below com, net and org
 
 # Shares of 1,438 TLDs.
 _COUNTRY_CODES, _IDN = 0.172, 0.105
+_MOST_COUNTRY_CODES = 500  # of the 676 that there can be
 _WITHOUT_DS, _WITH_TWO_DS = 0.065, 0.11
 _IN_DOMAIN, _SIBLINGS = 0.67, 0.26  # where a TLD's name servers are; the rest has some of each
 _NS_COUNTS = ((2, 13), (3, 80), (4, 513), (5, 108), (6, 560), (7, 25), (8, 122), (9, 8), (10, 5), (12, 1), (13, 3))
@@ -195,7 +196,7 @@ def tld_labels(count: int, seed: int) -> list[str]:
     """The TLDs, as text without the dot: a few familiar ones, then country codes, IDN-like ones and words."""
     draw = Draw(seed, "labels")
     found = dict.fromkeys(_FAMILIAR[:count])
-    country_codes = len(found) + int(_COUNTRY_CODES * count)
+    country_codes = len(found) + min(int(_COUNTRY_CODES * count), _MOST_COUNTRY_CODES)
     idn = country_codes + int(_IDN * count)
     while len(found) < count:
         if len(found) < country_codes:

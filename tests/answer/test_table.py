@@ -3,9 +3,21 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rootsrv.answer.compiler import compile_table
-from rootsrv.answer.table import HEADER, INDEX_COUNT, TableUnusable
+from rootsrv.answer.table import (
+    ANSWER,
+    HEADER,
+    INDEX_COUNT,
+    Answer,
+    AnswerTable,
+    Cut,
+    TableContents,
+    TableUnusable,
+    to_octets,
+)
 from rootsrv.store.table_file import open_table
 from rootsrv.wire import name as names
 from tests.answer.conftest import Compiled
@@ -46,7 +58,7 @@ def test_names_are_in_canonical_order_and_the_index_finds_them(compiled: Compile
         (lambda octets: b"", "empty file"),
         (lambda octets: b"not a table" * 20, "wrong magic"),
         (lambda octets: octets[:-1], "its header says"),
-        (lambda octets: octets[:8] + b"\1" + octets[9:], "format version 1, this program reads 4"),
+        (lambda octets: octets[:8] + b"\1" + octets[9:], "format version 1, this program reads 5"),
         (lambda octets: octets[:-1] + bytes((octets[-1] ^ 1,)), "damaged"),
         (lambda octets: octets[:100] + b"\1" + octets[101:], "damaged"),
         (lambda octets: octets[:40], "wrong magic"),
@@ -57,3 +69,53 @@ def test_a_damaged_table_is_refused(compiled: Compiled, tmp_path: Path, damage, 
     path.write_bytes(damage(compiled.octets))
     with pytest.raises(TableUnusable, match=message):
         open_table(path)
+
+
+def test_what_all_signed_nxdomains_have_stands_in_the_table_once(compiled: Compiled) -> None:
+    table = compiled.table
+    pieces = [table.pieces(info.nxdomain) for info in table.names() if info.label]
+    assert len({first for first, _, _ in pieces}) == len({last for _, _, last in pieces}) == 1
+    for first, own, last in pieces:
+        assert own[1] < (first[1] + last[1]) * 0.6
+
+
+def test_what_a_referral_with_do_has_is_not_written_again_for_the_other_answers_of_its_tld(compiled: Compiled) -> None:
+    table = compiled.table
+    for info in table.names():
+        if not info.label:
+            continue
+        first, own, last = table.pieces(info.referral[1])
+        assert first[1] == last[1] == 0 < own[1], "what is asked for most is copied in one go"
+        assert table.pieces(info.referral[0])[1][1] == 0
+        for at in info.ds:
+            _, (_, own_size), _ = table.pieces(at)
+            assert own_size == 0
+
+
+PIECE = st.binary(max_size=3)
+
+
+@given(bodies=st.lists(st.tuples(st.lists(PIECE, max_size=5), st.booleans()), min_size=1, max_size=12))
+def test_whatever_answers_share_each_is_read_as_it_was_written(bodies: list[tuple[list[bytes], bool]]) -> None:
+    answers = []
+    for number, (parts, in_one) in enumerate(bodies):
+        body = b"".join(parts)
+        ends = [len(b"".join(parts[:count])) for count in range(len(parts))]
+        seams = tuple(sorted({end for end in ends if 0 < end < len(body)}))
+        cuts = (Cut(0, 0, 0, 0, 0, 0, 0, truncated=True), Cut(len(body), 1, number, 3, 4, 0, 0, truncated=False))
+        answers.append(Answer(0x400, number, 0, cuts, (), body, seams, in_one))
+    octets = to_octets(TableContents((), (), (), (), tuple(answers)))
+    table = AnswerTable(octets)
+    found, at = [], HEADER.unpack_from(octets)[-1]
+    for answer in answers:
+        at = next(place for place in range(at, len(octets)) if _stands_at(table, place, answer))
+        found.append(table.answer(at))
+    assert found == [answer._replace(seams=(), in_one=False) for answer in answers]
+
+
+def _stands_at(table: AnswerTable, at: int, answer: Answer) -> bool:
+    """Whether the header of *answer*, which its anchor's size tells apart, stands there."""
+    if (at - 16) % 64 or at + 28 > len(table.octets):
+        return False
+    _, size, flags, anchor_size, _, cut_count, *_ = ANSWER.unpack_from(table.octets, at)
+    return (size, flags, anchor_size, cut_count) == (len(answer.body), 0x400, answer.anchor_size, 2)

@@ -1,7 +1,7 @@
 /* What the response holds: OPT record, cut, header and checksum.  Nothing is written into the packet here. */
 
 #define MAX_POINTERS 256
-#define FETCHED 640 /* octets: what follows the processor fetches by itself */
+#define FETCHED 448 /* octets: what follows the processor fetches by itself */
 
 /* Our OPT record with NSID into s->opt, behind it the COOKIE option if there is one. */
 STEP build_opt_with_nsid(struct scratch *s)
@@ -173,8 +173,8 @@ static __always_inline int fit(struct scratch *s)
 		s->rcode |= TRUNCATED;
 	}
 	s->zone = zone;
-	s->body_at = answer->body_at;
 	s->body_size = body_size;
+	take_pieces(s, answer, body_size);
 	s->moved_by = moved_by;
 	s->pointers_at = s->answer_at + sizeof(*answer);
 	s->pointer_count = moved_by ? cut->even_pointers + cut->odd_pointers : 0;

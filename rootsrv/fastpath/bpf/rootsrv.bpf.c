@@ -4,10 +4,10 @@
  * It may pass, it may never differ: its response is octet for octet the Responder's (rootsrv/answer/responder.py).  So
  * nothing is written before everything is decided; only then is the packet given its new size, which a driver may refuse (then
  * it goes up as it came), and filled: headers turned round in place, the question left where it is, the body copied
- * from the table in one go and its pointers moved, our OPT record behind it.
+ * from the table in up to three pieces and its pointers moved, our OPT record behind it.
  *
  * The files, in the order in which a packet meets them: packet.h (headers), question.h (query), find.h (which answer),
- * checksum.h, cookie.h, response.h (which cut, OPT, checksum), limits.h, shed.h, account.h, capture.h; state.h holds the maps, hooks.h is what differs
+ * checksum.h, cookie.h, response.h (which cut, OPT, checksum), body.h (its octets), limits.h, shed.h, account.h, capture.h; state.h holds the maps, hooks.h is what differs
  * between XDP and tc.  shared.h and table.h are what Python knows too.
  */
 
@@ -20,8 +20,9 @@
 #include "find.h"
 #include "siphash.h"
 #include "cookie.h"
-#include "response.h"
 #include "hooks.h"
+#include "body.h"
+#include "response.h"
 #include "packet.h"
 #include "limits.h"
 #include "shed.h"
@@ -95,13 +96,8 @@ static __always_inline int send(void *ctx, enum hook hook, struct scratch *s)
 	if (resize(ctx, hook, s->frame_size, s->message_at + s->response_size))
 		return PASS;
 	uint32_t body_at = s->message_at + s->question_end;
-	if (s->body_size) {
-		uint64_t size = s->body_size - 1;
-		BOUND(size, MAX_RESPONSE - 1);
-		size++;
-		if (store(ctx, hook, body_at, at(table, s->body_at), size))
-			return ABORT;
-	}
+	if (store_body(ctx, hook, s, table, body_at))
+		return ABORT;
 	if (s->opt_is_stored) {
 		uint64_t size = s->opt_size - 1;
 		BOUND(size, OPT_ROOM - 1);

@@ -6,7 +6,7 @@
  */
 
 enum sizes {
-	TABLE_ROOM = 8388608,      /* octets for one generation of the answer table; a power of two */
+	TABLE_ROOM = 16777216,     /* octets for one generation of the answer table; a power of two */
 	TABLE_SLACK = 8192,        /* behind it, so that a masked offset plus any length stays inside */
 	GENERATIONS = 2,
 	MAX_ZONES = 2,             /* the root and its host zone */

@@ -65,7 +65,8 @@ struct scratch {
 	uint32_t found;
 	uint32_t zone;
 	uint64_t answer_at;        /* offset of the ANSWER in the table; its cuts stand before it, its pointers behind it */
-	uint64_t body_at, pointers_at;
+	uint64_t pointers_at;
+	struct piece { uint32_t at, size; } first, own, last; /* of the body: octets of the table */
 	uint32_t pointer_count;
 	uint32_t moved_by;
 	uint32_t body_size;

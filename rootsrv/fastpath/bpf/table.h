@@ -45,9 +45,11 @@ struct table_type {
 };
 
 struct table_answer {
-	uint32_t body_at;
+	uint32_t own_at;
 	uint16_t body_size, flags, anchor_size, pointer_count, cut_count;
 	uint8_t zone, unused;
+	uint32_t first_at, last_at;
+	uint16_t first_size, last_size;
 };
 
 struct table_cut {
