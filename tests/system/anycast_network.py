@@ -218,7 +218,7 @@ stop_linger_seconds = 1
 
     # ── the operator ──
 
-    def rootsrv(self, *arguments: str, check: bool = True) -> str:
+    def rootsrv(self, *arguments: str, check: bool = True, seconds: float = 60.0) -> str:
         """What an operator's command prints."""
         done = subprocess.run(
             [*self.host.prefix, sys.executable, "-m", "rootsrv", *arguments, "--config", "rootsrv.toml"],
@@ -226,7 +226,7 @@ stop_linger_seconds = 1
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=seconds,
             check=False,
         )
         assert not check or done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -48,7 +49,7 @@ print(urlopen("http://127.0.0.1:9353/metrics", timeout=10).read().decode())
 
 @dataclass
 class Floor:
-    """Two of four members, a and b, with k = 1."""
+    """Two of four members, a and b, with k = 1; b is a canary."""
 
     net: Anycast
     engine: Cluster
@@ -71,7 +72,7 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
         at = address(1, 2, 4)  # on the router, which both reach
         with cluster(directory / "engine", clients=["member"], address=at, prefix=tuple(net.router.prefix)) as engine:
             mesh = mesh_of(4, timing=QUICK)
-            for site, name in ((net.a, "m0"), (net.b, "m1")):
+            for site, name in ((net.a, "m0"), (net.b, "m3")):
                 more = section(mesh, name, site.directory, engine)
                 site.configure(workers=1, more=more + (WITH_ALL_THERE_IS if site is net.a else ""))
                 site.start()
@@ -254,4 +255,64 @@ def test_a_version_that_cannot_read_the_configuration_is_never_put_in_use(floor:
     done = a.rootsrv("restart", "--when-token", *upgrade, check=False)
     assert "exit status 3" in done
     assert link.readlink() == Path("0.1.0")
+    assert floor.routes(a) == {"up"}
+
+
+def put_version(directory: Path, version: str, pid_file: Path, *, is_broken: bool = False) -> Path:
+    """A version as it would be installed, which says that it is *version*; *is_broken*: it cannot keep a zone."""
+    made = directory / version
+    shutil.copytree(REPOSITORY / "rootsrv", made / "lib" / "rootsrv")
+    (made / "lib" / "rootsrv" / "__init__.py").write_text(f'__version__ = "{version}"\n')
+    if is_broken:
+        role = made / "lib" / "rootsrv" / "roles" / "maintain.py"
+        role.write_text(role.read_text().replace("    os.nice(NICENESS)\n", '    raise RuntimeError("a new fault")\n'))
+        assert "a new fault" in role.read_text()
+    (made / "bin").mkdir()
+    program = made / "bin" / "rootsrv"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" != run ] || echo $$ > {pid_file}\n'
+        f'PYTHONPATH={made}/lib exec {sys.executable} -P -m rootsrv "$@"\n'
+    )
+    program.chmod(0o755)
+    return made
+
+
+@pytest.mark.long
+def test_a_new_version_that_fails_is_taken_back_and_one_that_is_well_stays(floor: Floor, tmp_path: Path) -> None:
+    """b is started from the link as its unit would be, and restarted by a signal: its keeper starts it again."""
+    a, b = floor.net.a, floor.net.b
+    pid_file, link = tmp_path / "pid", tmp_path / "current"
+    old, broken, good = (
+        put_version(tmp_path, version, pid_file, is_broken=version == "9.9.8")
+        for version in ("0.1.0", "9.9.8", "9.9.9")
+    )
+    link.symlink_to(old)
+    b.stop()
+    with (b.directory / "log").open("ab") as log:
+        b.process = subprocess.Popen(
+            [*b.host.prefix, "/bin/sh", "-c", f"while :; do {link}/bin/rootsrv run --config rootsrv.toml; done"],
+            cwd=b.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    b.await_state("up", 60)
+
+    def upgraded(to: Path) -> str:
+        return b.rootsrv(
+            "restart", "--when-token", "--upgrade", str(to), "--link", str(link), "--healthy-within", "20",
+            "--by", f"sh -c 'kill $(cat {pid_file})'", check=False, seconds=200,
+        )  # fmt: skip
+
+    def version() -> str:
+        return str(b.ask("maintain", {"command": "status"})["version"])
+
+    told = upgraded(broken)
+    assert "going back to" in told, b.log[-3000:]
+    assert "the version before is in use again: not well 20 s after the restart" in told
+    assert "a new fault" in b.log
+    assert (link.resolve(), version()) == (old, "0.1.0")
+    floor.await_route(b, "up", seconds=60)
+
+    told = upgraded(good)
+    assert "restarted, and announced again" in told, told
+    assert (link.resolve(), version()) == (good, "9.9.9")
+    floor.await_route(b, "up", seconds=60)
     assert floor.routes(a) == {"up"}
