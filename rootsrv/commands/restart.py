@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         tell("waiting for a token, and for traffic to go")
         _drain(loaded)
         went_back = _restart(arguments, loaded, before, version, tell)
-        ask(loaded, "advertise", _wish(loaded, "undrain"), _ASK_SECONDS)
+        _undrain(loaded, arguments.healthy_within)
     except (CannotGoOn, NoAnswer, OSError) as error:
         return failed(arguments, error)
     if arguments.json:
@@ -137,7 +137,11 @@ def await_canaries(status: Callable[[], Mapping[str, Any]], version: str, tell: 
     told, free_since = "", None
     deadline = time.monotonic() + _TOKEN_SECONDS
     while time.monotonic() < deadline:
-        why = canaries_before_us(said := status(), version)
+        said: Mapping[str, Any] = {"members": (), "member": ""}
+        try:
+            why = canaries_before_us(said := status(), version)
+        except NoAnswer as error:  # the role mesh is started again, say
+            why = str(error)
         if why != told and why:
             tell(f"waiting: {why}")
         told = why
@@ -165,6 +169,19 @@ def _drain(config: Config) -> None:
     except NoAnswer:
         ask(config, "advertise", _wish(config, "undrain"), _ASK_SECONDS)
         raise
+
+
+def _undrain(config: Config, seconds: float) -> None:
+    """What advertises may come back later than what answers; CannotGoOn if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            ask(config, "advertise", _wish(config, "undrain"), _ASK_SECONDS)
+            return
+        except NoAnswer as error:
+            if time.monotonic() >= deadline:
+                raise CannotGoOn(f"{error}; it stays drained") from error
+        time.sleep(_POLL_SECONDS)
 
 
 def _restart(

@@ -13,6 +13,7 @@ from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer, NotDone, ask
 
 _WAIT_POLL_SECONDS = 0.2
+_SILENT_SECONDS = 60.0
 _TOKEN_SECONDS = 3600.0
 
 
@@ -64,10 +65,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def until_withdrawn(path: Path, versions: tuple[int, ...], seconds: float) -> dict[str, Any]:
-    """The controller's status once *versions* are withdrawn and BIRD confirms it; NoAnswer after *seconds*."""
+    """The controller's status once *versions* are withdrawn and BIRD confirms it; NoAnswer after *seconds*.
+
+    Also NotDone, and NoAnswer from a controller that is silent for _SILENT_SECONDS: one that is started again goes on.
+    """
     deadline = time.monotonic() + seconds
+    heard_at = time.monotonic()
     while time.monotonic() < deadline:
-        status = await ask(path, {"command": "status"}, timeout=5.0)
+        try:
+            status = await ask(path, {"command": "status"}, timeout=5.0)
+        except NoAnswer as error:
+            if isinstance(error, NotDone) or time.monotonic() - heard_at > _SILENT_SECONDS:
+                raise
+            await asyncio.sleep(_WAIT_POLL_SECONDS)
+            continue
+        heard_at = time.monotonic()
         families = [each for each in status["families"] if each["ip_version"] in versions]
         if all(each["confirmed"] and not each["announced"] for each in families):
             return status

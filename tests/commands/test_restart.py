@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rootsrv.commands.restart import canaries_before_us, fault, point
+from rootsrv.commands.restart import await_canaries, canaries_before_us, fault, point
+from rootsrv.control.client import NoAnswer
 
 
 def member(name: str, *, canary: bool = False, present: bool = True, **status: Any) -> dict[str, Any]:
@@ -77,3 +78,17 @@ def test_a_version_is_put_in_use_in_one_step(tmp_path: Path) -> None:
     point(link, Path("0.1.0"))
     assert link.readlink() == Path("0.1.0")
     assert [each.name for each in tmp_path.iterdir()] == ["current"]
+
+
+def test_a_role_mesh_that_is_started_again_ends_no_wait() -> None:
+    answers: list[Any] = [NoAnswer("is it running?"), {"member": "c0", "members": [member("c0", canary=True)]}]
+    said: list[str] = []
+
+    def status() -> dict[str, Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, NoAnswer):
+            raise answer
+        return dict(answer)
+
+    await_canaries(status, "", said.append)
+    assert (said, answers) == (["waiting: is it running?"], [])

@@ -248,9 +248,9 @@ def test_a_version_that_cannot_read_the_configuration_is_never_put_in_use(floor:
     program.chmod(0o755)
     link.symlink_to("0.1.0")
     upgrade = ("--upgrade", str(new), "--link", str(link), "--healthy-within", "3")
-    # The roster's canaries are not here: nobody may be the first with a version that no canary has.
+    # A canary has not got it: nobody may be the first with a version that no canary has.
     told = a.ask("mesh", {"command": "status"})
-    assert "none is there" in canaries_before_us(told, "9.9.9")
+    assert "not all canaries have version 9.9.9: m3" in canaries_before_us(told, "9.9.9")
     program.write_text("#!/bin/sh\nexit 3\n")
     done = a.rootsrv("restart", "--when-token", *upgrade, check=False)
     assert "exit status 3" in done
