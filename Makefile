@@ -12,9 +12,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 # A process of the tests or a benchmark that finds no compiled modules compiles them all, 0.2 to 0.4 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo demo-localroot test test-long test-kernel61 lint check mutate bpf system-packages clean
-.PHONY: man wheel deb
-.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-load bench-parts bench-cdns
+.PHONY: help venv demo demo-localroot test test-long test-kernel61 lint check mutate bpf system-packages clean .PHONY: man wheel deb .PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-fleet bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
 
 help:
@@ -119,6 +117,9 @@ bench-notify: $(VENV)/.installed-for-tests system-packages
 
 bench-transfers: $(VENV)/.installed-for-tests system-packages
 	$(BIN)/python -m bench transfers $(BENCH)
+
+bench-fleet: $(VENV)/.installed-for-tests system-packages
+	$(BIN)/python -m bench fleet $(BENCH)
 
 bench-parts: $(VENV)/.installed-for-tests system-packages
 	$(BIN)/python -m bench parts $(BENCH)

@@ -22,6 +22,7 @@ from bench import (
     abreast,
     cdns,
     compare,
+    fleet,
     flood,
     hyperlocal,
     limits,
@@ -199,6 +200,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_zones(transferring)
     _add_results(transferring)
     transferring.set_defaults(command=_transfers)
+
+    meshing = commands.add_parser("fleet", help="a mesh of simulated members on real etcd, and their transfers at once")
+    meshing.add_argument("--members", type=_positive, default=fleet.MEMBERS)
+    meshing.add_argument("--seconds", type=float, default=fleet.SECONDS)
+    meshing.add_argument("--every", type=float, default=fleet.EVERY_SECONDS, help="seconds between a member's statuses")
+    meshing.add_argument("--transfers", type=_positive, default=fleet.MEMBERS, help="that are asked for at once")
+    _add_zones(meshing)
+    _add_results(meshing)
+    meshing.set_defaults(command=_fleet)
 
     taking_apart = commands.add_parser(
         "parts", help="what each part of the kernel fast path costs, and its worst queries"
@@ -541,6 +551,18 @@ def _transfers(arguments: argparse.Namespace) -> int:
     return _finish(
         arguments, "transfers", "Transfers out", result, transfers.to_markdown, measured=bool(result["subjects"])
     )
+
+
+def _fleet(arguments: argparse.Namespace) -> int:
+    with _zones(arguments) as served, _console.status("a fleet"):
+        result = fleet.run(
+            served,
+            members=arguments.members,
+            seconds=arguments.seconds,
+            every=arguments.every,
+            transfers=arguments.transfers,
+        )
+    return _finish(arguments, "fleet", "A fleet", result, fleet.to_markdown, measured=bool(result.get("transfers")))
 
 
 def _parts(arguments: argparse.Namespace) -> int:
