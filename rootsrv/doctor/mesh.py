@@ -74,6 +74,10 @@ def _member(config: Config, mesh: MeshConfig, roster: Roster | None) -> Iterator
     if not member.distribution_host and len(sources) < 2:
         remedy = "name the distribution hosts and one source besides as [[primary]]"
         yield bad("mesh sources", f"{len(sources)} source of the root: if that is lost, so is every update", remedy)
+    align, of_all = config.switchover.align_seconds, roster.timing.align
+    if align not in {of_all, type(config.switchover)().align_seconds}:
+        found = f"switchover.align_seconds is {align}, the roster's align {of_all}, which is what counts"
+        yield remark("mesh timing", found, "leave it out: in a mesh the roster says when zones go into service")
     if config.anycast is not None and config.anycast.stale_soft_seconds != roster.timing.stale_soft:
         found = f"anycast.stale_soft_seconds is {config.anycast.stale_soft_seconds:g}, the roster reckons with "
         yield remark("mesh timing", f"{found}{roster.timing.stale_soft:g}", "have them equal on all members")

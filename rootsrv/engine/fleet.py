@@ -111,6 +111,10 @@ class Fleet:
             return False
         assert self.roster is not None
         self._public = self.roster.keys_of(each.name for each in self.roster.member)
+        # Of whom it does not list any more nothing counts, nor what was signed before.
+        for kept in (self.ready, self.done, self.flipped_at, self.statuses, self._last_failed):
+            for name in kept.keys() - self._public.keys():
+                del kept[name]
         log.event("roster in force", version=self.roster.version, members=len(self.roster.member), source=source)
         if source != "remembered":
             try:

@@ -55,3 +55,27 @@ def test_what_is_over_for_a_week_is_forgotten(tmp_path: Path) -> None:
         first.take(entry.key, entry, later)
     assert set(first.maintenance) == {"new"}
     assert [each.name for each in (tmp_path / "mesh" / "maintenance").iterdir()] == ["new"]
+
+
+def test_of_a_member_that_was_removed_nothing_counts_any_more(tmp_path: Path) -> None:
+    one = fleet(tmp_path)
+    one.adopt_roster(MESH.octets, 0.0, "test")
+    keys = {kind: f"member/m3/{kind}" for kind in ("ready", "done", "status")}
+    content = {"zone": ".", "serial": 2026112101, "digest": "ab", "ok": False, "reason": "", "flipped_at": 1.0}
+
+    def said(kind: str, seq: int) -> Entry:
+        envelope = Envelope(keys[kind], "m3", NOW.wall, seq, NOW.wall, 2.0**50, content)
+        return Entry(keys[kind], seal(envelope, SERVICE, key_of("m3")), seq, seq, 1)
+
+    for kind, key in keys.items():
+        one.take(key, said(kind, 1), NOW)
+    assert "m3" in one.ready
+    assert "m3" in one.done
+    assert "m3" in one.statuses
+    without = tuple(each for each in MESH.roster.member if each.name != "m3")
+    assert one.offer_roster(MESH.changed(version=2, member=without).octets, NOW.boottime, "a file")
+    assert "m3" not in {*one.ready, *one.done, *one.statuses, *one.flipped_at}
+    for kind, key in keys.items():
+        one.take(key, said(kind, 2), NOW)
+    assert one.refused == 3
+    assert "m3" not in {*one.ready, *one.done, *one.statuses}
