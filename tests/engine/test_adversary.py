@@ -30,6 +30,8 @@ PREFIX = f"/rootsrv/v1/{SERVICE}/"
 KEY = "zone/./order"
 MESH = mesh_of(6)
 HOST, MEMBER, NOBODY = "m0", "m3", "stranger"
+ELECTED = time.time()
+"""When the host was."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,11 @@ class Member:
             key = self.board.dirty.pop()
             self.fleet.take(key, self.board.entries.get(key), now)
 
+    def value(self) -> bytes | None:
+        """What stands under the order's key."""
+        entry = self.board.entries.get(KEY)
+        return None if entry is None else entry.value
+
     async def until(self, condition: Any, what: str) -> None:
         async with asyncio.timeout(30):
             while not condition():
@@ -86,7 +93,7 @@ class Member:
 
 def order(serial: int, seq: int, *, by: str = HOST) -> bytes:
     content = set_time_content(Subject(".", serial, "ab"), Stage.ALL, time.time() + 60, "", None)
-    return seal(Envelope(KEY, by, 1_800_000_000.0, seq, time.time(), 2.0**50, content), SERVICE, key_of(by))
+    return seal(Envelope(KEY, by, ELECTED, seq, time.time(), 2.0**50, content), SERVICE, key_of(by))
 
 
 async def nested(etcd: Etcd, *operations: Any) -> None:
@@ -120,7 +127,7 @@ def test_whatever_a_members_certificate_reaches_the_order_that_was_signed_stands
             first, second = order(2026112101, 1), order(2026112102, 2)
             for value in (first, second):
                 await member.board.etcd.put(PREFIX + KEY, value)
-                await member.until(lambda value=value: member.board.entries[KEY].value == value, "written")
+                await member.until(lambda value=value: member.value() == value, "written")
                 member.hear()
             stands = member.fleet.orders["."]
             assert [each.subject.serial for each in stands] == [2026112101, 2026112102]
