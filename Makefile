@@ -12,7 +12,9 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 # A process of the tests or a benchmark that finds no compiled modules compiles them all, 0.2 to 0.4 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo demo-localroot test test-long test-kernel61 lint check mutate bpf system-packages clean .PHONY: man wheel deb .PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-fleet bench-load bench-parts bench-cdns
+.PHONY: help venv demo demo-localroot test test-long test-kernel61 lint check mutate bpf system-packages clean
+.PHONY: man wheel deb
+.PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-fleet bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
 
 help:
