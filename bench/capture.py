@@ -2,7 +2,7 @@
 
 Needs root, clang and two cores: on one the fast path's program answers the mix (test runs, no network) at a given rate
 and appends to its ring, on the other the role's own collector makes files of it.  What the collector itself takes of
-the processor is measured besides with rows that the program has written before, so that nobody else is at work; and
+the processor is measured besides with rows of the mix that have been made before, so that nobody else is at work; and
 they are offered at rates that the program's test runs do not reach.
 """
 
@@ -11,6 +11,7 @@ import itertools
 import json
 import mmap
 import os
+import random
 import socket
 import statistics
 import sys
@@ -24,12 +25,12 @@ from typing import Any
 
 import numpy
 
-from bench import machine, report
+from bench import cdns, machine, report
 from bench.mix import Mix
 from bench.parts import HOOKS, PARTS, QUERIES, Measuring
 from bench.queries import Query
 from bench.zones import Zones, generated
-from rootsrv.capture import formats, offer, rings
+from rootsrv.capture import formats, messages, offer, pcap, rings
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import POLL_SECONDS, Collector, Wanted
 from rootsrv.capture.compression import compressors
@@ -49,16 +50,11 @@ LOADS = 3
 """How often each program is loaded: where the kernel puts it moves a figure by some nanoseconds."""
 
 SHAPES = {"off": rings.OFF, "facts": rings.FACTS, "packets": rings.PACKETS}
-_SHAPE_OF = {"cdns": rings.FACTS, "pcap": rings.PACKETS}
 RECORDED = 40_000
 """Queries whose rows are replayed."""
 
-CLIENTS = 60_000
-_PLACES = {("cdns", 4): (4, 16, 48, 52), ("cdns", 6): (16, 16, 48, 52)} | {
-    ("pcap", 4): (4, 28, 36, 44),
-    ("pcap", 6): (16, 24, 56, 64),
-}
-"""Where a row has the client's address, after its size, its port and the message's id."""
+_DRAWN = {4: (20, 21, 26, 27, 42, 43), 6: (62, 63)}
+"""Octets of a row that are anything in packets from the wire: identification, checksums."""
 
 _REPLAYED_RATE = 270_000
 _REPLAYED_TURNS = 30
@@ -188,7 +184,7 @@ def collecting(found: Sequence[rings.Ring], kind: str, compression: str) -> Iter
 
 
 class Recording:
-    """Rows that the fast path has written, in a ring of our own, again and again."""
+    """Rows as the fast path writes them, in a ring of our own, again and again."""
 
     def __init__(self, rows: bytes, chunks: int = CHUNKS) -> None:
         """*rows*: whole queries, one behind another."""
@@ -229,37 +225,29 @@ class Recording:
         words[rings.WRITTEN] = written + len(rows)
 
 
-def recorded(source: Source, kind: str) -> bytes:
-    """The rows that the program writes of RECORDED queries for files of that *kind*, from many clients."""
-    for ring in source.rings:
-        ring.want(_SHAPE_OF[kind])
-        ring.skip()
-    source.measuring.ask("XDP", source.count, RECORDED)
-    octets = b""
-    for ring in source.rings:
-        ring.take()
-        octets += b"".join(ring.take())
-        ring.skip()
-        ring.want(rings.OFF)
-    rows = numpy.frombuffer(octets, numpy.uint8).reshape(-1, rings.ROW_OCTETS).copy()
-    draw = numpy.random.default_rng(1)
-    clients = draw.integers(0, 256, (CLIENTS, 16), numpy.uint8)
-    for family in (4, 6):
-        heads = numpy.flatnonzero((rows[:, 8] != 1) & (rows[:, 9] == family))
-        size, source_at, port_at, id_at = _PLACES[kind, family]
-        # As in `python -m bench cdns`: few ask most.
-        asking = (CLIENTS * draw.random(len(heads)) ** 3).astype(int)
-        rows[heads, source_at : source_at + size] = clients[asking, :size]
-        for at in (port_at, id_at):
-            rows[heads, at : at + 2] = draw.integers(0, 256, (len(heads), 2), numpy.uint8)
-    return rows.tobytes()
+def rows_of_the_mix(zones: Zones, kind: str) -> bytes:
+    """Rows for files of that *kind*, as the program writes them: of RECORDED queries that differ, from many clients."""
+    found = cdns.mix_facts(zones, RECORDED)
+    if kind == "cdns":
+        return b"".join(fact.to_rows() for fact in found)
+    draw = random.Random(1)
+    rows = []
+    for fact, query in zip(found, Mix.read().queries(zones.tlds, RECORDED), strict=True):
+        message = messages.Message(
+            fact.time, fact.family, 0, fact.source, fact.source_port, fact.destination, 53, 0, b"",
+            draw.randbytes(2) + query.octets[2:],
+        )  # fmt: skip
+        row = bytearray(pcap.rows_of(message))
+        places = _DRAWN[fact.family]
+        for at in places:
+            row[at] = draw.getrandbits(8)
+        rows.append(bytes(row))
+    return b"".join(rows)
 
 
 def processor(zones: Zones, kinds: Any) -> list[dict[str, Any]]:
     """Of each kind of file: what a query takes of the processor, and octets; the fastest of some captures."""
-    source = Source(zones, CHUNKS)
-    recordings = {kind: Recording(recorded(source, kind)) for kind in _SHAPE_OF}
-    source.measuring.program.close()
+    recordings = {kind: Recording(rows_of_the_mix(zones, kind)) for kind in {kind for kind, _ in kinds}}
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for _, (kind, compression) in itertools.product(range(_REPEATS), kinds):
         recording = recordings[kind]
@@ -326,15 +314,16 @@ def captured(
 def rates(zones: Zones, kinds: Any, ladder: Any, seconds: float, *, replayed: bool) -> list[dict[str, Any]]:
     """Of each kind of file: the steps of the ladder up to the first that lost something, or was not reached.
 
-    *replayed*: rows that the program wrote before are offered, in place of what it writes now.
+    *replayed*: rows that have been made before are offered, in place of what the program writes now.
     """
-    source = Source(zones, CHUNKS)
+    source = None if replayed else Source(zones, CHUNKS)
     rows = []
     for kind, compression in kinds:
-        found, ask = source.rings, source.ask
-        if replayed:
-            recording = Recording(recorded(source, kind))
+        if source is None:
+            recording = Recording(rows_of_the_mix(zones, kind))
             found, ask = [recording.ring], recording.ask
+        else:
+            found, ask = source.rings, source.ask
         for rate in ladder:
             row = captured(found, ask, kind, compression, rate, seconds) | {"replayed": replayed}
             rows.append(row)
@@ -344,7 +333,8 @@ def rates(zones: Zones, kinds: Any, ladder: Any, seconds: float, *, replayed: bo
             )
             if row["lost"] or row["rate"] < 0.9 * rate:
                 break
-    source.measuring.program.close()
+    if source is not None:
+        source.measuring.program.close()
     return rows
 
 
@@ -366,7 +356,7 @@ TITLES = {
     "costs": "Nanoseconds per query of the mix, packet to reply, by test runs: the best load, and all",
     "processor": "Processor time of the collector, files included, alone on its core",
     "rates": "Highest rate without a loss, beside the fast path on the other core",
-    "replayed": "Highest rate without a loss, of rows that the fast path wrote before",
+    "replayed": "Highest rate without a loss, of rows that were made before",
 }
 
 
@@ -418,7 +408,10 @@ def main() -> int:
     parser.add_argument("--only", choices=tuple(TITLES), help="this part alone (default: all)")
     names = ",".join("-".join(kind) for kind in KINDS)
     parser.add_argument("--kinds", default=names, help=f"of files (default {names})")
+    steps = ",".join(map(str, RATES))
+    parser.add_argument("--rates", default=steps, help=f"that are tried in turn (default {steps})")
     arguments = parser.parse_args()
+    ladder = [int(each) for each in arguments.rates.split(",")]
     kinds = tuple(tuple(each.split("-")) for each in arguments.kinds.split(","))
     if any(kind not in KINDS for kind in kinds):
         parser.error(f"--kinds: known are {names}")
@@ -428,8 +421,8 @@ def main() -> int:
         measuring: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "costs": lambda: costs(zones),
             "processor": lambda: processor(zones, kinds),
-            "rates": lambda: rates(zones, kinds, RATES, arguments.seconds, replayed=False),
-            "replayed": lambda: rates(zones, kinds, RATES, arguments.seconds, replayed=True),
+            "rates": lambda: rates(zones, kinds, ladder, arguments.seconds, replayed=False),
+            "replayed": lambda: rates(zones, kinds, ladder, arguments.seconds, replayed=True),
         }
         for name in [arguments.only] if arguments.only else measuring:
             rows = measuring[name]()

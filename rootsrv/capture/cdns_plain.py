@@ -1,7 +1,6 @@
 """C-DNS blocks without numpy: dictionaries, written by cbor2."""
 
-import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 import cbor2
@@ -239,15 +238,3 @@ def _signature(fact: Fact, server: int, classtype: int | None) -> dict[int, int]
         Signature.RESPONSE_RCODE: fact.extended_rcode << 4 | fact.response_flags & 0xF if responded else None,
     }
     return {key: value for key, value in fields.items() if value is not None}
-
-
-def rate(sample: Iterable[Fact], seconds: float = 0.2) -> float:
-    """How many facts a second this host writes without numpy: those of *sample* again and again, for *seconds*."""
-    rows = b"".join(fact.to_rows() for fact in sample)
-    count = sum(1 for _ in facts.read(rows))
-    writer = PlainWriter(Collection())
-    done, start = 0, time.thread_time()
-    while (spent := time.thread_time() - start) < seconds:
-        writer.add(rows, 0)
-        done += count
-    return done / spent

@@ -12,6 +12,7 @@ from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
 from rootsrv.config.file import Config
 from rootsrv.control.client import NoAnswer
+from rootsrv.doctor.capture import QUERY_OCTETS
 from rootsrv.process import clocks
 
 _PATIENCE_SECONDS = 30.0  # a stop waits until the last file is on the disk
@@ -25,8 +26,6 @@ DITL_CLOCK_SECONDS = 0.5
 """DNS-OARC's scripts stop at a clock that is further off."""
 
 _GIGABYTE = 10**9
-_DITL_QUERY_OCTETS = 60
-"""Of a query in a pcap file that gzip has compressed, about."""
 
 
 class NotSo(ValueError):
@@ -133,7 +132,8 @@ def lines(told: dict[str, Any]) -> list[str]:
     )
     found.append(f"rings {100 * told['ring_fill']:.1f} % full, {told['behind_seconds']:.2f} s behind")
     if not told["columns"]:
-        found.append("numpy is not installed (pip install rootsrv[capture]): some 50,000 queries a second at most")
+        most = f": {told['most_a_second']:,} queries a second at most" if told["most_a_second"] else ""
+        found.append(f"numpy is not installed (pip install rootsrv[capture]){most}")
     return found
 
 
@@ -162,7 +162,9 @@ def run_ditl(arguments: argparse.Namespace) -> int:
         told, _ = ask(loaded, "capture", {"command": "status"}, timeout_seconds=_PATIENCE_SECONDS)
     except NoAnswer as error:
         return failed(arguments, error)
-    problems = list(_hindrances(loaded, told, arguments.rate, arguments.hours))
+    compression = arguments.compression or loaded.capture.compression
+    octets = QUERY_OCTETS["pcap", compression] / (arguments.every or loaded.capture.every)
+    problems = _hindrances(loaded, told, arguments.rate, arguments.hours, octets)
     if until <= time.time():
         problems.append(f"the {arguments.hours} hours from {_utc(begin)} on are over")
     for problem in problems:
@@ -195,8 +197,8 @@ def upload(directory: str, name: str, to: str | None) -> str:
     )
 
 
-def _hindrances(config: Config, told: dict[str, Any], rate: float, hours: int) -> "list[str]":
-    """Why the collection should not begin."""
+def _hindrances(config: Config, told: dict[str, Any], rate: float, hours: int, octets: float) -> list[str]:
+    """Why the collection should not begin; *octets*: of a query that was asked, in its files."""
     found = []
     if config.clock.source != "trusted":
         error = clocks.greatest_error_seconds()
@@ -206,7 +208,7 @@ def _hindrances(config: Config, told: dict[str, Any], rate: float, hours: int) -
     if told["state"] != "idle" or told["begins"] > time.time():
         found.append("a capture is under way, or waits (rootsrv capture stop ends it)")
     rate = rate or told["rate"] or told["queries_a_second"]
-    needed = rate * hours * 3600 * _DITL_QUERY_OCTETS
+    needed = rate * hours * 3600 * octets
     room = min(told["free_octets"], told["quota_octets"] - told["directory_octets"])
     if needed > room:
         found.append(

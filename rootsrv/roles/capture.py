@@ -117,6 +117,9 @@ class _Capture:
         self._before: int | None = None
         """What the instance had counted when it began."""
 
+        self._most = 0.0
+        """Queries a second that plain Python takes, of the format that is written; 0: there are columns."""
+
         self._thread = ThreadPoolExecutor(1, "capture")
         """All that the collector does is done here, so that a disk that makes it wait delays no answer about it."""
 
@@ -308,6 +311,7 @@ class _Capture:
             },
         )
         self._collector.start(wanted, resumed=resumed)
+        self._most = 0.0 if sequence.has_columns() else formats.rate(chosen.format)
         shape = rings.FACTS if chosen.format == "cdns" else rings.PACKETS
         offer.Wish(shape, wanted.every, wanted.bits).leave(self._runtime)
         self._order, self._begun = order, time.time()
@@ -357,6 +361,7 @@ class _Capture:
             "begun": self._begun if order is not None and not self._waits else 0.0,
             "until": 0.0 if order is None else order.until,
             "columns": sequence.has_columns(),
+            "most_a_second": round(self._most),
             "rate": round(self._rate, 1),
             "octets_a_second": round(self._octets_rate, 1),
             "queries_counted": self._counted_since(),

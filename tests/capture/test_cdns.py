@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cbor2
 import pytest
 
-from rootsrv.capture import cdns, cdns_plain
+from rootsrv.capture import cdns, formats, pcap
 from rootsrv.capture.cdns import BlockWriter, Collection
 from rootsrv.capture.cdns_columns import ColumnWriter
 from rootsrv.capture.cdns_plain import PlainWriter
@@ -222,9 +222,13 @@ def test_numpy_is_chosen_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(cdns.block_writer(Collection()), PlainWriter)
 
 
-def test_the_plain_writer_tells_its_rate() -> None:
-    sample = random_facts.facts(11, 100, anything=False)
-    assert 500 < cdns_plain.rate(sample, seconds=0.02) < 10**7
+@pytest.mark.parametrize("kind", ["cdns", "pcap"])
+def test_without_numpy_it_says_what_rate_it_takes(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setitem(sys.modules, "rootsrv.capture.cdns_columns", None)
+    monkeypatch.delattr("rootsrv.capture.cdns_columns")
+    monkeypatch.setattr(pcap, "numpy", None)
+
+    assert 500 < formats.rate(kind) < 10**7
 
 
 def test_facts_of_any_octets_never_make_a_file_that_cannot_be_read() -> None:

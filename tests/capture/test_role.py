@@ -266,5 +266,5 @@ def test_a_collection_is_checked_before_it_begins(captured: Captured) -> None:
 
     assert refused.returncode == 1
     assert "the clock is not synchronised" in refused.stderr or "off by up to" not in refused.stderr
-    assert "50 hours of 1000000 queries a second take some 10800 GB" in refused.stderr
+    assert "50 hours of 1000000 queries a second take some 9180 GB" in refused.stderr
     assert captured.order("status")["state"] == "idle"

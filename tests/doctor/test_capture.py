@@ -23,7 +23,7 @@ def test_without_capture_there_is_nothing_to_say() -> None:
 def test_the_disk_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
     found = findings(tmp_path, quota_gigabytes=0.01, keep_free_gigabytes=0.0, when_full="remove-oldest")
 
-    assert "MB/s, 270000 queries a second are 7.8" in found["disk"].found
+    assert "MB/s, 270000 queries a second are 10.8" in found["disk"].found
     assert found["space"].grade is Grade.GOOD
     assert list(tmp_path.iterdir()) == []
 

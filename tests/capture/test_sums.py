@@ -1,0 +1,104 @@
+"""What the generator asked = what the files hold + what was counted as lost = RSSAC002 = metrics, to the query.
+
+Kernel (XDP and tc) and workers, UDP and TCP, over a switchover, rotations and midnight.
+"""
+
+import datetime
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootsrv.telemetry.daybook import find_record
+from rootsrv.telemetry.rssac002 import VOLUME_KEYS
+from tests.capture.cdns_decoder import decode
+from tests.capture.test_whole import CAPTURE, order
+from tests.fastpath.conftest import require_program
+from tests.fastpath.site import Site, site
+from tests.needs import require_tool
+from tests.server.live import START_SECONDS, put, wait_until
+from tests.telemetry.shifted_clock import ShiftedClock
+from tests.telemetry.test_sums import NAMES, REPORT, Load, receive_what_xdp_sends, scrape
+from tests.telemetry.watched import total
+
+LOST = "rootsrv_capture_lost_queries_total"
+
+
+@pytest.mark.parametrize("mode", ["tc", "xdp"])
+def test_generator_files_losses_rssac002_and_metrics_agree(tmp_path: Path, mode: str) -> None:
+    require_program()
+    require_tool("dnsperf")
+    clock = ShiftedClock(tmp_path)
+    clock.set_before_midnight(1800)
+    names = tmp_path / "names"
+    names.write_text(NAMES)
+    with site(tmp_path, REPORT + CAPTURE, mode=mode, workers=2, launcher=clock.launcher) as made:
+        if mode == "xdp":
+            receive_what_xdp_sends(made)
+        wait_until(lambda: "reporting addresses" in made.log, "reporting", START_SECONDS)
+        wait_until((made.directory / "run" / "capture.sock").exists, "the role capture listens", START_SECONDS)
+        assert made.hook().lower() == mode
+        load = Load(made, names)
+        order(made, "capture-start", format="cdns", compression="none")
+        wait_until(lambda: order(made, "status")["why"] == "", "it has the rings", START_SECONDS)
+        clock.set_before_midnight(3)  # a step, too: it ends a file
+
+        running = load.start(4, "udp", "-l", "6", "-Q", "1500")
+        active = made.page.active
+        put(made.directory / "root.zone", made.zones.versions[1])
+        made.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: made.page.active > active, "the switchover", START_SECONDS)
+        assert load.finish(running, 4, "udp") == 0
+        assert clock.now() > clock.midnight
+        load.run(times=20)
+        lose(made, load)
+        told = order(made, "capture-stop")
+
+        answered = sum(load.answered.values())
+        lost = sum(told["lost"].values())  # type: ignore[attr-defined]
+        assert lost > 0
+        assert told["items"] + lost == answered == load.sent
+        assert in_files(made) == {"items": told["items"], "lost": lost}
+        wait_until(lambda: total(scrape(made), "rootsrv_responses_total") == answered, "all in the page", START_SECONDS)
+        wait_until(lambda: total(scrape(made), LOST) == lost, "report has heard of it", START_SECONDS)
+        metrics = scrape(made)
+        assert total(metrics, "rootsrv_queries_total") == answered
+        assert total(metrics, "rootsrv_capture_queries_total") == told["items"]
+        made.process.terminate()
+        assert made.process.wait(20) == 0, made.log
+    assert recorded(made, clock) == answered
+
+
+def lose(made: Site, load: Load) -> None:
+    """Ask more than the rings hold while the role capture does not run."""
+    pid: Any = order(made, "status")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # A ring of each of two CPUs holds 8,192 rows.
+        running = load.start(6, "udp", "-n", str(20_000 // len(NAMES.splitlines())), "-Q", "12000")
+        assert load.finish(running, 6, "udp") == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def in_files(made: Site) -> dict[str, int]:
+    found = {"items": 0, "lost": 0}
+    for path in (made.directory / "state" / "capture").glob("*.cdns"):
+        for block in decode(path.read_bytes()).blocks:
+            found["items"] += block[1][1] + block[1][5]
+            found["lost"] += block[1][-7]
+    return found
+
+
+def recorded(made: Site, clock: ShiftedClock) -> int:
+    """Queries in RSSAC002's records of both days, of which neither is without any."""
+    counted = []
+    for shift in (-1, 0):
+        day = datetime.datetime.fromtimestamp(clock.midnight + shift, datetime.UTC).date()
+        record = find_record(made.directory / "state" / "statistics", day)
+        assert record is not None
+        counted.append(sum(record.volume[key] for key in VOLUME_KEYS if "queries" in key))
+    assert all(counted), counted
+    return sum(counted)
