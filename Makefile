@@ -13,13 +13,14 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo demo-localroot test test-long test-kernel61 lint check mutate bpf system-packages clean
-.PHONY: man wheel deb
+.PHONY: man wheel deb demo-fleet pictures
 .PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-fleet bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       a generated, signed root zone on 127.0.0.1 and ::1, port 5300; DEMO=--tour: and what happens to it'
 	@echo 'make demo-localroot  a LocalRoot service with its pages, an Unbound and a BIND, on loopback'
+	@echo 'make demo-fleet  a mesh of five in network namespaces, under load, and what it stands (root)'
 	@echo 'make test       everything that is to pass before a change lands (up to 15 minutes)'
 	@echo 'make test-long  longer fuzzing and kill loops'
 	@echo 'make test-kernel61  the kernel fast path on Debian 12'"'"'s kernel, in QEMU'
@@ -30,6 +31,7 @@ help:
 	@echo 'make bench      all benchmarks, beside NSD, Knot, BIND and PowerDNS (bench/README.md)'
 	@echo 'make bpf        the kernel fast path, where clang and libbpf are installed'
 	@echo 'make man        manual pages and shell completion in deploy/, after a command has changed'
+	@echo 'make pictures   what README shows, drawn and photographed anew (root)'
 	@echo 'make wheel      the wheel, with the kernel fast path in it, in dist/'
 	@echo 'make deb        the Debian package, in dist/; SUITE=trixie (bookworm) for another release than this one'
 
@@ -56,6 +58,9 @@ demo: venv
 # Needs Unbound and BIND.
 demo-localroot: venv
 	$(BIN)/python -m rootsrv demo --localroot
+
+demo-fleet: system-packages bpf $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.system.demo_fleet $(DEMO)
 
 # ── tests ──
 system-packages:
@@ -153,6 +158,11 @@ rootsrv/fastpath/bpf/rootsrv.bpf.o: $(wildcard rootsrv/fastpath/bpf/*.h)
 # ── what is shipped ──
 man: venv
 	$(BIN)/python -m rootsrv.commands.manual deploy
+
+# What README shows: the picture, and the pages of demo-fleet (root).
+pictures: system-packages bpf $(VENV)/.installed-for-tests
+	$(BIN)/python -m bench.pictures
+	$(BIN)/python -m tests.system.demo_fleet --once --pictures docs
 
 wheel: venv
 	ROOTSRV_BPF=required $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

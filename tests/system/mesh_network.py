@@ -46,6 +46,8 @@ HOSTS = ("m0", "m1")
 CANARIES = ("m4", "m5")
 ADMIN_PORT = 5353
 PRIMARY_PORT = 5300
+REPORT_PORT = 9353
+CLIENT_NETWORK = 100
 WAIT_SECONDS = 60.0  # the machine may be busy with other tests
 
 GENUINE_LIMITS = SMALL_LIMITS.replace("max_octets = 300000", "max_octets = 30000000").replace(
@@ -67,7 +69,7 @@ class MeshSite(Site):
             sections = f'[[primary]]\nname = "nsd"\naddress = "{at}"\nport = {PRIMARY_PORT}\nzones = ["."]\n' + "".join(
                 f'[[peer]]\nname = "m{n}"\naddress = "{address(n + 1, 1, 4)}"\nport = {ADMIN_PORT}\n'
                 f'key = "{KEY_NAME}"\n'
-                for n in range(MEMBERS)
+                for n in range(len(mesh.roster.member))
                 if n + 1 != self.number
             )
         else:
@@ -87,6 +89,8 @@ nsid = "{self.name}"
 [admin]
 addresses = ["{here}"]
 port = {ADMIN_PORT}
+[report]
+port = {REPORT_PORT}
 [[zone]]
 name = "."
 trust_anchors = "anchors"
@@ -155,6 +159,9 @@ class MeshNetwork:
     primary_pid: int
     text: Callable[[int], bytes]
     """The zone file of a serial."""
+
+    client: Host
+    """Behind the router, with routes to everybody."""
 
     down: set[str] = field(default_factory=set)
     """Members that a test has ended."""
@@ -273,11 +280,21 @@ def mesh_network(
     environment: dict[str, str] | None = None,
     limits: str = SMALL_LIMITS,
     quota_octets: int = 0,
-    numbers: Sequence[int] = tuple(range(1, MEMBERS + 1)),
+    members: int = MEMBERS,
+    canaries: int = len(CANARIES),
+    metrics: bool = False,
     timing: Timing = STEADY,
 ) -> Iterator[MeshNetwork]:
-    """All of it, with all members announced and answering *first*, until the block ends."""
-    mesh = mesh_of(MEMBERS, hosts=len(HOSTS), canaries=len(CANARIES), timing=timing)
+    """All of it, with all members announced and answering *first*, until the block ends.
+
+    *metrics*: the roster says where each member's are.
+    """
+    numbers = range(1, members + 1)
+    mesh = mesh_of(members, hosts=len(HOSTS), canaries=canaries, timing=timing)
+    if metrics:
+        pages = [f"{address(number, 1, 4)}:{REPORT_PORT}" for number in numbers]
+        listed = zip(mesh.roster.member, pages, strict=True)
+        mesh = mesh.changed(member=tuple(replace(member, metrics=page) for member, page in listed))
     with network() as net, contextlib.ExitStack() as stack:
         router = net.host("r")
         hosts = {number: net.host(f"m{number - 1}") for number in numbers}
@@ -289,6 +306,14 @@ def mesh_network(
             net.link(host, router, f"to-m{number - 1}", pairs)
             host.ip("route", "add", "default", "via", address(number, 2, 4))
             host.ip("-6", "route", "add", "default", "via", address(number, 2, 6))
+        client = net.host("c")
+        net.link(
+            client, router, "to-client",
+            tuple((f"{address(CLIENT_NETWORK, 1, version)}/{length}", f"{address(CLIENT_NETWORK, 2, version)}/{length}")
+                  for version, length in ((4, 24), (6, 64))),
+        )  # fmt: skip
+        client.ip("route", "add", "default", "via", address(CLIENT_NETWORK, 2, 4))
+        client.ip("-6", "route", "add", "default", "via", address(CLIENT_NETWORK, 2, 6))
         for key in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
             router.run("sysctl", "-qw", key)
         bird = stack.enter_context(route(router, directory / "router", bird_router_configuration(numbers)))
@@ -305,7 +330,7 @@ def mesh_network(
         )
         addresses = [address(number, 2, 4) for number in numbers[:2]]
         pid = stack.enter_context(nsd_on(router, directory / "nsd", addresses, PRIMARY_PORT, text(first)))
-        members = {}
+        sites = {}
         for number, host in hosts.items():
             name = f"m{number - 1}"
             site = MeshSite(number, host, directory / name, environment=environment or {}, name=name)
@@ -314,13 +339,13 @@ def mesh_network(
             site.start_bird()
             site.configure_member(mesh, engine, anchors or versions.anchor(), limits)
             site.start()
-            members[name] = site
-        made = MeshNetwork(router, bird, engine, mesh, members, directory / "nsd" / "root.zone", pid, text)
+            sites[name] = site
+        made = MeshNetwork(router, bird, engine, mesh, sites, directory / "nsd" / "root.zone", pid, text, client)
         made.wait_for_all(first, 120)
-        for site in members.values():
+        for site in sites.values():
             site.await_state("up", 90)
         made.wait(
-            lambda: all(made.ask(name).get("engine", {}).get("there") for name in members) and made.leader(),
+            lambda: all(made.ask(name).get("engine", {}).get("there") for name in sites) and made.leader(),
             "the engine is there, and somebody leads",
         )
         yield made

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -17,8 +17,13 @@ RULES = ("recording.yml", "alerts.yml")
 
 
 @contextlib.contextmanager
-def prometheus_server(directory: Path, name: str, changes: Mapping[str, str]) -> Iterator[int]:
-    """The port of a Prometheus with deploy/prometheus/*name*; each of *changes* must be there to be changed."""
+def prometheus_server(
+    directory: Path, name: str, changes: Mapping[str, str], prefix: Sequence[str] = ()
+) -> Iterator[int]:
+    """The port of a Prometheus with deploy/prometheus/*name*; each of *changes* must be there to be changed.
+
+    *prefix*: a command that starts it (`ip netns exec …`).
+    """
     program = require_tool("prometheus")
     port = free_port()
     configuration = (DEPLOY / name).read_text()
@@ -31,6 +36,7 @@ def prometheus_server(directory: Path, name: str, changes: Mapping[str, str]) ->
     with (directory / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             (
+                *prefix,
                 program,
                 f"--config.file={directory / name}",
                 f"--storage.tsdb.path={directory / 'data'}",
