@@ -102,3 +102,28 @@ def test_what_counts_as_prose() -> None:
         ("ü" * 60 + " " + "ü" * 59, []),
     ]:
         assert overlong_prose(text) == lines, text
+
+
+def anchors(text: str) -> set[str]:
+    """What a heading is called in a link, as GitHub has it."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_every_link_to_a_heading_leads_to_one(document: Path) -> None:
+    missing = []
+    for target in re.findall(r"\]\(([^)\s]*#[^)\s]+)\)", text_of(document)):
+        name, _, anchor = target.partition("#")
+        if "://" in target or (name and not name.endswith(".md")):
+            continue
+        to = document.parent / name if name else document
+        if anchor not in anchors(text_of(to)):
+            missing.append(target)
+    assert missing == []
+
+
+def test_the_index_has_every_document() -> None:
+    index = text_of(Path("docs/README.md"))
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+    assert linked == {path.name for path in (REPOSITORY / "docs").glob("*.md")} - {"README.md"}
