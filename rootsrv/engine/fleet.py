@@ -79,6 +79,9 @@ class Fleet:
     def recall(self, now: Now) -> None:
         """Take the roster that was in force when we ended, and the maintenance that had been announced."""
         try:
+            # Its signer may be one that the configuration has never heard of: a roster before it had named it.
+            with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+                self.book.trust(each for each in self._signers.read_text().split() if len(each) == 64)
             self.offer_roster(self.remembered.read_bytes(), float("-inf"), "remembered")
         except FileNotFoundError:
             pass
@@ -88,6 +91,11 @@ class Fleet:
             for path in sorted(self._announced.iterdir())[:_MOST_MAINTENANCES]:
                 key = maintenance.board_key(path.name)
                 self.take(key, Entry(key, path.read_bytes(), 0, 0, 0), now)
+
+    @property
+    def _signers(self) -> Path:
+        """Where it is remembered whose signature the roster in force needed."""
+        return self.remembered.with_name("roster-signers")
 
     @property
     def _announced(self) -> Path:
@@ -107,6 +115,7 @@ class Fleet:
 
         *now*: CLOCK_BOOTTIME, seconds.
         """
+        signers = self.book.signers
         if not self.book.offer(octets, now):
             return False
         assert self.roster is not None
@@ -119,6 +128,7 @@ class Fleet:
         if source != "remembered":
             try:
                 self.remembered.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+                whole_file.replace(self._signers, "".join(f"{each}\n" for each in signers).encode())
                 whole_file.replace(self.remembered, octets)
             except OSError as error:
                 log.alarm("roster not remembered", path=self.remembered, reason=error.strerror)

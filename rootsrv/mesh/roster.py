@@ -350,6 +350,15 @@ class RosterBook:
         self.previous: Roster | None = None
         """The one before."""
 
+    @property
+    def signers(self) -> tuple[str, ...]:
+        """Public keys of which one has to sign what replaces the roster in force."""
+        return self._first_keys if self.roster is None else self.roster.signing_keys
+
+    def trust(self, keys: typing.Iterable[str]) -> None:
+        """The first roster may be signed by one of these as well: those that were in force when it was taken."""
+        self._first_keys = (*self._first_keys, *(each for each in keys if each not in self._first_keys))
+
     def offer(self, octets: bytes, now: float) -> bool:
         """Take the roster if it is newer than the one in force: whether it was; EnvelopeRefused if it may not be.
 
@@ -357,8 +366,7 @@ class RosterBook:
         """
         if octets == self.octets:
             return False
-        keys = self._first_keys if self.roster is None else self.roster.signing_keys
-        roster = read(octets, self.service, keys)
+        roster = read(octets, self.service, self.signers)
         if self.roster is not None:
             if roster.version < self.roster.version:
                 raise Replayed(f"the roster's version {roster.version}, {self.roster.version} is in force")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rootsrv.engine.etcd import Entry
 from rootsrv.engine.fleet import Fleet
+from rootsrv.mesh import roster as rosters
 from rootsrv.mesh.envelope import Envelope, seal
 from rootsrv.mesh.maintenance import Maintenance, board_key
 from rootsrv.mesh.member import Now
-from rootsrv.mesh.roster import RosterBook
+from rootsrv.mesh.roster import RosterBook, public_text
 from tests.mesh.mesh_of import SERVICE, key_of, mesh_of
 
 NOW = Now(1_795_262_400.0, 500.0, True)
@@ -79,3 +80,21 @@ def test_of_a_member_that_was_removed_nothing_counts_any_more(tmp_path: Path) ->
         one.take(key, said(kind, 2), NOW)
     assert one.refused == 3
     assert "m3" not in {*one.ready, *one.done, *one.statuses}
+
+
+def test_a_roster_is_recalled_whose_signer_the_configuration_has_never_heard_of(tmp_path: Path) -> None:
+    """The first key was lost, then the second: the third one was named by the roster that the second one had signed."""
+    first, second, third = ("first signer", "second signer", "third signer")
+    keys = {name: public_text(key_of(name)) for name in (first, second, third)}
+    one = fleet(tmp_path)
+    one.adopt_roster(MESH.octets, 0.0, "test")
+    two = replace(MESH.roster, version=2, signing_keys=(keys[second], keys[third]))
+    three = replace(two, version=3, signing_keys=(keys[third],))
+    assert one.offer_roster(rosters.sign(two, key_of(second), 0.0), 0.0, "engine")
+    assert one.offer_roster(rosters.sign(three, key_of(third), 0.0), 0.0, "engine")
+
+    again = fleet(tmp_path)
+    assert again.roster == three
+    assert not again.offer_roster(rosters.sign(replace(two, version=4), key_of(second), 0.0), 0.0, "engine")
+    (tmp_path / "mesh" / "roster-signers").write_bytes(b"\xff garbage")
+    assert fleet(tmp_path).roster is None  # as if nothing had been remembered
