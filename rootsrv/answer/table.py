@@ -1,4 +1,6 @@
 """The answer table: every answer of a verified root zone and its host zone, in one flat file."""
+# Over 400 lines: it is one format, and what is written is read against what reads it.
+#
 # The file
 # --------
 # Written once by the compiler, then only read: mapped by the asyncio workers and copied octet for octet into the
