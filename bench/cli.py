@@ -214,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         "parts", help="what each part of the kernel fast path costs, and its worst queries"
     )
     taking_apart.add_argument("--rounds", type=_positive, default=parts.ROUNDS)
+    taking_apart.add_argument("--loads", type=_positive, default=parts.LOADS, help="of the program")
     _add_zones(taking_apart)
     _add_results(taking_apart)
     taking_apart.set_defaults(command=_parts)
@@ -571,6 +572,7 @@ def _parts(arguments: argparse.Namespace) -> int:
         result = parts.run(
             served,
             rounds=arguments.rounds,
+            loads=arguments.loads,
             step_done=lambda what: progress.update(task, advance=1, description=f"parts: {what}"),
         )
     result["interrupted"] = False  # half of its rounds would be of nothing to compare with: then there is no result

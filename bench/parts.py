@@ -1,11 +1,13 @@
 """`python -m bench parts`: what each part of the fast path costs per packet, and what the worst queries cost.
 
-Both hooks, by test runs: needs root and clang, and no interface.  Every round goes through all parts; of each the
-fastest counts: whatever else the machine does only ever makes a run slower.
+Both hooks, by test runs: needs root and clang, and no interface.  The program is loaded several times, since where the
+table comes to lie in memory makes one load in five a quarter slower.  Every round goes through all parts; of a load the
+fastest round counts (whatever else the machine does only ever makes a run slower), of the loads the median.
 """
 
 import itertools
 import mmap
+import statistics
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,17 +30,22 @@ PARTS = ("restore", "headers", "question", "find", "checksum", "OPT", "cut, sums
 HOOKS = {"XDP": "parts_xdp", "tc": "parts_tc"}
 QUERIES = 2048
 ROUNDS = 40
+LOADS = 5
+DIFFERENT = (64, 1024, 16_000)
+"""Numbers of different queries: what of the table they need is in the nearest cache, in the next, and in neither."""
+
+_PLACES = 16_384
 _REPEAT = 2048
 _SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
 _CLIENT = {4: "198.51.100.7", 6: "2001:db8:1::7"}
-_FRAME_ROOM = 1024
+_FRAME_ROOM = 1020
 _PACKET = 2048
 
 
 class Measuring:
     """The program with its parts in the kernel, and a table."""
 
-    def __init__(self, zones: Zones, rounds: int, capture_chunks: int = 0) -> None:
+    def __init__(self, zones: Zones, rounds: int, capture_chunks: int = 0, table: AnswerTable | None = None) -> None:
         opened = libbpf.BpfObject.open(compiled("parts"), "rootsrv")
         if capture_chunks:
             prepare_capture(opened, capture_chunks)
@@ -49,13 +56,13 @@ class Measuring:
         program.set_responses(make_settings())
         program.set_interfaces([Interface(TEST_IFINDEX, 65_536, bytes(6), virtual=True, loopback=False)])
         program.publish_time(zones.now)
-        program.activate(program.stage(AnswerTable(compile_table(*zones.verified()))), [1 << 62] * 2)
+        program.activate(program.stage(table or AnswerTable(compile_table(*zones.verified()))), [1 << 62] * 2)
 
     def put(self, queries: Sequence[Query]) -> int:
         """Make these the queries that are asked in turn; how many frames that are."""
         frames = [
             Frame(source=_CLIENT[query.family], destination=_SERVICE[query.family], payload=query.octets).to_octets()
-            for query in queries[:QUERIES]
+            for query in queries[:_PLACES]
         ]
         places = self._loaded.map("queries")
         for number, octets in enumerate(frames):
@@ -93,30 +100,63 @@ class Measuring:
         return next((reason for reason, count in after.items() if count != before.get(reason, 0)), "")
 
 
-def run(zones: Zones, *, rounds: int = ROUNDS, step_done: Callable[[str], None] = lambda what: None) -> dict[str, Any]:
-    """All figures: `parts` by hook and series of queries, `worst` by kind; nanoseconds."""
-    measuring = Measuring(zones, rounds)
+def run(
+    zones: Zones,
+    *,
+    rounds: int = ROUNDS,
+    loads: int = LOADS,
+    step_done: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """All figures: `parts` by hook and series of queries, `different` by their number, `worst` by kind; nanoseconds."""
+    table = AnswerTable(compile_table(*zones.verified()))
     mix = Mix.read()
     series = {"mix": mix.with_edns(cookie=0.0), "mix, cookies": mix.with_edns(cookie=1.0)}
     series |= {kind: mix.only(kind).with_edns(cookie=0.0) for kind in ("nxdomain", "referral", "apex")}
+    asked = {
+        name: [query for query in drawn.queries(zones.tlds, max(DIFFERENT)) if query.kind != "chaos"]
+        for name, drawn in series.items()
+    }
+    sums: dict[tuple[str, int, str], list[list[float]]] = {}
+    answered: dict[tuple[str, int, str], float] = {}
+    different: dict[tuple[str, str, int], list[float]] = {}
     result: dict[str, Any] = {
-        "machine": machine.describe(), "zones": zones.origin, "rounds": rounds, "parts": [], "worst": [],
+        "machine": machine.describe(), "zones": zones.origin, "rounds": rounds, "loads": loads, "parts": [],
+        "different": [], "worst": [], "table_octets": len(table.octets),
     }  # fmt: skip
-    try:
-        for (name, drawn), family in itertools.product(series.items(), (4, 6)):
-            asked = [q for q in drawn.queries(zones.tlds, QUERIES) if q.kind != "chaos"]
-            count = measuring.put([Query(q.octets, q.kind, q.rcode, family) for q in asked])
-            for hook in HOOKS:
-                sums, answered = measuring.up_to(hook, range(len(PARTS)), count)
-                costs = [after - before for before, after in itertools.pairwise(sums)]
-                row = {"hook": hook, "family": family, "queries": name, "restore": sums[0], "answered": answered}
-                row |= {"nanoseconds": dict(zip(PARTS[1:], costs, strict=True)), "all": sums[-1] - sums[0]}
-                result["parts"].append(row)
-            step_done(name)
-        result["worst"] = _worst(measuring, zones, step_done)
-    finally:
-        measuring.program.close()
+    for load in range(loads):
+        measuring = Measuring(zones, rounds, table=table)
+        try:
+            for (name, queries), family in itertools.product(asked.items(), (4, 6)):
+                count = measuring.put([Query(q.octets, q.kind, q.rcode, family) for q in queries[:QUERIES]])
+                for hook in HOOKS:
+                    found, answered[hook, family, name] = measuring.up_to(hook, range(len(PARTS)), count)
+                    sums.setdefault((hook, family, name), []).append(found)
+                step_done(f"{name}, load {load + 1}")
+            for name, many in itertools.product(("mix", "nxdomain", "referral"), DIFFERENT):
+                count = measuring.put([Query(q.octets, q.kind, q.rcode, 4) for q in asked[name][:many]])
+                for hook in HOOKS:
+                    (restored, whole), _ = measuring.up_to(hook, (0, len(PARTS) - 1), count)
+                    different.setdefault((hook, name, many), []).append(whole - restored)
+            step_done(f"different queries, load {load + 1}")
+            if load == loads - 1:
+                result["worst"] = _worst(measuring, zones, step_done)
+        finally:
+            measuring.program.close()
+    for (hook, family, name), found_sums in sums.items():
+        medians = [statistics.median(each) for each in zip(*found_sums, strict=True)]
+        costs = dict(zip(PARTS[1:], (after - before for before, after in itertools.pairwise(medians)), strict=True))
+        row = {"hook": hook, "family": family, "queries": name, "restore": medians[0], "nanoseconds": costs}
+        row |= {"answered": answered[hook, family, name], "all": medians[-1] - medians[0]}
+        result["parts"].append(row | {"spread": _spread([each[-1] - each[0] for each in found_sums])})
+    result["different"] = [
+        {"hook": hook, "queries": name, "different": many, "all": statistics.median(each), "spread": _spread(each)}
+        for (hook, name, many), each in different.items()
+    ]
     return result
+
+
+def _spread(figures: Sequence[float]) -> tuple[float, float]:
+    return min(figures), max(figures)
 
 
 def _worst(measuring: Measuring, zones: Zones, step_done: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -137,15 +177,27 @@ def to_markdown(result: dict[str, Any]) -> str:
     """Both tables."""
     lines = [
         "Nanoseconds per packet, by part.", "",
-        "| | " + " | ".join(PARTS[1:]) + " | all |", "|---|" + "--:|" * len(PARTS),
+        "| | " + " | ".join(PARTS[1:]) + " | all | of all loads |", "|---|" + "--:|" * (len(PARTS) + 1),
     ]  # fmt: skip
     mean: dict[str, float] = {}
     for row in result["parts"]:
         mean.setdefault(row["hook"], row["all"])
         cells = [f"{cost:.0f}" for cost in row["nanoseconds"].values()]
         lines.append(
-            f"| {row['hook']}, IPv{row['family']}, {row['queries']} | {' | '.join(cells)} | {row['all']:.0f} |"
+            f"| {row['hook']}, IPv{row['family']}, {row['queries']} | {' | '.join(cells)} | {row['all']:.0f}"
+            f" | {_range(row['spread'])} |"
         )
+    lines += [
+        "", "Nanoseconds per packet by how many different queries are asked (IPv4): median, and all loads.", "",
+        "| | " + " | ".join(f"{many:,}" for many in DIFFERENT) + " |", "|---|" + "--:|" * len(DIFFERENT),
+    ]  # fmt: skip
+    for hook, name in dict.fromkeys((row["hook"], row["queries"]) for row in result["different"]):
+        cells = [
+            f"{row['all']:.0f} ({_range(row['spread'])})"
+            for row in result["different"]
+            if (row["hook"], row["queries"]) == (hook, name)
+        ]
+        lines.append(f"| {hook}, {name} | {' | '.join(cells)} |")
     lines += [
         "", "Worst queries of each kind, nanoseconds from the packet to the reply, or until it is passed up.", "",
         "| query | XDP | × mean | tc | × mean | |", "|---|--:|--:|--:|--:|---|",
@@ -158,7 +210,12 @@ def to_markdown(result: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"Test runs without a network, the fastest of {result['rounds']} rounds; × mean: in terms of the mix without"
+        f"Test runs without a network, {result['loads']} loads of the program, of each the fastest of"
+        f" {result['rounds']} rounds; a table of {result['table_octets']:,} octets; × mean: in terms of the mix without"
         f" cookies over IPv4.  What is passed up costs the workers besides.  Zones: {result['zones']}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _range(spread: Sequence[float]) -> str:
+    return f"{spread[0]:.0f} … {spread[1]:.0f}"

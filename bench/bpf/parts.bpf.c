@@ -9,12 +9,12 @@ enum { RESTORE, HEADERS, QUESTION, FIND, CHECKSUM, OPT, FIT, SEND, COUNT };
 
 struct query {
 	uint32_t size;
-	uint8_t frame[1024];
+	uint8_t frame[1020]; /* so that no query lies in more cache lines than it must */
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 16384);
 	__type(key, __u32);
 	__type(value, struct query);
 } queries SEC(".maps");

@@ -136,13 +136,15 @@ def test_what_the_parts_of_the_fast_path_cost_and_its_worst_queries(served: zone
     require_root()
     require_tool("clang")
 
-    figures = parts.run(served, rounds=1)
+    figures = parts.run(served, rounds=1, loads=2)
 
     assert {row["hook"] for row in figures["parts"]} == {"XDP", "tc"}
     for row in figures["parts"]:
         # A sum of 16 bits that is right in two ways is left to the stack, and a few queries are cut to nothing.
         assert row["answered"] > 0.98, row
         assert sum(row["nanoseconds"].values()) == pytest.approx(row["all"])
+        assert row["spread"][0] <= row["all"] <= row["spread"][1]
+    assert {row["different"] for row in figures["different"]} == set(parts.DIFFERENT)
     worst = {row["kind"]: row for row in figures["worst"]}
     assert worst["longest qname, referral"]["answered"] == 1
     assert worst["CHAOS"]["passed"] == "qclass"
