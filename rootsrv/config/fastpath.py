@@ -34,6 +34,12 @@ class FastPathConfig:
     The default is what a restart takes, several times over; more would let an instance that nobody watches answer on.
     """
 
+    owner_cpus: tuple[int, ...] = ()
+    """CPUs for the process that looks after the program, and after the workers; empty = any.
+
+    Those that take no packets: what it does then delays no answer.  The workers are not concerned.
+    """
+
     tap_every: int = 0
     """Copy one of so many responses, with its query, to the tap; 0 = off."""
 
@@ -45,5 +51,7 @@ class FastPathConfig:
         for name in self.interfaces:
             if not 0 < len(name.encode()) < 16 or "/" in name:
                 raise ConfigError(f"fastpath.interfaces: {name!r} is not an interface's name")
+        for cpu in self.owner_cpus:
+            check_range("fastpath.owner_cpus", cpu, 0, 8191)
         check_range("fastpath.orphan_seconds", self.orphan_seconds, 4, 3600)
         check_range("fastpath.tap_every", self.tap_every, 0, 2**31 - 1)

@@ -4,7 +4,7 @@ So metrics, RSSAC002 files and status sum up kernel and workers without knowing 
 """
 
 from rootsrv.fastpath.layout import Counters, constant
-from rootsrv.page import counts
+from rootsrv.page import counts, unique_sources
 from rootsrv.page.day import begin, day_to_count
 from rootsrv.page.layout import KERNEL_SLOT, Page
 
@@ -35,9 +35,8 @@ class KernelSlot:
             words[word] = self._before[word] + number
         if registers is None:
             return
-        merged = b"".join(registers)
         shown = slot.registers(day, self._sources_key_id)
-        shown[:] = bytes(map(max, merged, shown))
+        shown[:] = unique_sources.merge((b"".join(registers), bytes(shown)))
 
 
 def words_of(counters: Counters) -> dict[int, int]:

@@ -27,6 +27,7 @@ from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import INDEX_LIMIT, NAME_HAS_HOST_ZONE, AnswerTable
 from rootsrv.fastpath import admission, libbpf
 from rootsrv.fastpath.layout import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
+from rootsrv.page import unique_sources
 from rootsrv.page.day import day_of
 from rootsrv.page.layout import BlockWords, covers
 
@@ -326,7 +327,7 @@ class Program:
         merged = []
         for estimate in range(constant("REGISTER_SETS")):
             per_cpu = self._unique_sources.lookup_per_cpu(day % 2 * constant("REGISTER_SETS") + estimate)
-            merged.append(bytes(map(max, *per_cpu)) if len(per_cpu) > 1 else per_cpu[0])
+            merged.append(unique_sources.merge(per_cpu))
         return merged
 
 

@@ -45,7 +45,8 @@ _CERTIFICATE_SECONDS = 600.0
 async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:
     """The role *serve*: bind, start the workers, keep them; read *path* again when *reload* is set."""
     account = privileges.account(config.service.user)
-    workers = config.service.workers or len(os.sched_getaffinity(0))
+    cpus = os.sched_getaffinity(0)
+    workers = config.service.workers or len(cpus)
     runtime = Path(config.state.runtime_directory)
     tables = Path(config.state.directory) / "tables"
     page = await _page_to_serve(runtime / "page", tables, stop)
@@ -75,7 +76,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     rings = _rings(config, slots)
     parent = Parent(
         sockets=sockets, page=page, tables=tables, orders=orders, notes=admission.notes, rings=rings,
-        beside=[] if dot is None else [dot],
+        beside=[] if dot is None else [dot], cpus=cpus if _stand_aside(config.fastpath.owner_cpus) else frozenset(),
     )  # fmt: skip
     if dot is not None:
         dot.show = lambda certificate: parent.tell(TLS_SLOT, {"tls": certificate})
@@ -144,6 +145,18 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         for each in sockets:
             each.socket.close()
         log.event("stopped serving")
+
+
+def _stand_aside(cpus: Sequence[int]) -> bool:
+    """Have this process, and threads that it starts, run on *cpus* alone; whether it does."""
+    if not cpus:
+        return False
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, ValueError) as error:
+        log.alarm("fast path's owner runs on any core", reason=f"fastpath.owner_cpus: {error}")
+        return False
+    return True
 
 
 def _rings(config: Config, slots: Sequence[int]) -> dict[int, int]:

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,12 +89,15 @@ class Parent:
         notes: Mapping[int, int] = {},
         rings: Mapping[int, int] = {},
         beside: Sequence[Beside] = (),
+        cpus: Set[int] = frozenset(),
     ) -> None:
         """*tables*: directory of answer tables; *orders*: the WorkerOrders that do not differ between workers.
 
         *notes*: descriptors of rings for notes of queries (admission/samples.py), by slot; *rings*: of memory for what
         a capture is told (capture/rings.py).
+        *cpus*: those for the workers, where this process has others; empty: the same.
         """
+        self._cpus = cpus
         self._notes = notes
         self._rings = rings
         self._sockets = sockets
@@ -217,6 +220,9 @@ class Parent:
         self._processes[slot] = process
         with contextlib.suppress(OSError):  # no descriptor left: its number will do
             self._handles[slot] = os.pidfd_open(process.pid)
+        if self._cpus:
+            with contextlib.suppress(OSError):  # it has ended, or the CPU is gone: it runs where we do
+                os.sched_setaffinity(process.pid, self._cpus)
         assert process.stdin is not None
         process.stdin.write(orders.to_json().encode() + b"\n")
         return process

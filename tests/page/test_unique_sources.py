@@ -1,5 +1,7 @@
 import random
 
+import pytest
+
 from rootsrv.page import unique_sources
 from rootsrv.page.layout import REGISTERS
 
@@ -90,6 +92,14 @@ def test_merged_registers_are_those_of_one_observer() -> None:
     parts = [registers_of(sources[:2_000]), registers_of(sources[1_000:])]
 
     assert unique_sources.merge(parts) == registers_of(sources)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_of_each_register_the_highest_is_kept(count: int) -> None:
+    draw = random.Random(2)
+    many = [bytes(draw.randrange(52) for _ in range(1_000)) for _ in range(count)]
+
+    assert unique_sources.merge(many) == bytes(max(column) for column in zip(*many, strict=True))
 
 
 def test_nobody_is_counted_as_nobody() -> None:

@@ -64,6 +64,22 @@ def test_a_restart_maps_the_stored_table_and_parses_no_zone(tmp_path: Path) -> N
         restarted.stop()
 
 
+def test_the_fast_paths_owner_keeps_to_its_cpus_and_the_workers_to_theirs(tmp_path: Path) -> None:
+    path = configure(tmp_path, port := free_port(), 2)
+    ours = os.sched_getaffinity(0)
+    with path.open("a") as file:
+        file.write(f"[fastpath]\nowner_cpus = [{max(ours)}]\n")
+    instance = start(path, port, 2)
+    try:
+        wait_until(instance.is_ready, "ready")
+        for pid in instance.worker_pids():
+            assert os.sched_getaffinity(pid) == ours
+            owner = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            assert os.sched_getaffinity(owner) == {max(ours)}
+    finally:
+        instance.stop()
+
+
 def test_a_damaged_table_is_refused_and_made_anew_from_the_zone(tmp_path: Path) -> None:
     path = configure(tmp_path, port := free_port(), 1)
     tables = tmp_path / "state" / "tables"
