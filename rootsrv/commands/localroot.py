@@ -75,12 +75,12 @@ def _command(run: Run) -> Callable[[argparse.Namespace], int]:
         from rootsrv.localroot.observations import ObservationsUnusable
         from rootsrv.localroot.register import RegisterUnusable
         from rootsrv.localroot.servers import NotAccepted, NotFound
+        from rootsrv.portal.settings import settings_of
 
         config = config_file.load(arguments.config)
-        if config.portal is None:
-            raise config_file.ConfigError("portal: the section is missing (docs/portal.md)")
+        settings = settings_of(config)
         try:
-            service = _Service(config, config.portal)
+            service = _Service(config, settings)
             try:
                 run(service, arguments)
             finally:

@@ -38,22 +38,23 @@ class PortalConfig:
     """Who is responsible and how to reach them; stands on the privacy page."""
 
     key_domain: str = ""
-    """What the names of TSIG keys end in; empty = the host of the url."""
+    """What the names of TSIG keys end in; empty = localroot.name, else the host of the url."""
 
     sign_up: Literal["open", "closed"] = "open"
     """"closed": only whoever gets a link from `rootsrv localroot invite`."""
 
-    zones: tuple[str, ...] = (".", "root-servers.net.", "arpa.")
-    """What may be had, as the zone service gives it out."""
+    zones: tuple[str, ...] = ()
+    """What may be had; empty = every [[zone]] and [[distribute]]."""
 
     canary_zone: str = ""
     """One of the zones that changes every few minutes, to try a set-up with; empty = there is none."""
 
     publishers: tuple[str, ...] = ()
-    """Where zones are to be had from, for the generated configurations: ADDRESS[@PORT][#NAME], NAME for XoT."""
+    """Where zones are to be had from, for the generated configurations: ADDRESS[@PORT][#NAME], NAME for XoT; empty =
+    where [localroot] listens."""
 
     zone_url: str = ""
-    """The root zone by https."""
+    """The root zone by https; empty = where [localroot] gives it."""
 
     fallbacks: tuple[str, ...] = ()
     """Others who permit AXFR of the root, ADDRESS[@PORT][#NAME]."""
@@ -105,10 +106,8 @@ class PortalConfig:
         for at, zone in enumerate(self.zones):
             if zone != "." and not (zone.endswith(".") and re.fullmatch(_NAME, zone[:-1])):
                 raise ConfigError(f"portal.zones[{at}]: must be in lower case and end with a dot, got {zone!r}")
-        if "." not in self.zones:
+        if self.zones and "." not in self.zones:
             raise ConfigError('portal.zones: "." is missing')
-        if self.canary_zone and self.canary_zone not in self.zones:
-            raise ConfigError(f"portal.canary_zone: {self.canary_zone} is not one of portal.zones")
         for key, texts in (("publishers", self.publishers), ("fallbacks", self.fallbacks)):
             for at, text in enumerate(texts):
                 try:

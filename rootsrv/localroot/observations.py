@@ -12,12 +12,14 @@ same, and the other way round.
 # transfer.
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from rootsrv.process import log
 
@@ -313,8 +315,15 @@ class Observed:
             return []
         columns = ", ".join(each.name for each in fields(kind))
         try:
-            with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as db:
+            with contextlib.closing(self._open()) as db:
                 rows = db.execute(f"SELECT {columns} FROM {_TABLES[kind][0]} {condition}", values).fetchall()
         except sqlite3.Error as error:
             raise ObservationsUnusable(f"{self.path}: {error}") from error
         return [kind(*row) for row in rows]
+
+    def _open(self) -> sqlite3.Connection:
+        # Whoever may write nothing here (deploy/systemd/rootsrv-portal.service) shares the writer's WAL while there is
+        # one, and cannot begin one; where there is none nobody writes, and the file has all of it.
+        is_still = not Path(f"{self.path}-wal").exists() and not os.access(self.path.parent, os.W_OK)
+        how = "mode=ro&immutable=1" if is_still else "mode=ro"
+        return sqlite3.connect(f"file:{quote(str(self.path))}?{how}", uri=True, timeout=BUSY_SECONDS)

@@ -3,9 +3,9 @@
 import asyncio
 import ipaddress
 from http import HTTPStatus
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,7 +13,7 @@ from rootsrv.config.checks import plain_address
 from rootsrv.config.portal import PortalConfig
 
 MAX_BODY_OCTETS = 65_536
-BODY_SECONDS = 10.0
+BODY_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 
 POLICY = (
@@ -25,16 +25,13 @@ _HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    # "no-referrer" would have browsers say "Origin: null" with our own forms.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _YEAR = 31_536_000
-
-
-class _TooLarge(Exception):
-    """The body is longer than anything that is sent here."""
 
 
 class Guard:
@@ -54,22 +51,25 @@ class Guard:
         if scope["type"] != "http":
             raise RuntimeError("HTTP only")
         began = False
+        headers = Headers(scope=scope)
+        body = _Body(receive, headers)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal began
             if message["type"] == "http.response.start":
                 began = True
-                headers = MutableHeaders(scope=message)
+                ours = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
-                    headers[name] = value
-                headers.setdefault("Cache-Control", "no-store")
+                    ours[name] = value
+                ours.setdefault("Cache-Control", "no-store")
+                if not body.complete:  # nobody reads the rest of it
+                    ours["Connection"] = "close"
             await send(message)
 
         async def refuse(status: HTTPStatus) -> None:
             response = Response(f"{status.value} {status.phrase}\n", status, {"Connection": "close"}, "text/plain")
             await response(scope, receive, send_with_headers)
 
-        headers = Headers(scope=scope)
         # Two of them, or another host's: a page that is made for one name would be cached or linked under another.
         if headers.getlist("host") not in [[each] for each in self._hosts]:
             await refuse(HTTPStatus.MISDIRECTED_REQUEST)
@@ -81,10 +81,7 @@ class Guard:
         scope = {**scope, "client": self._client(scope, headers)}
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._app(scope, _bounded(receive), send_with_headers)
-        except _TooLarge:
-            if not began:
-                await refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                await self._app(scope, body.receive, send_with_headers)
         except TimeoutError:
             if not began:
                 await refuse(HTTPStatus.REQUEST_TIMEOUT)
@@ -104,23 +101,27 @@ class Guard:
         return address, client[1]
 
 
-def _bounded(receive: Receive) -> Receive:
-    octets = 0
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + BODY_SECONDS
-    complete = False
+class _Body:
+    """The body of a request: only so large, and only so slow."""
 
-    async def bounded() -> Message:
-        nonlocal octets, complete
-        message: dict[str, Any]
-        if complete:  # what comes now is the end of the connection
-            return await receive()
-        async with asyncio.timeout_at(ends):
-            message = dict(await receive())
-        octets += len(message.get("body", b""))
-        if octets > MAX_BODY_OCTETS:
-            raise _TooLarge
-        complete = not message.get("more_body", False)
+    def __init__(self, receive: Receive, headers: Headers) -> None:
+        self._receive = receive
+        self._octets = 0
+        self._ends = asyncio.get_running_loop().time() + BODY_SECONDS
+        self.complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        """Whether all of it was read, or there is none."""
+
+    async def receive(self) -> Message:
+        """HTTPException for whoever sends too much or too slowly."""
+        if self.complete:  # what comes now may be the end of the connection, some time
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._ends):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from None
+        self._octets += len(message.get("body", b""))
+        if self._octets > MAX_BODY_OCTETS:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        self.complete = not message.get("more_body", False)
         return message
-
-    return bounded

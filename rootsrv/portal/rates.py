@@ -37,7 +37,8 @@ RATES = {
     "password_of_account": Rate(30, 3600),
     "password_of_account_by_source": Rate(8, 1800),
     "password_by_source": Rate(30, 1800),
-    "password": Rate(300, 60),  # each costs some 50 ms of a core
+    # Each costs some 100 ms of a core; those that wait their turn leave threads for other pages.
+    "password": Rate(20, 4),
     "passkey_by_source": Rate(60, 600),
     "link_by_source": Rate(30, 600),
     "wrong_token_by_source": Rate(20, 600),

@@ -24,7 +24,7 @@ from rootsrv.process import held_back
 from rootsrv.process.places import NoPlace, Places
 
 MAX_HEAD_OCTETS = 16_384
-HEAD_SECONDS = 10.0
+HEAD_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 5
 SEND_SECONDS = 20.0
 MAX_CONNECTIONS = 512
@@ -110,7 +110,7 @@ class PortalServer:
             h11_max_incomplete_event_size=MAX_HEAD_OCTETS,
         )
         config.load()
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # that it starts and stops is said by the role
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # strangers can raise its warnings
         config.ssl = context
         self._server = _Server(config)
         self._sockets: list[socket] = []

@@ -198,7 +198,7 @@ def page(portal: Portal, view: View) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
             visit = await _visit(portal, request)
-        except (NotAccepted, UnicodeDecodeError, ValueError):
+        except (NotAccepted, ValueError, RecursionError):
             return _plain(HTTPStatus.BAD_REQUEST)
         except ClientDisconnect:
             return _plain(HTTPStatus.BAD_REQUEST)

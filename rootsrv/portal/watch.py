@@ -67,7 +67,7 @@ def _notify_troubles(server: Server, found: Seen, now: float, unconfirmed_second
         yield Trouble(
             "notify",
             f"notify {each.zone} {each.address}",
-            f"{each.address} {answer} when it was told of version {each.serial} of {each.zone}.",
+            f"{each.address} {answer} when it was told of version {each.serial} of {_named(each.zone)}.",
         )
 
 
@@ -81,7 +81,7 @@ def _transfer_troubles(server: Server, found: Seen, now: float, missed: int) -> 
             yield Trouble(
                 "transfer",
                 f"transfer {zone}",
-                f"It has version {serial} of {zone}; {len(later)} newer ones were not transferred.",
+                f"It has version {serial} of {_named(zone)}; {len(later)} newer ones were not transferred.",
             )
 
 
@@ -194,6 +194,10 @@ class Watch:
                     log.alarm("mail not sent", about=server.id, reason=error)
                     return 0
         return 1 if wanted and portal.mails.can_send else 0
+
+
+def _named(zone: str) -> str:
+    return "the root zone" if zone == "." else zone
 
 
 def _by_server(rows: Iterable[T]) -> dict[int, list[T]]:

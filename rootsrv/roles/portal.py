@@ -16,6 +16,7 @@ from rootsrv.localroot.observations import Observed
 from rootsrv.localroot.register import Register, RegisterUnusable
 from rootsrv.portal.application import application
 from rootsrv.portal.serving import PortalServer
+from rootsrv.portal.settings import settings_of
 from rootsrv.portal.visits import Portal
 from rootsrv.portal.watch import LOOK_SECONDS, Watch
 from rootsrv.process import log, privileges, service_manager
@@ -27,11 +28,7 @@ _MAIL_SECONDS = 5.0
 _CERTIFICATE_SECONDS = 10.0
 
 
-__all__ = ["CertificateUnusable", "NotConfigured", "RegisterUnusable", "portal"]
-
-
-class NotConfigured(Exception):
-    """[portal] is missing."""
+__all__ = ["CertificateUnusable", "RegisterUnusable", "portal"]
 
 
 class CertificateUnusable(Exception):
@@ -41,26 +38,25 @@ class CertificateUnusable(Exception):
 async def portal(config: Config, stop: asyncio.Event) -> None:
     """Pages and mails until *stop* is set.
 
-    Raises NotConfigured, RegisterUnusable, CertificateUnusable or CannotListen when it cannot start.
+    Raises ConfigError, RegisterUnusable, CertificateUnusable or CannotListen when it cannot start.
     """
-    if config.portal is None:
-        raise NotConfigured("portal: the section is missing")
+    settings = settings_of(config)
     state = Path(config.state.directory)
     kept = Register(state / register.DIRECTORY)
     try:
-        made = Portal(config.portal, kept, Observed(state / observations.FILE))
-        context = _context(config.portal)
+        made = Portal(settings, kept, Observed(state / observations.FILE))
+        context = _context(settings)
         server = PortalServer(application(made), context)
-        server.bind(config.portal.addresses, config.portal.port)
+        server.bind(settings.addresses, settings.port)
         _keep_what_is_needed(config)
-        log.event("pages", url=config.portal.url, addresses=",".join(config.portal.addresses), port=config.portal.port)
+        log.event("pages", url=settings.url, addresses=",".join(settings.addresses), port=settings.port)
         tasks = [
             asyncio.create_task(persistently("mails", lambda: _send_mails(made)), name="mails"),
             asyncio.create_task(persistently("troubles", lambda: _look(Watch(made))), name="troubles"),
             asyncio.create_task(_beat(), name="beat"),
         ]
         if context is not None:
-            tasks.append(asyncio.create_task(_follow_certificate(context, config.portal), name="certificate"))
+            tasks.append(asyncio.create_task(_follow_certificate(context, settings), name="certificate"))
         try:
             await server.run(stop)
         finally:
@@ -145,7 +141,6 @@ def _stamp(config: PortalConfig) -> tuple[int, ...]:
 
 def _keep_what_is_needed(config: Config) -> None:
     """Take the role's privileges from it, before anybody can talk to it."""
-    assert config.portal is not None
     account = privileges.account(config.service.user)
     if account is not None and os.geteuid() == 0:
         directory = Path(config.state.directory) / register.DIRECTORY

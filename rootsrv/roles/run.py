@@ -239,13 +239,13 @@ async def _portal(config: Config, stop: asyncio.Event) -> None:
     """CannotRun if it cannot be begun, or what it needs is not installed."""
     try:
         from rootsrv.portal.serving import CannotListen
-        from rootsrv.roles.portal import CertificateUnusable, NotConfigured, RegisterUnusable, portal
+        from rootsrv.roles.portal import CertificateUnusable, RegisterUnusable, portal
     except ModuleNotFoundError as error:
         raise CannotRun(f"portal: {error.name} is not installed: pip install 'rootsrv[portal]'") from error
 
     try:
         await portal(config, stop)
-    except (NotConfigured, RegisterUnusable, CertificateUnusable, CannotListen) as error:
+    except (RegisterUnusable, CertificateUnusable, CannotListen) as error:
         raise CannotRun(str(error)) from error
 
 

@@ -16,7 +16,7 @@ from rootsrv.wire.message import CLASS_ANY, TSIG, TsigRecord
 
 FUDGE_SECONDS = 300  # RFC 8945 §10
 
-_ERRORS = {BADSIG: "BadSignature", BADKEY: "BadKey", BADTIME: "BadTime", BADTRUNC: "BadTruncation"}
+_ERRORS = {BADSIG: "BADSIG", BADKEY: "BADKEY", BADTIME: "BADTIME", BADTRUNC: "BADTRUNC"}
 
 _ALGORITHMS = {"hmac-sha256": 32, "hmac-sha384": 48, "hmac-sha512": 64}
 """RFC 8945 §6; octets of the MAC."""
@@ -29,7 +29,7 @@ MAX_RECORD_OCTETS = 255 + 10 + 15 + 10 + 64 + 6 + 6
 
 
 def error_text(error: int) -> str:
-    """What a TSIG error means, in a word."""
+    """The name of a TSIG error (RFC 8945 §3)."""
     return _ERRORS.get(error, f"error {error}")
 
 

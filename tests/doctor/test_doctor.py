@@ -259,7 +259,7 @@ CONFIGURATIONS: dict[str, tuple[Callable[[str], str], str, str]] = {
     ),
     "a_key_that_the_primary_does_not_have": (
         lambda text: text + 'key = "k"\n[[key]]\nname = "k"\nsecret = "' + "A" * 24 + '"\n',
-        "primary lab, zone .", "the primary says BadKey",
+        "primary lab, zone .", "the primary says BADKEY",
     ),
     "a_zone_file": (
         lambda text: text.replace('"root.zone"', '"gone.zone"').replace('name = "lab"', 'name = "lab"\nzones=["."]')

@@ -1,11 +1,15 @@
 """What happened to subscribers' servers is kept, and a disk that cannot be written loses and stops nothing."""
 
+import shlex
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rootsrv.localroot.observations import (
+    FILE,
     MAX_FRESH,
     Asked,
     Fresh,
@@ -17,6 +21,7 @@ from rootsrv.localroot.observations import (
     Proved,
     Transferred,
 )
+from tests.needs import REPOSITORY, require_root
 
 ADDRESS = "192.0.2.1"
 
@@ -115,3 +120,25 @@ def test_a_directory_that_is_gone_and_a_damaged_file_end_one_attempt(tmp_path: P
 
 def test_a_service_that_never_ran_has_observed_nothing(tmp_path: Path) -> None:
     assert Observed(tmp_path / "seen").all(Notified) == []
+
+
+def test_whoever_may_write_nothing_there_reads_it_while_it_is_written_and_after(tmp_path: Path) -> None:
+    require_root()
+    directory = tmp_path / "state"
+    directory.mkdir()
+    observations = Observations(directory / FILE)
+    observations.note(notified(5))
+    observations.write()
+    read = (
+        f"from pathlib import Path; from rootsrv.localroot.observations import Observed, Notified;"
+        f"print(len(Observed(Path({str(directory / FILE)!r})).all(Notified)))"
+    )
+    script = (
+        f"mount --bind {directory} {directory} && mount -o remount,ro,bind {directory} && exec {sys.executable} -c"
+        f" {shlex.quote(read)}"
+    )
+    command = ["unshare", "--mount", "sh", "-c", script]
+    while_written = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=60)
+    observations.close()
+    after = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=60)
+    assert (while_written.stdout, after.stdout) == ("1\n", "1\n"), while_written.stderr + after.stderr

@@ -101,7 +101,7 @@ def test_a_key_that_is_not_known_or_was_deleted_is_told_so(running: Service) -> 
     running.wait(lambda: running.soa(ROOT, key, address=OTHER) == NOTAUTH, "the key is gone")
     # Its address is proved, so that the operator can be told.
     failed = running.wait(lambda: running.observed.of_server(KeyFailed, server), "it is observed")
-    assert (failed[0].key, failed[0].error, failed[0].address) == (key.name, "BadKey", OTHER)
+    assert (failed[0].key, failed[0].error, failed[0].address) == (key.name, "BADKEY", OTHER)
 
 
 def test_notify_goes_to_proved_addresses_only_and_the_transfer_is_seen(running: Service) -> None:

@@ -23,6 +23,7 @@ from rootsrv.localroot import observations, register
 from rootsrv.localroot.observations import Observations, Observed
 from rootsrv.localroot.register import Register
 from rootsrv.portal.visits import Portal
+from tests.localroot.service import Service
 from tests.needs import REPOSITORY
 
 T = TypeVar("T")
@@ -221,6 +222,33 @@ def running(directory: Path, **more: Any) -> Iterator[Site]:
     port, mail = free_port(), MailServer()
     path = directory / "rootsrv.toml"
     path.write_text(configuration(directory, port, mail.port, **more))
+    with _running(directory, path, port, mail) as site:
+        yield site
+
+
+@contextlib.contextmanager
+def beside(service: Service) -> Iterator[Site]:
+    """The portal of a zone service that runs."""
+    port, mail = free_port(), MailServer()
+    path = service.directory / "rootsrv.toml"
+    section = f"""
+[portal]
+url = "http://localhost:{port}"
+addresses = ["127.0.0.1"]
+port = {port}
+private_addresses = true
+trusted_proxies = ["127.0.0.1"]
+mail_from = "localroot@localroot.example"
+smtp_port = {mail.port}
+"""
+    path.write_text(path.read_text() + section)
+    (service.directory / "portal").mkdir()
+    with _running(service.directory / "portal", path, port, mail) as site:
+        yield site
+
+
+@contextlib.contextmanager
+def _running(directory: Path, path: Path, port: int, mail: MailServer) -> Iterator[Site]:
     mail.start()
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -248,6 +276,6 @@ def portal_in(directory: Path, **more: Any) -> Portal:
     """All that views work with, without a server around it."""
     config = PortalConfig(
         url="https://localroot.example", mail_from="localroot@localroot.example", private_addresses=True,
-        publishers=("192.0.2.53",), **more,
+        publishers=("192.0.2.53",), zones=(".",), **more,
     )  # fmt: skip
     return Portal(config, Register(directory / register.DIRECTORY), Observed(directory / observations.FILE))

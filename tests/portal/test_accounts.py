@@ -239,7 +239,7 @@ def test_the_pages_say_where_they_may_load_from_and_that_nothing_is_kept(site: S
     assert "unsafe" not in policy
     assert headers["cache-control"] == "no-store"
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     assert "server" not in headers
     cookie = headers["set-cookie"].lower()
     assert "httponly" in cookie

@@ -150,7 +150,7 @@ LOCALROOT = {
         "transfers . axfr-tcp-key": 8,
         "transfer-octets . axfr-tcp-key": 9000,
         "notify . not-confirmed": 1,
-        "tsig-errors BadTime": 2,
+        "tsig-errors BADTIME": 2,
         "something new": 3,
     },
     "register_error": "locked",
@@ -170,7 +170,7 @@ def test_a_localroot_service_is_in_the_metrics() -> None:
     assert metrics['rootsrv_localroot_transfers_total{way="axfr-tcp-key",zone="."}'] == 8
     assert metrics['rootsrv_localroot_transfer_bytes_total{way="axfr-tcp-key",zone="."}'] == 9000
     assert metrics['rootsrv_localroot_notifies_total{outcome="not-confirmed",zone="."}'] == 1
-    assert metrics['rootsrv_localroot_tsig_errors_total{error="BadTime"}'] == 2
+    assert metrics['rootsrv_localroot_tsig_errors_total{error="BADTIME"}'] == 2
 
 
 def test_a_capture_is_in_the_metrics_with_what_it_lost_and_where() -> None:

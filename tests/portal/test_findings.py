@@ -1,0 +1,248 @@
+"""Check my resolver, and the mails: from what the zone service observed to what its operator is told, each once."""
+
+from pathlib import Path
+
+import pytest
+
+from rootsrv.localroot import observations
+from rootsrv.localroot.observations import Asked, Fresh, KeyFailed, Notified, Observations, Proved, Transferred
+from rootsrv.localroot.servers import Wish
+from rootsrv.portal import findings
+from rootsrv.portal.findings import Check
+from rootsrv.portal.visits import Portal
+from rootsrv.portal.watch import FEW, FORGOTTEN_SECONDS, Watch
+from tests.localroot.accounts import add_user
+from tests.portal.site import portal_in
+
+NOW = 1_800_000_000.0
+V4, V6 = "192.0.2.1", "2001:db8::1"
+KEY = "k.rz.localroot.example."
+
+
+class Observed:
+    """A portal with one user's server, and a zone service that observes."""
+
+    def __init__(self, directory: Path, software: str = "bind") -> None:
+        self.portal: Portal = portal_in(directory)
+        self.user = add_user(self.portal.accounts.register, "a@example.net", NOW)
+        self.server = self.add(software, software)
+        self.writer = Observations(directory / observations.FILE)
+        self.watch = Watch(self.portal)
+
+    def add(self, name: str, software: str = "bind") -> int:
+        return self.portal.servers.add(self.user, Wish(name, software, [V4, V6], ["."]), NOW)
+
+    def note(self, *seen: observations.Kind) -> None:
+        for each in seen:
+            self.writer.note(each)
+        assert self.writer.write()
+
+    def check(self, now: float = NOW) -> Check:
+        server = self.portal.servers.get(self.user, self.server)
+        return findings.check(server, findings.seen(self.portal.observed, server), now)
+
+    def mails(self, now: float) -> list[str]:
+        """What one more look at *now* has mailed."""
+        register = self.portal.accounts.register
+        before = {row["id"] for row in register.rows("SELECT id FROM mails")}
+        self.watch.look(now)
+        return [row["body"] for row in register.rows("SELECT * FROM mails ORDER BY id") if row["id"] not in before]
+
+    def fresh(self, serial: int, at: float = NOW) -> Fresh:
+        return Fresh(".", serial, at, 9, None, None, None)
+
+    def transferred(self, serial: int, at: float = NOW, server: int = 0, key: str = KEY) -> Transferred:
+        return Transferred(server or self.server, ".", serial, at, "axfr", 1_336_000, V4, "tcp", key, 0.4)
+
+    def notified(
+        self, serial: int, outcome: str, rcode: int | None = None, at: float = NOW, server: int = 0
+    ) -> Notified:
+        return Notified(server or self.server, V4, ".", serial, at, outcome, rcode, 5, 30.0, "")
+
+    def close(self) -> None:
+        self.writer.close()
+        self.portal.accounts.register.close()
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Observed:
+    made = Observed(tmp_path)
+    yield made  # type: ignore[misc]
+    made.close()
+
+
+def test_a_server_of_which_nothing_was_seen_waits_and_is_told_how_addresses_are_proved(seen: Observed) -> None:
+    found = seen.check()
+    assert found.state == "waiting"
+    assert found.zones[0].summary == "this zone is not given out yet"
+    seen.note(seen.fresh(5))
+    found = seen.check()
+    assert (found.zones[0].newest, found.zones[0].serial) == (5, None)
+    assert [each.text for each in found.addresses] == [f"{V4}: not proved yet", f"{V6}: not proved yet"]
+    assert "signed transfer or SOA query" in found.addresses[0].advice
+
+
+def test_who_has_the_newest_version_is_well(seen: Observed) -> None:
+    seen.note(seen.fresh(5), seen.transferred(5), seen.notified(5, "confirmed", 0), Proved(seen.server, V4, NOW, KEY))
+    found = seen.check()
+    assert found.state == "good"
+    assert found.zones[0].summary == "has the newest version, 5"
+    texts = [each.text for each in found.zones[0].findings]
+    assert texts[0] == f"NOTIFY of 5 to {V4}: NOERROR after 30.00 s"
+    assert texts[1].startswith(
+        "5 by axfr over TCP to 192.0.2.1, with its key, 1,336,000 octets, 0.4 s after the NOTIFY"
+    )
+    assert found.addresses[0].text == f"{V4}: proved"
+
+
+@pytest.mark.parametrize(
+    ("software", "after", "state"),
+    [("bind", 599, "waiting"), ("bind", 601, "bad"), ("pdns", 601, "waiting"), ("pdns", 7201, "bad")],
+)
+def test_how_long_a_new_version_may_take(tmp_path: Path, software: str, after: float, state: str) -> None:
+    seen = Observed(tmp_path, software)
+    seen.note(seen.transferred(5), seen.fresh(5), seen.fresh(6, NOW + 100))
+    assert seen.check(NOW + 100 + after).state == state
+    seen.note(seen.transferred(6, NOW + 200))
+    assert seen.check(NOW + 100 + after).state == "good"
+    seen.close()
+
+
+def test_serials_are_compared_as_rfc_1982_does(seen: Observed) -> None:
+    seen.note(seen.fresh(1, NOW + 10), seen.fresh(4294967295), seen.transferred(4294967295))
+    assert seen.check(NOW + 700).state == "bad"
+    seen.note(seen.transferred(1, NOW + 20))
+    assert seen.check(NOW + 700).state == "good"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rcode", "text", "advice"),
+    [
+        ("sent", None, "sent, no answer yet", ""),
+        ("refused", 5, "REFUSED", "allow-notify"),
+        ("refused", 9, "NOTAUTH", "does not have this zone"),
+        ("refused", 4, "NOTIMP", "knows no NOTIFY"),
+        ("refused", 23, "rcode 23", ""),
+        ("not confirmed", None, "no answer to 5 tries in 30 s", "port 53"),
+    ],
+)
+def test_what_became_of_a_notify_is_said_with_what_to_do(
+    seen: Observed, outcome: str, rcode: int | None, text: str, advice: str
+) -> None:
+    seen.note(seen.fresh(5), seen.notified(5, outcome, rcode))
+    (found,) = seen.check().zones[0].findings
+    assert found.text == f"NOTIFY of 5 to {V4}: {text}"
+    assert advice in found.advice
+    assert found.state == ("waiting" if outcome == "sent" else "bad")
+    seen.note(seen.transferred(5))  # it works all the same
+    assert seen.check().zones[0].findings[0].state == "waiting"
+    assert seen.check().state == "good"
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [("BADKEY", "deleted"), ("BADSIG", "copy it again"), ("BADTIME", "clock"), ("BADTRUNC", "algorithm")],
+)
+def test_a_key_that_fails_is_bad_until_it_is_used(seen: Observed, error: str, advice: str) -> None:
+    seen.note(seen.fresh(5), seen.transferred(5), KeyFailed(seen.server, KEY, NOW + 1, error, V4, "why"))
+    found = seen.check()
+    assert found.state == "bad"
+    assert found.keys[0].text == f"{error} with {KEY} from {V4}: why"
+    assert advice in found.keys[0].advice
+    seen.note(Proved(seen.server, V4, NOW + 2, KEY))
+    assert seen.check().state == "good"
+    assert seen.check().keys == ()
+
+
+def test_a_query_that_found_it_current_is_said(seen: Observed) -> None:
+    seen.note(seen.fresh(5), seen.transferred(5), Asked(seen.server, ".", NOW + 9, V4, 5))
+    assert f"asked for the serial from {V4} and was told 5" in [each.text for each in seen.check().zones[0].findings]
+
+
+# ── mails ──
+
+
+def test_a_notify_that_nobody_took_note_of_is_mailed_once(seen: Observed) -> None:
+    seen.note(seen.fresh(5), seen.notified(5, "not confirmed"))
+    assert seen.mails(NOW + 1799) == []
+    (mail,) = seen.mails(NOW + 1801)
+    assert f"{V4} did not answer when it was told of version 5 of the root zone." in mail
+    assert "/servers/1" in mail
+    assert seen.mails(NOW + 1900) == []
+    seen.note(seen.notified(6, "not confirmed", at=NOW + 2000))
+    assert seen.mails(NOW + 9000) == []  # the same trouble, with the next version
+
+
+def test_it_is_mailed_again_when_it_was_over_for_a_day_and_came_back(seen: Observed) -> None:
+    seen.note(seen.fresh(5), seen.notified(5, "refused", 5))
+    assert len(seen.mails(NOW + 1801)) == 1
+    seen.note(seen.notified(5, "confirmed", 0))
+    assert seen.mails(NOW + 2000) == []
+    again = NOW + 1801 + FORGOTTEN_SECONDS + 1
+    assert seen.mails(again) == []
+    seen.note(seen.notified(7, "refused", 5, at=again))
+    assert len(seen.mails(again + 1801)) == 1
+
+
+def test_a_notify_that_was_not_confirmed_is_no_trouble_where_the_version_is(seen: Observed) -> None:
+    seen.note(seen.fresh(5), seen.notified(5, "not confirmed"), seen.transferred(5))
+    assert seen.mails(NOW + 4000) == []
+
+
+def test_versions_that_are_not_transferred_are_mailed(seen: Observed) -> None:
+    seen.note(seen.transferred(5), *(seen.fresh(each, NOW + each) for each in (5, 6, 7)))
+    assert seen.mails(NOW + 5000) == []
+    seen.note(seen.fresh(8, NOW + 6000))
+    assert seen.mails(NOW + 6100) == []  # it may still come
+    (mail,) = seen.mails(NOW + 6700)
+    assert "It has version 5 of the root zone; 3 newer ones were not transferred." in mail
+
+
+def test_a_key_that_fails_is_mailed_once_and_another_error_is_another_trouble(seen: Observed) -> None:
+    seen.note(KeyFailed(seen.server, KEY, NOW, "BADTIME", V4, ""))
+    assert len(seen.mails(NOW + 60)) == 1
+    assert seen.mails(NOW + 120) == []
+    seen.note(KeyFailed(seen.server, KEY, NOW + 130, "BADSIG", V4, ""))
+    (mail,) = seen.mails(NOW + 180)
+    assert "BADSIG" in mail
+    assert "BADTIME" not in mail
+
+
+def test_what_one_does_not_want_to_hear_is_not_mailed_later_either(seen: Observed) -> None:
+    seen.portal.accounts.set_mails(seen.user, ["notify"])
+    seen.note(KeyFailed(seen.server, KEY, NOW, "BADTIME", V4, ""))
+    assert seen.mails(NOW + 60) == []
+    seen.portal.accounts.set_mails(seen.user, ["key"])
+    assert seen.mails(NOW + 120) == []
+
+
+def test_when_most_servers_are_in_trouble_it_is_ours_and_nobody_is_mailed(
+    seen: Observed, caplog: pytest.LogCaptureFixture
+) -> None:
+    servers = [seen.add(f"server {at}") for at in range(2 * FEW)]
+    seen.note(seen.fresh(5), *(seen.notified(5, "not confirmed", server=each) for each in servers))
+    assert seen.mails(NOW + 1801) == []
+    assert "most servers are in trouble" in caplog.text
+    seen.note(*(seen.notified(5, "confirmed", 0, server=each) for each in servers[FEW:]))
+    assert len(seen.mails(NOW + 1900)) == FEW
+
+
+def test_the_old_key_ends_a_grace_after_its_successor_was_used_first(seen: Observed) -> None:
+    old = seen.portal.servers.new_key(seen.user, seen.server, NOW)
+    new = seen.portal.servers.new_key(seen.user, seen.server, NOW + 10)
+    seen.note(Proved(seen.server, V4, NOW + 20, old.name))
+    seen.watch.look(NOW + 30)
+    ends = {each.name: each.ends for each in seen.portal.servers.get(seen.user, seen.server).keys}
+    assert ends == {old.name: None, new.name: None}
+    seen.note(seen.transferred(5, NOW + 40, key=new.name))
+    seen.watch.look(NOW + 60)
+    ends = {each.name: each.ends for each in seen.portal.servers.get(seen.user, seen.server).keys}
+    assert ends == {old.name: NOW + 40 + 72 * 3600, new.name: None}
+    seen.watch.look(NOW + 40 + 72 * 3600)
+    assert [each.name for each in seen.portal.servers.get(seen.user, seen.server).keys] == [new.name]
+
+
+def test_what_cannot_be_read_mails_nobody_and_is_an_error_of_this_look_alone(seen: Observed, tmp_path: Path) -> None:
+    (tmp_path / observations.FILE).write_bytes(b"no database" * 1000)
+    with pytest.raises(observations.ObservationsUnusable):
+        seen.watch.look(NOW)
