@@ -39,7 +39,7 @@ def test_generator_files_losses_rssac002_and_metrics_agree(tmp_path: Path, mode:
             receive_what_xdp_sends(made)
         wait_until(lambda: "reporting addresses" in made.log, "reporting", START_SECONDS)
         wait_until((made.directory / "run" / "capture.sock").exists, "the role capture listens", START_SECONDS)
-        assert made.hook().lower() == mode
+        assert made.hook().lower().startswith(mode)  # tcx, where the kernel has it
         load = Load(made, names)
         order(made, "capture-start", format="cdns", compression="none")
         wait_until(lambda: order(made, "status")["why"] == "", "it has the rings", START_SECONDS)
