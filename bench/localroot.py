@@ -2,7 +2,7 @@
 
 The subscribers are one process: each has an address of its own on loopback (127.64.0.0/10) and a TSIG key of its own,
 confirms NOTIFY, connects at once, takes all of the zone and closes.  What counts is the run time that the scheduler
-gave the server's processes, from the new version on: taking it in and verifying it is in it, where somebody does that.
+gave the server's processes from the first NOTIFY on.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -64,6 +64,9 @@ class Subscribers:
         self._waiting: deque[Subscriber] = deque()
         self._open = 0
         self._left = len(self.all)
+        self.begun: Callable[[], None] = lambda: None
+        """Called at the first NOTIFY."""
+
         self._octets = 0
         self._buffer = bytearray(1 << 20)
         self.failed: list[str] = []
@@ -118,6 +121,8 @@ class Subscribers:
 
     def _told(self, subscriber: Subscriber) -> None:
         if not subscriber.notified:
+            self.begun()
+            self.begun = lambda: None
             subscriber.notified = time.monotonic()
             self._waiting.append(subscriber)
 
@@ -186,6 +191,7 @@ def _subscribers(ready: Connection, keys: Sequence[tuple[str, str, bytes]], serv
     made = Subscribers(keys, server, port)
     ready.send("listening")
     octets, seconds = ready.recv()
+    made.begun = lambda: ready.send("begun")
     made.serve(octets, time.monotonic() + seconds)
     ready.send(
         {
@@ -235,9 +241,12 @@ def _measure(subject: Subject, number: int) -> dict[str, Any]:
     with _client(subject.keys, subject.address, subject.notify_port) as client:
         client.send((octets, PATIENCE_SECONDS))
         sampled = _Samples(subject)
-        before, began = tree_nanoseconds(subject.pid), time.monotonic()
+        began = time.monotonic()
         with sampled:
             subject.publish()
+            if client.recv() != "begun":
+                raise PeerFailed("nobody was notified")
+            before = tree_nanoseconds(subject.pid)
             got = client.recv()
         used = tree_nanoseconds(subject.pid) - before
     notified = sorted(each for each in got["notified"] if each)

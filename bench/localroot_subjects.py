@@ -16,7 +16,7 @@ from bench.peers.primaries import KNOT_KEY, NSD_KEY, SECRET, HiddenPrimary, hidd
 from bench.zones import Zones
 from rootsrv.localroot.observations import FILE, Observations, Proved, Transferred
 from rootsrv.localroot.register import Register
-from rootsrv.localroot.servers import Servers, Wish
+from rootsrv.localroot.servers import MAX_SERVERS, Servers, Wish
 from rootsrv.wire import name as names
 from rootsrv.wire.tsig import Key, Signer
 
@@ -115,14 +115,14 @@ def _sign_up(directory: Path, number: int) -> list[tuple[str, str, bytes]]:
     user = 0
     with register.writing() as database:
         for at in range(number):
-            if at % 100 == 0:  # an account has so many servers
+            if at % MAX_SERVERS == 0:
                 added = database.execute(
                     "INSERT INTO users (email, email_verified, handle, created) VALUES (?, ?, ?, ?)",
                     (f"operator{at}@example.net", now, at.to_bytes(32, "big"), now),
                 ).lastrowid
                 assert added is not None
                 user = added
-            server = servers.add(user, Wish(f"s{at % 100:02}", "bind", (address_of(at),), (".",)), now)
+            server = servers.add(user, Wish(f"s{at % MAX_SERVERS}", "bind", (address_of(at),), (".",)), now)
             key = servers.new_key(user, server, now)
             keys.append((key.name, key.algorithm, key.secret))
             observations.note(Proved(server, address_of(at), now, key.name))

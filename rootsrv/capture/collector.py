@@ -113,7 +113,7 @@ class Collector:
         self._old: list[tuple[offer.Taken, float]] = []
         """Rings that a role serve wrote which is gone, and until when its workers may still be at it."""
 
-        self._waiting = b""
+        self._waiting: list[sequence.Rows] = []
         self._taken_until = 0
         self._untold = 0
         """Losses that no file could be told of."""
@@ -400,8 +400,8 @@ class Collector:
 
     def _discard(self) -> None:
         """What is in the rings finds no room: it is lost, and counted."""
-        items = sequence.items(self._waiting)
-        self._waiting = b""
+        items = sum(sequence.items(bytes(each)) for each in self._waiting)
+        self._waiting = []
         for ring in self._rings():
             for piece in ring.take():
                 items += sequence.items(bytes(piece))

@@ -7,6 +7,7 @@
 
 import struct
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rootsrv.capture.facts import Kind
 from rootsrv.capture.rings import ROW_OCTETS
@@ -16,36 +17,53 @@ try:
 except ImportError:  # the extra rootsrv[capture] is not installed
     numpy = None  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Rows = bytes | memoryview
+
 HOLD_BACK_NS = 50_000_000
 
 _TIME = struct.Struct("<Q")
 
 
-def merge(waiting: bytes, taken: Sequence[bytes], until: int) -> tuple[bytes, bytes]:
+def merge(waiting: Sequence[Rows], taken: Sequence[Rows], until: int) -> tuple[bytes, list[Rows]]:
     """Rows older than *until* (CLOCK_BOOTTIME, nanoseconds) in order of time, and those that go on waiting.
 
-    *waiting*: what the last call returned as such; *taken*: rows of one ring each.
+    *waiting*: what the last call returned as such; *taken*: rows of one ring each.  What waits is not copied.
     """
-    octets = b"".join((waiting, *taken))
+    ready: list[Rows] = []
+    kept: list[Rows] = []
+    for rows in (*waiting, *map(_in_order, taken)):
+        end = before(rows, until)
+        if end:
+            ready.append(rows[:end])
+        if end < len(rows):
+            kept.append(memoryview(rows)[end:])
+    return _in_order(b"".join(ready)), kept
+
+
+def _in_order(rows: Rows) -> bytes:
+    """*rows* by time; those of one time stay as they are."""
+    octets = bytes(rows)
     if numpy is None:
-        rows = sorted(_each(octets), key=_time_of)
-        ready = sum(1 for row in rows if _time_of(row) < until)
-        return b"".join(rows[:ready]), b"".join(rows[ready:])
+        return b"".join(sorted(_each(octets), key=_time_of))
+    times = _times(octets)
+    if not (times[1:] < times[:-1]).any():
+        return octets
     table = numpy.frombuffer(octets, numpy.uint8).reshape(-1, ROW_OCTETS)
-    times = numpy.frombuffer(octets, "<u8")[:: ROW_OCTETS // 8]
-    if (times[1:] < times[:-1]).any():
-        order = numpy.argsort(times, kind="stable")
-        table, times = table[order], times[order]
-    ready = int(numpy.searchsorted(times, until))
-    return table[:ready].tobytes(), table[ready:].tobytes()
+    return bytes(table[numpy.argsort(times, kind="stable")].tobytes())
 
 
-def before(rows: bytes, at: int) -> int:
+def before(rows: Rows, at: int) -> int:
     """How many octets of *rows*, which are in order, are older than *at*."""
     if numpy is None:
-        return sum(ROW_OCTETS for row in _each(rows) if _time_of(row) < at)
-    times = numpy.frombuffer(rows, "<u8")[:: ROW_OCTETS // 8]
-    return int(numpy.searchsorted(times, at)) * ROW_OCTETS
+        return sum(ROW_OCTETS for row in _each(bytes(rows)) if _time_of(row) < at)
+    return int(numpy.searchsorted(_times(rows), numpy.uint64(max(0, at)))) * ROW_OCTETS
+
+
+def _times(rows: Rows) -> "NDArray[numpy.uint64]":
+    return numpy.frombuffer(rows, "<u8")[:: ROW_OCTETS // 8]
 
 
 def first_time(rows: bytes) -> int:

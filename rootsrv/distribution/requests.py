@@ -6,6 +6,7 @@
 # OPT is in every response to a query that has one, errors too (RFC 6891 §6.1.1), and EXPIRE in every one that gives a
 # zone (RFC 7314): without it leases grow along a chain of secondaries.
 
+import asyncio
 import struct
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
@@ -235,6 +236,8 @@ class Requests:
                     if key is not None and self.directory.key(key.name) != key:
                         raise KeyGone(f"key {names.to_text(key.name)}")
                     yield parts
+                    # A hundred who take a whole zone at once must not keep an SOA query waiting for all of theirs.
+                    await asyncio.sleep(0)
         except KeyGone as gone:
             self.security.note("transfer_refused", asker.address, f"{zone.name} {recipient.name}: {gone}: deleted")
             raise

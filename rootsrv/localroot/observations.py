@@ -12,11 +12,12 @@ same, and the other way round.
 # transfer.
 
 import contextlib
+import operator
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -154,6 +155,15 @@ _TABLES: dict[type[Any], tuple[str, int]] = {
 }
 """Table, and how many fields from the left are its key."""
 
+_KEYS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
+    kind: operator.attrgetter(*(each.name for each in fields(kind)[:key])) for kind, (_, key) in _TABLES.items()
+}
+"""`astuple` copies all of it, deeply: a tenth of a millisecond for each NOTIFY, twice."""
+
+_ROWS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
+    kind: operator.attrgetter(*(each.name for each in fields(kind))) for kind in _TABLES
+}
+
 MAX_FRESH = 1000
 """Versions of all zones whose freshness is remembered: of the root, more than a year."""
 
@@ -190,9 +200,10 @@ class Observations:
 
     def note(self, observed: Kind) -> None:
         """*observed* takes the place of the one before of the same subject."""
-        _, key = _TABLES[type(observed)]
+        kind = type(observed)
+        subject = (kind, _KEYS[kind](observed))
         with self._swap:
-            self._pending[(type(observed), *astuple(observed)[:key])] = observed
+            self._pending[subject] = observed
 
     def keep_only(self, servers: Collection[int]) -> None:
         """Forget all others: their owners deleted them."""
@@ -228,7 +239,7 @@ class Observations:
         connection = self._opened()
         with connection:
             for kind, (table, _) in _TABLES.items():
-                rows = [astuple(each) for each in pending.values() if type(each) is kind]
+                rows = [_ROWS[kind](each) for each in pending.values() if type(each) is kind]
                 if rows:
                     places = ", ".join("?" * len(rows[0]))
                     connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)
