@@ -9,7 +9,7 @@ fail() { echo "build.sh: $*" >&2; exit 1; }
 [ $# -ge 1 ] || fail "where does the package go?  build.sh DIRECTORY [SUITE]"
 output=$(realpath -m "$1")
 suite=${2:-}
-DEPENDENCIES="debhelper clang libbpf-dev linux-libc-dev libc6-dev python3 python3-venv ca-certificates"
+DEPENDENCIES="build-essential debhelper clang libbpf-dev linux-libc-dev libc6-dev python3 python3-venv ca-certificates"
 
 elsewhere() { # SUITE: the same in a root of that release
     [ "$(id -u)" = 0 ] || fail "only root can build for another release ($1)"
