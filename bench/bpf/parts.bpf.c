@@ -9,7 +9,7 @@ enum { RESTORE, HEADERS, QUESTION, FIND, CHECKSUM, OPT, FIT, SEND, COUNT };
 
 struct query {
 	uint32_t size;
-	uint8_t frame[1020]; /* so that no query lies in more cache lines than it must */
+	uint8_t frame[1024];
 };
 
 struct {
