@@ -11,6 +11,7 @@ from rootsrv.config.mesh import MeshConfig
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.engine import signing_key
 from rootsrv.engine.etcd import EngineGone, Etcd, NodeStatus, tls_context
+from rootsrv.engine.fleet import signers_of
 from rootsrv.mesh import roster as rosters
 from rootsrv.mesh.envelope import EnvelopeRefused
 from rootsrv.mesh.roster import Roster, public_text
@@ -41,7 +42,7 @@ def _roster(config: Config, mesh: MeshConfig) -> Iterator[tuple[Finding, Roster 
     if not there:
         remedy = "copy the signed roster to the file that mesh.roster names, or wait until the engine has brought it"
         yield bad("mesh roster", f"there is none ({', '.join(map(str, paths))})", remedy), None
-    keys = set(mesh.roster_keys)
+    keys = {*mesh.roster_keys, *signers_of(remembered)}
     for path in there:
         try:
             roster = rosters.read(path.read_bytes(), mesh.service, keys)

@@ -11,6 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from rootsrv.config.checks import ConfigError
 from rootsrv.engine.etcd import Entry
 from rootsrv.mesh import maintenance
 from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, Freshness, Malformed, Replayed, open_envelope
@@ -18,7 +19,7 @@ from rootsrv.mesh.maintenance import Maintenance
 from rootsrv.mesh.member import Now, admitted
 from rootsrv.mesh.orders import SetTime, Subject, Verdict
 from rootsrv.mesh.quorum import Done, failed_canaries
-from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing
+from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing, public_key
 from rootsrv.process import log, whole_file
 from rootsrv.zone import instant
 
@@ -80,8 +81,7 @@ class Fleet:
         """Take the roster that was in force when we ended, and the maintenance that had been announced."""
         try:
             # Its signer may be one that the configuration has never heard of: a roster before it had named it.
-            with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
-                self.book.trust(each for each in self._signers.read_text().split() if len(each) == 64)
+            self.book.trust(signers_of(self.remembered))
             self.offer_roster(self.remembered.read_bytes(), float("-inf"), "remembered")
         except FileNotFoundError:
             pass
@@ -91,11 +91,6 @@ class Fleet:
             for path in sorted(self._announced.iterdir())[:_MOST_MAINTENANCES]:
                 key = maintenance.board_key(path.name)
                 self.take(key, Entry(key, path.read_bytes(), 0, 0, 0), now)
-
-    @property
-    def _signers(self) -> Path:
-        """Where it is remembered whose signature the roster in force needed."""
-        return self.remembered.with_name("roster-signers")
 
     @property
     def _announced(self) -> Path:
@@ -128,7 +123,8 @@ class Fleet:
         if source != "remembered":
             try:
                 self.remembered.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-                whole_file.replace(self._signers, "".join(f"{each}\n" for each in signers).encode())
+                needed = "".join(f"{each}\n" for each in signers)
+                whole_file.replace(_signers_file(self.remembered), needed.encode())
                 whole_file.replace(self.remembered, octets)
             except OSError as error:
                 log.alarm("roster not remembered", path=self.remembered, reason=error.strerror)
@@ -270,3 +266,19 @@ class Fleet:
         if self.roster is None:
             return 0
         return failed_canaries(subject, self.roster, self.done, self.canaries_failed_before(subject))
+
+
+def _signers_file(remembered: Path) -> Path:
+    """Where it is remembered whose signature the remembered roster needed when it was taken."""
+    return remembered.with_name("roster-signers")
+
+
+def signers_of(remembered: Path) -> tuple[str, ...]:
+    """The public keys of those; none if that is not known."""
+    try:
+        listed = _signers_file(remembered).read_text().split()
+        for each in listed:
+            public_key(each, "a remembered signer")
+    except (OSError, UnicodeDecodeError, ConfigError):
+        return ()
+    return tuple(listed)

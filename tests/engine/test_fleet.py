@@ -96,5 +96,6 @@ def test_a_roster_is_recalled_whose_signer_the_configuration_has_never_heard_of(
     again = fleet(tmp_path)
     assert again.roster == three
     assert not again.offer_roster(rosters.sign(replace(two, version=4), key_of(second), 0.0), 0.0, "engine")
-    (tmp_path / "mesh" / "roster-signers").write_bytes(b"\xff garbage")
-    assert fleet(tmp_path).roster is None  # as if nothing had been remembered
+    for damage in (b"\xff garbage", b"x" * 64):
+        (tmp_path / "mesh" / "roster-signers").write_bytes(damage)
+        assert fleet(tmp_path).roster is None  # as if nothing had been remembered
