@@ -79,12 +79,10 @@ class Timing:
     """Lifetime of a token of the floor."""
 
     def __post_init__(self) -> None:
-        check_range("timing.align", self.align, 1, 3600)
         for name in ("lead", "wait", "offer", "notice", "soak", "max_delay", "void"):
             check_range(f"timing.{name}", getattr(self, name), 0, 86_400)
-        check_range("timing.hold", self.hold, 60, 86_400)
-        check_range("timing.stale_soft", self.stale_soft, 1, 604_800)
-        check_range("timing.token", self.token, 2, 600)
+        for key, low, high in (("align", 1, 3600), ("hold", 60, 86_400), ("stale_soft", 1, 604_800), ("token", 2, 600)):
+            check_range(f"timing.{key}", getattr(self, key), low, high)
         if self.slack < 0:
             sum_ = f"offer + 2·align + soak + notice = {self.max_delay - self.slack:g}"
             raise ConfigError(f"timing.max_delay: must be at least {sum_}, got {self.max_delay:g}")
@@ -352,7 +350,7 @@ class RosterBook:
 
     @property
     def signers(self) -> tuple[str, ...]:
-        """Public keys of which one has to sign what replaces the roster in force."""
+        """Public keys, one of which has to sign what replaces the roster in force."""
         return self._first_keys if self.roster is None else self.roster.signing_keys
 
     def trust(self, keys: typing.Iterable[str]) -> None:
