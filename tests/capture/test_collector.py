@@ -374,12 +374,18 @@ def test_rows_are_put_in_order_with_and_without_columns(monkeypatch: pytest.Monk
         rows = [struct.pack("<QB", at, 0).ljust(rings.ROW_OCTETS, bytes([number])) for number, at in enumerate(times)]
         taken.append(b"".join(rows))
 
-    by_columns = sequence.merge(b"", taken, 30)
+    by_columns, waiting = sequence.merge([], taken, 30)
+    later, nothing = sequence.merge(waiting, [], 1 << 63)
+    at_ten = sequence.before(by_columns, 10)
     monkeypatch.setattr(sequence, "numpy", None)
 
-    assert sequence.merge(b"", taken, 30) == by_columns
-    assert sequence.before(by_columns[0], 10) == sequence.before(by_columns[0], 10) > 0
-    assert sequence.items(b"".join(by_columns)) == 120
+    plainly, waiting = sequence.merge([], taken, 30)
+    assert plainly == by_columns
+    assert sequence.merge(waiting, [], 1 << 63) == (later, nothing) == (later, [])
+    assert sequence.before(by_columns, 10) == at_ten > 0
+    assert sorted(b"".join(taken)) == sorted(by_columns + later)
+    times = [struct.unpack_from("<Q", by_columns + later, at)[0] for at in range(0, 120 * 128, 128)]
+    assert times == sorted(times)
 
 
 def test_gzip_is_made_without_isal_too(monkeypatch: pytest.MonkeyPatch) -> None:
