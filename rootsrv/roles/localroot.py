@@ -207,7 +207,10 @@ class LocalRoot:
         while True:
             try:
                 changes = await asyncio.to_thread(self._subscribers.changes)
-                if changes != known:
+                if not changes and known > 0:
+                    # Nobody deletes all accounts that way: what is observed of them must not go with a lost file.
+                    raise RegisterUnusable(f"{self._subscribers.path}: is gone")
+                if changes not in (0, known):
                     loaded_at = time.time()
                     subscriptions = await asyncio.to_thread(self._subscribers.load, loaded_at)
                     self.servers.know(subscriptions)
