@@ -43,6 +43,12 @@ class FastPathConfig:
     tap_every: int = 0
     """Copy one of so many responses, with its query, to the tap; 0 = off."""
 
+    syns_per_core: int = 0
+    """SYNs to service addresses that each core takes a second, in XDP alone; what is over is dropped and counted.
+
+    0 = as many as come: the kernel's SYN cookies cope with floods, and a dropped SYN may be a client's.
+    """
+
     def __post_init__(self) -> None:
         if len(self.interfaces) > MAX_INTERFACES:
             raise ConfigError(f"fastpath.interfaces: at most {MAX_INTERFACES}, got {len(self.interfaces)}")
@@ -55,3 +61,4 @@ class FastPathConfig:
             check_range("fastpath.owner_cpus", cpu, 0, 8191)
         check_range("fastpath.orphan_seconds", self.orphan_seconds, 4, 3600)
         check_range("fastpath.tap_every", self.tap_every, 0, 2**31 - 1)
+        check_range("fastpath.syns_per_core", self.syns_per_core, 0, 100_000_000)

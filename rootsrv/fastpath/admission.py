@@ -13,6 +13,8 @@ from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import ffi
 
 _MODES = ("off", "dry-run", "on")
+_SECOND_NS = 1_000_000_000
+_SYN_BURST_NS = 100_000_000
 _CELL_OCTETS = CELLS_OCTETS // CELLS
 
 
@@ -85,6 +87,12 @@ class KernelAdmission:
         words.rule_set = unused
         words.note_every = document["sample_every"]
         words.judging = bool(rules or mode != "off")
+
+    def set_syn_budget(self, each_second: int) -> None:
+        """Let each CPU take so many SYNs a second in XDP, a tenth of a second's at once; 0: as many as come."""
+        words = self.words
+        words.syn_burst = max(_SYN_BURST_NS, 2 * _SECOND_NS // max(1, each_second))
+        words.syn_interval = _SECOND_NS // each_second if each_second else 0
 
     def notes(self, written: list[int]) -> list[bytes]:
         """Notes since the last call; *written*: how many each CPU has written."""

@@ -93,6 +93,7 @@ class Counters:
             "limited": dict(zip(families, self.limited[:2], strict=True)),
             "shed": dict(zip(families, self.shed, strict=True)),
             "shed_dropped": self.shed_dropped,
+            "dropped_syns": dict(zip(families, self.syns, strict=True)),
             "passes": self.passed(),
         }
 

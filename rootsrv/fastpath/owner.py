@@ -242,6 +242,7 @@ class FastPath:
             program.set_responses(self._responses)
             if self._admission is not None:
                 program.admission.change(self._admission)
+            program.admission.set_syn_budget(self._config.syns_per_core)
             program.set_sources_key(self._sources_key.octets)
             program.control.tap_every = self._config.tap_every
             wall_seconds = time.time()

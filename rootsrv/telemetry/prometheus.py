@@ -431,6 +431,10 @@ def _fastpath(view: View) -> Iterator[Metric]:
         replies.add_metric([family], sum(kernel.object("replies").numbers(family).values()))
     yield replies
     yield _labelled_counter(
+        "rootsrv_fastpath_dropped_syns", "SYNs over a core's budget (fastpath.syns_per_core).", "family",
+        kernel.numbers("dropped_syns"),
+    )  # fmt: skip
+    yield _labelled_counter(
         "rootsrv_fastpath_passed_packets", "Left to the workers.", "reason", kernel.numbers("passes")
     )
     yield _gauge(

@@ -33,7 +33,7 @@ def test_the_verifier_needs_less_than_a_quarter_of_its_limit(program: str, limit
         if capture_chunks:
             loading.keep_log(1 << 20, level=LOG_STATISTICS)
         else:
-            loading.keep_log(1 << 27)
+            loading.keep_log(1 << 28)
         loading.load(only=program)
         log = loading.log
     ARTEFACTS.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@
  * from the table in up to three pieces and its pointers moved, our OPT record behind it.
  *
  * The files, in the order in which a packet meets them: packet.h (headers), question.h (query), find.h (which answer),
- * checksum.h, cookie.h, response.h (which cut, OPT, checksum), body.h (its octets), limits.h, shed.h, account.h, capture.h; state.h holds the maps, hooks.h is what differs
+ * checksum.h, cookie.h, response.h (which cut, OPT, checksum), body.h (its octets), limits.h, shed.h, syn.h, account.h, capture.h; state.h holds the maps, hooks.h is what differs
  * between XDP and tc.  shared.h and table.h are what Python knows too.
  */
 
@@ -26,6 +26,7 @@
 #include "packet.h"
 #include "limits.h"
 #include "shed.h"
+#include "syn.h"
 #include "account.h"
 #include "capture.h"
 
@@ -156,6 +157,9 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 	PATHS_MEET(s);
 	if (!reason)
 		reason = decide(s);
+	if (hook == XDP && reason == PASS_NOT_UDP && admission.syn_interval &&
+	    is_syn(s, data_of(ctx, hook), end_of(ctx, hook)) && is_over_syns(s))
+		return verdict(ctx, hook, DROP);
 	if (reason) {
 		count_pass(s, reason);
 		return verdict(ctx, hook, PASS);

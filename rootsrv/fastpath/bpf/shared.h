@@ -144,6 +144,7 @@ struct counters {
 	uint64_t shed_dropped;
 	uint64_t rules[16][2];     /* queries for which the rule in a place held: all of them, those with a good cookie */
 	uint64_t looked_at, noted; /* queries among which notes were taken; notes */
+	uint64_t syns[2];          /* SYNs dropped because they were over the CPU's budget, by family */
 	uint64_t passes[34];       /* by reason */
 };
 
@@ -201,6 +202,8 @@ struct admission {
 	uint64_t intervals[2][4];  /* nanoseconds that a unit costs, by family and level */
 	uint64_t hash_key[2];
 	uint64_t test_clock;       /* CLOCK_BOOTTIME for test runs; 0: nothing is judged in them */
+	uint64_t syn_interval;     /* nanoseconds of a CPU's budget that a SYN costs; 0: there is no budget */
+	uint64_t syn_burst;        /* nanoseconds of it that may be spent at once */
 	struct shed_rule rules[2][16];
 };
 

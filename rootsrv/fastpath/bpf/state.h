@@ -94,6 +94,8 @@ struct scratch {
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
 	uint64_t ip_ids;           /* IPv4 identifications that are still to be used, two octets each */
 	uint64_t ip_ids_made;
+	uint64_t syns_until;       /* the SYNs' theoretical arrival time on this CPU: live packets */
+	uint64_t test_syns_until;
 
 	uint8_t before[COPIED_AT_ONCE]; /* what stands before a message of at least one octet when so many are copied up to its end */
 	uint8_t message[MAX_QUERY + MESSAGE_SLACK];
