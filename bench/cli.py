@@ -22,6 +22,7 @@ from bench import (
     abreast,
     cdns,
     compare,
+    dot,
     fleet,
     flood,
     hyperlocal,
@@ -123,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     limiting = commands.add_parser("limits", help="what rate limits cost, and how many innocents they hit")
     limiting.add_argument("--seconds", type=float, default=0.5, help="for each figure of the worker")
     limiting.set_defaults(command=_limits)
+
+    encrypting = commands.add_parser("dot", help="DNS over TLS: processor time by engine, beside NSD")
+    encrypting.add_argument("--rounds", type=_positive, default=3)
+    encrypting.add_argument("--handshakes", type=_positive, default=300, help="of each server in a round")
+    encrypting.add_argument("--queries", type=_positive, default=16_000, help="likewise, in either other manner")
+    encrypting.set_defaults(command=_dot)
 
     comparing = commands.add_parser("compare", help="every server in turn on the same wire")
     comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
@@ -257,6 +264,7 @@ def _add_queries(parser: argparse.ArgumentParser) -> None:
 def _add_zones(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zone", type=Path, metavar="FILE", help="root zone to serve; default: a generated one")
     parser.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
+    parser.add_argument("--signed-twice", action="store_true", help="it has two signatures of each kind: a roll")
     parser.add_argument("--hosts", type=Path, metavar="FILE", help="zone of root-servers.net (with --zone)")
     parser.add_argument("--anchors", type=Path, metavar="FILE", help="trust anchors (with --zone)")
     parser.add_argument("--clock", metavar="INSTANT", help="when the zone verifies, such as 2025-09-20T12:00:00Z")
@@ -296,7 +304,7 @@ def _zones(arguments: argparse.Namespace) -> Iterator[zones.Zones]:
     with tempfile.TemporaryDirectory(prefix="rs-bench-zones-") as directory:
         if arguments.zone is None:
             with _console.status("generating and signing a root zone"):
-                made = zones.generated(Path(directory), arguments.tlds)
+                made = zones.generated(Path(directory), arguments.tlds, signed_twice=arguments.signed_twice)
             yield made
             return
         if arguments.hosts is None or arguments.anchors is None:
@@ -355,6 +363,18 @@ def _limits(arguments: argparse.Namespace) -> int:
         print(f"worker, {what}: {microseconds:.2f} us per query")
     for mode, few, many in limits.kernel_nanoseconds(table):
         print(f"kernel, {mode}: {few:.0f} ns per test run with 16 sources, {many:.0f} ns with 20,000 (medians)")
+    return 0
+
+
+def _dot(arguments: argparse.Namespace) -> int:
+    now = time.time()
+    made = signed.generate_root(inception=now - 3600, expiration=now + 86_400 * 10, tlds=200)
+    root = verify(made.root, TrustAnchors.from_text(made.trust_anchor), now)
+    table = compile_table(root, verify_hosts(made.hosts, root, now))
+    with tempfile.TemporaryDirectory(prefix="rootsrv-bench-") as name:
+        served = dot.Zones(Path(name), made, table)
+        found = dot.run(served, rounds=arguments.rounds, handshakes=arguments.handshakes, queries=arguments.queries)
+    print(dot.to_text(found))
     return 0
 
 

@@ -13,6 +13,7 @@ from rootsrv.wire import name
 from rootsrv.zone import instant, presentation
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import ZoneContents
+from rootsrv.zone.dnssec import ECDSAP256SHA256, RSASHA256
 from rootsrv.zone.verify import VerifiedZone, ZoneRejected, verify, verify_hosts
 
 _SEED = 6
@@ -75,15 +76,23 @@ class Zones:
         return {".": self.root, "root-servers.net": self.hosts}
 
 
-def generated(directory: Path, tlds: int = signed.REAL_ROOT_TLDS) -> Zones:
-    """A root zone of the real one's shape with throw-away keys, written into *directory*."""
+def generated(directory: Path, tlds: int = signed.REAL_ROOT_TLDS, *, signed_twice: bool = False) -> Zones:
+    """A root zone of the real one's shape with throw-away keys, written into *directory*.
+
+    *signed_twice*: by RSA and by ECDSA keys, as while the root's algorithm is rolled (RFC 6781 §4.1.4): a signed
+    nxdomain then has more than 1,232 octets.
+    """
     now = time.time()
-    made = signed.generate_root(inception=now - 3600, expiration=now + 14 * 86400, seed=_SEED, tlds=tlds)
+    keys = None
+    if signed_twice:
+        keys = signed.generate_keys(RSASHA256) + signed.generate_keys(ECDSAP256SHA256)
+    made = signed.generate_root(inception=now - 3600, expiration=now + 14 * 86400, seed=_SEED, tlds=tlds, keys=keys)
     zones = Zones(
         directory / "root.zone",
         directory / "root-servers.net.zone",
         directory / "root.anchor",
-        origin=f"generated: {len(made.root.delegations)} TLDs, {made.root.record_count} records",
+        origin=f"generated: {len(made.root.delegations)} TLDs, {made.root.record_count} records"
+        + (", signed twice" if signed_twice else ""),
         made=made,
     )
     zones.root.write_text(made.root_text)

@@ -43,8 +43,9 @@ def serve(
     port: int | None = None,
     processes: int = 1,
     program: str | None = None,
+    options: Sequence[str] = (),
 ) -> AbstractContextManager[Peer]:
-    """Serve *zones* from *processes* server processes."""
+    """Serve *zones* from *processes* server processes; *options* are further lines for `server:`."""
     nsd = program or tool("nsd")
 
     def configure(chosen: int) -> Sequence[str]:
@@ -58,6 +59,7 @@ def serve(
                 "tcp-count: 1000",
                 "rrl-ratelimit: 0",
                 "rrl-whitelist-ratelimit: 0",
+                *options,
             ),
             "".join(f'zone:\n    name: "{name}"\n    zonefile: "{path}"\n' for name, path in zones.items()),
         )
