@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rootsrv.answer.table import TableUnusable
 from rootsrv.anycast.bird import Bird, BirdError
+from rootsrv.anycast.dot_watch import DotWatch
 from rootsrv.anycast.fastpath_watch import FastPathWatch
 from rootsrv.anycast.flaps import keep_flaps
 from rootsrv.anycast.floor_watch import FloorWatch
@@ -116,8 +117,11 @@ class Controller:
         flaps: dict[int, Flaps],
         flaps_path: Path,
         boot_id: str,
+        dot: DotWatch | None = None,
     ) -> None:
+        """*dot*: watches DNS over TLS; None: there is none."""
         self._config = config
+        self._dot = dot
         self._port = port
         self._expected = expected
         self._witness = witness
@@ -170,11 +174,13 @@ class Controller:
         for family in self.families:
             family.held = family.anchor in there  # left by a controller that was killed
         floors = [] if self.floor is None else [self.floor]
+        dots = [] if self._dot is None else [self._dot]
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(persistently("witness", self._witness.watch), name="witness"),
                 tasks.create_task(persistently("fast path watch", self._fastpath.watch), name="fast-path"),
                 *(tasks.create_task(persistently("floor", each.watch), name="floor") for each in floors),
+                *(tasks.create_task(persistently("DNS over TLS", each.watch), name="dot") for each in dots),
                 *(tasks.create_task(self._steer(each), name=f"steer-ipv{each.version}") for each in self.families),
             ]
             try:
@@ -236,7 +242,8 @@ class Controller:
                 family.judgement = soften(family.judgement, floor)
             family.traffic.sample(now, self._replies_to_others(family, after))
             self._observe(family, family.judgement, now, floor)
-            self._report_alarms(family, (*alarms, *family.judgement.alarms))
+            over_tls = () if self._dot is None else self._dot.alarms(family.version)
+            self._report_alarms(family, (*alarms, *over_tls, *family.judgement.alarms))
         await asyncio.gather(*(self._act(family) for family in self.families))
         self._keep_flaps()
 

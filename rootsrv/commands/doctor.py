@@ -46,7 +46,7 @@ def examine(loaded: config_file.Config, path: Path, conf: Path) -> Iterator[Find
     A part that cannot be looked at is a finding, and the others go on.
     """
     # Here, so that no other command has to wait for what these need.
-    from rootsrv.doctor import capture, host, kernel, mesh, neighbours, network, zones
+    from rootsrv.doctor import capture, dot, host, kernel, mesh, neighbours, network, zones
 
     parts: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("host", lambda: host.checks(loaded, path)),
@@ -55,6 +55,7 @@ def examine(loaded: config_file.Config, path: Path, conf: Path) -> Iterator[Find
         ("neighbours", lambda: neighbours.checks(loaded)),
         ("zones", lambda: zones.checks(loaded)),
         ("mesh", lambda: mesh.checks(loaded)),
+        ("DNS over TLS", lambda: dot.checks(loaded)),
         ("capture", lambda: capture.checks(loaded)),
     )
     for name, checks in parts:

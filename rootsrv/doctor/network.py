@@ -55,6 +55,7 @@ class NetworkSettings:
     service_interface: str
     service_addresses: tuple[str, ...]
     link_addresses: tuple[str, ...]
+    service_tls_ports: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "NetworkSettings":
@@ -79,7 +80,7 @@ class NetworkSettings:
                 raise ConfigError(f"{path}: {name} is missing")
         return cls(
             values["ADMIN_INTERFACE"], words_of("ADMIN_ADDRESSES"), values["SERVICE_INTERFACE"],
-            words_of("SERVICE_ADDRESSES"), words_of("LINK_ADDRESSES"),
+            words_of("SERVICE_ADDRESSES"), words_of("LINK_ADDRESSES"), words_of("SERVICE_TLS_PORTS"),
         )  # fmt: skip
 
 
@@ -193,6 +194,11 @@ def _same(config: Config, settings: NetworkSettings, conf: Path) -> Iterator[Fin
         if differ and (ours or name == "SERVICE_ADDRESSES"):
             told = ", ".join(sorted(map(str, differ)))
             yield bad(f"{conf.name} {name}", f"differs from {key}: {told}", f"make {name} in {conf} and {key} equal")
+    ports = set() if config.dot is None else {str(config.dot.port)}
+    if ports != set(settings.service_tls_ports):
+        told = f"{' '.join(settings.service_tls_ports) or 'nothing'}, DNS over TLS has {' '.join(ports) or 'no port'}"
+        mend = f'SERVICE_TLS_PORTS="{" ".join(ports)}" in {conf}, then: {_SCRIPT} firewall up'
+        yield bad(f"{conf.name} SERVICE_TLS_PORTS", f"lets through {told}", mend)
 
 
 def _interfaces(settings: NetworkSettings, there: dict[str, set[str]]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from rootsrv.anycast import live_check
 from rootsrv.anycast.bird import Bird
 from rootsrv.anycast.control import Control
 from rootsrv.anycast.controller import Controller
+from rootsrv.anycast.dot_watch import DotWatch
 from rootsrv.anycast.fastpath_watch import FastPathWatch
 from rootsrv.anycast.flaps import load_flaps
 from rootsrv.anycast.floor_watch import FloorWatch
@@ -49,6 +50,7 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
         config.switchover.grace_seconds,
     )
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    addresses = tuple(ipaddress.ip_address(each) for each in config.service.addresses)
     flaps_path = runtime / "flaps.json"
     bird = Bird(config.anycast.bird_socket, timeout_seconds=0.5)
     async with ServiceInterface(config.anycast.interface) as interface:
@@ -56,8 +58,9 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
         controller = Controller(
             config=config.anycast,
             port=config.service.port,
-            addresses=tuple(ipaddress.ip_address(each) for each in config.service.addresses),
+            addresses=addresses,
             expected=expected,
+            dot=None if config.dot is None else DotWatch(addresses, config.dot.port, expected),
             witness=Witness(page, lambda: expected.zones, runtime / "maintain.sock", state),
             fastpath=FastPathWatch(runtime / "serve.sock", detach=config.anycast.on_fastpath_wrong == "detach"),
             floor=None if config.mesh is None else FloorWatch(runtime / "mesh.sock"),

@@ -270,6 +270,9 @@ CONFIGURATIONS: dict[str, tuple[Callable[[str], str], str, str]] = {
     "an_address_that_the_network_does_not_know": (
         lambda text: text.replace('"192.0.2.53", ', '"192.0.2.54", '), "network.conf SERVICE_ADDRESSES", "differs"
     ),
+    "a_port_that_the_network_does_not_let_through": (
+        lambda text: "dot = {}\n" + text, "network.conf SERVICE_TLS_PORTS", "DNS over TLS has 853"
+    ),
     "an_account": (
         lambda text: text.replace("service = { ", 'service = { user = "nosuchuser", '),
         "account nosuchuser", "does not exist",
