@@ -3,7 +3,9 @@
 import base64
 import contextlib
 import json
+import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,11 +151,8 @@ class Chromium:
 def chromium(directory: Path) -> Iterator[Chromium]:
     """A browser with a fresh profile in *directory*."""
     profile = directory / "profile"
-    process = subprocess.Popen(
-        [require_tool("chromium"), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
+    # What it puts there it leaves when it is ended; and the path of a socket must be short.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as short, _process(profile, short) as process:
         told = profile / "DevToolsActivePort"
         ends = time.monotonic() + SECONDS
         while not told.exists() or not told.read_text().strip():
@@ -163,6 +162,17 @@ def chromium(directory: Path) -> Iterator[Chromium]:
         port = int(told.read_text().splitlines()[0])
         with connect(_tab(port), max_size=None, compression=None) as connection:
             yield Chromium(connection)
+
+
+@contextlib.contextmanager
+def _process(profile: Path, temporary: str) -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen(
+        [require_tool("chromium"), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=os.environ | {"TMPDIR": temporary},
+    )  # fmt: skip
+    try:
+        yield process
     finally:
         process.terminate()
         try:
