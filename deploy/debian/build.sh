@@ -22,10 +22,16 @@ elsewhere() { # SUITE: the same in a root of that release
     cp /etc/resolv.conf /etc/hosts "$root/etc/"
     mkdir "$root/src" "$root/out"
     copy "$root/src"
-    [ -z "${PIP_CERT:-}" ] || { cp "$PIP_CERT" "$root/pip.crt"; export PIP_CERT=/pip.crt; }
+    # Of the environment only the way out: a bundle of certificates that it names may be another file there.
+    set -- HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin
+    [ -z "${PIP_CERT:-}" ] || { cp "$PIP_CERT" "$root/pip.crt"; set -- "$@" PIP_CERT=/pip.crt; }
+    for name in http_proxy https_proxy no_proxy PIP_INDEX_URL ROOTSRV_REVISION SOURCE_DATE_EPOCH; do
+        eval "value=\${$name:-}"
+        [ -z "$value" ] || set -- "$@" "$name=$value"
+    done
     # Its mounts go with the command.
-    unshare --mount --propagation private sh -ec 'mount -t proc proc "$1/proc"; exec chroot "$1" sh /src/deploy/debian/build.sh /out' \
-        sh "$root" || fail "the package for $1 could not be built"
+    unshare --mount --propagation private sh -ec 'root=$1; shift; mount -t proc proc "$root/proc"; exec chroot "$root" /usr/bin/env -i "$@"' \
+        sh "$root" "$@" sh /src/deploy/debian/build.sh /out || fail "the package for $suite could not be built"
     mkdir -p "$output"
     cp "$root"/out/*.deb "$output/"
 }
