@@ -114,6 +114,7 @@ static __always_inline void leave_answer_out(struct scratch *s)
 	s->rcode = TRUNCATED;
 	s->cut = 2;
 	s->body_size = 0;
+	s->first.size = s->own.size = s->last.size = 0;
 	s->pointer_count = 0;
 	s->ancount = s->nscount = 0;
 	s->arcount = bpf_htons(s->has_opt);
