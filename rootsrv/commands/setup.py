@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import rootsrv
@@ -376,7 +377,10 @@ def _write(changes: dict[str, str], places: dict[str, Path]) -> None:
             old = path.read_bytes() if path.exists() else None
             if old is not None:
                 whole_file.replace(path.with_name(path.name + _KEPT), old, mode=0o600)
-            undo.append(_restoring(path, old))
+            if old is None:
+                undo.append(partial(path.unlink, missing_ok=True))
+            else:
+                undo.append(partial(whole_file.replace, path, old, mode=0o640))
             whole_file.replace(path, text.encode(), mode=0o644 if name in _OF_THE_HOST else 0o640)
             if name not in _OF_THE_HOST:
                 _give_to_group(path, "bird" if name == files.BIRD else "rootsrv")
@@ -385,16 +389,6 @@ def _write(changes: dict[str, str], places: dict[str, Path]) -> None:
             with contextlib.suppress(OSError):
                 each()
         raise ConfigError(f"{error.filename or path}: {error.strerror}; everything is as it was") from error
-
-
-def _restoring(path: Path, old: bytes | None) -> Callable[[], None]:
-    def restore() -> None:
-        if old is None:
-            path.unlink(missing_ok=True)
-        else:
-            whole_file.replace(path, old, mode=0o640)
-
-    return restore
 
 
 def _give_to_group(path: Path, group: str) -> None:

@@ -147,10 +147,8 @@ class _Capture:
 
     async def _listen(self) -> None:
         server = await ControlServer(self.commands()).listen(self._runtime / "capture.sock")
-        try:
+        with contextlib.closing(server):
             await asyncio.Event().wait()
-        finally:
-            server.close()
 
     async def _collect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -383,12 +381,8 @@ class _Capture:
 
 def _filter(settings: CaptureConfig) -> str:
     """As tcpdump would be told; empty if there is none."""
-    parts = []
-    if len(settings.families) == 1:
-        parts.append("ip" if settings.families[0] == "ipv4" else "ip6")
-    if len(settings.transports) == 1:
-        parts.append(settings.transports[0])
-    return " and ".join(parts)
+    families = [{"ipv4": "ip", "ipv6": "ip6"}[each] for each in settings.families]
+    return " and ".join(each[0] for each in (families, settings.transports) if len(each) == 1)
 
 
 def _keep_what_is_needed(config: Config, directory: Path) -> None:
