@@ -32,9 +32,9 @@ from bench.queries import Query
 from bench.zones import Zones, generated
 from rootsrv.capture import formats, messages, offer, pcap, rings
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import POLL_SECONDS, Collector, Wanted
+from rootsrv.capture.collector import POLL_SECONDS, Collector, WantedCapture
 from rootsrv.capture.compression import compressors
-from rootsrv.capture.files import Directory, Finisher
+from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.fastpath import libbpf
 from rootsrv.process.clock import boottime_ns
 
@@ -166,7 +166,7 @@ def collecting(found: Sequence[rings.Ring], kind: str, compression: str) -> Iter
     # In memory: how fast a disk is, `rootsrv doctor` says.
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as directory:
         path = Path(directory)
-        place = Directory(
+        place = CaptureDirectory(
             path / "files", quota_octets=1 << 50, keep_free_octets=0, retention_seconds=0, removes_oldest=False
         )
         collector = Collector(path / "nowhere", place, Finisher("none"))
@@ -174,7 +174,7 @@ def collecting(found: Sequence[rings.Ring], kind: str, compression: str) -> Iter
         ours.setblocking(False)
         collector.adopt(offer.Taken(list(found), ours))
         collector.start(
-            Wanted(
+            WantedCapture(
                 make_format=lambda: formats.make(kind, Collection()),
                 begin_member=compressors(compression),
                 compression=compression,
@@ -240,7 +240,7 @@ def rows_of_the_mix(zones: Zones, kind: str) -> bytes:
     draw = random.Random(1)
     rows = []
     for fact, query in zip(found, Mix.read().queries(zones.tlds, RECORDED), strict=True):
-        message = messages.Message(
+        message = messages.CapturedMessage(
             fact.time, fact.family, 0, fact.source, fact.source_port, fact.destination, 53, 0, b"",
             draw.randbytes(2) + query.octets[2:],
         )  # fmt: skip

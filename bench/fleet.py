@@ -34,9 +34,9 @@ from bench.zones import Zones
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.limits import TransferLimits
 from rootsrv.distribution.listener import Listener
-from rootsrv.distribution.offered import OfferedZone, State
+from rootsrv.distribution.offered import OfferedZone, OfferState
 from rootsrv.distribution.requests import Asker, Given, Requests
-from rootsrv.engine.etcd import EngineGone, Etcd, Event, tls_context
+from rootsrv.engine.etcd import EngineGone, Etcd, KeyEvent, tls_context
 from rootsrv.mesh.transfers import SECRET_OCTETS
 from rootsrv.process.security import SecurityEvents
 from rootsrv.wire import name
@@ -155,7 +155,7 @@ async def _member(
     rng: random.Random,
     members: int,
 ) -> None:  # fmt: skip
-    def tell(events: list[Event]) -> None:
+    def tell(events: list[KeyEvent]) -> None:
         heard.events += len(events)
         now = time.monotonic()
         for event in events:
@@ -258,7 +258,7 @@ class _Roster:
 def _serve(ready: Connection, path: Path, port: int, members: int) -> None:
     async def serve() -> None:
         zone = OfferedZone(name.ROOT)
-        zone.put(presentation.from_text(path.read_bytes(), name.ROOT), State.DISTRIBUTE_ONLY, lambda: 3600.0)
+        zone.put(presentation.from_text(path.read_bytes(), name.ROOT), OfferState.DISTRIBUTE_ONLY, lambda: 3600.0)
         requests = Requests(lambda _: zone, _Roster(members), SecurityEvents(), limits=TransferLimits())
         await Listener(AdminConfig(addresses=("127.0.0.1",), port=port, max_connections=4096), requests).start()
         await zone.whole()

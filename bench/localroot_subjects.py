@@ -14,9 +14,9 @@ from bench.peers import knot, nsd
 from bench.peers.daemon import answers_for, free_port, running, tool
 from bench.peers.primaries import KNOT_KEY, NSD_KEY, SECRET, HiddenPrimary, hidden_primary
 from bench.zones import Zones
-from rootsrv.localroot.observations import FILE, Observations, Proved, Transferred
+from rootsrv.localroot.observations import FILE, Observations, Proved, TransferSeen
 from rootsrv.localroot.register import Register
-from rootsrv.localroot.servers import MAX_SERVERS, Servers, Wish
+from rootsrv.localroot.servers import MAX_SERVERS, Servers, ServerWish
 from rootsrv.wire import name as names
 from rootsrv.wire.tsig import Key, Signer
 
@@ -122,11 +122,11 @@ def _sign_up(directory: Path, number: int) -> list[tuple[str, str, bytes]]:
                 ).lastrowid
                 assert added is not None
                 user = added
-            server = servers.add(user, Wish(f"s{at % MAX_SERVERS}", "bind", (address_of(at),), (".",)), now)
+            server = servers.add(user, ServerWish(f"s{at % MAX_SERVERS}", "bind", (address_of(at),), (".",)), now)
             key = servers.new_key(user, server, now)
             keys.append((key.name, key.algorithm, key.secret))
             observations.note(Proved(server, address_of(at), now, key.name))
-            observations.note(Transferred(server, ".", 1, now, "axfr", 1, address_of(at), "tcp", key.name, None))
+            observations.note(TransferSeen(server, ".", 1, now, "axfr", 1, address_of(at), "tcp", key.name, None))
     register.close()
     observations.close()
     return keys

@@ -37,7 +37,7 @@ from bench.zones import Zones
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.limits import TransferLimits
 from rootsrv.distribution.listener import Listener
-from rootsrv.distribution.offered import OfferedZone, State
+from rootsrv.distribution.offered import OfferedZone, OfferState
 from rootsrv.distribution.requests import Asker, Given, Requests
 from rootsrv.process.security import SecurityEvents
 from rootsrv.wire import name
@@ -127,7 +127,7 @@ def _serve(ready: Connection, path: Path, port: int) -> None:
     async def serve() -> None:
         contents = presentation.from_text(path.read_bytes(), name.ROOT)
         zone = OfferedZone(name.ROOT)
-        zone.put(contents, State.DISTRIBUTE_ONLY, lambda: 3600.0)
+        zone.put(contents, OfferState.DISTRIBUTE_ONLY, lambda: 3600.0)
         directory = _Anybody(_key())
         limits = TransferLimits(whole_per_serial=0)
         requests = Requests(lambda _: zone, directory, SecurityEvents(), limits=limits)

@@ -126,3 +126,13 @@ def test_every_kind_of_skip_is_a_failure_when_ci_is_true(tmp_path: Path) -> None
         assert re.search(rf"^(FAILED|ERROR) .*test_{name}.py", in_ci.stdout, re.MULTILINE), name
     assert in_ci.stdout.count("although CI=true") >= len(SKIPS)
     assert "no such thing here" in in_ci.stdout
+
+
+def test_no_class_goes_by_another_ones_name() -> None:
+    """Who reads a name should not have to look up whose it is."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((REPOSITORY / "rootsrv").rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(REPOSITORY)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}

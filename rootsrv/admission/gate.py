@@ -13,7 +13,7 @@ from rootsrv.admission.limits import CONNECTIONS, Cells, Limiter, LimitSettings,
 from rootsrv.admission.samples import ANSWERED, DROPPED, LIMITED, SHED, NotesWriter
 from rootsrv.admission.shed import Rule, decide, judge_match
 from rootsrv.answer.cookies import ServerCookies
-from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query
+from rootsrv.answer.question import HEADER_OCTETS, Query, QueryMalformed
 from rootsrv.page import counts
 
 _NEVER = 1 << 63
@@ -163,7 +163,7 @@ def _query(request: bytes) -> Query | None:
         return None
     try:
         query = Query.parse(request)
-    except Malformed:
+    except QueryMalformed:
         return None
     return query if query.question and query.qclass == _CLASS_IN else None
 

@@ -15,7 +15,7 @@ _TYPE_TSIG, _TYPE_IXFR = 250, 251
 _MAX_ADDITIONAL = 2  # OPT and TSIG; nothing else belongs into the additional section of a query
 
 
-class Malformed(ValueError):
+class QueryMalformed(ValueError):
     """The message cannot be understood; the answer is FORMERR."""
 
     def __init__(self, cause: str, question: bytes = b"", *, do: bool | None = None) -> None:
@@ -29,7 +29,7 @@ class Malformed(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Tsig:
+class TsigEcho:
     """A query's TSIG record, as far as an answer to an unknown key needs it (RFC 8945 §5.2.1)."""
 
     key_name: bytes
@@ -52,7 +52,7 @@ class Query(NamedTuple):
     qtype: int
     qclass: int
     edns: edns.Edns | None
-    tsig: Tsig | None
+    tsig: TsigEcho | None
 
     @classmethod
     def parse(cls, octets: bytes) -> "Query":
@@ -65,41 +65,41 @@ class Query(NamedTuple):
         question, qname, qtype, qclass = b"", b"", 0, 0
         at = HEADER_OCTETS
         if qdcount > 1:
-            raise Malformed("more than one question")  # RFC 9619
+            raise QueryMalformed("more than one question")  # RFC 9619
         if qdcount:
             end = _name_end(octets, at)
             if end + 4 > len(octets):
-                raise Malformed("the question is cut off")
+                raise QueryMalformed("the question is cut off")
             qtype, qclass = _QTYPE_QCLASS.unpack_from(octets, end)
             qname = octets[at:end].lower()
             question = octets[at : end + 4]
             at = end + 4
         if ancount or nscount > (qtype == _TYPE_IXFR) or arcount > _MAX_ADDITIONAL:
-            raise Malformed("records that do not belong into a query", question)
+            raise QueryMalformed("records that do not belong into a query", question)
         if nscount:
             at = _record(octets, at, question)[-1]  # the SOA of an IXFR (RFC 1995 §3), which is refused anyway
         asked: edns.Edns | None = None
-        tsig: Tsig | None = None
+        tsig: TsigEcho | None = None
         do: bool | None = None
         for _ in range(arcount):
             start = at
             owner_end, rtype, rclass, ttl, rdata, at = _record(octets, at, question, do)
             if tsig is not None:
-                raise Malformed("a record behind the TSIG", question, do=do)  # RFC 8945 §5.1
+                raise QueryMalformed("a record behind the TSIG", question, do=do)  # RFC 8945 §5.1
             if rtype == edns.TYPE_OPT:
                 if do is not None:
-                    raise Malformed("two OPT records", question, do=do)  # RFC 6891 §6.1.1
+                    raise QueryMalformed("two OPT records", question, do=do)  # RFC 6891 §6.1.1
                 do = edns.is_do(ttl)
                 if octets[start]:
-                    raise Malformed("an OPT record whose owner is not the root", question, do=do)
+                    raise QueryMalformed("an OPT record whose owner is not the root", question, do=do)
                 try:
                     asked = edns.parse(rclass, ttl >> 16 & 0xFF, ttl & 0xFFFF, rdata)
                 except edns.OptionMalformed as error:
-                    raise Malformed(str(error), question, do=do) from error
+                    raise QueryMalformed(str(error), question, do=do) from error
             elif rtype == _TYPE_TSIG:
                 tsig = _tsig(octets[start:owner_end], rdata, question, do)
         if at != len(octets):
-            raise Malformed("octets behind the message", question, do=do)
+            raise QueryMalformed("octets behind the message", question, do=do)
         return cls(question, qname, qtype, qclass, asked, tsig)
 
 
@@ -111,11 +111,11 @@ def _name_end(octets: bytes, at: int) -> int:
         at += 1 + size
         if size == 0:
             if at - start > 255:
-                raise Malformed("a name of more than 255 octets")
+                raise QueryMalformed("a name of more than 255 octets")
             return at
         if size > 63:
-            raise Malformed("a compressed name or an unknown kind of label")
-    raise Malformed("a name is cut off")
+            raise QueryMalformed("a compressed name or an unknown kind of label")
+    raise QueryMalformed("a name is cut off")
 
 
 def _record(octets: bytes, at: int, question: bytes, do: bool | None = None) -> tuple[int, int, int, int, bytes, int]:
@@ -129,21 +129,21 @@ def _record(octets: bytes, at: int, question: bytes, do: bool | None = None) -> 
         at += 1 + size
     owner_end = at + 1
     if owner_end + _RECORD.size > end:
-        raise Malformed("a record is cut off", question, do=do)
+        raise QueryMalformed("a record is cut off", question, do=do)
     rtype, rclass, ttl, size = _RECORD.unpack_from(octets, owner_end)
     start = owner_end + _RECORD.size
     if start + size > end:
-        raise Malformed("a record is cut off", question, do=do)
+        raise QueryMalformed("a record is cut off", question, do=do)
     return owner_end, rtype, rclass, ttl, octets[start : start + size], start + size
 
 
-def _tsig(owner: bytes, rdata: bytes, question: bytes, do: bool | None) -> Tsig:
+def _tsig(owner: bytes, rdata: bytes, question: bytes, do: bool | None) -> TsigEcho:
     """RFC 8945 §4.2; names in it must not be compressed."""
     try:
         _name_end(owner, 0)
         algorithm_end = _name_end(rdata, 0)
-    except Malformed as error:
-        raise Malformed(f"TSIG: {error}", question, do=do) from error
+    except QueryMalformed as error:
+        raise QueryMalformed(f"TSIG: {error}", question, do=do) from error
     if algorithm_end + 10 > len(rdata):
-        raise Malformed("a TSIG record is cut off", question, do=do)
-    return Tsig(owner, rdata[:algorithm_end], rdata[algorithm_end : algorithm_end + 8])
+        raise QueryMalformed("a TSIG record is cut off", question, do=do)
+    return TsigEcho(owner, rdata[:algorithm_end], rdata[algorithm_end : algorithm_end + 8])

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from rootsrv.answer import identity
 from rootsrv.answer.cookies import FULL_COOKIE_OCTETS, ServerCookies
 from rootsrv.answer.prepared import TARGETS, PreparedAnswers, Ready
-from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query, Tsig
+from rootsrv.answer.question import HEADER_OCTETS, Query, QueryMalformed, TsigEcho
 from rootsrv.answer.table import AnswerTable
 from rootsrv.wire import edns
 from rootsrv.wire import name as names
@@ -164,7 +164,7 @@ class Responder:
             return _error(octets, NOTIMP, b"", b"")  # whatever follows the header need not be a question
         try:
             query = Query.parse(octets)
-        except Malformed as error:
+        except QueryMalformed as error:
             return _formerr(octets, error, self._settings.max_udp_response_octets)
         return self._decide(octets, query, source, transport, now)
 
@@ -177,7 +177,7 @@ class Responder:
             return self.respond_fully(octets, source, Transport.UDP, now)
         try:
             query = Query.parse(octets)
-        except Malformed as error:
+        except QueryMalformed as error:
             return _formerr(octets, error, self._settings.max_udp_response_octets)
         return self._decide(octets, query, source, Transport.UDP, now, without_answer=True)
 
@@ -519,7 +519,7 @@ def not_ready(octets: bytes, max_udp_octets: int = 1232) -> bytes | None:
         return _error(octets, NOTIMP, b"", b"")
     try:
         query = Query.parse(octets)
-    except Malformed as error:
+    except QueryMalformed as error:
         return _formerr(octets, error, max_udp_octets)
     opt = b""
     rcode = SERVFAIL
@@ -537,13 +537,13 @@ def _error(octets: bytes, rcode: int, question: bytes, opt: bytes) -> bytes:
     return octets[:2] + _HEADER_TAIL.pack(flags, bool(question), 0, 0, bool(opt)) + question + opt
 
 
-def _formerr(octets: bytes, error: Malformed, max_udp_octets: int) -> bytes:
+def _formerr(octets: bytes, error: QueryMalformed, max_udp_octets: int) -> bytes:
     """FORMERR, with an OPT record that copies DO where one was understood to be there (RFC 6891 §7, RFC 3225 §3)."""
     opt = b"" if error.do is None else edns.opt_record(max_udp_octets, do=error.do)
     return _error(octets, FORMERR, error.question, opt)
 
 
-def _unknown_key(octets: bytes, question: bytes, tsig: Tsig, opt: bytes, room: int) -> bytes:
+def _unknown_key(octets: bytes, question: bytes, tsig: TsigEcho, opt: bytes, room: int) -> bytes:
     """NOTAUTH with BADKEY, unsigned (RFC 8945 §5.2.1, §5.3.2): no key is known on the service address.
 
     A TSIG record that does not fit into *room* octets with the OPT record is left out, and TC is set: over TCP it fits.

@@ -32,7 +32,7 @@ class WishOrder:
     """In a mesh: without a token, whoever else is withdrawn."""
 
 
-class Control:
+class RouteControl:
     """Carries out what the operator asks of the controller."""
 
     def __init__(self, controller: Controller, standing: wishes.Orders) -> None:
@@ -90,7 +90,7 @@ def _floor(watch: FloorWatch | None) -> dict[str, Any] | None:
     }
 
 
-def _family(family: Family, order: wishes.Order) -> dict[str, Any]:
+def _family(family: Family, order: wishes.FamilyWish) -> dict[str, Any]:
     now = boottime()
     health = family.health
     return {

@@ -34,19 +34,19 @@ from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config.anycast import AnycastConfig
 from rootsrv.health.evidence import (
     Cause,
+    EvidencePolicy,
     Instance,
     Judgement,
     Load,
-    Outcome,
-    Policy,
     Probe,
+    ProbeOutcome,
+    ProbeTransport,
     Round,
-    Transport,
-    Verdict,
+    RoundVerdict,
     judge,
 )
 from rootsrv.health.floor import CLASSES, Class, Floor, failed, needs_token, soften
-from rootsrv.health.state import Announcement, Change, Flaps, Health, Limits, Wish
+from rootsrv.health.state import Announcement, Change, Flaps, Health, Steadiness, Wish
 from rootsrv.process import log, service_manager
 from rootsrv.process.children import describe_error
 from rootsrv.process.persistence import persistently
@@ -59,7 +59,7 @@ _STEER_AGAIN_SECONDS = 0.1
 _MAX_NETLINK_FAULTS = 5
 """After so many rounds in which the kernel could not be asked the role ends, to be started with another socket."""
 
-Replies = Callable[[], Mapping[tuple[Transport, int], int]]
+Replies = Callable[[], Mapping[tuple[ProbeTransport, int], int]]
 """Replies that all workers have sent since ever, by transport and IP version."""
 
 
@@ -136,7 +136,7 @@ class Controller:
         self._boot_id = boot_id
         self._kept_flaps: dict[int, Flaps] = {}
         self._netlink_faults = 0
-        self._policy = Policy(
+        self._policy = EvidencePolicy(
             stale_soft_seconds=config.stale_soft_seconds,
             stale_hard_seconds=config.stale_hard_seconds,
             transport_dead_fails=config.on_transport_dead == "withdraw",
@@ -144,7 +144,7 @@ class Controller:
             stale_hard_withdraws=config.on_stale_hard == "withdraw",
             fastpath_wrong_detaches=config.on_fastpath_wrong == "detach",
         )
-        limits = Limits(
+        limits = Steadiness(
             rise=config.rise,
             fall=config.fall,
             hold_down_seconds=config.hold_down_seconds,
@@ -157,7 +157,7 @@ class Controller:
         )
 
     def _family(
-        self, version: int, limits: Limits, bird: Bird, addresses: tuple[Address, ...], flaps: Flaps | None
+        self, version: int, limits: Steadiness, bird: Bird, addresses: tuple[Address, ...], flaps: Flaps | None
     ) -> Family:
         config = self._config
         anchor = config.anchor(version)
@@ -271,28 +271,28 @@ class Controller:
     async def _probe(self, family: Family, host: frozenset[Address]) -> None:
         probed = await family.prober.probe(host)
         family.probes = tuple(probe for probes in probed.values() for probe in probes)
-        family.own += sum(probe.outcome is Outcome.RIGHT for probe in family.probes)
+        family.own += sum(probe.outcome is ProbeOutcome.RIGHT for probe in family.probes)
 
     async def _load(
         self,
         family: Family,
-        before: Mapping[tuple[Transport, int], int],
-        after: Mapping[tuple[Transport, int], int],
-    ) -> dict[Transport, Load]:
+        before: Mapping[tuple[ProbeTransport, int], int],
+        after: Mapping[tuple[ProbeTransport, int], int],
+    ) -> dict[ProbeTransport, Load]:
         load = {}
-        for transport in Transport:
+        for transport in ProbeTransport:
             path = (transport, family.version)
             full = False
-            if transport is Transport.TCP and any(
-                probe.outcome is Outcome.SILENT for probe in family.probes if probe.transport is transport
+            if transport is ProbeTransport.TCP and any(
+                probe.outcome is ProbeOutcome.SILENT for probe in family.probes if probe.transport is transport
             ):
                 with contextlib.suppress(NetlinkFailed):
                     full = any((await full_accept_queues(self._port, family.prober.addresses)).values())
             load[transport] = Load(max(0, after[path] - before[path]), full)
         return load
 
-    def _replies_to_others(self, family: Family, replies: Mapping[tuple[Transport, int], int]) -> int:
-        workers = sum(replies[transport, family.version] for transport in Transport)
+    def _replies_to_others(self, family: Family, replies: Mapping[tuple[ProbeTransport, int], int]) -> int:
+        workers = sum(replies[transport, family.version] for transport in ProbeTransport)
         return workers + self._fastpath.replies[family.version] - family.own
 
     def _observe(self, family: Family, judgement: Judgement, now: float, floor: Floor | None) -> None:
@@ -385,7 +385,7 @@ class Controller:
 
     async def _withdraw_all(self) -> None:
         """The end: withdraw, have it confirmed, and leave time for packets that are on their way."""
-        unseen = Judgement(Verdict.UNSURE)
+        unseen = Judgement(RoundVerdict.UNSURE)
         for family in self.families:
             change = family.health.observe(
                 unseen, boottime(), wish=Wish.WITHDRAW, wish_reason="stopping", wish_cause=Cause.STOPPING

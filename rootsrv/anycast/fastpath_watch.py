@@ -10,7 +10,7 @@ from typing import Any
 
 from rootsrv.anycast.witness import boottime
 from rootsrv.control.client import NoAnswer, ask
-from rootsrv.health.evidence import FastPath
+from rootsrv.health.evidence import FastPathTest
 from rootsrv.process import log
 
 POLL_SECONDS = 1.0
@@ -19,7 +19,7 @@ STUCK_SECONDS = 3.0
 """A bad fast path that is still on so long after it was first told to go cannot be detached."""
 
 _PATIENCE_SECONDS = 2.0  # a probe asks some 250 questions, behind whatever serve is doing
-_BAD = (FastPath.WRONG, FastPath.DEAD)
+_BAD = (FastPathTest.WRONG, FastPathTest.DEAD)
 
 
 class FastPathWatch:
@@ -29,7 +29,7 @@ class FastPathWatch:
         """*detach*: whether to take a bad one off (AnycastConfig.on_fastpath_wrong)."""
         self._socket = serve_socket
         self._detach = detach
-        self.state = FastPath.OFF
+        self.state = FastPathTest.OFF
         self.detail = ""
         self.replies: dict[int, int] = {4: 0, 6: 0}
         """Responses from the kernel, by IP version."""
@@ -43,7 +43,9 @@ class FastPathWatch:
     def stuck(self) -> bool:
         """Whether it answers wrongly and could not be taken off."""
         return (
-            self.state is FastPath.WRONG and self._told_at is not None and boottime() - self._told_at >= STUCK_SECONDS
+            self.state is FastPathTest.WRONG
+            and self._told_at is not None
+            and boottime() - self._told_at >= STUCK_SECONDS
         )
 
     async def watch(self) -> None:
@@ -54,23 +56,23 @@ class FastPathWatch:
                 await asyncio.sleep(AGAIN_SECONDS)
                 state, detail = await self._probe()
             self.state, self.detail = state, detail
-            if state is FastPath.RIGHT:
+            if state is FastPathTest.RIGHT:
                 self.alarm, self._told_at = "", None
             elif state in _BAD and self._detach:
                 await self._take_off()
-            if state is not FastPath.OFF:
+            if state is not FastPathTest.OFF:
                 await self._count()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _probe(self) -> tuple[FastPath, str]:
+    async def _probe(self) -> tuple[FastPathTest, str]:
         try:
             answer = await ask(self._socket, {"command": "fastpath-probe"}, _PATIENCE_SECONDS)
-            return FastPath(answer.get("state")), str(answer.get("detail", ""))
+            return FastPathTest(answer.get("state")), str(answer.get("detail", ""))
         except NoAnswer as error:
             # Serve may be starting, or have no fast path at all; one that was on and cannot be seen counts as dead.
-            return (FastPath.OFF, "") if self.state is FastPath.OFF else (FastPath.DEAD, str(error))
+            return (FastPathTest.OFF, "") if self.state is FastPathTest.OFF else (FastPathTest.DEAD, str(error))
         except ValueError as error:
-            return FastPath.DEAD, str(error)
+            return FastPathTest.DEAD, str(error)
 
     async def _take_off(self) -> None:
         reason = f"{self.state.value}: {self.detail}"

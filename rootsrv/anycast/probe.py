@@ -27,8 +27,8 @@ import dns.rcode
 
 from rootsrv.answer.responder import Responder, Transport
 from rootsrv.answer.table import NAME_IS_DELEGATION, TableUnusable
-from rootsrv.health.evidence import Outcome, Probe
-from rootsrv.health.evidence import Transport as ProbedTransport
+from rootsrv.health.evidence import Probe, ProbeOutcome
+from rootsrv.health.evidence import ProbeTransport as ProbedTransport
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.wire import edns
 
@@ -174,9 +174,9 @@ class Prober:
         self, address: Address, questions: Sequence[ProbeQuestion], host_addresses: frozenset[Address]
     ) -> tuple[Probe, ...]:
         if address not in host_addresses:
-            return (Probe(str(address), ProbedTransport.UDP, "anything", Outcome.ABSENT),)
+            return (Probe(str(address), ProbedTransport.UDP, "anything", ProbeOutcome.ABSENT),)
         if not self._expected.ready:
-            return (Probe(str(address), ProbedTransport.UDP, "anything", Outcome.CANNOT_TELL, "no answer table"),)
+            return (Probe(str(address), ProbedTransport.UDP, "anything", ProbeOutcome.CANNOT_TELL, "no answer table"),)
         over_tcp = asyncio.create_task(self._probe_tcp(address, questions))
         over_udp = await asyncio.gather(*(self._probe_udp(address, each) for each in questions))
         return (*over_udp, *await over_tcp)
@@ -187,21 +187,23 @@ class Prober:
 
     async def _ask_udp(
         self, address: Address, asked: ProbeQuestion, timeout: float, again: bool = False
-    ) -> tuple[Outcome, str]:
+    ) -> tuple[ProbeOutcome, str]:
         try:
             reply = await exchange_udp(address, self._port, asked, timeout)
         except (TimeoutError, ConnectionError) as error:
             detail = "refused" if isinstance(error, ConnectionError) else ""
             if again:
-                return Outcome.CANNOT_TELL, f"wrong data, then {detail or 'no answer'}"
-            return Outcome.SILENT, detail
+                return ProbeOutcome.CANNOT_TELL, f"wrong data, then {detail or 'no answer'}"
+            return ProbeOutcome.SILENT, detail
         except OSError as error:
             detail = error.strerror or str(error)
-            return (Outcome.CANNOT_TELL, f"wrong data, then {detail}") if again else (Outcome.NOT_ASKED, detail)
+            return (
+                (ProbeOutcome.CANNOT_TELL, f"wrong data, then {detail}") if again else (ProbeOutcome.NOT_ASKED, detail)
+            )
         if await self._is_right(asked, reply, address, Transport.UDP):
-            return Outcome.RIGHT, ""
+            return ProbeOutcome.RIGHT, ""
         if again:
-            return Outcome.WRONG, _summary(reply)
+            return ProbeOutcome.WRONG, _summary(reply)
         return await self._ask_udp(address, asked, RETRY_SECONDS, again=True)
 
     async def _probe_tcp(self, address: Address, questions: Sequence[ProbeQuestion]) -> tuple[Probe, ...]:
@@ -212,9 +214,9 @@ class Prober:
             return tuple(_not_asked(address, asked, what) for asked in questions)
         probes = []
         for asked, reply in zip(questions, replies, strict=True):
-            outcome, detail = Outcome.SILENT, fault
+            outcome, detail = ProbeOutcome.SILENT, fault
             if reply is not None and await self._is_right(asked, reply, address, Transport.TCP):
-                outcome, detail = Outcome.RIGHT, ""
+                outcome, detail = ProbeOutcome.RIGHT, ""
             elif reply is not None:
                 again = None
                 try:
@@ -222,11 +224,11 @@ class Prober:
                 except OSError as error:
                     fault = error.strerror or str(error)
                 if again is None:
-                    outcome, detail = Outcome.CANNOT_TELL, f"wrong data, then {fault or 'no answer'}"
+                    outcome, detail = ProbeOutcome.CANNOT_TELL, f"wrong data, then {fault or 'no answer'}"
                 elif await self._is_right(asked, again, address, Transport.TCP):
-                    outcome, detail = Outcome.RIGHT, ""
+                    outcome, detail = ProbeOutcome.RIGHT, ""
                 else:
-                    outcome, detail = Outcome.WRONG, _summary(again)
+                    outcome, detail = ProbeOutcome.WRONG, _summary(again)
             probes.append(Probe(str(address), ProbedTransport.TCP, asked.name, outcome, detail))
         return tuple(probes)
 
@@ -240,7 +242,7 @@ class Prober:
 
 
 def _not_asked(address: Address, asked: ProbeQuestion, why: str) -> Probe:
-    return Probe(str(address), ProbedTransport.TCP, asked.name, Outcome.NOT_ASKED, why)
+    return Probe(str(address), ProbedTransport.TCP, asked.name, ProbeOutcome.NOT_ASKED, why)
 
 
 class _Datagrams(asyncio.DatagramProtocol):

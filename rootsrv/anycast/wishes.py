@@ -16,7 +16,7 @@ class WishNotKept(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class FamilyWish:
     """A wish for one IP version."""
 
     wish: Wish = Wish.SERVE
@@ -40,7 +40,7 @@ class Orders:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._orders: dict[int, Order] = {}
+        self._orders: dict[int, FamilyWish] = {}
         try:
             document = json_text.parse(path.read_text())
             if not isinstance(document, dict):
@@ -52,14 +52,14 @@ class Orders:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"{path}: cannot be read ({type(error).__name__}: {error}); `rootsrv undrain` starts anew"
-            self._orders = dict.fromkeys((4, 6), Order(Wish.WITHDRAW, reason, time.time()))
+            self._orders = dict.fromkeys((4, 6), FamilyWish(Wish.WITHDRAW, reason, time.time()))
 
-    def __getitem__(self, version: int) -> Order:
-        return self._orders.get(version, Order())
+    def __getitem__(self, version: int) -> FamilyWish:
+        return self._orders.get(version, FamilyWish())
 
     def give(self, versions: tuple[int, ...], wish: Wish, reason: str, by: str, *, force: bool = False) -> None:
         """Wish *wish* from now on, by the order of *by*; WishNotKept if that could not be written."""
-        order = Order(wish, reason or f"operator: {wish.value}", time.time(), force, by)
+        order = FamilyWish(wish, reason or f"operator: {wish.value}", time.time(), force, by)
         orders = self._orders | dict.fromkeys(versions, order)
         document = {str(each): asdict(order) | {"wish": order.wish.value} for each, order in orders.items()}
         try:
@@ -69,6 +69,6 @@ class Orders:
         self._orders = orders
 
 
-def _order(document: dict[str, Any]) -> Order:
+def _order(document: dict[str, Any]) -> FamilyWish:
     wish, reason, since = Wish(document["wish"]), str(document["reason"]), float(document["since"])
-    return Order(wish, reason, since, document.get("force") is True, str(document.get("by", "")))
+    return FamilyWish(wish, reason, since, document.get("force") is True, str(document.get("by", "")))

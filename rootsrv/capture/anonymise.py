@@ -41,7 +41,7 @@ _ADDRESSES_AT_ONCE = 4096
 _WORTH_NUMPY = 16  # addresses
 
 
-class KeyUnusable(ValueError):
+class KeyLengthWrong(ValueError):
     """The key has not as many octets as the method needs."""
 
 
@@ -96,7 +96,7 @@ class _Keyed(Anonymiser):
 
     def __init__(self, key: bytes) -> None:
         if len(key) != self.key_octets:
-            raise KeyUnusable(f"{self.name} needs a key of {self.key_octets} octets, this one has {len(key)}")
+            raise KeyLengthWrong(f"{self.name} needs a key of {self.key_octets} octets, this one has {len(key)}")
         self._key = key
         # One call of `update` is as many blocks as it is given; in this mode none depends on another.
         self._encrypt = Cipher(algorithms.AES(key[:16]), modes.ECB()).encryptor().update

@@ -77,7 +77,7 @@ class Signature(enum.IntEnum):
     RESPONSE_RCODE = 16
 
 
-class Block(enum.IntEnum):
+class BlockKey(enum.IntEnum):
     """Keys of a block (§7.5)."""
 
     PREAMBLE = 0
@@ -88,7 +88,7 @@ class Block(enum.IntEnum):
     MALFORMED_MESSAGES = 5
 
 
-class Preamble(enum.IntEnum):
+class PreambleKey(enum.IntEnum):
     """Keys of a block's preamble (§7.5.1), private ones below 0."""
 
     EARLIEST_TIME = 0
@@ -97,7 +97,7 @@ class Preamble(enum.IntEnum):
     START_TIME = -2
 
 
-class Statistics(enum.IntEnum):
+class StatisticsKey(enum.IntEnum):
     """Keys of a block's statistics (§7.5.2), private ones below 0."""
 
     PROCESSED_MESSAGES = 0

@@ -37,14 +37,14 @@ from rootsrv.capture.cdns import (
     BLOCK_ROWS,
     TICKS_PER_SECOND,
     TYPE_AUTHORITATIVE,
-    Block,
+    BlockKey,
     Collection,
     MalformedData,
-    Preamble,
+    PreambleKey,
     QueryResponse,
     Signature,
     SignatureFlags,
-    Statistics,
+    StatisticsKey,
     Table,
 )
 from rootsrv.capture.entries import entries, hashed, mixed
@@ -226,24 +226,24 @@ def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymise
     answered = int((rows.view(_ROW).reshape(-1)["response_octets"][~malformed] != 0).sum())
     messages = len(heads) + answered
     statistics = {
-        Statistics.PROCESSED_MESSAGES: messages,
-        Statistics.ITEMS: count,
-        Statistics.UNMATCHED_QUERIES: count - answered,
-        Statistics.UNMATCHED_RESPONSES: 0,
-        Statistics.DISCARDED_OPCODE: 0,
-        Statistics.MALFORMED: len(heads) - count,
-        Statistics.PACKETS: messages,
-        Statistics.LOST: lost,
-        Statistics.NOT_SAMPLED: not_sampled,
+        StatisticsKey.PROCESSED_MESSAGES: messages,
+        StatisticsKey.ITEMS: count,
+        StatisticsKey.UNMATCHED_QUERIES: count - answered,
+        StatisticsKey.UNMATCHED_RESPONSES: 0,
+        StatisticsKey.DISCARDED_OPCODE: 0,
+        StatisticsKey.MALFORMED: len(heads) - count,
+        StatisticsKey.PACKETS: messages,
+        StatisticsKey.LOST: lost,
+        StatisticsKey.NOT_SAMPLED: not_sampled,
     }
     if not len(heads):
-        return cbor2.dumps({Block.PREAMBLE: {}, Block.STATISTICS: statistics})
+        return cbor2.dumps({BlockKey.PREAMBLE: {}, BlockKey.STATISTICS: statistics})
     times = rows[:, 0] // numpy.uint64(_NANOSECONDS_PER_TICK)
     earliest = times.min()
     preamble = {
-        Preamble.EARLIEST_TIME: divmod(int(earliest), TICKS_PER_SECOND),
-        Preamble.END_TIME: divmod(int(times.max()), TICKS_PER_SECOND),
-        Preamble.START_TIME: divmod(int(earliest), TICKS_PER_SECOND),
+        PreambleKey.EARLIEST_TIME: divmod(int(earliest), TICKS_PER_SECOND),
+        PreambleKey.END_TIME: divmod(int(times.max()), TICKS_PER_SECOND),
+        PreambleKey.START_TIME: divmod(int(earliest), TICKS_PER_SECOND),
     }
     times -= earliest
     client_strings, client_count, client = clients(rows, anonymiser)
@@ -275,7 +275,7 @@ def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymise
             (QueryResponse.QUERY_SIZE, found["query_octets"], None),
             (QueryResponse.RESPONSE_SIZE, found["response_octets"], found["response_octets"] != 0),
         ]
-        parts[Block.QUERY_RESPONSES] = array(count, maps(count, columns))
+        parts[BlockKey.QUERY_RESPONSES] = array(count, maps(count, columns))
 
     raw_heads = heads[malformed]
     raw_rows = rows[malformed].view(_ROW).reshape(-1)
@@ -294,10 +294,10 @@ def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymise
             (QueryResponse.CLIENT_PORT, raw_rows["source_port"], None),
             (3, numpy.arange(len(raw_heads)), None),  # message-data-index
         ]
-        parts[Block.MALFORMED_MESSAGES] = array(len(raw_heads), maps(len(raw_heads), columns))
-    parts[Block.PREAMBLE] = cbor2.dumps(preamble)
-    parts[Block.STATISTICS] = cbor2.dumps(statistics)
-    parts[Block.TABLES] = _map(tables)
+        parts[BlockKey.MALFORMED_MESSAGES] = array(len(raw_heads), maps(len(raw_heads), columns))
+    parts[BlockKey.PREAMBLE] = cbor2.dumps(preamble)
+    parts[BlockKey.STATISTICS] = cbor2.dumps(statistics)
+    parts[BlockKey.TABLES] = _map(tables)
     return _map(parts)
 
 

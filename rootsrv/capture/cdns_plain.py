@@ -12,14 +12,14 @@ from rootsrv.capture.cdns import (
     BLOCK_ROWS,
     TICKS_PER_SECOND,
     TYPE_AUTHORITATIVE,
-    Block,
+    BlockKey,
     Collection,
     MalformedData,
-    Preamble,
+    PreambleKey,
     QueryResponse,
     Signature,
     SignatureFlags,
-    Statistics,
+    StatisticsKey,
     Table,
 )
 from rootsrv.capture.facts import Fact, Kind, OptBits
@@ -130,25 +130,25 @@ def _block(found: list[Fact], lost: int, not_sampled: int, anonymiser: Anonymise
     answered = sum(_RESPONSE_SIZE in item for item in items)
     messages = len(items) + answered + len(malformed)
     block: dict[int, object] = {
-        Block.PREAMBLE: {},
-        Block.STATISTICS: {
-            Statistics.PROCESSED_MESSAGES: messages,
-            Statistics.ITEMS: len(items),
-            Statistics.UNMATCHED_QUERIES: len(items) - answered,
-            Statistics.UNMATCHED_RESPONSES: 0,
-            Statistics.DISCARDED_OPCODE: 0,
-            Statistics.MALFORMED: len(malformed),
-            Statistics.PACKETS: messages,
-            Statistics.LOST: lost,
-            Statistics.NOT_SAMPLED: not_sampled,
+        BlockKey.PREAMBLE: {},
+        BlockKey.STATISTICS: {
+            StatisticsKey.PROCESSED_MESSAGES: messages,
+            StatisticsKey.ITEMS: len(items),
+            StatisticsKey.UNMATCHED_QUERIES: len(items) - answered,
+            StatisticsKey.UNMATCHED_RESPONSES: 0,
+            StatisticsKey.DISCARDED_OPCODE: 0,
+            StatisticsKey.MALFORMED: len(malformed),
+            StatisticsKey.PACKETS: messages,
+            StatisticsKey.LOST: lost,
+            StatisticsKey.NOT_SAMPLED: not_sampled,
         },
     }
     if not found:
         return block
-    block[Block.PREAMBLE] = {
-        Preamble.EARLIEST_TIME: divmod(earliest, TICKS_PER_SECOND),
-        Preamble.END_TIME: divmod(max(fact.time for fact in found), TICKS_PER_SECOND),
-        Preamble.START_TIME: divmod(earliest, TICKS_PER_SECOND),
+    block[BlockKey.PREAMBLE] = {
+        PreambleKey.EARLIEST_TIME: divmod(earliest, TICKS_PER_SECOND),
+        PreambleKey.END_TIME: divmod(max(fact.time for fact in found), TICKS_PER_SECOND),
+        PreambleKey.START_TIME: divmod(earliest, TICKS_PER_SECOND),
     }
     tables: dict[int, list[object]] = {
         Table.ADDRESSES: list(addresses),
@@ -158,11 +158,11 @@ def _block(found: list[Fact], lost: int, not_sampled: int, anonymiser: Anonymise
         Table.MALFORMED_DATA: list(malformed_data),
     }
     # Arrays that are there are not empty (§7.5).
-    block[Block.TABLES] = {key: table for key, table in tables.items() if table}
+    block[BlockKey.TABLES] = {key: table for key, table in tables.items() if table}
     if items:
-        block[Block.QUERY_RESPONSES] = items
+        block[BlockKey.QUERY_RESPONSES] = items
     if malformed:
-        block[Block.MALFORMED_MESSAGES] = malformed
+        block[BlockKey.MALFORMED_MESSAGES] = malformed
     return block
 
 

@@ -84,7 +84,7 @@ class CdnsFile:
                 self.cut_off = True
                 return
             number += 1
-            if not isinstance(block, dict) or not isinstance(block.get(cdns.Block.PREAMBLE), dict):
+            if not isinstance(block, dict) or not isinstance(block.get(cdns.BlockKey.PREAMBLE), dict):
                 raise self._wrong(f"has a block {number} that is none")
             yield block
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from rootsrv.capture import offer, rings, sequence
 from rootsrv.capture.compression import SUFFIXES, Compressor
-from rootsrv.capture.files import Directory, Finisher, OutputFile, is_full, is_taken
+from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile, is_full, is_taken
 from rootsrv.capture.formats import Format
 from rootsrv.process import log
 from rootsrv.process.clock import boottime_ns
@@ -52,7 +52,7 @@ _SECOND = 10**9
 _END_OF_TIME = 1 << 63
 
 
-class State(enum.Enum):
+class CollectorState(enum.Enum):
     """What the collector does."""
 
     IDLE = "idle"
@@ -73,7 +73,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class WantedCapture:
     """What shall be captured."""
 
     make_format: Callable[[], Format]
@@ -94,7 +94,7 @@ class Collector:
     """Turns rings into files, as it is told."""
 
     def __init__(
-        self, source: Path, directory: Directory, finisher: Finisher, wall_ns: Callable[[], int] = time.time_ns
+        self, source: Path, directory: CaptureDirectory, finisher: Finisher, wall_ns: Callable[[], int] = time.time_ns
     ) -> None:
         """*source*: where the role serve hands out the rings (offer.NAME)."""
         self._source = source
@@ -103,7 +103,7 @@ class Collector:
         self._wall_ns = wall_ns
         self._taken: offer.Taken | None = None
         self._again_at = 0.0
-        self._wanted: Wanted | None = None
+        self._wanted: WantedCapture | None = None
         self._format: Format | None = None
         self._file: OutputFile | None = None
         self._until = 0
@@ -119,7 +119,7 @@ class Collector:
         """Losses that no file could be told of."""
 
         self._room_at = 0.0
-        self.state = State.IDLE
+        self.state = CollectorState.IDLE
         self.totals = Totals()
         self.why = ""
         """Why nothing is captured, or not all of it."""
@@ -132,7 +132,7 @@ class Collector:
 
     # ── orders ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, wanted: Wanted, *, resumed: bool = False) -> None:
+    def start(self, wanted: WantedCapture, *, resumed: bool = False) -> None:
         """Capture from now on; *resumed*: what has come since the role ended, or was lost then, belongs to it."""
         if self._wanted is not None:
             self.stop()
@@ -140,7 +140,7 @@ class Collector:
         self._format = wanted.make_format()
         self._offset = self._wall_ns() - boottime_ns()
         self._until = self._untold = 0
-        self.state = State.CAPTURING
+        self.state = CollectorState.CAPTURING
         self.why = "" if self._rings() else "the role serve has not handed over its rings yet"
         if not resumed:
             for ring in self._rings():
@@ -159,7 +159,7 @@ class Collector:
         self._switch_off()
         self._drain()
         self._wanted = self._format = None
-        self.state = State.IDLE
+        self.state = CollectorState.IDLE
         log.event("capture stopped", reason=reason, items=self.totals.items)
 
     @property
@@ -189,7 +189,7 @@ class Collector:
         if now >= self._room_at:
             self._room_at = now + ROOM_SECONDS
             self._look_for_room()
-        if self.state is State.CAPTURING:
+        if self.state is CollectorState.CAPTURING:
             self._take(boottime_ns() - sequence.HOLD_BACK_NS)
             self._rotate_when_idle(wall)
         else:
@@ -393,9 +393,9 @@ class Collector:
         self._untold += items
 
     def _refuse(self, reason: str) -> None:
-        if self.state is not State.FULL:
+        if self.state is not CollectorState.FULL:
             log.alarm("capture cannot write", reason=reason)
-        self.state, self.why = State.FULL, reason
+        self.state, self.why = CollectorState.FULL, reason
         self._discard()
 
     def _discard(self) -> None:
@@ -418,10 +418,10 @@ class Collector:
             reason = "quota_gigabytes or keep_free_gigabytes is reached"
         except OSError as error:
             room, reason = False, f"{error.filename}: {error.strerror}"
-        if room and self.state is State.FULL:
+        if room and self.state is CollectorState.FULL:
             log.event("capture goes on", reason="there is room again")
-            self.state, self.why = State.CAPTURING, ""
-        elif not room and self.state is State.CAPTURING:
+            self.state, self.why = CollectorState.CAPTURING, ""
+        elif not room and self.state is CollectorState.CAPTURING:
             self._take(_END_OF_TIME)
             self._take(_END_OF_TIME)
             self._end_file()
@@ -438,7 +438,7 @@ class Collector:
             return
         self.totals.clock_steps += 1
         log.alarm("capture sees a step of the clock", seconds=round((offset - self._offset) / 1e9, 3))
-        if self.state is State.CAPTURING:
+        if self.state is CollectorState.CAPTURING:
             self._take(_END_OF_TIME)
             self._take(_END_OF_TIME)
             if self._file is not None:
@@ -449,11 +449,11 @@ class Collector:
 
     def _drain(self) -> None:
         """All that was written until now into the file, which ends."""
-        if self.state is State.CAPTURING:
+        if self.state is CollectorState.CAPTURING:
             # The writers may be at it still: what they began before they saw the switch is complete a moment later.
             for _ in range(3):
                 time.sleep(POLL_SECONDS)
-                if self.state is State.CAPTURING:
+                if self.state is CollectorState.CAPTURING:
                     self._take(_END_OF_TIME)
             self._end_file()
 

@@ -41,7 +41,7 @@ class Kind(enum.IntEnum):
     MALFORMED = 2
 
 
-class Transport(enum.IntEnum):
+class TransportCode(enum.IntEnum):
     """How the query came (RFC 8618 §7.5.3.2.1)."""
 
     UDP = 0

@@ -222,7 +222,7 @@ def _packed_from(target: Path) -> list[Path]:
     return [each for suffix in SUFFIXES.values() if (each := target.with_suffix(suffix)).exists()]
 
 
-class Directory:
+class CaptureDirectory:
     """All files of a capture, and how much they may take."""
 
     def __init__(

@@ -138,7 +138,7 @@ def rate(name: str) -> float:
     for number in range(_TRIED):
         source = struct.pack("!I12x", number // 4)
         octets = struct.pack("!6H", number, 0, 1, 0, 0, 0) + b"\7tld%04d\0\0\1\0\1" % (number % 1500)
-        message = messages.Message(number, 4, 0, source, 4000, bytes(16), 53, 100, bytes(16), octets)
+        message = messages.CapturedMessage(number, 4, 0, source, 4000, bytes(16), 53, 100, bytes(16), octets)
         rows.append(pcap.rows_of(message) if name == "pcap" else messages.fact_of(message).to_rows())
     portion = b"".join(rows)
     began = time.thread_time()

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rootsrv.answer.question import HEADER_OCTETS, Malformed, Query
+from rootsrv.answer.question import HEADER_OCTETS, Query, QueryMalformed
 from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, Fact, Kind, OptBits
 from rootsrv.capture.rings import IPV4, IPV6, MESSAGE, ROW_OCTETS, TCP, UDP, RingWriter
 from rootsrv.process import log
@@ -21,7 +21,7 @@ _OF_RESPONSE = slice(2, 18)
 _CLIENT_SUBNET = 8  # option code (RFC 7871 §6)
 
 
-class Message(NamedTuple):
+class CapturedMessage(NamedTuple):
     """A message as a worker got it."""
 
     time: int
@@ -114,7 +114,7 @@ def rows_of(row: bytes | memoryview) -> int:
     return 1 + max(0, -(-(size - _HERE) // CONTINUATION_OCTETS))
 
 
-def read(rows: bytes | memoryview) -> Iterator[Message]:
+def read(rows: bytes | memoryview) -> Iterator[CapturedMessage]:
     """The messages in *rows*, which begin and end with whole ones."""
     at, end = 0, len(rows)
     while at < end:
@@ -126,10 +126,10 @@ def read(rows: bytes | memoryview) -> Iterator[Message]:
         for start in range(_HERE, size, CONTINUATION_OCTETS):
             octets += rows[at + CONTINUATION_AT : at + CONTINUATION_AT + min(CONTINUATION_OCTETS, size - start)]
             at += ROW_OCTETS
-        yield Message(time, family, transport, source, source_port, own, port, sent, kept, octets)
+        yield CapturedMessage(time, family, transport, source, source_port, own, port, sent, kept, octets)
 
 
-def fact_of(message: Message) -> Fact:
+def fact_of(message: CapturedMessage) -> Fact:
     """What a capture keeps of *message*; one that cannot be understood is kept raw."""
     octets, response = message.octets, message.response
     flags = int.from_bytes(response[:2], "big")
@@ -138,9 +138,9 @@ def fact_of(message: Message) -> Fact:
     where = (message.source, message.destination, message.source_port, message.destination_port)
     try:
         if len(octets) < HEADER_OCTETS:
-            raise Malformed("shorter than a header")
+            raise QueryMalformed("shorter than a header")
         query = Query.parse(octets)
-    except Malformed:
+    except QueryMalformed:
         # With as much of the header as there is.
         ident, query_flags = struct.unpack("!HH", octets[:4].ljust(4, b"\0"))
         return Fact(

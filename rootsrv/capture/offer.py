@@ -33,7 +33,7 @@ class NoRings(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CaptureWish:
     """What rings shall hold: the arguments of `Ring.want`."""
 
     shape: int
@@ -49,7 +49,7 @@ class Wish:
             log.alarm("capture's wish not left", reason=error, costs="what is asked while serve starts is not captured")
 
     @classmethod
-    def left(cls, runtime: Path) -> "Wish | None":
+    def left(cls, runtime: Path) -> "CaptureWish | None":
         """What is wanted; None if nothing is, or nobody can tell."""
         try:
             document = json_text.parse((runtime / WANTED).read_bytes())
@@ -69,7 +69,7 @@ class Wish:
             (runtime / WANTED).unlink(missing_ok=True)
 
 
-class Offer:
+class BufferOffer:
     """Hands out what there is: the role serve's end."""
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +83,7 @@ class Offer:
     def set_workers(self, rings: dict[int, int]) -> None:
         """By worker: the descriptor of its new ring, which stays the caller's."""
         self._workers = dict(rings)
-        if wish := Wish.left(self._path.parent):
+        if wish := CaptureWish.left(self._path.parent):
             for each in rings.values():
                 open_memory(each).want(wish.shape, wish.every, wish.bits)
         self._changed()
@@ -91,7 +91,7 @@ class Offer:
     def set_kernel(self, maps: tuple[int, int, int, int] | None) -> None:
         """A new program's maps (descriptors of heads and rows), how many CPUs and chunks it has; None: no program."""
         self._kernel = maps
-        if maps is not None and (wish := Wish.left(self._path.parent)):
+        if maps is not None and (wish := CaptureWish.left(self._path.parent)):
             for ring in open_maps(*maps):
                 ring.want(wish.shape, wish.every, wish.bits)
         self._changed()

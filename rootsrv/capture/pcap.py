@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from rootsrv.capture.facts import CONTINUATION_OCTETS, Kind
-from rootsrv.capture.messages import Message
+from rootsrv.capture.messages import CapturedMessage
 from rootsrv.capture.rings import PACKET, ROW_OCTETS
 
 try:
@@ -43,7 +43,7 @@ class Streams:
     def __init__(self) -> None:
         self._next: dict[tuple[bytes, int, bytes, int], int] = {}
 
-    def place(self, message: Message) -> int:
+    def place(self, message: CapturedMessage) -> int:
         """Sequence number of *message*, behind those of its connection before (RFC 9293 §3.4).
 
         Of so many connections at once only the latest are remembered; one that is forgotten goes on at a later number.
@@ -56,7 +56,7 @@ class Streams:
         return first
 
 
-def rows_of(message: Message, sequence: int = 1) -> bytes:
+def rows_of(message: CapturedMessage, sequence: int = 1) -> bytes:
     """The rows of the packets that *message* came in, or might have; *sequence*: over TCP, its place in the stream."""
     rows = []
     for packet in packets_of(message, sequence):
@@ -70,7 +70,7 @@ def rows_of(message: Message, sequence: int = 1) -> bytes:
     return b"".join(rows)
 
 
-def packets_of(message: Message, sequence: int = 1) -> list[bytes]:
+def packets_of(message: CapturedMessage, sequence: int = 1) -> list[bytes]:
     """IP packets with *message*: a datagram, or TCP segments from *sequence* on."""
     ports = struct.pack("!HH", message.source_port, message.destination_port)
     if message.transport == 0:
@@ -84,7 +84,7 @@ def packets_of(message: Message, sequence: int = 1) -> list[bytes]:
     return packets
 
 
-def _packet(message: Message, protocol: int, payload: bytes) -> bytes:
+def _packet(message: CapturedMessage, protocol: int, payload: bytes) -> bytes:
     source, destination = message.source, message.destination
     if message.family == 6:
         return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 0) + source + destination + payload

@@ -6,7 +6,7 @@ from typing import IO
 
 from rootsrv.capture.anonymise_packets import transport
 from rootsrv.capture.cdns_reader import CaptureUnreadable
-from rootsrv.capture.facts import Fact, Kind, OptBits, Transport
+from rootsrv.capture.facts import Fact, Kind, OptBits, TransportCode
 
 _RAW, _ETHERNET = 101, 1  # link types (pcap-linktype(7)): packets begin with the IP header, or with that of Ethernet
 _MAGICS = {0xA1B2C3D4: 1_000, 0xA1B23C4D: 1}  # nanoseconds of a record's fraction of a second
@@ -73,10 +73,10 @@ class PcapFile:
         protocol, at = behind
         if protocol == _UDP and len(packet) >= at + 8:
             end = min(len(packet), at + int.from_bytes(packet[at + 4 : at + 6]))
-            message, how = packet[at + 8 : end], Transport.UDP
+            message, how = packet[at + 8 : end], TransportCode.UDP
         elif protocol == _TCP and len(packet) >= at + 20:
             payload = packet[at + 4 * (packet[at + 12] >> 4) :]
-            message, how = payload[2:], Transport.TCP
+            message, how = payload[2:], TransportCode.TCP
             if len(message) < 12 or int.from_bytes(payload[:2]) != len(message):
                 return None
         else:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rootsrv.capture.facts import Transport
+from rootsrv.capture.facts import TransportCode
 from rootsrv.capture.tally import NO_RESPONSE, SIZE_STEP_OCTETS, Tally, prefix_text
 from rootsrv.wire import name
 
@@ -22,8 +22,10 @@ def instant_text(microseconds: int) -> str:
 
 def source_text(family: int, transport: int) -> str:
     """IPv6 TCP."""
-    known = transport in list(Transport)
-    return f"IPv{family} {Transport(transport).name if known else f'transport {transport}'}" if family else "not known"
+    known = transport in list(TransportCode)
+    return (
+        f"IPv{family} {TransportCode(transport).name if known else f'transport {transport}'}" if family else "not known"
+    )
 
 
 def qtype_text(qtype: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rootsrv.capture.cdns import Block, Preamble, Signature, SignatureFlags, Statistics, Table
+from rootsrv.capture.cdns import BlockKey, PreambleKey, Signature, SignatureFlags, StatisticsKey, Table
 from rootsrv.capture.cdns import QueryResponse as Item
 from rootsrv.capture.cdns_reader import CaptureUnreadable, CdnsFile, open_capture
 from rootsrv.capture.facts import Fact, Kind, OptBits
@@ -148,19 +148,19 @@ class Tally:
             raise CaptureUnreadable(f"a block makes no sense: {type(error).__name__}: {error}") from error
 
     def _add_block(self, block: dict[int, Any], parameters: list[dict[int, Any]]) -> None:
-        preamble, statistics = block[Block.PREAMBLE], block.get(Block.STATISTICS, {})
-        items, malformed = block.get(Block.QUERY_RESPONSES, []), block.get(Block.MALFORMED_MESSAGES, [])
-        self.lost += statistics.get(Statistics.LOST, 0)
-        self.not_sampled += statistics.get(Statistics.NOT_SAMPLED, 0)
+        preamble, statistics = block[BlockKey.PREAMBLE], block.get(BlockKey.STATISTICS, {})
+        items, malformed = block.get(BlockKey.QUERY_RESPONSES, []), block.get(BlockKey.MALFORMED_MESSAGES, [])
+        self.lost += statistics.get(StatisticsKey.LOST, 0)
+        self.not_sampled += statistics.get(StatisticsKey.NOT_SAMPLED, 0)
         if not items and not malformed:
             return
-        stored = parameters[preamble.get(Preamble.PARAMETERS, 0)][0]
+        stored = parameters[preamble.get(PreambleKey.PARAMETERS, 0)][0]
         ticks = stored[0]
-        seconds, fraction = preamble.get(Preamble.EARLIEST_TIME, (0, 0))
+        seconds, fraction = preamble.get(PreambleKey.EARLIEST_TIME, (0, 0))
         earliest = seconds * ticks + fraction
         if not 0 <= seconds < _MAX_SECONDS or not 0 <= fraction < ticks:
             raise ValueError(f"a time that no clock has: {seconds} s and {fraction} of {ticks}")
-        tables = block.get(Block.TABLES, {})
+        tables = block.get(BlockKey.TABLES, {})
         described = [_Described.of(signature, tables) for signature in tables.get(Table.SIGNATURES, [])]
         unknown = _Described()
 

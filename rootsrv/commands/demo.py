@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rootsrv.commands.demo_tour import Tour
-from rootsrv.commands.demo_watch import Asker, watch
+from rootsrv.commands.demo_watch import DemoAsker, watch
 from rootsrv.demo import generate
 from rootsrv.demo.sign import Signing, SigningKey, sign_root
 from rootsrv.page.layout import Page, PageUnusable
@@ -129,7 +129,7 @@ interfaces = [{'"lo"' if os.geteuid() == 0 else ""}]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DemoWanted:
     """What `rootsrv demo` was asked for."""
 
     port: int
@@ -150,7 +150,7 @@ class Wanted:
         return ""
 
 
-def run(wanted: Wanted) -> int:
+def run(wanted: DemoWanted) -> int:
     """`rootsrv demo`: returns the exit status when stopped by Ctrl-C or SIGTERM (0) or by a failure (1)."""
     console = Console(stderr=True, markup=False)
     addresses = ("127.0.0.1", "::1") if ipv6_is_there() else ("127.0.0.1",)
@@ -172,7 +172,7 @@ def run(wanted: Wanted) -> int:
             return 0
 
 
-def _run(console: Console, directory: Path, addresses: tuple[str, ...], wanted: Wanted) -> int:
+def _run(console: Console, directory: Path, addresses: tuple[str, ...], wanted: DemoWanted) -> int:
     began = time.monotonic()
     server: subprocess.Popen[bytes] | None = None
     output = directory / "log"
@@ -214,15 +214,15 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], wanted: 
 
 
 async def _show(
-    console: Console, server: "subprocess.Popen[bytes]", zones: DemoZones, addresses: tuple[str, ...], wanted: Wanted,
-    path: Path,
+    console: Console, server: "subprocess.Popen[bytes]", zones: DemoZones, addresses: tuple[str, ...],
+    wanted: DemoWanted, path: Path,
 ) -> None:  # fmt: skip
     """Ask, go on the tour, and tell a line per second, until the *server* ends."""
 
     def tell(text: str) -> None:
         console.print(f"{time.strftime('%H:%M:%S')}  {text}", highlight=False, soft_wrap=True)
 
-    asker = Asker(zones.root, addresses, wanted.port, wanted.rate) if wanted.rate else None
+    asker = DemoAsker(zones.root, addresses, wanted.port, wanted.rate) if wanted.rate else None
     tour = None
     if wanted.tour_seconds:
         tour = asyncio.create_task(Tour(zones.root, zones.signing, path, wanted.tour_seconds, tell).run())
@@ -260,7 +260,7 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", page_path: Path) -> boo
 
 
 def _print_welcome(
-    console: Console, zones: DemoZones, addresses: tuple[str, ...], wanted: Wanted, seconds: float, path: Path
+    console: Console, zones: DemoZones, addresses: tuple[str, ...], wanted: DemoWanted, seconds: float, path: Path
 ) -> None:
     port = wanted.port
     listening = " and ".join(addresses)

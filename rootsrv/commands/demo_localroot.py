@@ -30,12 +30,12 @@ from rootsrv.control import client
 from rootsrv.demo import signed
 from rootsrv.localroot import register
 from rootsrv.localroot.register import Register
-from rootsrv.localroot.servers import Servers, Wish
+from rootsrv.localroot.servers import Servers, ServerWish
 from rootsrv.localroot.subscribers import LiveKey
 from rootsrv.portal.accounts import Accounts
 from rootsrv.process.children import environment
 from rootsrv.resolvers.software import SOFTWARE
-from rootsrv.resolvers.wanted import Key, Publisher, Wanted
+from rootsrv.resolvers.wanted import Publisher, ResolverKey, ResolverSetup
 from rootsrv.roles.supervisor import SUPERVISOR
 from rootsrv.zone.dnssec import ECDSAP256SHA256
 
@@ -222,7 +222,7 @@ def _sign_up(directory: Path) -> dict[str, LiveKey]:
     _, user = users.use_link(users.new_link("begin", "demo@example.net", None, now), now)
     keys = {}
     for name, software, address in (("Unbound", "unbound", UNBOUND), ("BIND", "bind", BIND)):
-        server = servers.add(user.id, Wish(name, software, (address,), (".",)), now)
+        server = servers.add(user.id, ServerWish(name, software, (address,), (".",)), now)
         keys[name] = servers.new_key(user.id, server, now)
     accounts.close()
     return keys
@@ -241,7 +241,7 @@ def _prove(key: LiveKey) -> None:
 def _unbound(directory: Path) -> Path:
     home = directory / "unbound"
     home.mkdir()
-    part = SOFTWARE["unbound"].configuration(Wanted(publishers=(Publisher(SERVICE, PORT),), storage=str(home)))
+    part = SOFTWARE["unbound"].configuration(ResolverSetup(publishers=(Publisher(SERVICE, PORT),), storage=str(home)))
     path = home / "unbound.conf"
     path.write_text(
         f"""{part}
@@ -268,8 +268,8 @@ remote-control:
 def _bind(directory: Path, zones: signed.GeneratedRoot, key: LiveKey) -> Path:
     home = directory / "bind"
     home.mkdir()
-    signing = Key(key.name, base64.b64encode(key.secret).decode(), key.algorithm)
-    wanted = Wanted(publishers=(Publisher(SERVICE, PORT),), key=signing, storage=str(home))
+    signing = ResolverKey(key.name, base64.b64encode(key.secret).decode(), key.algorithm)
+    wanted = ResolverSetup(publishers=(Publisher(SERVICE, PORT),), key=signing, storage=str(home))
     anchors = re.sub(
         r"^\. IN DNSKEY (\d+ \d+ \d+) (.*?) ; .*$",
         lambda found: f'. static-key {found[1]} "{found[2].replace(" ", "")}";',

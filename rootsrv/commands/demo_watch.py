@@ -22,7 +22,7 @@ from rootsrv.zone.contents import ZoneContents
 _LONGEST_RESPONSE_OCTETS = 65_535
 
 
-class Asker(threading.Thread):
+class DemoAsker(threading.Thread):
     """Some resolvers, in one: asks an instance *rate* queries a second in turn, over UDP, now and then over TCP."""
 
     def __init__(self, root: ZoneContents, addresses: Sequence[str], port: int, rate: int) -> None:

@@ -12,9 +12,9 @@ from rootsrv.commands.printing import complain, say, table
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer, ask, ask_for_octets
 from rootsrv.engine import signing_key
-from rootsrv.engine.signing_key import KeyUnusable
+from rootsrv.engine.signing_key import SigningKeyUnusable
 from rootsrv.mesh.envelope import Envelope, seal
-from rootsrv.mesh.orders import Decision, Subject, Verdict
+from rootsrv.mesh.orders import Decision, OperatorVerdict, Subject
 from rootsrv.mesh.roster import public_text
 from rootsrv.zone import instant
 
@@ -103,12 +103,12 @@ def run_order(arguments: argparse.Namespace) -> int:
         subject = _subject(arguments, runtime, told)
         now = instant.from_text(told["now"])
         at = now + EMERGENCY_SECONDS if decision in (Decision.EMERGENCY, Decision.CANARY) else 0.0
-        verdict = Verdict(subject, decision, name, now, arguments.reason, at)
+        verdict = OperatorVerdict(subject, decision, name, now, arguments.reason, at)
         where = f"zone/{subject.zone}/verdict/{subject.serial}/{decision.value}"
         envelope = Envelope(where, name, now, 0, now, now + told["hold_seconds"], verdict.to_content())
         octets = seal(envelope, told["service"], key)
         done = _ask_mesh(runtime, command="order", key=where, octets=octets)
-    except (NoAnswer, KeyUnusable, LookupError) as error:
+    except (NoAnswer, SigningKeyUnusable, LookupError) as error:
         return _failed(error.args[0] if isinstance(error, LookupError) else error)
     print(
         json.dumps(done)

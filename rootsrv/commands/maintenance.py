@@ -10,7 +10,7 @@ from rootsrv.commands.printing import say, table
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer
 from rootsrv.engine import signing_key
-from rootsrv.engine.signing_key import KeyUnusable
+from rootsrv.engine.signing_key import SigningKeyUnusable
 from rootsrv.mesh.envelope import Envelope, seal
 from rootsrv.mesh.maintenance import Maintenance, board_key, is_id
 from rootsrv.mesh.roster import public_text
@@ -90,7 +90,7 @@ def _order(arguments: argparse.Namespace, made: Any) -> int:
         told, _ = ask(loaded, "mesh", request, _ASK_SECONDS, seal(envelope, status["service"], key))
     except LookupError as error:
         return failed(arguments, error.args[0])
-    except (NoAnswer, KeyUnusable) as error:
+    except (NoAnswer, SigningKeyUnusable) as error:
         return failed(arguments, error)
     done = "cancelled" if wanted.cancelled else "announced"
     print(json.dumps(told) if arguments.json else f"{done} {wanted.id}: {', '.join(wanted.members)}, by {name}")

@@ -35,7 +35,7 @@ _FILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ManualEntry:
     """One command: a leaf of the parser, or a group of them."""
 
     words: tuple[str, ...]
@@ -49,13 +49,13 @@ class Command:
         """Name of its page: rootsrv-zone-verify."""
         return "-".join((PROGRAM, *self.words))
 
-    def below(self) -> list["Command"]:
+    def below(self) -> list["ManualEntry"]:
         """The commands one word longer."""
         found = []
         for action in self.parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 about = {choice.dest: choice.help or "" for choice in action._choices_actions}
-                found += [Command((*self.words, name), about[name], each) for name, each in action.choices.items()]
+                found += [ManualEntry((*self.words, name), about[name], each) for name, each in action.choices.items()]
         return found
 
     def options(self) -> list[argparse.Action]:
@@ -63,9 +63,9 @@ class Command:
         return [each for each in self.parser._actions if not isinstance(each, argparse._SubParsersAction)]
 
 
-def commands(top: Command | None = None) -> Iterator[Command]:
+def commands(top: ManualEntry | None = None) -> Iterator[ManualEntry]:
     """The program and all its commands, each before those below it."""
-    top = top or Command((), "an anycast, authoritative DNS root server instance", parser.parser())
+    top = top or ManualEntry((), "an anycast, authoritative DNS root server instance", parser.parser())
     yield top
     for each in top.below():
         yield from commands(each)
@@ -74,7 +74,7 @@ def commands(top: Command | None = None) -> Iterator[Command]:
 # ── manual pages ──
 
 
-def page(command: Command) -> str:
+def page(command: ManualEntry) -> str:
     """The manual page of *command*, for man(7)."""
     below = command.below()
     lines = [
@@ -105,7 +105,7 @@ def page(command: Command) -> str:
     return "\n".join(lines)
 
 
-def _synopsis(command: Command) -> list[str]:
+def _synopsis(command: ManualEntry) -> list[str]:
     lines = []
     for action in command.options():
         term = _term(action).removeprefix(".B").strip()

@@ -10,7 +10,7 @@ from typing import Any
 from rootsrv.commands.printing import complain
 from rootsrv.config.checks import ConfigError
 from rootsrv.engine import signing_key
-from rootsrv.engine.signing_key import KeyUnusable
+from rootsrv.engine.signing_key import SigningKeyUnusable
 from rootsrv.mesh import roster as rosters
 from rootsrv.mesh.envelope import EnvelopeRefused
 from rootsrv.mesh.roster import Roster, public_text
@@ -87,7 +87,7 @@ def run_init(arguments: argparse.Namespace) -> int:
             )
     except FileExistsError:
         return _failed(f"{directory / 'roster.toml'}: exists")
-    except (OSError, KeyUnusable) as error:
+    except (OSError, SigningKeyUnusable) as error:
         return _failed(error)
     print(f"two signing keys and {template}: fill it in, keep roster-2.key elsewhere, then")
     print(f"    rootsrv mesh roster sign {template} --key {directory / 'roster-1.key'} --output {directory / 'roster'}")
@@ -148,7 +148,7 @@ def run_key(arguments: argparse.Namespace) -> int:
     """`rootsrv mesh key FILE`."""
     try:
         public = public_text(signing_key.make(arguments.file))
-    except KeyUnusable as error:
+    except SigningKeyUnusable as error:
         return _failed(error)
     print(json.dumps({"file": str(arguments.file), "public_key": public}) if arguments.json else public)
     return 0
@@ -175,7 +175,7 @@ def run_sign(arguments: argparse.Namespace) -> int:
     try:
         octets = rosters.sign(roster, signing_key.load(arguments.key), time.time())
         whole_file.replace(arguments.output, octets, mode=0o644)
-    except KeyUnusable as error:
+    except SigningKeyUnusable as error:
         return _failed(error)
     except OSError as error:
         return _failed(f"{arguments.output}: {error.strerror}")
@@ -229,7 +229,7 @@ def run_join(arguments: argparse.Namespace) -> int:
     try:
         roster = _signed(arguments.roster, arguments.service, (arguments.roster_key,))
         own = public_text(signing_key.load(arguments.key))
-    except (EnvelopeRefused, KeyUnusable) as error:
+    except (EnvelopeRefused, SigningKeyUnusable) as error:
         return _failed(error)
     member = roster.find(arguments.member)
     if member is None:

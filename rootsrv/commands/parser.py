@@ -263,7 +263,7 @@ def check_config(arguments: argparse.Namespace) -> int:
     if loaded.report.sources_key_file:
         try:
             sources_key.read(Path(loaded.report.sources_key_file))
-        except sources_key.KeyUnusable as error:
+        except sources_key.SourcesKeyUnusable as error:
             raise config_file.ConfigError(f"report.sources_key_file: {error}") from error
     if not arguments.live or loaded.anycast is None:
         return 0
@@ -315,7 +315,7 @@ def demo(arguments: argparse.Namespace) -> int:
     from rootsrv.commands import demo as trial
 
     return trial.run(
-        trial.Wanted(
+        trial.DemoWanted(
             port=arguments.port,
             tlds=arguments.tlds,
             workers=arguments.workers,

@@ -19,8 +19,16 @@ from rootsrv.http.server import CannotListen, HttpServer, Request, Response
 from rootsrv.process import log
 from rootsrv.store.zone_file import FileUnusable, read_octets, read_trust_anchors
 from rootsrv.vantage.asking import ask
-from rootsrv.vantage.correctness import ZONES_SECONDS, Question, draw
-from rootsrv.vantage.measurement import INTERVAL_SECONDS, TRANSPORTS, Publication, Sample, Target, Transport, summary
+from rootsrv.vantage.correctness import ZONES_SECONDS, CorrectnessQuestion, draw
+from rootsrv.vantage.measurement import (
+    INTERVAL_SECONDS,
+    TRANSPORTS,
+    PublicationLatency,
+    Sample,
+    Target,
+    Transport,
+    summary,
+)
 from rootsrv.wire.name import ROOT
 from rootsrv.wire.rdata import SOA
 from rootsrv.wire.record import ZoneMalformed
@@ -32,7 +40,7 @@ from rootsrv.zone.verify import ZoneRejected, verify
 KEPT_SAMPLES = 2_000_000
 """A week of 26 addresses: both transports, two questions, every five minutes is 210,000."""
 
-_SOA = Question(ROOT, SOA)
+_SOA = CorrectnessQuestion(ROOT, SOA)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     log.to_standard_error()
     try:
         with arguments.output.open("a") if arguments.output is not None else _nowhere() as output:
-            probing = Probe(arguments, output)
+            probing = ProbeCommand(arguments, output)
             asyncio.run(probing.run())
     except (CannotListen, OSError, ValueError) as error:
         complain(error)
@@ -89,17 +97,17 @@ def _nowhere() -> IO[str]:
     return open("/dev/null", "w")
 
 
-class Probe:
+class ProbeCommand:
     """All that the command does."""
 
     def __init__(self, arguments: argparse.Namespace, output: IO[str]) -> None:
         self._targets: Sequence[Target] = arguments.targets
         self._arguments = arguments
         self._output = output
-        self._zones = Zones(arguments.zone, arguments.anchors)
+        self._zones = RightZones(arguments.zone, arguments.anchors)
         self._chance = random.Random()
         self.samples: list[Sample] = []
-        self.publication = Publication()
+        self.publication = PublicationLatency()
 
     async def run(self) -> None:
         """Round after round."""
@@ -122,7 +130,7 @@ class Probe:
     async def _round(self) -> None:
         zones = await asyncio.to_thread(self._zones.current, time.time())
         question = draw(zones[0], self._chance) if zones else _SOA
-        asked: list[tuple[Target, Transport, Question]] = [
+        asked: list[tuple[Target, Transport, CorrectnessQuestion]] = [
             (target, transport, each)
             for target in self._targets
             for transport in TRANSPORTS
@@ -142,7 +150,7 @@ class Probe:
         return Response(generate_latest(registry), "text/plain; version=0.0.4; charset=utf-8")
 
 
-class Zones:
+class RightZones:
     """Verified versions of the root zone that are right: the present one, and others until 48 hours after the next."""
 
     def __init__(self, path: Path | None, anchors: Path | None) -> None:
@@ -183,7 +191,7 @@ class _Exposed:
         ("publication_latency_seconds", "rootsrv_probe_publication_latency_seconds", "Median (RSSAC047v2 §5.4).", 1.0),
     )
 
-    def __init__(self, figures: "list[dict[str, object]]", publication: Publication) -> None:
+    def __init__(self, figures: "list[dict[str, object]]", publication: PublicationLatency) -> None:
         self._figures = figures
         self._publication = publication
 

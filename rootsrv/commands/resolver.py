@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.resolvers.software import SOFTWARE
-from rootsrv.resolvers.wanted import CannotConfigure, Key, Publisher, Wanted
+from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverKey, ResolverSetup
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _wanted(arguments: argparse.Namespace) -> Wanted:
+def _wanted(arguments: argparse.Namespace) -> ResolverSetup:
     if bool(arguments.key) != bool(arguments.secret_file):
         raise CannotConfigure("key: --key and --secret-file go together")
     key = None
@@ -65,8 +65,8 @@ def _wanted(arguments: argparse.Namespace) -> Wanted:
             secret = arguments.secret_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise CannotConfigure(f"key: {arguments.secret_file}: {error}") from error
-        key = Key(arguments.key, secret, arguments.algorithm)
-    return Wanted(
+        key = ResolverKey(arguments.key, secret, arguments.algorithm)
+    return ResolverSetup(
         publishers=tuple(map(Publisher.from_text, arguments.publisher)),
         fallbacks=tuple(map(Publisher.from_text, arguments.fallback)),
         url=arguments.url,

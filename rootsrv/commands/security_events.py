@@ -21,7 +21,7 @@ from rootsrv.commands.printing import complain
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.engine import signing_key
-from rootsrv.engine.signing_key import KeyUnusable
+from rootsrv.engine.signing_key import SigningKeyUnusable
 from rootsrv.mesh.roster import public_key, public_text
 from rootsrv.process import json_text, whole_file
 
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             whole_file.replace(arguments.output.absolute(), octets, mode=0o640)
             print(f"{arguments.output}: {len(found)} security events of {day}")
-    except (KeyUnusable, OSError, subprocess.SubprocessError) as error:
+    except (SigningKeyUnusable, OSError, subprocess.SubprocessError) as error:
         return _failed(error)
     return 0
 

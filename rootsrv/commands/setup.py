@@ -22,7 +22,7 @@ from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.process import whole_file
 from rootsrv.setup import discovery, files
-from rootsrv.setup.site import LISTS, NUMBERS, SECRETS, Site, check, load, read
+from rootsrv.setup.site import LISTS, NUMBERS, SECRETS, SiteAnswers, check, load, read
 
 _QUESTIONS = {
     "name": "name of this instance (NSID)",
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
 # ── the answers ──
 
 
-def _answered(arguments: argparse.Namespace, remembered: Path) -> Site:
+def _answered(arguments: argparse.Namespace, remembered: Path) -> SiteAnswers:
     """Options come before --answers, these before what was answered last time and what the host says."""
     given: dict[str, object] = {}
     for name in _QUESTIONS:
@@ -156,7 +156,7 @@ def _number(name: str, value: str) -> int:
         raise ConfigError(f"{name}: must be a number, got {value!r}") from None
 
 
-def _with_secrets(answers: dict[str, object], remembered: Path, where: str) -> Site:
+def _with_secrets(answers: dict[str, object], remembered: Path, where: str) -> SiteAnswers:
     """The Site of *answers*; a secret that nobody named is the one of before, or a new one."""
     before = None
     with contextlib.suppress(ConfigError):
@@ -166,9 +166,9 @@ def _with_secrets(answers: dict[str, object], remembered: Path, where: str) -> S
     return check(answers, where)
 
 
-def _asked(suggested: dict[str, object], given: dict[str, object], remembered: Path) -> Site:
+def _asked(suggested: dict[str, object], given: dict[str, object], remembered: Path) -> SiteAnswers:
     answers = dict(given)
-    optional = {each.name for each in dataclasses.fields(Site) if each.default is not dataclasses.MISSING}
+    optional = {each.name for each in dataclasses.fields(SiteAnswers) if each.default is not dataclasses.MISSING}
     say("An empty line takes what stands in brackets; several values are separated by blanks; Ctrl-C writes nothing.")
     for name, question in _QUESTIONS.items():
         if name in given or name in SECRETS:
@@ -253,7 +253,7 @@ def _examples() -> files.Examples:
     )
 
 
-def _mesh_section(site: Site) -> str:
+def _mesh_section(site: SiteAnswers) -> str:
     if not site.mesh:
         return ""
     try:
@@ -274,7 +274,7 @@ def _present(path: Path) -> str:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _show(path: Path, old: str, new: str, site: Site) -> None:
+def _show(path: Path, old: str, new: str, site: SiteAnswers) -> None:
     """The difference, without secrets: terminals are recorded, and looked at over shoulders."""
     hidden = [each for each in (site.session_password, *(getattr(site, name) for name in SECRETS)) if each]
     lines = difflib.unified_diff(

@@ -103,7 +103,7 @@ class Order(Generic[P]):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """A response with octets behind it."""
 
     document: Mapping[str, Any]
@@ -114,7 +114,7 @@ class Answer:
 class Command(Generic[P]):
     """Something that a role can be asked."""
 
-    run: Callable[[Order[P]], Awaitable[Mapping[str, Any] | Answer]]
+    run: Callable[[Order[P]], Awaitable[Mapping[str, Any] | Reply]]
     """Raises Refused when it cannot be done."""
 
     takes: type[P]
@@ -131,7 +131,7 @@ Commands = Mapping[str, Command[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestLine:
     """A request line that has been read: which command, with what, and how many octets follow."""
 
     name: str
@@ -141,7 +141,7 @@ class Asked:
     given: Document = field(default_factory=dict)
 
 
-def read_request(line: bytes, commands: Commands) -> Asked:
+def read_request(line: bytes, commands: Commands) -> RequestLine:
     """What *line* asks for; Refused, whatever is odd about it."""
     document = _object(line)
     name = document.pop("command", None)
@@ -152,7 +152,7 @@ def read_request(line: bytes, commands: Commands) -> Asked:
     if not isinstance(octets, int) or isinstance(octets, bool) or not 0 <= octets <= command.longest_octets:
         raise Refused(f"octets: must be 0..{command.longest_octets}")
     try:
-        return Asked(name, command, build(command.takes, document), octets, document)
+        return RequestLine(name, command, build(command.takes, document), octets, document)
     except ConfigError as error:
         raise Refused(str(error)) from error
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rootsrv.control.protocol import (
     LONGEST_LINE_OCTETS,
-    Answer,
-    Asked,
     Caller,
     Commands,
     Document,
     Order,
     Refused,
+    Reply,
+    RequestLine,
     failure,
     is_too_long,
     read_request,
@@ -148,14 +148,14 @@ class ControlServer:
         await writer.drain()
         return goes_on
 
-    async def _carry_out(self, asked: Asked, caller: Caller, octets: bytes) -> tuple[bytes, bytes]:
+    async def _carry_out(self, asked: RequestLine, caller: Caller, octets: bytes) -> tuple[bytes, bytes]:
         try:
             if asked.command.changes:
                 caller = await asyncio.to_thread(caller.named)
                 told = " ".join([asked.name, *(f"{key}={value}" for key, value in asked.given.items())])
                 log.event("control", by=caller, order=told[:_LONGEST_LOGGED])
             answer = await asked.command.run(Order(asked.wanted, caller, octets))
-            if isinstance(answer, Answer):
+            if isinstance(answer, Reply):
                 return response_line(answer.document, len(answer.octets)), answer.octets
             return response_line(answer), b""
         except Refused as error:

@@ -33,7 +33,7 @@ MAX_DATAGRAMS_PENDING = 256
 """UDP requests that wait for an answer; beyond it new ones are dropped: whoever floods gets silence."""
 
 
-class CannotListen(Exception):
+class AdminCannotListen(Exception):
     """An administrative address cannot be bound."""
 
 
@@ -130,7 +130,7 @@ class Listener:
                         self._listening.append((listening, accepting))
         except OSError as error:
             await self.close()
-            raise CannotListen(f"{self._key}: {address}: {error.strerror or error}") from error
+            raise AdminCannotListen(f"{self._key}: {address}: {error.strerror or error}") from error
         if self.config.addresses:
             log.event(self._called, addresses=",".join(self.config.addresses), port=self.config.port)
 

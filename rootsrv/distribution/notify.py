@@ -56,7 +56,7 @@ def spacing(octets: int, mbit_per_second: float) -> float:
     return octets * 8 / 1e6 / mbit_per_second if mbit_per_second else 0.0
 
 
-class Outcome(enum.StrEnum):
+class NotifyOutcome(enum.StrEnum):
     """What became of a NOTIFY."""
 
     SENT = "sent"
@@ -70,7 +70,7 @@ class Told:
     """What is known of a NOTIFY by now."""
 
     serial: int
-    outcome: Outcome
+    outcome: NotifyOutcome
     rcode: int | None = None
     """Of the last answer that came, authenticated or not."""
 
@@ -83,16 +83,16 @@ class Told:
 
     def __str__(self) -> str:
         """The text in the status of a peer."""
-        if self.outcome is Outcome.UNCONFIRMED:
+        if self.outcome is NotifyOutcome.UNCONFIRMED:
             why = self.reason or ("" if self.rcode is None else f"rcode {self.rcode}")
             return f"{self.serial}: {self.outcome}{f' ({why})' if why else ''}"
-        if self.outcome is Outcome.REFUSED:
+        if self.outcome is NotifyOutcome.REFUSED:
             return f"{self.serial}: refused (rcode {self.rcode})"
         return f"{self.serial}: {self.reason or self.outcome}"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class NotifyTarget:
     """Who is to be told."""
 
     name: str
@@ -107,7 +107,7 @@ class Target:
 class _Pending:
     """One NOTIFY that is on its way."""
 
-    target: Target
+    target: NotifyTarget
     apex: bytes
     serial: int
     soa: bytes
@@ -157,7 +157,7 @@ class NotifySender:
         for each in map(plain_address, local_addresses):
             self._local.setdefault(_family(each), each)
 
-    def tell(self, zone: OfferedZone, targets: Iterable[Target], spacing_seconds: float = 0.0) -> None:
+    def tell(self, zone: OfferedZone, targets: Iterable[NotifyTarget], spacing_seconds: float = 0.0) -> None:
         """Tell *targets* of what *zone* offers, one every *spacing_seconds*."""
         if zone.offer is None:
             return
@@ -231,7 +231,7 @@ class NotifySender:
                 return
             pending = heapq.heappop(self._heap)[2]
             if pending.tries == len(RETRY_SECONDS):
-                self._finish(pending, Outcome.UNCONFIRMED)
+                self._finish(pending, NotifyOutcome.UNCONFIRMED)
                 if self._alarms:
                     log.alarm("notify not confirmed", peer=pending.target.name, serial=pending.serial)
                 continue
@@ -247,7 +247,7 @@ class NotifySender:
             if not pending.tries:
                 pending.first_sent = now
             if not pending.tries or pending.reason:
-                self._report(pending, Outcome.SENT)
+                self._report(pending, NotifyOutcome.SENT)
             wait = RETRY_SECONDS[pending.tries]
             pending.tries += 1
             heapq.heappush(self._heap, (now + wait, next(self._order), pending))
@@ -309,14 +309,14 @@ class NotifySender:
         if pending.target.key is not None and not _authentic(pending, message, octets):
             return
         if message.rcode == NOERROR:
-            self._finish(pending, Outcome.CONFIRMED)
+            self._finish(pending, NotifyOutcome.CONFIRMED)
         elif message.rcode == NOTIMP:  # RFC 1996 §3.8 has no answer to it, and neither have they
-            self._finish(pending, Outcome.REFUSED)
+            self._finish(pending, NotifyOutcome.REFUSED)
             if self._alarms:
                 log.alarm("notify refused", peer=pending.target.name, serial=pending.serial, rcode=message.rcode)
         # Any other error may pass: a peer that just starts does not know the zone yet.
 
-    def _finish(self, pending: _Pending, outcome: Outcome) -> None:
+    def _finish(self, pending: _Pending, outcome: NotifyOutcome) -> None:
         self._end(pending)
         self._report(pending, outcome)
         self._wake.set()
@@ -328,7 +328,7 @@ class NotifySender:
         if self._latest.get(key) is pending:
             del self._latest[key]
 
-    def _report(self, pending: _Pending, outcome: Outcome) -> None:
+    def _report(self, pending: _Pending, outcome: NotifyOutcome) -> None:
         seconds = self._clock() - pending.first_sent
         told = Told(pending.serial, outcome, pending.rcode, pending.tries, seconds, pending.reason)
         pending.target.report(told)

@@ -33,7 +33,7 @@ MAX_DIFFERENCES = 7
 """The longest chain of differences that is kept; beyond it the whole zone is smaller anyway."""
 
 
-class State(enum.StrEnum):
+class OfferState(enum.StrEnum):
     """How the version that is given out stands with whoever gives it."""
 
     IN_SERVICE = "in service"
@@ -52,7 +52,7 @@ class Offer:
     """The version that is given out."""
 
     contents: ZoneContents = field(repr=False)
-    state: State
+    state: OfferState
     left: Callable[[], float]
     """How long it may be used from now on, seconds; what EXPIRE says."""
 
@@ -132,7 +132,7 @@ class OfferedZone:
         """The SOA record of what is offered, in wire format."""
         return self._soa
 
-    def put(self, contents: ZoneContents, state: State, left: Callable[[], float]) -> None:
+    def put(self, contents: ZoneContents, state: OfferState, left: Callable[[], float]) -> None:
         """From now on give out *contents*; *left* says for how many seconds it may be used.
 
         The same contents again only change what is said of them.

@@ -28,7 +28,7 @@ from rootsrv.wire.serial import serial_is_newer
 from rootsrv.wire.tsig import Checker, Key, Signer, TsigRefused
 from rootsrv.zone import transfer_out
 from rootsrv.zone.contents import Soa
-from rootsrv.zone.transfer_out import Edns
+from rootsrv.zone.transfer_out import ResponseOpt
 
 OPCODE_QUERY, OPCODE_NOTIFY = 0, 4
 _RD_AND_OPCODE, _TC = 0x7900, 0x0200
@@ -101,7 +101,7 @@ class KeyGone(ConnectionAbortedError):
     """The key that a transfer is signed with was deleted while it ran: the connection ends."""
 
 
-class Directory(Protocol):
+class AccessList(Protocol):
     """Who may have what."""
 
     def key(self, name: bytes) -> Key | None:
@@ -128,7 +128,7 @@ class Requests:
     zone: Callable[[bytes], OfferedZone | None]
     """By apex (lower-cased)."""
 
-    directory: Directory
+    directory: AccessList
     security: SecurityEvents
     notified: NotifySink | None = None
     """None: nobody here wants to be notified."""
@@ -157,7 +157,7 @@ class Requests:
         question = b""
         if message.question is not None:
             question = message.question[0] + struct.pack("!HH", *message.question[1:])
-        edns = Edns() if message.has_opt else None
+        edns = ResponseOpt() if message.has_opt else None
 
         def plain(rcode: int) -> bytes:
             return transfer_out.respond(message.id, question, rcode=rcode, flags=flags, edns=edns)
@@ -217,7 +217,7 @@ class Requests:
         theirs = _serial(message.authorities, zone.apex) if qtype == IXFR else None
         current = theirs is not None and not serial_is_newer(zone.offer.serial, theirs)
         if qtype == rdatas.SOA or current or (qtype == IXFR and not asker.over_tcp):
-            about = Edns(zone.expire_seconds) if message.has_opt else None
+            about = ResponseOpt(zone.expire_seconds) if message.has_opt else None
             flags |= transfer_out.AA
             soa = transfer_out.respond(message.id, question, flags=flags, answers=[zone.soa], edns=about)
             recipient.told(zone.name, zone.offer.serial)
@@ -231,7 +231,7 @@ class Requests:
                 ready = await (zone.whole() if theirs is None else zone.since(theirs))
                 if ready.base is None:
                     self.counts.whole(recipient.name, zone.apex, ready.serial, proved=recipient.proved)
-                edns = Edns(zone.expire_seconds) if message.has_opt else None
+                edns = ResponseOpt(zone.expire_seconds) if message.has_opt else None
                 for parts in transfer(ready, message.id, question, edns, signer):
                     if key is not None and self.directory.key(key.name) != key:
                         raise KeyGone(f"key {names.to_text(key.name)}")
@@ -262,7 +262,7 @@ class Requests:
 
 
 def transfer(
-    ready: ReadyTransfer, message_id: int, question: bytes, edns: Edns | None, signer: Signer | None
+    ready: ReadyTransfer, message_id: int, question: bytes, edns: ResponseOpt | None, signer: Signer | None
 ) -> Iterator[Parts]:
     """The messages of *ready* for one who asks: his id and question, OPT in the first (RFC 5936 §2.2.5), his TSIG."""
     flags = transfer_out.QR | transfer_out.AA

@@ -58,7 +58,7 @@ def _roster(config: Config, mesh: MeshConfig) -> Iterator[tuple[Finding, Roster 
 def _member(config: Config, mesh: MeshConfig, roster: Roster | None) -> Iterator[Finding]:
     try:
         own = public_text(signing_key.load(Path(mesh.key)))
-    except signing_key.KeyUnusable as error:
+    except signing_key.SigningKeyUnusable as error:
         yield bad("mesh key", str(error), "rootsrv mesh key FILE makes one; its public half goes into the roster")
         return
     if roster is None:

@@ -19,9 +19,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from rootsrv.answer.responder import Transport
-from rootsrv.capture.facts import Transport as Told
+from rootsrv.capture.facts import TransportCode as Told
 from rootsrv.capture.messages import MessageWriter
-from rootsrv.dot.libssl import READ_OCTETS, Context, Session, TlsFailed, TlsUnavailable
+from rootsrv.dot.libssl import READ_OCTETS, Context, TlsFailed, TlsSession, TlsUnavailable
 from rootsrv.dot.padding import padded
 from rootsrv.server.connection import Connection
 from rootsrv.server.counters import Counters
@@ -66,7 +66,7 @@ class TlsConnection(Connection):
     def __init__(self, connections: "TlsConnections", descriptor: int, source: bytes) -> None:
         super().__init__(connections, descriptor, source)
         self._tls = connections
-        self._session: Session | None = None
+        self._session: TlsSession | None = None
         self._is_established = False
         self._spent_ns = 0
         self._is_at_end = False
@@ -89,7 +89,7 @@ class TlsConnection(Connection):
             if self._is_established or self._descriptor < 0:
                 self._tls.took(self._spent_ns // 1000, completed=self._is_established)
 
-    def _read_on(self, session: Session, octets: bytes) -> bytes:
+    def _read_on(self, session: TlsSession, octets: bytes) -> bytes:
         """With *octets*, those of a record, the records behind it that are there.
 
         A client that sends each query in a record of its own gets its answers together.  With one that waits for each
@@ -117,7 +117,7 @@ class TlsConnection(Connection):
             self._is_at_end = False
             self._receive_eof()
 
-    def _shake_hands(self, session: Session | None) -> bytes:
+    def _shake_hands(self, session: TlsSession | None) -> bytes:
         """Go on with the handshake; what comes behind it.  BlockingIOError: nothing yet, or it is over."""
         everybody = self._tls
         context = everybody.context

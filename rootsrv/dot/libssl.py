@@ -175,14 +175,14 @@ class Context:
         self.wrong_protocols += 1
         return _ALPN_REFUSED
 
-    def accept(self, descriptor: int) -> "Session":
+    def accept(self, descriptor: int) -> "TlsSession":
         """TLS on an accepted connection, whose *descriptor* stays the caller's.  TlsUnavailable: no memory."""
         session = self._checked(self._library.SSL_new(self._context))
         if not self._library.SSL_set_fd(session, descriptor):
             self._library.SSL_free(session)
             raise TlsUnavailable(errno.ENOMEM, f"OpenSSL: {self._library.reason()}")
         self._library.SSL_set_accept_state(session)
-        return Session(self, session, self._library)
+        return TlsSession(self, session, self._library)
 
 
 _ALPN_CALLBACK = ctypes.CFUNCTYPE(
@@ -201,7 +201,7 @@ def _pointer_to(octets: bytes) -> Any:
     return _ffi.new("const unsigned char **", _ffi.from_buffer("const unsigned char[]", octets))
 
 
-class Session:
+class TlsSession:
     """TLS on one connection.  `end` it, or its memory is never given back."""
 
     __slots__ = ("_context", "_library", "_session")

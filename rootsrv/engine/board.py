@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rootsrv.engine.etcd import Compacted, EngineGone, Entry, Etcd, Event
+from rootsrv.engine.etcd import Compacted, EngineGone, Entry, Etcd, KeyEvent
 from rootsrv.process import log
 
 LEASE_SECONDS = 30
@@ -110,7 +110,7 @@ class Board:
                 each.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _take(self, events: list[Event]) -> None:
+    def _take(self, events: list[KeyEvent]) -> None:
         for event in events:
             key = event.key.removeprefix(self.prefix)
             self.dirty.add(key)

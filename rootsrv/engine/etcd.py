@@ -57,7 +57,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class KeyEvent:
     """A key was written, or (*entry* is None) deleted."""
 
     key: str
@@ -214,7 +214,7 @@ class Etcd:
             return float(answer.TTL)
         raise AssertionError("unreachable")
 
-    async def watch(self, prefix: str, start_revision: int, tell: Callable[[list[Event]], None]) -> None:
+    async def watch(self, prefix: str, start_revision: int, tell: Callable[[list[KeyEvent]], None]) -> None:
         """Have *tell* called with what changes, in order.  Ends only with EngineGone or Compacted."""
         async with self._failing_as_one("Watch/Watch", None):
             method = StreamStreamMethod(
@@ -234,7 +234,7 @@ class Etcd:
                         await stream.cancel()
 
     async def _follow(
-        self, stream: Any, received: "asyncio.Queue[Any]", create: Any, tell: Callable[[list[Event]], None]
+        self, stream: Any, received: "asyncio.Queue[Any]", create: Any, tell: Callable[[list[KeyEvent]], None]
     ) -> None:
         async with asyncio.timeout(self.request_seconds):
             await stream.send_message(make("WatchRequest", create_request=create))
@@ -312,8 +312,8 @@ def _entry(kv: Any) -> Entry:
     return Entry(_text(kv.key), kv.value, kv.create_revision, kv.mod_revision, kv.lease)
 
 
-def _event(event: Any) -> Event:
-    return Event(_text(event.kv.key), None if event.type == _DELETE else _entry(event.kv))
+def _event(event: Any) -> KeyEvent:
+    return KeyEvent(_text(event.kv.key), None if event.type == _DELETE else _entry(event.kv))
 
 
 def _text(key: bytes) -> str:

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rootsrv.config.checks import ConfigError
 from rootsrv.engine.etcd import Entry
 from rootsrv.mesh import maintenance
-from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, Freshness, Malformed, Replayed, open_envelope
+from rootsrv.mesh.envelope import Envelope, EnvelopeMalformed, EnvelopeRefused, Freshness, Replayed, open_envelope
 from rootsrv.mesh.maintenance import Maintenance
 from rootsrv.mesh.member import Now, admitted
-from rootsrv.mesh.orders import SetTime, Subject, Verdict
+from rootsrv.mesh.orders import OperatorVerdict, SetTime, Subject
 from rootsrv.mesh.quorum import Done, failed_canaries
 from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing, public_key
 from rootsrv.process import log, whole_file
@@ -47,7 +47,7 @@ class Fleet:
     offers: dict[str, tuple[Subject, float]] = field(default_factory=dict)
     """By zone: what was offered last, and when (seconds since 1970)."""
 
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[OperatorVerdict, ...] = ()
     maintenance: dict[str, Maintenance] = field(default_factory=dict)
     """By id, those that were announced or cancelled."""
 
@@ -148,7 +148,7 @@ class Fleet:
                     envelope = self._opened(key, entry, self._hosts(), now, shared=True)
                     self.offers[zone] = (Subject.of(envelope.content, key), envelope.sent)
                 case ["zone", _, "verdict", _, _] if entry is not None:
-                    verdict = Verdict.of(self._opened(key, entry, self.roster.operator_keys(), now))
+                    verdict = OperatorVerdict.of(self._opened(key, entry, self.roster.operator_keys(), now))
                     if verdict in self.verdicts:
                         return
                     self.verdicts = (*self.verdicts[-_VERDICTS + 1 :], verdict)
@@ -193,7 +193,7 @@ class Fleet:
         if order in self.orders.get(zone, ()):
             return
         if order.subject.zone != zone:
-            raise Malformed(f"{envelope.key}: is of zone {order.subject.zone}")
+            raise EnvelopeMalformed(f"{envelope.key}: is of zone {order.subject.zone}")
         self.orders[zone] = admitted(self.orders.get(zone, ()), order, now)
         counts, serial = self.orders[zone][-1] is order, order.subject.serial
         log.event("order", zone=zone, serial=serial, stage=order.stage, at=round(order.at, 3), by=order.by,
@@ -219,7 +219,7 @@ class Fleet:
     def may_maintain(self, new: Maintenance, now: Now) -> None:
         """maintenance.Refused if *new* may not be announced as things stand."""
         if self.roster is None:
-            raise maintenance.Refused("no roster is in force")
+            raise maintenance.MaintenanceRefused("no roster is in force")
         if not new.cancelled:
             maintenance.check(new, self.maintenance.values(), self.roster, now.wall)
 
@@ -229,7 +229,7 @@ class Fleet:
             kept[kind].pop(member, None)
             return
         if member not in self._public:
-            raise Malformed(f"{key}: the roster lists no such member")
+            raise EnvelopeMalformed(f"{key}: the roster lists no such member")
         envelope = self._opened(key, entry, {member: self._public[member]}, now)
         match kind:
             case "ready":

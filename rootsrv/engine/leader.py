@@ -6,7 +6,7 @@ from typing import Any
 from rootsrv.engine.board import Board
 from rootsrv.engine.etcd import EngineGone
 from rootsrv.engine.fleet import Fleet
-from rootsrv.mesh.host import Alarm, Distribution, Offer, Order, Seen, Stand
+from rootsrv.mesh.host import Alarm, BoardView, Distribution, Stand, WriteOffer, WriteOrder
 from rootsrv.mesh.member import Now
 from rootsrv.mesh.orders import Subject, set_time_content
 from rootsrv.process import log
@@ -71,7 +71,7 @@ class Leader:
         if roster is None or zone.subject is None:
             return
         before = zone.stand
-        seen = Seen(
+        seen = BoardView(
             ready=self._fleet.ready,
             done=self._fleet.done,
             present=present,
@@ -79,9 +79,9 @@ class Leader:
         )
         for effect in zone.advance(seen, roster, now.wall):
             match effect:
-                case Offer(subject):
+                case WriteOffer(subject):
                     self._write(f"zone/{zone.zone}/offer", subject.to_content())
-                case Order(subject, stage, at, reason, canaries_at):
+                case WriteOrder(subject, stage, at, reason, canaries_at):
                     content = set_time_content(subject, stage, at, reason, canaries_at)
                     self._write(f"zone/{zone.zone}/order", content)
                 case Alarm(text):

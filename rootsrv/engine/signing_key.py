@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 
-class KeyUnusable(Exception):
+class SigningKeyUnusable(Exception):
     """A signing key cannot be read or written; the text says why."""
 
 
@@ -27,9 +27,9 @@ def make(path: Path) -> Ed25519PrivateKey:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(octets)
     except FileExistsError as error:
-        raise KeyUnusable(f"{path}: exists, and a key that is in use must not be overwritten") from error
+        raise SigningKeyUnusable(f"{path}: exists, and a key that is in use must not be overwritten") from error
     except OSError as error:
-        raise KeyUnusable(f"{path}: {error.strerror}") from error
+        raise SigningKeyUnusable(f"{path}: {error.strerror}") from error
     return key
 
 
@@ -40,13 +40,13 @@ def load(path: Path) -> Ed25519PrivateKey:
             mode = os.fstat(stream.fileno()).st_mode
             octets = stream.read(65_536)
     except OSError as error:
-        raise KeyUnusable(f"{path}: {error.strerror}") from error
+        raise SigningKeyUnusable(f"{path}: {error.strerror}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise KeyUnusable(f"{path}: others may read it (mode {mode & 0o777:o}): chmod 600, and make a new key")
+        raise SigningKeyUnusable(f"{path}: others may read it (mode {mode & 0o777:o}): chmod 600, and make a new key")
     try:
         key = load_pem_private_key(octets, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyUnusable(f"{path}: is no private key in PEM: {error}") from error
+        raise SigningKeyUnusable(f"{path}: is no private key in PEM: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise KeyUnusable(f"{path}: is not an Ed25519 key")
+        raise SigningKeyUnusable(f"{path}: is not an Ed25519 key")
     return key

@@ -3,7 +3,7 @@
 So metrics, RSSAC002 files and status sum up kernel and workers without knowing of each other.
 """
 
-from rootsrv.fastpath.layout import Counters, constant
+from rootsrv.fastpath.layout import KernelCounters, constant
 from rootsrv.page import counts, unique_sources
 from rootsrv.page.day import begin, day_to_count
 from rootsrv.page.layout import KERNEL_SLOT, Page
@@ -25,7 +25,7 @@ class KernelSlot:
         """The day (UTC, since 1970) that is to be counted at *wall_seconds* (since 1970)."""
         return day_to_count(self._slot.day, wall_seconds)
 
-    def publish(self, counters: Counters, registers: list[bytes] | None, day: int) -> None:
+    def publish(self, counters: KernelCounters, registers: list[bytes] | None, day: int) -> None:
         """Show *counters* (since the program was loaded) and, if given, the *registers* of *day* (UTC, since 1970)."""
         slot = self._slot
         if slot.day != day:
@@ -39,7 +39,7 @@ class KernelSlot:
         shown[:] = unique_sources.merge((b"".join(registers), bytes(shown)))
 
 
-def words_of(counters: Counters) -> dict[int, int]:
+def words_of(counters: KernelCounters) -> dict[int, int]:
     """The counter words (rootsrv/page/counts.py) that *counters* come to."""
     words: dict[int, int] = {}
     for path in (0, 1):

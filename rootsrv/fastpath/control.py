@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv.control.protocol import Answer, Command, Commands, Nothing, Order
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Reply
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.tap import clocks, to_pcap
 
@@ -52,9 +52,9 @@ def commands(fastpath: FastPath) -> Commands:
         fastpath.suspend(order.wanted.wanted, order.wanted.reason or "by order")
         return fastpath.status()
 
-    async def tap(_: Order[Nothing]) -> Answer:
+    async def tap(_: Order[Nothing]) -> Reply:
         pcap = to_pcap(fastpath.samples(), *clocks())
-        return Answer({"counters": fastpath.status().get("counters", {})}, pcap)
+        return Reply({"counters": fastpath.status().get("counters", {})}, pcap)
 
     async def count(_: Order[Nothing]) -> Mapping[str, Any]:
         fastpath.count()

@@ -50,7 +50,7 @@ Reason = enum.IntEnum(  # type: ignore[misc]
 COUNTERS_OCTETS: int = ffi.sizeof("struct counters")
 
 
-class Counters:
+class KernelCounters:
     """What the program counted; the fields of `struct counters`, as integers and lists of them."""
 
     def __init__(self, octets: bytes) -> None:

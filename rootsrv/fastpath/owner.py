@@ -45,7 +45,7 @@ from rootsrv.fastpath.attachment import (
 from rootsrv.fastpath.layout import Reason, constant
 from rootsrv.fastpath.program import TABLE_ROOM, FastPathUnavailable, Program
 from rootsrv.fastpath.staging import OpenTable, Staging
-from rootsrv.fastpath.tap import Sample, Tap
+from rootsrv.fastpath.tap import Tap, TapSample
 from rootsrv.page.day import DAY_SECONDS
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
@@ -511,7 +511,7 @@ class FastPath:
             self._refresh_at = 0.0
             self._renew(time.monotonic(), at_once=True)
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[TapSample]:
         """What the tap took since the last call; empty while it is off (`fastpath.tap_every`)."""
         if self.program is None or not self._config.tap_every:
             return []

@@ -26,7 +26,7 @@ from typing import Self
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import INDEX_LIMIT, NAME_HAS_HOST_ZONE, AnswerTable
 from rootsrv.fastpath import admission, libbpf
-from rootsrv.fastpath.layout import COUNTERS_OCTETS, LAYOUT, Counters, constant, ffi
+from rootsrv.fastpath.layout import COUNTERS_OCTETS, LAYOUT, KernelCounters, constant, ffi
 from rootsrv.page import unique_sources
 from rootsrv.page.day import day_of
 from rootsrv.page.layout import BlockWords, covers
@@ -306,16 +306,16 @@ class Program:
 
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def counters(self, *, test_runs: bool = False) -> Counters:
+    def counters(self, *, test_runs: bool = False) -> KernelCounters:
         """All CPUs' counters added up: of live packets, or of test runs."""
         start = 0 if test_runs else COUNTERS_OCTETS
         per_cpu = self._per_cpu.lookup_per_cpu(0)
-        return Counters.total([octets[start : start + COUNTERS_OCTETS] for octets in per_cpu])
+        return KernelCounters.total([octets[start : start + COUNTERS_OCTETS] for octets in per_cpu])
 
     def notes(self) -> list[bytes]:
         """Notes of queries since the last call (admission/samples.py)."""
         per_cpu = self._per_cpu.lookup_per_cpu(0)
-        live = [Counters(octets[COUNTERS_OCTETS : 2 * COUNTERS_OCTETS]) for octets in per_cpu]
+        live = [KernelCounters(octets[COUNTERS_OCTETS : 2 * COUNTERS_OCTETS]) for octets in per_cpu]
         return self.admission.notes([int(each.noted) for each in live])
 
     def memory_octets(self) -> int:

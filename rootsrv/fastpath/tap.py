@@ -16,7 +16,7 @@ _LINKTYPE_RAW = 101  # packets begin with the IP header (pcap-linktype(7))
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TapSample:
     """A query and the response that the kernel gave."""
 
     boottime_ns: int
@@ -29,7 +29,7 @@ class Sample:
     response: bytes
 
     @classmethod
-    def from_octets(cls, octets: bytes) -> "Sample":
+    def from_octets(cls, octets: bytes) -> "TapSample":
         """A record of the ring buffer (`struct tap_head` and what follows it)."""
         head = ffi.from_buffer("struct tap_head *", octets)
         width = 16 if head.family else 4
@@ -81,11 +81,11 @@ class Tap:
         if self._ring == null:
             raise OSError(libbpf.ffi.errno, f"tap: {os.strerror(libbpf.ffi.errno)}")
 
-    def read(self) -> list[Sample]:
+    def read(self) -> list[TapSample]:
         """All samples since the last call; what found the buffer full is lost and counted (`tap_lost`)."""
         libbpf.library().ring_buffer__consume(self._ring)
         found, self._found = self._found, []
-        return [Sample.from_octets(octets) for octets in found]
+        return [TapSample.from_octets(octets) for octets in found]
 
     def close(self) -> None:
         """Let go of the ring buffer."""
@@ -94,7 +94,7 @@ class Tap:
             self._ring = libbpf.ffi.NULL
 
 
-def to_pcap(samples: Iterable[Sample], now: float, boottime_ns: int) -> bytes:
+def to_pcap(samples: Iterable[TapSample], now: float, boottime_ns: int) -> bytes:
     """A capture file (pcap, nanoseconds) of *samples*; *now* is the wall time at *boottime_ns*."""
     records = [struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65_535, _LINKTYPE_RAW)]
     for sample in samples:

@@ -32,14 +32,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-class Transport(Enum):
+class ProbeTransport(Enum):
     """What a query travels in."""
 
     UDP = "UDP"
     TCP = "TCP"
 
 
-class Outcome(Enum):
+class ProbeOutcome(Enum):
     """What became of one probe."""
 
     RIGHT = "right"
@@ -54,7 +54,7 @@ class Outcome(Enum):
     """No table to compare with, or wrong data and then nothing: a failed probe."""
 
 
-class FastPath(Enum):
+class FastPathTest(Enum):
     """What the test run of the attached program showed."""
 
     OFF = "off"
@@ -68,9 +68,9 @@ class Probe:
     """One question that was put to one service address."""
 
     address: str
-    transport: Transport
+    transport: ProbeTransport
     question: str
-    outcome: Outcome
+    outcome: ProbeOutcome
     detail: str = ""
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class Round:
     """All that one round of probes saw of one IP version."""
 
     probes: tuple[Probe, ...]
-    load: Mapping[Transport, Load] = field(default_factory=dict)
+    load: Mapping[ProbeTransport, Load] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Instance:
     primaries_reachable: bool | None = None
     clock_synchronised: bool | None = None
     state_writable: bool | None = None
-    fastpath: FastPath = FastPath.OFF
+    fastpath: FastPathTest = FastPathTest.OFF
     fastpath_detail: str = ""
     fastpath_stuck: bool = False
     """It answers wrongly and could not be detached."""
@@ -132,7 +132,7 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class EvidencePolicy:
     """The rows of the table above that an operator may change."""
 
     stale_soft_seconds: float = 3900.0
@@ -164,10 +164,10 @@ class Cause(Enum):
     STOPPING = "stopping"
 
 
-_CAUSES_OF_FAILURE = {Outcome.ABSENT: Cause.NOT_ON_HOST, Outcome.CANNOT_TELL: Cause.CANNOT_TELL}
+_CAUSES_OF_FAILURE = {ProbeOutcome.ABSENT: Cause.NOT_ON_HOST, ProbeOutcome.CANNOT_TELL: Cause.CANNOT_TELL}
 
 
-class Verdict(Enum):
+class RoundVerdict(Enum):
     """What one round says about the service of one IP version."""
 
     PASS = "pass"
@@ -183,7 +183,7 @@ class Verdict(Enum):
 class Judgement:
     """What follows from one round for one IP version."""
 
-    verdict: Verdict
+    verdict: RoundVerdict
     reasons: tuple[str, ...] = ()
     """Why it is not a pass, most important first."""
 
@@ -206,7 +206,7 @@ class Judgement:
         return "; ".join(self.reasons or self.degrade)
 
 
-def judge(round_: Round, instance: Instance, policy: Policy) -> Judgement:
+def judge(round_: Round, instance: Instance, policy: EvidencePolicy) -> Judgement:
     """The judgement of the policy table; the order of its rows is the order of severity."""
     cease = [*_reasons_to_cease(round_, instance, policy)]
     failures, unsure, alarms = _judge_probes(round_, instance, policy)
@@ -217,13 +217,13 @@ def judge(round_: Round, instance: Instance, policy: Policy) -> Judgement:
         (degrade if policy.stale_soft_degrades else alarms).append(_behind(instance))
     alarms += _alarms(instance)
     if cease:
-        verdict, failed = Verdict.CEASE, cease + failures
+        verdict, failed = RoundVerdict.CEASE, cease + failures
     elif failures:
-        verdict, failed = Verdict.FAIL, failures
+        verdict, failed = RoundVerdict.FAIL, failures
     elif unsure:
-        verdict, failed = Verdict.UNSURE, []
+        verdict, failed = RoundVerdict.UNSURE, []
     else:
-        verdict, failed = Verdict.PASS, []
+        verdict, failed = RoundVerdict.PASS, []
     return Judgement(
         verdict,
         tuple(text for _, text in failed) or tuple(unsure),
@@ -235,8 +235,8 @@ def judge(round_: Round, instance: Instance, policy: Policy) -> Judgement:
     )
 
 
-def _reasons_to_cease(round_: Round, instance: Instance, policy: Policy) -> Iterable[tuple[Cause, str]]:
-    yield from ((Cause.WRONG_DATA, str(probe)) for probe in round_.probes if probe.outcome is Outcome.WRONG)
+def _reasons_to_cease(round_: Round, instance: Instance, policy: EvidencePolicy) -> Iterable[tuple[Cause, str]]:
+    yield from ((Cause.WRONG_DATA, str(probe)) for probe in round_.probes if probe.outcome is ProbeOutcome.WRONG)
     if instance.switchover_failed:
         yield Cause.SWITCHOVER_FAILED, "switchover failed"
     if instance.silenced:
@@ -247,13 +247,13 @@ def _reasons_to_cease(round_: Round, instance: Instance, policy: Policy) -> Iter
         yield Cause.LEASE_OVER, "the root zone's lease is over"
     if policy.stale_hard_withdraws and instance.behind_seconds >= policy.stale_hard_seconds:
         yield Cause.STALE, _behind(instance)
-    if instance.fastpath is FastPath.WRONG and (instance.fastpath_stuck or not policy.fastpath_wrong_detaches):
+    if instance.fastpath is FastPathTest.WRONG and (instance.fastpath_stuck or not policy.fastpath_wrong_detaches):
         stuck = ", and it cannot be detached" if instance.fastpath_stuck else ""
         yield Cause.FASTPATH_WRONG, f"fast path: wrong data ({instance.fastpath_detail}){stuck}"
 
 
 def _judge_probes(
-    round_: Round, instance: Instance, policy: Policy
+    round_: Round, instance: Instance, policy: EvidencePolicy
 ) -> tuple[list[tuple[Cause, str]], list[str], list[str]]:
     """(failures, what could not be seen for load, alarms) of the probes alone."""
     failures: list[tuple[Cause, str]] = []
@@ -261,14 +261,14 @@ def _judge_probes(
     alarms: list[str] = []
     if not round_.probes:
         return [(Cause.CANNOT_TELL, "nothing was probed")], unsure, alarms
-    groups: dict[tuple[str, Transport], list[Probe]] = {}
+    groups: dict[tuple[str, ProbeTransport], list[Probe]] = {}
     for probe in round_.probes:
         groups.setdefault((probe.address, probe.transport), []).append(probe)
-    dead: dict[str, dict[Transport, str]] = {}
+    dead: dict[str, dict[ProbeTransport, str]] = {}
     for (address, transport), probes in groups.items():
-        broken = [probe for probe in probes if probe.outcome in (Outcome.ABSENT, Outcome.CANNOT_TELL)]
-        silent = [probe for probe in probes if probe.outcome is Outcome.SILENT]
-        not_asked = [probe for probe in probes if probe.outcome is Outcome.NOT_ASKED]
+        broken = [probe for probe in probes if probe.outcome in (ProbeOutcome.ABSENT, ProbeOutcome.CANNOT_TELL)]
+        silent = [probe for probe in probes if probe.outcome is ProbeOutcome.SILENT]
+        not_asked = [probe for probe in probes if probe.outcome is ProbeOutcome.NOT_ASKED]
         if not_asked and not broken:
             # It is load, too, that takes the last descriptor or port; where others are answered the service is there.
             load = _load_reason(round_, instance, transport)
@@ -292,7 +292,7 @@ def _judge_probes(
         answering = [
             transport
             for transport in asked - set(by_transport)
-            if any(probe.outcome is Outcome.RIGHT for probe in groups[address, transport])
+            if any(probe.outcome is ProbeOutcome.RIGHT for probe in groups[address, transport])
         ]
         keep = answering and not policy.transport_dead_fails
         if keep:
@@ -304,11 +304,11 @@ def _judge_probes(
     return failures, unsure, alarms
 
 
-def _load_reason(round_: Round, instance: Instance, transport: Transport) -> str:
+def _load_reason(round_: Round, instance: Instance, transport: ProbeTransport) -> str:
     """Why silence on *transport* is load and not death; empty where it is death."""
     load = round_.load.get(transport, Load())
     # Each of our own probes that was answered is among the replies: what is more went to others, or came too late.
-    answered = sum(probe.transport is transport and probe.outcome is Outcome.RIGHT for probe in round_.probes)
+    answered = sum(probe.transport is transport and probe.outcome is ProbeOutcome.RIGHT for probe in round_.probes)
     others = load.replies - answered
     if others > 0:
         return f"{others} other replies meanwhile"
@@ -329,8 +329,8 @@ def _alarms(instance: Instance) -> list[str]:
         (instance.primaries_reachable is False, "no primary can be reached"),
         (instance.clock_synchronised is False, "the clock is not synchronised"),
         (instance.state_writable is False, "the state directory is not writable"),
-        (instance.fastpath is FastPath.WRONG, f"fast path: wrong data ({instance.fastpath_detail})"),
-        (instance.fastpath is FastPath.DEAD, f"fast path: no answer ({instance.fastpath_detail})"),
+        (instance.fastpath is FastPathTest.WRONG, f"fast path: wrong data ({instance.fastpath_detail})"),
+        (instance.fastpath is FastPathTest.DEAD, f"fast path: no answer ({instance.fastpath_detail})"),
     )
     alarms = [text for seen, text in facts if seen]
     alarms += [f"held zone, serial {serial}: a decision is needed" for serial in instance.held_serials]

@@ -13,7 +13,7 @@
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from rootsrv.health.evidence import Cause, Judgement, Verdict
+from rootsrv.health.evidence import Cause, Judgement, RoundVerdict
 
 
 class Class(Enum):
@@ -57,7 +57,7 @@ class Floor:
 
 def failed(judgement: Judgement) -> bool:
     """Whether it speaks against announcing."""
-    return judgement.verdict in (Verdict.FAIL, Verdict.CEASE)
+    return judgement.verdict in (RoundVerdict.FAIL, RoundVerdict.CEASE)
 
 
 def soften(judgement: Judgement, floor: Floor) -> Judgement:
@@ -80,7 +80,7 @@ def soften(judgement: Judgement, floor: Floor) -> Judgement:
     if not degrades:
         return softened
     if not withdraws:
-        return replace(softened, verdict=Verdict.PASS, reasons=(), causes=())
+        return replace(softened, verdict=RoundVerdict.PASS, reasons=(), causes=())
     causes, reasons = zip(*withdraws, strict=True)
     return replace(softened, reasons=reasons, causes=causes, cause=causes[0])
 

@@ -35,7 +35,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from rootsrv.health.evidence import Cause, Judgement, Verdict
+from rootsrv.health.evidence import Cause, Judgement, RoundVerdict
 
 
 class State(Enum):
@@ -68,7 +68,7 @@ class Wish(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Steadiness:
     """How steady the evidence must be; durations in seconds."""
 
     rise: int = 3
@@ -120,7 +120,7 @@ POSSIBLE_CHANGES: tuple[tuple[Announcement, Cause], ...] = (
 class Health:
     """The state of one IP version's service prefix.  Times are seconds on one clock that never steps."""
 
-    def __init__(self, limits: Limits, now: float, flaps: Flaps | None = None) -> None:
+    def __init__(self, limits: Steadiness, now: float, flaps: Flaps | None = None) -> None:
         self.limits = limits
         self.state = State.DOWN
         self.announcement = Announcement.WITHDRAWN
@@ -155,12 +155,14 @@ class Health:
         Returns the change of state or of announcement, None where all stays as it was.
         """
         before = (self.state, self.announcement)
-        failed = judgement.verdict in (Verdict.FAIL, Verdict.CEASE)
-        self._passes = self._passes + 1 if judgement.verdict is Verdict.PASS else 0 if failed else self._passes
-        self._failures = self._failures + 1 if failed else 0 if judgement.verdict is Verdict.PASS else self._failures
+        failed = judgement.verdict in (RoundVerdict.FAIL, RoundVerdict.CEASE)
+        self._passes = self._passes + 1 if judgement.verdict is RoundVerdict.PASS else 0 if failed else self._passes
+        self._failures = (
+            self._failures + 1 if failed else 0 if judgement.verdict is RoundVerdict.PASS else self._failures
+        )
         if failed:
             self._flap(quiet_since=now)
-        gone = judgement.verdict is Verdict.CEASE or self._failures >= self.limits.fall
+        gone = judgement.verdict is RoundVerdict.CEASE or self._failures >= self.limits.fall
 
         self._cause = wish_cause
         if must_announce and self.announcement is Announcement.WITHDRAWN:
@@ -176,7 +178,7 @@ class Health:
             self._withdraw(judgement, now)
         elif failed:
             self.state, self.reason = State.FALLING, judgement.reason
-        elif self.state is not State.FALLING or judgement.verdict is Verdict.PASS:
+        elif self.state is not State.FALLING or judgement.verdict is RoundVerdict.PASS:
             self._announce(judgement, now)
 
         self._promise_until = now
@@ -230,7 +232,7 @@ class Health:
     def _rise(self, judgement: Judgement, failed: bool, now: float) -> None:
         if failed:
             self.state, self.reason = State.DOWN, judgement.reason
-        elif judgement.verdict is Verdict.PASS:
+        elif judgement.verdict is RoundVerdict.PASS:
             if self._passes >= self.limits.rise and not self.hold_down_left(now):
                 self._flap(announced_since=now)
                 self._announce(judgement, now)

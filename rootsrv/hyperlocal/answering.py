@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 
-from rootsrv.answer.question import Malformed, Query
+from rootsrv.answer.question import Query, QueryMalformed
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport, not_ready
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config.checks import plain_address
@@ -16,7 +16,7 @@ from rootsrv.config.file import ServiceConfig
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.listener import Listener
 from rootsrv.distribution.requests import Asker, Parts
-from rootsrv.hyperlocal.relay import Question, Relay, RelayFailed, response_to
+from rootsrv.hyperlocal.relay import Relay, RelayFailed, RelayQuestion, response_to
 from rootsrv.process import log
 from rootsrv.process.security import SecurityEvents
 from rootsrv.wire import edns
@@ -98,7 +98,7 @@ class Answering:
         """The response while there is nothing to answer from."""
         refused = not_ready(octets, self._settings.max_udp_response_octets)
         query = _relayable(octets)
-        question = Question.of(query) if query is not None else None
+        question = RelayQuestion.of(query) if query is not None else None
         if self._relay is None or query is None or question is None:
             self._counters["answered_servfail"] += refused is not None
             return refused
@@ -127,7 +127,7 @@ class Answering:
             return refused
 
 
-class Server:
+class LoopbackServer:
     """A root server for this host alone, at the addresses of *service*."""
 
     def __init__(self, service: ServiceConfig, answering: Answering, relay: Relay | None) -> None:
@@ -157,5 +157,5 @@ def _relayable(octets: bytes) -> Query | None:
         return None
     try:
         return Query.parse(octets)
-    except Malformed:
+    except QueryMalformed:
         return None

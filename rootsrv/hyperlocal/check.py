@@ -28,7 +28,7 @@ _TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckLine:
     """One line of the check."""
 
     good: bool
@@ -52,7 +52,7 @@ def serial_of(exchange: Exchange) -> int:
     raise ValueError("no SOA in the answer")
 
 
-def examine(exchange: Exchange, ours: int, now: Callable[[], float] = time.perf_counter) -> list[Finding]:
+def examine(exchange: Exchange, ours: int, now: Callable[[], float] = time.perf_counter) -> list[CheckLine]:
     """Ask the resolver behind *exchange*, whose copy should have the serial *ours*."""
     findings = []
     took: list[float] = []
@@ -70,18 +70,18 @@ def examine(exchange: Exchange, ours: int, now: Callable[[], float] = time.perf_
             exchange(dns.message.make_query(".", "SOA"))
             cached.append(1000 * (now() - began))
         except (OSError, dns.exception.DNSException) as error:
-            return [Finding(False, f"the resolver does not answer: {str(error) or type(error).__name__}")]
+            return [CheckLine(False, f"the resolver does not answer: {str(error) or type(error).__name__}")]
         if response.rcode() != dns.rcode.NXDOMAIN:
             text = f"a name that does not exist: {dns.rcode.to_text(response.rcode())}, expected NXDOMAIN"
-            return [Finding(False, text)]
+            return [CheckLine(False, text)]
         authentic += bool(response.flags & dns.flags.AD)
         serials |= {int(each[0].serial) for each in response.authority if each.rdtype == dns.rdatatype.SOA}
     findings.append(_about_serials(serials, ours))
     median, known = statistics.median(took), statistics.median(cached)
     local = median <= LOCAL_MILLISECONDS + LOCAL_TIMES * known
     text = f"{NAMES} names that do not exist: {median:.1f} ms each, and {known:.1f} ms for what it knows (medians)"
-    findings.append(Finding(local, text if local else f"{text}: it asks somebody"))
-    findings.append(Finding(authentic == NAMES, f"validated (AD): {authentic} of {NAMES}"))
+    findings.append(CheckLine(local, text if local else f"{text}: it asks somebody"))
+    findings.append(CheckLine(authentic == NAMES, f"validated (AD): {authentic} of {NAMES}"))
     return findings
 
 
@@ -89,11 +89,11 @@ def _unheard_of() -> str:
     return "".join(secrets.choice(string.ascii_lowercase) for _ in range(16))
 
 
-def _about_serials(serials: set[int], ours: int) -> Finding:
+def _about_serials(serials: set[int], ours: int) -> CheckLine:
     shown = ", ".join(map(str, sorted(serials))) or "none"
     if serials == {ours}:
-        return Finding(True, f"the resolver answers from serial {ours}, which is that of the copy")
+        return CheckLine(True, f"the resolver answers from serial {ours}, which is that of the copy")
     older = any(serial_is_newer(ours, each) for each in serials)
-    return Finding(
+    return CheckLine(
         False, f"the resolver answers from serial {shown}, {'older than' if older else 'not'} the copy's {ours}"
     )

@@ -29,7 +29,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from rootsrv.wire import name, rdata, serial
 from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
 from rootsrv.zone.contents import RRset, ZoneContents
-from rootsrv.zone.dnssec import REVOKED, SEP, ZONE_KEY, Key, signed_octets
+from rootsrv.zone.dnssec import REVOKED, SEP, ZONE_KEY, ZoneKey, signed_octets
 
 HOLD_DOWN_SECONDS = 30 * 86_400.0  # RFC 5011 §2.4.1; the TTL of the root's keys, two days, is less
 REMOVE_SECONDS = 30 * 86_400.0  # §2.4.2
@@ -92,11 +92,11 @@ class KeyRolls:
             return []
         passed = boottime - self.looked.boottime if self.looked and self.looked.boot == boot else 0.0
         self.looked = Look(boot, boottime)
-        there = {each for each in rrset.rdatas if _is_sep(each) and not Key(each).flags & REVOKED}
+        there = {each for each in rrset.rdatas if _is_sep(each) and not ZoneKey(each).flags & REVOKED}
         gone = {
             _without_revoke(each)
             for each in rrset.rdatas
-            if _is_sep(each) and Key(each).flags & REVOKED and _signs(each, rrset, now)
+            if _is_sep(each) and ZoneKey(each).flags & REVOKED and _signs(each, rrset, now)
         }
         changes = []
         for rdatas in sorted(there | gone | set(self.keys)):
@@ -108,7 +108,7 @@ class KeyRolls:
                 self.keys[rdatas] = after
             was, is_ = before.state if before else "START", after.state if after else "START"
             if was != is_:
-                changes.append(f"key {Key(rdatas).tag}: {was} -> {is_}")
+                changes.append(f"key {ZoneKey(rdatas).tag}: {was} -> {is_}")
         return changes
 
     def _next(self, rdatas: bytes, key: RootKey | None, *, seen: bool, revoked: bool, passed: float) -> RootKey | None:
@@ -185,17 +185,17 @@ def _line(rdatas: bytes) -> str:
 
 
 def _is_sep(rdatas: bytes) -> bool:
-    flags = Key(rdatas).flags
+    flags = ZoneKey(rdatas).flags
     return len(rdatas) > 4 and flags & (ZONE_KEY | SEP) == ZONE_KEY | SEP and rdatas[2] == 3
 
 
 def _without_revoke(rdatas: bytes) -> bytes:
-    return (Key(rdatas).flags & ~REVOKED).to_bytes(2) + rdatas[2:]
+    return (ZoneKey(rdatas).flags & ~REVOKED).to_bytes(2) + rdatas[2:]
 
 
 def _signs(rdatas: bytes, rrset: RRset, now: float) -> bool:
     """Whether the key itself signs the RRset that says it is revoked (RFC 5011 §2.1): nobody else may say so."""
-    key = Key(rdatas)
+    key = ZoneKey(rdatas)
     for rrsig in _signatures(rrset.rrsigs, key, now):
         try:
             key.check(rrsig[rdata.signer_end(rrsig) :], signed_octets(rrset, rrsig))
@@ -205,7 +205,7 @@ def _signs(rdatas: bytes, rrset: RRset, now: float) -> bool:
     return False
 
 
-def _signatures(rrsigs: Iterable[bytes], key: Key, now: float) -> Iterable[bytes]:
+def _signatures(rrsigs: Iterable[bytes], key: ZoneKey, now: float) -> Iterable[bytes]:
     """Those of *rrsigs* that name *key* and are valid at *now*."""
     for rrsig in rrsigs:
         _, algorithm, _, _, expiration, inception, tag = rdata.RRSIG_FIXED.unpack_from(rrsig)

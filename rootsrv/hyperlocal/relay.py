@@ -66,7 +66,7 @@ class RelayFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RelayQuestion:
     """What is asked, whoever asks."""
 
     qname: bytes
@@ -76,7 +76,7 @@ class Question:
     do: bool
 
     @classmethod
-    def of(cls, query: Query) -> "Question | None":
+    def of(cls, query: Query) -> "RelayQuestion | None":
         """The question of *query* if it may be passed on: class IN, no transfer, EDNS version 0, no TSIG."""
         if not query.question or query.qclass != CLASS_IN or query.qtype in _META or query.tsig is not None:
             return None
@@ -88,7 +88,7 @@ class Question:
 class Sent:
     """One query to one server, and whether octets that come back are its response."""
 
-    def __init__(self, question: Question, chance: random.Random) -> None:
+    def __init__(self, question: RelayQuestion, chance: random.Random) -> None:
         name = bytes(each ^ chance.choice((0, 0x20)) if each in _LETTERS else each for each in question.qname)
         self._expected = name + struct.pack("!HH", question.qtype, CLASS_IN)
         self._id = chance.randbytes(2)
@@ -126,10 +126,10 @@ class Relay:
         self._chance = chance or random.SystemRandom()
         self._tell_forged_at = 0.0
         self._rests_until: dict[str, float] = {}
-        self._asking: dict[Question, asyncio.Task[bytes]] = {}
+        self._asking: dict[RelayQuestion, asyncio.Task[bytes]] = {}
         counters.update(dict.fromkeys(("relayed", "relay_failed", "relay_over_tcp", "relay_forged"), 0))
 
-    async def ask(self, question: Question) -> bytes:
+    async def ask(self, question: RelayQuestion) -> bytes:
         """A root server's response to *question*; RelayFailed if there is none.  Parsable, but verified by nobody."""
         task = self._asking.get(question)
         if task is None:
@@ -140,7 +140,7 @@ class Relay:
             task.add_done_callback(lambda ended: self._ended(question, ended))
         return await asyncio.shield(task)
 
-    def _ended(self, question: Question, task: "asyncio.Task[bytes]") -> None:
+    def _ended(self, question: RelayQuestion, task: "asyncio.Task[bytes]") -> None:
         self._asking.pop(question, None)
         if not task.cancelled():
             task.exception()  # it was told to all who waited; perhaps nobody does any more
@@ -152,7 +152,7 @@ class Relay:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, question: Question) -> bytes:
+    async def _ask(self, question: RelayQuestion) -> bytes:
         reason = "no root server can be reached"
         attempts = 0
         for server in self._in_turn():
@@ -189,7 +189,7 @@ class Relay:
     def _rest(self, server: str) -> None:
         self._rests_until[server] = asyncio.get_running_loop().time() + REST_SECONDS
 
-    async def _ask_one(self, server: str, question: Question, seconds: float) -> bytes:
+    async def _ask_one(self, server: str, question: RelayQuestion, seconds: float) -> bytes:
         sent = Sent(question, self._chance)
         try:
             async with asyncio.timeout(seconds):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rootsrv.process import whole_file
 from rootsrv.resolvers.software import SOFTWARE, Software
-from rootsrv.resolvers.wanted import Publisher, Wanted
+from rootsrv.resolvers.wanted import Publisher, ResolverSetup
 
 HERE: Mapping[str, Software] = {
     name: each for name, each in SOFTWARE.items() if name in {"unbound", "bind", "kresd", "kresd6", "pdns", "pdns5"}
@@ -31,11 +31,11 @@ class Copy:
     certificate: str
     """File with the certificate of the zone by https."""
 
-    def wanted(self, kind: str, storage: str = "") -> Wanted:
+    def wanted(self, kind: str, storage: str = "") -> ResolverSetup:
         """What the resolver *kind* is told; *storage*: where it may keep what it has, if not where its package does."""
         by_https = kind.startswith("kresd") and self.https_port
         host = f"[{self.address}]" if ":" in self.address else self.address
-        return Wanted(
+        return ResolverSetup(
             publishers=(Publisher(self.address, self.port),),
             url=f"https://{host}:{self.https_port}/root.zone" if by_https else "",
             ca_file=self.certificate if by_https else "",

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 import dns.exception
 
 from rootsrv.distribution.requests import Asker, Given
-from rootsrv.localroot.observations import Asked, KeyFailed, Observations, Proved, Transferred
-from rootsrv.localroot.statistics import Statistics
+from rootsrv.localroot.observations import Asked, KeyFailed, Observations, Proved, TransferSeen
+from rootsrv.localroot.statistics import SubscriberStatistics
 from rootsrv.localroot.subscribers import LiveKey, Subscriber, Subscriptions
 from rootsrv.process import log
 from rootsrv.process.places import prefix_of
@@ -62,7 +62,7 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class SubscriberServer:
     """A server that was signed up, asking for a zone; the Recipient of its transfer."""
 
     id: int
@@ -89,7 +89,7 @@ class Stranger:
 
     name: str
     asker: Asker
-    statistics: Statistics = field(repr=False)
+    statistics: SubscriberStatistics = field(repr=False)
     proved: bool = False
     over_tcp_only: bool = False
 
@@ -107,7 +107,7 @@ class RegisteredServers:
     def __init__(
         self,
         observations: Observations,
-        statistics: Statistics,
+        statistics: SubscriberStatistics,
         rule: Callable[[bytes], ZoneRule | None],
         *,
         is_open: bool,
@@ -136,7 +136,7 @@ class RegisteredServers:
 
     # What is known.
 
-    def recall(self, proved: Iterable[Proved], transferred: Iterable[Transferred]) -> None:
+    def recall(self, proved: Iterable[Proved], transferred: Iterable[TransferSeen]) -> None:
         """What was observed before a restart."""
         for each in proved:
             self._proved[each.server, each.address] = each.at
@@ -194,7 +194,7 @@ class RegisteredServers:
         key, live = found
         return key if live.ends is None or self.now() < live.ends else None
 
-    def recipient(self, asker: Asker, key: Key | None, apex: bytes) -> Server | Stranger | None:
+    def recipient(self, asker: Asker, key: Key | None, apex: bytes) -> SubscriberServer | Stranger | None:
         """See Directory."""
         rule = self._rule(apex)
         if rule is None:
@@ -211,7 +211,7 @@ class RegisteredServers:
         prefix = prefix_of(asker.address)
         return Stranger(f"prefix {prefix.hex()}", asker, self.statistics)
 
-    def _signed(self, asker: Asker, key: Key) -> Server | None:
+    def _signed(self, asker: Asker, key: Key) -> SubscriberServer | None:
         found = self._keys.get(key.name)
         known = self._servers.get(found[1].server) if found is not None else None
         if found is None or known is None:
@@ -227,8 +227,8 @@ class RegisteredServers:
                     log.event("address proved", server=known.id, address=asker.address)
         return self._server(known, asker, found[1].name, over_tcp_only=registered and proved_at is None)
 
-    def _server(self, known: _Known, asker: Asker, key: str, *, over_tcp_only: bool) -> Server:
-        return Server(known.id, f"server {known.id}", asker, key, over_tcp_only, self)
+    def _server(self, known: _Known, asker: Asker, key: str, *, over_tcp_only: bool) -> SubscriberServer:
+        return SubscriberServer(known.id, f"server {known.id}", asker, key, over_tcp_only, self)
 
     def _proved_server(self, address: str) -> _Known | None:
         """The server at *address*, if that is proved; the first of several."""
@@ -249,7 +249,7 @@ class RegisteredServers:
             name = found[1].name if found is not None else names.to_text(owner)
             self.observations.note(KeyFailed(server, name, self.now(), error, asker.address, str(refused)))
 
-    def given(self, server: Server, what: Given) -> None:
+    def given(self, server: SubscriberServer, what: Given) -> None:
         """All of a transfer was handed to the transport."""
         now = self.now()
         if server.key:
@@ -258,7 +258,7 @@ class RegisteredServers:
         after = now - sent_at if serial == what.serial else None
         transport = "tls" if server.asker.over_tls else "tcp"
         self.observations.note(
-            Transferred(
+            TransferSeen(
                 server.id,
                 what.zone,
                 what.serial,

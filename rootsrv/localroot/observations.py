@@ -57,7 +57,7 @@ class Notified:
 
 
 @dataclass(frozen=True, slots=True)
-class Transferred:
+class TransferSeen:
     """The latest transfer of one zone to a server."""
 
     server: int
@@ -142,12 +142,12 @@ class Fresh:
     """How many of them had it after so many minutes; None = it is not that old yet, or was overtaken."""
 
 
-Kind = Notified | Transferred | Asked | KeyFailed | Proved | Fresh
-T = TypeVar("T", Notified, Transferred, Asked, KeyFailed, Proved, Fresh)
+Kind = Notified | TransferSeen | Asked | KeyFailed | Proved | Fresh
+T = TypeVar("T", Notified, TransferSeen, Asked, KeyFailed, Proved, Fresh)
 
 _TABLES: dict[type[Any], tuple[str, int]] = {
     Notified: ("notified", 3),
-    Transferred: ("transferred", 2),
+    TransferSeen: ("transferred", 2),
     Asked: ("asked", 2),
     KeyFailed: ("key_failed", 2),
     Proved: ("proved", 2),

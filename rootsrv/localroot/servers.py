@@ -45,7 +45,7 @@ class NotFound(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ServerKey:
     """A TSIG key, without its secret."""
 
     name: str
@@ -65,13 +65,13 @@ class Server:
     software: str
     addresses: tuple[str, ...]
     zones: tuple[str, ...]
-    keys: tuple[Key, ...]
+    keys: tuple[ServerKey, ...]
     contributes: bool
     created: float
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ServerWish:
     """A server as somebody wants it; `checked` makes it what the register takes."""
 
     name: str
@@ -110,7 +110,7 @@ class Servers:
             raise NotFound("there is no such server")
         return self._server(row)
 
-    def add(self, user: int, wish: Wish, now: float) -> int:
+    def add(self, user: int, wish: ServerWish, now: float) -> int:
         """The number of the new server.  NotAccepted names the field that is wrong."""
         wish = self._checked(wish)
         label = re.sub(r"[^a-z0-9]+", "-", wish.name.lower()).strip("-")[:20].strip("-") or "server"
@@ -126,7 +126,7 @@ class Servers:
             self._put(database, added, wish, now)
         return added
 
-    def change(self, user: int, server: int, wish: Wish, now: float) -> None:
+    def change(self, user: int, server: int, wish: ServerWish, now: float) -> None:
         """Make *server* what is wished; its keys stay.  NotFound, NotAccepted."""
         wish = self._checked(wish)
         with self._register.writing() as database:
@@ -208,7 +208,7 @@ class Servers:
 
     # ── what is in a wish ──
 
-    def _checked(self, wish: Wish) -> Wish:
+    def _checked(self, wish: ServerWish) -> ServerWish:
         name = " ".join(wish.name.split())
         if not name or len(name) > MAX_NAME or not name.isprintable():
             raise NotAccepted("name", f"a name of 1 to {MAX_NAME} characters is needed")
@@ -223,7 +223,7 @@ class Servers:
             raise NotAccepted("zones", f"{unknown[0][:80]!r} is not given out here")
         if not zones:
             raise NotAccepted("zones", "at least one zone is needed")
-        return Wish(name, wish.software, plain, zones, bool(wish.contributes))
+        return ServerWish(name, wish.software, plain, zones, bool(wish.contributes))
 
     def _address(self, text: str) -> str:
         try:
@@ -246,7 +246,7 @@ class Servers:
             raise NotAccepted("name", "another of your servers has this name")
 
     @staticmethod
-    def _put(database: sqlite3.Connection, server: int, wish: Wish, now: float) -> None:
+    def _put(database: sqlite3.Connection, server: int, wish: ServerWish, now: float) -> None:
         had = {each[0] for each in database.execute("SELECT address FROM addresses WHERE server = ?", (server,))}
         database.executemany(
             "DELETE FROM addresses WHERE server = ? AND address = ?",
@@ -270,7 +270,7 @@ class Servers:
             tuple(each[0] for each in rows("SELECT address FROM addresses WHERE server = ? ORDER BY address", number)),
             tuple(each[0] for each in rows("SELECT zone FROM server_zones WHERE server = ? ORDER BY zone", number)),
             tuple(
-                Key(each["name"], each["algorithm"], each["created"], each["ends"])
+                ServerKey(each["name"], each["algorithm"], each["created"], each["ends"])
                 for each in rows("SELECT * FROM keys WHERE server = ? ORDER BY created", number)
             ),
             bool(row["contributes"]),

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rootsrv.distribution.notify import Outcome, Told
+from rootsrv.distribution.notify import NotifyOutcome, Told
 from rootsrv.distribution.requests import Asker, Given
 from rootsrv.localroot.observations import Fresh, Observations
 from rootsrv.process import json_text, log, whole_file
@@ -53,7 +53,7 @@ class _Version:
     """How many of the marks are written down."""
 
 
-class Statistics:
+class SubscriberStatistics:
     """Counts; nothing here waits for a disk but `write`."""
 
     def __init__(self, service: str, observations: Observations, directory: Path, now: Callable[[], float]) -> None:
@@ -116,7 +116,7 @@ class Statistics:
 
     def notified(self, zone: str, told: Told) -> None:
         """What became of a NOTIFY; each of its ends is counted once, its first try as sent."""
-        if told.outcome is not Outcome.SENT or told.tries == 0:
+        if told.outcome is not NotifyOutcome.SENT or told.tries == 0:
             self.count(f"notify {zone} {str(told.outcome).replace(' ', '-')}")
 
     def tsig_failed(self, error: str) -> None:

@@ -43,11 +43,11 @@ class EnvelopeRefused(Exception):
     """What stands on the board is not acted upon."""
 
 
-class Malformed(EnvelopeRefused):
+class EnvelopeMalformed(EnvelopeRefused):
     """The octets are no envelope."""
 
 
-class Forged(EnvelopeRefused):
+class EnvelopeForged(EnvelopeRefused):
     """None of those who may write under this key has signed it."""
 
 
@@ -129,7 +129,7 @@ def open_envelope(
     body, signature = _parts(octets, longest_octets)
     sender = next((name for name, public in writers.items() if _verifies(public, signature, body)), None)
     if sender is None:
-        raise Forged(f"{key}: signed by none of {', '.join(sorted(writers)) or 'nobody who may'}")
+        raise EnvelopeForged(f"{key}: signed by none of {', '.join(sorted(writers)) or 'nobody who may'}")
     document = _decoded(body)
     if document.get("version") != VERSION:
         raise UnknownVersion(f"{key}: version {document.get('version')!r} of {sender}, {VERSION} is known")
@@ -149,11 +149,11 @@ def open_envelope(
 def _parts(octets: bytes, longest: int) -> tuple[bytes, bytes]:
     """Body and signature.  Parsed by hand: of what nobody signed a general decoder sees nothing."""
     if len(octets) > longest:
-        raise Malformed(f"{len(octets)} octets, at most {longest} are read")
+        raise EnvelopeMalformed(f"{len(octets)} octets, at most {longest} are read")
     body, rest = _byte_string(octets, 1) if octets[:1] == b"\x82" else (b"", b"")
     signature, end = _byte_string(rest, 0) if rest else (b"", b"more")
     if not body or len(signature) != _SIGNATURE_OCTETS or end:
-        raise Malformed(f"{len(octets)} octets that are not [body, signature]")
+        raise EnvelopeMalformed(f"{len(octets)} octets that are not [body, signature]")
     return body, signature
 
 
@@ -185,9 +185,9 @@ def _decoded(body: bytes) -> Mapping[str, Any]:
     try:
         document = cbor2.loads(body)
     except Exception as error:  # whatever a decoder finds to say of octets that a stolen key signed
-        raise Malformed(f"the body is not CBOR: {error}") from error
+        raise EnvelopeMalformed(f"the body is not CBOR: {error}") from error
     if not isinstance(document, dict):
-        raise Malformed("the body is not a map")
+        raise EnvelopeMalformed("the body is not a map")
     return document
 
 
@@ -204,9 +204,9 @@ def _envelope(document: Mapping[str, Any]) -> Envelope:
     for name, kind in kinds.items():
         value = document.get(name)
         if not isinstance(value, kind) or isinstance(value, bool) or not _is_bounded(value):
-            raise Malformed(f"the body's {name} is of another kind, or out of all bounds")
+            raise EnvelopeMalformed(f"the body's {name} is of another kind, or out of all bounds")
     if any(not isinstance(each, str) for each in document["content"]):
-        raise Malformed("the body's content has names that are no texts")
+        raise EnvelopeMalformed("the body's content has names that are no texts")
     return Envelope(
         document["key"],
         document["from"],

@@ -49,14 +49,14 @@ class Stand(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class WriteOffer:
     """Write the offer."""
 
     subject: Subject
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class WriteOrder:
     """Write the order."""
 
     subject: Subject
@@ -74,11 +74,11 @@ class Alarm:
     text: str
 
 
-Effect = Offer | Order | Alarm
+Effect = WriteOffer | WriteOrder | Alarm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class BoardView:
     """What the board shows."""
 
     ready: Mapping[str, Subject]
@@ -138,7 +138,7 @@ class Distribution:
                 self.stand, self.reason = Stand.VOID, order.reason
                 self.voided.add(order.subject)
 
-    def advance(self, seen: Seen, roster: Roster, now: float) -> list[Effect]:
+    def advance(self, seen: BoardView, roster: Roster, now: float) -> list[Effect]:
         """What to write now (seconds since 1970); called at every turn, by the leader."""
         subject = self.subject
         if subject is None:
@@ -146,7 +146,7 @@ class Distribution:
         match self.stand:
             case Stand.VERIFIED:
                 self.stand, self.offered_at = Stand.OFFERED, now
-                return [Offer(subject)]
+                return [WriteOffer(subject)]
             case Stand.OFFERED:
                 return self._offered(subject, seen, roster, now)
             case Stand.CANARY:
@@ -155,7 +155,7 @@ class Distribution:
                 self._ordered(subject, seen, roster.timing, now)
         return []
 
-    def _offered(self, subject: Subject, seen: Seen, roster: Roster, now: float) -> list[Effect]:
+    def _offered(self, subject: Subject, seen: BoardView, roster: Roster, now: float) -> list[Effect]:
         listed = {each.name for each in roster.member}
         ready = {name for name, what in seen.ready.items() if what == subject and name in listed}
         ready |= {name for name, what in seen.done.items() if what.subject == subject and what.ok and name in listed}
@@ -168,14 +168,14 @@ class Distribution:
             return []
         self.stand = Stand.CANARY
         self.at = self._set_time(roster.timing, now)
-        return [Order(subject, Stage.CANARY, self.at, f"{len(ready)} of {len(listed)} members are ready")]
+        return [WriteOrder(subject, Stage.CANARY, self.at, f"{len(ready)} of {len(listed)} members are ready")]
 
-    def _canary(self, subject: Subject, seen: Seen, roster: Roster, now: float) -> list[Effect]:
+    def _canary(self, subject: Subject, seen: BoardView, roster: Roster, now: float) -> list[Effect]:
         failed = failed_canaries(subject, roster, seen.done, seen.canaries_failed_before)
         if failed >= 2 and subject not in self.voided:
             self.voided.add(subject)
             self.stand, self.reason = Stand.VOID, f"{failed} canaries failed"
-            return [Order(subject, Stage.VOID, 0.0, self.reason), Alarm(f"serial {subject.serial}: {self.reason}")]
+            return [WriteOrder(subject, Stage.VOID, 0.0, self.reason), Alarm(f"serial {subject.serial}: {self.reason}")]
         if now < self.at:
             return []
         done = {name for name in roster.canaries if name in seen.done and seen.done[name].subject == subject}
@@ -191,9 +191,9 @@ class Distribution:
             # Nobody would obey it; all count from the canaries' T, and go alone at one T.
             self.at = canaries_at + timing.lead + timing.wait
             return [Alarm(f"serial {subject.serial}: too late for an order, members go by the local rule")]
-        return [Order(subject, Stage.ALL, self.at, f"{len(good)} canaries answer from it", canaries_at)]
+        return [WriteOrder(subject, Stage.ALL, self.at, f"{len(good)} canaries answer from it", canaries_at)]
 
-    def _ordered(self, subject: Subject, seen: Seen, timing: Timing, now: float) -> None:
+    def _ordered(self, subject: Subject, seen: BoardView, timing: Timing, now: float) -> None:
         waiting = {name for name in seen.present if name not in seen.done or seen.done[name].subject != subject}
         if now >= self.at and (not waiting or now >= self.at + timing.max_delay):
             self.stand = Stand.SETTLED

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv.mesh.envelope import Envelope, Malformed
+from rootsrv.mesh.envelope import Envelope, EnvelopeMalformed
 from rootsrv.mesh.roster import Roster
 from rootsrv.zone import instant
 
@@ -18,7 +18,7 @@ _LONGEST_SECONDS = 31 * 86_400
 _MOST_MEMBERS = 1000
 
 
-class Refused(Exception):
+class MaintenanceRefused(Exception):
     """It cannot be announced so; the text names the cause."""
 
 
@@ -54,12 +54,12 @@ class Maintenance:
         content, key = envelope.content, envelope.key
         members, identifier = content.get("members"), content.get("id")
         if not isinstance(identifier, str) or not is_id(identifier) or key != board_key(identifier):
-            raise Malformed(f"{key}: its id is {identifier!r:.80}")
+            raise EnvelopeMalformed(f"{key}: its id is {identifier!r:.80}")
         if not isinstance(members, list) or not all(isinstance(each, str) for each in members):
-            raise Malformed(f"{key}: names no members")
+            raise EnvelopeMalformed(f"{key}: names no members")
         start, end = _time(content, "start", key), _time(content, "end", key)
         if not start < end <= start + _LONGEST_SECONDS or not 1 <= len(members) <= _MOST_MEMBERS:
-            raise Malformed(f"{key}: from {start:.0f} to {end:.0f} for {len(members)} members")
+            raise EnvelopeMalformed(f"{key}: from {start:.0f} to {end:.0f} for {len(members)} members")
         reason = str(content.get("reason", ""))[:500]
         cancelled = content.get("cancelled") is True
         return cls(identifier, tuple(members), start, end, reason, envelope.sender, envelope.sent, cancelled)
@@ -79,13 +79,15 @@ def check(new: Maintenance, others: Iterable[Maintenance], roster: Roster, now: 
     """Refused if *new* names somebody who is not listed, is over, or has more than k of a group away at one time."""
     unknown = sorted(name for name in new.members if roster.find(name) is None)
     if unknown:
-        raise Refused(f"the roster lists no member {', '.join(unknown)}")
+        raise MaintenanceRefused(f"the roster lists no member {', '.join(unknown)}")
     if not new.start < new.end:
-        raise Refused(f"it ends ({instant.to_text(new.end)}) before it begins ({instant.to_text(new.start)})")
+        raise MaintenanceRefused(
+            f"it ends ({instant.to_text(new.end)}) before it begins ({instant.to_text(new.start)})"
+        )
     if new.end - new.start > _LONGEST_SECONDS:
-        raise Refused("it lasts longer than 31 days: take the box off the roster")
+        raise MaintenanceRefused("it lasts longer than 31 days: take the box off the roster")
     if new.end <= now:
-        raise Refused(f"it is over ({instant.to_text(new.end)})")
+        raise MaintenanceRefused(f"it is over ({instant.to_text(new.end)})")
     standing = [each for each in others if not each.cancelled and each.id != new.id]
     overlapping = [each for each in standing if each.start < new.end and new.start < each.end]
     # The number of those away rises only where one begins.
@@ -96,7 +98,7 @@ def check(new: Maintenance, others: Iterable[Maintenance], roster: Roster, now: 
             of_group = sorted(away & {each.name for each in roster.members_of(group.name)})
             if len(of_group) > group.k:
                 with_ = ", ".join(sorted(each.id for each in at_once if each is not new))
-                raise Refused(
+                raise MaintenanceRefused(
                     f"at {instant.to_text(at)} {len(of_group)} members of {group.name} would be away "
                     f"({', '.join(of_group)}), k is {group.k}" + (f"; it overlaps {with_}" if with_ else "")
                 )
@@ -156,5 +158,5 @@ def _folded(line: str) -> str:
 def _time(content: Mapping[str, Any], name: str, where: str) -> float:
     value = content.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 2**35:
-        raise Malformed(f"{where}: {name} is no time")
+        raise EnvelopeMalformed(f"{where}: {name} is no time")
     return float(value)

@@ -34,7 +34,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from rootsrv.mesh.orders import Decision, SetTime, Stage, Subject, Verdict
+from rootsrv.mesh.orders import Decision, OperatorVerdict, SetTime, Stage, Subject
 from rootsrv.mesh.roster import Timing
 
 VOID_MARGIN_SECONDS = 5.0
@@ -76,7 +76,7 @@ class Known:
     offers: Mapping[Subject, float] = field(default_factory=dict)
     """When a leader offered it; seconds since 1970."""
 
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[OperatorVerdict, ...] = ()
     canaries_failed: int = 0
     """Canaries that signed `failed` for it and did not fail with the one before."""
 
@@ -95,7 +95,7 @@ class Action(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Ruling:
     """What the rule says now."""
 
     action: Action
@@ -105,12 +105,12 @@ class Answer:
     why: str = ""
 
 
-def decide(ready: Ready, known: Known, now: Now) -> Answer:
+def decide(ready: Ready, known: Known, now: Now) -> Ruling:
     """What to do with the zone that is *ready*."""
     verdicts = [each for each in known.verdicts if each.subject == ready.subject]
     latest = max((each for each in verdicts if each.decision is not Decision.EMERGENCY), key=_sent, default=None)
     if latest is not None and latest.decision is Decision.REJECT:
-        return Answer(Action.NEVER, why=f"rejected by {latest.by}")
+        return Ruling(Action.NEVER, why=f"rejected by {latest.by}")
     emergency = max((v for v in verdicts if v.decision is Decision.EMERGENCY), key=_sent, default=None)
     if emergency is not None:
         return _at_once(emergency, "emergency", now)
@@ -121,24 +121,24 @@ def decide(ready: Ready, known: Known, now: Now) -> Answer:
     if not approved and not too_old:
         holds = latest is not None and latest.decision in (Decision.HOLD, Decision.CANARY)
         if latest is not None and holds and now.wall < latest.sent + known.timing.hold:
-            return Answer(Action.WAIT, why=f"held by {latest.by}")
+            return Ruling(Action.WAIT, why=f"held by {latest.by}")
         if known.canaries_failed >= 2 and not known.canary:
-            return Answer(Action.WAIT, why=f"held: {known.canaries_failed} canaries failed with it")
+            return Ruling(Action.WAIT, why=f"held: {known.canaries_failed} canaries failed with it")
     if too_old and not approved and known.canaries_failed >= 2:
         assert known.too_old_since is not None
         # Each wave sees what became of the one before.
         turn = known.too_old_since + known.wave * (known.timing.soak + known.timing.align)
-        return Answer(Action.GO, _aligned(turn, known.timing, now), f"held too long: wave {known.wave}")
+        return Ruling(Action.GO, _aligned(turn, known.timing, now), f"held too long: wave {known.wave}")
     return _by_order(ready, known, now, ignore_void=too_old or approved)
 
 
-def _at_once(order: Verdict, why: str, now: Now) -> Answer:
+def _at_once(order: OperatorVerdict, why: str, now: Now) -> Ruling:
     if now.synchronised:
-        return Answer(Action.GO, _boottime(order.at, now), f"{why} by {order.by}")
-    return Answer(Action.GO, now.boottime, f"{why} by {order.by}, without a synchronised clock")
+        return Ruling(Action.GO, _boottime(order.at, now), f"{why} by {order.by}")
+    return Ruling(Action.GO, now.boottime, f"{why} by {order.by}, without a synchronised clock")
 
 
-def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Answer:
+def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Ruling:
     orders = [each for each in known.orders if each.subject == ready.subject]
     latest = orders[-1] if orders else None
     voided = latest is not None and latest.stage is Stage.VOID and not ignore_void
@@ -150,7 +150,7 @@ def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Ans
         for each in reversed(_for_this_member(standing, known)):
             at = _boottime(each.at, now)
             if at <= (base if each.stage is Stage.ALL else offered) + known.timing.max_delay:
-                return Answer(Action.GO, at, f"order of {each.by} for {each.stage.value}")
+                return Ruling(Action.GO, at, f"order of {each.by} for {each.stage.value}")
     if voided:
         assert latest is not None
         base = ready.since + known.timing.void
@@ -163,7 +163,7 @@ def _by_order(ready: Ready, known: Known, now: Now, *, ignore_void: bool) -> Ans
         why = "local rule after offer or canaries: no order for this member within bounds"
     else:
         why = "local rule: no order for this member within bounds"
-    return Answer(Action.GO, _aligned(base + known.timing.lead + known.timing.wait, known.timing, now), why)
+    return Ruling(Action.GO, _aligned(base + known.timing.lead + known.timing.wait, known.timing, now), why)
 
 
 def _since_the_last_void(orders: list[SetTime]) -> list[SetTime]:
@@ -217,5 +217,5 @@ def _boottime(wall: float, now: Now) -> float:
     return now.boottime + (wall - now.wall)
 
 
-def _sent(verdict: Verdict) -> float:
+def _sent(verdict: OperatorVerdict) -> float:
     return verdict.sent

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv.mesh.envelope import Envelope, Malformed
+from rootsrv.mesh.envelope import Envelope, EnvelopeMalformed
 
 
 class Stage(enum.StrEnum):
@@ -56,9 +56,9 @@ class Subject:
         """From an envelope's content; Malformed."""
         zone, serial, digest = content.get("zone"), content.get("serial"), content.get("digest")
         if not (isinstance(zone, str) and isinstance(digest, str) and digest and len(digest) <= 256):
-            raise Malformed(f"{where}: names no zone and digest")
+            raise EnvelopeMalformed(f"{where}: names no zone and digest")
         if not isinstance(serial, int) or isinstance(serial, bool) or not 0 <= serial < 2**32:
-            raise Malformed(f"{where}: serial {serial!r:.40}")
+            raise EnvelopeMalformed(f"{where}: serial {serial!r:.40}")
         return cls(zone, serial, digest)
 
 
@@ -89,7 +89,7 @@ class SetTime:
         try:
             stage = Stage(content.get("stage", ""))
         except ValueError as error:
-            raise Malformed(f"{envelope.key}: {error}") from error
+            raise EnvelopeMalformed(f"{envelope.key}: {error}") from error
         return cls(
             Subject.of(content, envelope.key),
             stage,
@@ -111,7 +111,7 @@ def set_time_content(
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class OperatorVerdict:
     """An operator's decision, with who and why."""
 
     subject: Subject
@@ -127,13 +127,13 @@ class Verdict:
         return {**self.subject.to_content(), "decision": self.decision.value, "reason": self.reason, "at": self.at}
 
     @classmethod
-    def of(cls, envelope: Envelope) -> "Verdict":
+    def of(cls, envelope: Envelope) -> "OperatorVerdict":
         """From an envelope that was opened; Malformed."""
         content = envelope.content
         try:
             decision = Decision(content.get("decision", ""))
         except ValueError as error:
-            raise Malformed(f"{envelope.key}: {error}") from error
+            raise EnvelopeMalformed(f"{envelope.key}: {error}") from error
         return cls(
             Subject.of(content, envelope.key),
             decision,
@@ -147,5 +147,5 @@ class Verdict:
 def _time(content: Mapping[str, Any], name: str, where: str) -> float:
     value = content.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or abs(value) > 2**53:
-        raise Malformed(f"{where}: {name} is no time")
+        raise EnvelopeMalformed(f"{where}: {name} is no time")
     return float(value)

@@ -26,8 +26,8 @@ from rootsrv.config.typed import build
 from rootsrv.mesh.envelope import (
     LONGEST_ROSTER_OCTETS,
     Envelope,
+    EnvelopeMalformed,
     EnvelopeRefused,
-    Malformed,
     Replayed,
     open_envelope,
     seal,
@@ -310,7 +310,7 @@ def document_of(roster: Roster) -> dict[str, Any]:
 def read(octets: bytes, service: str, signing_keys: typing.Iterable[str]) -> Roster:
     """The roster that one of *signing_keys* signed; EnvelopeRefused, whatever is wrong with it."""
     opened: Envelope | None = None
-    refused: EnvelopeRefused = Malformed("no key to check a roster with")
+    refused: EnvelopeRefused = EnvelopeMalformed("no key to check a roster with")
     for text in signing_keys:
         try:
             opened = open_envelope(
@@ -329,9 +329,11 @@ def read(octets: bytes, service: str, signing_keys: typing.Iterable[str]) -> Ros
     try:
         roster = build(Roster, dict(opened.content), "", unknown="ignored")
     except (ConfigError, TypeError, ValueError) as error:
-        raise Malformed(f"the roster is signed, and wrong: {error}") from error
+        raise EnvelopeMalformed(f"the roster is signed, and wrong: {error}") from error
     if roster.service != service or float(roster.version) != opened.epoch:
-        raise Malformed(f"the roster is signed as version {opened.epoch:.0f} of {service!r}, and says otherwise")
+        raise EnvelopeMalformed(
+            f"the roster is signed as version {opened.epoch:.0f} of {service!r}, and says otherwise"
+        )
     return roster
 
 

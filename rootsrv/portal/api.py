@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from rootsrv.localroot.observations import ObservationsUnusable
 from rootsrv.localroot.register import RegisterUnusable
-from rootsrv.localroot.servers import NotAccepted, NotFound, Server, Wish
+from rootsrv.localroot.servers import NotAccepted, NotFound, Server, ServerWish
 from rootsrv.localroot.subscribers import LiveKey, secret_text
 from rootsrv.portal.accounts import User
 from rootsrv.portal.configuration import Choice, configuration
@@ -40,7 +40,7 @@ class Call:
         """NotFound."""
         return self.portal.servers.get(self.user.id, int(self.parts["server"]))
 
-    def wish(self) -> Wish:
+    def wish(self) -> ServerWish:
         """NotAccepted names what is missing or wrong."""
         known = {"name": str, "software": str, "addresses": list, "zones": list, "contributes": bool}
         if not isinstance(self.body, dict):
@@ -54,7 +54,7 @@ class Call:
                 raise NotAccepted(key, "must be strings")
         if missing := known.keys() - {"contributes"} - self.body.keys():
             raise NotAccepted(min(missing), "is missing")
-        return Wish(**self.body)
+        return ServerWish(**self.body)
 
 
 Answer = tuple[HTTPStatus, Any]

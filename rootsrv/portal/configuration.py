@@ -7,7 +7,7 @@ from rootsrv.config.portal import PortalConfig
 from rootsrv.localroot.servers import Server
 from rootsrv.localroot.subscribers import LiveKey, secret_text
 from rootsrv.resolvers.software import SOFTWARE
-from rootsrv.resolvers.wanted import CannotConfigure, Key, Publisher, Wanted
+from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverKey, ResolverSetup
 
 PLACEHOLDER = "the-secret-of-this-key"
 """Stands where the secret does, which is shown once and not known any more."""
@@ -43,11 +43,11 @@ def configuration(config: PortalConfig, server: Server, choice: Choice, key: Liv
         raise CannotConfigure("zones are not given out over TLS" if choice.tls else "zones are given out over TLS only")
     signed, secret_known = None, key is not None
     if key is not None:
-        signed = Key(key.name, secret_text(key.secret), key.algorithm)
+        signed = ResolverKey(key.name, secret_text(key.secret), key.algorithm)
     elif server.keys:
         newest = server.keys[-1]
-        signed = Key(newest.name, _STAND_IN, newest.algorithm)
-    wanted = Wanted(
+        signed = ResolverKey(newest.name, _STAND_IN, newest.algorithm)
+    wanted = ResolverSetup(
         publishers=by_tls,
         fallbacks=tuple(map(Publisher.from_text, config.fallbacks)),
         url=config.zone_url if server.software != "bind" else "",
@@ -66,7 +66,7 @@ def configuration(config: PortalConfig, server: Server, choice: Choice, key: Liv
     return f"{mark} For {software.title}{tried}.\n{text}{mark} {place}: {software.then.format(file=software.file)}\n"
 
 
-def _proves_hosts(server: Server, choice: Choice, key: Key | None) -> bool:
+def _proves_hosts(server: Server, choice: Choice, key: ResolverKey | None) -> bool:
     """Whether root-servers.net, which is not signed, comes from whom TLS or a key proves."""
     if server.software == "bind":
         return choice.tls or key is not None

@@ -8,7 +8,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rootsrv.localroot.observations import Asked, Fresh, KeyFailed, Notified, Observed, Proved, Transferred
+from rootsrv.localroot.observations import Asked, Fresh, KeyFailed, Notified, Observed, Proved, TransferSeen
 from rootsrv.localroot.servers import Server
 from rootsrv.wire.serial import serial_is_newer
 
@@ -42,7 +42,7 @@ _NOTIFY_ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ServerFinding:
     """One thing that is so."""
 
     state: State
@@ -63,7 +63,7 @@ class ZoneCheck:
     newest: int | None
     """The one that is given out."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[ServerFinding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,16 @@ class Check:
 
     state: State
     zones: tuple[ZoneCheck, ...]
-    addresses: tuple[Finding, ...]
-    keys: tuple[Finding, ...]
+    addresses: tuple[ServerFinding, ...]
+    keys: tuple[ServerFinding, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ServerSeen:
     """What was observed of one server, and which versions there are."""
 
     notified: tuple[Notified, ...]
-    transferred: tuple[Transferred, ...]
+    transferred: tuple[TransferSeen, ...]
     asked: tuple[Asked, ...]
     failed: tuple[KeyFailed, ...]
     proved: tuple[Proved, ...]
@@ -89,11 +89,11 @@ class Seen:
     """By zone, newest first."""
 
 
-def seen(observed: Observed, server: Server, at_most: int = 30) -> Seen:
+def seen(observed: Observed, server: Server, at_most: int = 30) -> ServerSeen:
     """ObservationsUnusable if it cannot be read."""
-    return Seen(
+    return ServerSeen(
         tuple(observed.of_server(Notified, server.id)),
-        tuple(observed.of_server(Transferred, server.id)),
+        tuple(observed.of_server(TransferSeen, server.id)),
         tuple(observed.of_server(Asked, server.id)),
         tuple(observed.of_server(KeyFailed, server.id)),
         tuple(observed.of_server(Proved, server.id)),
@@ -101,7 +101,7 @@ def seen(observed: Observed, server: Server, at_most: int = 30) -> Seen:
     )
 
 
-def check(server: Server, found: Seen, now: float) -> Check:
+def check(server: Server, found: ServerSeen, now: float) -> Check:
     """What follows, at *now* (seconds since 1970)."""
     zones = tuple(_zone(server, zone, found, now) for zone in server.zones)
     keys = tuple(_keys(server, found))
@@ -111,7 +111,7 @@ def check(server: Server, found: Seen, now: float) -> Check:
     return Check(state, zones, addresses, keys)
 
 
-def has(server: Server, zone: str, found: Seen) -> tuple[int | None, float]:
+def has(server: Server, zone: str, found: ServerSeen) -> tuple[int | None, float]:
     """The serial of *zone* that *server* has, as far as was seen, and since when that is known (0 = nothing was)."""
     transferred = next((each for each in found.transferred if each.zone == zone), None)
     asked = next((each for each in found.asked if each.zone == zone), None)
@@ -122,7 +122,7 @@ def has(server: Server, zone: str, found: Seen) -> tuple[int | None, float]:
     return transferred.serial, transferred.at
 
 
-def _zone(server: Server, zone: str, found: Seen, now: float) -> ZoneCheck:
+def _zone(server: Server, zone: str, found: ServerSeen, now: float) -> ZoneCheck:
     versions = found.versions.get(zone, ())
     newest = versions[0] if versions else None
     serial, _ = has(server, zone, found)
@@ -144,7 +144,7 @@ def _zone(server: Server, zone: str, found: Seen, now: float) -> ZoneCheck:
     return ZoneCheck(zone, state, summary, serial, newest.serial if newest else None, tuple(findings))
 
 
-def _notifies(server: Server, zone: str, found: Seen, serial: int | None) -> list[Finding]:
+def _notifies(server: Server, zone: str, found: ServerSeen, serial: int | None) -> list[ServerFinding]:
     said = []
     for each in found.notified:
         if each.zone != zone or each.address not in server.addresses:
@@ -152,23 +152,23 @@ def _notifies(server: Server, zone: str, found: Seen, serial: int | None) -> lis
         rcode = "" if each.rcode is None else _RCODES.get(each.rcode, f"rcode {each.rcode}")
         what = f"NOTIFY of {each.serial} to {each.address}"
         if each.outcome == "confirmed":
-            said.append(Finding("good", f"{what}: {rcode or 'confirmed'} after {each.seconds:.2f} s"))
+            said.append(ServerFinding("good", f"{what}: {rcode or 'confirmed'} after {each.seconds:.2f} s"))
         elif each.outcome == "sent":
-            said.append(Finding("waiting", f"{what}: sent, no answer yet"))
+            said.append(ServerFinding("waiting", f"{what}: sent, no answer yet"))
         elif each.outcome == "refused":
             state: State = "waiting" if serial == each.serial else "bad"
-            said.append(Finding(state, f"{what}: {rcode or 'refused'}", _NOTIFY_ADVICE.get(rcode, "")))
+            said.append(ServerFinding(state, f"{what}: {rcode or 'refused'}", _NOTIFY_ADVICE.get(rcode, "")))
         else:
             state = "waiting" if serial == each.serial or server.software in TAKES_NO_NOTIFY else "bad"
             why = each.reason or f"no answer to {each.tries} tries in {each.seconds:.0f} s"
             advice = f"Is port 53 (UDP) of {each.address} open for us, and does the resolver listen there?"
             if server.software in TAKES_NO_NOTIFY:
                 advice = "This software knows no NOTIFY: it looks by itself, later."
-            said.append(Finding(state, f"{what}: {why}", advice))
+            said.append(ServerFinding(state, f"{what}: {why}", advice))
     return said
 
 
-def _transfer(server: Server, zone: str, found: Seen) -> list[Finding]:
+def _transfer(server: Server, zone: str, found: ServerSeen) -> list[ServerFinding]:
     said = []
     for each in found.transferred:
         if each.zone != zone:
@@ -177,23 +177,27 @@ def _transfer(server: Server, zone: str, found: Seen) -> list[Finding]:
         key = "with its key" if each.key else "without a key"
         over = "over TLS" if each.transport == "tls" else "over TCP"
         size = f"{each.octets:,} octets"
-        said.append(Finding("good", f"{each.serial} by {each.how} {over} to {each.address}, {key}, {size}{after}"))
+        said.append(
+            ServerFinding("good", f"{each.serial} by {each.how} {over} to {each.address}, {key}, {size}{after}")
+        )
     for asked in found.asked:
         if asked.zone == zone:
-            said.append(Finding("good", f"asked for the serial from {asked.address} and was told {asked.serial}"))
+            said.append(ServerFinding("good", f"asked for the serial from {asked.address} and was told {asked.serial}"))
     return said
 
 
-def _addresses(server: Server, found: Seen) -> list[Finding]:
+def _addresses(server: Server, found: ServerSeen) -> list[ServerFinding]:
     proved = {each.address for each in found.proved}
     advice = "It is proved by a signed transfer or SOA query from it, over TCP; until then no NOTIFY goes there."
     return [
-        Finding("good", f"{each}: proved") if each in proved else Finding("waiting", f"{each}: not proved yet", advice)
+        ServerFinding("good", f"{each}: proved")
+        if each in proved
+        else ServerFinding("waiting", f"{each}: not proved yet", advice)
         for each in server.addresses
     ]
 
 
-def _keys(server: Server, found: Seen) -> list[Finding]:
+def _keys(server: Server, found: ServerSeen) -> list[ServerFinding]:
     """Failures that no later use has made up for."""
     said = []
     for each in found.failed:
@@ -202,11 +206,11 @@ def _keys(server: Server, found: Seen) -> list[Finding]:
             continue
         advice = _KEY_ADVICE.get(each.error, "")
         text = f"{each.error} with {each.key} from {each.address}" + (f": {each.detail}" if each.detail else "")
-        said.append(Finding("bad", text, advice))
+        said.append(ServerFinding("bad", text, advice))
     return said
 
 
-def used_keys(found: Seen) -> list[tuple[float, str]]:
+def used_keys(found: ServerSeen) -> list[tuple[float, str]]:
     """When which key was seen to work."""
     transfers = [(each.at, each.key) for each in found.transferred if each.key]
     return [*transfers, *((each.at, each.key) for each in found.proved if each.key)]

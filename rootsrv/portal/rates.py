@@ -47,7 +47,7 @@ RATES = {
 }
 
 
-class Rates:
+class Tries:
     """Counts what is tried."""
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 
 from rootsrv.localroot.observations import ObservationsUnusable
-from rootsrv.localroot.servers import ALGORITHMS, NotAccepted, NotFound, Server, Wish
+from rootsrv.localroot.servers import ALGORITHMS, NotAccepted, NotFound, Server, ServerWish
 from rootsrv.localroot.subscribers import LiveKey, secret_text
 from rootsrv.portal import findings
 from rootsrv.portal.configuration import Choice, configuration, proof
@@ -23,7 +23,7 @@ def new(visit: Visit) -> Response:
     """A server is added."""
     user, portal = visit.user, visit.portal
     if visit.method == "GET":
-        blank = Wish("", "unbound", [], portal.config.zones[:1])
+        blank = ServerWish("", "unbound", [], portal.config.zones[:1])
         return _form(visit, blank, None)
     wish = wish_of(visit)
     try:
@@ -37,7 +37,7 @@ def edit(visit: Visit) -> Response:
     """A server is changed; its keys stay."""
     server = server_of(visit)
     if visit.method == "GET":
-        had = Wish(server.name, server.software, server.addresses, server.zones, server.contributes)
+        had = ServerWish(server.name, server.software, server.addresses, server.zones, server.contributes)
         return _form(visit, had, server)
     wish = wish_of(visit)
     try:
@@ -128,9 +128,9 @@ def server_of(visit: Visit) -> Server:
     return visit.portal.servers.get(visit.user.id, int(number))
 
 
-def wish_of(visit: Visit) -> Wish:
+def wish_of(visit: Visit) -> ServerWish:
     """What a form says."""
-    return Wish(
+    return ServerWish(
         visit.field("name"),
         visit.field("software"),
         visit.field("addresses").replace(",", " ").split(),
@@ -157,6 +157,6 @@ def _check(visit: Visit, server: Server) -> findings.Check | None:
         return None
 
 
-def _form(visit: Visit, wish: Wish, server: Server | None, error: NotAccepted | None = None) -> Response:
+def _form(visit: Visit, wish: ServerWish, server: Server | None, error: NotAccepted | None = None) -> Response:
     values = {"wish": wish, "server": server, "software": SOFTWARE, "zones": visit.portal.config.zones}
     return visit.again("server_form.html", error, **values) if error else visit.page("server_form.html", **values)

@@ -30,7 +30,7 @@ SEND_SECONDS = 20.0
 MAX_CONNECTIONS = 512
 
 
-class CannotListen(Exception):
+class PortalCannotListen(Exception):
     """An address cannot be bound; the text names it."""
 
 
@@ -123,7 +123,9 @@ class PortalServer:
                 self._sockets.append(held_back.bound(address, port, SOCK_STREAM))
             except OSError as error:
                 self._close()
-                raise CannotListen(f"portal.addresses: {address} port {port}: {error.strerror or error}") from error
+                raise PortalCannotListen(
+                    f"portal.addresses: {address} port {port}: {error.strerror or error}"
+                ) from error
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until *stop* is set; then requests in flight are finished."""

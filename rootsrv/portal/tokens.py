@@ -19,7 +19,7 @@ SCOPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class ApiToken:
     """A token of the API, without itself."""
 
     id: int
@@ -70,11 +70,13 @@ class Tokens:
                 database.execute("UPDATE tokens SET used = ? WHERE digest = ?", (now, row["digest"]))
         return user, frozenset(row["scopes"].split(","))
 
-    def of_user(self, user: int) -> list[Token]:
+    def of_user(self, user: int) -> list[ApiToken]:
         """Those that have not ended."""
         rows = self._register.rows("SELECT * FROM tokens WHERE user = ? ORDER BY created", user)
         return [
-            Token(row["id"], row["name"], frozenset(row["scopes"].split(",")), row["created"], row["ends"], row["used"])
+            ApiToken(
+                row["id"], row["name"], frozenset(row["scopes"].split(",")), row["created"], row["ends"], row["used"]
+            )
             for row in rows
         ]
 

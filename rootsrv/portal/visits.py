@@ -34,7 +34,7 @@ from rootsrv.portal.accounts import PROVED_SECONDS, SESSION_LONGEST_SECONDS, Acc
 from rootsrv.portal.mails import Mails
 from rootsrv.portal.passkeys import Passkeys
 from rootsrv.portal.passwords import Busy, Passwords
-from rootsrv.portal.rates import Rates, TooOften
+from rootsrv.portal.rates import TooOften, Tries
 from rootsrv.portal.tokens import Tokens
 from rootsrv.process import log
 from rootsrv.process.places import prefix_of
@@ -50,7 +50,7 @@ class ProveFirst(Exception):
     """It is long ago that passkey or password were shown."""
 
 
-class Forged(Exception):
+class ForgedRequest(Exception):
     """Another site may have made the browser send this."""
 
 
@@ -67,7 +67,7 @@ class Portal:
         self.passwords = Passwords()
         self.passkeys = Passkeys(self.accounts, config.host, config.url, config.title)
         self.mails = Mails(register, config)
-        self.rates = Rates(time.monotonic)
+        self.rates = Tries(time.monotonic)
         self.observed = observed
         self.now: Callable[[], float] = time.time
         self._csrf_key = register.seal.derived("csrf")
@@ -266,7 +266,7 @@ def _answer(visit: Visit, view: View) -> Response:
         return _sent_on(visit, "/sign-in", "please sign in first", HTTPStatus.UNAUTHORIZED)
     except ProveFirst:
         return _sent_on(visit, "/prove", "please show your passkey or password again", HTTPStatus.FORBIDDEN)
-    except Forged:
+    except ForgedRequest:
         return _fault(visit, HTTPStatus.FORBIDDEN, "This form is too old, or came from elsewhere. Please try again.")
     except NotFound as error:
         return _fault(visit, HTTPStatus.NOT_FOUND, str(error))
@@ -298,7 +298,7 @@ def _refuse_forged(visit: Visit) -> None:
         or site not in ("same-origin", "none")
         or not hmac.compare_digest(given.encode(), visit.portal.csrf(visit.cookie).encode())
     ):
-        raise Forged
+        raise ForgedRequest
 
 
 def _sent_on(visit: Visit, path: str, text: str, status: HTTPStatus) -> Response:

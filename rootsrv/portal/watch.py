@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TypeVar
 
-from rootsrv.localroot.observations import Fresh, KeyFailed, Notified, Proved, Transferred
+from rootsrv.localroot.observations import Fresh, KeyFailed, Notified, Proved, TransferSeen
 from rootsrv.localroot.servers import NotAccepted, Server
 from rootsrv.portal import findings, letters
-from rootsrv.portal.findings import Seen
+from rootsrv.portal.findings import ServerSeen
 from rootsrv.portal.visits import Portal
 from rootsrv.process import log
 from rootsrv.wire.serial import serial_is_newer
@@ -27,7 +27,7 @@ FEW = 5
 """In trouble at once with the same: that many are taken to be their own, whatever the share."""
 
 
-T = TypeVar("T", Notified, Transferred, KeyFailed, Proved)
+T = TypeVar("T", Notified, TransferSeen, KeyFailed, Proved)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ class Trouble:
     text: str
 
 
-def troubles(server: Server, found: Seen, now: float, *, unconfirmed_seconds: float, missed: int) -> list[Trouble]:
+def troubles(
+    server: Server, found: ServerSeen, now: float, *, unconfirmed_seconds: float, missed: int
+) -> list[Trouble]:
     """Those of *server* at *now*.  *missed*: so many versions that it did not transfer are too many."""
     return [
         *_notify_troubles(server, found, now, unconfirmed_seconds),
@@ -52,7 +54,7 @@ def troubles(server: Server, found: Seen, now: float, *, unconfirmed_seconds: fl
     ]
 
 
-def _notify_troubles(server: Server, found: Seen, now: float, unconfirmed_seconds: float) -> Iterable[Trouble]:
+def _notify_troubles(server: Server, found: ServerSeen, now: float, unconfirmed_seconds: float) -> Iterable[Trouble]:
     if server.software in findings.TAKES_NO_NOTIFY:
         return
     for each in found.notified:
@@ -71,7 +73,7 @@ def _notify_troubles(server: Server, found: Seen, now: float, unconfirmed_second
         )
 
 
-def _transfer_troubles(server: Server, found: Seen, now: float, missed: int) -> Iterable[Trouble]:
+def _transfer_troubles(server: Server, found: ServerSeen, now: float, missed: int) -> Iterable[Trouble]:
     for zone in server.zones:
         serial, _ = findings.has(server, zone, found)
         if serial is None:
@@ -85,7 +87,7 @@ def _transfer_troubles(server: Server, found: Seen, now: float, missed: int) -> 
             )
 
 
-def _key_troubles(found: Seen) -> Iterable[Trouble]:
+def _key_troubles(found: ServerSeen) -> Iterable[Trouble]:
     used = findings.used_keys(found)
     for each in found.failed:
         if all(at <= each.at for at, key in used if key == each.key):
@@ -124,15 +126,15 @@ class Watch:
             return 0
         return sum(self._mail(server, found[server.id], now) for server in servers if found[server.id])
 
-    def _seen(self, servers: list[Server]) -> dict[int, Seen]:
+    def _seen(self, servers: list[Server]) -> dict[int, ServerSeen]:
         """One look at each table, however many servers there are."""
         observed = self._portal.observed
         zones = {zone for server in servers for zone in server.zones}
         versions: dict[str, tuple[Fresh, ...]] = {zone: tuple(observed.fresh(zone)) for zone in zones}
-        notified, transferred = _by_server(observed.all(Notified)), _by_server(observed.all(Transferred))
+        notified, transferred = _by_server(observed.all(Notified)), _by_server(observed.all(TransferSeen))
         failed, proved = _by_server(observed.all(KeyFailed)), _by_server(observed.all(Proved))
         return {
-            server.id: Seen(
+            server.id: ServerSeen(
                 tuple(notified.get(server.id, ())),
                 tuple(transferred.get(server.id, ())),
                 (),
@@ -143,7 +145,7 @@ class Watch:
             for server in servers
         }
 
-    def _keys(self, seen: dict[int, Seen], now: float) -> None:
+    def _keys(self, seen: dict[int, ServerSeen], now: float) -> None:
         """The older key of a server ends a grace after its successor was used first."""
         grace = self._portal.config.key_grace_hours * 3600
         for server in seen.values():

@@ -3,7 +3,7 @@
 # ZONEMD: what the publisher gives out must be right.  An unsigned zone cannot be a mirror.  A zone "." of type hint
 # beside a mirror is an error.
 
-from rootsrv.resolvers.wanted import CannotConfigure, Publisher, Wanted
+from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverSetup
 
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _EMPTY = "/etc/bind/db.empty"
@@ -33,7 +33,7 @@ _NOTE = """\
 """
 
 
-def configuration(wanted: Wanted, storage: str) -> str:
+def configuration(wanted: ResolverSetup, storage: str) -> str:
     """The text."""
     if not wanted.publishers:
         raise CannotConfigure("BIND takes zones by AXFR only: a publisher is needed")
@@ -60,7 +60,7 @@ def _zone(name: str, kind: str, primaries: list[str], file: str) -> str:
     return f'zone "{name}" {{\n    type {kind};\n    primaries {{\n{listed}    }};\n    file "{file}";\n}};\n'
 
 
-def _primary(publisher: Publisher, wanted: Wanted | None = None) -> str:
+def _primary(publisher: Publisher, wanted: ResolverSetup | None = None) -> str:
     key = f' key "{wanted.key.name}"' if wanted is not None and wanted.key is not None else ""
     tls = f' tls "{publisher.tls_name}"' if publisher.tls_name else ""
     return f"{publisher.address} port {publisher.port}{key}{tls}"

@@ -4,7 +4,7 @@
 
 import json
 
-from rootsrv.resolvers.wanted import CannotConfigure, Wanted
+from rootsrv.resolvers.wanted import CannotConfigure, ResolverSetup
 
 REFRESH_SECONDS = 3600  # less is refused
 
@@ -14,7 +14,7 @@ _HEAD = """\
 """
 
 
-def configuration_5(wanted: Wanted, storage: str) -> str:
+def configuration_5(wanted: ResolverSetup, storage: str) -> str:
     """kresd.conf."""
     _need_url(wanted)
     parts = [_HEAD]
@@ -34,7 +34,7 @@ def configuration_5(wanted: Wanted, storage: str) -> str:
     return "".join(parts)
 
 
-def configuration_6(wanted: Wanted, storage: str) -> str:
+def configuration_6(wanted: ResolverSetup, storage: str) -> str:
     """config.yaml."""
     _need_url(wanted)
     lines = ["# Knot Resolver 6: the root (RFC 8806), put into the cache once an hour."]
@@ -54,6 +54,6 @@ def configuration_6(wanted: Wanted, storage: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _need_url(wanted: Wanted) -> None:
+def _need_url(wanted: ResolverSetup) -> None:
     if not wanted.url:
         raise CannotConfigure("Knot Resolver takes a zone by https only: a url is needed")

@@ -4,7 +4,7 @@
 
 import json
 
-from rootsrv.resolvers.wanted import CannotConfigure, Wanted
+from rootsrv.resolvers.wanted import CannotConfigure, ResolverSetup
 
 _HEAD = """\
 -- PowerDNS Recursor: the root (RFC 8806), put into the cache.  The file belongs to the setting lua-config-file, beside
@@ -12,13 +12,13 @@ _HEAD = """\
 """
 
 
-def configuration_4(wanted: Wanted, storage: str) -> str:
+def configuration_4(wanted: ResolverSetup, storage: str) -> str:
     """The file of the setting lua-config-file."""
     method, source = _source(wanted, "auth-zones in recursor.conf")
     return f'{_HEAD}zoneToCache(".", "{method}", "{source}", {{ zonemd="require", dnssec="require" }})\n'
 
 
-def configuration_5(wanted: Wanted, storage: str) -> str:
+def configuration_5(wanted: ResolverSetup, storage: str) -> str:
     """recursor.yml."""
     method, source = _source(wanted, "recursor.auth_zones")
     lines = ["# PowerDNS Recursor 5: the root (RFC 8806), put into the cache."]
@@ -30,7 +30,7 @@ def configuration_5(wanted: Wanted, storage: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _source(wanted: Wanted, private_zones: str) -> tuple[str, str]:
+def _source(wanted: ResolverSetup, private_zones: str) -> tuple[str, str]:
     """Method and source of zoneToCache; *private_zones*: where it has those."""
     if wanted.zones():
         raise CannotConfigure(f"private zones: PowerDNS Recursor has them as {private_zones}, with a file for each")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rootsrv.resolvers import bind, knot_resolver, powerdns, unbound
-from rootsrv.resolvers.wanted import Wanted
+from rootsrv.resolvers.wanted import ResolverSetup
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class Software:
     """One kind of resolver."""
 
     title: str
-    make: Callable[[Wanted, str], str]
+    make: Callable[[ResolverSetup, str], str]
     """What is wanted and the directory for what the resolver keeps → its configuration."""
 
     file: Path
@@ -28,7 +28,7 @@ class Software:
     checked: bool = True
     """Whether the tests put it before the software itself, of that version."""
 
-    def configuration(self, wanted: Wanted) -> str:
+    def configuration(self, wanted: ResolverSetup) -> str:
         """The text; CannotConfigure says what the software cannot do."""
         return self.make(wanted, wanted.storage or self.storage)
 
@@ -39,11 +39,11 @@ _BIND_THEN = (
 )
 
 
-def _opnsense(wanted: Wanted, storage: str) -> str:
+def _opnsense(wanted: ResolverSetup, storage: str) -> str:
     return unbound.configuration(wanted, storage, certificates="/usr/local/etc/ssl/cert.pem")
 
 
-def _pi_hole(wanted: Wanted, storage: str) -> str:
+def _pi_hole(wanted: ResolverSetup, storage: str) -> str:
     listening = "    interface: 127.0.0.1\n    port: 5335"
     return unbound.configuration(wanted, storage, server=listening)
 

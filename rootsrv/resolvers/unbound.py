@@ -2,7 +2,7 @@
 # Tried: Unbound knows no TSIG; without `zonemd-check` it takes a root whose glue was changed; `for-downstream: yes`
 # breaks resolution; with a URL alone it loads all of it at each refresh; it takes NOTIFY from `allow-notify` only.
 
-from rootsrv.resolvers.wanted import CannotConfigure, Publisher, Wanted
+from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverSetup
 
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -18,7 +18,7 @@ _HARDENED = """\
 """
 
 
-def configuration(wanted: Wanted, storage: str, certificates: str = _CERTIFICATES, server: str = "") -> str:
+def configuration(wanted: ResolverSetup, storage: str, certificates: str = _CERTIFICATES, server: str = "") -> str:
     """The text; *server*: lines for `server:` of a whole one."""
     if wanted.url and not wanted.publishers:
         raise CannotConfigure("Unbound loads all of a url at each refresh: it needs a publisher beside it")
@@ -37,7 +37,7 @@ def configuration(wanted: Wanted, storage: str, certificates: str = _CERTIFICATE
     return "\n".join(lines) + "\n"
 
 
-def _auth_zone(wanted: Wanted, zone: str, file: str, storage: str) -> list[str]:
+def _auth_zone(wanted: ResolverSetup, zone: str, file: str, storage: str) -> list[str]:
     is_root = zone == "."
     lines = ["auth-zone:", f'    name: "{zone}"']
     # Unsigned hosts come from whom TLS proves, and from nobody else.

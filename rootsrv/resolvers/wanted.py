@@ -55,7 +55,7 @@ class Publisher:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ResolverKey:
     """The resolver's TSIG key at the service."""
 
     name: str
@@ -77,7 +77,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ResolverSetup:
     """All that a configuration says."""
 
     publishers: tuple[Publisher, ...]
@@ -92,7 +92,7 @@ class Wanted:
     ca_file: str = ""
     """Certificate that the URL's is signed by; empty = the system's."""
 
-    key: Key | None = None
+    key: ResolverKey | None = None
     storage: str = ""
     """Directory in which the resolver may write; empty = where its package has it."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rootsrv.answer.responder import Responder
 from rootsrv.anycast import live_check
 from rootsrv.anycast.bird import Bird
-from rootsrv.anycast.control import Control
+from rootsrv.anycast.control import RouteControl
 from rootsrv.anycast.controller import Controller
 from rootsrv.anycast.dot_watch import DotWatch
 from rootsrv.anycast.fastpath_watch import FastPathWatch
@@ -20,7 +20,7 @@ from rootsrv.anycast.wishes import Orders
 from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config.file import Config
 from rootsrv.control.server import ControlServer
-from rootsrv.health.evidence import Transport as ProbedTransport
+from rootsrv.health.evidence import ProbeTransport as ProbedTransport
 from rootsrv.page import counts
 from rootsrv.page.layout import Page
 from rootsrv.server.worker import responder_settings
@@ -73,7 +73,7 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
             boot_id=boot_id,
         )
         path = runtime / "advertise.sock"
-        control = ControlServer(Control(controller, orders).commands())
+        control = ControlServer(RouteControl(controller, orders).commands())
         control.start(path)
         try:
             await controller.run(stop)

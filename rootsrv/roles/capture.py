@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 import rootsrv
 from rootsrv.capture import formats, offer, rings, sequence
-from rootsrv.capture.anonymise import KeyUnusable, anonymiser
+from rootsrv.capture.anonymise import KeyLengthWrong, anonymiser
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import POLL_SECONDS, Collector, State, Wanted
+from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState, WantedCapture
 from rootsrv.capture.compression import CompressionUnavailable, compressors
-from rootsrv.capture.files import Directory, Finisher
+from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
@@ -97,7 +97,7 @@ class _Capture:
     def __init__(self, config: Config, settings: CaptureConfig) -> None:
         self._config = config
         self._settings = settings
-        self._directory = Directory(
+        self._directory = CaptureDirectory(
             Path(settings.directory),
             quota_octets=int(settings.quota_gigabytes * _GIGABYTE),
             keep_free_octets=int(settings.keep_free_gigabytes * _GIGABYTE),
@@ -162,7 +162,7 @@ class _Capture:
         if self._waits and self._order is not None and self._order.at <= time.time():
             self._begin(self._order, resumed=False)
         self._collector.turn()
-        if self._order is not None and not self._waits and self._collector.state is State.IDLE:
+        if self._order is not None and not self._waits and self._collector.state is CollectorState.IDLE:
             self._finisher.wait()
             self._forget_order()  # its time is over
         now = time.monotonic()
@@ -203,7 +203,7 @@ class _Capture:
 
     def _resume(self) -> None:
         """Go on with what was ordered before the role ended, or with what is configured."""
-        offer.Wish.withdraw(self._runtime)
+        offer.CaptureWish.withdraw(self._runtime)
         try:
             kept = json_text.parse(self._order_file.read_bytes())
         except FileNotFoundError:
@@ -278,7 +278,7 @@ class _Capture:
         try:
             if settings.anonymisation != "none":
                 how = anonymiser(settings.anonymisation, bytes.fromhex(settings.secret) if settings.secret else None)
-        except KeyUnusable as error:
+        except KeyLengthWrong as error:
             raise Refused(f"capture.secret: {error}") from error
         self._waits = False
         service = self._config.service.addresses
@@ -290,7 +290,7 @@ class _Capture:
             sampling=f"one query of {chosen.every}, of each CPU and worker" if chosen.every > 1 else "",
             anonymiser=how,
         )
-        wanted = Wanted(
+        wanted = WantedCapture(
             make_format=lambda: formats.make(chosen.format, collection),
             begin_member=compressors(chosen.compression),
             compression=chosen.compression,
@@ -311,7 +311,7 @@ class _Capture:
         self._collector.start(wanted, resumed=resumed)
         self._most = 0.0 if sequence.has_columns() else formats.rate(chosen.format)
         shape = rings.FACTS if chosen.format == "cdns" else rings.PACKETS
-        offer.Wish(shape, wanted.every, wanted.bits).leave(self._runtime)
+        offer.CaptureWish(shape, wanted.every, wanted.bits).leave(self._runtime)
         self._order, self._begun = order, time.time()
         self._before = self._counted()
 
@@ -332,7 +332,7 @@ class _Capture:
 
     def _forget_order(self) -> None:
         self._order, self._waits = None, False
-        offer.Wish.withdraw(self._runtime)
+        offer.CaptureWish.withdraw(self._runtime)
         with contextlib.suppress(OSError):
             if self._settings.begin == "at-once":
                 whole_file.replace(self._order_file, b'{"stopped": true}\n', 0o640)

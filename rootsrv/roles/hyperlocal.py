@@ -33,7 +33,7 @@ from rootsrv.config.file import Config
 from rootsrv.control.server import ControlServer
 from rootsrv.distribution.limits import transfer_limits
 from rootsrv.distribution.listener import Listener
-from rootsrv.distribution.notify import NotifySender, Target
+from rootsrv.distribution.notify import NotifySender, NotifyTarget
 from rootsrv.distribution.offered import OfferedZone
 from rootsrv.distribution.requests import Requests
 from rootsrv.http.server import CannotListen
@@ -50,7 +50,7 @@ from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
 from rootsrv.roles import maintain_status
 from rootsrv.secondary.confirmed import JITTER, Confirmed, stale, withheld
-from rootsrv.secondary.control import Control
+from rootsrv.secondary.control import ZoneControl
 from rootsrv.secondary.in_turn import InTurn
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
@@ -59,7 +59,7 @@ from rootsrv.store.store import Store
 from rootsrv.zone import presentation
 
 if TYPE_CHECKING:
-    from rootsrv.hyperlocal.answering import Server
+    from rootsrv.hyperlocal.answering import LoopbackServer
 
 WATCH_SECONDS = 0.5
 
@@ -151,10 +151,10 @@ class Hyperlocal:
         except OSError as error:
             log.alarm("kept keys of the root cannot be written", reason=error)
 
-    def _server(self, config: Config) -> "Server":
+    def _server(self, config: Config) -> "LoopbackServer":
         """What answers queries."""
         # Who only gives the zone out has no use for the memory that this takes.
-        from rootsrv.hyperlocal.answering import Answering, Server
+        from rootsrv.hyperlocal.answering import Answering, LoopbackServer
         from rootsrv.hyperlocal.relay import Relay
 
         counters, page = self.maintainer.zones.counters, self.maintainer.page
@@ -168,7 +168,7 @@ class Hyperlocal:
             counters,
             self.security,
         )
-        return Server(config.service, answering, relay)
+        return LoopbackServer(config.service, answering, relay)
 
     def _spread(self) -> None:
         self.root.refresh.next_refresh += random.SystemRandom().uniform(0, JITTER) * self.root.refresh.timers.refresh
@@ -176,7 +176,7 @@ class Hyperlocal:
     async def run(self, stop: asyncio.Event) -> None:
         """Until *stop* is set."""
         status = lambda: maintain_status.status(self.maintainer, (), self.security, "")  # noqa: E731
-        commands = Control(self.maintainer, status, self._reload).commands()
+        commands = ZoneControl(self.maintainer, status, self._reload).commands()
         refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
         control = ControlServer(commands, refused)
         control.start(self._socket)
@@ -260,5 +260,5 @@ class Hyperlocal:
         if zone.offer is None:
             return
         await zone.whole()  # ready before the resolver comes for it
-        targets = [Target(f"{each}@{port}", each, port, None, lambda _: None) for each, port in self._told]
+        targets = [NotifyTarget(f"{each}@{port}", each, port, None, lambda _: None) for each, port in self._told]
         self.sender.tell(zone, targets)

@@ -27,8 +27,8 @@ from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.control.server import ControlServer
 from rootsrv.distribution import certificates
 from rootsrv.distribution.listener import Listener
-from rootsrv.distribution.notify import NotifySender, Outcome, Target, Told, spacing
-from rootsrv.distribution.offered import OfferedZone, State
+from rootsrv.distribution.notify import NotifyOutcome, NotifySender, NotifyTarget, Told, spacing
+from rootsrv.distribution.offered import OfferedZone, OfferState
 from rootsrv.distribution.requests import ConfiguredPeers, Requests
 from rootsrv.localroot import observations as observed
 from rootsrv.localroot import register
@@ -37,7 +37,7 @@ from rootsrv.localroot.directory import RegisteredServers, ZoneRule
 from rootsrv.localroot.observations import Notified, Observations, ObservationsUnusable, Observed
 from rootsrv.localroot.register import RegisterUnusable
 from rootsrv.localroot.settings import limits_of, listening_of, refuse
-from rootsrv.localroot.statistics import Statistics
+from rootsrv.localroot.statistics import SubscriberStatistics
 from rootsrv.localroot.subscribers import Subscribers
 from rootsrv.page.layout import Page
 from rootsrv.process import log
@@ -48,7 +48,7 @@ from rootsrv.process.security import SecurityEvents
 from rootsrv.roles import maintain_status
 from rootsrv.roles.maintain import keys_of
 from rootsrv.secondary.confirmed import Confirmed, withheld
-from rootsrv.secondary.control import Control
+from rootsrv.secondary.control import ZoneControl
 from rootsrv.secondary.distributed import DistributedZones
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
@@ -95,11 +95,11 @@ class LocalRoot:
         self.distributed = DistributedZones(config, store, self.maintainer.records, zones.root, zones.counters)
         self.keepers: list[ZoneKeeper] = [*zones, *self.distributed.keepers.values()]
         self.security = SecurityEvents()
-        self.offering = Confirmed(self.keepers, self.maintainer.time, self.security, state=State.DISTRIBUTE_ONLY)
+        self.offering = Confirmed(self.keepers, self.maintainer.time, self.security, state=OfferState.DISTRIBUTE_ONLY)
         self.offering.configure(config.primary)
         state = Path(config.state.directory)
         self.observations = Observations(state / observed.FILE)
-        self.statistics = Statistics(
+        self.statistics = SubscriberStatistics(
             self.settings.name, self.observations, Path(self.settings.statistics_directory), time.time
         )
         self.servers = RegisteredServers(self.observations, self.statistics, self._rule, is_open=self.settings.open)
@@ -127,7 +127,7 @@ class LocalRoot:
         """What was observed before a restart: which addresses are proved, who had what."""
         before = Observed(self.observations.path)
         try:
-            self.servers.recall(before.all(observed.Proved), before.all(observed.Transferred))
+            self.servers.recall(before.all(observed.Proved), before.all(observed.TransferSeen))
             for keeper in self.keepers:
                 if newest := before.fresh(keeper.name, 1):
                     self.statistics.recall_fresh(newest[0])
@@ -151,7 +151,7 @@ class LocalRoot:
         """Until *stop* is set."""
         status = lambda: maintain_status.status(self.maintainer, (), self.security, "")  # noqa: E731
         controls = [
-            (Control(self.maintainer, status, self._reload).commands(), "maintain.sock"),
+            (ZoneControl(self.maintainer, status, self._reload).commands(), "maintain.sock"),
             (self._commands(), "localroot.sock"),
         ]
         refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
@@ -287,7 +287,7 @@ class LocalRoot:
             log.event("notify", zone=zone.name, serial=offer.serial, addresses=len(targets))
         self.sender.tell(zone, targets, spacing(octets, self.settings.mbit_per_second))
 
-    def _targets(self, zone: str, serial: int, only: int | None) -> Iterable[Target]:
+    def _targets(self, zone: str, serial: int, only: int | None) -> Iterable[NotifyTarget]:
         """One for each address; where several servers share one, all are told what became of it."""
         found: dict[str, list[tuple[int, Any]]] = {}
         for server, address, key in self.servers.to_notify(zone, only):
@@ -300,13 +300,13 @@ class LocalRoot:
             def report(told: Told, address: str = address, ids: list[int] = ids) -> None:
                 self._told(zone, address, ids, told)
 
-            yield Target(f"server {ids[0]} {address}", address, self.settings.notify_port, key, report)
+            yield NotifyTarget(f"server {ids[0]} {address}", address, self.settings.notify_port, key, report)
 
     def _told(self, zone: str, address: str, servers: list[int], told: Told) -> None:
         first = time.time() - told.seconds
         self.statistics.notified(zone, told)
         for server in servers:
-            if told.outcome is Outcome.SENT:
+            if told.outcome is NotifyOutcome.SENT:
                 self.servers.notified(server, zone, told.serial, first)
             self.observations.note(
                 Notified(

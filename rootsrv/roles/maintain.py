@@ -11,8 +11,8 @@ from rootsrv.config.file import Config, ConfigError, load
 from rootsrv.control import client
 from rootsrv.control.server import ControlServer
 from rootsrv.distribution.limits import transfer_limits
-from rootsrv.distribution.listener import CannotListen, Listener, tls_context
-from rootsrv.distribution.notify import NotifySender, Target, Told, spacing
+from rootsrv.distribution.listener import AdminCannotListen, Listener, tls_context
+from rootsrv.distribution.notify import NotifySender, NotifyTarget, Told, spacing
 from rootsrv.distribution.offered import OfferedZone
 from rootsrv.distribution.requests import ConfiguredPeers, PeerRecord, Requests
 from rootsrv.page.layout import Page
@@ -22,7 +22,7 @@ from rootsrv.process.clocks import clocks
 from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
 from rootsrv.roles import maintain_status
-from rootsrv.secondary.control import Control
+from rootsrv.secondary.control import ZoneControl
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
@@ -52,12 +52,12 @@ async def maintain(config: Config, path: Path, stop: asyncio.Event, reload: asyn
     os.nice(NICENESS)
     store = Store(Path(config.state.directory))
     try:
-        await Role(config, path, store).run(stop, reload)
+        await MaintainRole(config, path, store).run(stop, reload)
     finally:
         store.close()
 
 
-class Role:
+class MaintainRole:
     """All parts of the role."""
 
     def __init__(self, config: Config, path: Path, store: Store) -> None:
@@ -125,13 +125,13 @@ class Role:
         def status() -> Status:
             return maintain_status.status(self.maintainer, self.peers.records.values(), self.security, self._digest)
 
-        commands = Control(self.maintainer, status, self.reload_now).commands()
+        commands = ZoneControl(self.maintainer, status, self.reload_now).commands()
         refused = lambda caller, reason: self.security.note("control_refused", caller, reason)  # noqa: E731
         control = ControlServer(commands, refused)
         control.start(self._socket)
         try:
             await self.listener.start(without_tls_if_need_be=True)
-        except CannotListen as error:
+        except AdminCannotListen as error:
             # Whoever reads this sees it; what is kept is served all the same, and primaries are asked.
             log.alarm("admin addresses cannot be bound", reason=error)
             self._background.begin(self._rebind(self.maintainer.config))
@@ -165,18 +165,18 @@ class Role:
         if zone is not None and zone.offer is not None and told:
             self._background.begin(self._tell(zone, [self._target(each) for each in told]))
 
-    async def _tell(self, zone: OfferedZone, targets: list[Target]) -> None:
+    async def _tell(self, zone: OfferedZone, targets: list[NotifyTarget]) -> None:
         if zone.offer is None:
             return
         octets = (await zone.whole()).octets  # ready before the first peer comes for it
         self.sender.tell(zone, targets, spacing(octets, self.maintainer.config.admin.notify_mbit_per_second))
 
-    def _target(self, record: PeerRecord) -> Target:
+    def _target(self, record: PeerRecord) -> NotifyTarget:
         def report(told: Told) -> None:
             record.notify = str(told)
 
         key = self.peers.key(record.key_name) if record.key_name else None
-        return Target(record.name, record.address, record.config.port, key, report)
+        return NotifyTarget(record.name, record.address, record.config.port, key, report)
 
     async def _reload_forever(self, reload: asyncio.Event) -> None:
         while True:
@@ -214,7 +214,7 @@ class Role:
             self.listener = Listener(config.admin, self.requests)
             try:
                 await self.listener.start()
-            except (CannotListen, ConfigError) as error:
+            except (AdminCannotListen, ConfigError) as error:
                 log.alarm("admin addresses cannot be bound", reason=error, again_seconds=wait)
             else:
                 return

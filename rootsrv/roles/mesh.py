@@ -29,7 +29,7 @@ from rootsrv.process import clock, log, service_manager
 from rootsrv.process.persistence import persistently
 from rootsrv.roles import mesh_status
 from rootsrv.roles.fleet_records import FleetRecords
-from rootsrv.roles.mesh_control import Control
+from rootsrv.roles.mesh_control import MeshControl
 from rootsrv.roles.mesh_presence import CannotJoin, Presence, boottime
 from rootsrv.roles.outside_look import ASK_SECONDS
 from rootsrv.wire.serial import is_serial
@@ -47,10 +47,10 @@ async def mesh(config: Config, path: Path, stop: asyncio.Event) -> None:
     """Be in touch until *stop* is set; CannotJoin or ConfigError if that cannot be begun."""
     if config.mesh is None:
         raise CannotJoin("mesh: there is no such section in the configuration")
-    await Role(Presence(config, config.mesh)).run(stop)
+    await MeshRole(Presence(config, config.mesh)).run(stop)
 
 
-class Role:
+class MeshRole:
     """The loop."""
 
     def __init__(self, presence: Presence) -> None:
@@ -69,7 +69,7 @@ class Role:
         presence = self._presence
         presence.fleet.recall(presence.now)
         path = presence.runtime / "mesh.sock"
-        control = ControlServer(Control(presence).commands())
+        control = ControlServer(MeshControl(presence).commands())
         control.start(path)
         tasks = [
             asyncio.create_task(persistently("board", presence.board.run), name="board"),

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv.control.protocol import Answer, Command, Commands, Nothing, Order, Refused
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused, Reply
 from rootsrv.engine.etcd import EngineGone
 from rootsrv.mesh import maintenance
 from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, open_envelope
 from rootsrv.mesh.maintenance import Maintenance
-from rootsrv.mesh.orders import Verdict
+from rootsrv.mesh.orders import OperatorVerdict
 from rootsrv.roles import mesh_status
 from rootsrv.roles.fleet_records import LONGEST_RECORD_OCTETS, seal_record
 from rootsrv.roles.mesh_presence import Presence, boottime
@@ -50,11 +50,11 @@ class RecordOrder:
 
 
 def _refusing(
-    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Answer]],
-) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Answer]]:
+    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Reply]],
+) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Reply]]:
     """What the engine and signatures refuse is told to who asked."""
 
-    async def refusing(order: Order[Any]) -> Mapping[str, Any] | Answer:
+    async def refusing(order: Order[Any]) -> Mapping[str, Any] | Reply:
         try:
             return await run(order)
         except (EngineGone, EnvelopeRefused) as error:
@@ -63,7 +63,7 @@ def _refusing(
     return refusing
 
 
-class Control:
+class MeshControl:
     """Carries out what comes over mesh.sock."""
 
     def __init__(self, presence: Presence) -> None:
@@ -117,11 +117,11 @@ class Control:
         )
         if key.startswith("maintenance/"):
             return await self._announce(envelope, octets)
-        verdict = Verdict.of(envelope)
+        verdict = OperatorVerdict.of(envelope)
         await presence.board.write(key, octets, int(presence.fleet.timing.hold))
         return {"decision": verdict.decision.value, "serial": verdict.subject.serial, "by": verdict.by}
 
-    async def _do_record(self, order: Order[RecordOrder]) -> Answer:
+    async def _do_record(self, order: Order[RecordOrder]) -> Reply:
         """Seal our day's record for the distribution host that has asked for it."""
         wanted = order.wanted
         try:
@@ -129,14 +129,14 @@ class Control:
             request = base64.b64decode(wanted.request, validate=True)
         except ValueError as error:
             raise Refused(str(error)) from error
-        return Answer({}, seal_record(self._presence, day, request, order.octets))
+        return Reply({}, seal_record(self._presence, day, request, order.octets))
 
     async def _announce(self, envelope: Envelope, octets: bytes) -> Mapping[str, Any]:
         """Put a maintenance on the board, unless too many would be away at one time."""
         presence, new = self._presence, Maintenance.of(envelope)
         try:
             presence.fleet.may_maintain(new, presence.now)
-        except maintenance.Refused as error:
+        except maintenance.MaintenanceRefused as error:
             raise Refused(str(error)) from error
         left = max(0.0, new.end - presence.now.wall)
         await presence.board.write(envelope.key, octets, int(left) + _KEPT_SECONDS)

@@ -42,7 +42,7 @@ class Presence:
         self.runtime = Path(config.state.runtime_directory)
         try:
             self.key = signing_key.load(Path(settings.key))
-        except signing_key.KeyUnusable as error:
+        except signing_key.SigningKeyUnusable as error:
             raise CannotJoin(str(error)) from error
         tls = None
         if settings.tls_ca:

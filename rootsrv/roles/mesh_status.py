@@ -13,7 +13,7 @@ from rootsrv.control import client
 from rootsrv.control.client import NoAnswer
 from rootsrv.engine.leader import LEAD
 from rootsrv.mesh.maintenance import standing
-from rootsrv.mesh.orders import SetTime, Subject, Verdict
+from rootsrv.mesh.orders import OperatorVerdict, SetTime, Subject
 from rootsrv.mesh.quorum import may_fall_silent
 from rootsrv.mesh.roster import Member, Roster, public_text
 from rootsrv.process.persistence import failing
@@ -170,5 +170,5 @@ def _order(order: SetTime) -> dict[str, Any]:
     return {**order.to_content(), "by": order.by, "epoch": order.epoch, "seq": order.seq}
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _verdict(verdict: OperatorVerdict) -> dict[str, Any]:
     return {**verdict.to_content(), "by": verdict.by, "sent": verdict.sent}

@@ -26,7 +26,7 @@ _TIMEOUT_SECONDS = 4.0
 
 
 @dataclass
-class Seen:
+class OutsideView:
     """One address outside."""
 
     address: str
@@ -44,7 +44,7 @@ class OutsideLook:
         """*sources*: our admin addresses."""
         self._port = port
         self._sources = {("6" if ":" in each else "4"): each for each in reversed(sources)}
-        self.seen = {address: Seen(address) for address in addresses}
+        self.seen = {address: OutsideView(address) for address in addresses}
         self.ahead_since: float | None = None
         """CLOCK_BOOTTIME since when most of those that answer serve a newer serial than we do; None = they do not."""
 
@@ -55,7 +55,7 @@ class OutsideLook:
         await asyncio.gather(*(self._ask(each, now) for each in self.seen.values()))
         self.judge(ours, now)
 
-    async def _ask(self, seen: Seen, now: float) -> None:
+    async def _ask(self, seen: OutsideView, now: float) -> None:
         query = dns.message.make_query(".", "SOA")
         query.flags = dns.flags.Flag(0)
         source = self._sources.get("6" if ":" in seen.address else "4")

@@ -28,10 +28,10 @@ _MAIL_SECONDS = 5.0
 _CERTIFICATE_SECONDS = 10.0
 
 
-__all__ = ["CertificateUnusable", "RegisterUnusable", "portal"]
+__all__ = ["PortalCertificateUnusable", "RegisterUnusable", "portal"]
 
 
-class CertificateUnusable(Exception):
+class PortalCertificateUnusable(Exception):
     """portal.tls_certificate or its key cannot be read."""
 
 
@@ -108,7 +108,7 @@ def _show(context: ssl.SSLContext, config: PortalConfig) -> None:
     try:
         context.load_cert_chain(config.tls_certificate, config.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise CertificateUnusable(f"portal.tls_certificate: {config.tls_certificate}: {error}") from error
+        raise PortalCertificateUnusable(f"portal.tls_certificate: {config.tls_certificate}: {error}") from error
 
 
 async def _follow_certificate(context: ssl.SSLContext, config: PortalConfig) -> None:
@@ -120,7 +120,7 @@ async def _follow_certificate(context: ssl.SSLContext, config: PortalConfig) -> 
             continue
         try:
             _show(context, config)
-        except CertificateUnusable as error:
+        except PortalCertificateUnusable as error:
             log.alarm("certificate not taken", reason=error)
         else:
             log.event("certificate taken", file=config.tls_certificate)

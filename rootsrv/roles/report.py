@@ -26,7 +26,7 @@ from rootsrv.telemetry.load_times import LoadTimes
 from rootsrv.telemetry.prometheus import Exposition, Statistics
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.status_page import PAGE_HEADERS, Content, render
-from rootsrv.telemetry.utilisation import Sample, UtilisationBook
+from rootsrv.telemetry.utilisation import UtilisationBook, UtilisationSample
 from rootsrv.telemetry.view import Viewer
 
 LOOK_SECONDS = 1.0
@@ -122,7 +122,7 @@ class Report:
             self._events.note(view)
             if self._utilisation.is_due(view.now):
                 machine = await asyncio.to_thread(read_machine, self._book.directory)
-                self._note_use(Sample.of(view.now, machine, view.processes))
+                self._note_use(UtilisationSample.of(view.now, machine, view.processes))
             service_manager.alive()
             service_manager.ready("statistics are kept")
             if due:
@@ -130,7 +130,7 @@ class Report:
                 written = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _note_use(self, sample: Sample) -> None:
+    def _note_use(self, sample: UtilisationSample) -> None:
         """What is used is worth knowing, and nothing else waits for it."""
         try:
             self._utilisation.note(sample)

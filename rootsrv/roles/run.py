@@ -185,14 +185,14 @@ async def _maintain(config: Config, path: Path, stop: asyncio.Event, reload: asy
 
 async def _hyperlocal(config: Config, path: Path, stop: asyncio.Event) -> None:
     """CannotRun if it cannot be begun."""
-    from rootsrv.distribution.listener import CannotListen
+    from rootsrv.distribution.listener import AdminCannotListen
     from rootsrv.roles.hyperlocal import hyperlocal
     from rootsrv.secondary.loading import LoadingFailed
     from rootsrv.store.store import StoreFailed
 
     try:
         await hyperlocal(config, path, stop)
-    except (LoadingFailed, StoreFailed, CannotListen) as error:
+    except (LoadingFailed, StoreFailed, AdminCannotListen) as error:
         raise CannotRun(str(error)) from error
 
 
@@ -238,14 +238,14 @@ async def _capture(config: Config, stop: asyncio.Event) -> None:
 async def _portal(config: Config, stop: asyncio.Event) -> None:
     """CannotRun if it cannot be begun, or what it needs is not installed."""
     try:
-        from rootsrv.portal.serving import CannotListen
-        from rootsrv.roles.portal import CertificateUnusable, RegisterUnusable, portal
+        from rootsrv.portal.serving import PortalCannotListen
+        from rootsrv.roles.portal import PortalCertificateUnusable, RegisterUnusable, portal
     except ModuleNotFoundError as error:
         raise CannotRun(f"portal: {error.name} is not installed: pip install 'rootsrv[portal]'") from error
 
     try:
         await portal(config, stop)
-    except (RegisterUnusable, CertificateUnusable, CannotListen) as error:
+    except (RegisterUnusable, PortalCertificateUnusable, PortalCannotListen) as error:
         raise CannotRun(str(error)) from error
 
 

@@ -12,7 +12,7 @@ from rootsrv.admission.blocks import Blocks
 from rootsrv.admission.limits import make_shared_cells, map_cells
 from rootsrv.admission.policy import Policy
 from rootsrv.admission.samples import NotesReader, make_ring
-from rootsrv.capture.offer import NAME, Offer
+from rootsrv.capture.offer import NAME, BufferOffer
 from rootsrv.capture.rings import make_memory
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.dot import DotConfig
@@ -81,7 +81,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     if dot is not None:
         dot.show = lambda certificate: parent.tell(TLS_SLOT, {"tls": certificate})
         answers.dot = dot
-    offer = Offer(runtime / NAME)
+    offer = BufferOffer(runtime / NAME)
     offer.set_workers(rings)
     fastpath = FastPath(
         config.fastpath,

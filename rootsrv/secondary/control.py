@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rootsrv.config.checks import ConfigError
-from rootsrv.control.protocol import Answer, Command, Commands, Nothing, Order, Refused
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused, Reply
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.membership import subject_of
@@ -62,7 +62,7 @@ class MeshOrder:
     """What the role mesh knows of the others."""
 
 
-class Control:
+class ZoneControl:
     """Carries out what comes over the control socket."""
 
     def __init__(
@@ -195,19 +195,19 @@ class Control:
                 raise Refused(f"serial {serial} is not under way any more ({why}); see the journal")
             await asyncio.sleep(0.02)
 
-    async def _do_export(self, order: Order[VersionOrder]) -> Answer:
+    async def _do_export(self, order: Order[VersionOrder]) -> Reply:
         keeper = self._zone(order.wanted.zone)
         contents = keeper.contents(order.wanted.serial)
         octets = presentation.to_text(contents).encode()
-        return Answer({"serial": contents.serial, "records": contents.record_count}, octets)
+        return Reply({"serial": contents.serial, "records": contents.record_count}, octets)
 
 
 def _refusing(
-    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Answer]],
-) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Answer]]:
+    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Reply]],
+) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Reply]]:
     """What zones and their store refuse is told to who asked."""
 
-    async def refusing(order: Order[Any]) -> Mapping[str, Any] | Answer:
+    async def refusing(order: Order[Any]) -> Mapping[str, Any] | Reply:
         try:
             return await run(order)
         except (StoreFailed, TransferFailed, OSError) as error:

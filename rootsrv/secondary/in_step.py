@@ -5,7 +5,7 @@ import contextlib
 import math
 
 from rootsrv.config.zones import HoldConfig
-from rootsrv.mesh.member import Action, Answer, Ready
+from rootsrv.mesh.member import Action, Ready, Ruling
 from rootsrv.mesh.orders import Decision, Subject
 from rootsrv.process import log
 from rootsrv.secondary.keeper import ZoneKeeper
@@ -79,7 +79,7 @@ class InStep:
         # Counted from readiness: whoever is in the last day anyway must not outrun canaries.
         return self._too_old_since.setdefault(ready.subject, boottime)
 
-    def _is_overtaken(self, keeper: ZoneKeeper, answer: Answer) -> bool:
+    def _is_overtaken(self, keeper: ZoneKeeper, answer: Ruling) -> bool:
         assert keeper.life.scheduled is not None
         newer = frozenset(
             each.serial for each in keeper.life.queue if serial_is_newer(each.serial, keeper.life.scheduled.serial)
@@ -93,7 +93,7 @@ class InStep:
         with contextlib.suppress(StoreFailed):
             keeper.stored.forget(subject.serial)
 
-    def _tell(self, keeper: ZoneKeeper, subject: Subject, answer: Answer) -> None:
+    def _tell(self, keeper: ZoneKeeper, subject: Subject, answer: Ruling) -> None:
         text = f"{subject.serial} {answer.action} {answer.why}"
         if text == self._told:
             return

@@ -10,8 +10,8 @@ from typing import Any
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.typed import build
-from rootsrv.mesh.member import Action, Answer, Known, Now, Ready, decide
-from rootsrv.mesh.orders import Decision, SetTime, Stage, Subject, Verdict
+from rootsrv.mesh.member import Action, Known, Now, Ready, Ruling, decide
+from rootsrv.mesh.orders import Decision, OperatorVerdict, SetTime, Stage, Subject
 from rootsrv.mesh.quorum import Silence
 from rootsrv.mesh.roster import Timing
 from rootsrv.mesh.transfers import Partners
@@ -111,7 +111,7 @@ class Membership:
         """Nothing is staged of *zone* any more."""
         self.ready.pop(zone, None)
 
-    def decide(self, ready: Ready, too_old_since: float | None) -> Answer:
+    def decide(self, ready: Ready, too_old_since: float | None) -> Ruling:
         """What to do with what is *ready*."""
         boottime = self.boottime()
         known = replace(
@@ -127,7 +127,7 @@ class Membership:
             return Silence(False, "the role mesh does not answer: whether others switched is not known")
         return self._silence.get(subject, Silence(False, "not asked yet whether others switched"))
 
-    def verdict_on(self, zone: str, serial: int) -> Verdict | None:
+    def verdict_on(self, zone: str, serial: int) -> OperatorVerdict | None:
         """The latest that decides on *serial*, whatever the digest: that is to be compared.
 
         An order for canaries is an approval at those that are.
@@ -169,7 +169,7 @@ def subject_of(zone: str, contents: ZoneContents) -> Subject:
     return Subject(zone, contents.serial, digest.compute(contents, 1).hex())
 
 
-def is_held(answer: Answer) -> bool:
+def is_held(answer: Ruling) -> bool:
     """Whether nobody knows when it will go: something newer need not wait behind it."""
     return answer.action is Action.WAIT or answer.why.startswith("void ")
 
@@ -191,8 +191,8 @@ def _order(told: Mapping[str, Any]) -> SetTime:
     )
 
 
-def _verdict(told: Mapping[str, Any]) -> Verdict:
-    return Verdict(
+def _verdict(told: Mapping[str, Any]) -> OperatorVerdict:
+    return OperatorVerdict(
         _subject(told),
         Decision(told["decision"]),
         str(told["by"]),

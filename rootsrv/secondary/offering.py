@@ -6,7 +6,7 @@ In a mesh a version is given out from when it is staged: all members need it bef
 from collections.abc import Iterable
 
 from rootsrv.config.zones import PrimaryConfig
-from rootsrv.distribution.offered import OfferedZone, State
+from rootsrv.distribution.offered import OfferedZone, OfferState
 from rootsrv.distribution.primaries import Notifier, notified_by
 from rootsrv.distribution.requests import Asker
 from rootsrv.process import log
@@ -29,7 +29,7 @@ class Offering:
         security: SecurityEvents,
         *,
         from_staging: bool = False,
-        state: State = State.IN_SERVICE,
+        state: OfferState = OfferState.IN_SERVICE,
     ) -> None:
         """*from_staging*: in a mesh, a version is given out from when it is staged; *state*: of what is in service."""
         self._state = state
@@ -56,7 +56,7 @@ class Offering:
         if offered is None or keeper is None:
             return None
         waits = keeper.life.scheduled if self._from_staging else None
-        version, state = (keeper.life.serving, self._state) if waits is None else (waits, State.SCHEDULED)
+        version, state = (keeper.life.serving, self._state) if waits is None else (waits, OfferState.SCHEDULED)
         if version is None:
             if offered.offer is not None:
                 offered.withdraw()

@@ -266,7 +266,7 @@ class Pipeline:
             now=self._time.now(),
             root_policy=self.zones.root.policy,
             hosts_policy=self.zones.hosts.policy if self.zones.hosts else None,
-            limits=plausibility.Limits(
+            limits=plausibility.ChangeLimits(
                 tlds_gone_percent=hold.tlds_gone_percent,
                 ds_gone_percent=hold.ds_gone_percent,
                 tlds_without_address_percent=hold.tlds_without_address_percent,

@@ -77,7 +77,7 @@ class Preparation:
     now: float
     root_policy: ZonePolicy
     hosts_policy: ZonePolicy | None
-    limits: plausibility.Limits
+    limits: plausibility.ChangeLimits
     root: Delivery
     hosts: Delivery | None
     new_root: bool

@@ -30,7 +30,7 @@ from rootsrv.wire.tsig import Key, Signer
 from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.transfer import (
     Inbound,
-    Limits,
+    InboundLimits,
     TransferFailed,
     TransferInconsistent,
     TransferMalformed,
@@ -201,7 +201,7 @@ def _at_least(wanted: int | None, transferred: Transferred) -> Transferred:
 
 async def _transfer(source: Source, zone: bytes, qtype: int, base: ZoneContents | None, *, edns: bool) -> Transferred:
     began = time.monotonic()
-    limits = Limits(octets=source.limits.max_octets, records=source.limits.max_records)
+    limits = InboundLimits(octets=source.limits.max_octets, records=source.limits.max_records)
     async with _limited(source, source.limits.transfer_seconds), _connection(source) as (reader, writer):
         message_id, request, signer = _request(source, zone, qtype, base, edns=edns)
         tsig = TsigStream(source.key, signer.mac) if source.key and signer else None

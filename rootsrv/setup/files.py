@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from rootsrv.config.checks import ConfigError
-from rootsrv.setup.site import Site, of_version, to_text
+from rootsrv.setup.site import SiteAnswers, of_version, to_text
 
 SITE, CONFIGURATION, NETWORK, BIRD = "site.toml", "rootsrv.toml", "network.conf", "bird.conf"
 SOURCES_KEY = "sources.key"
@@ -25,7 +25,7 @@ class Examples:
     bird_local: str
 
 
-def make(site: Site, examples: Examples, mesh_section: str = "") -> dict[str, str]:
+def make(site: SiteAnswers, examples: Examples, mesh_section: str = "") -> dict[str, str]:
     """Name → text of everything that *site* decides.  ConfigError if the examples are not those of this version."""
     bird = examples.bird_local if site.reach == "local" else examples.bird_global
     # Answers of before there was such a key make what they made then.
@@ -43,7 +43,7 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _configuration(site: Site, mesh_section: str) -> str:
+def _configuration(site: SiteAnswers, mesh_section: str) -> str:
     parts = [
         "# Made by `rootsrv setup` from site.toml.  share/rootsrv/deploy/rootsrv.toml in the installation explains\n"
         "# each key; what is not here has its default.",
@@ -77,12 +77,12 @@ def _configuration(site: Site, mesh_section: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def of_network(version: int, site: Site) -> str:
+def of_network(version: int, site: SiteAnswers) -> str:
     """The announced prefix of IP *version*."""
     return next(each for each in site.prefixes if (":" in each) == (version == 6))
 
 
-def _network(site: Site, example: str) -> str:
+def _network(site: SiteAnswers, example: str) -> str:
     values = {
         "ADMIN_INTERFACE": [site.admin_interface],
         "ADMIN_ADDRESSES": site.admin_addresses,
@@ -99,7 +99,7 @@ def _network(site: Site, example: str) -> str:
     return text
 
 
-def _bird(site: Site, example: str) -> str:
+def _bird(site: SiteAnswers, example: str) -> str:
     four = of_version(4, site.link_addresses)
     text = example
     for version in (4, 6):
@@ -119,7 +119,7 @@ def _bird(site: Site, example: str) -> str:
     return _put(text, r'^ *password ".*";$', f'    password "{site.session_password}";')
 
 
-def _invented_id(site: Site) -> str:
+def _invented_id(site: SiteAnswers) -> str:
     octets = hashlib.sha256(f"{site.local_as} {site.link_addresses}".encode()).digest()
     return str(ipaddress.IPv4Address(bytes((10, *octets[:3]))))
 

@@ -20,7 +20,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class SiteAnswers:
     """The answers; ConfigError names the one that cannot be right."""
 
     name: str
@@ -162,7 +162,7 @@ def _networks(key: str, values: tuple[str, ...]) -> None:
             raise ConfigError(f"{key}: {error}") from error
 
 
-LISTS = tuple(each.name for each in dataclasses.fields(Site) if each.type == tuple[str, ...])
+LISTS = tuple(each.name for each in dataclasses.fields(SiteAnswers) if each.type == tuple[str, ...])
 """The answers that are lists."""
 
 NUMBERS = ("local_as", "router_as")
@@ -171,7 +171,7 @@ SECRETS = ("cookie_secret", "sources_key")
 """Those that are made where nobody has one yet: 16 octets in hexadecimal digits."""
 
 
-def load(path: Path) -> Site:
+def load(path: Path) -> SiteAnswers:
     """The site at *path*; ConfigError names file and key."""
     return check(read(path), f"{path}: ")
 
@@ -187,15 +187,15 @@ def read(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def check(answers: dict[str, object], where: str = "") -> Site:
+def check(answers: dict[str, object], where: str = "") -> SiteAnswers:
     """*answers* as a Site; ConfigError begins with *where*."""
     try:
-        return build(Site, answers, "")
+        return build(SiteAnswers, answers, "")
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from error
 
 
-def to_text(site: Site) -> str:
+def to_text(site: SiteAnswers) -> str:
     """As `load` reads it."""
     lines = ["# The answers of `rootsrv setup`, which has made rootsrv.toml, network.conf and bird.conf from them."]
     for key, value in dataclasses.asdict(site).items():

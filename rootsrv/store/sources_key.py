@@ -11,7 +11,7 @@ from rootsrv.process import log
 _DIGITS = 2 * KEY_OCTETS
 
 
-class KeyUnusable(Exception):
+class SourcesKeyUnusable(Exception):
     """This file has no key for unique sources."""
 
 
@@ -21,9 +21,11 @@ def read(path: Path) -> SourcesKey:
         with path.open("rb") as file:
             text = file.read(_DIGITS + 16).strip()
     except OSError as error:
-        raise KeyUnusable(f"{path}: {error.strerror}") from error
+        raise SourcesKeyUnusable(f"{path}: {error.strerror}") from error
     if len(text) != _DIGITS or text.translate(None, b"0123456789abcdefABCDEF"):
-        raise KeyUnusable(f"{path}: must be {_DIGITS} hexadecimal digits and nothing else (openssl rand -hex 16)")
+        raise SourcesKeyUnusable(
+            f"{path}: must be {_DIGITS} hexadecimal digits and nothing else (openssl rand -hex 16)"
+        )
     return SourcesKey.of(bytes.fromhex(text.decode()))
 
 
@@ -32,7 +34,7 @@ def find(configured: str, state: Path) -> SourcesKey:
     if configured:
         try:
             return read(Path(configured))
-        except KeyUnusable as error:
+        except SourcesKeyUnusable as error:
             log.alarm("unique sources are counted under a key of this instance alone", reason=error,
                       effect="not to be merged with other instances")  # fmt: skip
     return own(state)
@@ -43,7 +45,7 @@ def own(state: Path) -> SourcesKey:
     path = state / "sources.key"
     try:
         return read(path)
-    except KeyUnusable as error:
+    except SourcesKeyUnusable as error:
         if path.exists():
             log.alarm("key of unique sources is made anew", reason=error)
     made = SourcesKey.random()
@@ -72,7 +74,7 @@ def _keep(path: Path, key: SourcesKey) -> SourcesKey:
         except FileExistsError:
             try:
                 return read(path)
-            except KeyUnusable:
+            except SourcesKeyUnusable:
                 beside.replace(path)
         except OSError:  # a file system without links
             beside.replace(path)

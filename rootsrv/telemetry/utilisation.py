@@ -81,7 +81,7 @@ class Utilisation:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class UtilisationSample:
     """What the kernel says at one moment."""
 
     at: float
@@ -94,14 +94,14 @@ class Sample:
     resident_octets: int = 0
 
     @classmethod
-    def of(cls, at: float, machine: Machine, processes: Iterable[Process]) -> "Sample":
+    def of(cls, at: float, machine: Machine, processes: Iterable[Process]) -> "UtilisationSample":
         """From what host.py reads."""
         ours = list(processes)
         used = {each.pid: each.cpu_seconds for each in ours}
         return cls(at, machine, used, sum(each.resident_octets for each in ours))
 
 
-def add(day: Utilisation, before: Sample, now: Sample) -> Utilisation:
+def add(day: Utilisation, before: UtilisationSample, now: UtilisationSample) -> Utilisation:
     """*day* with what was used between two samples."""
     old, new = before.machine, now.machine
     seconds = now.at - before.at
@@ -186,7 +186,7 @@ class UtilisationBook:
         self._directory = directory
         self._service = service
         self._instance = instance
-        self._before: Sample | None = None
+        self._before: UtilisationSample | None = None
         self._day: datetime.date | None = None
         self.today = Utilisation()
 
@@ -194,7 +194,7 @@ class UtilisationBook:
         """Whether a sample should be taken; *now*: seconds since 1970."""
         return self._before is None or not 0 <= now - self._before.at < SAMPLE_SECONDS
 
-    def note(self, sample: Sample) -> None:
+    def note(self, sample: UtilisationSample) -> None:
         """Count what was used since the sample before."""
         day = datetime.datetime.fromtimestamp(sample.at, datetime.UTC).date()
         if day != self._day:

@@ -8,7 +8,7 @@ import dns.exception
 import dns.message
 import dns.rcode
 
-from rootsrv.vantage.correctness import Question, fault
+from rootsrv.vantage.correctness import CorrectnessQuestion, fault
 from rootsrv.vantage.measurement import TIMEOUT_SECONDS, Sample, Target, Transport
 from rootsrv.wire.rdata import SOA
 from rootsrv.zone.contents import ZoneContents
@@ -17,7 +17,7 @@ from rootsrv.zone.contents import ZoneContents
 async def ask(
     target: Target,
     transport: Transport,
-    question: Question,
+    question: CorrectnessQuestion,
     zones: Sequence[ZoneContents],
     source: str | None = None,
 ) -> Sample:

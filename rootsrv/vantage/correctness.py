@@ -32,7 +32,7 @@ Sets = dict[tuple[bytes, int], tuple[frozenset[bytes], frozenset[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CorrectnessQuestion:
     """What is asked."""
 
     owner: bytes
@@ -52,22 +52,22 @@ class Question:
         return query
 
 
-def draw(zone: ZoneContents, chance: random.Random) -> Question:
+def draw(zone: ZoneContents, chance: random.Random) -> CorrectnessQuestion:
     """The next question about *zone*."""
     if chance.random() < 0.1:
         label = "".join(chance.choices(string.ascii_lowercase, k=16)).encode()
-        return Question(bytes([len(label)]) + label + b"\0", 1)
+        return CorrectnessQuestion(bytes([len(label)]) + label + b"\0", 1)
     kind = chance.choice(("ns", "ds", "apex"))
     if kind == "apex":
-        return Question(ROOT, chance.choice(_APEX_TYPES))
+        return CorrectnessQuestion(ROOT, chance.choice(_APEX_TYPES))
     delegations = zone.delegations
     if kind == "ds":
         delegations = tuple(owner for owner in delegations if (owner, DS) in zone.rrsets) or delegations
     owner = chance.choice(delegations)
-    return Question(owner, DS if kind == "ds" and (owner, DS) in zone.rrsets else NS)
+    return CorrectnessQuestion(owner, DS if kind == "ds" and (owner, DS) in zone.rrsets else NS)
 
 
-def fault(question: Question, response: dns.message.Message, zones: Sequence[ZoneContents]) -> str:
+def fault(question: CorrectnessQuestion, response: dns.message.Message, zones: Sequence[ZoneContents]) -> str:
     """Why *response* is not what one of *zones* says, the first being the newest; empty if it is."""
     if response.flags & dns.flags.TC:
         return "truncated"
@@ -75,7 +75,7 @@ def fault(question: Question, response: dns.message.Message, zones: Sequence[Zon
     return "" if "" in found else (found[0] if found else "there is no zone to compare with")
 
 
-def _fault(question: Question, response: dns.message.Message, zone: ZoneContents) -> str:
+def _fault(question: CorrectnessQuestion, response: dns.message.Message, zone: ZoneContents) -> str:
     if question.owner == ROOT:
         return _apex_fault(question, response, zone)
     if (question.owner, NS) not in zone.rrsets:
@@ -85,7 +85,7 @@ def _fault(question: Question, response: dns.message.Message, zone: ZoneContents
     return _referral_fault(question, response, zone)
 
 
-def _apex_fault(question: Question, response: dns.message.Message, zone: ZoneContents) -> str:
+def _apex_fault(question: CorrectnessQuestion, response: dns.message.Message, zone: ZoneContents) -> str:
     if wrong := _positive_fault(question, response, zone):
         return wrong
     if question.rtype == SOA:
@@ -94,13 +94,13 @@ def _apex_fault(question: Question, response: dns.message.Message, zone: ZoneCon
     return _empty(response, "authority", *(("additional",) if question.rtype == DNSKEY else ()))
 
 
-def _positive_fault(question: Question, response: dns.message.Message, zone: ZoneContents) -> str:
+def _positive_fault(question: CorrectnessQuestion, response: dns.message.Message, zone: ZoneContents) -> str:
     if wrong := _head_fault(response, dns.rcode.NOERROR, authoritative=True):
         return wrong
     return _differs(sets(response.answer), wanted(zone, (question.owner, question.rtype)), "answer")
 
 
-def _referral_fault(question: Question, response: dns.message.Message, zone: ZoneContents) -> str:
+def _referral_fault(question: CorrectnessQuestion, response: dns.message.Message, zone: ZoneContents) -> str:
     if wrong := _head_fault(response, dns.rcode.NOERROR, authoritative=False) or _empty(response, "answer"):
         return wrong
     owner = question.owner
@@ -115,7 +115,7 @@ def _referral_fault(question: Question, response: dns.message.Message, zone: Zon
     return "" if given or not glue else "no glue"
 
 
-def _denial_fault(question: Question, response: dns.message.Message, zone: ZoneContents) -> str:
+def _denial_fault(question: CorrectnessQuestion, response: dns.message.Message, zone: ZoneContents) -> str:
     if wrong := _head_fault(response, dns.rcode.NXDOMAIN, authoritative=True) or _empty(
         response, "answer", "additional"
     ):

@@ -68,7 +68,7 @@ class Sample:
 
 
 @dataclass
-class Publication:
+class PublicationLatency:
     """When serials were seen first, and how much later each identity served them (§5.4)."""
 
     first: dict[int, float] = field(default_factory=dict)
@@ -105,7 +105,7 @@ def median(values: Sequence[float]) -> float | None:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def summary(samples: Iterable[Sample], publication: Publication) -> list[dict[str, Any]]:
+def summary(samples: Iterable[Sample], publication: PublicationLatency) -> list[dict[str, Any]]:
     """The four figures for each target, transport and family, as RSSAC047v2 §5 defines them."""
     grouped: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
     for sample in samples:

@@ -43,7 +43,7 @@ Check = Callable[[bytes, bytes], None]
 
 
 @dataclass(frozen=True)
-class Key:
+class ZoneKey:
     """One DNSKEY record."""
 
     rdata: bytes
@@ -146,7 +146,7 @@ class Signatures:
 
 def check_keys(
     contents: ZoneContents, trust_anchors: TrustAnchors, now: float
-) -> tuple[list[Key], list[Key], list[str]]:
+) -> tuple[list[ZoneKey], list[ZoneKey], list[str]]:
     """The zone's keys, those of them that an anchor covers and that sign the DNSKEY RRset, and alarms.
 
     Raises KeyUntrusted when there is no anchored key, SignatureMissing when none of them signs.
@@ -157,7 +157,7 @@ def check_keys(
     anchors = trust_anchors.valid_at(now)
     if not anchors:
         raise KeyUntrusted(f"no trust anchor is valid at {instant.to_text(now)} (there are: {trust_anchors})")
-    keys = [Key(rdata) for rdata in rrset.rdatas]
+    keys = [ZoneKey(rdata) for rdata in rrset.rdatas]
     anchored = [key for key in keys if key.may_sign and _is_covered(key, contents.apex, anchors)]
     if not anchored:
         raise KeyUntrusted(
@@ -181,12 +181,12 @@ def check_keys(
     )
 
 
-def check_own_keys(contents: ZoneContents, now: float) -> list[Key]:
+def check_own_keys(contents: ZoneContents, now: float) -> list[ZoneKey]:
     """The zone's keys, which proves nothing; SignatureMissing unless one of them signs the DNSKEY RRset."""
     rrset = contents.rrset(contents.apex, DNSKEY)
     if rrset is None or not rrset.rdatas:
         raise KeyUntrusted(f"{to_text(contents.apex)} has no DNSKEY RRset")
-    keys = [Key(rdata) for rdata in rrset.rdatas]
+    keys = [ZoneKey(rdata) for rdata in rrset.rdatas]
     good, _ = _check_rrset(rrset, contents.apex, keys, now)
     if not good:
         raise SignatureMissing(f"{to_text(contents.apex)} DNSKEY: its RRSIGs are by {_list_signers(rrset)}")
@@ -197,21 +197,21 @@ UNCOVERED = "is covered by no trust anchor"
 """In an alarm's text; metrics look for it."""
 
 
-def _key_alarms(keys: Iterable[Key], apex: bytes, anchors: Iterable[TrustAnchor]) -> Iterable[str]:
+def _key_alarms(keys: Iterable[ZoneKey], apex: bytes, anchors: Iterable[TrustAnchor]) -> Iterable[str]:
     for key in keys:
         if key.flags & REVOKED:
-            unrevoked = Key((key.flags & ~REVOKED).to_bytes(2, "big") + key.rdata[2:])
+            unrevoked = ZoneKey((key.flags & ~REVOKED).to_bytes(2, "big") + key.rdata[2:])
             if _is_covered(unrevoked, apex, anchors):
                 yield f"key {unrevoked.tag} is revoked (as {key.tag}, RFC 5011): its trust anchor no longer counts"
         elif key.flags & SEP and not _is_covered(key, apex, anchors):
             yield f"SEP key {key.tag} {UNCOVERED}: a roll of the key is coming"
 
 
-def _is_covered(key: Key, apex: bytes, anchors: Iterable[TrustAnchor]) -> bool:
+def _is_covered(key: ZoneKey, apex: bytes, anchors: Iterable[TrustAnchor]) -> bool:
     return any(anchor.covers(apex, key.rdata) for anchor in anchors)
 
 
-def check_signatures(contents: ZoneContents, keys: list[Key], now: float) -> Signatures:
+def check_signatures(contents: ZoneContents, keys: list[ZoneKey], now: float) -> Signatures:
     """Check every RRSIG, and that everything authoritative has one and nothing else does.
 
     The contents have the shape of a root (`shape.check_root`) or of its hosts, and *keys* are those of its trusted
@@ -263,7 +263,7 @@ _THE_CHILDS = frozenset({NS, A, AAAA})
 
 
 def _check_rrset(
-    rrset: RRset, apex: bytes, keys: Sequence[Key], now: float
+    rrset: RRset, apex: bytes, keys: Sequence[ZoneKey], now: float
 ) -> tuple[list[tuple[float, float]], list[str]]:
     """Inception and expiration of each good RRSIG, and why others could not be judged; raises at the first bad one."""
     if len(rrset.rrsigs) > MAX_RRSIGS_PER_RRSET:
@@ -329,7 +329,7 @@ def _signer(rrsig: bytes) -> str:
     return f"key {tag} (algorithm {algorithm})"
 
 
-def _list(keys: Iterable[Key]) -> str:
+def _list(keys: Iterable[ZoneKey]) -> str:
     return ", ".join(map(str, keys)) or "none"
 
 

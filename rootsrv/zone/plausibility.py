@@ -21,7 +21,7 @@ HOLD_MARGIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ChangeLimits:
     """What is gross.  A normal update of the root changes a few records."""
 
     tlds_gone_percent: float = 5.0
@@ -63,7 +63,7 @@ class Hold:
 
 
 def judge(
-    update: ZoneContents, serving: ZoneContents | None, signatures_until: float | None, now: float, limits: Limits
+    update: ZoneContents, serving: ZoneContents | None, signatures_until: float | None, now: float, limits: ChangeLimits
 ) -> Accept | Hold:
     """Compare *update* with the zone in *serving*; *signatures_until* and *now* in seconds since 1970."""
     reasons: list[str] = []
@@ -102,7 +102,7 @@ def _date_of(serial: int) -> datetime.date | None:
 
 
 def _compare(
-    update: ZoneContents, serving: ZoneContents, limits: Limits, reasons: list[str], oddities: list[str]
+    update: ZoneContents, serving: ZoneContents, limits: ChangeLimits, reasons: list[str], oddities: list[str]
 ) -> None:
     before, after = set(serving.delegations), set(update.delegations)
     _share("TLDs gone", before - after, len(before), limits.tlds_gone_percent, reasons, oddities)

@@ -62,7 +62,7 @@ class NotAuthenticated(TransferFailed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class InboundLimits:
     """What one transfer may bring.  A root zone is 1.3 MB on the wire, 25,000 records."""
 
     octets: int = 16_000_000
@@ -130,7 +130,7 @@ class Inbound:
         *,
         base: ZoneContents | None = None,
         tsig: TsigStream | None = None,
-        limits: Limits = Limits(),
+        limits: InboundLimits = InboundLimits(),
     ) -> None:
         """*zone* in wire format; *qtype* AXFR or IXFR; *base* is the version that an IXFR starts from."""
         self.zone = zone

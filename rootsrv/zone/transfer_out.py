@@ -39,7 +39,7 @@ _FIXED = struct.Struct("!HHIH")
 
 
 @dataclass(frozen=True, slots=True)
-class Edns:
+class ResponseOpt:
     """The OPT record of a response (RFC 6891 §6.1.1)."""
 
     expire_seconds: int | None = None
@@ -58,7 +58,7 @@ def respond(
     rcode: int = 0,
     flags: int = QR,
     answers: Iterable[bytes] = (),
-    edns: Edns | None = None,
+    edns: ResponseOpt | None = None,
 ) -> bytes:
     """One message; *answers* in wire format; with OPT if *edns* is given."""
     records = list(answers)

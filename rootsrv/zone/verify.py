@@ -194,7 +194,7 @@ def _anchors_of(apex: bytes, delegation: RRset | None) -> TrustAnchors:
 
 def _host_keys(
     contents: ZoneContents, trust_anchors: TrustAnchors | None, now: float, checks: list[str]
-) -> tuple[list[dnssec.Key], list[str]]:
+) -> tuple[list[dnssec.ZoneKey], list[str]]:
     """The keys of a signed zone of hosts, and alarms."""
     if trust_anchors is None:
         keys = dnssec.check_own_keys(contents, now)
@@ -206,7 +206,7 @@ def _host_keys(
 
 
 def _check_signatures(
-    contents: ZoneContents, keys: list[dnssec.Key], now: float, checks: list[str]
+    contents: ZoneContents, keys: list[dnssec.ZoneKey], now: float, checks: list[str]
 ) -> dnssec.Signatures:
     """Every signature, and the NSEC chain where there is one; appends to *checks*, and to the alarms found."""
     signatures = dnssec.check_signatures(contents, keys, now)

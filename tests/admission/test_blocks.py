@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rootsrv.admission.blocks import Block, BlockRefused, Blocks, Matcher, parse_prefix, parse_seconds
-from rootsrv.control.protocol import Answer, Caller, Order, Refused, read_request
+from rootsrv.control.protocol import Caller, Order, Refused, Reply, read_request
 from rootsrv.page.layout import MAX_BLOCKS, Page
 
 SECOND = 10**9
@@ -134,7 +134,7 @@ def test_commands_answer_with_what_is_blocked_or_with_an_error(page: Page, tmp_p
     def order(command: str, **facts: Any) -> Mapping[str, Any]:
         asked = read_request(json.dumps({"command": command, **facts}).encode(), commands)
         told = asyncio.run(asked.command.run(Order(asked.wanted, Caller(1000, 77, "anna"))))
-        assert not isinstance(told, Answer)
+        assert not isinstance(told, Reply)
         return told
 
     told = order("block", prefix="198.51.100.0/24", seconds=60, reason="flood")

@@ -11,7 +11,7 @@ import pytest
 
 from rootsrv.anycast import fastpath_watch
 from rootsrv.anycast.fastpath_watch import FastPathWatch
-from rootsrv.health.evidence import FastPath
+from rootsrv.health.evidence import FastPathTest
 
 
 class Serve:
@@ -78,13 +78,13 @@ def test_a_right_one_is_left_alone_and_counted(tmp_path: Path) -> None:
     serve = Serve("right")
     seen = watched(tmp_path / "s", serve, lambda watch: watch.replies[4] > 0)
 
-    assert (seen.state, seen.replies, seen.alarm, serve.detached) == (FastPath.RIGHT, {4: 12, 6: 2}, "", [])
+    assert (seen.state, seen.replies, seen.alarm, serve.detached) == (FastPathTest.RIGHT, {4: 12, 6: 2}, "", [])
 
 
 @pytest.mark.parametrize("state", ["wrong", "dead"])
 def test_a_bad_one_is_detached_and_that_stays_an_alarm(tmp_path: Path, state: str) -> None:
     serve = Serve("right", state)
-    seen = watched(tmp_path / "s", serve, lambda watch: bool(watch.alarm) and watch.state is FastPath.OFF)
+    seen = watched(tmp_path / "s", serve, lambda watch: bool(watch.alarm) and watch.state is FastPathTest.OFF)
 
     assert serve.detached == [f"{state}: probe 3"]
     assert seen.alarm == f"the fast path was detached ({state}: probe 3)"
@@ -95,29 +95,29 @@ def test_what_is_bad_once_is_not_detached(tmp_path: Path) -> None:
     serve = Serve("right", "wrong", "right", "dead", "right")
     seen = watched(tmp_path / "s", serve, lambda _: serve.probes >= 8)
 
-    assert (seen.state, serve.detached) == (FastPath.RIGHT, [])
+    assert (seen.state, serve.detached) == (FastPathTest.RIGHT, [])
 
 
 def test_one_that_cannot_be_detached_is_stuck(tmp_path: Path) -> None:
     serve = Serve("wrong", obeys=False)
 
-    assert watched(tmp_path / "s", serve, lambda watch: watch.stuck).state is FastPath.WRONG
+    assert watched(tmp_path / "s", serve, lambda watch: watch.stuck).state is FastPathTest.WRONG
 
 
 def test_by_policy_it_is_not_detached(tmp_path: Path) -> None:
     serve = Serve("wrong")
     seen = watched(tmp_path / "s", serve, lambda _: serve.probes >= 6, detach=False)
 
-    assert (seen.state, seen.stuck, serve.detached) == (FastPath.WRONG, False, [])
+    assert (seen.state, seen.stuck, serve.detached) == (FastPathTest.WRONG, False, [])
 
 
 def test_nonsense_is_dead_and_a_serve_that_never_answered_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nonsense = watched(tmp_path / "s", Serve("splendid"), lambda watch: watch.state is FastPath.DEAD, detach=False)
+    nonsense = watched(tmp_path / "s", Serve("splendid"), lambda watch: watch.state is FastPathTest.DEAD, detach=False)
     assert "splendid" in nonsense.detail
 
-    async def alone() -> FastPath:
+    async def alone() -> FastPathTest:
         asked = asyncio.Semaphore(0)
         honest = fastpath_watch.ask
 
@@ -134,4 +134,4 @@ def test_nonsense_is_dead_and_a_serve_that_never_answered_has_none(
         await asyncio.gather(task, return_exceptions=True)
         return watching.state
 
-    assert asyncio.run(alone()) is FastPath.OFF
+    assert asyncio.run(alone()) is FastPathTest.OFF

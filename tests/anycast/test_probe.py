@@ -18,8 +18,8 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.anycast.probe import Address, Expectations, Prober
-from rootsrv.health.evidence import Outcome, Probe
-from rootsrv.health.evidence import Transport as ProbedTransport
+from rootsrv.health.evidence import Probe, ProbeOutcome
+from rootsrv.health.evidence import ProbeTransport as ProbedTransport
 from rootsrv.page.layout import Page
 from rootsrv.wire.name import ROOT
 from rootsrv.zone.anchors import TrustAnchors
@@ -121,7 +121,7 @@ def probe(
     return asyncio.run(once())
 
 
-def outcomes(probes: tuple[Probe, ...], transport: ProbedTransport) -> set[Outcome]:
+def outcomes(probes: tuple[Probe, ...], transport: ProbedTransport) -> set[ProbeOutcome]:
     return {each.outcome for each in probes if each.transport is transport}
 
 
@@ -130,7 +130,7 @@ def test_asks_for_soa_referral_and_nxdomain_over_both_transports(page: Page) -> 
         probes = probe(port, page)
 
     assert len(probes) == 6
-    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {Outcome.RIGHT}
+    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {ProbeOutcome.RIGHT}
     names = [each.question for each in probes if each.transport is UDP]
     assert names[0] == ". SOA"
     assert names[1].startswith("a name below ")
@@ -141,8 +141,8 @@ def test_another_serial_is_wrong_data_and_is_named(page: Page) -> None:
     with server(rightly(2)) as port:
         probes = probe(port, page)
 
-    assert Outcome.WRONG in outcomes(probes, UDP)
-    assert Outcome.WRONG in outcomes(probes, TCP)
+    assert ProbeOutcome.WRONG in outcomes(probes, UDP)
+    assert ProbeOutcome.WRONG in outcomes(probes, TCP)
     assert "wrong data to . SOA (NOERROR, " in str(probes[0])
     assert "serial 2026112102" in str(probes[0])
 
@@ -150,7 +150,7 @@ def test_another_serial_is_wrong_data_and_is_named(page: Page) -> None:
 def test_the_staged_table_is_right_too(page: Page) -> None:
     page.staged = 2
     with server(rightly(2)) as port:
-        assert outcomes(probe(port, page), UDP) == {Outcome.RIGHT}
+        assert outcomes(probe(port, page), UDP) == {ProbeOutcome.RIGHT}
 
 
 def test_what_was_wrong_once_and_is_right_from_another_port_is_right(page: Page) -> None:
@@ -164,11 +164,11 @@ def test_what_was_wrong_once_and_is_right_from_another_port_is_right(page: Page)
 
     with server(at_first_wrongly) as port:
         probes = probe(port, page)
-    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {Outcome.RIGHT}
+    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {ProbeOutcome.RIGHT}
 
 
 def test_the_table_before_stays_right_for_the_grace_time(page: Page) -> None:
-    async def after_switching(grace_seconds: float) -> set[Outcome]:
+    async def after_switching(grace_seconds: float) -> set[ProbeOutcome]:
         expected = Expectations(page, responder, grace_seconds)
         page.active = 1
         await expected.refresh()
@@ -179,8 +179,8 @@ def test_the_table_before_stays_right_for_the_grace_time(page: Page) -> None:
         return outcomes(probes[LOOPBACK], UDP)
 
     with server(rightly(1)) as port:
-        assert asyncio.run(after_switching(10.0)) == {Outcome.RIGHT}
-        assert Outcome.WRONG in asyncio.run(after_switching(0.0))
+        assert asyncio.run(after_switching(10.0)) == {ProbeOutcome.RIGHT}
+        assert ProbeOutcome.WRONG in asyncio.run(after_switching(0.0))
 
 
 def test_a_switchover_while_a_probe_is_on_its_way_is_not_wrong_data(page: Page) -> None:
@@ -190,7 +190,7 @@ def test_a_switchover_while_a_probe_is_on_its_way_is_not_wrong_data(page: Page) 
 
     with server(switched_meanwhile) as port:
         probes = probe(port, page)
-    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {Outcome.RIGHT}
+    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {ProbeOutcome.RIGHT}
 
 
 def test_no_answer_is_silence_and_a_closed_port_says_so(page: Page) -> None:
@@ -198,8 +198,8 @@ def test_no_answer_is_silence_and_a_closed_port_says_so(page: Page) -> None:
         quiet = probe(port, page, patience=0.3)
     closed = probe(port, page)
 
-    assert outcomes(quiet, UDP) == outcomes(quiet, TCP) == {Outcome.SILENT}
-    assert outcomes(closed, UDP) == outcomes(closed, TCP) == {Outcome.SILENT}
+    assert outcomes(quiet, UDP) == outcomes(quiet, TCP) == {ProbeOutcome.SILENT}
+    assert outcomes(closed, UDP) == outcomes(closed, TCP) == {ProbeOutcome.SILENT}
     assert str(closed[0]) == "UDP 127.0.0.1: no answer to . SOA (refused)"
 
 
@@ -224,7 +224,7 @@ def test_who_has_no_descriptor_left_has_not_asked(page: Page, monkeypatch: pytes
 
         probes = asyncio.run(once())
 
-    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {Outcome.NOT_ASKED}
+    assert outcomes(probes, UDP) == outcomes(probes, TCP) == {ProbeOutcome.NOT_ASKED}
     assert str(probes[0]) == "UDP 127.0.0.1: not asked to . SOA (Too many open files)"
 
 
@@ -239,8 +239,8 @@ def test_wrong_data_and_then_silence_is_a_failed_probe(page: Page) -> None:
 
     with server(once_and_wrongly) as port:
         probes = probe(port, page)
-    assert Outcome.CANNOT_TELL in outcomes(probes, UDP)
-    assert Outcome.WRONG not in outcomes(probes, UDP) | outcomes(probes, TCP)
+    assert ProbeOutcome.CANNOT_TELL in outcomes(probes, UDP)
+    assert ProbeOutcome.WRONG not in outcomes(probes, UDP) | outcomes(probes, TCP)
 
 
 @pytest.mark.parametrize("reply", [b"", b"\0", bytes(11), bytes(600)], ids=len)
@@ -248,7 +248,7 @@ def test_octets_that_are_no_response_are_not_right(page: Page, reply: bytes) -> 
     with server(lambda query, _: query[:2] + reply) as port:
         probes = probe(port, page)
 
-    assert outcomes(probes, UDP) == {Outcome.WRONG}
+    assert outcomes(probes, UDP) == {ProbeOutcome.WRONG}
 
 
 def test_an_address_that_is_not_on_this_host_is_not_asked(page: Page) -> None:
@@ -261,7 +261,7 @@ def test_an_address_that_is_not_on_this_host_is_not_asked(page: Page) -> None:
     with server(answer) as port:
         probes = probe(port, page, held=frozenset())
 
-    assert {each.outcome for each in probes} == {Outcome.ABSENT}
+    assert {each.outcome for each in probes} == {ProbeOutcome.ABSENT}
     assert asked == []
 
 
@@ -269,4 +269,4 @@ def test_without_a_table_nothing_can_be_told(page: Page) -> None:
     for generation in (0, 99):
         page.active = generation
         with server(rightly(1)) as port:
-            assert {each.outcome for each in probe(port, page)} == {Outcome.CANNOT_TELL}
+            assert {each.outcome for each in probe(port, page)} == {ProbeOutcome.CANNOT_TELL}

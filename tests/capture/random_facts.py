@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from rootsrv.capture.facts import Fact, Kind, OptBits, Transport
+from rootsrv.capture.facts import Fact, Kind, OptBits, TransportCode
 
 SERVERS = {4: bytes([198, 41, 0, 4]) + bytes(12), 6: bytes.fromhex("20010503ba3e00000000000200000030")}
 TLDS = [b"com", b"net", b"org", b"arpa", b"de", b"local", b"home", b"lan", b"internal", b"xn--p1ai", b"corp"]
@@ -55,7 +55,7 @@ def query(draw: random.Random, time: int, *, anything: bool = False) -> Fact:
         time=time,
         kind=Kind.QUERY,
         family=family,
-        transport=draw.choice(list(Transport) if anything else [0, 0, 0, 0, 1]),
+        transport=draw.choice(list(TransportCode) if anything else [0, 0, 0, 0, 1]),
         hop_limit=word(8) if anything else draw.randint(40, 64),
         traffic_class=word(8) if anything else 0,
         opt_bits=opt,

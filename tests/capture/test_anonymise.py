@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 from rootsrv.capture import anonymise, anonymise_packets, cdns
-from rootsrv.capture.anonymise import Aes128, Anonymiser, CryptoPan, KeyUnusable, Truncation, client_subnets
+from rootsrv.capture.anonymise import Aes128, Anonymiser, CryptoPan, KeyLengthWrong, Truncation, client_subnets
 from rootsrv.capture.anonymise_packets import RecordCutOff, packets
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.cdns_columns import ColumnWriter
@@ -96,9 +96,9 @@ def test_truncation_keeps_a_24_and_a_48() -> None:
 
 
 def test_a_key_of_the_wrong_length_is_refused() -> None:
-    with pytest.raises(KeyUnusable, match="cryptopan needs a key of 32 octets, this one has 16"):
+    with pytest.raises(KeyLengthWrong, match="cryptopan needs a key of 32 octets, this one has 16"):
         CryptoPan(KEY)
-    with pytest.raises(KeyUnusable, match="aes-128 needs a key of 16 octets, this one has 0"):
+    with pytest.raises(KeyLengthWrong, match="aes-128 needs a key of 16 octets, this one has 0"):
         anonymise.anonymiser("aes-128", b"")
     with pytest.raises(ValueError, match="a prefix of 33 bits of 32"):
         Truncation(33, 48)

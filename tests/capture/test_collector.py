@@ -19,9 +19,9 @@ import zstandard
 
 from rootsrv.capture import files, formats, messages, offer, pcap, rings, sequence
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import Collector, State, Wanted
+from rootsrv.capture.collector import Collector, CollectorState, WantedCapture
 from rootsrv.capture.compression import compressors
-from rootsrv.capture.files import Directory, Finisher, OutputFile
+from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.process.clock import boottime_ns
 from tests.capture.test_role import packets
@@ -46,7 +46,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.wall_offset = self.wall - boottime_ns()
-        self.place = Directory(
+        self.place = CaptureDirectory(
             self.directory,
             quota_octets=self.quota_octets,
             keep_free_octets=self.keep_free_octets,
@@ -67,7 +67,7 @@ class Bench:
 
     def start(self, kind: str = "pcap", compression: str = "none", rotation: int = 60, **more: object) -> None:
         self.collector.start(
-            Wanted(
+            WantedCapture(
                 make_format=lambda: formats.make(kind, Collection()),
                 begin_member=compressors(compression),
                 compression=compression,
@@ -189,7 +189,7 @@ def test_it_ends_when_its_time_is_over(bench: Bench) -> None:
     bench.turn()
     bench.finisher.wait()
 
-    assert bench.collector.state is State.IDLE
+    assert bench.collector.state is CollectorState.IDLE
     assert sum(map(len, bench.times().values())) == 1
     assert [ring.shape for ring in bench.rings] == [rings.OFF, rings.OFF]
 
@@ -201,13 +201,13 @@ def test_a_quota_that_is_reached_stops_it_and_what_comes_then_is_counted(tmp_pat
         bench.ask(MIDNIGHT - 300 + second, amount=40)
         bench.collector._room_at = 0.0
         bench.turn()
-    assert bench.collector.state is State.FULL
+    assert bench.collector.state is CollectorState.FULL
     bench.finisher.wait()
     for each in bench.place.files()[:8]:
         each.unlink()
     bench.collector._room_at = 0.0
     bench.turn()
-    assert bench.collector.state is State.CAPTURING
+    assert bench.collector.state is CollectorState.CAPTURING
     bench.ask(MIDNIGHT - 31, amount=7)
     bench.turn()
     bench.stop()
@@ -256,7 +256,7 @@ def test_a_disk_that_gets_full_leaves_whole_files_and_every_query_in_them_or_cou
     monkeypatch.setattr(files, "MEMBER_OCTETS", 100_000)
     bench = Bench(small_disk / "files")
     bench.start(kind, compression, rotation=86_400)
-    while bench.collector.state is State.CAPTURING:
+    while bench.collector.state is CollectorState.CAPTURING:
         # What is asked with padding is raw in C-DNS, and a block of it larger than the disk.
         amount, padding = (100, 400) if kind == "pcap" else (1000, 0)
         bench.ask(MIDNIGHT - 3600 + bench.sent / 1000, amount=amount, padding=padding)
@@ -337,7 +337,9 @@ def test_columns_and_plain_python_make_the_same_records(monkeypatch: pytest.Monk
         source = generator.randbytes(16)
         family = generator.choice((4, 6))
         end = source[:4].ljust(16, b"\0") if family == 4 else source
-        message = messages.Message(number * 1000, family, generator.choice((0, 1)), end, 4000, end, 53, 0, b"", octets)
+        message = messages.CapturedMessage(
+            number * 1000, family, generator.choice((0, 1)), end, 4000, end, 53, 0, b"", octets
+        )
         rows += pcap.rows_of(message)
         if number % 50 == 0:
             rows += messages.fact_of(message).to_rows()
@@ -354,8 +356,8 @@ def test_messages_of_a_connection_follow_each_other(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(pcap, "_MAX_STREAMS", 2)
     streams, sizes = pcap.Streams(), (17, 65_535, 40)
 
-    def message(port: int, size: int, at: int) -> messages.Message:
-        return messages.Message(at * SECOND, 4, 1, bytes(16), port, bytes(16), 53, 0, b"", bytes(size))
+    def message(port: int, size: int, at: int) -> messages.CapturedMessage:
+        return messages.CapturedMessage(at * SECOND, 4, 1, bytes(16), port, bytes(16), 53, 0, b"", bytes(size))
 
     first, second, third = (streams.place(message(4000, size, 4294)) for size in sizes)
     assert (second - first, third - second) == (19, 65_537)

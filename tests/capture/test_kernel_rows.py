@@ -12,7 +12,7 @@ import pytest
 from bench.frames import Frame
 from rootsrv.answer.responder import Responder, Transport
 from rootsrv.capture import facts, messages, rings
-from rootsrv.capture.messages import Message
+from rootsrv.capture.messages import CapturedMessage
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import constant, ffi
 from rootsrv.fastpath.program import Interface, Program
@@ -122,7 +122,9 @@ def test_a_fact_is_what_the_message_and_its_response_come_to(
     packed = sent(query, family).to_octets()
     source, service = (frame_address(packed, family, which) for which in (0, 1))
     known = messages.fact_of(
-        Message(fact.time, family, Transport.UDP, source, 40000, service, 53, len(response), response[2:18], query)
+        CapturedMessage(
+            fact.time, family, Transport.UDP, source, 40000, service, 53, len(response), response[2:18], query
+        )
     )
     assert fact == known._replace(hop_limit=57, traffic_class=0x28)
 

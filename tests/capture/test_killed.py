@@ -17,7 +17,7 @@ import pytest
 
 from rootsrv.capture import messages, pcap
 from rootsrv.capture.compression import compressors
-from rootsrv.capture.files import CHECKSUM, INCOMPLETE, METADATA, PART, Directory, Finisher, OutputFile
+from rootsrv.capture.files import CHECKSUM, INCOMPLETE, METADATA, PART, CaptureDirectory, Finisher, OutputFile
 from tests.capture.test_role import packets, query
 from tests.needs import require_tool
 
@@ -25,9 +25,9 @@ AMOUNT = 30
 CALLS = {os: ("open", "write", "fsync", "close", "rename", "unlink", "ftruncate"), io: ("open",)}
 
 
-def open_directory(path: Path) -> Directory:
+def open_directory(path: Path) -> CaptureDirectory:
     """As the role does when it starts."""
-    return Directory(
+    return CaptureDirectory(
         path, quota_octets=1 << 40, keep_free_octets=0, retention_seconds=0, removes_oldest=False
     )  # fmt: skip
 
@@ -39,7 +39,7 @@ def write_a_file(directory: Path, cuts_back: bool) -> None:
     file = OutputFile(directory / "test.20261128.000000.000000.pcap.gz", compressors("gzip"), pcap.HEAD, b"")
     for member in range(2):
         rows = b"".join(
-            pcap.rows_of(messages.Message(number, 4, 0, bytes(16), 4000, bytes(16), 53, 0, b"", query(number)))
+            pcap.rows_of(messages.CapturedMessage(number, 4, 0, bytes(16), 4000, bytes(16), 53, 0, b"", query(number)))
             for number in range(member * AMOUNT, (member + 1) * AMOUNT)
         )
         file.write(pcap.records(rows, 0), AMOUNT)

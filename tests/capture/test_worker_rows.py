@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rootsrv.capture import facts, messages, offer, rings
-from rootsrv.capture.messages import Message
+from rootsrv.capture.messages import CapturedMessage
 from tests.server.live import Instance, serving, wait_until
 
 
@@ -40,7 +40,7 @@ def drain(ring: rings.Ring) -> bytes:
     return octets
 
 
-def told(found: offer.Taken) -> list[Message]:
+def told(found: offer.Taken) -> list[CapturedMessage]:
     return [message for ring in found.rings for message in messages.read(drain(ring))]
 
 

@@ -34,7 +34,7 @@ def test_a_line_says_what_was_answered_and_by_whom() -> None:
 @pytest.mark.parametrize("wrong", [{"port": 0}, {"tlds": 2}, {"workers": 65}, {"rate": -1}, {"tour_seconds": -1.0}])
 def test_what_cannot_be_is_refused(wrong: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
     good = {"port": PORT, "tlds": 40, "workers": 1, "rate": 0, "tour_seconds": 0.0}
-    assert demo.run(demo.Wanted(**{**good, **wrong})) == 2  # type: ignore[arg-type]
+    assert demo.run(demo.DemoWanted(**{**good, **wrong})) == 2  # type: ignore[arg-type]
     assert next(iter(wrong)).split("_")[0] in capsys.readouterr().err
 
 

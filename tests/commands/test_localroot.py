@@ -11,7 +11,7 @@ from rootsrv.commands.parser import main
 from rootsrv.localroot import observations, register
 from rootsrv.localroot.observations import Fresh, Observations, Proved
 from rootsrv.localroot.register import Register
-from rootsrv.localroot.servers import Servers, Wish
+from rootsrv.localroot.servers import Servers, ServerWish
 from rootsrv.localroot.subscribers import Subscribers
 from rootsrv.portal.accounts import Accounts
 from tests.localroot.accounts import add_user
@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> Path:
     kept = Register(tmp_path / "state" / register.DIRECTORY)
     servers = Servers(kept, "localroot.example", (".",), private=True)
     user = add_user(kept, "a@example.net", NOW)
-    server = servers.add(user, Wish("rz 1", "bind", ["192.0.2.1", "192.0.2.2"], ["."]), NOW)
+    server = servers.add(user, ServerWish("rz 1", "bind", ["192.0.2.1", "192.0.2.2"], ["."]), NOW)
     servers.new_key(user, server, NOW)
     kept.close()
     seen = Observations(tmp_path / "state" / observations.FILE)

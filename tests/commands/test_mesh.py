@@ -91,7 +91,7 @@ def test_a_key_is_never_overwritten_and_nobody_else_may_read_it(
     assert rootsrv("key", path) == 1
     assert path.read_bytes() == octets
     path.chmod(0o640)
-    with pytest.raises(signing_key.KeyUnusable, match="others may read it"):
+    with pytest.raises(signing_key.SigningKeyUnusable, match="others may read it"):
         signing_key.load(path)
 
 

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from rootsrv.control import client
 from rootsrv.control.protocol import (
     LONGEST_LINE_OCTETS,
-    Answer,
-    Asked,
     Command,
     Commands,
     Nothing,
     Order,
     Refused,
+    Reply,
+    RequestLine,
     read_request,
     response_line,
 )
@@ -64,8 +64,8 @@ def commands() -> Commands:
     async def odd(_: Order[Nothing]) -> Mapping[str, Any]:
         return {"not": {"JSON"}}
 
-    async def reverse(order: Order[Nothing]) -> Answer:
-        return Answer({"octets given": len(order.octets)}, order.octets[::-1])
+    async def reverse(order: Order[Nothing]) -> Reply:
+        return Reply({"octets given": len(order.octets)}, order.octets[::-1])
 
     return {
         "echo": Command(echo, Everything),
@@ -368,7 +368,7 @@ def test_whatever_the_line_it_is_a_command_or_refused(line: bytes) -> None:
         except Refused as error:
             told = str(error)
         else:
-            assert isinstance(asked, Asked)
+            assert isinstance(asked, RequestLine)
         assert json.loads(response_line({"ok": False, "error": told}))["error"] == told
 
 

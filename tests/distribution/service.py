@@ -19,7 +19,7 @@ from rootsrv.config.zones import AdminConfig, PeerConfig
 from rootsrv.distribution.limits import TransferLimits
 from rootsrv.distribution.listener import Listener
 from rootsrv.distribution.notify import NotifySender
-from rootsrv.distribution.offered import KeptVersions, OfferedZone, State
+from rootsrv.distribution.offered import KeptVersions, OfferedZone, OfferState
 from rootsrv.distribution.requests import Asker, ConfiguredPeers, Requests
 from rootsrv.process.security import SecurityEvents
 from rootsrv.wire.tsig import Key
@@ -60,7 +60,7 @@ class Service:
         assert ready.wait(20)
         return done[0]
 
-    def put(self, contents: ZoneContents, state: State = State.IN_SERVICE, left: float = 3600.0) -> None:
+    def put(self, contents: ZoneContents, state: OfferState = OfferState.IN_SERVICE, left: float = 3600.0) -> None:
         """Offer *contents*."""
         until = time.monotonic() + left
         self.call(lambda: self.zone.put(contents, state, lambda: until - time.monotonic()))

@@ -14,8 +14,8 @@ import pytest
 
 from rootsrv.demo import generate
 from rootsrv.distribution import notify as module
-from rootsrv.distribution.notify import NotifySender, Outcome, Target, Told
-from rootsrv.distribution.offered import OfferedZone, State
+from rootsrv.distribution.notify import NotifyOutcome, NotifySender, NotifyTarget, Told
+from rootsrv.distribution.offered import OfferedZone, OfferState
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.message import parse
 from rootsrv.wire.tsig import Checker, Key, Signer
@@ -65,7 +65,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> Iterator[No
 
 def offered() -> OfferedZone:
     zone = OfferedZone(ROOT)
-    zone.put(ONE, State.IN_SERVICE, lambda: 100.0)
+    zone.put(ONE, OfferState.IN_SERVICE, lambda: 100.0)
     return zone
 
 
@@ -101,8 +101,8 @@ async def done(sender: NotifySender) -> None:
     await until(lambda: not sender.on_their_way)
 
 
-def target(port: int, told: Callable[[Told], None], address: str = "127.0.0.1", key: Key | None = None) -> Target:
-    return Target(f"peer {address}", address, port, key, told)
+def target(port: int, told: Callable[[Told], None], address: str = "127.0.0.1", key: Key | None = None) -> NotifyTarget:
+    return NotifyTarget(f"peer {address}", address, port, key, told)
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["unsigned", "signed"])
@@ -127,7 +127,7 @@ def test_two_thousand_peers_are_told_with_fifty_descriptors(key: Key | None) -> 
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert len({port for port, _ in peers.seen}) == 1
-        assert {each.outcome for each in told.values()} == {Outcome.SENT}
+        assert {each.outcome for each in told.values()} == {NotifyOutcome.SENT}
         await sender.close()
 
     run(work())
@@ -140,7 +140,7 @@ def test_an_answer_confirms_and_a_lost_one_is_made_up_for(monkeypatch: pytest.Mo
         sender = NotifySender(["127.0.0.1"])
         sender.tell(offered(), [target(await listening(peers), told.append, key=KEY)])
         await done(sender)
-        assert [each.outcome for each in told] == [Outcome.SENT, Outcome.CONFIRMED]
+        assert [each.outcome for each in told] == [NotifyOutcome.SENT, NotifyOutcome.CONFIRMED]
         assert (told[-1].tries, told[-1].rcode, str(told[-1])) == (3, 0, "1: confirmed")
 
     with quick(monkeypatch):
@@ -180,7 +180,7 @@ def test_a_newer_version_takes_the_place_of_what_is_on_its_way(monkeypatch: pyte
         sender = NotifySender()
         sender.tell(zone, [one])
         await until(lambda: peers.seen)
-        zone.put(TWO, State.IN_SERVICE, lambda: 100.0)
+        zone.put(TWO, OfferState.IN_SERVICE, lambda: 100.0)
         sender.tell(zone, [one])
         assert sender.on_their_way == 1
         await done(sender)
@@ -257,7 +257,7 @@ def test_two_zones_share_the_line() -> None:
         sender = NotifySender(clock=lambda: now)
         peers = [target(port, lambda _: None, f"127.0.0.{n}") for n in range(1, 4)]
         other = OfferedZone(b"\4arpa\0")
-        other.put(TWO, State.IN_SERVICE, lambda: 100.0)
+        other.put(TWO, OfferState.IN_SERVICE, lambda: 100.0)
         sender.tell(offered(), peers, 0.1)
         sender.tell(other, peers, 0.01)
         due = sorted(at for at, _, _ in sender._heap)
@@ -283,7 +283,9 @@ def test_ipv6_and_v4_mapped_addresses() -> None:
             port = await listening(Peers(), bound)
             sender.tell(offered(), [target(port, told.append, address)])
             await done(sender)
-        assert [each.outcome for each in told if each.outcome is not Outcome.SENT] == [Outcome.CONFIRMED] * 2
+        assert [each.outcome for each in told if each.outcome is not NotifyOutcome.SENT] == [
+            NotifyOutcome.CONFIRMED
+        ] * 2
 
     run(work())
 

@@ -11,13 +11,13 @@ import pytest
 
 from rootsrv.demo import generate
 from rootsrv.distribution import offered as module
-from rootsrv.distribution.offered import OfferedZone, ReadyTransfer, State
+from rootsrv.distribution.offered import OfferedZone, OfferState, ReadyTransfer
 from rootsrv.distribution.requests import transfer
 from rootsrv.wire.message import AXFR, IXFR
 from rootsrv.wire.tsig import Key, Signer
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import Inbound, TsigStream, difference
-from rootsrv.zone.transfer_out import Difference, Edns
+from rootsrv.zone.transfer_out import Difference, ResponseOpt
 
 ROOT = b"\0"
 VERSIONS = [generate.root_contents(serial=serial, tlds=200, seed=1) for serial in range(1, 12)]
@@ -35,7 +35,7 @@ def read(ready: ReadyTransfer, base: ZoneContents | None = None, *, key: Key | N
     tsig = TsigStream(key, b"m" * 32) if key else None
     inbound = Inbound(ROOT, qtype, 7, base=base, tsig=tsig)
     signer = Signer(key, b"m" * 32) if key else None
-    for parts in transfer(ready, 7, ROOT + struct.pack("!HH", qtype, 1), Edns(1234), signer):
+    for parts in transfer(ready, 7, ROOT + struct.pack("!HH", qtype, 1), ResponseOpt(1234), signer):
         inbound.receive_message(b"".join(parts), time.time())
     inbound.receive_eof()
     assert inbound.expire_seconds == 1234
@@ -52,7 +52,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def test_the_whole_zone_arrives(key: Key | None) -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        zone.put(VERSIONS[0], State.IN_SERVICE, forever)
+        zone.put(VERSIONS[0], OfferState.IN_SERVICE, forever)
         assert read(await zone.whole(), key=key).rrsets == VERSIONS[0].rrsets
 
     run(work())
@@ -70,8 +70,8 @@ def test_a_version_is_made_once_however_many_ask(monkeypatch: pytest.MonkeyPatch
 
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        zone.put(VERSIONS[0], State.IN_SERVICE, forever)
-        zone.put(VERSIONS[1], State.IN_SERVICE, forever)
+        zone.put(VERSIONS[0], OfferState.IN_SERVICE, forever)
+        zone.put(VERSIONS[1], OfferState.IN_SERVICE, forever)
         got = await asyncio.gather(*(zone.whole() for _ in range(20)), *(zone.since(1) for _ in range(20)))
         assert len({id(each) for each in got}) == 2
         assert [each.base for each in got] == [None] * 20 + [1] * 20
@@ -83,7 +83,7 @@ def test_a_version_is_made_once_however_many_ask(monkeypatch: pytest.MonkeyPatch
 def test_one_that_is_cancelled_takes_nothing_from_the_others() -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        zone.put(VERSIONS[0], State.IN_SERVICE, forever)
+        zone.put(VERSIONS[0], OfferState.IN_SERVICE, forever)
         first, second = asyncio.create_task(zone.whole()), asyncio.create_task(zone.whole())
         await asyncio.sleep(0)
         first.cancel()
@@ -96,7 +96,7 @@ def test_differences_lead_from_every_version_that_is_remembered() -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
         for each in VERSIONS:  # put one after the other, before any difference could be made
-            zone.put(each, State.IN_SERVICE, forever)
+            zone.put(each, OfferState.IN_SERVICE, forever)
         newest = VERSIONS[-1]
         for older in VERSIONS[-1 - module.MAX_DIFFERENCES : -1]:
             ready = await zone.since(older.serial)
@@ -114,7 +114,7 @@ def test_a_difference_that_is_larger_than_the_zone_is_not_sent() -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
         for each in OTHER:
-            zone.put(each, State.IN_SERVICE, forever)
+            zone.put(each, OfferState.IN_SERVICE, forever)
         ready = await zone.since(2)
         assert ready.base is None
         assert read(ready, OTHER[1]).rrsets == OTHER[2].rrsets
@@ -147,7 +147,7 @@ def test_after_a_restart_a_difference_is_made_from_what_is_kept_once_for_all_who
     async def work() -> None:
         kept = Kept(VERSIONS[:4])
         zone = OfferedZone(ROOT, kept)
-        zone.put(VERSIONS[3], State.IN_SERVICE, forever)
+        zone.put(VERSIONS[3], OfferState.IN_SERVICE, forever)
         got = await asyncio.gather(*(zone.since(2) for _ in range(30)))
         assert (len({id(each) for each in got}), kept.read) == (1, 1)
         assert read(got[0], VERSIONS[1]).rrsets == VERSIONS[3].rrsets
@@ -159,7 +159,7 @@ def test_a_kept_version_that_is_damaged_costs_only_the_difference() -> None:
     async def work() -> None:
         told: list[Exception] = []
         zone = OfferedZone(ROOT, Kept(VERSIONS[:4], damaged=True), told.append)
-        zone.put(VERSIONS[3], State.IN_SERVICE, forever)
+        zone.put(VERSIONS[3], OfferState.IN_SERVICE, forever)
         assert (await zone.since(2)).base is None
         assert [str(each) for each in told] == ["its digest is wrong"]
 
@@ -171,12 +171,12 @@ def test_what_its_time_says_is_what_expire_says_and_the_end() -> None:
         left = 7.9
         zone = OfferedZone(ROOT)
         assert zone.offer is None
-        zone.put(VERSIONS[0], State.HELD, lambda: left)
+        zone.put(VERSIONS[0], OfferState.HELD, lambda: left)
         assert zone.offer is not None
-        assert (zone.offer.state, zone.expire_seconds) == (State.HELD, 7)
+        assert (zone.offer.state, zone.expire_seconds) == (OfferState.HELD, 7)
         left = 0.0
         assert zone.offer is None
-        zone.put(VERSIONS[0], State.DISTRIBUTE_ONLY, forever)
+        zone.put(VERSIONS[0], OfferState.DISTRIBUTE_ONLY, forever)
         assert zone.offer is not None
         zone.withdraw()
         assert zone.offer is None
@@ -187,9 +187,9 @@ def test_what_its_time_says_is_what_expire_says_and_the_end() -> None:
 def test_who_began_with_one_version_gets_all_of_it() -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        zone.put(VERSIONS[0], State.IN_SERVICE, forever)
+        zone.put(VERSIONS[0], OfferState.IN_SERVICE, forever)
         before = await zone.whole()
-        zone.put(OTHER[1], State.IN_SERVICE, forever)
+        zone.put(OTHER[1], OfferState.IN_SERVICE, forever)
         assert read(before).rrsets == VERSIONS[0].rrsets
         assert read(await zone.whole()).rrsets == OTHER[1].rrsets
 

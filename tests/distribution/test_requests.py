@@ -28,7 +28,7 @@ from rootsrv.config.zones import PeerConfig
 from rootsrv.demo import generate
 from rootsrv.distribution import listener
 from rootsrv.distribution.limits import TransferLimits
-from rootsrv.distribution.offered import State
+from rootsrv.distribution.offered import OfferState
 from rootsrv.wire import tsig
 from rootsrv.wire.edns import EXPIRE
 from rootsrv.wire.message import parse
@@ -124,7 +124,7 @@ def parse_mac(octets: bytes) -> bytes:
 
 def test_a_chain_of_secondaries_does_not_grow_its_leases(running: Service) -> None:
     """EXPIRE is what is left, and over is over (RFC 7314 §4)."""
-    running.put(ONE, State.HELD, left=100.0)
+    running.put(ONE, OfferState.HELD, left=100.0)
     options = parse(running.tcp(query("AXFR", edns=0))).options
     assert 90 <= int.from_bytes(options[EXPIRE], "big") <= 100
     running.put(ONE, left=-1.0)

@@ -12,7 +12,7 @@ import uvloop
 from bench.peers.etcd import Cluster, cluster
 from rootsrv.distribution.tls import client_context
 from rootsrv.engine import etcd as client
-from rootsrv.engine.etcd import Compacted, EngineGone, Etcd, Event, NodeStatus, tls_context
+from rootsrv.engine.etcd import Compacted, EngineGone, Etcd, KeyEvent, NodeStatus, tls_context
 from rootsrv.engine.messages import make
 
 NOTICED_SECONDS = 8.0  # a progress request after 3 s, an answer in 2 s, and a busy machine
@@ -57,15 +57,15 @@ class Watching:
     """A watch in the background, and what it told."""
 
     def __init__(self, etcd: Etcd, prefix: str, revision: int) -> None:
-        self.events: list[Event] = []
+        self.events: list[KeyEvent] = []
         self.changed = asyncio.Event()
         self.task = asyncio.create_task(etcd.watch(prefix, revision, self._tell))
 
-    def _tell(self, events: list[Event]) -> None:
+    def _tell(self, events: list[KeyEvent]) -> None:
         self.events += events
         self.changed.set()
 
-    async def until(self, count: int) -> list[Event]:
+    async def until(self, count: int) -> list[KeyEvent]:
         while len(self.events) < count:
             self.changed.clear()
             waiting = asyncio.create_task(self.changed.wait())

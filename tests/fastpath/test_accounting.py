@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.mix import Mix
 from rootsrv.fastpath.accounting import KernelSlot, words_of
-from rootsrv.fastpath.layout import COUNTERS_OCTETS, Counters, ffi
+from rootsrv.fastpath.layout import COUNTERS_OCTETS, KernelCounters, ffi
 from rootsrv.page import counts, unique_sources
 from rootsrv.page.layout import KERNEL_SLOT, REGISTERS, Page
 from tests.fastpath.conftest import NOW, TC, XDP, Hook, InKernel, Zones, frame, message, opt, option, wire
@@ -16,7 +16,7 @@ from tests.fastpath.conftest import NOW, TC, XDP, Hook, InKernel, Zones, frame, 
 LIVE = {XDP: dataclasses.replace(XDP, program="rootsrv_xdp"), TC: dataclasses.replace(TC, program="rootsrv_tc")}
 
 
-def difference(after: Counters, before: Counters) -> dict[int, int]:
+def difference(after: KernelCounters, before: KernelCounters) -> dict[int, int]:
     new, old = words_of(after), words_of(before)
     return {word: new[word] - old[word] for word in new if new[word] != old[word]}
 
@@ -75,7 +75,7 @@ def test_the_first_query_of_a_day_finds_empty_registers(kernel: InKernel) -> Non
 
 def test_the_page_shows_the_kernels_counts_with_the_workers(kernel: InKernel, tmp_path: Path) -> None:
     page = Page.create(tmp_path / "page")
-    zeros = Counters(bytes(COUNTERS_OCTETS))
+    zeros = KernelCounters(bytes(COUNTERS_OCTETS))
     slot = KernelSlot(page, 7)
     slot.publish(zeros, None, 20_000)
     kernel.run(LIVE[TC], frame(message(wire())).to_octets())

@@ -7,33 +7,35 @@ import pytest
 
 from rootsrv.health.evidence import (
     Cause,
-    FastPath,
+    EvidencePolicy,
+    FastPathTest,
     Instance,
     Load,
-    Outcome,
-    Policy,
     Probe,
+    ProbeOutcome,
+    ProbeTransport,
     Round,
-    Transport,
-    Verdict,
+    RoundVerdict,
     judge,
 )
 
 SERVICE = "192.0.2.53"
 GOOD = Instance(generation=7, lease_seconds=500_000.0, workers=2, workers_alive=2)
-POLICY = Policy()
+POLICY = EvidencePolicy()
 
 
-def probes(udp: Outcome = Outcome.RIGHT, tcp: Outcome = Outcome.RIGHT, address: str = SERVICE) -> tuple[Probe, ...]:
+def probes(
+    udp: ProbeOutcome = ProbeOutcome.RIGHT, tcp: ProbeOutcome = ProbeOutcome.RIGHT, address: str = SERVICE
+) -> tuple[Probe, ...]:
     return tuple(
         Probe(address, transport, question, outcome)
-        for transport, outcome in ((Transport.UDP, udp), (Transport.TCP, tcp))
+        for transport, outcome in ((ProbeTransport.UDP, udp), (ProbeTransport.TCP, tcp))
         for question in (". SOA", "example. NS", "nosuch. A")
     )
 
 
-def load(udp: int = 3, tcp: int = 3, *, queue_full: bool = False) -> dict[Transport, Load]:
-    return {Transport.UDP: Load(udp), Transport.TCP: Load(tcp, accept_queue_full=queue_full)}
+def load(udp: int = 3, tcp: int = 3, *, queue_full: bool = False) -> dict[ProbeTransport, Load]:
+    return {ProbeTransport.UDP: Load(udp), ProbeTransport.TCP: Load(tcp, accept_queue_full=queue_full)}
 
 
 def with_(**changes: Any) -> Instance:
@@ -43,103 +45,108 @@ def with_(**changes: Any) -> Instance:
 def test_right_answers_of_a_fresh_instance_pass_without_alarm() -> None:
     judgement = judge(Round(probes(), load()), GOOD, POLICY)
 
-    assert (judgement.verdict, judgement.reasons, judgement.degrade, judgement.alarms) == (Verdict.PASS, (), (), ())
+    assert (judgement.verdict, judgement.reasons, judgement.degrade, judgement.alarms) == (
+        RoundVerdict.PASS,
+        (),
+        (),
+        (),
+    )
 
 
 def test_no_answer_while_nobody_is_answered_fails() -> None:
-    judgement = judge(Round(probes(Outcome.SILENT, Outcome.SILENT), load(0, 0)), GOOD, POLICY)
+    judgement = judge(Round(probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT), load(0, 0)), GOOD, POLICY)
 
-    assert judgement.verdict is Verdict.FAIL
+    assert judgement.verdict is RoundVerdict.FAIL
     assert judgement.reasons[0] == "UDP 192.0.2.53: no answer to . SOA"
 
 
 @pytest.mark.parametrize(
     ("seen", "instance", "cause"),
     [
-        (probes(Outcome.SILENT, Outcome.SILENT), GOOD, Cause.NO_ANSWER),
-        (probes(Outcome.ABSENT, Outcome.ABSENT), GOOD, Cause.NOT_ON_HOST),
-        (probes(Outcome.CANNOT_TELL), GOOD, Cause.CANNOT_TELL),
+        (probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT), GOOD, Cause.NO_ANSWER),
+        (probes(ProbeOutcome.ABSENT, ProbeOutcome.ABSENT), GOOD, Cause.NOT_ON_HOST),
+        (probes(ProbeOutcome.CANNOT_TELL), GOOD, Cause.CANNOT_TELL),
         ((), GOOD, Cause.CANNOT_TELL),
-        (probes(Outcome.WRONG, Outcome.SILENT), with_(silenced=True), Cause.WRONG_DATA),
+        (probes(ProbeOutcome.WRONG, ProbeOutcome.SILENT), with_(silenced=True), Cause.WRONG_DATA),
         (probes(), with_(switchover_failed=True, silenced=True), Cause.SWITCHOVER_FAILED),
-        (probes(Outcome.SILENT, Outcome.SILENT), with_(silenced=True), Cause.SILENCED),
+        (probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT), with_(silenced=True), Cause.SILENCED),
         (probes(), with_(generation=0), Cause.NO_ZONE),
         (probes(), with_(lease_seconds=0.0), Cause.LEASE_OVER),
         (probes(), with_(behind_seconds=172_800.0), Cause.STALE),
-        (probes(), with_(fastpath=FastPath.WRONG, fastpath_stuck=True), Cause.FASTPATH_WRONG),
+        (probes(), with_(fastpath=FastPathTest.WRONG, fastpath_stuck=True), Cause.FASTPATH_WRONG),
     ],
     ids=lambda value: value.value if isinstance(value, Cause) else "",
 )
 def test_a_failure_has_the_cause_of_its_first_reason(seen: tuple[Probe, ...], instance: Instance, cause: Cause) -> None:
     judgement = judge(Round(seen, load(0, 0)), instance, POLICY)
 
-    assert judgement.verdict in (Verdict.FAIL, Verdict.CEASE)
+    assert judgement.verdict in (RoundVerdict.FAIL, RoundVerdict.CEASE)
     assert judgement.cause is cause
 
 
 def test_one_dead_transport_fails_although_the_other_answers() -> None:
-    for udp, tcp in ((Outcome.SILENT, Outcome.RIGHT), (Outcome.RIGHT, Outcome.SILENT)):
-        round_ = Round(probes(udp, tcp), load(3 * (udp is Outcome.RIGHT), 3 * (tcp is Outcome.RIGHT)))
-        assert judge(round_, GOOD, POLICY).verdict is Verdict.FAIL
+    for udp, tcp in ((ProbeOutcome.SILENT, ProbeOutcome.RIGHT), (ProbeOutcome.RIGHT, ProbeOutcome.SILENT)):
+        round_ = Round(probes(udp, tcp), load(3 * (udp is ProbeOutcome.RIGHT), 3 * (tcp is ProbeOutcome.RIGHT)))
+        assert judge(round_, GOOD, POLICY).verdict is RoundVerdict.FAIL
 
 
 def test_one_dead_transport_can_be_tolerated_but_not_both() -> None:
-    policy = Policy(transport_dead_fails=False)
+    policy = EvidencePolicy(transport_dead_fails=False)
 
-    one = judge(Round(probes(tcp=Outcome.SILENT), load(3, 0)), GOOD, policy)
-    both = judge(Round(probes(Outcome.SILENT, Outcome.SILENT), load(0, 0)), GOOD, policy)
+    one = judge(Round(probes(tcp=ProbeOutcome.SILENT), load(3, 0)), GOOD, policy)
+    both = judge(Round(probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT), load(0, 0)), GOOD, policy)
 
-    assert (one.verdict, one.alarms) == (Verdict.PASS, ("TCP 192.0.2.53: no answer to . SOA",))
-    assert both.verdict is Verdict.FAIL
+    assert (one.verdict, one.alarms) == (RoundVerdict.PASS, ("TCP 192.0.2.53: no answer to . SOA",))
+    assert both.verdict is RoundVerdict.FAIL
 
 
 def test_silence_while_others_are_answered_is_overload() -> None:
-    judgement = judge(Round(probes(Outcome.SILENT, Outcome.SILENT), load(40_000, 12)), GOOD, POLICY)
+    judgement = judge(Round(probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT), load(40_000, 12)), GOOD, POLICY)
 
-    assert judgement.verdict is Verdict.UNSURE
+    assert judgement.verdict is RoundVerdict.UNSURE
     assert "overload, 40000 other replies meanwhile" in judgement.alarms[0]
 
 
 def test_our_own_answered_probes_do_not_excuse_a_silent_address() -> None:
     """Two addresses of one family: the three replies that the counters show are those to our probes of the first."""
-    round_ = Round(probes() + probes(Outcome.SILENT, Outcome.SILENT, "192.0.2.54"), load(3, 3))
+    round_ = Round(probes() + probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT, "192.0.2.54"), load(3, 3))
 
-    assert judge(round_, GOOD, POLICY).verdict is Verdict.FAIL
+    assert judge(round_, GOOD, POLICY).verdict is RoundVerdict.FAIL
 
 
 def test_a_full_accept_queue_is_overload_while_workers_wake_up_and_death_when_they_do_not() -> None:
-    round_ = Round(probes(tcp=Outcome.SILENT), load(3, 0, queue_full=True))
+    round_ = Round(probes(tcp=ProbeOutcome.SILENT), load(3, 0, queue_full=True))
 
-    assert judge(round_, GOOD, POLICY).verdict is Verdict.UNSURE
-    assert judge(round_, with_(workers_alive=0), POLICY).verdict is Verdict.FAIL
+    assert judge(round_, GOOD, POLICY).verdict is RoundVerdict.UNSURE
+    assert judge(round_, with_(workers_alive=0), POLICY).verdict is RoundVerdict.FAIL
 
 
-@pytest.mark.parametrize("udp", [Outcome.NOT_ASKED, Outcome.RIGHT])
-def test_a_controller_that_cannot_ask_withdraws_nothing_that_answers_others(udp: Outcome) -> None:
+@pytest.mark.parametrize("udp", [ProbeOutcome.NOT_ASKED, ProbeOutcome.RIGHT])
+def test_a_controller_that_cannot_ask_withdraws_nothing_that_answers_others(udp: ProbeOutcome) -> None:
     """As it has no descriptor left, or no port: `fall` rounds later the route of each such host would be gone."""
-    round_ = Round(probes(udp, Outcome.NOT_ASKED), load(40_000, 12))
-    assert judge(round_, GOOD, POLICY).verdict is Verdict.UNSURE
+    round_ = Round(probes(udp, ProbeOutcome.NOT_ASKED), load(40_000, 12))
+    assert judge(round_, GOOD, POLICY).verdict is RoundVerdict.UNSURE
 
-    idle = judge(Round(probes(udp, Outcome.NOT_ASKED), load(3 * (udp is Outcome.RIGHT), 0)), GOOD, POLICY)
-    assert (idle.verdict, idle.cause) == (Verdict.FAIL, Cause.CANNOT_TELL)
+    idle = judge(Round(probes(udp, ProbeOutcome.NOT_ASKED), load(3 * (udp is ProbeOutcome.RIGHT), 0)), GOOD, POLICY)
+    assert (idle.verdict, idle.cause) == (RoundVerdict.FAIL, Cause.CANNOT_TELL)
 
 
 def test_some_lost_probes_are_an_alarm() -> None:
     some = probes()
-    lost = (dataclasses.replace(some[0], outcome=Outcome.SILENT), *some[1:])
+    lost = (dataclasses.replace(some[0], outcome=ProbeOutcome.SILENT), *some[1:])
 
     judgement = judge(Round(lost, load(2, 3)), GOOD, POLICY)
 
-    assert (judgement.verdict, judgement.alarms) == (Verdict.PASS, ("UDP 192.0.2.53: 1 of 3 probes lost",))
+    assert (judgement.verdict, judgement.alarms) == (RoundVerdict.PASS, ("UDP 192.0.2.53: 1 of 3 probes lost",))
 
 
-@pytest.mark.parametrize("outcome", [Outcome.ABSENT, Outcome.CANNOT_TELL])
-def test_what_cannot_be_shown_is_a_failure_whatever_the_load(outcome: Outcome) -> None:
-    assert judge(Round(probes(outcome), load(99_999, 99_999)), GOOD, POLICY).verdict is Verdict.FAIL
+@pytest.mark.parametrize("outcome", [ProbeOutcome.ABSENT, ProbeOutcome.CANNOT_TELL])
+def test_what_cannot_be_shown_is_a_failure_whatever_the_load(outcome: ProbeOutcome) -> None:
+    assert judge(Round(probes(outcome), load(99_999, 99_999)), GOOD, POLICY).verdict is RoundVerdict.FAIL
 
 
 def test_a_round_without_probes_fails() -> None:
-    assert judge(Round(()), GOOD, POLICY).verdict is Verdict.FAIL
+    assert judge(Round(()), GOOD, POLICY).verdict is RoundVerdict.FAIL
 
 
 @pytest.mark.parametrize(
@@ -155,13 +162,13 @@ def test_a_round_without_probes_fails() -> None:
     ids=str,
 )
 def test_ceases_for(changes: dict[str, Any]) -> None:
-    assert judge(Round(probes(), load()), with_(**changes), POLICY).verdict is Verdict.CEASE
+    assert judge(Round(probes(), load()), with_(**changes), POLICY).verdict is RoundVerdict.CEASE
 
 
 def test_wrong_data_ceases_even_when_all_else_answers() -> None:
-    one = (dataclasses.replace(probes()[0], outcome=Outcome.WRONG), *probes()[1:])
+    one = (dataclasses.replace(probes()[0], outcome=ProbeOutcome.WRONG), *probes()[1:])
 
-    assert judge(Round(one, load()), GOOD, POLICY).verdict is Verdict.CEASE
+    assert judge(Round(one, load()), GOOD, POLICY).verdict is RoundVerdict.CEASE
 
 
 @pytest.mark.parametrize(
@@ -175,15 +182,15 @@ def test_wrong_data_ceases_even_when_all_else_answers() -> None:
         {"held_serials": (2026112101,)},
         {"other_leases_over": ("root-servers.net.",)},
         {"alarms": ("BGP session upstream4: Active",)},
-        {"fastpath": FastPath.DEAD},
-        {"fastpath": FastPath.WRONG},
+        {"fastpath": FastPathTest.DEAD},
+        {"fastpath": FastPathTest.WRONG},
     ],
     ids=str,
 )
 def test_is_an_alarm_and_nothing_else(changes: dict[str, Any]) -> None:
     judgement = judge(Round(probes(), load()), with_(**changes), POLICY)
 
-    assert (judgement.verdict, judgement.degrade) == (Verdict.PASS, ())
+    assert (judgement.verdict, judgement.degrade) == (RoundVerdict.PASS, ())
     assert len(judgement.alarms) == 1
 
 
@@ -194,21 +201,24 @@ def test_unknown_is_no_alarm() -> None:
 
 
 def test_a_wrong_fast_path_is_an_alarm_while_it_can_be_detached_and_ceases_when_not() -> None:
-    wrong = with_(fastpath=FastPath.WRONG, fastpath_detail="eth0")
-    stuck = with_(fastpath=FastPath.WRONG, fastpath_detail="eth0", fastpath_stuck=True)
+    wrong = with_(fastpath=FastPathTest.WRONG, fastpath_detail="eth0")
+    stuck = with_(fastpath=FastPathTest.WRONG, fastpath_detail="eth0", fastpath_stuck=True)
 
-    assert judge(Round(probes(), load()), wrong, POLICY).verdict is Verdict.PASS
-    assert judge(Round(probes(), load()), wrong, Policy(fastpath_wrong_detaches=False)).verdict is Verdict.CEASE
+    assert judge(Round(probes(), load()), wrong, POLICY).verdict is RoundVerdict.PASS
+    assert (
+        judge(Round(probes(), load()), wrong, EvidencePolicy(fastpath_wrong_detaches=False)).verdict
+        is RoundVerdict.CEASE
+    )
     assert judge(Round(probes(), load()), stuck, POLICY).reasons == (
         "fast path: wrong data (eth0), and it cannot be detached",
     )
 
 
 def test_stale_data_degrades_between_the_soft_and_the_hard_limit() -> None:
-    def degraded(seconds: float, policy: Policy = POLICY) -> bool:
+    def degraded(seconds: float, policy: EvidencePolicy = POLICY) -> bool:
         return bool(judge(Round(probes(), load()), with_(behind_seconds=seconds), policy).degrade)
 
     assert [degraded(seconds) for seconds in (0, 3899, 3900, 172_799)] == [False, False, True, True]
-    assert not degraded(3900, Policy(stale_soft_degrades=False))
-    hard = judge(Round(probes(), load()), with_(behind_seconds=172_800), Policy(stale_hard_withdraws=False))
-    assert (hard.verdict, bool(hard.degrade)) == (Verdict.PASS, True)
+    assert not degraded(3900, EvidencePolicy(stale_soft_degrades=False))
+    hard = judge(Round(probes(), load()), with_(behind_seconds=172_800), EvidencePolicy(stale_hard_withdraws=False))
+    assert (hard.verdict, bool(hard.degrade)) == (RoundVerdict.PASS, True)

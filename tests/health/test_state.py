@@ -7,24 +7,24 @@ from hypothesis import strategies as st
 
 from rootsrv.health.evidence import (
     Cause,
+    EvidencePolicy,
     Instance,
     Judgement,
     Load,
-    Outcome,
-    Policy,
     Probe,
+    ProbeOutcome,
+    ProbeTransport,
     Round,
-    Transport,
-    Verdict,
+    RoundVerdict,
     judge,
 )
-from rootsrv.health.state import Announcement, Flaps, Health, Limits, State, Wish
+from rootsrv.health.state import Announcement, Flaps, Health, State, Steadiness, Wish
 
-PASS = Judgement(Verdict.PASS)
-STALE = Judgement(Verdict.PASS, degrade=("a newer serial has been known and not served for 4000 s",))
-SILENT = Judgement(Verdict.FAIL, ("UDP 192.0.2.53: no answer to . SOA",), Cause.NO_ANSWER)
-WRONG = Judgement(Verdict.CEASE, ("UDP 192.0.2.53: wrong data to . SOA",), Cause.WRONG_DATA)
-LOADED = Judgement(Verdict.UNSURE, ("overload",))
+PASS = Judgement(RoundVerdict.PASS)
+STALE = Judgement(RoundVerdict.PASS, degrade=("a newer serial has been known and not served for 4000 s",))
+SILENT = Judgement(RoundVerdict.FAIL, ("UDP 192.0.2.53: no answer to . SOA",), Cause.NO_ANSWER)
+WRONG = Judgement(RoundVerdict.CEASE, ("UDP 192.0.2.53: wrong data to . SOA",), Cause.WRONG_DATA)
+LOADED = Judgement(RoundVerdict.UNSURE, ("overload",))
 
 
 class Site:
@@ -32,7 +32,7 @@ class Site:
 
     def __init__(self, **limits: float) -> None:
         self.now = 1000.0
-        self.health = Health(Limits(**limits), self.now)  # type: ignore[arg-type]
+        self.health = Health(Steadiness(**limits), self.now)  # type: ignore[arg-type]
         self.announcements = [self.health.announcement]
 
     def see(self, *judgements: Judgement, wish: Wish = Wish.SERVE, drained: bool = False) -> list[State]:
@@ -135,7 +135,7 @@ def test_the_hold_down_starts_again_after_a_long_quiet_time() -> None:
 
 
 def test_a_restart_keeps_the_hold_down() -> None:
-    restarted = Health(Limits(hold_down_seconds=10), 1000.0, Flaps(withdrawals=3, quiet_since=995.0))
+    restarted = Health(Steadiness(hold_down_seconds=10), 1000.0, Flaps(withdrawals=3, quiet_since=995.0))
 
     assert restarted.hold_down_left(1000.0) == 35
 
@@ -217,7 +217,7 @@ def test_the_promise_lapses_when_nobody_observes() -> None:
 
 def test_the_promise_ends_with_the_lease_of_the_zone() -> None:
     site = site_that_is_up(lease_seconds=3)
-    site.see(Judgement(Verdict.PASS, lease_seconds=1.25))
+    site.see(Judgement(RoundVerdict.PASS, lease_seconds=1.25))
 
     assert site.health.promise(site.now) == 1.25
 
@@ -276,7 +276,7 @@ def test_whatever_ends_while_it_drains_it_is_drained() -> None:
 def test_the_quiet_time_is_over_when_it_is_as_long_as_what_is_remembered() -> None:
     for quiet, withdrawals in ((599.0, 2), (600.0, 1)):
         flaps = Flaps(withdrawals=1, quiet_since=0.0)
-        health = Health(Limits(rise=1, hold_down_seconds=10, flap_memory_seconds=600), 1000.0, flaps)
+        health = Health(Steadiness(rise=1, hold_down_seconds=10, flap_memory_seconds=600), 1000.0, flaps)
         health.observe(PASS, 1000.0)
         assert health.flaps.announced_since == 1000.0
         health.observe(WRONG, 1000.0 + quiet)
@@ -320,15 +320,17 @@ def test_what_would_come_next_is_told_in_every_state() -> None:
     assert told() == "stays withdrawn until `rootsrv undrain`"
 
 
-OUTCOMES = st.sampled_from(Outcome)
+OUTCOMES = st.sampled_from(ProbeOutcome)
 
 
 @st.composite
 def rounds(draw: st.DrawFn) -> tuple[float, Round, Instance, Wish, bool]:
     probes = tuple(
-        Probe("192.0.2.53", transport, str(number), draw(OUTCOMES)) for transport in Transport for number in range(2)
+        Probe("192.0.2.53", transport, str(number), draw(OUTCOMES))
+        for transport in ProbeTransport
+        for number in range(2)
     )
-    load = {transport: Load(draw(st.integers(0, 9)), draw(st.booleans())) for transport in Transport}
+    load = {transport: Load(draw(st.integers(0, 9)), draw(st.booleans())) for transport in ProbeTransport}
     instance = Instance(
         generation=draw(st.integers(0, 2)),
         lease_seconds=draw(st.floats(-10, 10)),
@@ -344,12 +346,12 @@ def test_no_sequence_announces_past_the_lease_or_what_must_not_be_answered(
     sequence: list[tuple[float, Round, Instance, Wish, bool]],
 ) -> None:
     now = 0.0
-    health = Health(Limits(rise=1, hold_down_seconds=1), now)
+    health = Health(Steadiness(rise=1, hold_down_seconds=1), now)
     changes = 0
     for wait, round_, instance, wish, drained in sequence:
         now += wait
         before = health.announcement
-        health.observe(judge(round_, instance, Policy()), now, wish=wish, drained=drained)
+        health.observe(judge(round_, instance, EvidencePolicy()), now, wish=wish, drained=drained)
         announced = health.announcement is not Announcement.WITHDRAWN
         changes += health.announcement is not before
         assert sum(health.changes.values()) == changes
@@ -363,7 +365,7 @@ def test_no_sequence_announces_past_the_lease_or_what_must_not_be_answered(
             or not instance.generation
             or instance.switchover_failed
             or instance.behind_seconds >= 172_800
-            or any(probe.outcome is Outcome.WRONG for probe in round_.probes)
+            or any(probe.outcome is ProbeOutcome.WRONG for probe in round_.probes)
             or wish is Wish.WITHDRAW
         )
         assert not (announced and must_not)
@@ -372,11 +374,13 @@ def test_no_sequence_announces_past_the_lease_or_what_must_not_be_answered(
 @st.composite
 def loaded_rounds(draw: st.DrawFn) -> tuple[float, Round]:
     """Any mixture of answered and lost probes while the workers answer others."""
-    outcome = st.sampled_from([Outcome.RIGHT, Outcome.SILENT])
+    outcome = st.sampled_from([ProbeOutcome.RIGHT, ProbeOutcome.SILENT])
     probes = tuple(
-        Probe("192.0.2.53", transport, str(number), draw(outcome)) for transport in Transport for number in range(3)
+        Probe("192.0.2.53", transport, str(number), draw(outcome))
+        for transport in ProbeTransport
+        for number in range(3)
     )
-    load = {transport: Load(3 + draw(st.integers(1, 10**9))) for transport in Transport}
+    load = {transport: Load(3 + draw(st.integers(1, 10**9))) for transport in ProbeTransport}
     return draw(st.floats(0.1, 30)), Round(probes, load)
 
 
@@ -386,6 +390,6 @@ def test_no_sequence_of_loaded_rounds_withdraws(sequence: list[tuple[float, Roun
     instance = Instance(generation=1, lease_seconds=1e6)
     for wait, round_ in sequence:
         site.now += wait
-        site.see(judge(round_, instance, Policy()))
+        site.see(judge(round_, instance, EvidencePolicy()))
 
     assert site.announcements == [Announcement.WITHDRAWN, Announcement.UP]

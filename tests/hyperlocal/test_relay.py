@@ -19,7 +19,7 @@ import pytest
 from bench.peers.daemon import free_port
 from rootsrv.answer.question import Query
 from rootsrv.hyperlocal import relay as relaying
-from rootsrv.hyperlocal.relay import Question, Relay, RelayFailed, Sent, response_to
+from rootsrv.hyperlocal.relay import Relay, RelayFailed, RelayQuestion, Sent, response_to
 from tests.server.live import wait_until
 
 SERVERS = ("127.22.0.1", "127.22.0.2", "127.22.0.3", "127.22.0.4")
@@ -33,8 +33,8 @@ def parsed(message: dns.message.Message) -> Query:
     return Query.parse(message.to_wire())
 
 
-def asked(message: dns.message.Message) -> Question:
-    question = Question.of(parsed(message))
+def asked(message: dns.message.Message) -> RelayQuestion:
+    question = RelayQuestion.of(parsed(message))
     assert question is not None
     return question
 
@@ -301,12 +301,12 @@ REFUSED_TYPES = ("AXFR", "IXFR", "TSIG", "TKEY", "MAILA", "MAILB")
 def test_a_transfer_or_a_meta_type_is_not_passed_on(rtype: str) -> None:
     message = dns.message.make_query(".", "A")
     message.question[0].rdtype = dns.rdatatype.from_text(rtype)
-    assert Question.of(parsed(message)) is None
+    assert RelayQuestion.of(parsed(message)) is None
 
 
 def test_chaos_and_a_later_edns_are_not_passed_on() -> None:
-    assert Question.of(parsed(dns.message.make_query("version.server.", "TXT", "CH"))) is None
-    assert Question.of(parsed(dns.message.make_query(".", "NS", use_edns=1))) is None
+    assert RelayQuestion.of(parsed(dns.message.make_query("version.server.", "TXT", "CH"))) is None
+    assert RelayQuestion.of(parsed(dns.message.make_query(".", "NS", use_edns=1))) is None
 
 
 def relayed(message: dns.message.Message, *, more: int = 0) -> bytes:

@@ -17,7 +17,7 @@ from bench.peers.daemon import free_port, running
 from bench.peers.primaries import KEY_NAME, SECRET, HiddenPrimary, hidden_primary
 from rootsrv.localroot.observations import FILE, Observed
 from rootsrv.localroot.register import Register
-from rootsrv.localroot.servers import Servers, Wish
+from rootsrv.localroot.servers import Servers, ServerWish
 from rootsrv.localroot.subscribers import LiveKey
 from rootsrv.wire import name as names
 from rootsrv.wire.message import AXFR, parse
@@ -93,7 +93,7 @@ class Service:
 
     def sign_up(self, name: str, addresses: tuple[str, ...], *, wanted: tuple[str, ...] = ZONES) -> int:
         """A server."""
-        return self.servers.add(self.user, Wish(name, "bind", addresses, wanted), time.time())
+        return self.servers.add(self.user, ServerWish(name, "bind", addresses, wanted), time.time())
 
     def key(self, server: int) -> LiveKey:
         """A new key of it."""

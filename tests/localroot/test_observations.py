@@ -19,7 +19,7 @@ from rootsrv.localroot.observations import (
     ObservationsUnusable,
     Observed,
     Proved,
-    Transferred,
+    TransferSeen,
 )
 from tests.needs import REPOSITORY, require_root
 
@@ -33,7 +33,7 @@ def notified(serial: int, server: int = 1, address: str = ADDRESS) -> Notified:
 def test_the_latest_of_each_subject_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "seen"
     observations = Observations(path)
-    transferred = Transferred(1, ".", 5, 1002.0, "axfr", 1_300_000, ADDRESS, "tcp", "k.example.", 2.0)
+    transferred = TransferSeen(1, ".", 5, 1002.0, "axfr", 1_300_000, ADDRESS, "tcp", "k.example.", 2.0)
     for each in (
         notified(4),
         notified(5),
@@ -51,7 +51,7 @@ def test_the_latest_of_each_subject_is_kept(tmp_path: Path) -> None:
 
     observed = Observed(path)
     assert observed.of_server(Notified, 1) == [notified(6), notified(5, address="2001:db8::1")]
-    assert observed.of_server(Transferred, 1) == [transferred]
+    assert observed.of_server(TransferSeen, 1) == [transferred]
     assert [each.server for each in observed.all(Notified)] == [1, 1, 2]
     assert [each.error for each in observed.of_server(KeyFailed, 1)] == ["BADTIME"]
     assert observed.of_server(Proved, 2) == []

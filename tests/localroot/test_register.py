@@ -8,7 +8,7 @@ import pytest
 
 from rootsrv.localroot import sealing, servers
 from rootsrv.localroot.register import FILE, SEALING_KEY, Register, RegisterUnusable
-from rootsrv.localroot.servers import NotAccepted, NotFound, Servers, Wish
+from rootsrv.localroot.servers import NotAccepted, NotFound, Servers, ServerWish
 from rootsrv.localroot.subscribers import Subscriber, Subscribers
 from tests.localroot.accounts import add_user
 
@@ -26,8 +26,8 @@ class Signed:
         self.user = add_user(self.register, "a@example.net", NOW)
         self.reader = Subscribers(directory)
 
-    def wish(self, name: str = "rz", addresses: tuple[str, ...] = ("192.0.2.1", "2001:db8::1")) -> Wish:
-        return Wish(name, "bind", addresses, (".",))
+    def wish(self, name: str = "rz", addresses: tuple[str, ...] = ("192.0.2.1", "2001:db8::1")) -> ServerWish:
+        return ServerWish(name, "bind", addresses, (".",))
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ BAD = [
 
 @pytest.mark.parametrize(("field", "values"), BAD)
 def test_what_is_wrong_is_named_and_nothing_is_half_done(signed: Signed, field: str, values: dict[str, object]) -> None:
-    wish = Wish(**({"name": "rz", "software": "bind", "addresses": ["192.0.2.1"], "zones": ["."]} | values))  # type: ignore[arg-type]
+    wish = ServerWish(**({"name": "rz", "software": "bind", "addresses": ["192.0.2.1"], "zones": ["."]} | values))  # type: ignore[arg-type]
     before = signed.reader.changes()
     with pytest.raises(NotAccepted) as refused:
         signed.servers.add(signed.user, wish, NOW)
@@ -176,8 +176,8 @@ def test_what_is_wrong_is_named_and_nothing_is_half_done(signed: Signed, field: 
 def test_an_address_that_nobody_else_reaches_is_refused_outside_a_lab(signed: Signed, address: str) -> None:
     public = Servers(signed.register, "localroot.example", ZONES)
     with pytest.raises(NotAccepted, match="public address"):
-        public.add(signed.user, Wish("rz", "bind", [address], ["."]), NOW)
-    assert public.add(signed.user, Wish("rz", "bind", ["9.9.9.9", "2620:fe::fe"], ["."]), NOW)
+        public.add(signed.user, ServerWish("rz", "bind", [address], ["."]), NOW)
+    assert public.add(signed.user, ServerWish("rz", "bind", ["9.9.9.9", "2620:fe::fe"], ["."]), NOW)
 
 
 def test_sql_in_every_field_is_text(signed: Signed) -> None:

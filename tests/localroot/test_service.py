@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.localroot.observations import Asked, KeyFailed, Notified, Proved, Transferred
+from rootsrv.localroot.observations import Asked, KeyFailed, Notified, Proved, TransferSeen
 from rootsrv.localroot.subscribers import LiveKey
 from rootsrv.wire.codes import NOTAUTH, REFUSED
 from rootsrv.wire.message import parse
@@ -75,9 +75,9 @@ def test_every_zone_is_given_for_a_key_and_is_what_the_primary_has(running: Serv
         if name == HOSTS:  # not signed, so that it is the same whenever it is made
             assert got.rrsets == contents_of(name, FIRST).rrsets
     running.wait(
-        lambda: {each.zone for each in running.observed.of_server(Transferred, server)} == set(ZONES), "it is observed"
+        lambda: {each.zone for each in running.observed.of_server(TransferSeen, server)} == set(ZONES), "it is observed"
     )
-    had = next(each for each in running.observed.of_server(Transferred, server) if each.zone == ROOT)
+    had = next(each for each in running.observed.of_server(TransferSeen, server) if each.zone == ROOT)
     assert (had.serial, had.how, had.address, had.transport, had.key) == (FIRST, "axfr", OURS, "tcp", key.name)
     assert [each.address for each in running.observed.of_server(Proved, server)] == [OURS]
     assert {each.zone for each in running.observed.of_server(Asked, server)} == {ROOT}
@@ -124,7 +124,7 @@ def test_notify_goes_to_proved_addresses_only_and_the_transfer_is_seen(running: 
             "the answer is observed",
         )
         (had,) = running.wait(
-            lambda: [e for e in running.observed.of_server(Transferred, server) if e.serial == FIRST + 1],
+            lambda: [e for e in running.observed.of_server(TransferSeen, server) if e.serial == FIRST + 1],
             "the transfer is observed",
         )
         assert had.after_notify is not None

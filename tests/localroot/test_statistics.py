@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from rootsrv.distribution.notify import Outcome, Told
+from rootsrv.distribution.notify import NotifyOutcome, Told
 from rootsrv.distribution.requests import Asker, Given
 from rootsrv.localroot.observations import Fresh, Observations, Observed
-from rootsrv.localroot.statistics import TODAY, Statistics
+from rootsrv.localroot.statistics import TODAY, SubscriberStatistics
 from rootsrv.zone import instant
 
 NOON = instant.from_text("2026-11-28T12:00:00Z")
@@ -22,12 +22,14 @@ class Clock:
         return self.now
 
 
-def made(directory: Path, clock: Clock) -> tuple[Statistics, Observations]:
+def made(directory: Path, clock: Clock) -> tuple[SubscriberStatistics, Observations]:
     observations = Observations(directory / "seen")
-    return Statistics("localroot.example", observations, directory / "statistics", clock), observations
+    return SubscriberStatistics("localroot.example", observations, directory / "statistics", clock), observations
 
 
-def had(statistics: Statistics, server: int | None, serial: int, *, how: str = "axfr", asker: Asker = TCP) -> None:
+def had(
+    statistics: SubscriberStatistics, server: int | None, serial: int, *, how: str = "axfr", asker: Asker = TCP
+) -> None:
     statistics.transferred(Given(".", serial, how, 1000), asker, key="k." if server == 1 else "", server=server)
 
 
@@ -97,7 +99,12 @@ def test_the_file_of_a_day_is_written_when_it_is_over(tmp_path: Path) -> None:
     had(statistics, 1, 1, how="ixfr", asker=TLS)
     had(statistics, None, 1)
     statistics.fetched(".", 1, 500, "gzip")
-    for outcome, tries in ((Outcome.SENT, 0), (Outcome.SENT, 1), (Outcome.CONFIRMED, 1), (Outcome.UNCONFIRMED, 5)):
+    for outcome, tries in (
+        (NotifyOutcome.SENT, 0),
+        (NotifyOutcome.SENT, 1),
+        (NotifyOutcome.CONFIRMED, 1),
+        (NotifyOutcome.UNCONFIRMED, 5),
+    ):
         statistics.notified(".", Told(1, outcome, tries=tries))
     statistics.tsig_failed("BADTIME")
     clock.now += 86_400

@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsrv.mesh.host import Alarm, Distribution, Offer, Order, Seen, Stand
+from rootsrv.mesh.host import Alarm, BoardView, Distribution, Stand, WriteOffer, WriteOrder
 from rootsrv.mesh.member import Action, Known, Now, Ready, admitted, decide
 from rootsrv.mesh.orders import SetTime, Stage, Subject
 from rootsrv.mesh.quorum import Done
@@ -17,8 +17,8 @@ ROSTER = mesh_of(8).roster
 EVERYBODY = frozenset(each.name for each in ROSTER.member)
 
 
-def seen(ready: int = 0, done: dict[str, Done] | None = None, present: frozenset[str] = EVERYBODY) -> Seen:
-    return Seen(ready={f"m{n}": ZONE for n in range(ready)}, done=done or {}, present=present)
+def seen(ready: int = 0, done: dict[str, Done] | None = None, present: frozenset[str] = EVERYBODY) -> BoardView:
+    return BoardView(ready={f"m{n}": ZONE for n in range(ready)}, done=done or {}, present=present)
 
 
 def switched(*names: str, ok: bool = True) -> dict[str, Done]:
@@ -29,7 +29,7 @@ def offered(at: float = START) -> Distribution:
     host = Distribution(".")
     host.received(ZONE.serial)
     host.verified(ZONE)
-    assert host.advance(seen(), ROSTER, at) == [Offer(ZONE)]
+    assert host.advance(seen(), ROSTER, at) == [WriteOffer(ZONE)]
     return host
 
 
@@ -37,13 +37,13 @@ def test_a_zone_goes_to_the_canaries_soaks_and_goes_to_all() -> None:
     host = offered()
     assert host.advance(seen(7), ROSTER, START + 1) == []
     (canary,) = host.advance(seen(8), ROSTER, START + 2)
-    assert isinstance(canary, Order)
+    assert isinstance(canary, WriteOrder)
     assert (canary.stage, canary.at, host.stand) == (Stage.CANARY, START + 60, Stand.CANARY)
 
     done = switched("m6", "m7")
     assert host.advance(seen(8, done), ROSTER, canary.at + 119) == []
     (order,) = host.advance(seen(8, done), ROSTER, canary.at + 120)
-    assert isinstance(order, Order)
+    assert isinstance(order, WriteOrder)
     assert (order.stage, order.at) == (Stage.ALL, START + 240)
     assert order.at - START <= ROSTER.timing.max_delay
 
@@ -56,7 +56,7 @@ def test_after_a_minute_half_of_the_roster_is_enough_and_less_is_an_alarm() -> N
     assert host.advance(seen(4), ROSTER, START + 59) == []
     assert isinstance(host.advance(seen(3), ROSTER, START + 60)[0], Alarm)
     assert host.advance(seen(3), ROSTER, START + 61) == []  # said once
-    assert isinstance(host.advance(seen(4), ROSTER, START + 62)[0], Order)
+    assert isinstance(host.advance(seen(4), ROSTER, START + 62)[0], WriteOrder)
 
 
 def test_of_those_present_it_is_the_roster_that_counts_not_who_is_there() -> None:
@@ -68,7 +68,7 @@ def test_of_those_present_it_is_the_roster_that_counts_not_who_is_there() -> Non
 def canary_stage() -> tuple[Distribution, float]:
     host = offered()
     (order,) = host.advance(seen(8), ROSTER, START + 2)
-    assert isinstance(order, Order)
+    assert isinstance(order, WriteOrder)
     return host, order.at
 
 
@@ -76,8 +76,8 @@ def test_two_canaries_that_failed_void_it_once() -> None:
     host, at = canary_stage()
     effects = host.advance(seen(8, switched("m6", "m7", ok=False)), ROSTER, at + 1)
 
-    assert [type(each) for each in effects] == [Order, Alarm]
-    assert isinstance(effects[0], Order)
+    assert [type(each) for each in effects] == [WriteOrder, Alarm]
+    assert isinstance(effects[0], WriteOrder)
     assert (effects[0].stage, host.stand) == (Stage.VOID, Stand.VOID)
     assert host.advance(seen(8, switched("m6", "m7", ok=False)), ROSTER, at + 9999) == []
 
@@ -86,7 +86,7 @@ def test_a_canary_that_fails_always_does_not_count_and_the_other_one_decides() -
     host, at = canary_stage()
     done = switched("m6", ok=False) | switched("m7")
     (order,) = host.advance(seen(8, done), ROSTER, at + 121)
-    assert isinstance(order, Order)
+    assert isinstance(order, WriteOrder)
     assert order.stage is Stage.ALL
 
 
@@ -96,7 +96,7 @@ def test_another_leader_goes_on_from_what_is_on_the_board() -> None:
         host.verified(ZONE)
         host.adopt(START, SetTime(ZONE, stage, START + 60, "m1", START, 1))
         assert host.stand is stand
-        assert not any(isinstance(each, Order) for each in host.advance(seen(8), ROSTER, START + 30))
+        assert not any(isinstance(each, WriteOrder) for each in host.advance(seen(8), ROSTER, START + 30))
 
 
 def test_an_order_that_nobody_would_obey_is_not_given() -> None:
@@ -141,9 +141,9 @@ def test_whatever_fails_all_members_go_in_order_and_those_who_hear_the_order_at_
         now = Now(time, time, True)
         ready = {f"m{n}": ZONE for n, each in since.items() if each.since <= time and n not in cut_off}
         if leader_dies is None or second < leader_dies:
-            told = Seen(ready=ready, done=done, present=frozenset(ready))
+            told = BoardView(ready=ready, done=done, present=frozenset(ready))
             for effect in host.advance(told, ROSTER, time):
-                if isinstance(effect, Order):
+                if isinstance(effect, WriteOrder):
                     new = SetTime(ZONE, effect.stage, effect.at, "m0", START, len(orders))
                     orders = admitted(orders, new, now)
         for n, each in since.items():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rootsrv.mesh.envelope import Envelope, Malformed
-from rootsrv.mesh.maintenance import Maintenance, Refused, board_key, check, standing, to_calendar
+from rootsrv.mesh.envelope import Envelope, EnvelopeMalformed
+from rootsrv.mesh.maintenance import Maintenance, MaintenanceRefused, board_key, check, standing, to_calendar
 from rootsrv.zone import instant
 from tests.mesh.mesh_of import mesh_of
 
@@ -41,7 +41,7 @@ def test_what_would_have_more_than_k_away_at_one_time_is_refused(new: Maintenanc
     if not refusal:
         check(new, others, ROSTER, NOW)
         return
-    with pytest.raises(Refused, match=refusal.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(MaintenanceRefused, match=refusal.replace("(", r"\(").replace(")", r"\)")):
         check(new, others, ROSTER, NOW)
 
 
@@ -74,7 +74,7 @@ def test_it_comes_out_of_an_envelope_as_it_went_in() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_maintenance_is_malformed(change: dict[str, object]) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(EnvelopeMalformed):
         Maintenance.of(envelope(planned("a", 1, 2, "m0").to_content() | change))
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rootsrv.mesh.member import Action, Answer, Known, Now, Ready, admitted, decide
-from rootsrv.mesh.orders import Decision, SetTime, Stage, Subject, Verdict
+from rootsrv.mesh.member import Action, Known, Now, Ready, Ruling, admitted, decide
+from rootsrv.mesh.orders import Decision, OperatorVerdict, SetTime, Stage, Subject
 from rootsrv.mesh.roster import Timing
 
 ZONE = Subject(".", 2026112101, "ab" * 48)
@@ -26,11 +26,11 @@ def order(stage: Stage, after: float, seq: int = 1, subject: Subject = ZONE) -> 
     return SetTime(subject, stage, WALL + after, "m0", WALL - 9, seq)
 
 
-def verdict(decision: Decision, sent: float = 0.0, at: float = 0.0, subject: Subject = ZONE) -> Verdict:
-    return Verdict(subject, decision, "alice", WALL + sent, "because", WALL + at)
+def verdict(decision: Decision, sent: float = 0.0, at: float = 0.0, subject: Subject = ZONE) -> OperatorVerdict:
+    return OperatorVerdict(subject, decision, "alice", WALL + sent, "because", WALL + at)
 
 
-def goes_after(answer: Answer) -> float:
+def goes_after(answer: Ruling) -> float:
     """Seconds from readiness to its T."""
     assert answer.action is Action.GO
     return answer.at - BOOT

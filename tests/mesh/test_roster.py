@@ -7,7 +7,7 @@ import pytest
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.mesh import roster as rosters
-from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, Forged, Malformed, Replayed, seal
+from rootsrv.mesh.envelope import Envelope, EnvelopeForged, EnvelopeMalformed, EnvelopeRefused, Replayed, seal
 from rootsrv.mesh.roster import Group, RosterBook, Timing, public_text
 from tests.mesh.mesh_of import SERVICE, Mesh, key_of, mesh_of
 
@@ -80,7 +80,7 @@ def test_a_roster_that_is_signed_and_wrong_is_refused_when_it_is_read() -> None:
     content = rosters.document_of(mesh.roster) | {"group": [{"name": "all", "k": 6}]}
     octets = seal(Envelope("roster", "operator", 1.0, 0, 0.0, 0.0, content), SERVICE, key_of(FIRST))
 
-    with pytest.raises(Malformed, match="k must be"):
+    with pytest.raises(EnvelopeMalformed, match="k must be"):
         rosters.read(octets, SERVICE, mesh.roster.signing_keys)
 
 
@@ -120,7 +120,7 @@ def test_the_second_key_replaces_the_first_which_is_worth_nothing_then() -> None
     replaced = replace(mesh.roster, version=2, signing_keys=keys)
 
     assert in_force.offer(rosters.sign(replaced, key_of(SECOND), 0.0), 1.0)
-    with pytest.raises(Forged):
+    with pytest.raises(EnvelopeForged):
         in_force.offer(mesh.changed(version=3).octets, 2.0)
     assert in_force.roster == replaced
 

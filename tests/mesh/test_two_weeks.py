@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from rootsrv.mesh.host import Distribution, Offer, Order, Seen, Stand
+from rootsrv.mesh.host import BoardView, Distribution, Stand, WriteOffer, WriteOrder
 from rootsrv.mesh.member import Action, Known, Now, Ready, admitted, decide
 from rootsrv.mesh.orders import SetTime, Subject
 from rootsrv.mesh.quorum import Done, failed_canaries, may_fall_silent
@@ -150,13 +150,13 @@ class TwoWeeks:
     def lead(self, name: str, now: float, faults: Faults, after: float) -> None:
         board = self.board
         present = frozenset(each for each in NAMES if faults.reaches(each, after))
-        seen = Seen(ready=board.ready, done=board.done, present=present, canaries_failed_before=self.failed_before)
+        seen = BoardView(ready=board.ready, done=board.done, present=present, canaries_failed_before=self.failed_before)
         for effect in self.hosts[name].advance(seen, ROSTER, now):
             board.seq += 1
             match effect:
-                case Offer(subject):
+                case WriteOffer(subject):
                     board.offer = subject, now
-                case Order(subject, stage, at, reason, canaries_at):
+                case WriteOrder(subject, stage, at, reason, canaries_at):
                     board.order = SetTime(subject, stage, at, name, START, board.seq, reason, canaries_at)
 
     def step(self, me: Member, subject: Subject, begin: float, after: float, faults: Faults, *, is_bad: bool) -> None:

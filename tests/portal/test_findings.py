@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from rootsrv.localroot import observations
-from rootsrv.localroot.observations import Asked, Fresh, KeyFailed, Notified, Observations, Proved, Transferred
-from rootsrv.localroot.servers import Wish
+from rootsrv.localroot.observations import Asked, Fresh, KeyFailed, Notified, Observations, Proved, TransferSeen
+from rootsrv.localroot.servers import ServerWish
 from rootsrv.portal import findings
 from rootsrv.portal.findings import Check
 from rootsrv.portal.visits import Portal
@@ -30,7 +30,7 @@ class Observed:
         self.watch = Watch(self.portal)
 
     def add(self, name: str, software: str = "bind") -> int:
-        return self.portal.servers.add(self.user, Wish(name, software, [V4, V6], ["."]), NOW)
+        return self.portal.servers.add(self.user, ServerWish(name, software, [V4, V6], ["."]), NOW)
 
     def note(self, *seen: observations.Kind) -> None:
         for each in seen:
@@ -51,8 +51,8 @@ class Observed:
     def fresh(self, serial: int, at: float = NOW) -> Fresh:
         return Fresh(".", serial, at, 9, None, None, None)
 
-    def transferred(self, serial: int, at: float = NOW, server: int = 0, key: str = KEY) -> Transferred:
-        return Transferred(server or self.server, ".", serial, at, "axfr", 1_336_000, V4, "tcp", key, 0.4)
+    def transferred(self, serial: int, at: float = NOW, server: int = 0, key: str = KEY) -> TransferSeen:
+        return TransferSeen(server or self.server, ".", serial, at, "axfr", 1_336_000, V4, "tcp", key, 0.4)
 
     def notified(
         self, serial: int, outcome: str, rcode: int | None = None, at: float = NOW, server: int = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.localroot.observations import Fresh, KeyFailed, Notified, Proved, Transferred
+from rootsrv.localroot.observations import Fresh, KeyFailed, Notified, Proved, TransferSeen
 from rootsrv.localroot.register import DIRECTORY
 from rootsrv.localroot.subscribers import Subscribers
 from tests.portal.chromium import DESKTOP, PHONE, Chromium, chromium
@@ -58,7 +58,7 @@ def transferred(site: Site, server: int) -> None:
         Proved(server, "192.0.2.1", now, key.name),
         Fresh(".", 2026112801, now, 12, None, None, None),
         Notified(server, "192.0.2.1", ".", 2026112801, now, "confirmed", 0, 1, 0.013, ""),
-        Transferred(server, ".", 2026112801, now, "axfr", 1_336_821, "192.0.2.1", "tcp", key.name, 0.4),
+        TransferSeen(server, ".", 2026112801, now, "axfr", 1_336_821, "192.0.2.1", "tcp", key.name, 0.4),
     ):
         seen.note(each)
     assert seen.write()

@@ -9,25 +9,25 @@ import pytest
 from rootsrv.commands.parser import main
 from rootsrv.hyperlocal.generated import TRUST_ANCHORS
 from rootsrv.resolvers.software import SOFTWARE
-from rootsrv.resolvers.wanted import CannotConfigure, Key, Publisher, Wanted
+from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverKey, ResolverSetup
 from tests.needs import require_tool
 
 V4, V6 = Publisher("192.0.2.1"), Publisher("2001:db8::1", 5353)
 OVER_TLS = Publisher("192.0.2.2", 853, "root.example")
-KEY = Key("k1.resolver.example", "MDEyMzQ1Njc4OWFiY2RlZg==")
+KEY = ResolverKey("k1.resolver.example", "MDEyMzQ1Njc4OWFiY2RlZg==")
 URL = "https://root.example:8443/root.zone"
 
-CASES: dict[str, Wanted] = {
-    "one": Wanted(publishers=(V4,)),
-    "of_both_families": Wanted(publishers=(V4, V6)),
-    "with_fallbacks": Wanted(publishers=(V6,), fallbacks=(V4, Publisher("192.0.2.9"))),
-    "over_tls": Wanted(publishers=(OVER_TLS,), fallbacks=(V4,), hosts=True),
-    "with_a_key": Wanted(publishers=(V4,), key=KEY),
-    "with_a_key_and_hosts": Wanted(publishers=(V4,), key=KEY, hosts=True),
-    "with_key_and_tls": Wanted(publishers=(OVER_TLS, V4), key=KEY, hosts=True),
-    "with_a_url": Wanted(publishers=(V4,), url=URL),
-    "by_https_only": Wanted(publishers=(), url=URL),
-    "private_zones": Wanted(publishers=(V4,), url=URL, private_zones=("10.in-addr.arpa", "Home.Example.")),
+CASES: dict[str, ResolverSetup] = {
+    "one": ResolverSetup(publishers=(V4,)),
+    "of_both_families": ResolverSetup(publishers=(V4, V6)),
+    "with_fallbacks": ResolverSetup(publishers=(V6,), fallbacks=(V4, Publisher("192.0.2.9"))),
+    "over_tls": ResolverSetup(publishers=(OVER_TLS,), fallbacks=(V4,), hosts=True),
+    "with_a_key": ResolverSetup(publishers=(V4,), key=KEY),
+    "with_a_key_and_hosts": ResolverSetup(publishers=(V4,), key=KEY, hosts=True),
+    "with_key_and_tls": ResolverSetup(publishers=(OVER_TLS, V4), key=KEY, hosts=True),
+    "with_a_url": ResolverSetup(publishers=(V4,), url=URL),
+    "by_https_only": ResolverSetup(publishers=(), url=URL),
+    "private_zones": ResolverSetup(publishers=(V4,), url=URL, private_zones=("10.in-addr.arpa", "Home.Example.")),
 }
 
 CANNOT = {
@@ -71,7 +71,7 @@ def test_every_configuration_is_taken_by_its_software(software: str, whole: bool
         options = {
             each: getattr(wanted, each) for each in ("publishers", "fallbacks", "url", "key", "hosts", "private_zones")
         }
-        asked = Wanted(**options, whole=whole, storage=str(directory))
+        asked = ResolverSetup(**options, whole=whole, storage=str(directory))
         if reason := CANNOT.get(software, {}).get(case):
             with pytest.raises(CannotConfigure, match=reason):
                 SOFTWARE[software].configuration(asked)
@@ -97,7 +97,7 @@ def test_what_is_wanted_is_what_is_written() -> None:
     assert "type mirror" in bind
     pdns = SOFTWARE["pdns"].configuration(CASES["of_both_families"])
     assert 'zoneToCache(".", "axfr", "192.0.2.1:53"' in pdns
-    assert '"[2001:db8::1]:5353"' in SOFTWARE["pdns5"].configuration(Wanted(publishers=(V6,)))
+    assert '"[2001:db8::1]:5353"' in SOFTWARE["pdns5"].configuration(ResolverSetup(publishers=(V6,)))
     assert "allow-notify: 192.0.2.9" not in SOFTWARE["unbound"].configuration(CASES["with_fallbacks"])
 
 
@@ -113,13 +113,15 @@ def test_no_text_ends_another(text: str) -> None:
         lambda: Publisher(text),
         lambda: Publisher("192.0.2.1", 853, text or "\n"),
         lambda: Publisher.from_text(f"192.0.2.1@{text or 'x'}"),
-        lambda: Key(text, KEY.secret),
-        lambda: Key("k.", text),
-        lambda: Key("k.", KEY.secret, text),
-        lambda: Wanted(publishers=(V4,), storage=f"/{text}" if text not in {"", ".."} else "relative"),
-        lambda: Wanted(publishers=(V4,), ca_file=f"/{text}" if text not in {"", ".."} else "relative"),
-        lambda: Wanted(publishers=(V4,), url=f"https://a.example/{text}" if text not in {"", "..", "x]]"} else "x"),
-        lambda: Wanted(publishers=(V4,), private_zones=(text,)),
+        lambda: ResolverKey(text, KEY.secret),
+        lambda: ResolverKey("k.", text),
+        lambda: ResolverKey("k.", KEY.secret, text),
+        lambda: ResolverSetup(publishers=(V4,), storage=f"/{text}" if text not in {"", ".."} else "relative"),
+        lambda: ResolverSetup(publishers=(V4,), ca_file=f"/{text}" if text not in {"", ".."} else "relative"),
+        lambda: ResolverSetup(
+            publishers=(V4,), url=f"https://a.example/{text}" if text not in {"", "..", "x]]"} else "x"
+        ),
+        lambda: ResolverSetup(publishers=(V4,), private_zones=(text,)),
     ]
     for attempt in attempts:
         with pytest.raises(CannotConfigure):
@@ -137,9 +139,9 @@ def test_a_publisher_is_an_address(text: str) -> None:
 
 def test_unsigned_hosts_need_proof() -> None:
     with pytest.raises(CannotConfigure, match="is not signed"):
-        Wanted(publishers=(V4,), hosts=True)
+        ResolverSetup(publishers=(V4,), hosts=True)
     with pytest.raises(CannotConfigure, match="there is none"):
-        Wanted(publishers=())
+        ResolverSetup(publishers=())
 
 
 def test_the_command_prints_it_and_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from rootsrv.answer.responder import Responder, ResponderSettings
 from rootsrv.answer.table import AnswerTable
 from rootsrv.anycast.probe import Expectations, Prober
 from rootsrv.commands.parser import main
-from rootsrv.health.evidence import Outcome
+from rootsrv.health.evidence import ProbeOutcome
 from tests.control.asking import ask
 from tests.server.live import Instance, running, wait_until
 
@@ -68,10 +68,10 @@ def flood(instance: Instance, name: str, source: str, amount: int) -> list[bool]
         return [bool(sock.recv(4096)[2] & 2) for _ in range(amount)]
 
 
-def probed(instance: Instance) -> set[Outcome]:
+def probed(instance: Instance) -> set[ProbeOutcome]:
     """What a round of health probes sees."""
 
-    async def look() -> set[Outcome]:
+    async def look() -> set[ProbeOutcome]:
         page = instance.page
         expected = Expectations(page, lambda _: Responder(_table_of(instance), ResponderSettings()), 5.0)
         await expected.refresh()
@@ -114,7 +114,7 @@ def test_everything_is_shed_and_the_probes_see_nothing_of_it(instance: Instance)
             wait_until(lambda: _is_silent(instance), "dropped")
         else:
             wait_until(lambda: is_tc(instance, "com.", "127.0.0.30"), "TC")
-        assert probed(instance) == {Outcome.RIGHT}
+        assert probed(instance) == {ProbeOutcome.RIGHT}
         order(instance, "unshed", rule=place)
     wait_until(lambda: not is_tc(instance, "com.", f"127.0.1.{time.time_ns() % 250 + 1}"), "answered again")
 

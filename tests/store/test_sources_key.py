@@ -39,7 +39,7 @@ def test_a_file_that_is_no_key_is_refused_by_name_and_service_goes_on(
 ) -> None:
     configured = tmp_path / "key"
     configured.write_text(content)
-    with pytest.raises(sources_key.KeyUnusable, match=f"{configured}: must be 32 hexadecimal digits"):
+    with pytest.raises(sources_key.SourcesKeyUnusable, match=f"{configured}: must be 32 hexadecimal digits"):
         sources_key.read(configured)
     own = sources_key.own(tmp_path)
     caplog.clear()

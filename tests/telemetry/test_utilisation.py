@@ -9,7 +9,7 @@ import pytest
 
 from rootsrv.telemetry import utilisation
 from rootsrv.telemetry.host import Machine, Process, read_machine
-from rootsrv.telemetry.utilisation import NotUtilisation, Sample, Utilisation, UtilisationBook, add
+from rootsrv.telemetry.utilisation import NotUtilisation, Utilisation, UtilisationBook, UtilisationSample, add
 
 DAY = datetime.date(2026, 11, 21)
 NOON = datetime.datetime(2026, 11, 21, 12, tzinfo=datetime.UTC).timestamp()
@@ -28,9 +28,9 @@ MACHINE = Machine(
 SERVICE = "x.root-servers.net"
 
 
-def sample(at: float, machine: Machine = MACHINE, **used: float) -> Sample:
+def sample(at: float, machine: Machine = MACHINE, **used: float) -> UtilisationSample:
     processes = [Process(name, 100, seconds, pid) for pid, (name, seconds) in enumerate(used.items(), 10)]
-    return Sample.of(at, machine, processes)
+    return UtilisationSample.of(at, machine, processes)
 
 
 def test_what_was_used_between_two_samples_is_added() -> None:

@@ -20,10 +20,10 @@ import pytest
 
 from bench.peers.daemon import free_port
 from rootsrv.commands.parser import main
-from rootsrv.commands.probe import Zones
+from rootsrv.commands.probe import RightZones
 from rootsrv.vantage.asking import ask
-from rootsrv.vantage.correctness import Question, draw, fault
-from rootsrv.vantage.measurement import Publication, Sample, Target, median, summary
+from rootsrv.vantage.correctness import CorrectnessQuestion, draw, fault
+from rootsrv.vantage.measurement import PublicationLatency, Sample, Target, median, summary
 from rootsrv.wire.name import ROOT
 from rootsrv.wire.rdata import DNSKEY, DS, NS, SOA
 from rootsrv.zone import presentation
@@ -43,18 +43,18 @@ def zones() -> tuple[ZoneContents, ZoneContents]:
     return first, second
 
 
-def questions(zone: ZoneContents) -> dict[str, Question]:
+def questions(zone: ZoneContents) -> dict[str, CorrectnessQuestion]:
     """One of each kind."""
     secure = next(owner for owner in zone.delegations if (owner, DS) in zone.rrsets)
     insecure = next((owner for owner in zone.delegations if (owner, DS) not in zone.rrsets), secure)
     return {
-        "referral": Question(secure, NS),
-        "insecure": Question(insecure, NS),
-        "ds": Question(secure, DS),
-        "soa": Question(ROOT, SOA),
-        "ns": Question(ROOT, NS),
-        "dnskey": Question(ROOT, DNSKEY),
-        "nxdomain": Question(b"\4zzzz\0", 1),
+        "referral": CorrectnessQuestion(secure, NS),
+        "insecure": CorrectnessQuestion(insecure, NS),
+        "ds": CorrectnessQuestion(secure, DS),
+        "soa": CorrectnessQuestion(ROOT, SOA),
+        "ns": CorrectnessQuestion(ROOT, NS),
+        "dnskey": CorrectnessQuestion(ROOT, DNSKEY),
+        "nxdomain": CorrectnessQuestion(b"\4zzzz\0", 1),
     }
 
 
@@ -76,7 +76,7 @@ def test_every_kind_of_question_is_drawn_and_every_answer_of_ours_is_right(
     assert all(each.available and each.judged for each in samples)
 
 
-def response_to(live: Instance, question: Question) -> dns.message.Message:
+def response_to(live: Instance, question: CorrectnessQuestion) -> dns.message.Message:
     import dns.query
 
     return dns.query.tcp(question.to_message(), "127.0.0.1", port=live.port, timeout=5)
@@ -170,7 +170,7 @@ def test_an_answer_of_a_zone_before_is_right_for_48_hours_and_of_another_is_not(
 def test_zones_are_read_again_when_they_change_verified_and_forgotten_in_time(tmp_path: Path) -> None:
     files, path, anchors = zone_files(), tmp_path / "root.zone", tmp_path / "anchors"
     anchors.write_bytes(files.anchor)
-    kept = Zones(path, anchors)
+    kept = RightZones(path, anchors)
     now = float(files.expires - 3600)
     assert kept.current(now) == []
     path.write_bytes(files.versions[0])
@@ -257,7 +257,7 @@ def sample(at: float, target: str, serial: int, seconds: float | None = 0.01, wr
 
 
 def test_publication_latency_counts_from_whoever_serves_a_serial_first() -> None:
-    publication = Publication()
+    publication = PublicationLatency()
     for each in (
         sample(0, "a", 1), sample(0, "b", 1),
         sample(300, "a", 2), sample(300, "b", 1),
@@ -273,7 +273,7 @@ def test_publication_latency_counts_from_whoever_serves_a_serial_first() -> None
 def test_the_figures_are_percentages_and_medians() -> None:
     samples = [sample(n, "a", 1, 0.01 * (n + 1), "wrong" if n == 0 else "") for n in range(4)]
     samples.append(sample(9, "a", 1, None))
-    (figures,) = summary(samples, Publication())
+    (figures,) = summary(samples, PublicationLatency())
     assert (figures["availability_percent"], figures["measurements"]) == (80, 5)
     assert figures["response_latency_ms"] == 25
     assert figures["correctness_percent"] == 75  # of what was answered

@@ -6,11 +6,11 @@ from rootsrv.wire.name import from_text
 from rootsrv.wire.record import Record
 from rootsrv.zone.builder import from_records
 from rootsrv.zone.contents import Soa, ZoneContents
-from rootsrv.zone.plausibility import Accept, Hold, Limits, judge
+from rootsrv.zone.plausibility import Accept, ChangeLimits, Hold, judge
 
 NOW = 1_758_369_600.0
 UNTIL = NOW + 10 * 86_400
-LIMITS = Limits()
+LIMITS = ChangeLimits()
 
 
 def soa(serial: int) -> Record:

@@ -15,7 +15,7 @@ from rootsrv.wire.record import Record
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import (
     Inbound,
-    Limits,
+    InboundLimits,
     TransferFailed,
     TransferInconsistent,
     TransferMalformed,
@@ -41,7 +41,10 @@ def messages(sent: Iterable[Record], qtype: int) -> Iterator[bytes]:
         question = b""
 
 
-def receive(sent: Iterable[Record], base: ZoneContents | None = None, limits: Limits = Limits()) -> Inbound:  # noqa: B008
+LIMITS = InboundLimits()
+
+
+def receive(sent: Iterable[Record], base: ZoneContents | None = None, limits: InboundLimits = LIMITS) -> Inbound:
     qtype = AXFR if base is None else IXFR
     inbound = Inbound(ROOT, qtype, ID, base=base, limits=limits)
     for octets in messages(sent, qtype):
@@ -134,9 +137,9 @@ def test_a_faulty_transfer_is_refused(what: str) -> None:
 def test_limits_hold_for_octets_records_and_what_is_uncompressed() -> None:
     sent = records(VERSIONS[0])
     with pytest.raises(TransferTooLarge, match="more than 50 records"):
-        receive(sent, limits=Limits(records=50))
+        receive(sent, limits=InboundLimits(records=50))
     with pytest.raises(TransferTooLarge, match="more than 1000 octets"):
-        receive(sent, limits=Limits(octets=1000))
+        receive(sent, limits=InboundLimits(octets=1000))
     # 4,000 records of 16 octets whose owner is a name of 255 octets.
     soa = sent[0]
     name = b"".join(b"\x3f" + b"a" * 63 for _ in range(3)) + b"\x3d" + b"b" * 61 + b"\0"
@@ -149,7 +152,7 @@ def test_limits_hold_for_octets_records_and_what_is_uncompressed() -> None:
         count += 1
     bomb = struct.pack("!HHHHHH", ID, 0x8400, 1, count, 0, 0) + b"\0" + struct.pack("!HH", AXFR, 1) + body
     with pytest.raises(TransferTooLarge, match="when uncompressed"):
-        Inbound(ROOT, AXFR, ID, limits=Limits(octets=200_000)).receive_message(bomb, 0.0)
+        Inbound(ROOT, AXFR, ID, limits=InboundLimits(octets=200_000)).receive_message(bomb, 0.0)
 
 
 @pytest.mark.parametrize("target", [17, 18, 200])
