@@ -6,6 +6,11 @@
 # The mirror is octets: nothing is believed here.  What is GONE stays readable, with its age, because what was signed
 # stays signed; whoever asks decides whether age matters.
 #
+# A node that has lost the others still has what was written before: an order that some members have heard must not be
+# one that the others, whose node is frozen, go without.  So while the engine is GONE every node is asked for what it
+# has (what is signed does not get worse by being old), and what is newer than all that was seen here is taken; nothing
+# is taken away, nor comes back that was deleted.
+#
 # Everything that this member publishes hangs on one lease, so that it goes when we do.  The lease is kept alive every
 # third of its time; when it is lost, all is published again under a new one.
 
@@ -47,6 +52,9 @@ class Board:
     dirty: set[str] = field(default_factory=set)
     """Keys that changed; whoever has read them takes them out."""
 
+    _seen: int = 0
+    """The newest revision that was read here."""
+
     _published: dict[str, bytes] = field(default_factory=dict)
     _written: dict[str, bytes] = field(default_factory=dict)
     _to_write: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,6 +78,7 @@ class Board:
             except (EngineGone, Compacted) as error:
                 if isinstance(error, EngineGone):
                     self._is_gone(str(error))
+                    await self._take_what_is_left()
                 else:
                     log.event("engine compacted", reason=error)
                     continue
@@ -85,9 +94,15 @@ class Board:
         self.gone = why
         self.changed.set()
 
+    async def _take_what_is_left(self) -> None:
+        left = await self.etcd.read_without_quorum(self.prefix)
+        newer = [each for each in left if each.mod_revision > self._seen]
+        self._take([KeyEvent(each.key, each) for each in newer])
+
     async def _one_life(self) -> None:
         revision, entries = await self.etcd.read(self.prefix)
         lease = await self.etcd.grant(LEASE_SECONDS)
+        self._seen = revision
         before, self.entries = self.entries, {each.key.removeprefix(self.prefix): each for each in entries}
         self.dirty |= {key for key in {*before, *self.entries} if before.get(key) != self.entries.get(key)}
         if self.gone:
@@ -121,6 +136,7 @@ class Board:
                     self._to_write.set()
             else:
                 self.entries[key] = event.entry
+                self._seen = max(self._seen, event.entry.mod_revision)
                 if key in self._published and event.entry.value != self._published[key]:
                     self._written.pop(key, None)  # somebody wrote over it, or it is an older value on its way
                     self._to_write.set()

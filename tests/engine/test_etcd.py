@@ -12,6 +12,7 @@ import uvloop
 from bench.peers.etcd import Cluster, cluster
 from rootsrv.distribution.tls import client_context
 from rootsrv.engine import etcd as client
+from rootsrv.engine.board import Board
 from rootsrv.engine.etcd import Compacted, EngineGone, Etcd, KeyEvent, NodeStatus, tls_context
 from rootsrv.engine.messages import make
 
@@ -232,6 +233,35 @@ def test_without_a_quorum_the_engine_is_gone(three_nodes: Cluster) -> None:
         with pytest.raises(EngineGone):
             async with asyncio.timeout(4 * NOTICED_SECONDS):
                 await watching.task
+
+    run(three_nodes, work)
+
+
+def test_without_a_quorum_what_was_written_before_can_be_read(three_nodes: Cluster) -> None:
+    """An order that one half of the mesh has heard reaches the other half, whose nodes are frozen."""
+
+    async def work(etcd: Etcd) -> None:
+        await etcd.put("/t11/order", b"at T")
+        late = Board(connected(three_nodes, seconds=1.0), "/t11/", time.monotonic)
+        last = connected(three_nodes)
+        last.endpoints = last.endpoints[2:]
+        assert await last.get("/t11/order")  # so the last node has it, too
+        last.close()
+        for node in three_nodes.nodes[:2]:
+            node.freeze()
+        running = asyncio.create_task(late.run())
+        try:
+            while not late.entries:
+                await late.changed.wait()
+                late.changed.clear()
+            assert late.entries["order"].value == b"at T"
+            assert (late.dirty, bool(late.gone)) == ({"order"}, True)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            for node in three_nodes.nodes[:2]:
+                node.thaw()
+            late.etcd.close()
 
     run(three_nodes, work)
 
