@@ -9,11 +9,14 @@ import pytest
 
 from rootsrv.localroot.observations import Asked, KeyFailed, Notified, Proved, TransferSeen
 from rootsrv.localroot.subscribers import LiveKey
+from rootsrv.telemetry.localroot_metrics import localroot as localroot_metrics
+from rootsrv.telemetry.view import Said, View
 from rootsrv.wire.codes import NOTAUTH, REFUSED
 from rootsrv.wire.message import parse
 from rootsrv.wire.tsig import Checker, Signer
 from tests.localroot import zones
 from tests.localroot.service import ARPA, CC, FIRST, HOSTS, ROOT, ZONES, Service, contents_of, localroot, wire_key
+from tests.needs import REPOSITORY
 from tests.secondary import versions
 from tests.zone.altered import rrset_at, with_rrset
 
@@ -178,3 +181,23 @@ def test_distributed_zones_are_in_no_answer_table(running: Service) -> None:
         octets = each.read_bytes()
         assert b"\3www\4arpa\0" not in octets
         assert b"\4wild\2cc\0" not in octets
+
+
+def test_every_metric_of_the_table_comes_from_a_running_service(running: Service) -> None:
+    """docs/operations.md, rows of rootsrv_localroot_…; it runs last: transfers and NOTIFYs have happened."""
+    lines = (REPOSITORY / "docs" / "operations.md").read_text().splitlines()
+    documented = {line.split("`")[1] for line in lines if line.startswith("| `rootsrv_localroot_")}
+    view = View(now=time.time(), roles={"localroot": Said(running.status())})
+    found = {
+        f"{family.name}_total" if family.type == "counter" else family.name: [each.value for each in family.samples]
+        for family in localroot_metrics(view)
+    }
+    assert found.keys() == documented
+    may_be_zero = {
+        "rootsrv_localroot_running_transfers",
+        "rootsrv_localroot_pending_notifies",
+        "rootsrv_localroot_fresh_subscribers",
+        "rootsrv_localroot_subscribers",
+    }
+    assert {name for name, values in found.items() if not any(values)} <= may_be_zero
+    assert all(found.values())
