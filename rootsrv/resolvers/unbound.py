@@ -2,6 +2,8 @@
 # Tried: Unbound knows no TSIG; without `zonemd-check` it takes a root whose glue was changed; `for-downstream: yes`
 # breaks resolution; with a URL alone it loads all of it at each refresh; it takes NOTIFY from `allow-notify` only.
 
+import ipaddress
+
 from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverSetup
 
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -31,6 +33,13 @@ def configuration(wanted: ResolverSetup, storage: str, certificates: str = _CERT
     if over_tls:
         lines.append(f'    tls-cert-bundle: "{certificates}"')
     lines += [f'    local-zone: "{each}" static' for each in wanted.zones()]
+    # Who may not ask at all is answered REFUSED to NOTIFY as well, before `allow-notify` is looked at (1.17).
+    addresses = dict.fromkeys(ipaddress.ip_address(each.address) for each in wanted.publishers)
+    lines += [
+        f"    access-control: {each}/{each.max_prefixlen} refuse_non_local"
+        for each in addresses
+        if not each.is_loopback
+    ]
     lines += _auth_zone(wanted, ".", "root", storage)
     if wanted.hosts:
         lines += _auth_zone(wanted, "root-servers.net.", "hosts", storage)

@@ -4,9 +4,7 @@ Everything is in one network namespace.  Each resolver asks the root servers fro
 from there is counted.
 """
 
-import base64
 import contextlib
-import hashlib
 import os
 import re
 import secrets
@@ -19,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers.bind import lock_option
 from bench.peers.daemon import running
 from rootsrv.hyperlocal import resolvers
-from tests.hyperlocal.stand_ins import FIRST, PUBLISHER, ROOT, answers, nsd, root, root_addresses
+from tests.hyperlocal.programs import STARTS
+from tests.hyperlocal.stand_ins import FIRST, PUBLISHER, answers, nsd, root, root_addresses
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
 from tests.secondary import versions
@@ -152,9 +150,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.start_hyperlocal()
         hints = "".join(f". 3600000 NS r{at}.test.\nr{at}.test. 3600000 A {each}\n" for at, each in enumerate(roots))
         (directory / "hints").write_text(hints)
-        for kind, start in (("unbound", unbound), ("bind", bind), ("pdns", pdns), ("kresd", kresd)):
-            command = [*host.prefix, *start(directory)]
-            ready = lambda address=RESOLVERS[kind][0]: answers(host, address)  # noqa: E731
+        for kind, start in STARTS.items():
+            address, own = RESOLVERS[kind]
+            command = [*host.prefix, *start(directory, generated(kind, directory), address, own)]
+            ready = lambda address=address: answers(host, address)  # noqa: E731
             stack.enter_context(running(kind, command, directory / f"{kind}.log", ready))
         yield made
 
@@ -180,107 +179,6 @@ def generated(kind: str, directory: Path) -> str:
     """What `--configure` prints for it."""
     copy = resolvers.Copy(ADDRESS, PORT, HTTPS_PORT, str(directory / "run" / "https.pem"))
     return resolvers.HERE[kind].configuration(copy.wanted(kind, str(directory)))
-
-
-def unbound(directory: Path) -> list[str]:
-    address, own = RESOLVERS["unbound"]
-    path = directory / "unbound.conf"
-    path.write_text(
-        f"""
-{generated("unbound", directory)}
-server:
-    interface: {address}
-    outgoing-interface: {own}
-    do-ip6: no
-    username: ""
-    chroot: ""
-    directory: "{directory}"
-    pidfile: "{directory}/unbound.pid"
-    use-syslog: no
-    module-config: "validator iterator"
-    root-hints: "{directory}/hints"
-    trust-anchor-file: "{directory}/anchors"
-    access-control: 127.0.0.0/8 allow
-    do-not-query-localhost: no
-    aggressive-nsec: no
-remote-control:
-    control-enable: no
-"""
-    )
-    return [require_tool("unbound"), "-d", "-c", str(path)]
-
-
-def bind(directory: Path) -> list[str]:
-    address, own = RESOLVERS["bind"]
-    ksk = versions.keys()[0].dnskey
-    path = directory / "named.conf"
-    path.write_text(
-        f"""
-options {{
-    directory "{directory}";
-    pid-file "{directory}/named.pid";
-    {lock_option(require_tool("named"))}
-    session-keyfile "{directory}/session.key";
-    managed-keys-directory "{directory}";
-    listen-on port 53 {{ {address}; }};
-    listen-on-v6 {{ none; }};
-    query-source address {own};
-    dnssec-validation yes;
-    empty-zones-enable no;
-    synth-from-dnssec no;
-    min-refresh-time 1;
-    min-retry-time 1;
-    allow-query {{ 127.0.0.0/8; }};
-    allow-recursion {{ 127.0.0.0/8; }};
-}};
-controls {{ }};
-trust-anchors {{ . static-key 257 3 {ksk[3]} "{base64.b64encode(ksk[4:]).decode()}"; }};
-{generated("bind", directory)}"""
-    )
-    return [require_tool("named"), "-4", "-g", "-n", "1", "-c", str(path)]
-
-
-def pdns(directory: Path) -> list[str]:
-    address, own = RESOLVERS["pdns"]
-    ksk = versions.keys()[0]
-    digest = hashlib.sha256(ROOT + ksk.dnskey).hexdigest()
-    (directory / "recursor.lua").write_text(
-        f'clearTA(".")\naddTA(".", "{ksk.tag} {ksk.algorithm} 2 {digest}")\n{generated("pdns", directory)}'
-    )
-    (directory / "recursor.conf").write_text(
-        f"""
-local-address={address}
-query-local-address={own}
-socket-dir={directory}
-hint-file={directory}/hints
-lua-config-file={directory}/recursor.lua
-dnssec=validate
-dont-query=
-threads=1
-security-poll-suffix=
-"""
-    )
-    return [require_tool("pdns_recursor"), f"--config-dir={directory}", "--daemon=no", "--write-pid=no"]
-
-
-def kresd(directory: Path) -> list[str]:
-    address, own = RESOLVERS["kresd"]
-    ksk = versions.keys()[0].dnskey
-    cache = directory / "kresd"
-    cache.mkdir()
-    (cache / "kresd.conf").write_text(
-        f"""
-net.listen('{address}', 53)
-net.outgoing_v4('{own}')
-net.ipv6 = false
-cache.size = 20 * MB
-modules.load('hints')
-hints.root_file('{directory}/hints')
-trust_anchors.remove('.')
-trust_anchors.add('. IN DNSKEY 257 3 {ksk[3]} {base64.b64encode(ksk[4:]).decode()}')
-{generated("kresd", directory)}"""
-    )
-    return [require_tool("kresd"), "-n", "-c", str(cache / "kresd.conf"), str(cache)]
 
 
 MAY_ASK = {"unbound": 0, "bind": 0, "kresd": 0, "pdns": versions.TLDS + 2}

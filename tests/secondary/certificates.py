@@ -41,10 +41,10 @@ class Authority:
         self.path = directory / "ca.pem"
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def certify(self, name: str) -> Certified:
-        """A certificate for the host *name* and 127.0.0.1."""
+    def certify(self, name: str, address: str = "127.0.0.1") -> Certified:
+        """A certificate for the host *name* and *address*."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address(address))])
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
             _builder(subject, self._name, key.public_key())

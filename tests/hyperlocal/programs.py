@@ -1,0 +1,117 @@
+"""Real resolvers with a generated part of configuration: what else each needs to run beside others in a test."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.peers.bind import lock_option
+from tests.hyperlocal.stand_ins import ROOT
+from tests.needs import require_tool
+from tests.secondary import versions
+
+Start = Callable[[Path, str, str, str], list[str]]
+"""(directory of all, the generated part, the address where it listens, that from which it asks) → the command."""
+
+
+def unbound(directory: Path, part: str, address: str, own: str) -> list[str]:
+    """Unbound, without what would answer in place of the copy."""
+    path = directory / f"unbound-{address}.conf"
+    path.write_text(
+        f"""
+{part}
+server:
+    interface: {address}
+    outgoing-interface: {own}
+    do-ip6: no
+    username: ""
+    chroot: ""
+    directory: "{directory}"
+    pidfile: "{directory}/unbound-{address}.pid"
+    use-syslog: no
+    module-config: "validator iterator"
+    root-hints: "{directory}/hints"
+    trust-anchor-file: "{directory}/anchors"
+    access-control: 127.0.0.0/8 allow
+    do-not-query-localhost: no
+    aggressive-nsec: no
+remote-control:
+    control-enable: no
+"""
+    )
+    return [require_tool("unbound"), "-d", "-c", str(path)]
+
+
+def bind(directory: Path, part: str, address: str, own: str) -> list[str]:
+    """BIND, likewise; a refresh may come after a second."""
+    ksk = versions.keys()[0].dnskey
+    path = directory / "named.conf"
+    path.write_text(
+        f"""
+options {{
+    directory "{directory}";
+    pid-file "{directory}/named.pid";
+    {lock_option(require_tool("named"))}
+    session-keyfile "{directory}/session.key";
+    managed-keys-directory "{directory}";
+    listen-on port 53 {{ {address}; }};
+    listen-on-v6 {{ none; }};
+    query-source address {own};
+    transfer-source {own};
+    dnssec-validation yes;
+    empty-zones-enable no;
+    synth-from-dnssec no;
+    min-refresh-time 1;
+    min-retry-time 1;
+    allow-query {{ 127.0.0.0/8; }};
+    allow-recursion {{ 127.0.0.0/8; }};
+}};
+controls {{ }};
+trust-anchors {{ . static-key 257 3 {ksk[3]} "{base64.b64encode(ksk[4:]).decode()}"; }};
+{part}"""
+    )
+    return [require_tool("named"), "-4", "-g", "-n", "1", "-c", str(path)]
+
+
+def pdns(directory: Path, part: str, address: str, own: str) -> list[str]:
+    """PowerDNS Recursor."""
+    ksk = versions.keys()[0]
+    digest = hashlib.sha256(ROOT + ksk.dnskey).hexdigest()
+    (directory / "recursor.lua").write_text(f'clearTA(".")\naddTA(".", "{ksk.tag} {ksk.algorithm} 2 {digest}")\n{part}')
+    (directory / "recursor.conf").write_text(
+        f"""
+local-address={address}
+query-local-address={own}
+socket-dir={directory}
+hint-file={directory}/hints
+lua-config-file={directory}/recursor.lua
+dnssec=validate
+dont-query=
+threads=1
+security-poll-suffix=
+"""
+    )
+    return [require_tool("pdns_recursor"), f"--config-dir={directory}", "--daemon=no", "--write-pid=no"]
+
+
+def kresd(directory: Path, part: str, address: str, own: str) -> list[str]:
+    """Knot Resolver 5."""
+    ksk = versions.keys()[0].dnskey
+    cache = directory / "kresd"
+    cache.mkdir()
+    (cache / "kresd.conf").write_text(
+        f"""
+net.listen('{address}', 53)
+net.outgoing_v4('{own}')
+net.ipv6 = false
+cache.size = 20 * MB
+modules.load('hints')
+hints.root_file('{directory}/hints')
+trust_anchors.remove('.')
+trust_anchors.add('. IN DNSKEY 257 3 {ksk[3]} {base64.b64encode(ksk[4:]).decode()}')
+{part}"""
+    )
+    return [require_tool("kresd"), "-n", "-c", str(cache / "kresd.conf"), str(cache)]
+
+
+STARTS: dict[str, Start] = {"unbound": unbound, "bind": bind, "pdns": pdns, "kresd": kresd}
