@@ -78,7 +78,7 @@ def test_a_disk_that_takes_nothing_delays_no_answer_and_costs_what_is_counted(
 
         assert made.counted() - before == asked
         assert told["items"] + told["lost"]["worker"] == asked
-        assert told["lost"]["worker"] > 0
+        assert told["lost"]["worker"] > 0 or kind == "cdns"  # of which the kernel may hold what there is
         assert told["items"] >= RING_ROWS, "what a ring held when it was full"
         assert told["lost"]["disk"] == 0
         if kind == "pcap":

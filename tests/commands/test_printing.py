@@ -81,7 +81,7 @@ def test_nobody_but_whole_file_writes_where_an_operator_says() -> None:
         for path in (REPOSITORY / "rootsrv" / "commands").glob("*.py")
         if re.search(r"\.write_(text|bytes)\(|open\(.w", path.read_text())
     }
-    assert writing == {"demo.py", "manual.py", "setup.py"}  # into a directory of their own
+    assert writing == {"demo.py", "demo_localroot.py", "manual.py", "setup.py"}  # into a directory of their own
 
 
 def status() -> dict[str, Any]:
@@ -112,13 +112,13 @@ def test_status_of_a_zone_with_a_hostile_name_is_printed(capsys: pytest.CaptureF
 
 
 def test_only_printing_hands_anything_to_rich() -> None:
-    """Elsewhere but in the demo, whose texts are its own, nobody has to think of markup."""
+    """Elsewhere but in the demos, whose texts are their own, nobody has to think of markup."""
     using = {
         path.relative_to(REPOSITORY).as_posix()
         for path in (REPOSITORY / "rootsrv").rglob("*.py")
         if "from rich" in path.read_text() or "import rich" in path.read_text()
     }
-    assert using == {"rootsrv/commands/printing.py", "rootsrv/commands/demo.py"}
+    assert using == {f"rootsrv/commands/{each}.py" for each in ("printing", "demo", "demo_localroot")}
 
 
 @pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])

@@ -289,21 +289,3 @@ def test_without_the_service_they_ask_the_root_servers_and_return_by_themselves(
     world.start_service()
     for name in WITH_COPY:
         wait_until(lambda name=name: world.answers_alone(name, 5), f"{name} answers from its copy again", 90)
-
-
-@pytest.mark.long
-def test_a_copy_that_nobody_confirms_is_withheld_and_they_go_back_to_the_root_servers(world: World) -> None:
-    pid = world.pids["publisher"]
-    stopped = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-    for each in stopped:
-        os.kill(each, signal.SIGSTOP)
-    try:
-        wait_until(lambda: world.given() is None, "the root is withheld", 60)
-        for name in WITH_COPY:
-            wait_until(lambda name=name: world.asks_the_roots(name), f"{name} asks the root servers", 60)
-    finally:
-        for each in stopped:
-            os.kill(each, signal.SIGCONT)
-    wait_until(lambda: world.given() is not None, "the root is given out again", 60)
-    for name in WITH_COPY:
-        wait_until(lambda name=name: world.answers_alone(name, 5), f"{name} answers from its copy again", 90)
