@@ -1,6 +1,5 @@
 """The API for programs of operators: JSON, over tokens of theirs (docs/portal.md)."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
@@ -20,7 +19,7 @@ from rootsrv.portal.configuration import Choice, configuration
 from rootsrv.portal.describing import checked, described
 from rootsrv.portal.rates import TooOften
 from rootsrv.portal.visits import Portal
-from rootsrv.process import log
+from rootsrv.process import json_text, log
 from rootsrv.process.places import prefix_of
 from rootsrv.resolvers.wanted import CannotConfigure
 
@@ -173,8 +172,8 @@ def _endpoint(portal: Portal, methods: Mapping[str, tuple[str, Callable[[Call], 
             return _error(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": str(error.seconds)})
         try:
             octets = await request.body()
-            body = json.loads(octets) if octets else None
-        except (ValueError, RecursionError):
+            body = json_text.parse(octets) if octets else None
+        except ValueError:
             return _error(HTTPStatus.BAD_REQUEST, "the body is no JSON")
         except ClientDisconnect:
             return _error(HTTPStatus.BAD_REQUEST, "the body is not whole")

@@ -9,7 +9,6 @@
 
 import hashlib
 import hmac
-import json
 import re
 import secrets
 import time
@@ -36,7 +35,7 @@ from rootsrv.portal.passkeys import Passkeys
 from rootsrv.portal.passwords import Busy, Passwords
 from rootsrv.portal.rates import TooOften, Tries
 from rootsrv.portal.tokens import Tokens
-from rootsrv.process import log
+from rootsrv.process import json_text, log
 from rootsrv.process.places import prefix_of
 
 _MAX_FIELDS = 100
@@ -198,7 +197,7 @@ def page(portal: Portal, view: View) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
             visit = await _visit(portal, request)
-        except (NotAccepted, ValueError, RecursionError):
+        except (NotAccepted, ValueError):
             return _plain(HTTPStatus.BAD_REQUEST)
         except ClientDisconnect:
             return _plain(HTTPStatus.BAD_REQUEST)
@@ -228,7 +227,7 @@ async def _visit(portal: Portal, request: Request) -> Visit:
         body = await request.body()
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
-            document = json.loads(body)
+            document = json_text.parse(body)
         elif kind == "application/x-www-form-urlencoded":
             form = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
         elif body:

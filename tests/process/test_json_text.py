@@ -79,5 +79,5 @@ def test_what_was_kept_is_read_nowhere_without_that() -> None:
     }
     assert using == {
         "process/json_text.py", "control/protocol.py", "doctor/network.py", "server/worker.py",
-        "server/worker_orders.py",
+        "server/worker_orders.py", "portal/account_pages.py", "portal/signing_in.py",
     }  # fmt: skip
