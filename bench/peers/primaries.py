@@ -141,7 +141,8 @@ def _knot(
         f"{KNOT_KEY}remote:\n  - id: secondary\n    address: 127.0.0.1@{notify_port or 1}\n{key}"
         f"acl:\n  - id: transfer\n    address: 127.0.0.1\n    action: transfer\n{key}"
     )
-    path = knot.configuration(directory, ("127.0.0.1",), port, zones, clauses=clauses)
+    patient = ("tcp-io-timeout: 5000",)  # half a second as shipped, in which a busy machine may not read a whole zone
+    path = knot.configuration(directory, ("127.0.0.1",), port, zones, options=patient, clauses=clauses)
     return [tool("knotd"), "-c", str(path)]
 
 
