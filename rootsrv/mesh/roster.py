@@ -331,9 +331,7 @@ def read(octets: bytes, service: str, signing_keys: typing.Iterable[str]) -> Ros
     except (ConfigError, TypeError, ValueError) as error:
         raise EnvelopeMalformed(f"the roster is signed, and wrong: {error}") from error
     if roster.service != service or float(roster.version) != opened.epoch:
-        raise EnvelopeMalformed(
-            f"the roster is signed as version {opened.epoch:.0f} of {service!r}, and says otherwise"
-        )
+        raise EnvelopeMalformed(f"the roster is signed as version {opened.epoch:.0f} of {service!r}, says otherwise")
     return roster
 
 
