@@ -134,7 +134,7 @@ class InKernel:
         return self.reply(sent, run.packet)
 
     def reason(self) -> Reason:
-        """Why the packet of the latest run was passed up; all passes before were asked for too."""
+        """Why the packet of the latest run was passed up; all passes before it, in this test, were asked for too."""
         before, self._passed = self._passed, self.program.counters(test_runs=True).passed()
         (name,) = [name for name, count in self._passed.items() if count != before.get(name, 0)]
         return Reason[name.upper()]
@@ -178,8 +178,9 @@ def loaded(zones: Zones) -> Iterator[InKernel]:
 
 @pytest.fixture
 def kernel(loaded: InKernel) -> InKernel:
-    """The program and the Responder, set to SETTINGS at NOW."""
+    """The program and the Responder, set to SETTINGS at NOW, as if nothing had been passed up before."""
     loaded.configure()
+    loaded.reason_reset()
     return loaded
 
 

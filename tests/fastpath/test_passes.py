@@ -381,7 +381,6 @@ def test_mutated_packets(kernel: InKernel, hook: Hook) -> None:
     print(f"{hook}: {passed} passed, {answered} answered")
     assert passed > 10_000
     assert answered > 500
-    kernel.reason_reset()
 
 
 @pytest.mark.long
@@ -391,4 +390,3 @@ def test_many_mutated_packets(kernel: InKernel, hook: Hook) -> None:
 
     assert passed > 100_000
     assert answered > 5_000
-    kernel.reason_reset()
