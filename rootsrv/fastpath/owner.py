@@ -3,7 +3,8 @@
 #
 # Theory of operation
 # -------------------
-# The workers' switchover is the kernel's too.  The owner looks at the shared page (page/layout.py) all the time:
+# The workers' switchover is the kernel's too.  The owner looks at the shared page (page/layout.py) when it is told of a
+# change, and all the time while the workers flip, who tell nobody:
 #
 #   page.staged = n    table n is copied into the kernel's other generation and self-tested there by test runs
 #   page.active = n    when every worker has flipped to n, the kernel flips: workers first, so that a client that comes
@@ -46,14 +47,17 @@ from rootsrv.fastpath.layout import Reason, constant
 from rootsrv.fastpath.program import TABLE_ROOM, FastPathUnavailable, Program
 from rootsrv.fastpath.staging import OpenTable, Staging
 from rootsrv.fastpath.tap import Tap, TapSample
+from rootsrv.page.changes import Changes
 from rootsrv.page.day import DAY_SECONDS
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import json_text, log, whole_file
 
 FOLLOW_SECONDS = 0.01
-"""How often the page is looked at: how far the kernel may be behind the workers at a switchover."""
+"""How often the page is looked at during a switchover: how far the kernel may be behind the workers then."""
 
+LOOK_SECONDS = 0.25
+"""How often it is looked at otherwise: changes are told (page/changes.py), and a look costs a core that answers."""
 
 DUTY_SECONDS = 1.0
 """How often the time is published, leases are renewed when due, and interfaces looked at."""
@@ -139,9 +143,13 @@ class FastPath:
                 log.event("fast path off", reason=reason)
             return
         days = asyncio.create_task(self._turn_days(), name="fastpath-days")
+        look = asyncio.Event()
+        stopper = asyncio.create_task(_pass_on(stop, look), name="fastpath-stop")
+        changes = self._watched(look.set)
         try:
             next_duty = 0.0
             while not stop.is_set():
+                look.clear()
                 now = time.monotonic()
                 try:
                     if now >= next_duty:
@@ -154,12 +162,27 @@ class FastPath:
                     with self._changing:
                         self._detach_all("failed")
                     self._retry_at = now + RETRY_SECONDS
+                patience = FOLLOW_SECONDS if changes is None or self._is_behind() else LOOK_SECONDS
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(FOLLOW_SECONDS):
-                        await stop.wait()
+                    async with asyncio.timeout(patience):
+                        await look.wait()
         finally:
             days.cancel()
+            stopper.cancel()
+            if changes is not None:
+                changes.close()
             self.close()
+
+    def _watched(self, changed: Callable[[], None]) -> Changes | None:
+        try:
+            return self._page.changes(changed)
+        except OSError as error:  # too many watches on this host: it is looked at all the time
+            log.alarm("fast path is not told of changes", reason=error.strerror, effect="looks all the time")
+            return None
+
+    def _is_behind(self) -> bool:
+        """Whether the page says something that is still to be done here."""
+        return self.program is not None and self._page.active != self._active
 
     async def _turn_days(self) -> None:
         """End each UTC day for the statistics when it is over, whatever is being staged or attached meanwhile."""
@@ -548,6 +571,11 @@ class FastPath:
             document["table_octets"], document["table_room"] = self._staging.table_octets, TABLE_ROOM
             document["counters"] = program.counters().as_document()
         return document
+
+
+async def _pass_on(event: asyncio.Event, other: asyncio.Event) -> None:
+    await event.wait()
+    other.set()
 
 
 def _noted(path: Path | None) -> list[int]:

@@ -10,7 +10,8 @@ blocked sources), each worker writes its own slot (what it has staged and serves
 # -------------------
 # Every field is one aligned 64-bit word in host order, written and read by a single store or load (CPython does so for
 # memoryview.cast("Q")), so a reader sees the old or the new value and never a mixture.  There are no locks and no
-# messages: a worker reads the head once per wake-up, and the switchover is the one store to ACTIVE.
+# messages: a worker reads the head once per wake-up, and the switchover is the one store to ACTIVE.  Who has nothing
+# else to wake up for can have itself told that something may have changed (changes.py).
 #
 #   page             the head: magic, version, staged generation, active generation, silenced, boot, per-zone deadlines
 #   page.serving     of the parent that serves: magic, version, boot, worker counts, its heartbeat, identity; blocks,
@@ -48,6 +49,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rootsrv.page.changes import Changes, announce
 from rootsrv.process import log
 from rootsrv.process.shared_memory import map_shared
 
@@ -265,6 +267,15 @@ class Page:
         serving = self._serving
         return self._mapping[:_HEAD_OCTETS] + (b"" if serving is None else serving[_CHANGES])
 
+    def _store(self, word: int, value: int) -> None:
+        if self.words[word] != value:
+            self.words[word] = value
+            announce(self._path)
+
+    def changes(self, changed: Callable[[], None]) -> Changes:
+        """Have *changed* called whenever the head or the blocks may have changed; OSError if that cannot be had."""
+        return Changes(self._path.parent, changed)
+
     @property
     def identity(self) -> int:
         """A random number that tells these slots from others made anew in their place, whose counters start from 0."""
@@ -277,7 +288,7 @@ class Page:
 
     @staged.setter
     def staged(self, generation: int) -> None:
-        self.words[_STAGED] = generation
+        self._store(_STAGED, generation)
 
     @property
     def active(self) -> int:
@@ -286,7 +297,7 @@ class Page:
 
     @active.setter
     def active(self, generation: int) -> None:
-        self.words[_ACTIVE] = generation
+        self._store(_ACTIVE, generation)
 
     @property
     def silenced(self) -> bool:
@@ -295,7 +306,7 @@ class Page:
 
     @silenced.setter
     def silenced(self, value: bool) -> None:
-        self.words[_SILENCED] = int(value)
+        self._store(_SILENCED, int(value))
 
     @property
     def workers(self) -> int:
@@ -321,7 +332,7 @@ class Page:
 
     def set_deadline(self, zone: int, boottime_ns: int) -> None:
         """Grant a lease on zone number *zone* until *boottime_ns* (CLOCK_BOOTTIME)."""
-        self.words[_ZONE_DEADLINES + zone] = boottime_ns
+        self._store(_ZONE_DEADLINES + zone, boottime_ns)
 
     @property
     def block_changes(self) -> int:
@@ -346,6 +357,7 @@ class Page:
                 self._parts[first + word] = value
         self._parts[_BLOCK_COUNT] = len(blocks)
         self._parts[_BLOCK_CHANGES] += 1
+        announce(self._path.with_name(f"{self._path.name}.serving"))
 
     @property
     def parent_heartbeat(self) -> int:

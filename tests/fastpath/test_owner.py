@@ -1,12 +1,14 @@
 """The owner follows the shared page: workers first, and whatever goes wrong the kernel passes."""
 
 import asyncio
+import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config.fastpath import FastPathConfig
@@ -17,6 +19,7 @@ from rootsrv.fastpath.attachment import FoundInterface
 from rootsrv.fastpath.layout import constant
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.program import FastPathUnavailable, Interface
+from rootsrv.page.changes import Changes
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
 from tests.fastpath.conftest import DAY, NOW, SERVICE, SETTINGS, compiled, require_program
@@ -199,6 +202,70 @@ def test_silenced_it_passes_everything_and_comes_back(followed: Followed) -> Non
     followed.page.silenced = False
     followed.follow()
     assert followed.serial() == 100
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  (it is asked of the kernel)
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_owner_that_looks_once_an_hour_is_told_of_each_step(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    monkeypatch.setattr(owner_module, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(owner_module, "DUTY_SECONDS", 3600.0)
+    monkeypatch.setattr(owner_module, "own_addresses", list)
+    monkeypatch.setattr(followed.fastpath, "_keep_attached", lambda now: None)
+    maintain = Page.open(followed.page._path)
+
+    async def switch() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(followed.fastpath.run(stop))
+        await asyncio.sleep(0.05)  # it has looked, found nothing, and waits
+        maintain.active = 1
+        await asyncio.sleep(0)
+        followed.workers(1)  # who flips tells nobody: it is looked for
+        await until(lambda: followed.serial() == 100)
+        maintain.staged = 2
+        await until(lambda: followed.fastpath.status()["staged"] == 2)
+        maintain.active = 2
+        followed.workers(2)
+        await until(lambda: followed.serial() == 101)
+        maintain.silenced = True
+        await until(lambda: followed.serial() == 0)
+        maintain.silenced = False
+        await until(lambda: followed.serial() == 101)
+        stop.set()
+        async with asyncio.timeout(20):
+            await running
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(switch())
+
+
+def test_without_a_watch_it_looks_all_the_time(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(changed: Callable[[], None]) -> Changes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(owner_module, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(followed.page, "changes", full)
+    monkeypatch.setattr(followed.fastpath, "_keep_attached", lambda now: None)
+    followed.workers(1)
+
+    async def switch() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(followed.fastpath.run(stop))
+        followed.page.active = 1
+        await until(lambda: followed.serial() == 100)
+        stop.set()
+        await running
+
+    asyncio.run(switch())
+    assert "Too many open files" in caplog.text
 
 
 def test_a_table_that_cannot_be_had_is_left_to_the_workers_and_the_next_one_is_taken(followed: Followed) -> None:
