@@ -90,7 +90,7 @@ _rootsrv_words() {
     " mesh maintenance add") echo "-h --help --member --site --start --end --key --reason --config --json" ;;
     " mesh maintenance remove") echo "-h --help --key --reason --config --json" ;;
     " mesh maintenance list") echo "-h --help --config --json" ;;
-    " hyperlocal") echo "-h --help --configure --check --write --storage --address --port --notify --serve --on-stale --https-port --state --runtime --publishers --trust-anchors --config" ;;
+    " hyperlocal") echo "-h --help --configure --check --contribution --write --storage --address --port --notify --serve --on-stale --contribute --token-file --https-port --state --runtime --publishers --trust-anchors --config" ;;
     " localroot") echo "users servers keys zones mails invite suspend restore delete-user revoke -h --help" ;;
     " localroot users") echo "-h --help --config --json" ;;
     " localroot servers") echo "-h --help --config --json" ;;

@@ -1,6 +1,7 @@
 """`rootsrv hyperlocal`: the root beside one resolver (RFC 8806): run it, configure the resolver, check it."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="127.0.0.1",
         metavar="ADDRESS[@PORT]",
         help="ask the resolver whether it answers for the root from the copy (default 127.0.0.1)",
+    )
+    what.add_argument(
+        "--contribution",
+        action="store_true",
+        help="print what --contribute has counted and not sent yet",
     )
     parser.add_argument(
         "--write",
@@ -63,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --serve: what queries get while the copy is stale: what the root servers answer (default), SERVFAIL",
     )
     parser.add_argument(
+        "--contribute",
+        metavar="URL",
+        help="with --serve: send there, once a day, how many queries of which transport and address family came, and"
+        " how many responses of which rcode went (off by default; --contribution shows what)",
+    )
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="with --contribute: holds a token for counts")
+    parser.add_argument(
         "--https-port",
         type=int,
         help="where a resolver that takes zones by https only gets /root.zone; 0 = nowhere"
@@ -84,6 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     config, path = _configuration(arguments)
     if arguments.configure is not None:
         return _configure(arguments, config)
+    if arguments.contribution:
+        return _contribution(config)
     if arguments.check is not None:
         return _check(arguments.check, config)
     return _run(config, path)
@@ -96,6 +111,8 @@ _GENERATED = {
     "serve": "serve",
     "on_stale": "on_stale",
     "https_port": "https_port",
+    "contribute": "contribute_to",
+    "token_file": "token_file",
     "state": "state",
     "runtime": "runtime",
     "publishers": "publishers",
@@ -118,6 +135,8 @@ def _configuration(arguments: argparse.Namespace) -> tuple[Config, Path | None]:
     options: dict[str, Any] = {
         _GENERATED[key]: tuple(value) if isinstance(value, list) else value for key, value in given.items()
     }
+    if "token_file" in options:
+        options["token_file"] = str(options["token_file"].absolute())
     if "serve" in options:
         options["serve"], options["serve_port"] = _served(options["serve"])
     return generated.generate(generated.Options(**options)), None
@@ -200,3 +219,21 @@ def _check(resolver: str, config: Config) -> int:
     for each in findings:
         print(f"{'ok  ' if each.good else 'FAIL'}  {each.text}")
     return 0 if all(each.good for each in findings) else 1
+
+
+def _contribution(config: Config) -> int:
+    from rootsrv.hyperlocal import contributing
+
+    path = Path(config.state.directory) / contributing.FILE
+    try:
+        today, waiting = contributing.read(path)
+    except FileNotFoundError:
+        print(f"nothing was counted: there is no {path}")
+        return 0
+    except (OSError, ValueError) as error:
+        complain(f"{path}: {error}")
+        return 1
+    to = generated.settings_of(config).contribute_to or "nobody"
+    for state, each in (*(("waits", each) for each in waiting), ("so far today", today)):
+        print(f"{state}, for {to}: {json.dumps(each.to_document()) if each is not None else 'nothing'}")
+    return 0

@@ -42,8 +42,12 @@ class Answering:
         relay: Relay | None,
         counters: "Counter[str]",
         security: SecurityEvents,
+        count: "Callable[[Asker, bytes], None] | None" = None,
     ) -> None:
-        """*generation*: number of the table in service, 0 = none.  Without *relay* what is stale is SERVFAIL."""
+        """*generation*: number of the table in service, 0 = none.  Without *relay* what is stale is SERVFAIL.
+
+        *count* is told of each response.
+        """
         self.security = security
         self._settings = settings
         self._active = generation
@@ -51,6 +55,7 @@ class Answering:
         self._is_stale = is_stale
         self._relay = relay
         self._counters = counters
+        self._count = count
         self._generation = 0
         self._try_again_at = 0.0
         self._cannot_relay = False
@@ -66,11 +71,13 @@ class Answering:
         responder = None if self._is_stale() else self._current()
         if responder is not None:
             source = bytes(4)  # of use for cookies, of which there are none here
-            if (response := responder.respond(octets, source, transport, time.time())) is not None:
-                self._counters["answered"] += 1
-                yield (response,)
-            return
-        if (response := await self._stale(octets, transport)) is not None:
+            response = responder.respond(octets, source, transport, time.time())
+            self._counters["answered"] += response is not None
+        else:
+            response = await self._stale(octets, transport)
+        if response is not None:
+            if self._count is not None:
+                self._count(asker, response)
             yield (response,)
 
     def _current(self) -> Responder | None:

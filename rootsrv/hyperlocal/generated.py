@@ -52,6 +52,8 @@ class Options:
     serve_port: int = 53
     on_stale: Literal["relay", "servfail"] = "relay"
     notify: tuple[str, ...] = ("127.0.0.1",)
+    contribute_to: str = ""
+    token_file: str = ""
     state: Path = STATE
     runtime: Path = RUNTIME
     publishers: Path = PUBLISHERS
@@ -71,6 +73,8 @@ def generate(options: Options) -> Config:
             answer=bool(options.serve),
             on_stale=options.on_stale,
             https_port=options.https_port,
+            contribute_to=options.contribute_to,
+            token_file=options.token_file,
             follow_key_rolls=options.trust_anchors == TRUST_ANCHORS,
         ),
         zone=(ZoneConfig(name=".", trust_anchors=str(options.trust_anchors.absolute()), zonemd="required"),),

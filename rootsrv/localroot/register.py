@@ -141,6 +141,24 @@ CREATE TABLE changes (count INTEGER NOT NULL);
 INSERT INTO changes VALUES (1);
 """
 
+_SINCE = (
+    """CREATE TABLE IF NOT EXISTS contributions (
+        server INTEGER NOT NULL REFERENCES servers ON DELETE CASCADE,
+        day TEXT NOT NULL,              -- UTC, as 2026-11-27
+        received REAL NOT NULL,
+        document TEXT NOT NULL,         -- rootsrv/resolvers/day_counts.py
+        PRIMARY KEY (server, day)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS contributions_of ON contributions (day)",
+    """CREATE TABLE IF NOT EXISTS contributed (
+        day TEXT PRIMARY KEY,
+        operators INTEGER NOT NULL,
+        servers INTEGER NOT NULL,
+        document TEXT NOT NULL          -- the sum; empty = of too few
+    ) WITHOUT ROWID""",
+)
+"""What came later, and no reader depends on: the version stays, and a version of before works beside it."""
+
 _COUNTED = {
     "users": "OF suspended, email_verified",
     "servers": "OF name, software, contributes",
@@ -215,6 +233,8 @@ class Register:
                     raise
         elif version != VERSION:
             raise RegisterUnusable(f"{self.path}: made by another version of this software (schema {version})")
+        for statement in _SINCE:
+            run(statement)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

@@ -127,7 +127,10 @@ class Servers:
         return added
 
     def change(self, user: int, server: int, wish: ServerWish, now: float) -> None:
-        """Make *server* what is wished; its keys stay.  NotFound, NotAccepted."""
+        """Make *server* what is wished; its keys stay.  NotFound, NotAccepted.
+
+        What one that does not contribute any more has sent is deleted.
+        """
         wish = self._checked(wish)
         with self._register.writing() as database:
             self.get(user, server)
@@ -137,6 +140,8 @@ class Servers:
                 (wish.name, wish.software, wish.contributes, server),
             )
             self._put(database, server, wish, now)
+            if not wish.contributes:
+                database.execute("DELETE FROM contributions WHERE server = ?", (server,))
 
     def delete(self, user: int, server: int) -> None:
         """With its keys; NotFound."""

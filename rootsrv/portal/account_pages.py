@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from rootsrv.localroot.servers import NotAccepted, NotFound
 from rootsrv.portal import letters, passwords
 from rootsrv.portal.accounts import MAILS, checked_email
-from rootsrv.portal.describing import described
+from rootsrv.portal.describing import contributed, described
 from rootsrv.portal.tokens import SCOPES
 from rootsrv.portal.visits import Visit
 from rootsrv.process import log
@@ -150,7 +150,10 @@ def export(visit: Visit) -> Response:
             {"name": each.name, "scopes": sorted(each.scopes), "created": each.created, "ends": each.ends}
             for each in portal.tokens.of_user(user.id)
         ],
-        "servers": [described(portal, each, visit.now) for each in portal.servers.of_user(user.id)],
+        "servers": [
+            described(portal, each, visit.now) | {"counts": contributed(portal.contributions.of_server(each.id))}
+            for each in portal.servers.of_user(user.id)
+        ],
     }
     text = json.dumps(document, indent=2, ensure_ascii=False)
     headers = {"Content-Disposition": 'attachment; filename="account.json"'}

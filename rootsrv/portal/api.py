@@ -16,11 +16,12 @@ from rootsrv.localroot.servers import NotAccepted, NotFound, Server, ServerWish
 from rootsrv.localroot.subscribers import LiveKey, secret_text
 from rootsrv.portal.accounts import User
 from rootsrv.portal.configuration import Choice, configuration
-from rootsrv.portal.describing import checked, described
+from rootsrv.portal.describing import checked, contributed, described
 from rootsrv.portal.rates import TooOften
 from rootsrv.portal.visits import Portal
 from rootsrv.process import json_text, log
 from rootsrv.process.places import prefix_of
+from rootsrv.resolvers.day_counts import CountsMalformed, DayCounts
 from rootsrv.resolvers.wanted import CannotConfigure
 
 # Nothing here looks at cookies: another site cannot make a browser use it.
@@ -131,6 +132,21 @@ def _notify(call: Call) -> Answer:
     return HTTPStatus.ACCEPTED, {"zone": zone}
 
 
+def _counts(call: Call) -> Answer:
+    sent = call.portal.contributions.of_server(call.server().id)
+    return HTTPStatus.OK, {"counts": contributed(sent)}
+
+
+def _contribute(call: Call) -> Answer:
+    server = call.server()
+    try:
+        counts = DayCounts.from_document(call.body)
+    except CountsMalformed as error:
+        raise NotAccepted(error.field, str(error)) from error
+    call.portal.contributions.take(server, counts, call.now)
+    return HTTPStatus.OK, {"day": counts.day.isoformat(), "queries": counts.queries}
+
+
 _CALLS: tuple[tuple[str, str, str, Callable[[Call], Answer]], ...] = (
     ("GET", "/servers", "read", _servers),
     ("POST", "/servers", "servers", _add),
@@ -142,6 +158,8 @@ _CALLS: tuple[tuple[str, str, str, Callable[[Call], Answer]], ...] = (
     ("POST", "/servers/{server:int}/keys", "keys", _new_key),
     ("DELETE", "/servers/{server:int}/keys/{key}", "keys", _delete_key),
     ("POST", "/servers/{server:int}/notify", "servers", _notify),
+    ("GET", "/servers/{server:int}/counts", "read", _counts),
+    ("POST", "/servers/{server:int}/counts", "counts", _contribute),
 )
 """Method, path below /api/v1, scope that the token needs, and what is done."""
 
@@ -156,7 +174,10 @@ def routes(portal: Portal) -> list[Route]:
     made = [
         Route(f"/api/v1{path}", _endpoint(portal, methods), methods=list(methods)) for path, methods in by_path.items()
     ]
-    made.append(Route("/api/v1/statistics", _statistics(portal), methods=["GET"]))
+    made += [
+        Route("/api/v1/statistics", _public(portal, _versions), methods=["GET"]),
+        Route("/api/v1/contributed", _public(portal, _sums), methods=["GET"]),
+    ]
     return made
 
 
@@ -224,21 +245,36 @@ def _do(
     return Response(status_code=status) if document is None else JSONResponse(document, status)
 
 
-def _statistics(portal: Portal) -> Any:
-    def found(_: Request) -> Response:
+def _versions(portal: Portal) -> Any:
+    fresh = {zone: portal.observed.fresh(zone) for zone in portal.config.zones}
+    return {zone: [asdict(each) for each in versions] for zone, versions in fresh.items()}
+
+
+def _sums(portal: Portal) -> Any:
+    return {
+        "days": [
+            {"operators": each.operators, "servers": each.servers, **each.counts.to_document()}
+            for each in portal.contributions.sums()
+        ]
+    }
+
+
+def _public(portal: Portal, document: Callable[[Portal], Any]) -> Any:
+    """What everybody may have."""
+
+    def found() -> Response:
         try:
-            versions = {zone: portal.observed.fresh(zone) for zone in portal.config.zones}
-        except ObservationsUnusable as error:
-            log.alarm("observations cannot be read", reason=error)
+            return JSONResponse(document(portal))
+        except (RegisterUnusable, ObservationsUnusable) as error:
+            log.alarm("statistics cannot be read", reason=error)
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, "not now")
-        return JSONResponse({zone: [asdict(each) for each in fresh] for zone, fresh in versions.items()})
 
     async def endpoint(request: Request) -> Response:
         try:
             portal.rates.take("request_by_source", prefix_of(request.client.host) if request.client else b"")
         except TooOften as error:
             return _error(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": str(error.seconds)})
-        return await run_in_threadpool(found, request)
+        return await run_in_threadpool(found)
 
     return endpoint
 

@@ -1,8 +1,10 @@
 """Servers, keys and checks as JSON has them: for the API and for export."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from rootsrv.localroot.contributions import Contribution
 from rootsrv.localroot.servers import Server
 from rootsrv.portal import findings
 from rootsrv.portal.visits import Portal
@@ -26,3 +28,8 @@ def described(portal: Portal, server: Server, now: float) -> dict[str, Any]:
 def checked(portal: Portal, server: Server, now: float) -> dict[str, Any]:
     """How it fares."""
     return asdict(findings.check(server, findings.seen(portal.observed, server), now))
+
+
+def contributed(sent: Iterable[Contribution]) -> list[dict[str, Any]]:
+    """The counts that a server sent."""
+    return [{"received": each.received, **each.counts.to_document()} for each in sent]

@@ -7,6 +7,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from rootsrv.localroot import contributions
 from rootsrv.localroot.observations import Fresh, ObservationsUnusable
 from rootsrv.portal.accounts import LINK_SECONDS, SESSION_SECONDS
 from rootsrv.portal.mails import KEPT_SECONDS
@@ -24,7 +25,8 @@ def home(visit: Visit) -> Response:
 
 def statistics(visit: Visit) -> Response:
     """How soon subscribers have a new version."""
-    return visit.page("statistics.html", versions=_versions(visit, 30), fewest=FEWEST)
+    sums = visit.portal.contributions.sums()
+    return visit.page("statistics.html", versions=_versions(visit, 30), fewest=FEWEST, sums=sums)
 
 
 def privacy(visit: Visit) -> Response:
@@ -33,8 +35,11 @@ def privacy(visit: Visit) -> Response:
         "session": round(SESSION_SECONDS / 86_400),
         "link": round(LINK_SECONDS["begin"] / 86_400),
         "mail": round(KEPT_SECONDS / 86_400),
+        "open": contributions.OPEN_DAYS,
+        "counts": contributions.KEPT_DAYS,
+        "sums": contributions.SUMS_KEPT_DAYS,
     }
-    return visit.page("privacy.html", days=days)
+    return visit.page("privacy.html", days=days, operators=contributions.FEWEST_OPERATORS)
 
 
 def _versions(visit: Visit, at_most: int) -> dict[str, list[Fresh]] | None:

@@ -1,5 +1,8 @@
 """Pages of one's servers: the list, one of them with how it fares, its keys and its configuration."""
 
+import datetime
+import json
+
 from starlette.responses import Response
 
 from rootsrv.localroot.observations import ObservationsUnusable
@@ -9,8 +12,12 @@ from rootsrv.portal import findings
 from rootsrv.portal.configuration import Choice, configuration, proof
 from rootsrv.portal.visits import Visit
 from rootsrv.process import log
+from rootsrv.resolvers.day_counts import TRAFFIC_KEYS, DayCounts
 from rootsrv.resolvers.software import SOFTWARE
 from rootsrv.resolvers.wanted import CannotConfigure
+
+_DAYS_SHOWN = 14
+"""Of the counts that a server sent; an export has all of them."""
 
 
 def servers(visit: Visit) -> Response:
@@ -59,11 +66,11 @@ def delete(visit: Visit) -> Response:
 
 def server(visit: Visit, error: NotAccepted | None = None, key: LiveKey | None = None, said: str = "") -> Response:
     """One of them; *key*: that was made just now, whose secret is shown this once."""
-    found = server_of(visit)
+    portal, found = visit.portal, server_of(visit)
     choice = _choice(visit)
     text, cannot = "", ""
     try:
-        text = configuration(visit.portal.config, found, choice, key)
+        text = configuration(portal.config, found, choice, key)
     except CannotConfigure as problem:
         cannot = str(problem)
     values = {
@@ -73,11 +80,13 @@ def server(visit: Visit, error: NotAccepted | None = None, key: LiveKey | None =
         "live_keys": [each for each in found.keys if each.ends is None or each.ends > visit.now],
         "key": key,
         "secret": secret_text(key.secret) if key else "",
-        "proof": proof(visit.portal.config, key, found) if key else [],
+        "proof": proof(portal.config, key, found) if key else [],
         "algorithms": tuple(ALGORITHMS),
         "choice": choice,
         "configuration": text,
         "cannot": cannot,
+        "example": _example(visit.now),
+        "sent": portal.contributions.of_server(found.id)[:_DAYS_SHOWN] if found.contributes else [],
         "said": said,
     }
     return visit.again("server.html", error, **values) if error else visit.page("server.html", **values)
@@ -137,6 +146,13 @@ def wish_of(visit: Visit) -> ServerWish:
         visit.fields("zones"),
         bool(visit.field("contributes")),
     )
+
+
+def _example(now: float) -> str:
+    """The document of counts, as somebody would send it now."""
+    yesterday = datetime.datetime.fromtimestamp(now - 86_400, datetime.UTC).date()
+    traffic = {TRAFFIC_KEYS[0]: 81_234, TRAFFIC_KEYS[1]: 640}
+    return json.dumps(DayCounts(yesterday, traffic, {0: 31_210, 3: 50_664}).to_document(), indent=2)
 
 
 def _choice(visit: Visit) -> Choice:

@@ -15,6 +15,7 @@ SCOPES = {
     "read": "see servers, names of keys, and how they fare",
     "servers": "add, change and delete servers, ask for a NOTIFY",
     "keys": "make and delete keys",
+    "counts": "send counts of a day, for servers that contribute",
 }
 
 

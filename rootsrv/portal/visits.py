@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from rootsrv.config.portal import PortalConfig
+from rootsrv.localroot.contributions import Contributions
 from rootsrv.localroot.observations import ObservationsUnusable, Observed
 from rootsrv.localroot.register import Register, RegisterUnusable
 from rootsrv.localroot.servers import NotAccepted, NotFound, Servers
@@ -63,6 +64,7 @@ class Portal:
         self.servers = Servers(
             register, config.key_domain or config.host, config.zones, private=config.private_addresses
         )
+        self.contributions = Contributions(register)
         self.passwords = Passwords()
         self.passkeys = Passkeys(self.accounts, config.host, config.url, config.title)
         self.mails = Mails(register, config)

@@ -106,6 +106,7 @@ class Watch:
     def look(self, now: float) -> int:
         """Once, in whichever thread this is called; how many mails were put."""
         portal = self._portal
+        portal.contributions.settle(now)
         servers = portal.servers.all()
         seen = self._seen(servers)
         self._keys(seen, now)

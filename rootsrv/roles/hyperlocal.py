@@ -60,6 +60,7 @@ from rootsrv.zone import presentation
 
 if TYPE_CHECKING:
     from rootsrv.hyperlocal.answering import LoopbackServer
+    from rootsrv.hyperlocal.contributing import Contributor
 
 WATCH_SECONDS = 0.5
 
@@ -112,6 +113,7 @@ class Hyperlocal:
             limits=transfer_limits(config.admin),
         )
         self.listener = Listener(config.admin, self.requests)
+        self._contributor: Contributor | None = None
         self.server = self._server(config) if self._settings.answer else None
         self._zone_file = ZoneOverHttps(self._text, Path(config.state.runtime_directory))
         self._trim_at = math.inf
@@ -158,6 +160,16 @@ class Hyperlocal:
         from rootsrv.hyperlocal.relay import Relay
 
         counters, page = self.maintainer.zones.counters, self.maintainer.page
+        count = None
+        if self._settings.contribute_to:
+            from rootsrv.hyperlocal.contributing import FILE, Contributor, DayCounter
+
+            counter = DayCounter(Path(config.state.directory) / FILE, self.maintainer.time.now)
+            count = lambda asker, response: counter.count(  # noqa: E731
+                asker.address, over_tcp=asker.over_tcp, response=response
+            )
+            token_file = Path(self._settings.token_file)
+            self._contributor = Contributor(counter, self._settings.contribute_to, token_file, self.maintainer.store)
         relay = Relay(ROOT_SERVERS, counters) if self._settings.on_stale == "relay" else None
         answering = Answering(
             ResponderSettings(max_udp_response_octets=config.service.max_udp_response_octets),
@@ -167,6 +179,7 @@ class Hyperlocal:
             relay,
             counters,
             self.security,
+            count,
         )
         return LoopbackServer(config.service, answering, relay)
 
@@ -185,15 +198,20 @@ class Hyperlocal:
             await self.server.start()
         if self._settings.https_port:
             await self._give_by_https()
-        watching = asyncio.create_task(persistently("watch", self._watch), name="watch")
+        working = [asyncio.create_task(persistently("watch", self._watch), name="watch")]
+        if self._contributor is not None:
+            working.append(
+                asyncio.create_task(persistently("contributing", self._contributor.run), name="contributing")
+            )
         try:
             await self.maintainer.run(stop)
         except* LoadingFailed as group:
             raise group.exceptions[0] from None
         finally:
             control.close()
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in working:
+                task.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
             await self._background.cancel()
             self._zone_file.close()
             await self.listener.close()
