@@ -24,6 +24,13 @@ TAKES_NO_NOTIFY = {"kresd", "kresd6", "pdns", "pdns5"}
 BY_HTTPS = {"kresd", "kresd6"}
 """Software that takes the zone by https only, where nothing tells who came."""
 
+UNBOUND = {"unbound", "opnsense", "pihole"}
+
+_UNBOUND_SOURCE = (
+    "Unbound takes the address for transfers from the system (`ip route get`, then our address, shows which), whatever"
+    " outgoing-interface says: that one has to be among this server's addresses."
+)
+
 _KEY_ADVICE = {
     "BADKEY": "No such key is known here: it was deleted, or its name is misspelt. Compare it, or make a new key.",
     "BADSIG": "The secret is not the one that belongs to this name: copy it again, or make a new key.",
@@ -33,8 +40,14 @@ _KEY_ADVICE = {
 
 _RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"}
 
+_REFUSED_BY_UNBOUND = (
+    "It does not take NOTIFY from here. Unbound needs our address as `allow-notify:` of the zone and, since whom"
+    " access-control refuses is refused before that is looked at, the line"
+    " `access-control: OUR-ADDRESS/32 refuse_non_local` (IPv6: /128); the configuration below has both."
+)
+
 _NOTIFY_ADVICE = {
-    "REFUSED": "It does not take NOTIFY from here: Unbound needs allow-notify, BIND the address among the primaries.",
+    "REFUSED": "It does not take NOTIFY from here: BIND needs our address among the zone's primaries, or allow-notify.",
     "NOTAUTH": "It does not have this zone from here: is the configuration loaded?",
     "NOTIMP": "It knows no NOTIFY; it will look at every refresh.",
     "SERVFAIL": "It failed while it looked: its log says why.",
@@ -157,7 +170,10 @@ def _notifies(server: Server, zone: str, found: ServerSeen, serial: int | None) 
             said.append(ServerFinding("waiting", f"{what}: sent, no answer yet"))
         elif each.outcome == "refused":
             state: State = "waiting" if serial == each.serial else "bad"
-            said.append(ServerFinding(state, f"{what}: {rcode or 'refused'}", _NOTIFY_ADVICE.get(rcode, "")))
+            advice = _NOTIFY_ADVICE.get(rcode, "")
+            if rcode == "REFUSED" and server.software in UNBOUND:
+                advice = _REFUSED_BY_UNBOUND
+            said.append(ServerFinding(state, f"{what}: {rcode or 'refused'}", advice))
         else:
             state = "waiting" if serial == each.serial or server.software in TAKES_NO_NOTIFY else "bad"
             why = each.reason or f"no answer to {each.tries} tries in {each.seconds:.0f} s"
@@ -182,13 +198,21 @@ def _transfer(server: Server, zone: str, found: ServerSeen) -> list[ServerFindin
         )
     for asked in found.asked:
         if asked.zone == zone:
-            said.append(ServerFinding("good", f"asked for the serial from {asked.address} and was told {asked.serial}"))
+            text = f"asked for the serial from {asked.address} and was told {asked.serial}"
+            # Who transfers from an address that is not known is a stranger here, of whom nothing is kept.
+            behind = server.software in UNBOUND and all(
+                each.serial != asked.serial for each in found.transferred if each.zone == zone
+            )
+            advice = f"Was it transferred, and it is not seen here? {_UNBOUND_SOURCE}" if behind else ""
+            said.append(ServerFinding("good", text, advice))
     return said
 
 
 def _addresses(server: Server, found: ServerSeen) -> list[ServerFinding]:
     proved = {each.address for each in found.proved}
     advice = "It is proved by a signed transfer or SOA query from it, over TCP; until then no NOTIFY goes there."
+    if server.software in UNBOUND:
+        advice += f" {_UNBOUND_SOURCE}"
     return [
         ServerFinding("good", f"{each}: proved")
         if each in proved
@@ -205,6 +229,10 @@ def _keys(server: Server, found: ServerSeen) -> list[ServerFinding]:
         if max(used, default=0.0) > each.at:
             continue
         advice = _KEY_ADVICE.get(each.error, "")
+        if each.address not in server.addresses:
+            advice += f" {each.address} is not one of this server's addresses: add it if that is where it asks from."
+            if server.software in UNBOUND:
+                advice += f" {_UNBOUND_SOURCE}"
         text = f"{each.error} with {each.key} from {each.address}" + (f": {each.detail}" if each.detail else "")
         said.append(ServerFinding("bad", text, advice))
     return said

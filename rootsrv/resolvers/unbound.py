@@ -1,6 +1,7 @@
 """Unbound's configuration (unbound.conf(5)); OPNsense's and Pi-hole's Unbound are the same program elsewhere."""
 # Tried: Unbound knows no TSIG; without `zonemd-check` it takes a root whose glue was changed; `for-downstream: yes`
-# breaks resolution; with a URL alone it loads all of it at each refresh; it takes NOTIFY from `allow-notify` only.
+# breaks resolution; with a URL alone it loads all of it at each refresh; it takes NOTIFY from `allow-notify` only; it
+# asks for the SOA from `outgoing-interface`, and transfers from whichever address the system takes.
 
 import ipaddress
 
@@ -18,6 +19,11 @@ _HARDENED = """\
     harden-dnssec-stripped: yes
     harden-below-nxdomain: yes
 """
+
+_SOURCE = (
+    "# Transfers come from whichever address the system takes for the publisher (`ip route get ADDRESS`), whatever",
+    "# outgoing-interface says; where the publisher knows this server by its addresses, it has to know that one.",
+)
 
 
 def configuration(wanted: ResolverSetup, storage: str, certificates: str = _CERTIFICATES, server: str = "") -> str:
@@ -40,6 +46,7 @@ def configuration(wanted: ResolverSetup, storage: str, certificates: str = _CERT
         for each in addresses
         if not each.is_loopback
     ]
+    lines += _SOURCE if any(not each.is_loopback for each in addresses) else ()
     lines += _auth_zone(wanted, ".", "root", storage)
     if wanted.hosts:
         lines += _auth_zone(wanted, "root-servers.net.", "hosts", storage)

@@ -1,5 +1,6 @@
 """Check my resolver, and the mails: from what the zone service observed to what its operator is told, each once."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from rootsrv.localroot import observations
 from rootsrv.localroot.observations import Asked, Fresh, KeyFailed, Notified, Observations, Proved, TransferSeen
 from rootsrv.localroot.servers import ServerWish
 from rootsrv.portal import findings
+from rootsrv.portal.configuration import Choice, configuration
 from rootsrv.portal.findings import Check
 from rootsrv.portal.visits import Portal
 from rootsrv.portal.watch import FEW, FORGOTTEN_SECONDS, Watch
+from rootsrv.resolvers.software import SOFTWARE
 from tests.localroot.accounts import add_user
 from tests.portal.site import portal_in
 
@@ -119,7 +122,7 @@ def test_serials_are_compared_as_rfc_1982_does(seen: Observed) -> None:
     ("outcome", "rcode", "text", "advice"),
     [
         ("sent", None, "sent, no answer yet", ""),
-        ("refused", 5, "REFUSED", "allow-notify"),
+        ("refused", 5, "REFUSED", "among the zone's primaries"),
         ("refused", 9, "NOTAUTH", "does not have this zone"),
         ("refused", 4, "NOTIMP", "knows no NOTIFY"),
         ("refused", 23, "rcode 23", ""),
@@ -152,6 +155,37 @@ def test_a_key_that_fails_is_bad_until_it_is_used(seen: Observed, error: str, ad
     seen.note(Proved(seen.server, V4, NOW + 2, KEY))
     assert seen.check().state == "good"
     assert seen.check().keys == ()
+
+
+@pytest.mark.parametrize("software", sorted(SOFTWARE))
+def test_an_unbound_that_refuses_notify_is_told_both_lines_of_its_configuration(tmp_path: Path, software: str) -> None:
+    seen = Observed(tmp_path, software)
+    seen.note(seen.fresh(5), seen.notified(5, "refused", 5))
+    advice = seen.check().zones[0].findings[0].advice
+    if software in findings.UNBOUND:
+        generated = configuration(seen.portal.config, seen.portal.servers.get(seen.user, seen.server), Choice())
+        lines = re.findall(r"^ +(access-control|allow-notify): 192\.0\.2\.53(.*)$", generated, re.MULTILINE)
+        assert len(lines) == 2
+        assert all(f"{key}:" in advice and rest in advice for key, rest in lines)
+    assert ("refuse_non_local" in advice) is (software in findings.UNBOUND)
+    seen.close()
+
+
+@pytest.mark.parametrize("software", sorted(SOFTWARE))
+def test_an_address_that_is_not_known_is_said_and_whence_unbound_transfers(tmp_path: Path, software: str) -> None:
+    seen = Observed(tmp_path, software)
+    seen.note(seen.fresh(5), KeyFailed(seen.server, KEY, NOW, "BADKEY", "192.0.2.99", ""))
+    seen.note(KeyFailed(seen.server, KEY + "2", NOW, "BADKEY", V4, ""), Asked(seen.server, ".", NOW, V4, 5))
+    found = seen.check()
+    strange, known = found.keys
+    assert "192.0.2.99 is not one of this server's addresses" in strange.advice
+    assert "not one of" not in known.advice
+    (asked,) = [each for each in found.zones[0].findings if each.text.startswith("asked for the serial")]
+    for advice in (strange.advice, asked.advice, found.addresses[0].advice):
+        assert ("whatever outgoing-interface says" in advice) is (software in findings.UNBOUND)
+    seen.note(seen.transferred(5, NOW + 1))
+    assert all("whatever" not in each.advice for each in seen.check().zones[0].findings)
+    seen.close()
 
 
 def test_a_query_that_found_it_current_is_said(seen: Observed) -> None:
