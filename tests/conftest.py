@@ -71,7 +71,7 @@ def pytest_runtest_call() -> Generator[None]:
         yield
 
 
-# ── The slowest files first: with `-n 2 --dist loadfile` one that starts last keeps one worker busy, the other idle ──
+# ── The slowest files first: with `--dist loadfile` one that starts last keeps one worker busy, the others idle ──
 
 SECONDS = {
     "tests/system/test_mesh_floor.py": 165,

@@ -177,6 +177,7 @@ def test_the_kernel_engine_finds_its_way_to_a_server_of_ones_own(served: zones.Z
     assert limited.sent == 10
 
 
+@pytest.mark.long
 def test_three_times_a_peak_while_the_zone_changes(served: zones.Zones) -> None:
     cores = sorted(os.sched_getaffinity(0))
     options = peak.Options(
@@ -209,7 +210,15 @@ def _children(pid: int) -> Iterator[tuple[int, str]]:
                     yield from _children(int(entry.name))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        signal.SIGKILL,
+    ],
+    ids=lambda number: number.name,
+)
 def test_nothing_is_left_after_an_interruption(number: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "compare", "--servers", "NSD", "--step-seconds", "5", "--tlds", "60",
@@ -242,6 +251,7 @@ def test_nothing_is_left_after_an_interruption(number: signal.Signals, tmp_path:
     assert not namespaces & _namespaces()
 
 
+@pytest.mark.long
 def test_what_was_measured_before_an_interruption_is_written_beside_an_earlier_result(tmp_path: Path) -> None:
     whole = tmp_path / "compare.md"
     whole.write_text("an earlier result")

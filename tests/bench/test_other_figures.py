@@ -132,6 +132,7 @@ def test_own_zones_that_cannot_be_believed_are_refused(served: zones.Zones, tmp_
         zones.own(tmp_path, broken, served.hosts, served.anchors, None)
 
 
+@pytest.mark.long
 def test_what_the_parts_of_the_fast_path_cost_and_its_worst_queries(served: zones.Zones) -> None:
     require_root()
     require_tool("clang")

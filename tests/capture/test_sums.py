@@ -26,7 +26,7 @@ from tests.telemetry.watched import total
 LOST = "rootsrv_capture_lost_queries_total"
 
 
-@pytest.mark.parametrize("mode", ["tc", "xdp"])
+@pytest.mark.parametrize("mode", [pytest.param("tc", marks=pytest.mark.long), "xdp"])
 def test_generator_files_losses_rssac002_and_metrics_agree(tmp_path: Path, mode: str) -> None:
     require_program()
     require_tool("dnsperf")

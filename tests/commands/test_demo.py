@@ -38,6 +38,7 @@ def test_what_cannot_be_is_refused(wrong: dict[str, int], capsys: pytest.Capture
     assert next(iter(wrong)).split("_")[0] in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_tour_shows_a_new_version_a_refusal_and_a_hold_and_raises_no_alarm_of_a_laboratory(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with network() as net:

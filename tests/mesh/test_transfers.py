@@ -150,6 +150,7 @@ def transfer(running: FleetUnderTest, taker: str) -> int:
     return int(zone.find_rdataset("@", "SOA")[0].serial)
 
 
+@pytest.mark.long
 def test_a_member_that_the_roster_lists_has_zones_and_notify_and_one_that_it_lists_no_more_has_none(
     tmp_path: Path,
 ) -> None:

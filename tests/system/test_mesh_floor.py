@@ -83,6 +83,7 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
             yield Floor(net, engine)
 
 
+@pytest.mark.long
 def test_of_two_drains_one_waits_for_the_token_of_the_other(floor: Floor) -> None:
     a, b = floor.net.a, floor.net.b
     a.rootsrv("drain", "--reason", "disk")
@@ -228,6 +229,7 @@ def restarting(site: Site, *arguments: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_two_boxes_that_are_to_be_restarted_go_one_after_the_other(floor: Floor) -> None:
     a, b = floor.net.a, floor.net.b
     with restarting(a) as one, restarting(b) as other:

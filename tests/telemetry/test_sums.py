@@ -247,7 +247,7 @@ def not_at_midnight() -> None:
         time.sleep(left)
 
 
-@pytest.mark.parametrize("mode", ["off", "tc", "xdp"])
+@pytest.mark.parametrize("mode", ["off", pytest.param("tc", marks=pytest.mark.long), "xdp"])
 def test_load_metrics_and_rssac002_agree_over_a_switchover_and_a_restart(tmp_path: Path, mode: str) -> None:
     with loaded(tmp_path, mode) as load:
         if mode == "tc":
@@ -291,7 +291,7 @@ def test_load_metrics_and_rssac002_agree_over_a_switchover_and_a_restart(tmp_pat
         assert serial == SERIALS[1]
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("transport", ["udp", pytest.param("tcp", marks=pytest.mark.long)])
 def test_a_worker_that_is_killed_under_load_loses_at_most_one_batch(tmp_path: Path, transport: str) -> None:
     with loaded(tmp_path, "off") as load:
         # Over TCP a batch is a turn of the event loop (server/turns.py): no more than is being asked at a time.
