@@ -70,9 +70,7 @@ def verify(
     try:
         unusual = shape.check_root(contents)
         checks.append(_shape_line(contents))
-        keys, signing_keys, key_alarms = dnssec.check_keys(contents, trust_anchors, now)
-        signers = ", ".join(f"key {key}" for key in signing_keys)
-        checks.append(f"DNSKEY: signed by {signers}, covered by a trust anchor")
+        keys, key_alarms = _keys_covered(contents, trust_anchors, now, checks, "a trust anchor")
         signatures = _check_signatures(contents, keys, now, checks)
         digest_line, digest_alarms = digest.check(contents, zonemd)
         checks.append(digest_line)
@@ -156,10 +154,7 @@ def verify_delegated(
         if not shape.has_records(contents, contents.apex, NS):
             raise ZoneRejected(f"{to_text(contents.apex)}: the apex has no NS")
         anchors = _anchors_of(contents.apex, delegation)
-        keys, signing_keys, alarms = dnssec.check_keys(contents, anchors, now)
-        checks.append(
-            f"DNSKEY: signed by {', '.join(f'key {key}' for key in signing_keys)}, covered by the parent's DS"
-        )
+        keys, alarms = _keys_covered(contents, anchors, now, checks, "the parent's DS")
         signatures = _check_signatures(contents, keys, now, checks)
         has_digest = shape.has_records(contents, contents.apex, ZONEMD)
         if shape.is_hashed(contents) and (ZONEMD in nsec3.types_at_apex(contents)) is not has_digest:
@@ -200,8 +195,16 @@ def _host_keys(
         keys = dnssec.check_own_keys(contents, now)
         checks.append(f"DNSKEY: signed by keys of its own RRset; no trust anchor of {to_text(contents.apex)} is known")
         return keys, [f"{to_text(contents.apex)} is signed, but no trust anchor is configured: it is not validated"]
+    return _keys_covered(contents, trust_anchors, now, checks, "a trust anchor")
+
+
+def _keys_covered(
+    contents: ZoneContents, trust_anchors: TrustAnchors, now: float, checks: list[str], covered_by: str
+) -> tuple[list[dnssec.ZoneKey], list[str]]:
+    """The keys of a zone that anchors cover, and alarms; appends to *checks* which of them sign."""
     keys, signing_keys, alarms = dnssec.check_keys(contents, trust_anchors, now)
-    checks.append(f"DNSKEY: signed by {', '.join(f'key {key}' for key in signing_keys)}, covered by a trust anchor")
+    signers = ", ".join(f"key {key}" for key in signing_keys)
+    checks.append(f"DNSKEY: signed by {signers}, covered by {covered_by}")
     return keys, alarms
 
 
