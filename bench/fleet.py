@@ -1,8 +1,8 @@
 """`python -m bench fleet`: a mesh of many members, simulated, on real etcd; and all of them fetching a zone at once.
 
-Each simulated member has its own connection (mutual TLS), watch and lease, by the client that the role mesh has; it
-writes a status of the usual size every so often and keeps its lease alive.  One host gives orders meanwhile: how long
-until the last member has heard.  Members do not verify what they read: that is 0.2 ms on two hundred machines.
+Each simulated member (fleet_members.py) has its own connection (mutual TLS), watch and lease; it writes a status of the
+usual size every so often and keeps its lease alive.  One host gives orders meanwhile: how long until the last member
+has heard.  Members do not verify what they read: that is 0.2 ms on each of their own machines.
 
 The members' processor time is this machine's as well: latencies are upper bounds, and without a wide-area network.
 """
@@ -10,23 +10,22 @@ The members' processor time is this machine's as well: latencies are upper bound
 import asyncio
 import contextlib
 import itertools
+import math
 import multiprocessing
 import os
-import random
 import socket
 import statistics
 import struct
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from bench import machine, report
+from bench import fleet_members, machine, report
 from bench.measure import cpu_nanoseconds
 from bench.peers.daemon import free_port
 from bench.peers.etcd import Cluster, cluster
@@ -36,7 +35,7 @@ from rootsrv.distribution.limits import TransferLimits
 from rootsrv.distribution.listener import Listener
 from rootsrv.distribution.offered import OfferedZone, OfferState
 from rootsrv.distribution.requests import Asker, Given, Requests
-from rootsrv.engine.etcd import EngineGone, Etcd, KeyEvent, tls_context
+from rootsrv.engine.etcd import Etcd, tls_context
 from rootsrv.mesh.transfers import SECRET_OCTETS
 from rootsrv.process.security import SecurityEvents
 from rootsrv.wire import name
@@ -50,31 +49,12 @@ SECONDS = 15.0
 EVERY_SECONDS = 5.0
 """The least between two statuses of one member; one that does not change is written once a minute."""
 
-STATUS_OCTETS = 940
-LEASE_SECONDS = 30
 ORDER_SECONDS = 2.0
+ORDER_OCTETS = 300
 AGAIN_SECONDS = 0.5
 """After SERVFAIL: all places at the host are taken."""
 
-PREFIX = "/rootsrv/v1/bench/"
 _CONTEXT = multiprocessing.get_context("spawn")
-
-
-@dataclass
-class _Heard:
-    """What all members have seen."""
-
-    put_seconds: list[float] = field(default_factory=list)
-    order_seconds: list[float] = field(default_factory=list)
-    """Of every order: until the last member heard of it."""
-
-    waiting: dict[bytes, tuple[float, int]] = field(default_factory=dict)
-    """By order: when it was written, and how many have not heard."""
-
-    events: int = 0
-    failures: int = 0
-    writing: int = 0
-    """Members that have written their first status."""
 
 
 def run(
@@ -91,7 +71,7 @@ def run(
     }  # fmt: skip
     with report.kept(result), tempfile.TemporaryDirectory(prefix="rs-bench-fleet-") as directory:
         with cluster(Path(directory) / "engine", 3, clients=["member"]) as engine:
-            result["engine"] = uvloop.run(_engine(engine, members, seconds, every))
+            result["engine"] = _engine(engine, members, seconds, every)
         result["transfers"] = _transfers(zones.root, transfers)
     return result
 
@@ -99,101 +79,62 @@ def run(
 # The engine.
 
 
-async def _engine(engine: Cluster, members: int, seconds: float, every: float) -> dict[str, Any]:
-    heard, rng = _Heard(), random.Random(1)
+def _engine(engine: Cluster, members: int, seconds: float, every: float) -> dict[str, Any]:
     files = engine.certificates
-    tls = tls_context(files.ca, files.certificate("member"), files.key("member"))
-    # Each begins with another node, as members that have been up for long do.
-    nodes = engine.endpoints
-    clients = [Etcd(nodes[n % 3 :] + nodes[: n % 3], tls, 10.0) for n in range(members + 1)]
-    *sims, host = clients
-    ready = asyncio.Event()
-    tasks = []
-    at_once = asyncio.Semaphore(50)
-    for number, etcd in enumerate(sims):
-        tasks.append(asyncio.create_task(_member(etcd, number, heard, every, ready, at_once, rng, members)))
-    try:
-        async with asyncio.timeout(120):
-            await ready.wait()
-        heard.put_seconds.clear()
-        heard.events = 0
+    ca, certificate, key = files.ca, files.certificate("member"), files.key("member")
+    began = time.monotonic()
+    with fleet_members.members(
+        members, endpoints=engine.endpoints, ca=ca, certificate=certificate, key=key, every=every
+    ) as simulated:
+        simulated.wait()
+        joined = time.monotonic() - began
         before = [cpu_nanoseconds(node.pid) for node in engine.nodes]
-        own = time.process_time()
+        simulated.measure()
         began = time.monotonic()
-        for seq in itertools.count():
-            if time.monotonic() - began > seconds:
-                break
-            value = seq.to_bytes(8, "big") + os.urandom(300)
-            heard.waiting[value] = time.monotonic(), members
-            await host.put(f"{PREFIX}zone/./order", value)
-            await asyncio.sleep(ORDER_SECONDS)
+        written = uvloop.run(_orders(Etcd(engine.endpoints, tls_context(ca, certificate, key), 10.0), seconds))
         took = time.monotonic() - began
         spent = [(cpu_nanoseconds(n.pid) - b) / 1e9 / took for n, b in zip(engine.nodes, before, strict=True)]
-        return {
-            "seconds": took,
-            "writes_per_second": len(heard.put_seconds) / took,
-            "events_per_second": heard.events / took,
-            "put_milliseconds": _percentiles(heard.put_seconds),
-            "order_milliseconds": _percentiles(heard.order_seconds),
-            "orders": len(heard.order_seconds),
-            "orders_not_heard_by_all": len(heard.waiting),
-            "failures": heard.failures,
-            "node_cores": spent,
-            "node_memory_octets": [_memory(node.pid)[0] for node in engine.nodes],
-            "members_cores": (time.process_time() - own) / took,
-        }
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for etcd in clients:
-            etcd.close()
+        memory = [_memory(node.pid)[0] for node in engine.nodes]
+        heard = simulated.heard()
+    reached = [
+        heard.orders[number][1] - at for number, at in written.items() if heard.orders.get(number, (0,))[0] == members
+    ]
+    return {
+        "seconds": took,
+        "join_seconds": joined,
+        "processes": math.ceil(members / fleet_members.PER_PROCESS),
+        "writes_per_second": len(heard.put_seconds) / took,
+        "events_per_second": heard.events / took,
+        "octets_per_second": heard.octets / took,
+        "put_milliseconds": _percentiles(heard.put_seconds),
+        "order_milliseconds": _percentiles(reached),
+        "orders": len(reached),
+        "orders_not_heard_by_all": len(written) - len(reached),
+        "failures": heard.failures,
+        "node_cores": spent,
+        "node_memory_octets": memory,
+        "members_cores": heard.processor_seconds / took,
+    }
 
 
-async def _member(
-    etcd: Etcd, number: int, heard: _Heard, every: float, ready: asyncio.Event, at_once: asyncio.Semaphore,
-    rng: random.Random,
-    members: int,
-) -> None:  # fmt: skip
-    def tell(events: list[KeyEvent]) -> None:
-        heard.events += len(events)
-        now = time.monotonic()
-        for event in events:
-            if event.entry is None or event.entry.value not in heard.waiting:
-                continue
-            written, left = heard.waiting[event.entry.value]
-            if left == 1:
-                del heard.waiting[event.entry.value]
-                heard.order_seconds.append(now - written)
-            else:
-                heard.waiting[event.entry.value] = written, left - 1
-
-    async with at_once:  # handshakes of all at once measure nothing but this process
-        revision, _ = await etcd.read(f"{PREFIX}zone/")
-        lease = await etcd.grant(LEASE_SECONDS)
-    watching = asyncio.create_task(etcd.watch(PREFIX, revision + 1, tell))
+async def _orders(host: Etcd, seconds: float) -> dict[int, float]:
+    """Write one every so often: when each was begun (CLOCK_MONOTONIC), by number."""
+    written = {}
+    began = time.monotonic()
     try:
-        await asyncio.sleep(rng.uniform(0, min(every, 5.0)))
-        kept, wrote = time.monotonic(), False
-        while not watching.done():
-            began = time.monotonic()
-            try:
-                await etcd.put(f"{PREFIX}member/m{number}/status", os.urandom(STATUS_OCTETS), lease)
-                heard.put_seconds.append(time.monotonic() - began)
-                heard.writing += not wrote
-                wrote = True
-                if heard.writing == members:
-                    ready.set()
-                if began - kept > LEASE_SECONDS / 3:
-                    await etcd.keep_alive(lease)
-                    kept = began
-            except EngineGone:
-                heard.failures += 1
-            await asyncio.sleep(every)
-        heard.failures += 1
+        for number in itertools.count():
+            left = seconds - (time.monotonic() - began)
+            if left <= 0:
+                break
+            written[number] = time.monotonic()
+            order = fleet_members.ORDER_MARK + number.to_bytes(8, "big") + os.urandom(ORDER_OCTETS)
+            await host.put(f"{fleet_members.PREFIX}zone/./order", order)
+            await asyncio.sleep(min(ORDER_SECONDS, max(left, 0.0)))
+        # The last one has as long as the others.
+        await asyncio.sleep(ORDER_SECONDS)
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        host.close()
+    return written
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:
@@ -357,13 +298,14 @@ def to_markdown(result: dict[str, Any]) -> str:
     memory = ", ".join(f"{each / 1e6:.0f}" for each in engine["node_memory_octets"])
     each = given["each_seconds"]
     lines = [
-        f"{result['members']} members on three nodes of etcd, a status of {STATUS_OCTETS} octets every "
-        f"{result['every']:g} s each, {engine['seconds']:.0f} s.",
+        f"{result['members']} members on three nodes of etcd, a status of {fleet_members.STATUS_OCTETS} octets every "
+        f"{result['every']:g} s each, {engine['seconds']:.0f} s, after {engine['join_seconds']:.1f} s in which "
+        f"{engine['processes']} processes had them join.",
         "",
         "| figure | |",
         "|---|---|",
-        f"| writes/s; events/s at all members | {engine['writes_per_second']:.0f}; "
-        f"{engine['events_per_second']:,.0f} |",
+        f"| writes/s; events/s and MB/s at all members | {engine['writes_per_second']:.0f}; "
+        f"{engine['events_per_second']:,.0f}, {engine['octets_per_second'] / 1e6:.1f} |",
         f"| ms for a write: median, p99, worst | {put['median']:.1f}, {put['p99']:.0f}, {put['max']:.0f} |",
         f"| ms until an order has reached all: median, worst of {engine['orders']} | "
         f"{order.get('median', 0):.0f}, {order.get('max', 0):.0f} |",
