@@ -12,6 +12,7 @@ JUSTIFIED = {
     "capture/test_whole.py::test_dnscap_at_the_clients_end_saw_the_same_queries":
         "dnscap looks at its buffer once a second and tells nobody",
     "fastpath/test_switchover.py::verdicts": "the kernel's clock is read once in a tick",
+    "mesh/clockwork.py::passes": "of the test clock, for which nobody waits",
     "secondary/test_decisions.py::test_on_hold_timeout_keep_keeps": "that nothing happens, for two rounds",
     "secondary/test_hostile_primaries.py::trickle": "a primary that sends slowly",
     "secondary/test_service_goes_on.py::kill_loop": "the instant itself is what is drawn",

@@ -85,12 +85,13 @@ def key_name(service: str, giver: str, taker: str) -> str:
 def partners(roster: Roster, me: Member, key: Ed25519PrivateKey) -> Partners:
     """By *roster*; *key* is *me*'s own.  Members that it gives no address for are left to the configuration.
 
-    A host takes from no other host: each has the zones from outside, so that none depends on the other.
+    A host takes from no other host: each has the zones from outside, so that none depends on the other.  Nor is it told
+    of new ones by NOTIFY: one with a key that it does not have would be a security event, with every update.
     """
     if not me.transfers:
         return Partners()
     hosts = [each for each in roster.member if each.distribution_host and each.transfers and each.name != me.name]
-    others = [each for each in roster.member if each.transfers and each.name != me.name]
+    others = [each for each in roster.member if each.transfers and not each.distribution_host]
     return Partners(
         givers=() if me.distribution_host else tuple(_partner(roster, each, me, each, key) for each in hosts),
         takers=tuple(_partner(roster, me, each, each, key) for each in others) if me.distribution_host else (),

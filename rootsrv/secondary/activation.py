@@ -125,7 +125,7 @@ class Activation:
             if error.differs:
                 self.void(accepted, generation, str(error))
                 return
-            self._not_now(accepted, generation, str(error))
+            self._not_now(accepted, str(error))
             return
         # Where nothing is answered there is nothing to keep in step with: every second is one of SERVFAIL.
         silent = self._page.active == 0 or self._page.silenced
@@ -219,12 +219,14 @@ class Activation:
         with contextlib.suppress(StoreFailed):  # nothing is kept of it, or there is no room: it is tried again then
             keeper.stored.mark(serial, "void", f"{OUR_FAULT}: {reason}")
 
-    def _not_now(self, accepted: Accepted, generation: int, reason: str) -> None:
+    def _not_now(self, accepted: Accepted, reason: str) -> None:
         """The zones are good; the workers may be able to take them later."""
         self.zones.counters["switchovers_void"] += 1
-        self._records.journal("switchover void", generation=generation, reason=reason)
         self.retire_others()
         for keeper, delivery, _ in accepted:
+            serial = delivery.serial
+            self._records.journal("switchover void", zone=keeper.name, serial=serial, reason=reason)
+            log.event("zone put off", zone=keeper.name, serial=serial, again_in_seconds=RESTAGE_SECONDS, reason=reason)
             self.note_outcome(keeper, delivery, reason)
             again = replace(delivery, kept=True)
             asyncio.get_running_loop().call_later(RESTAGE_SECONDS, keeper.deliver, again)
@@ -286,7 +288,7 @@ class Activation:
             return False
         self._records.ledger.generation = generation
         self.zones.write_ledger()
-        self._not_now(accepted, generation, reason)
+        self._not_now(accepted, reason)
         return True
 
     def note_outcome(
