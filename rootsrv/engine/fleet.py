@@ -17,7 +17,7 @@ from rootsrv.mesh import maintenance
 from rootsrv.mesh.envelope import Envelope, EnvelopeMalformed, EnvelopeRefused, Freshness, Replayed, open_envelope
 from rootsrv.mesh.maintenance import Maintenance
 from rootsrv.mesh.member import Now, admitted
-from rootsrv.mesh.orders import OperatorVerdict, SetTime, Subject
+from rootsrv.mesh.orders import OperatorVerdict, SetTime, Stage, Subject
 from rootsrv.mesh.quorum import Done, failed_canaries
 from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing, public_key
 from rootsrv.process import log, whole_file
@@ -196,8 +196,12 @@ class Fleet:
             raise EnvelopeMalformed(f"{envelope.key}: is of zone {order.subject.zone}")
         self.orders[zone] = admitted(self.orders.get(zone, ()), order, now)
         counts, serial = self.orders[zone][-1] is order, order.subject.serial
+        facts: dict[str, Any] = {}
+        if order.stage is not Stage.VOID and now.wall >= order.at:
+            # Who hears of it after its T goes at once, and so later than the others.
+            facts["late_seconds"] = round(now.wall - order.at, 3)
         log.event("order", zone=zone, serial=serial, stage=order.stage, at=round(order.at, 3), by=order.by,
-                  reason=order.reason, counts=counts)  # fmt: skip
+                  reason=order.reason, counts=counts, **facts)  # fmt: skip
 
     def _maintenance(self, identifier: str, new: Maintenance, octets: bytes, now: Now) -> None:
         if new == self.maintenance.get(identifier):

@@ -22,6 +22,7 @@ from bench.peers.bird import Bird, route
 from bench.peers.etcd import Cluster, cluster
 from bench.peers.primaries import KEY_NAME
 from rootsrv.mesh.roster import Timing
+from rootsrv.zone import instant
 from rootsrv.zone.contents import ZoneContents
 from tests.mesh.fleets import section
 from tests.mesh.mesh_of import QUICK, Mesh, mesh_of
@@ -146,6 +147,25 @@ stop_linger_seconds = 1
             self.host.run("nft", "delete table inet cut")
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a member went into service with a version; seconds since 1970."""
+
+    at: float
+    due: float
+    """T, a whole second."""
+
+    by: str
+    """The rule or order that T is of."""
+
+    heard_late: float
+    """How long after its T it heard of an order; 0 = it did before."""
+
+    def __str__(self) -> str:
+        heard = f", heard {self.heard_late:.1f} s late" if self.heard_late else ""
+        return f"T {self.due % 1000:.0f} + {1000 * (self.at - self.due):.0f} ms ({self.by}{heard})"
+
+
 @dataclass
 class MeshNetwork:
     """The whole of it."""
@@ -226,6 +246,21 @@ class MeshNetwork:
             for line in each.log.splitlines():
                 if " zones in service " in line and f".={serial}" in line and "flipped_at=" in line:
                     found[name] = float(line.partition("flipped_at=")[2].split()[0])
+        return found
+
+    def ways(self, serial: int) -> dict[str, "Way"]:
+        """How each member went into service with *serial*, as it wrote down itself."""
+        found = {}
+        for name, at in self.flips(serial).items():
+            lines = [line for line in self.members[name].log.splitlines() if f"serial={serial} " in line]
+            by = [line.partition(" by=")[2].strip('"') for line in lines if " set time " in line]
+            served = next(
+                e for e in self.members[name].log.splitlines() if "zones in service" in e and f".={serial}" in e
+            )
+            due = served.partition("was_due=")[2].split()[0]
+            late = [float(line.partition("late_seconds=")[2].split()[0]) for line in lines if "late_seconds=" in line]
+            due_at = at if due == "now" else instant.from_text(due)
+            found[name] = Way(at, due_at, by[-1] if by else "", max(late, default=0.0))
         return found
 
     def orders(self, stage: str, serial: int) -> list[dict[str, Any]]:

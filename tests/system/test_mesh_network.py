@@ -20,6 +20,7 @@ from tests.system.mesh_network import (
     CANARIES,
     HOSTS,
     MEMBERS,
+    STEADY,
     WAIT_SECONDS,
     MeshNetwork,
     break_tables,
@@ -267,9 +268,16 @@ def test_without_the_engine_all_end_at_one_serial_by_one_t_or_its_multiple(
             net.wait_for_all(serial)
         finally:
             heal()
-        flips = net.flips(serial)
-        measured.append(f"{fault.__name__} when {step}: {spread_ms(flips, OTHERS):.0f} ms between first and last")
+        flips, ways = net.flips(serial), net.ways(serial)
+        told = "; ".join(f"{name} {ways[name]}" for name in sorted(ways))
+        measured.append(
+            f"{fault.__name__} when {step}: {spread_ms(flips, OTHERS):.0f} ms between first and last: {told}"
+        )
         assert min(flips[name] for name in CANARIES) <= min(flips[name] for name in OTHERS) + 3 * QUICK.align
+        due = {ways[name].due for name in OTHERS}
+        assert max(due) - min(due) <= STEADY.align, told  # one T, or its next multiple
+        # Whoever went later than that heard of the order only after its T, and went then.
+        assert all(ways[name].at - ways[name].due < 0.5 or ways[name].heard_late > 0 for name in OTHERS), told
     net.wait(lambda: all(net.ask(n).get("engine", {}).get("there") for n in EVERYBODY), "the engine is back", 90)
 
 
