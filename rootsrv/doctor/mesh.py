@@ -19,6 +19,9 @@ from rootsrv.mesh.roster import Roster, public_text
 LEAST_VERSIONS = {(3, 5): 33, (3, 6): 14, (3, 7): 1}
 """Of etcd, by series: before these, members could write and raise alarms without a right (GHSA-rfx7-8w68-q57q)."""
 
+UNCOMPACTED_REVISIONS = 20_000
+"""So many are not written by a thousand members before it is compacted for the first time, after ten minutes."""
+
 QUOTA_OCTETS = 2 * 1024**3
 """etcd's own default; a board that is full takes no order."""
 
@@ -92,10 +95,11 @@ async def _engine(mesh: MeshConfig) -> list[Finding]:
     except ConfigError as error:
         return [bad("mesh engine", str(error), "certificates of the engine: docs/mesh.md, step 3")]
     etcd = Etcd(mesh.endpoints, tls, mesh.request_seconds)
+    prefix = f"/rootsrv/v1/{mesh.service}/"
     try:
         return [
             each
-            for endpoint, told in zip(mesh.endpoints, await etcd.status(), strict=True)
+            for endpoint, told in zip(mesh.endpoints, await etcd.status(prefix), strict=True)
             for each in _node(endpoint, told)
         ]
     finally:
@@ -119,6 +123,9 @@ def _node(endpoint: str, told: NodeStatus | EngineGone) -> Iterator[Finding]:
         yield remark(about, f"etcd {told.version} has holes in rights and watches", "3.5.33, 3.6.14, 3.7.1 or newer")
     else:
         yield good(about, f"etcd {told.version}")
+    if told.uncompacted > UNCOMPACTED_REVISIONS:
+        found = f"all {told.uncompacted} revisions are kept: it is not compacted, and will be full"
+        yield remark(about, found, "--auto-compaction-mode periodic --auto-compaction-retention 5m (deploy/etcd)")
     if told.size_octets > QUOTA_OCTETS / 2:
         found = f"{told.size_octets / 1024**2:.0f} MiB are stored: is it compacted?"
         yield remark(about, found, "docs/mesh.md, `no space`: compaction on, then etcdctl defrag")

@@ -22,6 +22,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from grpclib.client import Channel, StreamStreamMethod, UnaryUnaryMethod
+from grpclib.exceptions import GRPCError
+from grpclib.protocol import H2Protocol
 
 from rootsrv.distribution.tls import client_context, show_certificate
 from rootsrv.engine.messages import MESSAGES, make
@@ -75,6 +77,9 @@ class NodeStatus:
     errors: tuple[str, ...]
     """Alarms such as NOSPACE."""
 
+    uncompacted: int = 0
+    """Revisions that it keeps, if it keeps the very first; 0 = it was compacted, or does not say."""
+
 
 def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     """For mutual TLS; ConfigError if a file cannot be used."""
@@ -92,7 +97,10 @@ class Etcd:
         self.request_seconds = request_seconds
         self._tls = tls
         self._current = 0
-        self._channel: Channel | None = None
+        self._left = 0
+        """How often a node was left for the next one."""
+
+        self._channel: _Connection | None = None
 
     @property
     def endpoint(self) -> str:
@@ -109,35 +117,37 @@ class Etcd:
         """From now on ask another node."""
         self.close()
         self._current = (self._current + 1) % len(self.endpoints)
+        self._left += 1
 
     def _connection(self) -> Channel:
         if self._channel is None:
             self._channel = self._open(self.endpoint)
         return self._channel
 
-    def _open(self, endpoint: str) -> Channel:
+    def _open(self, endpoint: str) -> "_Connection":
         url = urlsplit(endpoint)
-        return Channel(url.hostname, url.port, ssl=self._tls if url.scheme == "https" else None)
+        return _Connection(url.hostname, url.port, ssl=self._tls if url.scheme == "https" else None)
 
     @contextlib.asynccontextmanager
     async def _failing_as_one(self, what: str, seconds: float | None) -> AsyncIterator[None]:
-        endpoint = self.endpoint
+        endpoint, left = self.endpoint, self._left
         try:
             async with asyncio.timeout(seconds):
                 yield
         except Compacted:
             raise
         except TimeoutError as error:
-            self._leave(endpoint)
+            self._leave(left)
             raise EngineGone(f"{endpoint}: {what}: no answer in {seconds:g} s") from error
         except Exception as error:
-            self._leave(endpoint)
+            self._leave(left)
             reason = getattr(error, "message", None) or str(error) or type(error).__name__
             raise EngineGone(f"{endpoint}: {what}: {reason}") from error
 
-    def _leave(self, endpoint: str) -> None:
-        # Several requests may fail with one node; only the first of them moves on.
-        if endpoint == self.endpoint:
+    def _leave(self, left: int) -> None:
+        # Several requests may fail with one connection; only the first of them moves on, to another node or, where
+        # there is but one, to another connection.
+        if left == self._left:
             self.next_node()
 
     async def _call(self, path: str, request: Any, response: str) -> Any:
@@ -291,26 +301,53 @@ class Etcd:
         """Have the engine forget what was before *revision*; EngineGone."""
         await self._call("KV/Compact", make("CompactionRequest", revision=revision), "CompactionResponse")
 
-    async def status(self) -> list[NodeStatus | EngineGone]:
-        """What each node says of itself, or why it says nothing."""
-        return list(await asyncio.gather(*map(self._status_of, self.endpoints)))
+    async def status(self, prefix: str) -> list[NodeStatus | EngineGone]:
+        """What each node says of itself, or why it says nothing; *prefix*: keys that may be read."""
+        return list(await asyncio.gather(*(self._status_of(each, prefix) for each in self.endpoints)))
 
-    async def _status_of(self, endpoint: str) -> NodeStatus | EngineGone:
+    async def _status_of(self, endpoint: str, prefix: str) -> NodeStatus | EngineGone:
         channel = self._open(endpoint)
         try:
             async with asyncio.timeout(self.request_seconds):
                 path = "/etcdserverpb.Maintenance/Status"
                 method = UnaryUnaryMethod(channel, path, MESSAGES["StatusRequest"], MESSAGES["StatusResponse"])
                 answer = await method(make("StatusRequest"))
+                uncompacted = await _uncompacted(channel, prefix)
         except Exception as error:
             return EngineGone(f"{endpoint}: {getattr(error, 'message', None) or error or type(error).__name__}")
         finally:
             _abort(channel)
-        return NodeStatus(endpoint, answer.version, answer.dbSize, answer.leader != 0, tuple(answer.errors))
+        return NodeStatus(
+            endpoint, answer.version, answer.dbSize, answer.leader != 0, tuple(answer.errors), uncompacted
+        )
 
 
-def _abort(channel: Channel) -> None:
+async def _uncompacted(channel: Channel, prefix: str) -> int:
+    """How many revisions the node at the end of *channel* keeps, if it keeps the first one; else 0."""
+    method = UnaryUnaryMethod(channel, "/etcdserverpb.KV/Range", MESSAGES["RangeRequest"], MESSAGES["RangeResponse"])
+    first = make("RangeRequest", key=prefix.encode(), revision=1, serializable=True)
+    try:
+        return int((await method(first)).header.revision)
+    except GRPCError:  # "required revision has been compacted"; or it has no leader, or may not be read
+        return 0
+
+
+class _Connection(Channel):
+    """To a node.  One that was left while it was being made ends when it is."""
+
+    ended = False
+
+    async def __connect__(self) -> H2Protocol:
+        protocol = await super().__connect__()
+        if self.ended:
+            _abort(self)
+            raise ConnectionAbortedError("the node was left for another one")
+        return protocol
+
+
+def _abort(channel: _Connection) -> None:
     """Close a connection without TLS's farewell, to which a frozen node would not answer for half a minute."""
+    channel.ended = True
     connection = getattr(channel._protocol, "connection", None)
     transport = getattr(connection, "_transport", None)
     channel.close()

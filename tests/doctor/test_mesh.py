@@ -1,5 +1,6 @@
 """`rootsrv doctor` in a mesh: key, roster, engine."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,19 @@ def test_versions_with_holes_are_remarked_on(version: str, grade: Grade) -> None
     (found,) = mesh._node("https://e:1", NodeStatus("https://e:1", version, 1000, True, ()))
     assert isinstance(found, Finding)
     assert found.grade is grade
+
+
+def test_an_engine_that_keeps_all_that_was_ever_written_is_remarked_on(
+    tmp_path: Path, engine: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = member(tmp_path, engine)
+    monkeypatch.setattr(mesh, "UNCOMPACTED_REVISIONS", 3)
+    for number in range(5):
+        engine.ctl("put", "/elsewhere", str(number))
+    revision = int(re.findall(r'"revision":(\d+)', engine.ctl("get", "/elsewhere", "--write-out=json"))[0])
+    assert f"all {revision} revisions are kept: it is not compacted" in graded(config, Grade.REMARK)
+    engine.ctl("compact", str(revision))
+    assert "are kept" not in graded(config, Grade.REMARK)
 
 
 def test_a_board_that_is_full_is_to_be_mended() -> None:

@@ -213,7 +213,7 @@ class PaperClient:
         """See Etcd."""
         await self._reach()
 
-    async def status(self) -> list[NodeStatus | EngineGone]:
+    async def status(self, prefix: str) -> list[NodeStatus | EngineGone]:
         """See Etcd."""
         try:
             await self._reach()
