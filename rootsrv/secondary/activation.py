@@ -115,6 +115,7 @@ class Activation:
             keeper.name: keeper.accept(delivery, verdict.signatures_until, verdict.alarms)
             for keeper, delivery, verdict in accepted
         }
+        self._records.ledger.highest = max(self._records.ledger.highest, generation)
         hurried = {(keeper.name, delivery.serial) for keeper, delivery, _ in accepted} & self.now_please
         self.now_please -= hurried
         try:
@@ -309,6 +310,8 @@ class Activation:
 
     def retire_others(self) -> None:
         """Remove the tables that are neither in service nor were."""
+        if not self._records.remember_generations():
+            return  # a number that is forgotten would be given again
         try:
             self._store.retire_tables({self._page.active, self._records.ledger.generation})
         except StoreFailed as error:

@@ -283,7 +283,7 @@ class Pipeline:
         )
 
     async def prepare_and_activate(self, keeper: ZoneKeeper, delivery: Delivery, *, at_once: bool) -> None:
-        generation = 1 + max([self._records.ledger.generation, self._page.active, *self._store.generations()])
+        generation = self._records.next_generation(self._page.active)
         root = delivery if keeper is self.zones.root else None
         hosts = delivery if keeper is self.zones.hosts else self._waiting_hosts()
         if hosts is not None and self.zones.hosts is not None:

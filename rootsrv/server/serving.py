@@ -243,6 +243,9 @@ class Serving:
         if active != self._generation:
             self._switch(active)
         staged = page.staged
+        if staged == 0 and self._mapped is not None:  # void, or overtaken
+            self._drop_mapped()
+            self._slot.staged = self._generation
         already = staged in {0, self._generation} or (self._mapped is not None and self._mapped[0] == staged)
         if self._mapping is None and self._outdated:
             self._stage(self._generation)

@@ -37,6 +37,10 @@ class Ledger:
     generation: int = 0
     """The newest answer table that went into service."""
 
+    highest: int = 0
+    """The highest number that a table ever had.  None is given twice: whoever maps tables (workers, the kernel's owner,
+    who probes) knows them by their numbers, and one that was void or overtaken may be mapped still."""
+
     leases: dict[str, Lease] = field(default_factory=dict)
     """Of the zones in service."""
 
@@ -57,6 +61,7 @@ class Ledger:
             "boot": boot,
             "last_seen_wall": self.last_seen_wall,
             "generation": self.generation,
+            "highest": self.highest,
             "leases": {name: lease.to_record() for name, lease in self.leases.items()},
             "served": {name: asdict(each) for name, each in self.served.items()},
             "next": None
@@ -91,6 +96,7 @@ class Ledger:
             following = record["next"]
             return cls(
                 generation=int(record["generation"]),
+                highest=int(record.get("highest", record["generation"])),
                 leases=leases(record["leases"]),
                 served={name: _served(each) for name, each in record.get("served", {}).items()},
                 next=None

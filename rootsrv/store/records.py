@@ -35,6 +35,9 @@ class Records:
         self.unwritten = False
         """Whether what is on disk is not the ledger, because it could not be written last."""
 
+        self._highest = self.ledger.highest
+        """Of the ledger on disk."""
+
         self._written = boottime
         """When the ledger was written last, CLOCK_BOOTTIME."""
 
@@ -61,7 +64,17 @@ class Records:
             self.failed(error)
             return False
         self.error, self.unwritten = "", False
+        self._highest = self.ledger.highest
         return True
+
+    def next_generation(self, active: int) -> int:
+        """A number for an answer table that none has had; *active*: the one that is answered from."""
+        return 1 + max([self.ledger.generation, self.ledger.highest, active, *self._store.generations()])
+
+    def remember_generations(self) -> bool:
+        """Have the numbers of the tables that are there on disk, so that they may go; whether they are."""
+        self.ledger.highest = max([self.ledger.highest, *self._store.generations()])
+        return self.ledger.highest == self._highest or self.save()
 
     def is_due(self) -> bool:
         """Whether the ledger is to be written again: it could not be, or it does not say how late it is."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from rootsrv.secondary.maintainer import Maintainer
+from rootsrv.secondary.switchover import Switchover, SwitchoverVoid
+from rootsrv.store.store import StoreFailed
 from tests.secondary import versions
 from tests.secondary.unattended import Clock, deliver, unattended
 from tests.secondary.versions import FIRST
@@ -60,3 +62,54 @@ def test_the_zone_of_the_hosts_is_tried_again_by_itself(
     maintainer.pipeline.watch()
     assert hosts.life.is_under_way(FIRST)
     assert hosts.life.queue == [given]  # as it came: it has to be kept before it is served
+
+
+@pytest.mark.parametrize("differs", [False, True], ids=["could not be mapped", "answers otherwise"])
+def test_no_two_tables_have_one_number_whatever_became_of_the_first(
+    tmp_path: Path, clock: Clock, differs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers, the kernel and who probes may have it mapped still, and know it by its number; so after a restart."""
+    numbers: list[int] = []
+
+    async def void(self: Switchover, generation: int) -> None:
+        numbers.append(generation)
+        self.void(generation, "a fault")
+        raise SwitchoverVoid("a fault", differs=differs)
+
+    def take(maintainer: Maintainer, serial: int) -> None:
+        root = maintainer.zones.root
+        deliver(root, versions.version(serial), clock)
+        asyncio.run(maintainer.pipeline.take(root, root.life.queue.pop(), at_once=True))
+
+    with unattended(tmp_path, clock) as maintainer:
+        take(maintainer, FIRST)
+        assert maintainer.page.active == 1
+        monkeypatch.setattr(Switchover, "stage", void)
+        take(maintainer, FIRST + 1)
+        take(maintainer, FIRST + 2)
+        assert list(maintainer.store.generations()) == [1]
+    with unattended(tmp_path, clock) as maintainer:
+        asyncio.run(maintainer.resume())
+        take(maintainer, FIRST + 3)
+    assert numbers == [2, 3, 4]
+
+
+def test_a_table_whose_number_cannot_be_remembered_stays(
+    maintainer: Maintainer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = maintainer.zones.root
+    deliver(root, versions.version(FIRST), clock)
+    asyncio.run(maintainer.pipeline.take(root, root.life.queue.pop(), at_once=True))
+    write_ledger = maintainer.store.write_ledger
+
+    def full(record: object) -> None:
+        raise StoreFailed("no space left on device")
+
+    monkeypatch.setattr(maintainer.store, "write_ledger", full)
+    (maintainer.store.table(1).with_name("7.table")).write_bytes(b"of an attempt that was not to be")
+    maintainer.activation.retire_others()
+    assert set(maintainer.store.generations()) == {1, 7}
+    monkeypatch.setattr(maintainer.store, "write_ledger", write_ledger)
+    maintainer.activation.retire_others()
+    assert set(maintainer.store.generations()) == {1}
+    assert maintainer.records.next_generation(1) == 8

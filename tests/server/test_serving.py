@@ -1,5 +1,6 @@
 """What a worker answers from: generations come and go without a collection that would hold up who asks."""
 
+import asyncio
 import gc
 import os
 import weakref
@@ -78,3 +79,34 @@ def test_a_flip_that_is_taken_back_while_a_worker_maps_the_table_is_not_followed
     finally:
         gc.unfreeze()
         os.close(directory)
+
+
+def test_a_table_that_was_staged_and_is_not_wanted_any_more_is_let_go_of(
+    tmp_path: Path,
+    compiled: Compiled,  # noqa: F811
+) -> None:
+    """Void, or overtaken by a newer version: whoever says that it has it staged must not mean this one."""
+
+    async def work() -> None:
+        page, directory = Page.create(tmp_path / "page"), os.open(tmp_path, os.O_RDONLY)
+        try:
+            slot = page.worker(0)
+            serving = Serving(page, slot, Counters(slot), directory, ResponderSettings())
+            for generation in (1, 2):
+                table_path(tmp_path, generation).write_bytes(compiled.octets)
+            page.active = 1
+            serving.wake_up()
+            page.staged = 2
+            async with asyncio.timeout(20):
+                while slot.staged != 2:
+                    serving.tick()
+                    await asyncio.sleep(0.01)
+            page.staged = 0
+            serving.wake_up()
+            assert (slot.staged, slot.active) == (1, 1)
+            assert serving._mapped is None
+        finally:
+            gc.unfreeze()
+            os.close(directory)
+
+    asyncio.run(work())

@@ -12,6 +12,7 @@ WALL, BOOTTIME = 1_800_000_000.0, 1_000.0
 LEASE = Lease(7, WALL - 60, BOOTTIME - 60, 3600.0, None)
 LEDGER = Ledger(
     generation=3,
+    highest=4,
     leases={".": LEASE},
     served={".": Served(7, WALL - 50, WALL - 65.5), "root-servers.net.": Served(9, WALL - 50, None)},
     next=Next(4, WALL + 60, {".": LEASE}),
@@ -34,6 +35,12 @@ def test_one_of_a_version_that_did_not_note_since_when_zones_are_served_is_read(
     older = read(record)
     assert older.served == {}
     assert (older.generation, older.leases, older.next, older.dropped) == (3, {".": LEASE}, LEDGER.next, {".": [8]})
+
+
+def test_one_of_a_version_that_did_not_note_the_highest_number_of_a_table_is_read() -> None:
+    record = LEDGER.to_record("boot")
+    del record["highest"]
+    assert read(record).highest == 3
 
 
 @pytest.mark.parametrize("served", [7, [], {".": {}}, {".": {"serial": "x", "served_at": 1, "known_at": None}}])

@@ -1,0 +1,61 @@
+"""Whole members under the test clock: what is held, overtaken or wanted no more is answered by nobody."""
+
+from pathlib import Path
+
+from rootsrv.mesh.envelope import Envelope, seal
+from rootsrv.mesh.orders import Decision, OperatorVerdict
+from rootsrv.secondary.membership import subject_of
+from rootsrv.zone.contents import ZoneContents
+from tests.mesh.clockwork import ClockworkLoop
+from tests.mesh.mesh_of import SERVICE, key_of, mesh_of
+from tests.mesh.paper_engine import PaperClient
+from tests.mesh.test_whole_weeks import FIRST, TIMING, run
+from tests.mesh.whole_members import WholeFleet, whole_fleet
+from tests.secondary import versions
+
+
+async def order(fleet: WholeFleet, decision: Decision, contents: ZoneContents, seq: int) -> None:
+    """As alice orders it."""
+    now = fleet.loop.wall()
+    verdict = OperatorVerdict(subject_of(".", contents), decision, "alice", now, "because", now + 5)
+    key = f"zone/./verdict/alice/{seq}"
+    envelope = Envelope(key, "alice", now, seq, now, now + 86_400, verdict.to_content())
+    octets = seal(envelope, SERVICE, key_of("alice"))
+    await PaperClient(fleet.engine, "").put(f"/rootsrv/v1/{SERVICE}/{key}", octets)
+    said = f"decision={decision} zone=. serial={contents.serial}"
+    await fleet.wait(lambda: all(any(said in line for line in m.log) for m in fleet.members.values()), said, 60)
+
+
+def test_a_version_that_was_staged_and_overtaken_is_never_answered(tmp_path: Path) -> None:
+
+    async def work(loop: ClockworkLoop) -> None:
+        held, newer, rejected, last = (versions.version(FIRST + number) for number in range(1, 5))
+        async with whole_fleet(tmp_path, loop, mesh_of(4, timing=TIMING), versions.version(FIRST), versions.anchor()
+                               ) as fleet:  # fmt: skip
+            members = fleet.members.values()
+
+            async def staged(contents: ZoneContents) -> None:
+                said = f"serial={contents.serial} activate_at=never"
+                await fleet.wait(lambda: all(any(said in line for line in m.log) for m in members), said, 60)
+                assert all(each.worker.serial() != contents.serial for each in members)
+
+            async def everywhere(contents: ZoneContents) -> None:
+                await fleet.wait(lambda: all(m.has(contents.serial) for m in members), f"{contents.serial}", 120)
+
+            await order(fleet, Decision.HOLD, held, 1)
+            fleet.publish(held)
+            await staged(held)
+            fleet.publish(newer)
+            await everywhere(newer)
+
+            await order(fleet, Decision.HOLD, rejected, 2)
+            fleet.publish(rejected)
+            await staged(rejected)
+            await order(fleet, Decision.REJECT, rejected, 3)
+            fleet.publish(last)
+            await everywhere(last)
+            wanted = [FIRST, newer.serial, last.serial]
+            assert all(each.history == wanted for each in members)
+            assert not any("tsig_failed" in line or "notify_spoofed" in line for each in members for line in each.log)
+
+    run(work)
