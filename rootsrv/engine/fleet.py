@@ -20,6 +20,7 @@ from rootsrv.mesh.member import Now, admitted
 from rootsrv.mesh.orders import OperatorVerdict, SetTime, Stage, Subject
 from rootsrv.mesh.quorum import Done, failed_canaries
 from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing, public_key
+from rootsrv.mesh.tables import StagedTable
 from rootsrv.process import log, whole_file
 from rootsrv.zone import instant
 
@@ -52,6 +53,9 @@ class Fleet:
     """By id, those that were announced or cancelled."""
 
     ready: dict[str, Subject] = field(default_factory=dict)
+    tables: dict[str, StagedTable] = field(default_factory=dict)
+    """What they have staged, by member, where they say so."""
+
     done: dict[str, Done] = field(default_factory=dict)
     flipped_at: dict[str, float] = field(default_factory=dict)
     statuses: dict[str, Envelope] = field(default_factory=dict)
@@ -116,7 +120,7 @@ class Fleet:
         assert self.roster is not None
         self._public = self.roster.keys_of(each.name for each in self.roster.member)
         # Of whom it does not list any more nothing counts, nor what was signed before.
-        for kept in (self.ready, self.done, self.flipped_at, self.statuses, self._last_failed):
+        for kept in (self.ready, self.tables, self.done, self.flipped_at, self.statuses, self._last_failed):
             for name in kept.keys() - self._public.keys():
                 del kept[name]
         log.event("roster in force", version=self.roster.version, members=len(self.roster.member), source=source)
@@ -231,17 +235,27 @@ class Fleet:
         if entry is None:
             kept: dict[str, dict[str, Any]] = {"ready": self.ready, "done": self.done, "status": self.statuses}
             kept[kind].pop(member, None)
+            if kind == "ready":
+                self.tables.pop(member, None)
             return
         if member not in self._public:
             raise EnvelopeMalformed(f"{key}: the roster lists no such member")
         envelope = self._opened(key, entry, {member: self._public[member]}, now)
         match kind:
             case "ready":
-                self.ready[member] = Subject.of(envelope.content, key)
+                self._ready(member, envelope)
             case "done":
                 self._done(member, envelope)
             case _:
                 self.statuses[member] = envelope
+
+    def _ready(self, member: str, envelope: Envelope) -> None:
+        content = envelope.content
+        subject = self.ready[member] = Subject.of(content, envelope.key)
+        made_of, digest = content.get("made_of"), content.get("table")
+        self.tables.pop(member, None)  # a member of an older version does not say
+        if isinstance(made_of, str) and isinstance(digest, str) and len(digest) == 64:
+            self.tables[member] = StagedTable(subject, made_of[:500], digest)
 
     def _done(self, member: str, envelope: Envelope) -> None:
         content = envelope.content

@@ -162,7 +162,10 @@ class MeshRole:
         for each in told["ready"]:
             subject = Subject(each["zone"], each["serial"], each["digest"])
             self._subjects[subject.zone] = subject
-            presence.say(f"member/{presence.name}/ready", subject.to_content())
+            made = {
+                key: each[key] for key in ("table", "made_of") if key in each
+            }  # one of an older version does not say
+            presence.say(f"member/{presence.name}/ready", {**subject.to_content(), **made})
             if presence.me is not None and presence.me.distribution_host:
                 presence.leader.verified(subject)
         outcome = told["outcome"]

@@ -16,6 +16,7 @@ from rootsrv.mesh.maintenance import standing
 from rootsrv.mesh.orders import OperatorVerdict, SetTime, Subject
 from rootsrv.mesh.quorum import may_fall_silent
 from rootsrv.mesh.roster import Member, Roster, public_text
+from rootsrv.mesh.tables import difference
 from rootsrv.process.persistence import failing
 from rootsrv.roles.mesh_presence import Presence
 from rootsrv.store.zone_file import FileUnusable, read_trust_anchors
@@ -45,8 +46,16 @@ def for_maintain(presence: Presence, subjects: Mapping[str, Subject]) -> dict[st
         "verdicts": [_verdict(each) for each in fleet.verdicts] if me else [],
         "canaries_failed": [{**each.to_content(), "failed": fleet.canaries_failed(each)} for each in subjects.values()],
         "silence": silence,
+        "tables_differ": _differing(presence),
         "engine": presence.board.gone,
     }
+
+
+def _differing(presence: Presence) -> list[dict[str, Any]]:
+    """What is staged here, if its table is not the one that others made of the same."""
+    own = presence.fleet.tables.get(presence.name)
+    why = "" if presence.board.gone else difference(presence.name, presence.fleet.tables)
+    return [{**own.subject.to_content(), "table": own.digest, "why": why}] if own is not None and why else []
 
 
 async def of_this_member(presence: Presence) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import rootsrv
+from rootsrv.answer.table import FORMAT_VERSION
 from rootsrv.config.file import Config
+from rootsrv.mesh.tables import StagedTable
 from rootsrv.page.layout import Page
 from rootsrv.process import log
-from rootsrv.secondary.in_step import InStep
+from rootsrv.secondary.in_step import InStep, Waited
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.membership import Membership, SwitchoverOutcome, subject_of
 from rootsrv.secondary.preparation import Assessment, PreparedTable
@@ -150,8 +152,13 @@ class Activation:
                 for tell in self.on_staged:
                     tell(keeper)
             first = accepted[0][0]
-            if not await in_step.wait(first, await asyncio.to_thread(in_step.subject, first)):
+            subject = await asyncio.to_thread(in_step.subject, first)
+            waited = await in_step.wait(first, StagedTable(subject, self._made_of(), prepared.table_digest))
+            if waited is not Waited.GOES:
                 self._unstage(accepted, generation)
+                if waited is Waited.MADE_AGAIN:
+                    for keeper, delivery, _ in accepted:
+                        keeper.deliver(replace(delivery, kept=True))
                 return
             shown = "now" if (at := self._switchover.activate_at) is None else instant.to_text(at)
         else:
@@ -201,6 +208,11 @@ class Activation:
                 tell(keeper)
             for serial in list(keeper.life.held):
                 keeper.redeliver(serial, approved=False)
+
+    def _made_of(self) -> str:
+        """What a table depends on: members that say the same here have the same one."""
+        serials = (f"{each.name}={newest.serial}" for each in self.zones if (newest := each.life.newest) is not None)
+        return f"format={FORMAT_VERSION} version={rootsrv.__version__} {' '.join(serials)}"
 
     def void(self, accepted: Accepted, generation: int, reason: str) -> None:
         self._switchover.void(generation, reason)

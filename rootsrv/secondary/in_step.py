@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import enum
 import math
 
 from rootsrv.config.zones import HoldConfig
 from rootsrv.mesh.member import Action, Ready, Ruling
 from rootsrv.mesh.orders import Decision, Subject
+from rootsrv.mesh.tables import StagedTable
 from rootsrv.process import log
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.membership import Membership, is_held, subject_of
@@ -21,6 +23,23 @@ _TURN_SECONDS = 0.5
 """How often the rule is asked, if nothing is heard."""
 
 
+_REMEMBERED = 16
+"""Subjects of which it is known that their table was made again."""
+
+
+class Waited(enum.Enum):
+    """What became of a staged zone that waited."""
+
+    GOES = enum.auto()
+    """Its T is here."""
+
+    ENDED = enum.auto()
+    """It is not to go into service, or something newer is."""
+
+    MADE_AGAIN = enum.auto()
+    """Its table is not the one that others made of the same: it has to be prepared again."""
+
+
 class InStep:
     """Has staged zones wait for the mesh."""
 
@@ -32,17 +51,20 @@ class InStep:
         self._switchover = switchover
         self._told = ""
         self._too_old_since: dict[Subject, float] = {}
+        self._made_again: dict[Subject, bool] = {}
+        """Whether it was told that the second table differs as well."""
 
     def subject(self, keeper: ZoneKeeper) -> Subject:
         """What is scheduled, as the mesh calls it."""
         assert keeper.life.scheduled is not None
         return subject_of(keeper.name, keeper.life.scheduled.contents)
 
-    async def wait(self, keeper: ZoneKeeper, subject: Subject) -> bool:
-        """Until it is to go into service; False: it is not to, or something newer is."""
+    async def wait(self, keeper: ZoneKeeper, table: StagedTable) -> Waited:
+        """Until the zone whose *table* is staged is to go into service, or is not."""
+        subject = table.subject
         switchover = self._switchover
         switchover.state, switchover.activate_at = SwitchoverState.SCHEDULED, None
-        ready = self.membership.staged(subject)
+        ready = self.membership.staged(table)
         try:
             while not switchover.hurried:
                 self.membership.changed.clear()
@@ -53,19 +75,37 @@ class InStep:
                 switchover.activate_at = self._time.trusted.wall(boottime) + answer.at - boottime if goes else None
                 if answer.action is Action.NEVER:
                     self._drop(keeper, subject, answer.why)
-                    return False
+                    return Waited.ENDED
                 if self._is_overtaken(keeper, answer):
                     log.event("zone overtaken", zone=keeper.name, serial=subject.serial, was=answer.why)
-                    return False
+                    return Waited.ENDED
+                if self._is_to_be_made_again(table):
+                    return Waited.MADE_AGAIN
                 left = answer.at - boottime if goes else _TURN_SECONDS
                 if left <= 0:
-                    return True
+                    return Waited.GOES
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, _TURN_SECONDS)):
                         await switchover.hurry_or(self.membership.changed)
-            return True
+            return Waited.GOES
         finally:
             self.membership.unstaged(keeper.name)
+
+    def _is_to_be_made_again(self, table: StagedTable) -> bool:
+        """Whether it differs from the others'; once for each subject, and the second time it is only told."""
+        if not (why := self.membership.table_differs(table)):
+            return False
+        subject = table.subject
+        again = self._made_again.get(subject)
+        if again:
+            return False
+        self._made_again[subject] = again is not None
+        while len(self._made_again) > _REMEMBERED:
+            del self._made_again[next(iter(self._made_again))]
+        goes_on = "made again" if again is None else "goes on all the same"
+        log.alarm("table differs", zone=subject.zone, serial=subject.serial, reason=why, effect=goes_on)
+        self._records.journal("table differs", zone=subject.zone, serial=subject.serial, reason=why, effect=goes_on)
+        return again is None
 
     def _too_old(self, keeper: ZoneKeeper, ready: Ready) -> float | None:
         """Since when D23's timeout has been over for what waits."""

@@ -14,6 +14,7 @@ from rootsrv.mesh.member import Action, Known, Now, Ready, Ruling, decide
 from rootsrv.mesh.orders import Decision, OperatorVerdict, SetTime, Stage, Subject
 from rootsrv.mesh.quorum import Silence
 from rootsrv.mesh.roster import Timing
+from rootsrv.mesh.tables import StagedTable
 from rootsrv.mesh.transfers import Partners
 from rootsrv.wire.rdata import ZONEMD
 from rootsrv.zone import digest
@@ -59,6 +60,9 @@ class Membership:
     ready: dict[str, Ready] = field(default_factory=dict)
     """What is staged, by zone."""
 
+    tables: dict[str, StagedTable] = field(default_factory=dict)
+    """The tables of that, by zone."""
+
     outcome: SwitchoverOutcome | None = None
     partners: Partners = field(default_factory=Partners)
     """To whom zones go and from whom they come, by the roster."""
@@ -69,6 +73,8 @@ class Membership:
     _first: dict[Subject, float] = field(default_factory=dict)
     _canaries_failed: dict[Subject, int] = field(default_factory=dict)
     _silence: dict[Subject, Silence] = field(default_factory=dict)
+    _differing: dict[str, str] = field(default_factory=dict)
+    """By digest of a table of ours: why it is another one than others made of the same."""
 
     def hear(self, told: Mapping[str, Any]) -> None:
         """Take what the role mesh tells; ValueError or KeyError if it is not what it should be."""
@@ -89,6 +95,10 @@ class Membership:
         )
         self._canaries_failed = {_subject(each): int(each["failed"]) for each in told["canaries_failed"]}
         self._silence = {_subject(each): Silence(bool(each["allowed"]), str(each["why"])) for each in told["silence"]}
+        differing = {str(each["table"]): str(each["why"]) for each in told.get("tables_differ", ())}
+        if differing != self._differing:
+            self._differing = differing
+            self.changed.set()
         self.engine = str(told["engine"])
         self.heard_at = self.boottime()
         if self.known != before:
@@ -99,8 +109,10 @@ class Membership:
                 self.partners = partners
                 self.on_partners()
 
-    def staged(self, subject: Subject) -> Ready:
-        """*subject* is staged here; since when it is ready counts from the first time."""
+    def staged(self, table: StagedTable) -> Ready:
+        """*table* is staged here; since when its subject is ready counts from the first time."""
+        subject = table.subject
+        self.tables[subject.zone] = table
         since = self._first.setdefault(subject, self.boottime())
         while len(self._first) > _REMEMBERED:
             del self._first[next(iter(self._first))]
@@ -110,6 +122,7 @@ class Membership:
     def unstaged(self, zone: str) -> None:
         """Nothing is staged of *zone* any more."""
         self.ready.pop(zone, None)
+        self.tables.pop(zone, None)
 
     def decide(self, ready: Ready, too_old_since: float | None) -> Ruling:
         """What to do with what is *ready*."""
@@ -120,6 +133,10 @@ class Membership:
             too_old_since=too_old_since,
         )
         return decide(ready, known, Now(self.clock.wall(boottime), boottime, self.clock.synchronised))
+
+    def table_differs(self, table: StagedTable) -> str:
+        """Why *table* is another one than others made of the same; empty if it is not."""
+        return self._differing.get(table.digest, "")
 
     def may_fall_silent(self, subject: Subject) -> Silence:
         """Whether the failure to switch to *subject* is proven to be ours alone."""
@@ -156,7 +173,10 @@ class Membership:
             "boottime": boottime,
             "synchronised": self.clock.synchronised,
             "partners": self.partners.version,
-            "ready": [{**each.subject.to_content(), "since": each.since} for each in self.ready.values()],
+            "ready": [
+                {**each.subject.to_content(), "table": self.tables[zone].digest, "made_of": self.tables[zone].made_of}
+                for zone, each in self.ready.items()
+            ],
             "outcome": None if outcome is None else {**asdict(outcome), "subject": outcome.subject.to_content()},
         }
 

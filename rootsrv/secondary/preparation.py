@@ -3,6 +3,7 @@
 Runs in a process of its own (child.py) and touches nothing but new files in the state directory.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,9 @@ class PreparedTable:
     """Whether the table answers for the zone of the hosts."""
 
     table_octets: int = 0
+    table_digest: str = ""
+    """SHA-256, hexadecimal digits."""
+
     void: str = ""
     """Why the table must not be switched to, or could not be made: a fault of ours, whatever the zone is."""
 
@@ -151,7 +155,8 @@ class Preparation:
         timer.mark("write")
         void = self._examine(root, hosts)
         timer.mark("examine")
-        return replace(prepared, table_octets=len(octets), void=void)
+        digest = hashlib.sha256(octets).hexdigest()
+        return replace(prepared, table_octets=len(octets), table_digest=digest, void=void)
 
     def _verify_root(self) -> VerifiedZone:
         policy, contents = self.root_policy, self.root.contents

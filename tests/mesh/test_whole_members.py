@@ -1,12 +1,16 @@
 """Whole members under the test clock: what is held, overtaken or wanted no more is answered by nobody."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from rootsrv.mesh.envelope import Envelope, seal
 from rootsrv.mesh.orders import Decision, OperatorVerdict
 from rootsrv.secondary.membership import subject_of
+from rootsrv.secondary.preparation import Preparation, PreparedTable
 from rootsrv.zone.contents import ZoneContents
-from tests.mesh.clockwork import ClockworkLoop
+from tests.mesh.clockwork import WHO, ClockworkLoop
 from tests.mesh.mesh_of import SERVICE, key_of, mesh_of
 from tests.mesh.paper_engine import PaperClient
 from tests.mesh.test_whole_weeks import FIRST, TIMING, run
@@ -57,5 +61,39 @@ def test_a_version_that_was_staged_and_overtaken_is_never_answered(tmp_path: Pat
             wanted = [FIRST, newer.serial, last.serial]
             assert all(each.history == wanted for each in members)
             assert not any("tsig_failed" in line or "notify_spoofed" in line for each in members for line in each.log)
+
+    run(work)
+
+
+@pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
+def test_a_table_that_is_not_the_one_that_others_made_is_made_again_and_silences_nobody(
+    tmp_path: Path, for_good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of m2: a machine that reckons wrong."""
+
+    async def work(loop: ClockworkLoop) -> None:
+        async with whole_fleet(tmp_path, loop, mesh_of(4, timing=TIMING), versions.version(FIRST), versions.anchor()
+                               ) as fleet:  # fmt: skip
+            odd, run_it = fleet.members["m2"], Preparation.run
+            coming = versions.version(FIRST + 1)
+
+            def told() -> list[str]:
+                return [line for line in odd.log if "table differs" in line]
+
+            def prepare(self: Preparation) -> PreparedTable:
+                wrong = WHO.get() == "m2" and (for_good or not told())
+                return replace(run_it(self), table_digest="00" * 32) if wrong else run_it(self)
+
+            monkeypatch.setattr(Preparation, "run", prepare)
+            fleet.publish(coming)
+            await fleet.wait(lambda: all(m.has(coming.serial) for m in fleet.members.values()), "everywhere", 120)
+            assert f"zone=. serial={coming.serial}" in told()[0], told()
+            assert [line.rpartition("effect=")[2] for line in told()] == [
+                '"made again"', *(['"goes on all the same"'] if for_good else [])
+            ]  # fmt: skip
+            assert not any("table differs" in line for m in fleet.members.values() if m is not odd for line in m.log)
+            went = {round(fleet.members[name].went[coming.serial], 1) for name in ("m2", "m3")}
+            assert len(went) == 1, went
+            assert not odd.page.silenced
 
     run(work)
