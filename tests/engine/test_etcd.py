@@ -276,7 +276,7 @@ def test_no_space_is_the_engine_gone_and_status_says_why(tmp_path: Path) -> None
 
             with pytest.raises(EngineGone, match="space"):
                 await fill()
-            (status,) = await etcd.status()
+            (status,) = await etcd.status("/t10/")
             assert isinstance(status, NodeStatus)
             assert (status.has_leader, "NOSPACE" in status.errors[0]) == (True, True)
 
@@ -287,7 +287,7 @@ def test_a_node_that_is_not_there_is_in_the_status_as_gone(one_node: Cluster) ->
     async def work() -> None:
         etcd = connected(one_node)
         etcd.endpoints = (*etcd.endpoints, "https://127.0.0.1:1")
-        there, gone = await etcd.status()
+        there, gone = await etcd.status("/")
         assert isinstance(there, NodeStatus)
         assert there.version.count(".") == 2
         assert isinstance(gone, EngineGone)
