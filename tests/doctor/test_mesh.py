@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.peers.etcd import Cluster, cluster
+from rootsrv.config.anycast import AnycastConfig
 from rootsrv.config.file import Config, load
 from rootsrv.doctor import mesh
 from rootsrv.doctor.finding import Finding, Grade
@@ -65,6 +66,19 @@ def test_what_is_wrong_is_named(tmp_path: Path, engine: Cluster) -> None:
     assert "others may read it" in graded(config, Grade.BAD)
     Path(config.mesh.roster).unlink()  # type: ignore[union-attr]
     assert "there is none" in graded(config, Grade.BAD)
+
+
+def test_a_setting_that_is_not_the_rosters_is_remarked_on_and_does_not_count(tmp_path: Path, engine: Cluster) -> None:
+    config = member(tmp_path, engine)
+    assert "timing" not in graded(config, Grade.REMARK)
+    odd = replace(
+        config,
+        switchover=replace(config.switchover, align_seconds=7),
+        anycast=AnycastConfig(prefix_v4="192.0.2.0/24", stale_soft_seconds=600.0),
+    )
+    told = graded(odd, Grade.REMARK)
+    assert "mesh timing: switchover.align_seconds is 7, the roster's align 60, which is what counts" in told
+    assert "mesh timing: anycast.stale_soft_seconds is 600, the roster reckons with 3900" in told
 
 
 def test_no_mesh_is_no_finding(tmp_path: Path, engine: Cluster) -> None:
