@@ -74,7 +74,7 @@ def test_a_setting_that_is_not_the_rosters_is_remarked_on_and_does_not_count(tmp
     odd = replace(
         config,
         switchover=replace(config.switchover, align_seconds=7),
-        anycast=AnycastConfig(prefix_v4="192.0.2.0/24", stale_soft_seconds=600.0),
+        anycast=AnycastConfig(prefix_v4="192.0.2.0/24", bgp_v4=("up4",), stale_soft_seconds=600.0),
     )
     told = graded(odd, Grade.REMARK)
     assert "mesh timing: switchover.align_seconds is 7, the roster's align 60, which is what counts" in told
