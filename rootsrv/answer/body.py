@@ -15,6 +15,8 @@
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
+from operator import add
 
 from rootsrv.answer.table import MAX_BODY_OCTETS, Answer, Cut
 from rootsrv.wire import name as names
@@ -24,6 +26,7 @@ _QNAME_AT = 12  # size of the DNS header (RFC 1035 §4.1.1)
 _MAX_POINTER_TARGET = 0x3FFF - 255  # a pointer has 14 bits (RFC 1035 §4.1.4) and may yet move by the longest prefix
 
 _TYPE_NS, _TYPE_SOA, _TYPE_RRSIG = 2, 6, 46
+_WITH_NAMES = (_TYPE_NS, _TYPE_SOA)
 _CLASS_IN = 1
 
 ANSWER, AUTHORITY, ADDITIONAL = 0, 1, 2
@@ -46,7 +49,36 @@ class Body:
         self._cuts: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)]
         self._needed = 0
         self._seams: list[int] = []
+        self._copied_at = 0
         self._remember(anchor, _QNAME_AT)
+
+    def copy(self) -> "Body":
+        """Another body that goes on from here in its own way."""
+        other = Body.__new__(Body)
+        other._anchor, other._start, other._needed = self._anchor, self._start, self._needed
+        other._octets, other._seen = bytearray(self._octets), dict(self._seen)
+        other._copied_at = 0
+        other._pointers, other._counts = [*self._pointers], [*self._counts]
+        other._cuts, other._seams = [*self._cuts], [*self._seams]
+        self._copied_at = len(self._octets)
+        return other
+
+    def go_on_as(self, origin: "Body") -> None:
+        """Append all that *origin*, of which this is the latest copy, has had since: without seams.
+
+        Its names must be such as stood there before (`Body` remembers no new ones); ValueError if not.
+        """
+        if len(origin._seen) != len(self._seen):
+            raise ValueError("names were written that this body does not have")
+        start, by = origin._copied_at, len(self._octets) - origin._copied_at
+        counted = next(counts for size, *counts in reversed(origin._cuts) if size <= start)
+        more = [now - before for now, before in zip(self._counts, counted, strict=True)]
+        self._octets += origin._octets[start:]
+        self._pointers += [at + by for at in origin._pointers if at >= start]
+        self._cuts += [(size + by, *map(add, counts, more)) for size, *counts in origin._cuts if size > start]
+        self._counts = [*map(add, origin._counts, more)]
+        if origin._needed > start:
+            self._needed = origin._needed + by
 
     def add(
         self,
@@ -79,12 +111,20 @@ class Body:
         self, section: int, owner: bytes, rtype: int, ttl: int, rdatas: Sequence[bytes], *, cut: bool = True
     ) -> None:
         """Append records of one owner and type; unless *cut* is false a response may end behind them, never before."""
-        for rdata in rdatas:
-            self._name(owner)
-            if rtype in (_TYPE_NS, _TYPE_SOA):
-                self._record_with_names(rtype, ttl, rdata)
-            else:
-                self._octets += _FIXED.pack(rtype, _CLASS_IN, ttl, len(rdata)) + rdata
+        target = self._seen.get(owner)
+        if target is not None and rtype not in _WITH_NAMES:
+            # As below, for nearly all records.
+            octets, pointer = self._octets, (0xC000 | target).to_bytes(2, "big")
+            for rdata in rdatas:
+                self._pointers.append(len(octets))
+                octets += pointer + _FIXED.pack(rtype, _CLASS_IN, ttl, len(rdata)) + rdata
+        else:
+            for rdata in rdatas:
+                self._name(owner)
+                if rtype in _WITH_NAMES:
+                    self._record_with_names(rtype, ttl, rdata)
+                else:
+                    self._octets += _FIXED.pack(rtype, _CLASS_IN, ttl, len(rdata)) + rdata
         self._counts[section] += len(rdatas)
         if cut:
             self.cut(needed=True)
@@ -105,19 +145,17 @@ class Body:
         ends = [each for each in self._cuts if each[0] <= MAX_BODY_OCTETS]
         body = bytes(self._octets[: ends[-1][0]])
         pointers = self._pointers[: bisect_left(self._pointers, len(body))]
+        odd_before = (0, *accumulate(each % 2 for each in pointers))
         cuts = []
         done = partial_sum = position = 0
-        odd = 0
         for size, ancount, nscount, arcount in ends:
             # Adding big-endian 16-bit words with end-around carry is the remainder by 65,535 (RFC 1071 §2); 2^16 leaves
             # the remainder 1, so an odd octet behind the part counts for 2^8.
-            octets = int.from_bytes(body[done:size])
+            octets = int.from_bytes(body[done:size]) % 0xFFFF
             partial_sum = (partial_sum + (octets << 8 if size % 2 else octets)) % 0xFFFF
-            while position < len(pointers) and pointers[position] < size:
-                odd += pointers[position] % 2
-                position += 1
-            even = position - odd
-            cuts.append(Cut(size, ancount, nscount, arcount, partial_sum, even, odd, truncated=size < self._needed))
+            position = bisect_left(pointers, size, position)
+            odd = odd_before[position]
+            cuts.append(Cut(size, ancount, nscount, arcount, partial_sum, position - odd, odd, size < self._needed))
             done = size
         seams = tuple(each for each in self._seams if 0 < each < len(body))
         return Answer(flags, len(self._anchor), zone, tuple(cuts), tuple(pointers), body, seams, in_one)

@@ -64,7 +64,12 @@ class _Compiler:
         self._zones = [root] if hosts is None else [root, hosts]
         self._root = root.contents
         self._hosts = None if hosts is None else hosts.contents
-        self._answers: dict[Answer, int] = {}
+        self._answers: list[Answer] = []
+        self._with_body: dict[bytes, list[int]] = {}
+        """Numbers of the answers that have a body: to hash all of an answer takes longer than to compare a few."""
+
+        self._root_denial: Body | None = None
+        """What all signed denials of names in the root begin with, for copies."""
 
     def contents(self) -> TableContents:
         owners = tuple(self._owners())
@@ -80,7 +85,13 @@ class _Compiler:
         return TableContents(tuple(zones), minimums, all_names, owners, tuple(self._answers))
 
     def _number(self, answer: Answer) -> int:
-        return self._answers.setdefault(answer, len(self._answers) + 1)
+        alike = self._with_body.setdefault(answer.body, [])
+        for number in alike:
+            if self._answers[number - 1] == answer:
+                return number
+        self._answers.append(answer)
+        alike.append(len(self._answers))
+        return len(self._answers)
 
     # ── the root's names ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -99,23 +110,26 @@ class _Compiler:
             if owner == self._root.apex:
                 yield NameInfo(b"", flags, _NO_ANSWER, _NO_ANSWER, nxdomain)
                 continue
-            glue = self._glue(owner)
-            do_referral = self._number(self._referral(owner, glue, do=True))  # before what is taken from it
-            referral = self._number(self._referral(owner, glue, do=False)), do_referral
-            ds = self._number(self._ds(owner, do=False)), self._number(self._ds(owner, do=True))
-            yield NameInfo(label, flags | NAME_IS_DELEGATION, referral, ds, nxdomain)
+            plain, do = self._referrals(owner)
+            do_referral = self._number(do)  # before what is taken from it
+            referral = self._number(plain), do_referral
+            ds = tuple(self._number(each) for each in self._ds(owner))
+            yield NameInfo(label, flags | NAME_IS_DELEGATION, referral, (ds[0], ds[1]), nxdomain)
 
-    def _referral(self, owner: bytes, glue: _Glue, *, do: bool) -> Answer:
-        """RFC 1034 §4.3.2 step 3b, RFC 4035 §3.1.4.1, RFC 9471 §3.1."""
-        body = Body(owner)
-        body.add(AUTHORITY, _present(self._root, owner, NS), signed=False, seams=True)
+    def _referrals(self, owner: bytes) -> tuple[Answer, Answer]:
+        """With DO=0 and DO=1: RFC 1034 §4.3.2 step 3b, RFC 4035 §3.1.4.1, RFC 9471 §3.1."""
+        glue = self._glue(owner)
+        plain = Body(owner)
+        plain.add(AUTHORITY, _present(self._root, owner, NS), signed=False, seams=True)
         proof = self._root.rrset(owner, DS) or self._root.rrset(owner, NSEC)
-        if do and proof is not None:
-            body.add(AUTHORITY, proof, signed=True, seams=True)
+        do = plain.copy()
+        if proof is not None:
+            do.add(AUTHORITY, proof, signed=True, seams=True)
         for addresses in glue.needed:
-            body.add(ADDITIONAL, addresses, signed=False)
-        _add_optional(body, glue.optional, signed=False)
-        return body.finish(flags=0, zone=ROOT_ZONE, in_one=do)
+            plain.add(ADDITIONAL, addresses, signed=False)
+        _add_optional(plain, glue.optional, signed=False)
+        do.go_on_as(plain)
+        return plain.finish(flags=0, zone=ROOT_ZONE), do.finish(flags=0, zone=ROOT_ZONE, in_one=True)
 
     def _glue(self, owner: bytes) -> _Glue:
         """The root zone's addresses of the name servers of *owner*."""
@@ -125,15 +139,20 @@ class _Compiler:
             place.extend(_addresses(self._root, host))
         return glue
 
-    def _ds(self, owner: bytes, *, do: bool) -> Answer:
-        """RFC 4035 §3.1.4.1: the parent side of the cut answers for DS, with authority."""
+    def _ds(self, owner: bytes) -> tuple[Answer, Answer]:
+        """With DO=0 and DO=1: the parent side of the cut answers for DS, with authority (RFC 4035 §3.1.4.1)."""
         ds = self._root.rrset(owner, DS)
         if ds is None:
             nsec = self._root.rrset(owner, NSEC)
-            return self._negative(self._root, ROOT_ZONE, owner, 0, [nsec] if nsec else [], signed=do)
-        body = Body(owner)
-        body.add(ANSWER, ds, signed=do, seams=True)
-        return body.finish(flags=AA, zone=ROOT_ZONE)
+            denial = [nsec] if nsec else []
+            plain, do = (
+                self._negative(self._root, ROOT_ZONE, owner, 0, denial, signed=signed) for signed in (False, True)
+            )
+            return plain, do
+        bodies = Body(owner), Body(owner)
+        for body, signed in zip(bodies, (False, True), strict=True):
+            body.add(ANSWER, ds, signed=signed, seams=True)
+        return bodies[0].finish(flags=AA, zone=ROOT_ZONE), bodies[1].finish(flags=AA, zone=ROOT_ZONE)
 
     # ── names with authority ────────────────────────────────────────────────────────────────────────────────────
 
@@ -197,8 +216,13 @@ class _Compiler:
     ) -> Answer:
         """RFC 2308 §2–3, RFC 4035 §3.1.3: the SOA and, if *signed*, the NSEC records in *denial*."""
         soa = _present(zone, zone.apex, SOA)
-        body = Body(anchor)
-        body.add(AUTHORITY, soa, signed=signed, ttl=min(soa.ttl, zone.soa.minimum), seams=True)
+        of_root = signed and anchor == names.ROOT
+        body = self._root_denial if of_root else None
+        if body is None:
+            body = Body(anchor)
+            body.add(AUTHORITY, soa, signed=signed, ttl=min(soa.ttl, zone.soa.minimum), seams=True)
+        if of_root:
+            self._root_denial, body = body, body.copy()
         if signed:
             for nsec in denial:
                 body.add(AUTHORITY, nsec, signed=True, seams=True)

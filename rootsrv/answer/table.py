@@ -40,7 +40,7 @@ import hashlib
 import itertools
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -337,11 +337,9 @@ def to_octets(contents: TableContents) -> bytes:
         targets = (offsets[each] for each in (*name.referral, *name.ds, name.nxdomain))
         NAME.pack_into(file, names_at + number * NAME.size, key, len(name.label), name.flags, 0, *targets)
         REST.pack_into(file, rests_at + number * REST.size, *rest)
-    below = 0
-    index = []
-    for position in range(INDEX_COUNT):
-        below += prefixes[position]
-        index.append(min(below, INDEX_LIMIT))
+    index: Iterable[int] = itertools.accumulate(prefixes[:INDEX_COUNT])
+    if len(names) > INDEX_LIMIT:
+        index = (min(below, INDEX_LIMIT) for below in index)
     struct.pack_into(f"<{INDEX_COUNT}H", file, index_at, *index)
     type_at = types_at
     for number, owner in enumerate(owners):
@@ -387,7 +385,7 @@ class _Layout:
         shared = (first_at, last_at, start, len(body) - end)
         self.octets += (
             bytes(cuts_at - self.end),
-            *(CUT.pack(*cut[:-1], CUT_TRUNCATED if cut.truncated else 0) for cut in answer.cuts),
+            *(CUT.pack(*cut) for cut in answer.cuts),  # CUT_TRUNCATED is what a truth is as a number
             ANSWER.pack(own_at, len(body), answer.flags, *sizes, answer.zone, *shared),
             struct.pack(f"<{len(answer.pointers)}H", *answer.pointers),
             body[start:end],

@@ -175,7 +175,7 @@ class FastPath:
 
     def _watched(self, changed: Callable[[], None]) -> Changes | None:
         try:
-            return self._page.changes(changed)
+            return Changes(self._page.watch(), changed)
         except OSError as error:  # too many watches on this host: it is looked at all the time
             log.alarm("fast path is not told of changes", reason=error.strerror, effect="looks all the time")
             return None

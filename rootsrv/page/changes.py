@@ -20,19 +20,25 @@ def announce(path: Path) -> None:
         os.utime(path)
 
 
-class Changes:
-    """Calls *changed* in the running loop after each change of a page until closed; OSError if that cannot be had."""
+def watch(directory: Path) -> int:
+    """A descriptor for `Changes`, which another process may inherit; OSError if that cannot be had."""
+    library = ctypes.CDLL(None, use_errno=True)
+    descriptor: int = library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    mask = _IN_ATTRIB | _IN_MOVED_TO | _IN_ONLYDIR
+    if descriptor >= 0 and library.inotify_add_watch(descriptor, os.fsencode(directory), mask) >= 0:
+        return descriptor
+    number = ctypes.get_errno()
+    if descriptor >= 0:
+        os.close(descriptor)
+    raise OSError(number, os.strerror(number), str(directory))
 
-    def __init__(self, directory: Path, changed: Callable[[], None]) -> None:
-        library = ctypes.CDLL(None, use_errno=True)
-        self._descriptor = library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if self._descriptor < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        mask = _IN_ATTRIB | _IN_MOVED_TO | _IN_ONLYDIR
-        if library.inotify_add_watch(self._descriptor, os.fsencode(directory), mask) < 0:
-            number = ctypes.get_errno()
-            os.close(self._descriptor)
-            raise OSError(number, os.strerror(number), str(directory))
+
+class Changes:
+    """Calls *changed* in the running loop after each change of a page, until closed."""
+
+    def __init__(self, descriptor: int, changed: Callable[[], None]) -> None:
+        """*descriptor*: of `watch`; it is closed with this."""
+        self._descriptor = descriptor
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._descriptor, self._readable)

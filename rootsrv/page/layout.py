@@ -49,7 +49,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rootsrv.page.changes import Changes, announce
+from rootsrv.page.changes import announce, watch
 from rootsrv.process import log
 from rootsrv.process.shared_memory import map_shared
 
@@ -272,9 +272,9 @@ class Page:
             self.words[word] = value
             announce(self._path)
 
-    def changes(self, changed: Callable[[], None]) -> Changes:
-        """Have *changed* called whenever the head or the blocks may have changed; OSError if that cannot be had."""
-        return Changes(self._path.parent, changed)
+    def watch(self) -> int:
+        """A descriptor by which a process is told that head or blocks may have changed (changes.py); OSError."""
+        return watch(self._path.parent)
 
     @property
     def identity(self) -> int:

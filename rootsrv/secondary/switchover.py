@@ -171,7 +171,7 @@ class Switchover:
                 return ""
             if outcome := told["self_tests"].get(str(generation)):
                 return str(outcome) if outcome.startswith("wrong") else ""
-            await asyncio.sleep(5 * _POLL_SECONDS)
+            await asyncio.sleep(2 * _POLL_SECONDS)
         return ""
 
     async def wait_until(self, activate_at: float | None) -> None:

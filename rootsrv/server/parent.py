@@ -203,20 +203,25 @@ class Parent:
         beside = self._beside.get(slot)
         descriptors = tuple(each.socket.fileno() for each in self._sockets_of(slot))
         page = self._page.descriptors(slot)
-        orders = WorkerOrders(
-            slot=slot, parent=os.getpid(), page=page, tables=tables, sockets=descriptors,
-            notes=self._notes.get(slot), capture=self._rings.get(slot), **self._orders_of(slot),
-        )  # fmt: skip
-        more = [each for each in (orders.cells, orders.notes, orders.capture) if each is not None]
-        self._page.worker(slot).heartbeat = clock.boottime_ns()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "rootsrv.server.worker" if beside is None else beside.module,
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=(*page, tables, *descriptors, *more),
-            env=environment(),
-        )
+        with contextlib.ExitStack() as stack:
+            changes = None
+            with contextlib.suppress(OSError):  # too many watches on this host: it follows at its next turn
+                changes = self._page.watch()
+                stack.callback(os.close, changes)
+            orders = WorkerOrders(
+                slot=slot, parent=os.getpid(), page=page, tables=tables, sockets=descriptors, changes=changes,
+                notes=self._notes.get(slot), capture=self._rings.get(slot), **self._orders_of(slot),
+            )  # fmt: skip
+            more = [each for each in (changes, orders.cells, orders.notes, orders.capture) if each is not None]
+            self._page.worker(slot).heartbeat = clock.boottime_ns()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "rootsrv.server.worker" if beside is None else beside.module,
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(*page, tables, *descriptors, *more),
+                env=environment(),
+            )
         self._processes[slot] = process
         with contextlib.suppress(OSError):  # no descriptor left: its number will do
             self._handles[slot] = os.pidfd_open(process.pid)

@@ -25,6 +25,7 @@ from rootsrv.answer.cookies import ServerCookies
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.capture.rings import RingWriter
+from rootsrv.page.changes import Changes
 from rootsrv.page.layout import Page, WorkerSlot
 from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import log, privileges, sandbox
@@ -152,7 +153,9 @@ async def work() -> None:
 
 
 async def tick_until_stopped(begun: Begun, connections: Connections) -> None:
-    """What is to be done ten times a second, until told to stop or the parent is gone."""
+    """Follow the page at once; do what is to be done ten times a second; until told to stop or the parent is gone."""
+    if begun.orders.changes is not None:
+        Changes(begun.orders.changes, begun.serving.wake_up)
     while not begun.stop.is_set():
         begun.serving.tick()
         connections.tick()

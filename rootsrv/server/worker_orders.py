@@ -53,6 +53,9 @@ class WorkerOrders:
     capture: int | None = None
     """Descriptor: memory for what a capture is told (rootsrv/capture/rings.py)."""
 
+    changes: int | None = None
+    """Descriptor: tells of changes of the page (page/changes.py); None: the worker finds them at its next turn."""
+
     anchor_tags: tuple[int, ...] = ()
     """Key tags of the root's trust anchors."""
 

@@ -57,7 +57,20 @@ def canonical(rtype: int, rdata: bytes) -> bytes:
         return rdata
     if rtype == RRSIG and RRSIG_FIXED_OCTETS < (end := _name_end(rdata, RRSIG_FIXED_OCTETS)) < len(rdata):
         return rdata[:RRSIG_FIXED_OCTETS] + rdata[RRSIG_FIXED_OCTETS:end].lower() + rdata[end:]
+    if rtype == NSEC and (end := _name_end(rdata, 0)) and _is_bitmap(rdata, end):
+        return rdata  # RFC 6840 §5.1: the next name keeps its case
     return canonical_octets(_parse(rtype, rdata))
+
+
+def _is_bitmap(octets: bytes, at: int) -> bool:
+    """Whether type bitmaps (RFC 4034 §4.1.2) are what stands from *at* on."""
+    last, previous = len(octets), -1
+    while at < last:
+        if at + 2 > last or octets[at] <= previous or not 1 <= octets[at + 1] <= 32:
+            return False
+        previous = octets[at]
+        at += 2 + octets[at + 1]
+    return at == last
 
 
 def _name_end(octets: bytes, at: int) -> int:

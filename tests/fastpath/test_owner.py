@@ -19,7 +19,6 @@ from rootsrv.fastpath.attachment import FoundInterface
 from rootsrv.fastpath.layout import constant
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.program import FastPathUnavailable, Interface
-from rootsrv.page.changes import Changes
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
 from tests.fastpath.conftest import DAY, NOW, SERVICE, SETTINGS, compiled, require_program
@@ -248,11 +247,11 @@ def test_an_owner_that_looks_once_an_hour_is_told_of_each_step(
 def test_without_a_watch_it_looks_all_the_time(
     followed: Followed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(changed: Callable[[], None]) -> Changes:
+    def full() -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(owner_module, "LOOK_SECONDS", 3600.0)
-    monkeypatch.setattr(followed.page, "changes", full)
+    monkeypatch.setattr(followed.page, "watch", full)
     monkeypatch.setattr(followed.fastpath, "_keep_attached", lambda now: None)
     followed.workers(1)
 

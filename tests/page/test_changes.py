@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.page.changes import Changes
 from rootsrv.page.layout import Page
 
 
 async def told_of(page: Page, change: Callable[[], None]) -> bool:
     """Whether *change* is told: what a call has to tell is in the queue when it returns."""
     told = asyncio.Event()
-    changes = page.changes(told.set)
+    changes = Changes(page.watch(), told.set)
     try:
         change()
         for _ in range(3):  # turns of the loop, each of which takes what is there
@@ -18,10 +19,6 @@ async def told_of(page: Page, change: Callable[[], None]) -> bool:
         return told.is_set()
     finally:
         changes.close()
-
-
-def nothing() -> None:
-    pass
 
 
 CHANGES: dict[str, Callable[[Page], None]] = {
@@ -72,9 +69,5 @@ def test_who_stores_into_a_page_whose_file_is_gone_goes_on(tmp_path: Path) -> No
 def test_without_a_directory_there_is_an_error(tmp_path: Path) -> None:
     page = Page.create(tmp_path / "page")
     page._path = tmp_path / "gone" / "page"
-
-    async def watch() -> None:
-        page.changes(nothing)
-
     with pytest.raises(FileNotFoundError):
-        asyncio.run(watch())
+        page.watch()

@@ -31,11 +31,12 @@ SETTINGS = {"nsid": b"one-by-one".hex(), "version": "", "cookie_secrets": [bytes
 FAMILIES = ((socket.AF_INET, "127.0.0.1", 0), (socket.AF_INET6, "::1", 1))
 
 
-@pytest.fixture
-def worker(tmp_path: Path, compiled: Compiled) -> Iterator[tuple[Page, dict[int, socket.socket]]]:  # noqa: F811
-    """The page and the bound sockets of a worker that takes datagrams one by one."""
-    page = Page.create(tmp_path / "page")
-    table_path(tmp_path, 1).write_bytes(compiled.octets)
+@contextlib.contextmanager
+def running(directory: Path, octets: bytes, *program: str) -> Iterator[tuple[Page, dict[int, socket.socket]]]:
+    """The page and the bound sockets of a worker that takes datagrams one by one; *program*: how Python is told."""
+    page = Page.create(directory / "page")
+    for generation in (1, 2):
+        table_path(directory, generation).write_bytes(octets)
     for zone in range(2):
         page.set_deadline(zone, clock.boottime_ns() + 3600 * 10**9)
     page.active = 1
@@ -44,19 +45,20 @@ def worker(tmp_path: Path, compiled: Compiled) -> Iterator[tuple[Page, dict[int,
         for family, address, path in FAMILIES:
             sockets[path] = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
             sockets[path].bind((address, 0))
-        tables = os.open(tmp_path, os.O_RDONLY)
-        stack.callback(os.close, tables)
+        tables, changes = os.open(directory, os.O_RDONLY), page.watch()
+        for descriptor in (tables, changes):
+            stack.callback(os.close, descriptor)
         descriptors = tuple(each.fileno() for each in sockets.values())
         orders = WorkerOrders(
             slot=0, parent=os.getpid(), page=page.descriptors(0), tables=tables, sockets=descriptors, account=None,
-            responder=SETTINGS, tcp=asdict(TcpLimits()), batched=False,
+            responder=SETTINGS, tcp=asdict(TcpLimits()), batched=False, changes=changes,
             sources_key="0f" * 16,
         )  # fmt: skip
         process = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-m", "rootsrv.server.worker"],
+                [sys.executable, *program],
                 stdin=subprocess.PIPE,
-                pass_fds=(*page.descriptors(0), tables, *descriptors),
+                pass_fds=(*page.descriptors(0), tables, changes, *descriptors),
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             )
         )
@@ -66,6 +68,25 @@ def worker(tmp_path: Path, compiled: Compiled) -> Iterator[tuple[Page, dict[int,
         process.stdin.close()
         wait_until(lambda: page.worker(0).active == 1, "the worker answers")
         yield page, sockets
+
+
+@pytest.fixture
+def worker(tmp_path: Path, compiled: Compiled) -> Iterator[tuple[Page, dict[int, socket.socket]]]:  # noqa: F811
+    """As `running`."""
+    with running(tmp_path, compiled.octets, "-m", "rootsrv.server.worker") as made:
+        yield made
+
+
+def test_a_worker_that_nobody_asks_and_that_looks_once_an_hour_follows_at_once(
+    tmp_path: Path,
+    compiled: Compiled,  # noqa: F811
+) -> None:
+    patient = "from rootsrv.server import worker; worker.TICK_SECONDS = 3600.0; worker.main()"
+    with running(tmp_path, compiled.octets, "-c", patient) as (page, _):
+        page.staged = 2
+        wait_until(lambda: page.worker(0).staged == 2, "it has mapped the next table")
+        page.active = 2
+        wait_until(lambda: page.worker(0).active == 2, "it answers from the next table")
 
 
 @pytest.fixture

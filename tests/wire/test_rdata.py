@@ -49,6 +49,21 @@ def test_any_octets_have_the_canonical_form_of_dnspython_or_none(rtype: int, oct
         assert rdata.canonical(rtype, octets) == parsed.to_digestable()
 
 
+@given(NAMES, TYPES, st.integers(0, 400), st.integers(0, 255))
+def test_an_nsec_with_one_wrong_octet_is_taken_or_refused_as_by_dnspython(
+    following: dns.name.Name, types: set[int], place: int, octet: int
+) -> None:
+    nsec = bytearray((following.to_wire() or b"") + rdata.type_bitmap(types))
+    nsec[place % len(nsec)] = octet
+    try:
+        parsed = dns.rdata.from_wire(dns.rdataclass.IN, dns.rdatatype.NSEC, bytes(nsec), 0, len(nsec))
+    except Exception:
+        with pytest.raises(ZoneMalformed):
+            rdata.canonical(47, bytes(nsec))
+    else:
+        assert rdata.canonical(47, bytes(nsec)) == parsed.to_digestable()
+
+
 @given(NAMES)
 def test_names_are_written_as_dnspython_writes_them(given_name: dns.name.Name) -> None:
     wire = given_name.to_wire()
