@@ -222,3 +222,114 @@ def test_stale_data_degrades_between_the_soft_and_the_hard_limit() -> None:
     assert not degraded(3900, EvidencePolicy(stale_soft_degrades=False))
     hard = judge(Round(probes(), load()), with_(behind_seconds=172_800), EvidencePolicy(stale_hard_withdraws=False))
     assert (hard.verdict, bool(hard.degrade)) == (RoundVerdict.PASS, True)
+
+
+def test_what_an_operator_reads_is_told_in_full_most_important_first() -> None:
+    all_of_it = with_(
+        switchover_failed=True, silenced=True, generation=0, behind_seconds=172_800.0, workers_alive=1,
+        control_plane_reachable=False, primaries_reachable=False, clock_synchronised=False, state_writable=False,
+        held_serials=(2026112101,), other_leases_over=("root-servers.net.",), alarms=("BGP session upstream4: Active",),
+        fastpath=FastPathTest.WRONG, fastpath_detail="eth0", fastpath_stuck=True,
+    )  # fmt: skip
+    wrong = Probe(SERVICE, ProbeTransport.UDP, ". SOA", ProbeOutcome.WRONG, "serial 7")
+
+    judgement = judge(Round((wrong,), load(0, 0)), all_of_it, POLICY)
+
+    behind = "a newer serial has been known and not served for 172800 s"
+    assert judgement.reasons == (
+        "UDP 192.0.2.53: wrong data to . SOA (serial 7)",
+        "switchover failed",
+        "the instance is silenced",
+        "no zone is in service",
+        behind,
+        "fast path: wrong data (eth0), and it cannot be detached",
+    )
+    assert judgement.causes == (
+        *(Cause.WRONG_DATA, Cause.SWITCHOVER_FAILED, Cause.SILENCED, Cause.NO_ZONE, Cause.STALE, Cause.FASTPATH_WRONG),
+    )
+    assert judgement.alarms == (
+        "1 of 2 workers alive",
+        "the control plane (maintain) cannot be reached",
+        "no primary can be reached",
+        "the clock is not synchronised",
+        "the state directory is not writable",
+        "fast path: wrong data (eth0)",
+        "held zone, serial 2026112101: a decision is needed",
+        "the lease of zone root-servers.net. is over",
+        "BGP session upstream4: Active",
+    )
+
+
+def test_a_lease_ends_when_it_is_over_and_not_before_and_goes_into_the_promise() -> None:
+    last = judge(Round(probes(), load()), with_(lease_seconds=0.5), POLICY)
+    over = judge(Round(probes(), load()), with_(lease_seconds=0.0), POLICY)
+
+    assert (last.verdict, last.lease_seconds) == (RoundVerdict.PASS, 0.5)
+    assert over.reasons == ("the root zone's lease is over",)
+
+
+def test_what_can_be_detached_is_not_called_stuck() -> None:
+    wrong = with_(fastpath=FastPathTest.WRONG, fastpath_detail="eth0")
+
+    judgement = judge(Round(probes(), load()), wrong, EvidencePolicy(fastpath_wrong_detaches=False))
+
+    assert judgement.reasons == ("fast path: wrong data (eth0)",)
+
+
+def test_without_a_worker_that_is_alive_silence_is_called_so() -> None:
+    silent = Round(probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT), load(0, 0))
+
+    assert judge(silent, with_(workers_alive=0), POLICY).causes == (Cause.NO_WORKER, Cause.NO_WORKER)
+    assert judge(silent, GOOD, POLICY).causes == (Cause.NO_ANSWER, Cause.NO_ANSWER)
+
+
+def test_silence_adds_to_what_else_was_found() -> None:
+    seen = (*probes(ProbeOutcome.ABSENT), *probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT, "192.0.2.54"))
+
+    judgement = judge(Round(seen, load(0, 3)), GOOD, POLICY)
+
+    assert judgement.causes[0] is Cause.NOT_ON_HOST
+    assert Cause.NO_ANSWER in judgement.causes[1:]
+
+
+def test_why_nothing_could_be_seen_is_told() -> None:
+    one_more = judge(Round(probes(ProbeOutcome.SILENT), load(1, 3)), GOOD, POLICY)
+    queue = judge(Round(probes(tcp=ProbeOutcome.SILENT), load(3, 0, queue_full=True)), GOOD, POLICY)
+    not_asked = judge(Round(probes(ProbeOutcome.NOT_ASKED), load(1, 3)), GOOD, POLICY)
+
+    assert one_more.reasons == ("UDP 192.0.2.53: no answer to . SOA: overload, 1 other replies meanwhile",)
+    assert queue.reasons == ("TCP 192.0.2.53: no answer to . SOA: overload, the accept queue is full",)
+    assert not_asked.verdict is RoundVerdict.UNSURE
+    assert not_asked.reasons[0].endswith(": 1 other replies meanwhile")
+    assert judge(Round(()), GOOD, POLICY).reasons == ("nothing was probed",)
+
+
+def test_a_single_probe_without_answer_under_load_is_no_failure() -> None:
+    alone = (Probe(SERVICE, ProbeTransport.UDP, ". SOA", ProbeOutcome.SILENT),)
+
+    assert judge(Round(alone, load(9, 0)), GOOD, POLICY).verdict is RoundVerdict.UNSURE
+
+
+def test_a_transport_of_which_nothing_is_counted_is_judged_by_its_probes() -> None:
+    assert judge(Round(probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT)), GOOD, POLICY).verdict is RoundVerdict.FAIL
+
+
+def test_what_cannot_be_shown_says_so() -> None:
+    judgement = judge(Round(probes(ProbeOutcome.CANNOT_TELL), load()), GOOD, POLICY)
+
+    assert judgement.reasons == (str(probes(ProbeOutcome.CANNOT_TELL)[0]),)
+
+
+def test_how_far_behind_is_told_where_it_degrades_and_where_it_is_an_alarm() -> None:
+    def told(seconds: float, **policy: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        judgement = judge(Round(probes(), load()), with_(behind_seconds=seconds), EvidencePolicy(**policy))
+        return judgement.degrade, judgement.alarms
+
+    def behind(seconds: int) -> tuple[str]:
+        return (f"a newer serial has been known and not served for {seconds} s",)
+
+    assert told(3900) == (behind(3900), ())
+    assert told(3900, stale_soft_degrades=False) == ((), behind(3900))
+    assert told(172_800, stale_hard_withdraws=False) == (behind(172_800), ())
+    assert told(10, stale_hard_withdraws=False) == ((), ())
+    assert told(172_800)[0] == ()

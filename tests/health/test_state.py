@@ -102,6 +102,81 @@ def test_load_moves_nothing() -> None:
     assert set(falling.see(*[LOADED] * 100)) == {State.FALLING}
 
 
+def test_what_cannot_be_seen_for_load_counts_neither_way() -> None:
+    """Failures in a row, and passes, go on where they were."""
+    falling, rising = site_that_is_up(fall=2), Site()
+
+    assert falling.see(SILENT, LOADED, SILENT) == [State.FALLING, State.FALLING, State.DOWN]
+    assert rising.see(PASS, PASS, LOADED, PASS)[-1] is State.UP
+
+
+def test_a_new_one_has_failed_at_nothing_yet() -> None:
+    site = Site(fall=2)
+    assert (site.health.since, site.health.reason) == (site.now, "starting")
+    assert site.health.cause is Cause.HEALTHY
+    assert site.health.promise(site.now) == 0.0
+
+    site.see(PASS)
+    assert (site.health.state, site.health.reason) == (State.RISING, "passing")
+    fresh = Health(Steadiness(fall=2, rise=1), 1000.0)
+    fresh.observe(PASS, 1001.0)
+    fresh.observe(SILENT, 1002.0)
+    assert fresh.state is State.FALLING
+
+
+def test_a_change_says_why() -> None:
+    health = Health(Steadiness(rise=1), 1000.0)
+
+    health.observe(PASS, 1001.0)
+    change = health.observe(WRONG, 1002.0)
+
+    assert change is not None
+    assert (change.old, change.new, change.reason) == (State.UP, State.DOWN, "UDP 192.0.2.53: wrong data to . SOA")
+
+
+def test_a_drain_goes_on_until_it_is_said_to_be_over() -> None:
+    health = Health(Steadiness(rise=1), 1000.0)
+    health.observe(PASS, 1001.0)
+
+    health.observe(PASS, 1002.0, wish=Wish.DRAIN)
+
+    assert (health.announcement, health.reason) == (Announcement.DRAINING, "")
+
+
+def test_a_lease_of_less_than_a_second_is_promised_for_that_long() -> None:
+    health = Health(Steadiness(rise=1), 1000.0)
+
+    health.observe(Judgement(RoundVerdict.PASS, lease_seconds=0.25), 1001.0)
+
+    assert health.promise(1001.0) == 0.25
+
+
+def test_after_a_restart_the_time_announced_counts_from_the_new_announcement() -> None:
+    health = Health(Steadiness(rise=1), 1000.0, Flaps(1, 0.0, announced_since=10.0))
+
+    health.observe(PASS, 1001.0)
+
+    assert (health.announcement, health.flaps.announced_since) == (Announcement.UP, 1001.0)
+
+
+def test_who_has_to_be_announced_is_so_from_now_on() -> None:
+    health = Health(Steadiness(rise=9), 1000.0, Flaps(1, 0.0, announced_since=10.0))
+
+    health.observe(SILENT, 1001.0, must_announce=True)
+
+    assert (health.announcement, health.flaps.announced_since) == (Announcement.UP, 1001.0)
+
+
+def test_a_drain_that_is_taken_back_before_it_ended_interrupts_nothing() -> None:
+    health = Health(Steadiness(rise=1), 1000.0)
+    health.observe(PASS, 1001.0)
+    health.observe(PASS, 1002.0, wish=Wish.DRAIN)
+
+    health.observe(PASS, 1003.0)
+
+    assert (health.announcement, health.flaps.announced_since) == (Announcement.UP, 1001.0)
+
+
 def test_the_hold_down_runs_from_the_last_failure() -> None:
     site = site_that_is_up(hold_down_seconds=10)
     site.see(WRONG)
