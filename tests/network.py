@@ -51,15 +51,21 @@ class Network:
         host.ip("link", "set", "lo", "up")
         return host
 
-    def link(self, one: Host, other: Host, interface: str, addresses: tuple[tuple[str, str], ...]) -> None:
-        """Join two hosts by a veth pair called *interface* at both ends; *addresses* are pairs (one's, the other's)."""
-        _ip("link", "add", interface, "netns", one.name, "type", "veth", "peer", interface, "netns", other.name)
-        for side, host in enumerate((one, other)):
+    def link(
+        self, one: Host, other: Host, interface: str, addresses: tuple[tuple[str, str], ...], at_other: str = ""
+    ) -> None:
+        """Join two hosts by a veth pair; *addresses* are pairs (one's, the other's).
+
+        It is called *interface* at both ends, or *at_other* at the other one's.
+        """
+        names = (interface, at_other or interface)
+        _ip("link", "add", names[0], "netns", one.name, "type", "veth", "peer", names[1], "netns", other.name)
+        for host, name, side in zip((one, other), names, (0, 1), strict=True):
             for pair in addresses:
                 # nodad: duplicate address detection would keep an IPv6 address unusable for a second.
                 flags = ["nodad"] if ":" in pair[side] else []
-                host.ip("address", "add", pair[side], "dev", interface, *flags)
-            host.ip("link", "set", interface, "up")
+                host.ip("address", "add", pair[side], "dev", name, *flags)
+            host.ip("link", "set", name, "up")
 
     def close(self) -> None:
         """Remove all hosts."""

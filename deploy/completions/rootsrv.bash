@@ -44,7 +44,7 @@ _rootsrv_words() {
     " drain") echo "-h --help --config --json --family --reason --force --wait" ;;
     " undrain") echo "-h --help --config --json --family --reason" ;;
     " withdraw") echo "-h --help --config --json --family --reason --force --now" ;;
-    " restart") echo "-h --help --when-token --upgrade --link --by --healthy-within --config --json" ;;
+    " restart") echo "-h --help --when-token --if-needed --upgrade --link --by --healthy-within --config --json" ;;
     " status") echo "-h --help --config --json" ;;
     " reload") echo "-h --help --config --json" ;;
     " block") echo "-h --help --config --json --for --reason" ;;
@@ -74,7 +74,7 @@ _rootsrv_words() {
     " capture report") echo "-h --help --output --title" ;;
     " mesh") echo "init key roster join status hold approve reject emergency canary publish maintenance -h --help" ;;
     " mesh init") echo "-h --help --service" ;;
-    " mesh key") echo "-h --help --json" ;;
+    " mesh key") echo "-h --help --public --json" ;;
     " mesh roster") echo "sign check -h --help" ;;
     " mesh roster sign") echo "-h --help --key --output --json" ;;
     " mesh roster check") echo "-h --help --service --roster-key --json" ;;

@@ -1,7 +1,10 @@
 """`rootsrv mesh`: keys, the roster, joining."""
 
 import argparse
+import contextlib
 import json
+import os
+import pwd
 import time
 import tomllib
 from pathlib import Path
@@ -26,6 +29,7 @@ def add_arguments(commands: Any) -> None:
 
     key = commands.add_parser("key", help="make a member's or an operator's signing key; its public half is printed")
     key.add_argument("file", type=Path, metavar="FILE", help="where the private half goes; must not exist")
+    key.add_argument("--public", action="store_true", help="make none: print the public half of the one at FILE")
     _add_json(key)
     key.set_defaults(command=run_key)
 
@@ -145,13 +149,25 @@ k = 1                            # at most max(1, members / 4)
 
 
 def run_key(arguments: argparse.Namespace) -> int:
-    """`rootsrv mesh key FILE`."""
+    """`rootsrv mesh key [--public] FILE`."""
     try:
-        public = public_text(signing_key.make(arguments.file))
+        if arguments.public:
+            public = public_text(signing_key.load(arguments.file))
+        else:
+            public = public_text(signing_key.make(arguments.file))
+            _give_to_account(arguments.file)
     except SigningKeyUnusable as error:
         return _failed(error)
     print(json.dumps({"file": str(arguments.file), "public_key": public}) if arguments.json else public)
     return 0
+
+
+def _give_to_account(path: Path) -> None:
+    """Have the role mesh read a key that root has made for it: one in a directory of the account's own group."""
+    with contextlib.suppress(KeyError):
+        account = pwd.getpwnam("rootsrv")
+        if os.geteuid() == 0 and path.absolute().parent.stat().st_gid == account.pw_gid:
+            os.chown(path, account.pw_uid, account.pw_gid)
 
 
 def _written(path: Path) -> Roster:

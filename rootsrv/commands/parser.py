@@ -164,7 +164,9 @@ def parser() -> argparse.ArgumentParser:
         route.add_arguments(ordering, verb)
         ordering.set_defaults(command=route.run, verb=verb)
 
-    restart.add_arguments(commands.add_parser("restart", help="in a mesh: restart this box when the others allow it"))
+    restart.add_arguments(
+        commands.add_parser("restart", help="restart this box without loss; in a mesh when the others allow it")
+    )
     zones.add_zone_commands(zone)
     telling = commands.add_parser("status", help="zones, leases, primaries, workers; what is announced, and why")
     zones.add_status(telling)

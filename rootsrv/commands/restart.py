@@ -1,7 +1,8 @@
-"""`rootsrv restart --when-token [--upgrade PATH]`: one box of a mesh at a time, canaries first."""
+"""`rootsrv restart [--when-token] [--upgrade PATH]`: without loss; one box of a mesh at a time, canaries first."""
 # Theory of operation
 # -------------------
-# The command is given on all boxes at once, by whatever gives commands there; the floor makes them go one by one.
+# In a mesh the command is given on all boxes at once, by whatever gives commands there; the floor makes them go one by
+# one.  Outside of one there is nobody to ask: it begins with DRAIN, and whoever types sees to it that others announce.
 #
 #   CANARIES ──────────▶ DRAIN ──────────▶ LINK ──▶ RESTART ──────────▶ HEALTHY ──────────▶ UNDRAIN
 #   none of them still    a token, then     only with                    answers, no older   announced
@@ -18,10 +19,12 @@ import asyncio
 import json
 import os
 import shlex
+import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,12 @@ REASON = "restart"
 """What a token is wanted for; canaries that want one for this go first."""
 
 UNITS = "systemctl restart rootsrv-maintain rootsrv-serve rootsrv-report rootsrv-mesh rootsrv-advertise"
+UNITS_ALONE = UNITS.replace("rootsrv-mesh ", "")
+"""Outside of a mesh."""
+
+WHERE_IT_RUNS = "systemctl try-restart rootsrv-capture"
+"""Besides, unless `--by` says how: what not every box has."""
+
 SHOWN_SECONDS = 12.0
 """After so long the board shows whether a canary was given the same order."""
 
@@ -52,7 +61,12 @@ class CannotGoOn(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rootsrv restart`."""
     parser.add_argument(
-        "--when-token", action="store_true", required=True, help="yes: when a token of the mesh's floor allows it"
+        "--when-token", action="store_true", help="in a mesh, and needed there: when a token of its floor allows it"
+    )
+    parser.add_argument(
+        "--if-needed",
+        action="store_true",
+        help="only if a role runs from another version than this one, or the configuration changed since it started",
     )
     parser.add_argument("--upgrade", type=Path, metavar="PATH", help="to the version at PATH (/opt/rootsrv/0.2.0)")
     parser.add_argument(
@@ -61,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LINK",
         help="that names the version in use (default: current, beside the directory of the version that runs this)",
     )
-    parser.add_argument("--by", default=UNITS, metavar="COMMAND", help=f"how it is restarted (default: {UNITS})")
+    parser.add_argument("--by", metavar="COMMAND", help=f"how it is restarted (default: {UNITS}; the latter in a mesh)")
     parser.add_argument(
         "--healthy-within", type=float, default=300.0, metavar="SECONDS", help="after that it goes back (default 300)"
     )
@@ -70,28 +84,87 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """One box; returns the exit status: 0 restarted and announced, 1 not."""
+    """One box; returns the exit status: 0 restarted and announced (or not needed), 1 not."""
     loaded = config_file.load(arguments.config)
-    if loaded.mesh is None or loaded.anycast is None:
-        missing = "[mesh]" if loaded.mesh is None else "[anycast]"
-        return failed(arguments, f"{arguments.config}: has no {missing} section: there is no floor to wait for")
+    if reason := _out_of_place(arguments, loaded):
+        return failed(arguments, f"{arguments.config}: {reason}")
     tell = say if not arguments.json else lambda _: None
+    if arguments.if_needed and arguments.upgrade is None:
+        told = list(outdated(Path(loaded.state.runtime_directory), arguments.config, Path(sys.prefix)))
+        for each in told:
+            tell(each)
+        if not told:
+            tell("nothing to restart")
+            if arguments.json:
+                print(json.dumps({"ok": True, "restarted": False}))
+            return 0
     try:
         version = "" if arguments.upgrade is None else _examined(arguments.upgrade, arguments.config)
         before = _status(loaded)
-        await_canaries(lambda: ask(loaded, "mesh", {"command": "status"}, _ASK_SECONDS)[0], version, tell)
-        tell("waiting for a token, and for traffic to go")
+        if loaded.mesh is not None:
+            await_canaries(lambda: ask(loaded, "mesh", {"command": "status"}, _ASK_SECONDS)[0], version, tell)
+            tell("waiting for a token, and for traffic to go")
+        else:
+            tell("waiting for traffic to go")
         _drain(loaded)
         went_back = _restart(arguments, loaded, before, version, tell)
         _undrain(loaded, arguments.healthy_within)
     except (CannotGoOn, NoAnswer, OSError) as error:
         return failed(arguments, error)
     if arguments.json:
-        print(json.dumps({"ok": not went_back, "went_back": went_back, "version": version or before["version"]}))
+        done = {"ok": not went_back, "restarted": True, "went_back": went_back, "version": version or before["version"]}
+        print(json.dumps(done))
     if went_back:
         return 1 if arguments.json else failed(arguments, f"the version before is in use again: {went_back}")
     tell("restarted, and announced again as soon as it may be")
     return 0
+
+
+def _out_of_place(arguments: argparse.Namespace, config: Config) -> str:
+    """Why this box cannot be restarted so; empty: it can."""
+    if config.anycast is None:
+        return "has no [anycast] section: nothing is announced, so `systemctl restart rootsrv-serve` loses nothing more"
+    if arguments.when_token and config.mesh is None:
+        return "has no [mesh] section: there is no floor to wait for; leave --when-token out"
+    if config.mesh is not None and not arguments.when_token:
+        return "has a [mesh] section: --when-token waits until the others allow it"
+    return ""
+
+
+def outdated(runtime: Path, configuration: Path, home: Path) -> Iterator[str]:
+    """Why each role that has a socket in *runtime* is not what a start would make of it now, a line each.
+
+    It runs from another version than the one at *home*, or it started before *configuration* was written.
+    """
+    written_at = configuration.stat().st_mtime
+    for path in sorted(runtime.glob("*.sock")):
+        try:
+            pid = _listener(path)
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            started_at = _started_at(pid)
+        except OSError:
+            continue  # nobody listens, or it has just ended: what starts next is new
+        version = Path(os.fsdecode(words[0])).parent.parent
+        if version != home:
+            yield f"{path.stem} (process {pid}) runs from {version}, and {home} is in use"
+        elif started_at < written_at:
+            yield f"{path.stem} (process {pid}) is older than {configuration}"
+
+
+def _listener(path: Path) -> int:
+    """The process that listens at the Unix socket *path* (unix(7), SO_PEERCRED); OSError when nobody does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
+        asked.settimeout(_ASK_SECONDS)
+        asked.connect(str(path))
+        pid, _, _ = struct.unpack("3i", asked.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)
+
+
+def _started_at(pid: int) -> float:
+    """When the process started, on the clock of files (proc_pid_stat(5), field 22)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
 
 
 def _examined(path: Path, config: Path) -> str:
@@ -163,7 +236,7 @@ def _drain(config: Config) -> None:
     assert config.anycast is not None
     ask(config, "advertise", _wish(config, "drain"), _ASK_SECONDS)
     path = Path(config.state.runtime_directory) / "advertise.sock"
-    longest = config.anycast.drain_seconds + 30 + _TOKEN_SECONDS
+    longest = config.anycast.drain_seconds + 30 + (_TOKEN_SECONDS if config.mesh is not None else 0)
     try:
         asyncio.run(until_withdrawn(path, config.anycast.versions(), longest))
     except NoAnswer:
@@ -220,8 +293,10 @@ def _restart_once(
     version: str,
     tell: Callable[[str], object],
 ) -> None:
-    tell(arguments.by)
-    _run(tuple(shlex.split(arguments.by)))
+    units = UNITS_ALONE if config.mesh is None else UNITS
+    for command in (arguments.by,) if arguments.by else (units, WHERE_IT_RUNS):
+        tell(command)
+        _run(tuple(shlex.split(command)))
     deadline = time.monotonic() + arguments.healthy_within
     why = "it does not answer"
     while time.monotonic() < deadline:

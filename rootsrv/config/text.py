@@ -39,6 +39,22 @@ def secret_files(config: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
             yield prefix + each.name, Path(value)
 
 
+_FILE_KEYS = SECRET_FILE_KEYS | {"file", "trust_anchors", "tls_certificate", "tls_ca", "tls_client_ca", "certificate"}
+_FILES_BY_NAME = frozenset({"mesh.key", "mesh.roster", "dot.key"})
+"""Whose last part is something else elsewhere: a [[primary]]'s key is the name of one."""
+
+
+def files(config: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """The files that the roles read, with the keys that name them."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(item):
+                yield from files(item, f"{prefix}{each.name}.")
+        if value and isinstance(value, str) and (each.name in _FILE_KEYS or prefix + each.name in _FILES_BY_NAME):
+            yield prefix + each.name, Path(value)
+
+
 def is_for_everybody(path: Path) -> bool:
     """Whether every account of this host can read the file at *path*; OSError when that cannot be seen."""
     path = path.resolve(strict=True)

@@ -3,7 +3,7 @@
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rootsrv.config import text as config_text
@@ -31,6 +31,7 @@ def checks(config: Config, path: Path) -> Iterator[Finding]:
     yield from _directories(config)
     yield from _files(config)
     yield from _secrets(config, path)
+    yield from _for_the_account(config, path)
     yield _memory()
     yield from _descriptors(config)
     yield _clock(config)
@@ -172,6 +173,41 @@ def _secrets(config: Config, path: Path) -> Iterator[Finding]:
             )  # fmt: skip
     if files and not open_:
         yield good("secrets", f"{', '.join(str(file) for file in files)}: not for everybody")
+
+
+def _for_the_account(config: Config, path: Path) -> Iterator[Finding]:
+    """What root has put there, the account that the units run as can read."""
+    try:
+        entry = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return  # said already
+    groups = os.getgrouplist(ACCOUNT, entry.pw_gid)
+    closed = 0
+    for key, file in dict.fromkeys((("configuration", path), *config_text.files(config))):
+        try:
+            may = may_read(entry.pw_uid, groups, file)
+        except OSError:
+            continue  # not there, which others say
+        if not may:
+            closed += 1
+            yield bad(
+                f"{key} {file}", f"cannot be read by {ACCOUNT}, as which the units run",
+                f"sudo -u {ACCOUNT} cat {file} says why; a key of its own: chown {ACCOUNT}: {file}, "
+                f"the rest: chgrp {ACCOUNT} {file}; chmod 640 {file}",
+            )  # fmt: skip
+    if not closed:
+        yield good("files", f"all that the configuration names can be read by {ACCOUNT}")
+
+
+def may_read(user: int, groups: Sequence[int], path: Path) -> bool:
+    """Whether an account reaches the file at *path* and may read it, by modes (path_resolution(7)); OSError."""
+    path = path.resolve(strict=True)
+
+    def allowed(status: os.stat_result, bit: int) -> bool:
+        shift = 6 if status.st_uid == user else 3 if status.st_gid in groups else 0
+        return bool(status.st_mode >> shift & bit)
+
+    return allowed(path.stat(), os.R_OK) and all(allowed(each.stat(), os.X_OK) for each in path.parents)
 
 
 def _memory() -> Finding:

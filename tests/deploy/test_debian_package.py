@@ -6,7 +6,6 @@ What runs while it is upgraded goes on: not a query is lost, and it still finds 
 import contextlib
 import hashlib
 import os
-import platform
 import re
 import shutil
 import signal
@@ -19,7 +18,8 @@ import pytest
 
 from bench.peers.daemon import free_port
 from rootsrv.page.layout import Page, PageUnusable
-from tests.needs import REPOSITORY, require_root, require_tool
+from tests.deploy.packaged import package
+from tests.needs import require_tool
 from tests.network import Host, network
 from tests.server.live import SERIALS, configure, put, wait_until, zone_files
 from tests.system.anycast_network import Load
@@ -27,7 +27,6 @@ from tests.system.fresh_machine import FreshMachine, fresh_machine
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
-BUILD = REPOSITORY / "deploy" / "debian" / "build.sh"
 INSTANCE = "srv/instance"
 EXAMPLE = "/usr/lib/rootsrv/current/share/rootsrv/deploy/site.toml"
 START_SECONDS = 60.0
@@ -82,16 +81,8 @@ def revised(package: Path, version: str, directory: Path) -> Path:
 
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
 def box(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    require_root()
-    here = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
-    for tool in ("debootstrap", *(("dh", "clang") if request.param == here else ())):
-        require_tool(tool)
+    built = package(request.param)
     directory = tmp_path_factory.mktemp(request.param)
-    done = subprocess.run(
-        ["sh", BUILD, directory, request.param], capture_output=True, text=True, timeout=1500, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    (built,) = directory.glob("rootsrv_*.deb")
     (version,) = re.findall(r"_(.*)_", built.name)
     later = f"{version}+later"
     with fresh_machine(directory, request.param) as machine:

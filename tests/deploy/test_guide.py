@@ -21,9 +21,21 @@ from pathlib import Path
 import pytest
 
 from bench.peers.bird import route
-from bench.peers.nsd import configuration as nsd_configuration
 from tests.deploy.machine import Machine, booted, debian
-from tests.needs import REPOSITORY, require_tool
+from tests.deploy.racks import (
+    CORE,
+    LINKS,
+    LOCAL_AS,
+    PREFIX,
+    SERVICE,
+    asked_by,
+    in_chroot,
+    join_router,
+    primary,
+    router_configuration,
+    way_to,
+)
+from tests.needs import REPOSITORY
 from tests.network import Host, Network, network
 from tests.secondary import versions
 from tests.server.live import SERIALS, wait_until, zone_files
@@ -31,8 +43,6 @@ from tests.system.anycast_network import Load
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
-SERVICE = "192.0.2.53"
-PREFIX = "192.0.2.0/24"
 APPROVED = 2026112200
 """The serial that the guide approves."""
 
@@ -72,76 +82,9 @@ def cable(net: Network, number: int, core: Host) -> Site:
     """A rack: management network and router, the same addresses in each."""
     box, manager, router = (net.host(f"{name}{number}") for name in ("box", "mgr", "rtr"))
     net.link(box, manager, "eth0", (("203.0.113.10/24", "203.0.113.53/24"), ("2001:db8:a::10/64", "2001:db8:a::53/64")))
-    net.link(
-        box, router, "eth1", (("198.51.100.1/30", "198.51.100.2/30"), ("2001:db8:ffff::1/64", "2001:db8:ffff::2/64"))
-    )
-    net.link(router, core, f"core{number}", ((f"10.9.{number}.1/30", f"10.9.{number}.2/30"),))
     box.ip("route", "add", "default", "via", "203.0.113.53")
-    router.ip("route", "add", "default", "via", f"10.9.{number}.2")
-    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    join_router(net, number, box, router, core, LINKS[0])
     return Site(box, manager, router)
-
-
-def router_configuration(number: int) -> str:
-    """BIRD of the rack's router: the box on one side, the core on the other."""
-    return f"""
-log stderr all;
-router id 10.9.{number}.1;
-protocol device {{ scan time 10; }}
-protocol kernel {{ ipv4 {{ import none; export all; }}; }}
-protocol bfd {{ interface "eth1" {{ min rx interval 100 ms; min tx interval 100 ms; multiplier 3; }}; }}
-template bgp box {{
-    local as 65000; hold time 9; connect delay time 1; error wait time 1, 5; bfd yes; ttl security yes;
-    password "change-me"; graceful restart no;
-}}
-protocol bgp box4 from box {{
-    local 198.51.100.2; neighbor 198.51.100.1 as 65001; ipv4 {{ import all; export none; }};
-}}
-protocol bgp box6 from box {{
-    local 2001:db8:ffff::2; neighbor 2001:db8:ffff::1 as 65001; ipv6 {{ import all; export none; }};
-}}
-protocol bgp core {{
-    local 10.9.{number}.1 as 65000; neighbor 10.9.{number}.2 as 65100; connect delay time 1; error wait time 1, 5;
-    graceful restart no; ipv4 {{ import none; export where proto = "box4"; next hop self; }};
-}}
-"""
-
-
-CORE = """
-log stderr all;
-router id 10.9.0.1;
-protocol device { scan time 10; }
-protocol kernel { ipv4 { import none; export all; }; }
-filter from_site { if (65535, 0) ~ bgp_community then bgp_local_pref = 0; accept; }
-template bgp site {
-    local as 65100; connect delay time 1; error wait time 1, 5; graceful restart no;
-}
-protocol bgp site1 from site {
-    local 10.9.1.2; neighbor 10.9.1.1 as 65000; ipv4 { import filter from_site; export none; };
-}
-protocol bgp site2 from site {
-    local 10.9.2.2; neighbor 10.9.2.1 as 65000; ipv4 { import filter from_site; export none; };
-}
-"""
-
-
-@contextlib.contextmanager
-def primary(site: Site, directory: Path) -> Iterator[None]:
-    """The hidden primary of a rack: NSD."""
-    nsd = require_tool("nsd")
-    directory.mkdir()
-    (directory / "root.zone").write_bytes(zone_files().versions[0])
-    zone = 'zone:\n    name: "."\n    zonefile: "root.zone"\n    provide-xfr: 203.0.113.10 NOKEY\n'
-    nsd_configuration(directory, ("203.0.113.53",), 53, clauses=zone)
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*site.manager.prefix, nsd, "-d", "-c", "nsd.conf"], cwd=directory, stdout=log, stderr=log
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @dataclass
@@ -158,14 +101,11 @@ class Lab:
 
     def nexthop(self) -> str:
         """Where the core sends the service prefix."""
-        found = re.search(r"via (\S+)", self.core.ip("route", "show", PREFIX))
-        return found[1] if found else ""
+        return way_to(self.core)
 
     def answer(self) -> str:
         """What the client gets."""
-        return self.client.run(
-            "dig", f"@{SERVICE}", "+dnssec", "+norec", "+tries=1", "+time=2", ".", "SOA", check=False
-        )
+        return asked_by(self.client)
 
 
 def wheels(directory: Path) -> None:
@@ -187,23 +127,6 @@ def wheels(directory: Path) -> None:
         )  # fmt: skip
 
 
-def in_chroot(root: Path, script: str) -> None:
-    """Run part of the guide before the machine boots, with this machine's way to the package archives."""
-    names = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL")
-    words = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
-    if bundle := os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE"):
-        shutil.copy(bundle, root / "ca-bundle.crt")
-        words.append("PIP_CERT=/ca-bundle.crt")
-    enter = 'mount -t proc proc "$1/proc"; exec chroot "$@"'
-    done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", enter, "sh", str(root), "/usr/bin/env", "-i",
-         "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *words,
-         "sh", "-ec", f"cd /root\n{script}"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Two racks; the first has a Debian box on which the guide's packages and software are installed."""
@@ -217,8 +140,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         client.ip("route", "add", "default", "via", "100.64.0.1")
         core.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         for number, site in enumerate(sites, 1):
-            stack.enter_context(route(site.router, directory / f"router{number}", router_configuration(number)))
-            stack.enter_context(primary(site, directory / f"primary{number}"))
+            configured = router_configuration(number, LINKS[0], LOCAL_AS[0])
+            stack.enter_context(route(site.router, directory / f"router{number}", configured))
+            stack.enter_context(primary(site.manager, directory / f"primary{number}", ("203.0.113.10",)))
         stack.enter_context(route(core, directory / "core", CORE))
         (directory / "one").mkdir()
         root = debian(directory / "one")

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from bench.peers.nsd import configuration as nsd_configuration
+from rootsrv.doctor.host import may_read
 from rootsrv.doctor.network import SYSCTLS, SYSCTLS_OF_THE_HOST, NetworkSettings
-from tests.needs import REPOSITORY, require_tool
+from tests.needs import REPOSITORY, require_root, require_tool
 from tests.network import Host, network
 from tests.server.live import put_zones, wait_until, zone_sections
 
@@ -227,6 +228,32 @@ secret_file = "{directory}/transfer.secret"
             each.chmod(0o640)
         findings = box.doctor(config=str(file))
         assert findings["secrets"]["grade"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "directory", "may"),
+    [
+        ((4711, 0), 0o600, 0o755, True),
+        ((0, 4711), 0o640, 0o755, True),
+        ((0, 4711), 0o600, 0o755, False),
+        ((0, 0), 0o644, 0o755, True),
+        ((0, 0), 0o600, 0o755, False),
+        ((0, 0), 0o644, 0o700, False),
+        ((4711, 0), 0o044, 0o755, False),
+    ],
+)
+def test_who_may_read_a_file(owner: tuple[int, int], mode: int, directory: int, may: bool) -> None:
+    require_root()
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "key"
+        path.touch()
+        os.chown(path, *owner)
+        path.chmod(mode)
+        Path(name).chmod(directory)
+        assert may_read(4711, [4711], path) == may
+        # The kernel agrees.
+        read = ["setpriv", "--reuid=4711", "--regid=4711", "--clear-groups", "cat", path]
+        assert (subprocess.run(read, capture_output=True, timeout=10, check=False).returncode == 0) == may
 
 
 def test_a_cable_that_is_out_is_named(box: Box) -> None:
