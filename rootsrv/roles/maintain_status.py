@@ -1,7 +1,7 @@
 """From the maintainer to its status document."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import rootsrv
 from rootsrv.distribution.requests import PeerRecord
@@ -22,6 +22,7 @@ from rootsrv.secondary.status import (
 from rootsrv.secondary.switchover import SwitchoverState
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
+from rootsrv.zone.dnssec import UNCOVERED
 from rootsrv.zone.life import InService
 
 
@@ -31,6 +32,7 @@ def status(
     """Everything as it is now."""
     boottime = maintainer.time.boottime()
     page, switchover = maintainer.page, maintainer.switchover
+    alarms = [*_alarms(maintainer)]
     return Status(
         role="maintain",
         pid=os.getpid(),
@@ -66,7 +68,8 @@ def status(
         security_events=dict(security.counts),
         counters=dict(maintainer.zones.counters),
         state_writable=not maintainer.records.error,
-        alarms=_alarms(maintainer),
+        alarms=[text for text, _ in alarms],
+        alarm_entries=[entry for _, entry in alarms],
         health=_health(maintainer, boottime),
     )
 
@@ -134,32 +137,36 @@ def _peer(record: PeerRecord) -> PeerStatus:
     )
 
 
-def _alarms(maintainer: Maintainer) -> list[str]:
-    alarms = []
-    if not maintainer.time.trusted.synchronised:
-        alarms.append(
-            f"clock {maintainer.time.trusted.state}, {maintainer.time.trusted.distance:.1f} s off the trusted time"
-        )
+def _alarms(maintainer: Maintainer) -> Iterator[tuple[str, str]]:
+    """What a person should look at, and what docs/runbook.md has it under."""
+    trusted, switchover = maintainer.time.trusted, maintainer.switchover
+    if not trusted.synchronised:
+        yield f"clock {trusted.state}, {abs(trusted.distance):.1f} s off the trusted time", "RootsrvClockUnsynchronised"
     if maintainer.records.error:
-        alarms.append(f"state cannot be written: {maintainer.records.error}")
-    if maintainer.switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:
-        alarms.append(f"switchover {maintainer.switchover.state}: {maintainer.switchover.reason}")
+        yield f"state cannot be written: {maintainer.records.error}", "state cannot be written"
+    if switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:
+        entry = "switchover void" if switchover.state is SwitchoverState.VOID else "switchover failed"
+        yield f"switchover {switchover.state}: {switchover.reason}", entry
     for keeper in maintainer.zones:
-        for held in keeper.life.held.values():
-            alarms.append(f"zone {keeper.name} {held.serial} is held: {'; '.join(held.reasons)}")
-        if keeper.life.last_rejection:
-            alarms.append(f"zone {keeper.name} rejected: {keeper.life.last_rejection}")
-        if keeper.life.unjudged:
-            alarms.append(f"zone {keeper.name} could not be verified again: {keeper.life.unjudged}")
-        if keeper.life.distrusted:
-            alarms.append(f"zone {keeper.name} is not answered: {keeper.life.distrusted}")
+        name, life = keeper.name, keeper.life
+        for held in life.held.values():
+            yield f"zone {name} {held.serial} is held: {'; '.join(held.reasons)}", "zone held"
+        if life.last_rejection:
+            yield f"zone {name} rejected: {life.last_rejection}", "zone rejected"
+        if life.unjudged:
+            entry = "zone in service could not be verified again"
+            yield f"zone {name} could not be verified again: {life.unjudged}", entry
+        if life.distrusted:
+            yield f"zone {name} is not answered: {life.distrusted}", "kept zone does not verify"
         deadline = keeper.deadline()
         if deadline is not None and deadline <= maintainer.time.boottime():
-            alarms.append(f"zone {keeper.name}: the lease is over, answered SERVFAIL")
-        alarms += [f"primary {p.name}: {p.last_error}" for p in keeper.refresh.primaries.values() if p.failures]
-        if keeper.life.serving is not None:
-            alarms += [f"zone {keeper.name}: {each}" for each in keeper.life.serving.alarms]
-    return alarms
+            yield f"zone {name}: the lease is over, answered SERVFAIL", "lease over"
+        for primary in keeper.refresh.primaries.values():
+            if primary.failures:
+                yield f"primary {primary.name}: {primary.last_error}", "primary failed"
+        if life.serving is not None:
+            for each in life.serving.alarms:
+                yield f"zone {name}: {each}", "RootsrvUncoveredSepKey" if UNCOVERED in each else "zone suspicious"
 
 
 def _health(maintainer: Maintainer, boottime: float) -> HealthStatus:
@@ -179,7 +186,7 @@ def _health(maintainer: Maintainer, boottime: float) -> HealthStatus:
         switchover_failed=maintainer.switchover.state is SwitchoverState.FAILED,
         primaries_reachable=any(asked) if asked else None,
         clock_synchronised=maintainer.time.trusted.synchronised,
-        alarms=_alarms(maintainer),
+        alarms=[text for text, _ in _alarms(maintainer)],
     )
 
 

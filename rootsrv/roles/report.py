@@ -10,6 +10,7 @@ import hashlib
 import os
 import socket
 import time
+from http import HTTPStatus
 from pathlib import Path
 
 from rootsrv.config.file import Config
@@ -20,6 +21,7 @@ from rootsrv.process.persistence import persistently
 from rootsrv.roles import supervisor
 from rootsrv.roles.fleet_report import FleetReport
 from rootsrv.telemetry.daybook import DayBook
+from rootsrv.telemetry.documentation import DOCUMENT_HEADERS, Documentation
 from rootsrv.telemetry.history import Events, History
 from rootsrv.telemetry.host import read_machine
 from rootsrv.telemetry.load_times import LoadTimes
@@ -59,6 +61,8 @@ class Report:
         self._book = DayBook(Path(config.report.statistics_directory), config.report.service)
         self._exposition = Exposition(config, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
         pages: dict[str, Page] = {"/": self._status_page, "/metrics": self._metrics}
+        self._documentation = Documentation.installed()
+        pages["/docs/"] = self._document
         if config.mesh is not None:
             pages |= FleetReport(config, self._viewer).pages()
         self._server = HttpServer(pages)
@@ -118,7 +122,8 @@ class Report:
             self._look(with_sources=due)
             self._hear_of_root()
             view = self._viewer.view()
-            self._history.note(view.now, view.words)
+            lost = view.role("capture").numbers("lost")
+            self._history.note(view.now, view.words, view.tls_words, round(sum(lost.values())) if lost else None)
             self._events.note(view)
             if self._utilisation.is_due(view.now):
                 machine = await asyncio.to_thread(read_machine, self._book.directory)
@@ -176,9 +181,24 @@ class Report:
         return Response(body, content_type)
 
     async def _status_page(self, request: Request) -> Response:
-        content = Content(await self._statistics(), self._viewer.view(), self._history.rates(), self._events.latest(20))
+        history = self._history
+        content = Content(
+            await self._statistics(),
+            self._viewer.view(),
+            history.hour(),
+            history.day(),
+            self._events.latest(20),
+            history.lost_lately(),
+        )
         page = render(content, self._config, instance_name(self._config))
         return Response(page.encode(), "text/html; charset=utf-8", headers=PAGE_HEADERS)
+
+    async def _document(self, request: Request) -> Response:
+        page = await asyncio.to_thread(self._documentation.page, request.path.rpartition("/")[2])
+        if page is None:
+            text = "share/rootsrv/docs of this installation has no such document\n"
+            return Response(text.encode(), "text/plain; charset=utf-8", HTTPStatus.NOT_FOUND)
+        return Response(page.encode(), "text/html; charset=utf-8", headers=DOCUMENT_HEADERS)
 
     async def _statistics(self) -> Statistics:
         await self._viewer.count_kernel()

@@ -198,4 +198,7 @@ class Status:
     alarms: list[str]
     """What a person should look at now."""
 
+    alarm_entries: list[str]
+    """What docs/runbook.md has each of `alarms` under, in their order."""
+
     health: HealthStatus

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from html import escape
 
 from rootsrv.telemetry.outlines import COUNTRIES, PER_DEGREE
-from rootsrv.telemetry.page_style import STYLE, mark, rows_table, section, span, still_headers
+from rootsrv.telemetry.page_style import (
+    STYLE,
+    Problem,
+    mark,
+    problems_list,
+    rows_table,
+    section,
+    span,
+    still_headers,
+)
+from rootsrv.telemetry.problems import of_the_engine
 from rootsrv.telemetry.view import Said, View
 from rootsrv.zone import instant
 
@@ -17,11 +27,9 @@ REFRESH_SECONDS = 15
 OLD_SECONDS = 130.0
 """A status is written at least once a minute; one that is older was not renewed."""
 
-LATE_SECONDS = 1800.0
-"""For so long other letters may be ahead of us before the page says so."""
-
 _WIDTH, _HEIGHT = 720, 360
 _ORDERS_SHOWN = 6
+_PROBLEMS_SHOWN = 20
 _LAND = f'<path class="country" transform="scale({_WIDTH / (360 * PER_DEGREE):g})" d="{COUNTRIES}"/>'
 
 _FLEET_STYLE = (
@@ -45,7 +53,7 @@ class MemberRow:
     """One member, as the page shows it."""
 
     said: Said
-    trouble: tuple[str, ...]
+    trouble: tuple[Problem, ...]
     """What is wrong with it; empty = nothing."""
 
     is_last: bool = False
@@ -112,61 +120,58 @@ def is_announced(member: Said) -> bool:
     return bool(member.truth("present")) and any(route != "withdrawn" for route in routes.values())
 
 
-def troubles(member: Said, newest: dict[str, float]) -> Iterator[str]:
+def troubles(member: Said, newest: dict[str, float]) -> Iterator[Problem]:
     """What is wrong with one member."""
     if not member.truth("present"):
-        yield "missing"
+        yield Problem("missing", "RootsrvMeshMembersMissing")
         return
     status = member.object("status")
     age = member.number("age_seconds")
     if age is not None and age > OLD_SECONDS:
-        yield f"said nothing for {span(age)}"
+        yield Problem(f"said nothing for {span(age)}", "RootsrvMeshMembersMissing")
     for version, route in status.strings("routes").items():
         if route != "up":
-            yield f"IPv{version} {route}"
+            entry = "RootsrvWithdrawn" if route == "withdrawn" else "RootsrvDegraded"
+            yield Problem(f"IPv{version} {route}", entry)
     for zone, serial in status.numbers("serials").items():
         if serial != newest.get(zone):
-            yield f"zone {zone} {serial:.0f}, others {newest.get(zone, 0):.0f}"
+            yield Problem(f"zone {zone} {serial:.0f}, others {newest.get(zone, 0):.0f}", "RootsrvFleetSkew")
     if status.text("clock") not in {"", "synchronised"}:
-        yield f"clock {status.text('clock')}"
+        yield Problem(f"clock {status.text('clock')}", "RootsrvClockUnsynchronised")
     if status.truth("sep_covered") is False:
-        yield "a SEP key is covered by no trust anchor"
+        yield Problem("a SEP key is covered by no trust anchor", "RootsrvUncoveredSepKey")
     done = member.object("done")
     if done.truth("ok") is False:
-        yield f"serial {done.text('serial')} failed: {done.text('reason')}"
-    yield from status.texts("alarms")
+        yield Problem(f"serial {done.text('serial')} failed: {done.text('reason')}", "RootsrvSwitchoverVoid")
+    yield from map(Problem, status.texts("alarms"))  # its own page leads to what can be done
 
 
-def problems(mesh: Said, rows: Sequence[MemberRow]) -> Iterator[str]:
+def problems(mesh: Said, rows: Sequence[MemberRow]) -> Iterator[Problem]:
     """What a person should look at, worst first."""
     if not mesh:
-        yield "The role mesh of this instance does not answer."
+        yield Problem("The role mesh of this instance does not answer.", "RootsrvRoleDown")
         return
-    engine = mesh.object("engine")
-    if not engine.truth("there"):
-        yield f"The engine is gone: {engine.text('reason')}. What is below is as old as it says."
-    if not rows:
-        yield "No roster is in force."
+    yield from of_the_engine(mesh)
     for group in mesh.objects("groups"):
         of_group = [row for row in rows if row.said.text("group") == group.text("name")]
         there = [row for row in of_group if is_announced(row.said)]
         tells = [row for row in of_group if row.said.object("status").strings("routes")]
         n, k = int(group.number("n") or 0), int(group.number("k") or 0)
         if tells and len(there) < n - k:
-            yield f"Only {len(there)} of {n} members of {group.text('name')} are announced (k is {k})."
-    ahead = mesh.object("outside").number("ahead_seconds")
-    if ahead is not None and ahead >= LATE_SECONDS:
-        yield f"Other letters have served a newer root for {span(ahead)}."
+            text = f"Only {len(there)} of {n} members of {group.text('name')} are announced (k is {k})."
+            yield Problem(text, "RootsrvFleetFewAnnounced")
     for row in rows:
         if row.trouble:
             more = f" (and {len(row.trouble) - 1} more)" if len(row.trouble) > 1 else ""
-            yield f"{row.name}: {row.trouble[0]}{more}."
+            yield Problem(f"{row.name}: {row.trouble[0].text}{more}.", row.trouble[0].entry)
         if row.is_last:
-            yield f"{row.name} is the last box of {row.said.text('cluster')} that is announced."
+            text = f"{row.name} is the last box of {row.said.text('cluster')} that is announced."
+            yield Problem(text, "RootsrvFleetFewAnnounced")
     for what, name in (("version", "versions"), ("configuration", "configurations"), ("anchors", "trust anchors")):
         values = {row.said.object("status").text(what) for row in rows} - {""}
         if len(values) > 1 and what != "configuration":
-            yield f"Members have different {name}: {', '.join(sorted(values))}."
+            text = f"Members have different {name}: {', '.join(sorted(values))}."
+            yield Problem(text, "RootsrvFleetAnchorsDiffer" if what == "anchors" else "")
 
 
 def targets(mesh: Said, service: str) -> str:
@@ -196,18 +201,18 @@ def targets(mesh: Said, service: str) -> str:
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _header(mesh: Said, address: str, wrong: Sequence[str]) -> str:
+def _header(mesh: Said, address: str, wrong: Sequence[Problem]) -> str:
     engine = mesh.object("engine")
     said = mark(not wrong, "All is well." if not wrong else "Somebody should look:")
-    listed = "".join(f"<li>{escape(each)}</li>" for each in wrong[:20])
-    if len(wrong) > 20:
-        listed += f"<li>and {len(wrong) - 20} more</li>"
+    shown = list(wrong[:_PROBLEMS_SHOWN])
+    if len(wrong) > len(shown):
+        shown.append(Problem(f"and {len(wrong) - len(shown)} more"))
     since = f"since {span(engine.number('since_seconds'))}"
     there = mark(bool(engine.truth("there")), f"engine {'there' if engine.truth('there') else 'gone'} {since}")
     return (
         f"<header><h1>{escape(mesh.text('service'))}</h1><p class=dim>as {escape(mesh.text('member') or address)} "
         f"sees it at <time>{escape(mesh.text('now'))}</time> · roster version {escape(mesh.text('roster_version'))} · "
-        f'{there}</p><p class="big">{said}</p>{f"<ul>{listed}</ul>" if listed else ""}</header>'
+        f'{there}</p><p class="big">{said}</p>{problems_list(shown)}</header>'
     )
 
 
@@ -288,7 +293,7 @@ def _line(row: MemberRow) -> str:
     clock = status.text("clock") + (f" ±{error:.3f} s" if error is not None else "")
     covered = status.truth("sep_covered")
     cells = [
-        escape("; ".join(row.trouble)[:300]),
+        escape("; ".join(each.text for each in row.trouble)[:300]),
         serials or "–",
         escape(routes),
         escape(said.text("site")),

@@ -1,4 +1,6 @@
-"""The last hour, as the status page draws it: counters every ten seconds, and what changed, with its reason."""
+"""The last hour and the last day, as the status page draws them, and what changed, with its reason."""
+# All of it is in memory, bounded, and begins anew with the role: 361 samples of ten seconds and 288 points of five
+# minutes are a quarter of a megabyte.  Prometheus is for what has to last.
 
 import os
 from collections import deque
@@ -17,10 +19,19 @@ SAMPLE_SECONDS = 10.0
 SAMPLES = 361
 """An hour and its beginning."""
 
+POINT_SECONDS = 300
+POINTS = 288
+"""A day, of which the last point is not over."""
+
+LATELY_SECONDS = 900.0
+"""What a capture lost within so long is worth a look: as RootsrvCaptureLoses has it."""
+
 _EVENTS = 50
 _TAIL_OCTETS = 32_768
 _FACTS_SHOWN = ("zone", "serial", "from", "generation", "reason", "reasons", "by")
 
+TLS = "tls"
+PATHS = (*counts.PATHS, TLS)
 SERIES = ("NOERROR", "NXDOMAIN", "other")
 
 
@@ -30,45 +41,138 @@ class Rates:
 
     at: float
     queries: Mapping[str, float]
-    """By counts.PATHS."""
+    """By PATHS."""
 
     responses: Mapping[str, float]
     """By SERIES."""
 
+    most_queries: float = 0.0
+    """Of all paths together, in the ten seconds within the interval that had most of them."""
+
+    most_responses: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Counters at one moment."""
+
+    at: float
+    queries: tuple[int, ...]
+    responses: tuple[int, ...]
+    lost: int
+    """Queries that a capture lost."""
+
+
+class _Point:
+    """What is added up of five minutes."""
+
+    __slots__ = ("at", "most_queries", "most_responses", "number", "queries", "responses", "seconds")
+
+    def __init__(self, number: int) -> None:
+        """*number*: which five minutes since 1970."""
+        self.number = number
+        self.at = self.seconds = self.most_queries = self.most_responses = 0.0
+        self.queries = [0.0] * len(PATHS)
+        self.responses = [0.0] * len(SERIES)
+
+    def add(self, before: _Sample, now: _Sample) -> None:
+        """What there was between two samples."""
+        seconds = _seconds(before, now)
+        self.at = now.at
+        self.seconds += seconds
+        queries, responses = _more(before.queries, now.queries), _more(before.responses, now.responses)
+        self.queries = [old + new for old, new in zip(self.queries, queries, strict=True)]
+        self.responses = [old + new for old, new in zip(self.responses, responses, strict=True)]
+        self.most_queries = max(self.most_queries, sum(queries) / seconds)
+        self.most_responses = max(self.most_responses, sum(responses) / seconds)
+
+    def rates(self) -> Rates:
+        """Per second of it."""
+        return _rates(self.at, self.seconds, self.queries, self.responses, self.most_queries, self.most_responses)
+
 
 class History:
-    """Samples of an hour."""
+    """Samples of an hour, and points of a day."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[float, tuple[int, ...], tuple[int, ...]]] = deque(maxlen=SAMPLES)
+        self._samples: deque[_Sample] = deque(maxlen=SAMPLES)
+        self._points: deque[_Point] = deque(maxlen=POINTS)
 
-    def note(self, now: float, words: Sequence[int]) -> None:
-        """Take a sample if one is due; a clock that steps back begins a new hour."""
-        if self._samples and now < self._samples[-1][0]:
+    def note(self, now: float, words: Sequence[int], tls_words: Sequence[int] = (), lost: int | None = None) -> None:
+        """Take a sample if one is due; a clock that steps back begins anew.
+
+        *lost*: what a capture has lost since it began, None where none says so.
+        """
+        before = self._samples[-1] if self._samples else None
+        if before is not None and now < before.at:
             self._samples.clear()
-        if self._samples and now < self._samples[-1][0] + SAMPLE_SECONDS - 0.5:
+            self._points.clear()
+            before = None
+        if before is not None and now < before.at + SAMPLE_SECONDS - 0.5:
             return
-        by_rcode = [sum(each) for each in zip(*(counts.rcodes(words, path) for path in range(4)), strict=True)]
-        responses = (by_rcode[NOERROR], by_rcode[NXDOMAIN], sum(by_rcode) - by_rcode[NOERROR] - by_rcode[NXDOMAIN])
-        self._samples.append((now, tuple(words[counts.QUERIES : counts.QUERIES + 4]), responses))
+        sums = [
+            sum(each)
+            for each in zip(
+                *(counts.rcodes(some, path) for some in (words, tls_words) if some for path in range(4)), strict=True
+            )
+        ]
+        responses = (sums[NOERROR], sums[NXDOMAIN], sum(sums) - sums[NOERROR] - sums[NXDOMAIN])
+        queries = (*words[counts.QUERIES : counts.QUERIES + 4], sum(tls_words[counts.QUERIES : counts.QUERIES + 4]))
+        if lost is None:
+            lost = before.lost if before is not None else 0
+        sample = _Sample(now, queries, responses, lost)
+        self._samples.append(sample)
+        if before is not None:
+            number = int(now // POINT_SECONDS)
+            if not self._points or self._points[-1].number != number:
+                self._points.append(_Point(number))
+            self._points[-1].add(before, sample)
 
-    def rates(self) -> list[Rates]:
+    def hour(self) -> list[Rates]:
         """Between each two samples; counters that began anew count from 0."""
         found = []
-        for (before, queries, responses), (at, more_queries, more_responses) in pairwise(self._samples):
-            seconds = max(at - before, 0.001)
-            found.append(
-                Rates(
-                    at,
-                    dict(zip(counts.PATHS, _per_second(queries, more_queries, seconds), strict=True)),
-                    dict(zip(SERIES, _per_second(responses, more_responses, seconds), strict=True)),
-                )
-            )
+        for before, now in pairwise(self._samples):
+            queries, responses = _more(before.queries, now.queries), _more(before.responses, now.responses)
+            seconds = _seconds(before, now)
+            found.append(_rates(now.at, seconds, queries, responses, sum(queries) / seconds, sum(responses) / seconds))
         return found
 
+    def day(self) -> list[Rates]:
+        """By five minutes."""
+        return [each.rates() for each in self._points]
 
-def _per_second(before: Sequence[int], now: Sequence[int], seconds: float) -> list[float]:
-    return [(new - old if new >= old else new) / seconds for old, new in zip(before, now, strict=True)]
+    def lost_lately(self) -> int:
+        """Queries that a capture has lost in the last LATELY_SECONDS."""
+        if not self._samples:
+            return 0
+        since = self._samples[-1].at - LATELY_SECONDS
+        return sum(_more((a.lost,), (b.lost,))[0] for a, b in pairwise(self._samples) if b.at > since)
+
+
+def _seconds(before: _Sample, now: _Sample) -> float:
+    return max(now.at - before.at, 0.001)
+
+
+def _more(before: Sequence[int], now: Sequence[int]) -> list[int]:
+    """What came to each; what is less than before began anew."""
+    return [new - old if new >= old else new for old, new in zip(before, now, strict=True)]
+
+
+def _rates(
+    at: float,
+    seconds: float,
+    queries: Sequence[float],
+    responses: Sequence[float],
+    most_queries: float,
+    most_responses: float,
+) -> Rates:
+    return Rates(
+        at,
+        {name: amount / seconds for name, amount in zip(PATHS, queries, strict=True)},
+        {name: amount / seconds for name, amount in zip(SERIES, responses, strict=True)},
+        most_queries,
+        most_responses,
+    )
 
 
 @dataclass(frozen=True, slots=True)

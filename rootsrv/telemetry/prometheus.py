@@ -22,7 +22,7 @@ from rootsrv.page import counts
 from rootsrv.telemetry import fleet_page
 from rootsrv.telemetry.localroot_metrics import localroot
 from rootsrv.telemetry.rssac002 import DayRecord
-from rootsrv.telemetry.view import ADMISSION, KERNEL, ROLES, Said, View
+from rootsrv.telemetry.view import ADMISSION, KERNEL, Said, View, expected_roles
 from rootsrv.wire.codes import NOERROR, NXDOMAIN
 from rootsrv.zone.dnssec import UNCOVERED
 
@@ -56,14 +56,7 @@ class Exposition:
 
     def __init__(self, config: Config, digest: str) -> None:
         """*digest*: of the configuration, so that members of a mesh can be compared (D53)."""
-        absent = {
-            "advertise": config.anycast is None,
-            "mesh": config.mesh is None,
-            "capture": config.capture is None,
-            "localroot": config.localroot is None,
-            "serve": config.localroot is not None,
-        }
-        self._expected_roles = [role for role in ROLES if not absent.get(role, False)]
+        self._expected_roles = expected_roles(config)
         self._digest = digest
         self._show_prefixes = config.limits.publish_prefixes
 

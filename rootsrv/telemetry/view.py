@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.answer.table import TableUnusable
+from rootsrv.config.file import Config
 from rootsrv.control.client import NoAnswer, ask
 from rootsrv.page import counts
 from rootsrv.page.layout import COUNTER_WORDS, MAX_ZONES, Page, PageUnusable
@@ -24,6 +25,21 @@ from rootsrv.wire import name as names
 from rootsrv.zone import instant
 
 ROLES = ("serve", "maintain", "advertise", "mesh", "capture", "localroot")
+
+
+def expected_roles(config: Config) -> list[str]:
+    """Those of ROLES that tell something where *config* is in force."""
+    beside = config.localroot is not None or config.hyperlocal is not None
+    absent = {
+        "serve": beside,
+        "advertise": beside or config.anycast is None,
+        "mesh": beside or config.mesh is None,
+        "capture": beside or config.capture is None,
+        "localroot": config.localroot is None,
+    }
+    return [role for role in ROLES if not absent.get(role, False)]
+
+
 KERNEL = "fastpath"
 """Asked over the socket of serve, which owns it."""
 

@@ -72,7 +72,7 @@ class Chromium:
 
     def open(self, url: str, lands: str = "") -> None:
         """And wait until all of it is there, or of *lands*, where it leads."""
-        assert url.startswith("http://localhost:")
+        assert url.startswith(("http://localhost:", "http://127."))
         self.command("Page.navigate", url=url)
         self.wait(f"location.href === {json.dumps(lands or url)} && document.readyState === 'complete'")
 

@@ -17,6 +17,7 @@ from rootsrv.telemetry.fleet_page import PAGE_HEADERS, members, problems, render
 from rootsrv.telemetry.outlines import COUNTRIES, PER_DEGREE
 from rootsrv.telemetry.view import Said, View
 from tests.telemetry.browser import Checker, browse
+from tests.test_runbook import listed
 
 NOW = 1_795_262_400.0  # 2026-11-21T12:00:00Z
 SERIAL = 2026112101
@@ -84,7 +85,9 @@ def page(told: dict[str, Any]) -> str:
 
 def found(told: dict[str, Any]) -> list[str]:
     mesh = Said(told)
-    return list(problems(mesh, members(mesh)))
+    all_of_them = list(problems(mesh, members(mesh)))
+    assert {each.entry for each in all_of_them} <= listed() | {""}
+    return [each.text for each in all_of_them]
 
 
 def test_a_fleet_that_is_well_says_so_and_names_everybody() -> None:
@@ -107,7 +110,7 @@ def test_a_fleet_that_is_well_says_so_and_names_everybody() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"engine": {"there": False, "reason": "no quorum"}}, "The engine is gone: no quorum"),
+        ({"engine": {"there": False, "reason": "no quorum"}}, "The engine of the mesh is gone: no quorum"),
         ({"members": []}, "No roster is in force"),
         ({"members": [*fleet()[:6], member("nrt1", "nrt1", present=False)]}, "nrt1: missing."),
         (

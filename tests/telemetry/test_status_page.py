@@ -1,11 +1,14 @@
 """The status page: what it says, in what state, and in a browser."""
 
 import asyncio
+import dataclasses
 import datetime
 import re
 import struct
 import threading
+import tracemalloc
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +17,18 @@ import pytest
 from bench.peers.daemon import free_port
 from rootsrv.config.file import Config, read
 from rootsrv.http.server import HttpServer, Request, Response
-from rootsrv.page.counts import PATHS
-from rootsrv.telemetry.history import SERIES, Event, Events, History, Rates
+from rootsrv.telemetry.history import PATHS, SERIES, Event, Events, History, Rates
+from rootsrv.telemetry.page_style import runbook_entry
+from rootsrv.telemetry.problems import problems
 from rootsrv.telemetry.prometheus import Statistics
 from rootsrv.telemetry.rssac002 import DayRecord
-from rootsrv.telemetry.status_page import PAGE_HEADERS, Content, problems, render
+from rootsrv.telemetry.status_page import PAGE_HEADERS, Content, render
 from rootsrv.telemetry.view import Said, ServedZone, View, Worker
 from tests.server.live import SERIALS, wait_until
 from tests.telemetry.browser import Checker, browse
 from tests.telemetry.test_rssac002 import a_record
 from tests.telemetry.watched import REPORT_ADDRESS, Watched, watched
+from tests.test_runbook import listed
 
 NOW = 1_795_262_400.0  # 2026-11-21T12:00:00Z
 
@@ -60,6 +65,20 @@ ANYCAST = read(
 )
 
 
+WITH = {
+    "mesh": read(
+        {
+            "mesh": {
+                "service": "x", "member": "m0", "key": "k", "roster_keys": ["0" * 64],
+                "endpoints": ["http://127.0.0.1:2379"],
+            }
+        }
+    ),
+    "capture": read({"capture": {}}),
+    "localroot": read({"localroot": {"name": "localroot.example", "addresses": ["192.0.2.7"]}}),
+}  # fmt: skip
+
+
 def content(changes: dict[str, Any] | None = None, **view: Any) -> Content:
     """An instance that is well but for *changes* (role → keys) and *view*."""
     roles = {role: Said(said | (changes or {}).get(role, {})) for role, said in WELL.items()}
@@ -74,9 +93,15 @@ def content(changes: dict[str, Any] | None = None, **view: Any) -> Content:
         for at in range(360, -1, -1)
     ]
     statistics = Statistics(a_record(), {"num-sources-ipv4": 7_123_456}, "")
-    return Content(
-        statistics, View(NOW, **(whole | view)), rates, [Event("2026-11-21T11:00:00Z", "zone served: zone .")]
-    )
+    events = [Event("2026-11-21T11:00:00Z", "zone served: zone .")]
+    return Content(statistics, View(NOW, **(whole | view)), rates, rates, events)
+
+
+def found(of: Content, config: Config) -> list[str]:
+    """What a person is told to look at."""
+    all_of_them = list(problems(of.view, config, of.statistics.error, of.capture_lost))
+    assert {each.entry for each in all_of_them} <= listed() | {""}
+    return [each.text for each in all_of_them]
 
 
 def shown(of: Content, config: Config = ANYCAST) -> str:
@@ -91,7 +116,7 @@ def test_dns_over_tls_is_shown_and_its_troubles_are_named() -> None:
     }  # fmt: skip
 
     def trouble(**changes: object) -> list[str]:
-        return list(problems(content({"serve": {"dot": dot | changes}}), config))
+        return found(content({"serve": {"dot": dot | changes}}), config)
 
     assert trouble() == []
     assert trouble(ready=False) == ["DNS over TLS is not answered."]
@@ -109,7 +134,7 @@ def test_dns_over_tls_is_shown_and_its_troubles_are_named() -> None:
 def test_an_instance_that_is_well_says_so_and_all_that_is_asked_for_is_there() -> None:
     page = shown(content())
 
-    assert list(problems(content(), ANYCAST)) == []
+    assert found(content(), ANYCAST) == []
     assert "✓ All is well." in page
     for text in (
         "lax1a.example", "192.0.2.0/24", "up (up for 25 h)", "2026112101", "may be served for", "7 d",
@@ -122,6 +147,74 @@ def test_an_instance_that_is_well_says_so_and_all_that_is_asked_for_is_there() -
     assert checker.open == []
 
 
+MESH: dict[str, Any] = {
+    "service": "x", "member": "m0", "engine": {"there": True}, "roster_version": 3, "leads": True,
+    "members": [{"name": "m0", "present": True, "group": "all", "distribution_host": True}],
+    "groups": [{"name": "all", "n": 1, "k": 1}],
+}  # fmt: skip
+CAPTURE: dict[str, Any] = {"state": "capturing", "format": "cdns", "lost": {"kernel": 0, "worker": 0, "disk": 0}}
+LOCALROOT: dict[str, Any] = {"zones": [{"name": ".", "given": 7}], "failing": {}}
+
+
+@pytest.mark.parametrize(
+    ("section", "role", "said", "problem", "entry"),
+    [
+        ("mesh", "mesh", MESH | {"engine": {"reason": "no quorum"}}, "gone: no quorum", "RootsrvMeshEngineGone"),
+        ("mesh", "mesh", MESH | {"members": []}, "No roster is in force", "roster not recalled"),
+        ("mesh", "mesh", MESH | {"outside": {"ahead_seconds": 7200}}, "newer root for 2 h", "RootsrvOutsideAhead"),
+        ("mesh", "", {}, "The role mesh does not answer", "RootsrvRoleDown"),
+        ("capture", "capture", CAPTURE | {"state": "full", "why": "disk full"}, "disk full", "RootsrvCaptureFull"),
+        ("capture", "capture", CAPTURE | {"error": "a.gz: no room"}, "a.gz: no room", "capture file not finished"),
+        ("capture", "capture", CAPTURE | {"failing": {"collect": "KeyError"}}, "(collect): KeyError", "attempt failed"),
+        ("capture", "", {}, "The role capture does not answer", "RootsrvCaptureDown"),
+        ("localroot", "localroot", LOCALROOT | {"zones": [{"name": ".", "withheld": "old"}]}, "withheld: old",
+         "zone is withheld"),
+        ("localroot", "localroot", LOCALROOT | {"register_error": "locked"}, "locked", "register cannot be read"),
+        ("localroot", "localroot", LOCALROOT | {"observations_error": "full"}, "Observations cannot be written: full",
+         "observations cannot be written"),
+        ("localroot", "localroot", LOCALROOT | {"statistics_error": "full"}, "subscribers cannot be written: full",
+         "statistics cannot be written"),
+        ("localroot", "localroot", LOCALROOT | {"tls_lacks": "no key"}, "over TLS: no key", "no transfers over TLS"),
+        ("localroot", "", {}, "The role localroot does not answer", "RootsrvRoleDown"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_what_else_is_configured_stands_there_with_the_way_to_what_can_be_done(
+    section: str, role: str, said: dict[str, Any], problem: str, entry: str
+) -> None:
+    config = WITH[section]
+    roles = {name: Said(each) for name, each in WELL.items()} | ({role: Said(said)} if role else {})
+    ill = content(roles=roles)
+    whole = shown(ill, config)
+
+    assert [(problem in each.text, each.entry) for each in problems(ill.view, config)] == [(True, entry)]
+    assert escape(problem) in whole
+    assert f'<a href="/docs/runbook#{runbook_entry(entry)}" title="{entry}">what to do</a>' in whole
+    assert entry in listed()
+
+
+def test_what_a_capture_has_lost_is_told_of() -> None:
+    whole = content(roles={name: Said(each) for name, each in WELL.items()} | {"capture": Said(CAPTURE)})
+    lossy = dataclasses.replace(whole, capture_lost=1200)
+    assert found(whole, WITH["capture"]) == []
+    assert found(lossy, WITH["capture"]) == ["The capture has lost 1,200 queries in the last quarter of an hour."]
+
+
+def test_what_two_roles_and_both_families_say_is_told_once() -> None:
+    family = {"ip_version": 4, "announced": True, "route": "up", "alarms": ["clock stepped, 3.1 s off", "lost probes"]}
+    both = {"families": [family, family | {"ip_version": 6}]}
+    alarms = {"alarms": ["clock stepped, 3.2 s off"], "alarm_entries": ["RootsrvClockUnsynchronised"]}
+    assert found(content({"advertise": both, "maintain": alarms}), ANYCAST) == [
+        "IPv4, IPv6: lost probes",
+        "clock stepped, 3.2 s off",
+    ]
+
+
+def test_a_role_of_a_release_that_does_not_know_the_runbook_is_heard_all_the_same() -> None:
+    of = content({"maintain": {"alarms": ["one", "two"], "alarm_entries": ["lease over"]}})
+    assert [(each.text, each.entry) for each in problems(of.view, ANYCAST)] == [("one", "lease over"), ("two", "")]
+    assert "<li>two</li>" in shown(of)
+
+
 @pytest.mark.parametrize(
     ("changes", "view", "problem"),
     [
@@ -132,7 +225,7 @@ def test_an_instance_that_is_well_says_so_and_all_that_is_asked_for_is_there() -
         ({}, {"workers": (Worker(0, 11, 0.1, 6),)}, "1 of 1 workers do not answer from the active table"),
         ({"maintain": {"alarms": ["clock free-running"]}}, {}, "clock free-running"),
         ({"maintain": {"zones": [{"name": ".", "known_age_seconds": 4000}]}}, {}, "Zone . is stale"),
-        ({"maintain": {"zones": [{"name": ".", "held": [{"serial": 5}]}]}}, {}, "Zone .: serial 5 is held"),
+        ({"maintain": {"alarms": ["zone . 5 is held: gross"]}}, {}, "zone . 5 is held: gross"),
         (
             {"advertise": {"families": [{"ip_version": 6, "announced": False, "reason": "no answer in 500 ms"}]}}, {},
             "IPv6 is not announced: no answer in 500 ms.",
@@ -172,7 +265,7 @@ def test_what_strangers_name_is_shown_and_not_obeyed() -> None:
 
 def test_a_page_of_an_instance_of_which_nothing_is_known_is_a_page() -> None:
     page = render(
-        Content(Statistics(DayRecord(datetime.date(2026, 11, 21)), {}, "full"), View(NOW), [], []), Config(), "x"
+        Content(Statistics(DayRecord(datetime.date(2026, 11, 21)), {}, "full"), View(NOW), [], [], []), Config(), "x"
     )
 
     assert "The role serve does not answer." in page
@@ -197,27 +290,59 @@ def test_rates_are_differences_of_counters_over_time() -> None:
     for at, queries in ((0, 0), (3, 50), (10, 1000), (20, 1500)):
         history.note(NOW + at, words(queries, queries // 2))
 
-    assert [each.queries["udp-ipv4"] for each in history.rates()] == [100.0, 50.0]
-    assert [each.responses["NXDOMAIN"] for each in history.rates()] == [50.0, 25.0]
+    assert [each.queries["udp-ipv4"] for each in history.hour()] == [100.0, 50.0]
+    assert [each.responses["NXDOMAIN"] for each in history.hour()] == [50.0, 25.0]
 
 
 def test_counters_that_began_anew_and_a_clock_that_stepped_back_make_no_negative_rate() -> None:
     history = History()
     history.note(NOW, words(5000, 0))
     history.note(NOW + 10, words(100, 0))
-    assert [each.queries["udp-ipv4"] for each in history.rates()] == [10.0]
+    assert [each.queries["udp-ipv4"] for each in history.hour()] == [10.0]
 
     history.note(NOW - 3600, words(200, 0))
     history.note(NOW - 3590, words(300, 0))
-    assert [each.queries["udp-ipv4"] for each in history.rates()] == [10.0]
+    assert [each.queries["udp-ipv4"] for each in history.hour()] == [10.0]
 
 
-def test_it_remembers_an_hour_and_no_more() -> None:
+def test_it_remembers_an_hour_and_a_day_and_no_more_in_half_a_megabyte() -> None:
+    tracemalloc.start()
     history = History()
-    for number in range(1000):
+    for number in range(2 * 8640):
         history.note(NOW + 10 * number, words(number * 10, 0))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
 
-    assert len(history.rates()) == 360
+    assert len(history.hour()) == 360
+    assert len(history.day()) == 288
+    assert held < 500_000
+
+
+def test_a_day_is_in_points_of_five_minutes_each_with_its_busiest_ten_seconds() -> None:
+    history = History()
+    counted = 0
+    for number in range(91):  # fifteen minutes: a hundred a second, and ten seconds of a thousand
+        history.note(NOW + 10 * number, words(counted, 0), words(counted // 2, 0))
+        counted += 10_000 if number == 44 else 1000
+    first, second, third, last = history.day()
+
+    assert [each.at - NOW for each in (first, second, third, last)] == [290, 590, 890, 900]
+    assert first.queries["udp-ipv4"] == pytest.approx(100)
+    assert second.queries["udp-ipv4"] == pytest.approx(100 + 9000 / 300)
+    assert second.queries["tls"] == pytest.approx(50 + 4500 / 300)
+    assert second.most_queries == pytest.approx(1500)
+    assert second.most_responses == pytest.approx(1500)
+    assert third.most_queries == pytest.approx(150)
+
+
+def test_what_a_capture_has_lost_lately_is_known_though_its_role_began_anew_and_was_away() -> None:
+    history = History()
+    for number, lost in enumerate((5, 5, 25, None, 3, 3)):
+        history.note(NOW + 10 * number, words(0, 0), lost=lost)
+    assert history.lost_lately() == 23
+    for number in range(6, 100):
+        history.note(NOW + 10 * number, words(0, 0), lost=3)
+    assert history.lost_lately() == 0
 
 
 def test_events_are_changes_with_their_reason_and_maintains_journal(tmp_path: Path) -> None:
