@@ -23,9 +23,10 @@ from rootsrv.capture.collector import Collector, CollectorState, WantedCapture
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile
 from rootsrv.capture.messages import MessageWriter
+from rootsrv.capture.tally import Tally
 from rootsrv.process.clock import boottime_ns
 from tests.capture.test_role import packets
-from tests.needs import require_root
+from tests.needs import require_root, require_tool
 
 MIDNIGHT = 1_795_824_000  # 2026-11-28T00:00:00Z
 SECOND = 10**9
@@ -394,3 +395,67 @@ def test_gzip_is_made_without_isal_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "isal", None)
     member = compressors("gzip")()
     assert zlib.decompress(member.compress(b"x" * 1000) + member.flush(), 31) == b"x" * 1000
+
+
+KINDS = [(kind, compression) for kind in ("pcap", "cdns") for compression in ("none", "gzip", "zstd")]
+
+
+@pytest.mark.parametrize(("kind", "compression"), KINDS)
+def test_who_follows_a_live_file_reads_what_it_is_in_the_end(
+    bench: Bench, tmp_path: Path, kind: str, compression: str
+) -> None:
+    """What was written never changes, whole queries are there before the end, and nothing else is seen in between."""
+    bench.wall_offset += 100 * SECOND  # all that is asked is old enough to be written
+    bench.start(kind, compression, rotation=86_400)
+    seen = b""
+    follower = None
+    for number in range(55):  # more than a block of C-DNS
+        bench.ask(MIDNIGHT + 1 + number, amount=200)
+        bench.turn()
+        if follower is None and (found := list(bench.directory.glob("*.part"))):
+            follower = found[0].open("rb")
+        if follower is not None:
+            seen += follower.read()
+    assert follower is not None
+    so_far = tmp_path / f"so-far.{kind}{ {'none': '', 'gzip': '.gz', 'zstd': '.zst'}[compression] }"
+    so_far.write_bytes(seen)
+    live, done = Tally(), Tally()
+    live.read(so_far)
+    bench.stop()
+    with follower:
+        seen += follower.read()
+
+    (whole,) = bench.place.files()
+    assert seen == whole.read_bytes()
+    assert not list(bench.directory.glob("*.part"))
+    done.read(whole)
+    assert (done.queries, done.cut_off) == (bench.sent, [])
+    # A compressor holds back what it has not filled a block with.
+    assert (10_000 if compression == "none" else 0) <= live.queries <= bench.sent
+    if compression == "none":
+        assert live.cut_off == ([so_far] if kind == "cdns" else [])
+
+
+def test_tcpdump_follows_a_live_file(bench: Bench) -> None:
+    tool = require_tool("tcpdump")
+    bench.wall_offset += 100 * SECOND
+    bench.start("pcap", "none", rotation=86_400)
+    tcpdump = subprocess.Popen(
+        [tool, "-n", "-l", "-r", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert tcpdump.stdin is not None
+    follower = None
+    for number in range(5):
+        bench.ask(MIDNIGHT + 1 + number, amount=40)
+        bench.turn()
+        if follower is None and (found := list(bench.directory.glob("*.part"))):
+            follower = found[0].open("rb")
+        if follower is not None:
+            tcpdump.stdin.write(follower.read())
+            tcpdump.stdin.flush()
+    assert follower is not None
+    bench.stop()
+    with follower:
+        shown, said = tcpdump.communicate(follower.read(), timeout=30)
+    assert tcpdump.returncode == 0, said
+    assert shown.count(b"A? com.") == bench.sent

@@ -39,12 +39,18 @@ __all__ = ["hook", "zones"]  # fixtures of the fast path's tests
 LONG = wire(b"a" * 63, b"b" * 63, b"c" * 63, b"d" * 53, b"nosuch")
 """250 octets."""
 
+LONGEST = wire(b"A" * 63, b"b" * 63, b"\0" * 63, b"d" * 54, b"nosuch")
+"""255 octets: as long as a name can be (RFC 1035 section 3.1), and some that no text has."""
+assert len(LONGEST) == 255
+
 QUERIES = {
     "plain": message(wire(b"com")),
     "root": message(wire(), 2, opt=opt(4096, do=False), ident=1),
     "55 octets": message(wire(b"x" * 45, b"nosuch"), opt=opt()),
     "56 octets": message(wire(b"x" * 46, b"nosuch"), opt=opt()),
     "long": message(LONG, 28, opt=opt(), flags=0x0110),
+    "longest": message(LONGEST, 16, opt=opt()),
+    "longest, no EDNS": message(LONGEST),
     "cookie": message(wire(b"www", b"com"), opt=opt(options=option(10, bytes(range(8))))),
     "client subnet": message(wire(b"nosuch"), opt=opt(options=option(8, bytes.fromhex("00011800c63364")))),
     "512 octets": message(wire(b"com"), opt=opt(options=option(12, bytes(512 - 12 - 9 - 11 - 4)))),
@@ -177,7 +183,7 @@ def test_nothing_is_written_while_nobody_wants_it_or_for_test_runs(
 
 
 @pytest.mark.parametrize("shape", [rings.FACTS, rings.PACKETS])
-@pytest.mark.parametrize("name", ["plain", "long"])
+@pytest.mark.parametrize("name", ["plain", "long", "longest"])
 def test_a_full_ring_loses_what_it_counts_and_answers_go_on(
     capturing: tuple[InKernel, list[rings.Ring]], hook: Hook, shape: int, name: str
 ) -> None:

@@ -218,11 +218,20 @@ def test_an_owner_that_looks_once_an_hour_is_told_of_each_step(
     monkeypatch.setattr(owner_module, "own_addresses", list)
     monkeypatch.setattr(followed.fastpath, "_keep_attached", lambda now: None)
     maintain = Page.open(followed.page._path)
+    looked: list[int] = []
+    follow = followed.fastpath.follow
+
+    async def noted() -> None:
+        await follow()
+        looked.append(followed.page.active)
+
+    monkeypatch.setattr(followed.fastpath, "follow", noted)
 
     async def switch() -> None:
         stop = asyncio.Event()
         running = asyncio.create_task(followed.fastpath.run(stop))
-        await asyncio.sleep(0.05)  # it has looked, found nothing, and waits
+        await until(lambda: bool(looked))
+        await asyncio.sleep(0)  # it has found nothing, and waits
         maintain.active = 1
         await asyncio.sleep(0)
         followed.workers(1)  # who flips tells nobody: it is looked for
