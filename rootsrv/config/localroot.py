@@ -1,5 +1,6 @@
 """`[localroot]` and `[[distribute]]`: zones for resolvers, by transfer and by https (docs/localroot.md)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -60,6 +61,12 @@ class LocalRootConfig:
     without_key_per_serial: int = 8
     """Whole zones of one version for one prefix without a key."""
 
+    canary_zone: str = ""
+    """A zone that the service makes and signs itself, with a new version every `canary_seconds` and when somebody who
+    checks his resolver wants one; empty = none."""
+
+    canary_seconds: float = 300.0
+
     statistics_directory: str = ""
     """Where the files of each day are written; empty = below the state directory."""
 
@@ -84,6 +91,7 @@ class LocalRootConfig:
             ("whole_zones_per_serial", 0, 1_000_000),
             ("without_key_at_a_time", 0, 10_000),
             ("without_key_per_serial", 1, 1_000_000),
+            ("canary_seconds", 5, 86_400),
         ):
             check_range(f"localroot.{key}", getattr(self, key), lowest, highest)
         if bool(self.tls_certificate) != bool(self.tls_key):
@@ -92,6 +100,16 @@ class LocalRootConfig:
             raise ConfigError("localroot.tls_certificate: is needed for https")
         if self.https_port and self.https_port in {self.port, self.tls_port}:
             raise ConfigError(f"localroot.https_port: {self.https_port} is the port of transfers")
+        if self.canary_zone and not is_zone_name(self.canary_zone):
+            raise ConfigError(
+                "localroot.canary_zone: must be in lower case, end with a dot and not be the root, got"
+                f" {self.canary_zone!r}"
+            )
+
+
+def is_zone_name(text: str) -> bool:
+    """Whether *text* is a name below the root as configurations have it: labels of letters, digits, - and _."""
+    return bool(re.fullmatch(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+", text)) and len(text) <= 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +165,15 @@ def check_localroot(
         for address in localroot.addresses:
             if plain_address(address) in others:
                 raise ConfigError(f"localroot.addresses: {address} is one of {key}; it must be another one")
+    if localroot.canary_zone in (*zones, *fetched):
+        raise ConfigError(f"localroot.canary_zone: {localroot.canary_zone} is somebody else's; it is made here")
     names = [each.name for each in distribute]
     for name in names:
         if name in zones:
             raise ConfigError(f"distribute.{name}: is a [[zone]], which is given out, too")
         if names.count(name) > 1:
             raise ConfigError(f"distribute.{name}: is named twice")
+        if name == localroot.canary_zone:
+            raise ConfigError(f"localroot.canary_zone: {name} is a [[distribute]]; it is made here, without a primary")
         if name not in fetched:
             raise ConfigError(f"distribute.{name}: no [[primary]] has it among its zones")

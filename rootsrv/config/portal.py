@@ -47,7 +47,7 @@ class PortalConfig:
     """What may be had; empty = every [[zone]] and [[distribute]]."""
 
     canary_zone: str = ""
-    """One of the zones that changes every few minutes, to try a set-up with; empty = there is none."""
+    """One of the zones that changes every few minutes, to try a set-up with; empty = localroot.canary_zone."""
 
     publishers: tuple[str, ...] = ()
     """Where zones are to be had from, for the generated configurations: ADDRESS[@PORT][#NAME], NAME for XoT; empty =

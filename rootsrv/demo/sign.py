@@ -1,4 +1,7 @@
-"""Signs a root zone: DNSKEY, NSEC chain, ZONEMD, RRSIGs.  For the demo and for tests; a root server signs nothing."""
+"""Signs a zone: DNSKEY, NSEC chain, ZONEMD, RRSIGs.
+
+For the demo, for tests and for the canary zone of a LocalRoot service; a root server signs nothing.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -165,7 +165,7 @@ _ROWS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
 }
 
 MAX_FRESH = 1000
-"""Versions of all zones whose freshness is remembered: of the root, more than a year."""
+"""Versions of one zone whose freshness is remembered: of the root, more than a year."""
 
 
 class ObservationsUnusable(Exception):
@@ -243,9 +243,10 @@ class Observations:
                 if rows:
                     places = ", ".join("?" * len(rows[0]))
                     connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)
-            if any(isinstance(each, Fresh) for each in pending.values()):
-                newest = "SELECT at FROM fresh ORDER BY at DESC LIMIT ?"
-                connection.execute(f"DELETE FROM fresh WHERE at < (SELECT min(at) FROM ({newest}))", (MAX_FRESH,))
+            for zone in {each.zone for each in pending.values() if isinstance(each, Fresh)}:
+                newest = "SELECT at FROM fresh WHERE zone = ? ORDER BY at DESC LIMIT ?"
+                older = f"DELETE FROM fresh WHERE zone = ? AND at < (SELECT min(at) FROM ({newest}))"
+                connection.execute(older, (zone, zone, MAX_FRESH))
             if keep is not None:
                 connection.execute("CREATE TEMP TABLE IF NOT EXISTS keep (server INTEGER PRIMARY KEY)")
                 connection.execute("DELETE FROM keep")

@@ -54,6 +54,7 @@ def configuration(config: PortalConfig, server: Server, choice: Choice, key: Liv
         key=signed,
         storage=choice.storage,
         hosts="root-servers.net." in server.zones and _proves_hosts(server, choice, signed),
+        canary=config.canary_zone if config.canary_zone in server.zones else "",
         private_zones=choice.private_zones,
         whole=choice.whole,
     )

@@ -13,11 +13,16 @@ def settings_of(config: Config) -> PortalConfig:
         raise ConfigError("portal: the section is missing (docs/portal.md)")
     portal, service = config.portal, config.localroot
     given_out = (*(each.name for each in config.zone), *(each.name for each in config.distribute))
+    canary_zone = portal.canary_zone
+    if service is not None and service.canary_zone:
+        given_out = (*given_out, service.canary_zone)
+        canary_zone = canary_zone or service.canary_zone
     zones = portal.zones or given_out or (".",)
     if given_out and (missing := [each for each in zones if each not in given_out]):
         raise ConfigError(f"portal.zones: {missing[0]} is neither a [[zone]] nor a [[distribute]]")
     if portal.canary_zone and portal.canary_zone not in zones:
         raise ConfigError(f"portal.canary_zone: {portal.canary_zone} is not one of {', '.join(zones)}")
+    portal = dataclasses.replace(portal, canary_zone=canary_zone if canary_zone in zones else "")
     if service is None:
         return dataclasses.replace(portal, zones=zones)
     publishers = [f"{each}@{service.port}" for each in service.addresses]

@@ -51,6 +51,9 @@ def configuration(wanted: ResolverSetup, storage: str) -> str:
     if wanted.hosts:
         proved = [_primary(each, wanted) for each in wanted.publishers if wanted.key or each.tls_name]
         parts.append(_zone("root-servers.net.", "secondary", proved, f"{storage}/rootsrv-hosts.zone"))
+    if wanted.canary:
+        ours = [_primary(each, wanted) for each in wanted.publishers]
+        parts.append(_zone(wanted.canary, "secondary", ours, f"{storage}/rootsrv-canary.zone"))
     parts += [f'zone "{each}" {{ type primary; file "{_EMPTY}"; }};\n' for each in wanted.zones()]
     return "".join(parts)
 

@@ -50,14 +50,16 @@ def configuration(wanted: ResolverSetup, storage: str, certificates: str = _CERT
     lines += _auth_zone(wanted, ".", "root", storage)
     if wanted.hosts:
         lines += _auth_zone(wanted, "root-servers.net.", "hosts", storage)
+    if wanted.canary:
+        lines += _auth_zone(wanted, wanted.canary, "canary", storage)
     return "\n".join(lines) + "\n"
 
 
 def _auth_zone(wanted: ResolverSetup, zone: str, file: str, storage: str) -> list[str]:
-    is_root = zone == "."
+    is_root, is_unsigned = zone == ".", file == "hosts"
     lines = ["auth-zone:", f'    name: "{zone}"']
     # Unsigned hosts come from whom TLS proves, and from nobody else.
-    publishers = wanted.publishers if is_root else tuple(each for each in wanted.publishers if each.tls_name)
+    publishers = tuple(each for each in wanted.publishers if each.tls_name) if is_unsigned else wanted.publishers
     if not publishers:
         raise CannotConfigure("hosts: Unbound knows no TSIG, so root-servers.net needs TLS")
     lines += [f"    primary: {_place(each)}" for each in (*publishers, *(wanted.fallbacks if is_root else ()))]

@@ -99,6 +99,10 @@ class ResolverSetup:
     hosts: bool = False
     """Whether root-servers.net is wanted as well: unsigned, so only from where key or TLS prove who gives it."""
 
+    canary: str = ""
+    """A zone of the publishers' that changes every few minutes, to see whether new versions come; empty = not wanted.
+    Software that takes the root alone, or knows no NOTIFY, has no use for it."""
+
     private_zones: tuple[str, ...] = ()
     """Reverse or other zones of one's own that are answered here with NXDOMAIN, beside those of RFC 6303."""
 
@@ -117,6 +121,8 @@ class ResolverSetup:
             raise CannotConfigure(f"url: must be https and without quotes, got {self.url!r}")
         for each in self.private_zones:
             _name("private zone", each)
+        if self.canary:
+            _name("canary", self.canary)
         if self.hosts and self.key is None and not any(each.tls_name for each in self.publishers):
             raise CannotConfigure("hosts: root-servers.net is not signed: it needs a key or TLS")
 

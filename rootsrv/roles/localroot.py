@@ -15,6 +15,7 @@
 
 import asyncio
 import dataclasses
+import math
 import os
 import random
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.config.file import Config
+from rootsrv.config.localroot import DistributeConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.control.server import ControlServer
 from rootsrv.distribution import certificates
@@ -33,6 +35,7 @@ from rootsrv.distribution.requests import ConfiguredPeers, Requests
 from rootsrv.localroot import observations as observed
 from rootsrv.localroot import register
 from rootsrv.localroot.by_https import ZonesByHttps
+from rootsrv.localroot.canary import Canary, kept_keys
 from rootsrv.localroot.directory import RegisteredServers, ZoneRule
 from rootsrv.localroot.observations import Notified, Observations, ObservationsUnusable, Observed
 from rootsrv.localroot.register import RegisterUnusable
@@ -49,10 +52,11 @@ from rootsrv.roles import maintain_status
 from rootsrv.roles.maintain import keys_of
 from rootsrv.secondary.confirmed import Confirmed, withheld
 from rootsrv.secondary.control import ZoneControl
-from rootsrv.secondary.distributed import DistributedZones
+from rootsrv.secondary.distributed import DistributedZones, OwnZone
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.loading import LoadingFailed
 from rootsrv.secondary.maintainer import Maintainer
+from rootsrv.secondary.sources import MadeSource
 from rootsrv.store.store import Store
 from rootsrv.wire import rdata as rdatas
 from rootsrv.zone.shape import has_records
@@ -61,6 +65,9 @@ NICENESS = 5
 WATCH_SECONDS = 0.5
 REGISTER_SECONDS = 1.0
 """How often the register is asked whether it has changed: a key that was deleted goes on for so long."""
+
+CANARY_SECONDS = 10.0
+"""How often a new version of the canary may be had: each tells all who have it."""
 
 AGAIN_SECONDS = 5.0
 """How soon addresses or certificates are tried again that could not be had."""
@@ -88,16 +95,23 @@ class LocalRoot:
         # There is nobody to go into service in step with.
         at_once = dataclasses.replace(config.switchover, align_seconds=0, lead_seconds=0)
         config = dataclasses.replace(config, switchover=at_once)
+        state = Path(config.state.directory)
+        canary = self._canary(state)
         self._runtime = Path(config.state.runtime_directory)
         page = Page.keep_head(self._runtime / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
         zones = self.maintainer.zones
-        self.distributed = DistributedZones(config, store, self.maintainer.records, zones.root, zones.counters)
+        time_now = self.maintainer.time.now
+        own = []
+        if canary is not None:
+            made = MadeSource(lambda newest: canary.make(newest, time_now()))
+            of_ours = DistributeConfig(name=canary.zone, owner=self.settings.name, zonemd="required")
+            own.append(OwnZone(of_ours, made, canary.delegation))
+        self.distributed = DistributedZones(config, store, self.maintainer.records, zones.root, zones.counters, own)
         self.keepers: list[ZoneKeeper] = [*zones, *self.distributed.keepers.values()]
         self.security = SecurityEvents()
         self.offering = Confirmed(self.keepers, self.maintainer.time, self.security, state=OfferState.DISTRIBUTE_ONLY)
         self.offering.configure(config.primary)
-        state = Path(config.state.directory)
         self.observations = Observations(state / observed.FILE)
         self.statistics = SubscriberStatistics(
             self.settings.name, self.observations, Path(self.settings.statistics_directory), time.time
@@ -115,6 +129,7 @@ class LocalRoot:
         self._admin = Listener(config.admin, Requests(self.offering.zone, peers, self.security, self.offering.notified))
         self.sender = NotifySender(self.settings.addresses, alarms=False)  # each is observed, and there are thousands
         self._background = Background()
+        self._canary_wanted_at = -math.inf
         self._given: dict[str, int | None] = {each.name: None for each in self.keepers}
         """By zone: the serial that is given out; None: nothing is."""
 
@@ -122,6 +137,15 @@ class LocalRoot:
         self._news = asyncio.Event()
         self.maintainer.activation.on_activated.append(lambda _: self._news.set())
         self.distributed.on_given.append(lambda _: self._news.set())
+
+    def _canary(self, state: Path) -> Canary | None:
+        """What makes the canary zone, if there is one."""
+        settings = self.settings
+        if not settings.canary_zone:
+            return None
+        made = Canary(settings.canary_zone, settings.name, settings.canary_seconds, kept_keys(state))
+        log.event("canary zone", zone=made.zone, every_seconds=settings.canary_seconds, ds=made.ds_text)
+        return made
 
     def _recall(self) -> None:
         """What was observed before a restart: which addresses are proved, who had what."""
@@ -226,7 +250,8 @@ class LocalRoot:
                 self._register_error = ""
                 for each in nudges:
                     nudge = each.id
-                    self._tell(each.zone, only=each.server)
+                    if each.zone != self.settings.canary_zone or not self._make_canary():
+                        self._tell(each.zone, only=each.server)
             await asyncio.sleep(REGISTER_SECONDS)
 
     async def _write_forever(self) -> None:
@@ -269,6 +294,16 @@ class LocalRoot:
         self._tell(keeper.name)
         if self.settings.https_port and offer is not None:
             self._background.begin(self.https.publish(keeper.name, offer.contents, since))
+
+    def _make_canary(self) -> bool:
+        """Have another version of the canary made, of which all are told who have it; False: there is a new one."""
+        keeper = self.distributed.keepers[self.settings.canary_zone]
+        now = self.maintainer.time.boottime()
+        if now < self._canary_wanted_at + CANARY_SECONDS:
+            return False
+        self._canary_wanted_at = now
+        keeper.ask_all()
+        return True
 
     def _tell(self, name: str, only: int | None = None) -> None:
         keeper = next((each for each in self.keepers if each.name == name), None)

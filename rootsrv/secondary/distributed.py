@@ -16,7 +16,7 @@ import asyncio
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.process.persistence import persistently
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import ZonePolicy, zonemd_of
-from rootsrv.secondary.sources import source_at_start
+from rootsrv.secondary.sources import MadeSource, ZoneSource, source_at_start
 from rootsrv.secondary.stored import StoredVersions
 from rootsrv.store.ledger import Served
 from rootsrv.store.records import Records
@@ -59,13 +59,30 @@ class _Judged:
     checks: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class OwnZone:
+    """A zone that is made here: nobody above has to delegate it."""
+
+    settings: DistributeConfig
+    source: MadeSource
+    delegation: RRset
+    """The DS RRset of its own key."""
+
+
 class DistributedZones:
     """All zones of `[[distribute]]`."""
 
     def __init__(
-        self, config: Config, store: Store, records: Records, root: ZoneKeeper, counters: Counter[str]
+        self,
+        config: Config,
+        store: Store,
+        records: Records,
+        root: ZoneKeeper,
+        counters: Counter[str],
+        own: Iterable[OwnZone] = (),
     ) -> None:
-        """*root*: what the others are proved by; *counters* count what happens."""
+        """*root*: what the others are proved by; *counters* count what happens; *own*: those that are made here."""
+        self._own = {each.settings.name: each for each in own}
         self._store = store
         self._records = records
         self._time = records.time
@@ -73,8 +90,10 @@ class DistributedZones:
         self._counters = counters
         self._keep_versions = config.switchover.keep_versions
         self._wake = asyncio.Event()
-        self.settings: Mapping[str, DistributeConfig] = {each.name: each for each in config.distribute}
-        self.keepers = {each.name: self._keeper(each, config) for each in config.distribute}
+        self.settings: Mapping[str, DistributeConfig] = {
+            each.name: each for each in (*config.distribute, *(each.settings for each in self._own.values()))
+        }
+        self.keepers = {name: self._keeper(each, config) for name, each in self.settings.items()}
         self.on_given: list[Callable[[ZoneKeeper], None]] = []
         """Told when a zone has a new version."""
 
@@ -92,13 +111,16 @@ class DistributedZones:
             raise OSError(f"zone {each.name}: its anchor is the DS in its parent")
 
         refresh = config.refresh
+        sources: dict[str, ZoneSource] = {
+            primary.name: source_at_start(primary, of_zone, self._store)
+            for primary in config.primary
+            if each.name in primary.zones
+        }
+        if (own := self._own.get(each.name)) is not None:
+            sources = {own.source.name: own.source}
         return ZoneKeeper(
             ZonePolicy(each.name, apex, "required", "required", anchors),
-            {
-                primary.name: source_at_start(primary, of_zone, self._store)
-                for primary in config.primary
-                if each.name in primary.zones
-            },
+            sources,
             StoredVersions(self._store, apex),
             time=self._time,
             offer=self._wake.set,
@@ -125,6 +147,8 @@ class DistributedZones:
             if lease is None or keeper.life.serving is not None:
                 continue
             keeper.life.recall_floor(lease.serial)
+            if (own := self._own.get(keeper.name)) is not None:
+                own.source.newest = lease.serial
             try:
                 provenance, contents = keeper.stored.read(lease.serial)
             except StoreFailed as error:
@@ -146,6 +170,8 @@ class DistributedZones:
 
     def _delegation(self, keeper: ZoneKeeper) -> RRset | None:
         """Its DS in the nearest zone above that is kept here; NoParent if that is not in service."""
+        if (own := self._own.get(keeper.name)) is not None:
+            return own.delegation
         apex = keeper.policy.apex
         above = [each for each in self.keepers.values() if each is not keeper and _is_below(apex, each.policy.apex)]
         parent = max(above, key=lambda each: len(each.policy.apex), default=self._root)

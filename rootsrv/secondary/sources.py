@@ -274,6 +274,30 @@ class HandedSource:
             raise TransferMalformed(f"{self.where}: {error}") from None
 
 
+class MadeSource:
+    """A zone that is made here: another version each time that it is asked."""
+
+    authenticated = True
+    name = where = "made here"
+
+    def __init__(self, make: Callable[[int | None], ZoneContents]) -> None:
+        """*make*: a version newer than the one of that serial, in milliseconds."""
+        self._make = make
+        self.newest: int | None = None
+        """The serial of the latest that was made, or given out before a restart."""
+
+    async def ask(self, zone: bytes) -> Transferred:
+        """Make one."""
+        return await self.fetch(zone, None)
+
+    async def fetch(self, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred:
+        """Make one."""
+        began = time.monotonic()
+        contents = self._make(self.newest)
+        self.newest = contents.serial
+        return Transferred(contents, "made", contents.serial, 0, 1, time.monotonic() - began, None)
+
+
 def _parse(octets: bytes, zone: bytes) -> ZoneContents:
     try:
         return presentation.from_text(octets, zone)

@@ -74,9 +74,11 @@ def test_what_the_owners_deleted_is_forgotten(tmp_path: Path) -> None:
 
 def test_freshness_is_remembered_for_so_many_versions(tmp_path: Path) -> None:
     observations = Observations(tmp_path / "seen")
+    observations.note(Fresh("arpa.", 7, -1.0, 2, 1, 2, None))
     for serial in range(MAX_FRESH + 5):
         observations.note(Fresh(".", serial, float(serial), 2, 1, 2, None))
     observations.write()
+    assert Observed(tmp_path / "seen").fresh("arpa.")  # of which no other zone takes the place
     kept = Observed(tmp_path / "seen").fresh(".", 2 * MAX_FRESH)
     assert [each.serial for each in kept] == list(range(MAX_FRESH + 4, 4, -1))
     observations.close()

@@ -24,6 +24,7 @@ from rootsrv.localroot.servers import Servers, ServerWish
 from rootsrv.localroot.subscribers import LiveKey
 from rootsrv.resolvers.software import SOFTWARE
 from rootsrv.resolvers.wanted import Publisher, ResolverKey, ResolverSetup
+from rootsrv.wire.serial import serial_is_newer
 from tests.control.asking import ask
 from tests.hyperlocal.programs import STARTS
 from tests.hyperlocal.stand_ins import FIRST, PUBLISHER, answers, nsd, root, root_addresses
@@ -34,6 +35,7 @@ from tests.secondary import versions
 from tests.secondary.certificates import Authority
 from tests.server.live import wait_until
 
+CANARY = "canary.localroot.example."
 SERVICE, NAME = "198.51.100.60", "localroot.example"
 SYSTEMS_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -194,7 +196,8 @@ refresh = {{ min_seconds = 1, backoff_seconds = 0.1, query_timeout_seconds = 2 }
 clock = {{ source = "trusted" }}
 primary = [{{ name = "publisher", address = "{PUBLISHER}" }}]
 localroot = {{ name = "{NAME}", addresses = ["{SERVICE}"], https_port = 443, \
-tls_certificate = "{certificate}", tls_key = "{key}", without_key_per_serial = 1000, whole_zones_per_serial = 0 }}
+tls_certificate = "{certificate}", tls_key = "{key}", without_key_per_serial = 1000, \
+whole_zones_per_serial = 0, canary_zone = "{CANARY}", canary_seconds = 3600 }}
 """
     )
 
@@ -203,11 +206,11 @@ def sign_up(world: World) -> dict[str, LiveKey]:
     """All resolvers, each with a key."""
     register = Register(world.directory / "state" / "register")
     now = time.time()
-    servers = Servers(register, NAME, (".", "root-servers.net."), private=True)
+    servers = Servers(register, NAME, (".", "root-servers.net.", CANARY), private=True)
     user = add_user(register, "operator@example.net", now)
     keys = {}
     for name, each in RESOLVERS.items():
-        world.servers[name] = servers.add(user, ServerWish(name, each.software, (each.address,), (".",)), now)
+        world.servers[name] = servers.add(user, ServerWish(name, each.software, (each.address,), (".", CANARY)), now)
         keys[name] = servers.new_key(user, world.servers[name], now)
     register.close()
     return keys
@@ -226,11 +229,14 @@ def generated(name: str, directory: Path, authority: Path, keys: dict[str, LiveK
         case "BIND with TSIG":
             secret = base64.b64encode(key.secret).decode()
             signing = ResolverKey(key.name, secret, key.algorithm)
-            wanted = ResolverSetup(publishers=(plain,), key=signing, storage=str(directory / "bind"), hosts=True)
+            wanted = ResolverSetup(
+                publishers=(plain,), key=signing, storage=str(directory / "bind"), hosts=True, canary=CANARY
+            )
         case "Knot Resolver":
             wanted = ResolverSetup(publishers=(), url=url, ca_file=str(authority), storage=str(directory / "knot"))
         case _:
-            wanted = ResolverSetup(publishers=(plain,), storage=str(directory / "plain"))
+            canary = CANARY if RESOLVERS[name].falls_back else ""
+            wanted = ResolverSetup(publishers=(plain,), storage=str(directory / "plain"), canary=canary)
     Path(wanted.storage).mkdir(exist_ok=True)
     Path(wanted.storage).chmod(0o777)
     part = SOFTWARE[RESOLVERS[name].software].configuration(wanted)
@@ -250,7 +256,7 @@ def test_every_resolver_has_the_root_from_the_service_and_answers_without_the_ro
     # Unbound fetches from whichever address the system chooses: here, where all are one host, from nobody's.
     server = world.servers["BIND with TSIG"]
     had = wait_until(lambda: world.observed.of_server(TransferSeen, server), "what BIND had was seen")
-    assert {each.zone for each in had} == {".", "root-servers.net."}
+    assert {each.zone for each in had} <= {".", "root-servers.net.", CANARY}
     assert all(each.key for each in had)
 
 
@@ -279,6 +285,34 @@ def test_a_root_with_a_wrong_zonemd_reaches_nobody(world: World) -> None:
     world.publish(FIRST + 3)
     for name in WITH_COPY:
         wait_until(lambda name=name: world.serial(name) == FIRST + 3, f"{name} has the next good one")
+
+
+def test_a_canary_is_with_them_when_somebody_wants_to_know(world: World) -> None:
+    names = ("Unbound", "BIND with TSIG")
+
+    def serial(name: str) -> int | None:
+        # Nobody above delegates it here: what a validating resolver thinks of that is not what is tried.
+        asked = (f"@{RESOLVERS[name].address}", "+tries=1", "+cd", f"{secrets.token_hex(8)}.{CANARY}", "A")
+        found = re.search(r"IN\s+SOA\s+\S+ \S+ (\d+)", world.host.run("dig", *asked, check=False))
+        return int(found.group(1)) if found else None
+
+    def told(name: str) -> list[tuple[int | None, str]]:
+        seen = world.observed.of_server(Notified, world.servers[name])
+        return [(each.serial, each.outcome) for each in seen if each.zone == CANARY]
+
+    first = {name: wait_until(lambda name=name: serial(name), f"{name} has the canary") for name in names}
+    register = Register(world.directory / "state" / "register")
+    try:
+        servers = Servers(register, NAME, (".", "root-servers.net.", CANARY), private=True)
+        (user,) = {each.user for each in servers.all()}
+        servers.nudge(user, world.servers["Unbound"], CANARY, time.time())
+    finally:
+        register.close()
+    for name in names:
+        newer = lambda name=name: serial_is_newer(serial(name) or first[name], first[name])  # noqa: E731
+        wait_until(newer, f"{name} has another version")
+        confirmed = lambda name=name: (serial(name), "confirmed") in told(name)  # noqa: E731
+        wait_until(confirmed, f"{name} confirmed it")
 
 
 @pytest.mark.long

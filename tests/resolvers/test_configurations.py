@@ -27,6 +27,7 @@ CASES: dict[str, ResolverSetup] = {
     "with_key_and_tls": ResolverSetup(publishers=(OVER_TLS, V4), key=KEY, hosts=True),
     "with_a_url": ResolverSetup(publishers=(V4,), url=URL),
     "by_https_only": ResolverSetup(publishers=(), url=URL),
+    "with_a_canary": ResolverSetup(publishers=(V4, OVER_TLS), key=KEY, canary="canary.root.example."),
     "private_zones": ResolverSetup(publishers=(V4,), url=URL, private_zones=("10.in-addr.arpa", "Home.Example.")),
 }
 
