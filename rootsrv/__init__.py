@@ -1,3 +1,3 @@
 """An anycast, authoritative DNS root server instance."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -110,7 +110,7 @@ class Lab:
 
 def wheels(directory: Path) -> None:
     """The wheel of now, and the same as the next version."""
-    for version, text in (("0.1.0", None), ("0.2.0", "0.2.0")):
+    for version, text in (("0.2.0", None), ("0.3.0", "0.3.0")):
         source = directory / version
         listed = subprocess.run(["git", "-C", REPOSITORY, "ls-files", "-z"], capture_output=True, text=True, check=True)
         for name in filter(None, listed.stdout.split("\0")):
@@ -240,9 +240,9 @@ def test_an_empty_second_box_is_restored_from_the_medium_in_one_command(lab: Lab
 
     printed = box.run(block("second box: restore"))
 
-    assert "restored version 0.1.0" in printed
+    assert "restored version 0.2.0" in printed
     wait_until(
-        lambda: "192.0.2.0/24" in lab.sites[1].router.ip("route", "show", PREFIX),
+        lambda: "192.0.3.0/24" in lab.sites[1].router.ip("route", "show", PREFIX),
         f"its router has the route\n{printed}\n{box.journal()}", 90,
     )  # fmt: skip
     asked = lab.sites[1].router.run("dig", f"@{SERVICE}", "+dnssec", "+norec", "+tries=1", ".", "SOA")
@@ -261,8 +261,8 @@ def test_an_upgrade_under_load_loses_no_query(lab: Lab) -> None:
     lab.first.run(block("box: upgrade"))
 
     result = load.result()
-    assert lab.first.run("rootsrv --version") == "rootsrv 0.2.0\n"
-    assert '"version": "0.2.0"' in lab.first.run("rootsrv status --json")
+    assert lab.first.run("rootsrv --version") == "rootsrv 0.3.0\n"
+    assert '"version": "0.3.0"' in lab.first.run("rootsrv status --json")
     assert result["4"]["sent"] > 500
     assert result["4"]["lost"] == []
     wait_until(lambda: lab.nexthop() == "10.9.1.1", "traffic back at the first site", 60)
@@ -279,8 +279,8 @@ def test_a_rollback_under_load_takes_the_software_back_and_not_the_zone(lab: Lab
     box.run(block("box: rollback"))
 
     result = load.result()
-    assert box.run("rootsrv --version") == "rootsrv 0.1.0\n"
-    assert '"version": "0.1.0"' in box.run("rootsrv status --json")
+    assert box.run("rootsrv --version") == "rootsrv 0.2.0\n"
+    assert '"version": "0.2.0"' in box.run("rootsrv status --json")
     assert result["4"]["lost"] == []
     assert box.run(f"dig @{SERVICE} +short . SOA") == served
     wait_until(lambda: lab.nexthop() == "10.9.1.1", "traffic back at the first site", 60)
