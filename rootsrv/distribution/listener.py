@@ -108,14 +108,15 @@ class Listener:
 
         ConfigError when certificates cannot be read; or they are left out, and `lacks` says why.
         """
-        self.lacks = ""
+        before, self.lacks = self.lacks, ""  # told once, however often it is tried again
         try:
             tls = self._tls = self._context()
         except ConfigError as error:
             if not without_tls_if_need_be:
                 raise
             tls, self.lacks = None, str(error)
-            log.alarm("no transfers over TLS", reason=error)
+            if self.lacks != before:
+                log.alarm("no transfers over TLS", reason=error)
         loop = asyncio.get_running_loop()
         try:
             for address in self.config.addresses:
@@ -131,7 +132,7 @@ class Listener:
         except OSError as error:
             await self.close()
             raise AdminCannotListen(f"{self._key}: {address}: {error.strerror or error}") from error
-        if self.config.addresses:
+        if self.config.addresses and (not self.lacks or self.lacks != before):
             log.event(self._called, addresses=",".join(self.config.addresses), port=self.config.port)
 
     def _context(self) -> ssl.SSLContext | None:

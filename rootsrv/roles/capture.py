@@ -31,9 +31,9 @@ from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
 from rootsrv.page import counts
 from rootsrv.page.layout import Page, PageUnusable
-from rootsrv.process import json_text, log, privileges, service_manager, whole_file
+from rootsrv.process import json_text, log, service_manager, whole_file
 from rootsrv.process.persistence import failing, persistently
-from rootsrv.roles import supervisor
+from rootsrv.roles.account import keep_what_is_needed
 
 ORDER = "order.json"
 RATE_SECONDS = 5.0
@@ -77,13 +77,18 @@ async def capture(config: Config, stop: asyncio.Event) -> None:
             os.sched_setaffinity(0, settings.cores)
         except (OSError, ValueError) as error:
             log.alarm("capture runs on any core", reason=f"capture.cores: {error}")
-    _keep_what_is_needed(config, Path(settings.directory))
+    directory, runtime = Path(settings.directory), Path(config.state.runtime_directory)
+    if closed := keep_what_is_needed(config, directory, (runtime,)):
+        log.alarm("capture keeps running as root", reason=closed)
+    told = ""
     while not stop.is_set():
         try:
             working = _Capture(config, settings)
         except OSError as error:
             # A disk that is not there yet, or full, ends nothing: the instance answers, and we look again.
-            log.alarm("capture has no directory", reason=f"{error.filename}: {error.strerror}", again_in=_AGAIN_SECONDS)
+            if told != (reason := f"{error.filename}: {error.strerror}"):
+                log.alarm("capture has no directory", reason=reason, again_in=_AGAIN_SECONDS)
+            told = reason
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_SECONDS):
                     await stop.wait()
@@ -383,18 +388,3 @@ def _filter(settings: CaptureConfig) -> str:
     """As tcpdump would be told; empty if there is none."""
     families = [{"ipv4": "ip", "ipv6": "ip6"}[each] for each in settings.families]
     return " and ".join(each[0] for each in (families, settings.transports) if len(each) == 1)
-
-
-def _keep_what_is_needed(config: Config, directory: Path) -> None:
-    """Take the role's privileges from it: it runs as the workers' account, in the group that it was started in."""
-    account = privileges.account(config.service.user)
-    if account is not None and os.geteuid() == 0:
-        privileges.hand_over(directory, account[0])
-        if closed := privileges.unreachable((directory, Path(config.state.runtime_directory)), account[0]):
-            log.alarm("capture keeps running as root", reason=f"{closed[0]} is closed to {config.service.user}")
-            return
-        privileges.keep_group_only(account[0])
-    else:
-        privileges.give_up_capabilities()
-    if parent := os.environ.get(supervisor.SUPERVISOR):
-        privileges.die_with_parent(int(parent))

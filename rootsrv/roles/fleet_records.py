@@ -52,6 +52,10 @@ class NotFetched(Exception):
     """A record could not be had; the text names the cause."""
 
 
+class NotKnown(NotFetched):
+    """The member answers, and has no record of that day."""
+
+
 def board_key(member: str, day: datetime.date) -> str:
     """What request and record are signed for."""
     return f"rssac002/{member}/{day:%Y%m%d}"
@@ -109,8 +113,10 @@ class FleetRecords:
                 try:
                     octets = await self._fetch(member, day)
                 except NotFetched as error:
+                    # Before its first day there is nothing to be had: no fault, and the files name it as missing.
+                    is_new = isinstance(error, NotKnown) and not self._has_before(day, member.name)
                     # A roster that does not say where is told once, and not once for each day.
-                    self._tell(member.name, str(error), day if member.metrics else datetime.date.min)
+                    self._tell(member.name, "" if is_new else str(error), day if member.metrics else datetime.date.min)
                     return False
             await asyncio.to_thread(self._keep, self._path(day, member.name), octets)
             self._tell(member.name, "", day)
@@ -128,6 +134,10 @@ class FleetRecords:
 
     def _path(self, day: datetime.date, member: str) -> Path:
         return self._records / f"{day:%Y%m%d}" / f"{member}.json"
+
+    def _has_before(self, day: datetime.date, member: str) -> bool:
+        """Whether a record of *member* of a day before *day* was fetched."""
+        return any(each.parent.name < f"{day:%Y%m%d}" for each in self._records.glob(f"*/{member}.json"))
 
     def _keep(self, path: Path, octets: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +169,8 @@ class FleetRecords:
         headers, _, body = octets.partition(b"\r\n\r\n")
         status = headers.split(b"\r\n", 1)[0].decode("latin-1")
         if " 200 " not in status:
-            raise NotFetched(f"{member.metrics}: {status[:80]}: {body[:200].decode('latin-1').strip()}")
+            refusal = NotKnown if status.split(" ")[1:2] == ["404"] else NotFetched
+            raise refusal(f"{member.metrics}: {status[:80]}: {body[:200].decode('latin-1').strip()}")
         assert self._presence.fleet.roster is not None
         try:
             sealed = open_envelope(

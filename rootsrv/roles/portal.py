@@ -4,7 +4,6 @@
 
 import asyncio
 import contextlib
-import os
 import ssl
 import time
 from pathlib import Path
@@ -19,9 +18,9 @@ from rootsrv.portal.serving import PortalServer
 from rootsrv.portal.settings import settings_of
 from rootsrv.portal.visits import Portal
 from rootsrv.portal.watch import LOOK_SECONDS, Watch
-from rootsrv.process import log, privileges, service_manager
+from rootsrv.process import log, service_manager
 from rootsrv.process.persistence import persistently
-from rootsrv.roles import supervisor
+from rootsrv.roles.account import keep_what_is_needed
 
 _BEAT_SECONDS = 1.0
 _MAIL_SECONDS = 5.0
@@ -48,7 +47,8 @@ async def portal(config: Config, stop: asyncio.Event) -> None:
         context = _context(settings)
         server = PortalServer(application(made), context)
         server.bind(settings.addresses, settings.port)
-        _keep_what_is_needed(config)
+        if closed := keep_what_is_needed(config, state / register.DIRECTORY):
+            log.alarm("portal keeps running as root", reason=closed)
         log.event("pages", url=settings.url, addresses=",".join(settings.addresses), port=settings.port)
         tasks = [
             asyncio.create_task(persistently("mails", lambda: _send_mails(made)), name="mails"),
@@ -137,19 +137,3 @@ def _stamp(config: PortalConfig) -> tuple[int, ...]:
         else:
             found += [status.st_mtime_ns, status.st_ino]
     return tuple(found)
-
-
-def _keep_what_is_needed(config: Config) -> None:
-    """Take the role's privileges from it, before anybody can talk to it."""
-    account = privileges.account(config.service.user)
-    if account is not None and os.geteuid() == 0:
-        directory = Path(config.state.directory) / register.DIRECTORY
-        privileges.hand_over(directory, account[0])
-        if closed := privileges.unreachable((directory,), account[0]):
-            log.alarm("portal keeps running as root", reason=f"{closed[0]} is closed to {config.service.user}")
-            return
-        privileges.keep_group_only(account[0], None)
-    else:
-        privileges.give_up_capabilities(None)
-    if parent := os.environ.get(supervisor.SUPERVISOR):
-        privileges.die_with_parent(int(parent))

@@ -7,7 +7,6 @@
 import asyncio
 import contextlib
 import hashlib
-import os
 import socket
 import time
 from http import HTTPStatus
@@ -18,7 +17,7 @@ from rootsrv.http.server import CannotListen, HttpServer, Page, Request, Respons
 from rootsrv.page.day import day_of
 from rootsrv.process import log, privileges, service_manager
 from rootsrv.process.persistence import persistently
-from rootsrv.roles import supervisor
+from rootsrv.roles.account import keep_what_is_needed
 from rootsrv.roles.fleet_report import FleetReport
 from rootsrv.telemetry.daybook import DayBook
 from rootsrv.telemetry.documentation import DOCUMENT_HEADERS, Documentation
@@ -44,7 +43,11 @@ _LISTEN_AGAIN_SECONDS = 5.0
 async def report(config: Config, path: Path, stop: asyncio.Event) -> None:
     """Metrics, status page and statistics, until *stop* is set: it reads what others write, and nobody waits for it."""
     making = Report(config, path)
-    _keep_what_is_needed(config)
+    statistics = Path(config.report.statistics_directory)
+    reads = (Path(config.state.directory), Path(config.state.runtime_directory))
+    capability = privileges.NET_BIND_SERVICE if config.report.port < 1024 else None
+    if closed := keep_what_is_needed(config, statistics, reads, capability=capability):
+        log.alarm("report keeps running as root", reason=closed)
     await making.run(stop)
 
 
@@ -72,6 +75,7 @@ class Report:
         self._sources: dict[str, int] = {}
         self._writing = False
         self._use_written = 0.0
+        self._use_error = ""
         self._history = History()
         self._events = Events(state / "journal.jsonl")
 
@@ -143,7 +147,11 @@ class Report:
                 self._use_written = sample.at
                 self._utilisation.write()
         except OSError as error:
-            log.alarm("utilisation cannot be written", reason=error.strerror or error)
+            if self._use_error != (reason := error.strerror or str(error)):
+                log.alarm("utilisation cannot be written", reason=reason)
+            self._use_error = reason
+        else:
+            self._use_error = ""
 
     async def _write(self) -> None:
         """Write the book in a thread: a slow disk delays no scrape.  Nothing is added to it meanwhile."""
@@ -209,25 +217,3 @@ class Report:
 def instance_name(config: Config) -> str:
     """What this instance is called among others."""
     return config.identity.nsid or socket.gethostname()
-
-
-def _keep_what_is_needed(config: Config) -> None:
-    """Take the role's privileges from it, before anybody can talk to it.
-
-    It runs as the workers' account, but in the group that it was started in: to that the page and the other roles'
-    sockets are open.  Of capabilities it keeps the one for a port below 1024, if that is its own.
-    """
-    capability = privileges.NET_BIND_SERVICE if config.report.port < 1024 else None
-    account = privileges.account(config.service.user)
-    if account is not None and os.geteuid() == 0:
-        statistics = Path(config.report.statistics_directory)
-        privileges.hand_over(statistics, account[0])
-        needed = (statistics, Path(config.state.directory), Path(config.state.runtime_directory))
-        if closed := privileges.unreachable(needed, account[0]):
-            log.alarm("report keeps running as root", reason=f"{closed[0]} is closed to {config.service.user}")
-            return
-        privileges.keep_group_only(account[0], capability)
-    else:
-        privileges.give_up_capabilities(capability)
-    if parent := os.environ.get(supervisor.SUPERVISOR):
-        privileges.die_with_parent(int(parent))

@@ -58,9 +58,10 @@ class Documentation:
 
     @classmethod
     def installed(cls) -> "Documentation":
-        """What is in share/rootsrv/docs, or beside the sources; what is missing there is missing here."""
-        places = (Path(sys.prefix) / "share/rootsrv/docs", Path(rootsrv.__file__).parents[1] / "docs")
-        directory = next((each for each in places if (each / f"{RUNBOOK}.md").is_file()), places[0])
+        """What is beside the sources, or in share/rootsrv/docs; what is missing there is missing here."""
+        # An editable installation has both, and those in share/ are as old as it is.
+        places = (Path(rootsrv.__file__).parents[1] / "docs", Path(sys.prefix) / "share/rootsrv/docs")
+        directory = next((each for each in places if (each / f"{RUNBOOK}.md").is_file()), places[1])
         found = {}
         for name in DOCUMENTS:
             with contextlib.suppress(OSError, UnicodeDecodeError):

@@ -1,5 +1,6 @@
 """The records of all members: merged where they can be, and whoever is not in the files is named in them."""
 
+import asyncio
 import datetime
 import json
 from dataclasses import asdict, replace
@@ -29,6 +30,36 @@ def keep(state: Path, member: str, record: DayRecord, **also: Any) -> None:
     path = state / "mesh" / "records" / "20261121" / f"{member}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record.to_document() | also))
+
+
+def test_a_day_before_a_members_first_is_no_alarm_and_one_that_it_has_lost_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\n\r\nnothing is known of it\n")
+        await writer.drain()
+        writer.close()
+
+    async def gather(*days: datetime.date) -> None:
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            fleet = records(tmp_path)
+            member = SimpleNamespace(name="m0", metrics=f"127.0.0.1:{port}")
+            fleet._presence.fleet = SimpleNamespace(roster=SimpleNamespace(member=(member,)))  # type: ignore[assignment]
+            fleet._presence.sign_now = lambda key, content: b"signed"  # type: ignore[method-assign]
+            for day in days:
+                await fleet.gather(day)
+                await fleet.gather(day)
+
+    before, after = DAY - datetime.timedelta(1), DAY + datetime.timedelta(1)
+    asyncio.run(gather(before, DAY, after))
+    assert "record not fetched" not in caplog.text
+    keep(tmp_path, "m0", a_record())
+    asyncio.run(gather(before, after))
+    told = [each.getMessage() for each in caplog.records if "record not fetched" in each.getMessage()]
+    assert len(told) == 1
+    assert f"day={after}" in told[0]
 
 
 def test_what_cannot_be_merged_with_most_is_left_out_and_named() -> None:
