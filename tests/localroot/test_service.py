@@ -1,12 +1,18 @@
 """What a LocalRoot service gives to whom: by key, by proved address, to strangers; and what it never gives."""
 
+import contextlib
+import re
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+from bench.peers.daemon import free_port
+from bench.peers.daemon import running as started
 from rootsrv.localroot.observations import Asked, KeyFailed, Notified, Proved, TransferSeen
 from rootsrv.localroot.subscribers import LiveKey
 from rootsrv.telemetry.localroot_metrics import localroot as localroot_metrics
@@ -15,7 +21,7 @@ from rootsrv.wire.codes import NOTAUTH, REFUSED
 from rootsrv.wire.message import parse
 from rootsrv.wire.tsig import Checker, Signer
 from tests.localroot import zones
-from tests.localroot.service import ARPA, CC, FIRST, HOSTS, ROOT, ZONES, Service, contents_of, localroot, wire_key
+from tests.localroot.service import ARPA, CC, FIRST, HOSTS, NAME, ROOT, ZONES, Service, contents_of, localroot, wire_key
 from tests.needs import REPOSITORY
 from tests.secondary import versions
 from tests.zone.altered import rrset_at, with_rrset
@@ -201,3 +207,30 @@ def test_every_metric_of_the_table_comes_from_a_running_service(running: Service
     }
     assert {name for name, values in found.items() if not any(values)} <= may_be_zero
     assert all(found.values())
+
+
+def test_the_status_page_of_such_a_host_shows_its_zones_and_misses_nothing_that_does_not_run_there(
+    running: Service,
+) -> None:
+    port, address = free_port("127.0.0.2"), "127.0.0.2"
+    configuration = running.directory / "report.toml"
+    text = (running.directory / "rootsrv.toml").read_text()
+    configuration.write_text(f'{text}\n[report]\naddresses = ["{address}"]\nport = {port}\n')
+
+    def page() -> str:
+        with contextlib.suppress(OSError), urlopen(f"http://{address}:{port}/", timeout=10) as response:
+            return str(response.read().decode())
+        return ""
+
+    command = [sys.executable, "-m", "rootsrv", "run", "--config", str(configuration), "--role", "report"]
+    with started("rootsrv", command, running.directory / "report.log", lambda: f"LocalRoot {NAME}" in page()):
+        running.wait(lambda: "signed up" in page(), "the role localroot is heard")
+        whole = page()
+    (section,) = re.findall(rf"<section><h2>LocalRoot {NAME}</h2>.*?</section>", whole, re.DOTALL)
+    shown = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", section))
+    for zone in running.status()["zones"]:
+        assert f"{zone['name']} ✓ {zone['given']} since" in shown, shown
+    assert f"{running.status()['servers']} servers" in shown
+    assert "The role" not in whole
+    assert "Queries per second" not in whole
+    assert "Is it announced?" not in whole

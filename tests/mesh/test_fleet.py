@@ -5,6 +5,7 @@ import base64
 import datetime
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -234,6 +235,25 @@ def test_the_fleet_page_shows_everybody_and_a_prometheus_finds_them(running: Fle
         found = {each["metric"]["member"]: each["metric"] for each in ask(port, "rootsrv_mesh_members == 3")}
         assert set(found) == set(running.members)
         assert (found["m2"]["canary"], found["m2"]["site"], found["m2"]["country"]) == ("true", "there", "KE")
+
+
+def test_the_status_page_shows_this_members_part_in_its_mesh(running: FleetUnderTest) -> None:
+    mesh = running.ask("m0")
+    order = [each for each in mesh["orders"] if each["stage"] != "void"][-1]
+
+    def part() -> str:
+        (section,) = re.findall(rf"<section><h2>Mesh {SERVICE}</h2>.*?</section>", fetched(running, "/"), re.DOTALL)
+        return re.sub(r"<[^>]+>", " ", section)
+
+    running.wait(
+        lambda: "✓ there for" in part() and "✓ 3 of 3 are heard of" in part(), lambda: f"all is well: {part()}"
+    )
+    shown = part()
+    for text in ("m0", "distribution host, leads, all in there", f"version {mesh['roster_version']}", "set time, .",
+                 f"{order['serial']} for {order['stage']} at ", f"by {order['by']}", "✓ served",
+                 "tokens of all", "of 1 taken, 3 members"):  # fmt: skip
+        assert text in shown, (text, shown)
+    assert '<a href="/mesh">the fleet</a>' in fetched(running, "/")
 
 
 def test_the_days_records_are_fetched_from_all_and_published_as_one(running: FleetUnderTest) -> None:
