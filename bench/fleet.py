@@ -300,7 +300,7 @@ def to_markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{result['members']} members on three nodes of etcd, a status of {fleet_members.STATUS_OCTETS} octets every "
         f"{result['every']:g} s each, {engine['seconds']:.0f} s, after {engine['join_seconds']:.1f} s in which "
-        f"{engine['processes']} processes had them join.",
+        f"all joined (processes: {engine['processes']}).",
         "",
         "| figure | |",
         "|---|---|",

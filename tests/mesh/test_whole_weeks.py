@@ -22,7 +22,7 @@ from tests.secondary import versions
 
 TIMING = replace(QUICK, wait=20, max_delay=20, void=40)
 MEMBERS, HOSTS = 6, ("m0", "m1")
-BEGAN = "2025-09-11T12:00:00Z"
+BEGAN = "2025-09-11T18:00:00Z"
 FIRST = 2025091101
 DAY_SECONDS = 86_400
 WITHIN_SECONDS = 400.0
@@ -220,8 +220,9 @@ async def two_weeks(
     def contents(number: int) -> ZoneContents:
         if number in real:
             return genuine(real[number])
-        day = instant.to_text(loop.wall())[:10].replace("-", "")
-        return made(int(day) * 100 + 50 + number % 2)  # behind the genuine ones of the day
+        # Behind the genuine ones of the day before, in front of those of this one.
+        day = instant.to_text(loop.wall() - DAY_SECONDS)[:10].replace("-", "")
+        return made(int(day) * 100 + 50 + (number + 1) % 2)
 
     first = contents(0)
     async with whole_fleet(directory, loop, mesh_of(MEMBERS, timing=TIMING), first, anchors) as fleet:
