@@ -224,15 +224,14 @@ async def two_weeks(
         day = instant.to_text(loop.wall() - DAY_SECONDS)[:10].replace("-", "")
         return made(int(day) * 100 + 50 + (number + 1) % 2)
 
-    first = contents(0)
+    first, began = contents(0), loop.wall()
     async with whole_fleet(directory, loop, mesh_of(MEMBERS, timing=TIMING), first, anchors) as fleet:
         weeks, wanted, gaps = Weeks(fleet, seed), [first.serial], []
         for number in range(1, updates):
-            began = loop.wall()
+            await fleet.let_pass(number * DAY_SECONDS / 2 - (loop.wall() - began))
             coming = contents(number)
             await weeks.update(number, coming, is_bad=number in bad)
             (gaps if number in bad else wanted).append(coming.serial)
-            await fleet.let_pass(DAY_SECONDS / 2 - (loop.wall() - began))
         for member in fleet.members.values():
             assert member.history == wanted, member.name
             for serial in gaps:
