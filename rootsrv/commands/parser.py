@@ -6,14 +6,16 @@ zone is bad, a host lacks something), 2 the command or the configuration is wron
 
 import argparse
 import asyncio
+import difflib
 import json
 import os
+import re
 import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from rootsrv import __version__
 from rootsrv.commands.printing import complain
@@ -77,9 +79,20 @@ def _run(arguments: Sequence[str] | None) -> int:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that says which command was meant; its sub-commands' parsers are of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with what was typed; exit status 2."""
+        wrong = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if wrong and (meant := difflib.get_close_matches(wrong[2], re.findall(r"[\w-]+", wrong[3]), 1)):
+            message = f"argument {wrong[1]}: there is no {wrong[2]!r}; did you mean {meant[0]}? (--help lists all)"
+        super().error(message)
+
+
 def _parser_of(add: Callable[[Commands], None]) -> argparse.ArgumentParser:
     """One command alone, as `parser` has it."""
-    top = argparse.ArgumentParser(prog="rootsrv")
+    top = _Parser(prog="rootsrv")
     add(top.add_subparsers(required=True, metavar="COMMAND"))
     return top
 
@@ -129,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     from rootsrv.commands import routes as route
     from rootsrv.commands import rssac002 as report_command
 
-    top = argparse.ArgumentParser(prog="rootsrv", description="An anycast, authoritative DNS root server instance.")
+    top = _Parser(prog="rootsrv", description="An anycast, authoritative DNS root server instance.")
     top.add_argument("--version", action="version", version=f"rootsrv {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 

@@ -132,18 +132,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _answered(arguments: argparse.Namespace, remembered: Path) -> SiteAnswers:
     """Options come before --answers, these before what was answered last time and what the host says."""
-    given: dict[str, object] = {}
-    for name in _QUESTIONS:
-        value = getattr(arguments, name)
-        if value is not None:
-            given[name] = _number(name, value) if name in NUMBERS else value
+    typed = {name: getattr(arguments, name) for name in _QUESTIONS if getattr(arguments, name) is not None}
+    given = {name: _number(name, each) if name in NUMBERS else each for name, each in typed.items()}
     if arguments.answers:
         return _with_secrets({**read(arguments.answers), **given}, remembered, f"{arguments.answers}: ")
     known = read(remembered) if remembered.exists() else {}
     suggested = {**discovery.defaults(), **known}
     if arguments.yes or arguments.show:
         answers = {**suggested, **given}
-        return _with_secrets({**discovery.derived(answers), **answers}, remembered, "")
+        try:
+            return _with_secrets({**discovery.derived(answers), **answers}, remembered, "")
+        except ConfigError as error:
+            name, _, what = str(error).partition(": ")
+            remedy = f": give --{name.replace('_', '-')} or --answers, or be asked, without --yes and --show"
+            raise ConfigError(f"{error}{remedy if what == 'is missing' else ''}") from error
     if not sys.stdin.isatty():
         raise ConfigError("setup asks at a terminal; without one give --yes and the answers as options or --answers")
     return _asked(suggested, given, remembered)

@@ -273,6 +273,8 @@ def load(path: Path) -> Config:
     try:
         with path.open("rb") as stream:
             document = tomllib.load(stream)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: {error.strerror}; `rootsrv setup` makes one, --config names another") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """`rootsrv setup` as it is typed: at a terminal, with options, again, over work of others, and on a full disk."""
 
+import codecs
 import json
 import os
 import pty
@@ -246,13 +247,15 @@ def typed(directory: Path, last: str) -> tuple[int, str]:
              "--bird", f"{directory}/bird.conf", "--etc", f"{directory}/host"],
         )  # fmt: skip
     seen, position, ends = "", 0, time.monotonic() + 60
+    # A read may end in the middle of a character.
+    decoder = codecs.getincrementaldecoder("utf-8")()
 
     def wait_for(text: str) -> None:
         nonlocal seen, position
         while (found := seen.find(text, position)) < 0:
             ready, _, _ = select.select([terminal], [], [], ends - time.monotonic())
             assert ready, f"{text!r} does not come: {seen[position:]}"
-            seen += os.read(terminal, 65536).decode()
+            seen += decoder.decode(os.read(terminal, 65536))
         position = found + len(text)
 
     try:
@@ -268,7 +271,7 @@ def typed(directory: Path, last: str) -> tuple[int, str]:
                 break
             if not octets:
                 break
-            seen += octets.decode()
+            seen += decoder.decode(octets)
     finally:
         os.close(terminal)
         _, status = os.waitpid(process, 0)
