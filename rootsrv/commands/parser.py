@@ -92,7 +92,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser_of(add: Callable[[Commands], None]) -> argparse.ArgumentParser:
     """One command alone, as `parser` has it."""
-    top = _Parser(prog="rootsrv")
+    top: argparse.ArgumentParser = _Parser(prog="rootsrv")
     add(top.add_subparsers(required=True, metavar="COMMAND"))
     return top
 
@@ -142,7 +142,9 @@ def parser() -> argparse.ArgumentParser:
     from rootsrv.commands import routes as route
     from rootsrv.commands import rssac002 as report_command
 
-    top = _Parser(prog="rootsrv", description="An anycast, authoritative DNS root server instance.")
+    top: argparse.ArgumentParser = _Parser(
+        prog="rootsrv", description="An anycast, authoritative DNS root server instance."
+    )
     top.add_argument("--version", action="version", version=f"rootsrv {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 

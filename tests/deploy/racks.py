@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers.bird import route
+from bench.peers.daemon import running
 from bench.peers.nsd import configuration as nsd_configuration
-from tests.needs import require_tool
+from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, Network, network
 from tests.server.live import zone_files
 
@@ -184,3 +185,25 @@ def racks(directory: Path) -> Iterator[Racks]:
         stack.enter_context(route(core, directory / "core", CORE))
         stack.enter_context(primary(manager, directory / "primary", tuple(each for each, _ in ADMIN)))
         yield Racks(directory, net, manager, boxes, core, client)
+
+
+@contextlib.contextmanager
+def engine(manager: Host, directory: Path, authority: Path) -> Iterator[str]:
+    """The URL of a node of etcd at the manager, with certificates as an operator makes them."""
+    script = REPOSITORY / "deploy/etcd/rootsrv-etcd-certificates"
+    for words in (("authority", authority), ("node", authority, "node", PRIMARY)):
+        subprocess.run([script, *words], check=True, timeout=60, stdout=subprocess.DEVNULL)
+    url = f"https://{PRIMARY}:2379"
+    peers = f"https://{PRIMARY}:2380"
+    command = [
+        *manager.prefix, require_tool("etcd"), "--name", "node", "--data-dir", str(directory / "etcd"),
+        "--log-level", "error", "--listen-client-urls", url, "--advertise-client-urls", url,
+        "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", f"node={peers}",
+        "--client-cert-auth", "--trusted-ca-file", str(authority / "ca.pem"),
+        "--cert-file", str(authority / "node.pem"), "--key-file", str(authority / "node.key"),
+        "--peer-client-cert-auth", "--peer-trusted-ca-file", str(authority / "ca.pem"),
+        "--peer-cert-file", str(authority / "node.pem"), "--peer-key-file", str(authority / "node.key"),
+    ]  # fmt: skip
+    listens = lambda: ":2379" in manager.run("ss", "-tln")  # noqa: E731
+    with running("etcd", command, directory / "etcd.log", listens):
+        yield url
