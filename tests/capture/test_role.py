@@ -1,5 +1,6 @@
 """A capture of a running instance: what was asked is in its files, or counted as lost, and in nobody's way."""
 
+import datetime
 import gzip
 import hashlib
 import io
@@ -10,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,3 +270,45 @@ def test_a_collection_is_checked_before_it_begins(captured: Captured) -> None:
     assert "the clock is not synchronised" in refused.stderr or "off by up to" not in refused.stderr
     assert "50 hours of 1000000 queries a second take some 9180 GB" in refused.stderr
     assert captured.order("status")["state"] == "idle"
+
+
+@pytest.mark.long
+def test_a_whole_collection_ends_by_itself_and_is_brought_away(tmp_path: Path) -> None:
+    """`capture ditl` from its check to files with their checksums elsewhere: an hour that is over within a minute."""
+    rsync = require_tool("rsync")
+    config = f'{CAPTURE}[clock]\nsource = "trusted"\n'
+    with running(tmp_path, workers=2, service=config) as instance:
+        captured = Captured(instance)
+        wait_until(lambda: is_there(captured), "the role capture answers", START_SECONDS)
+        ends = (int(time.time()) + 20) // 60 * 60 + 60
+        window = (
+            "--begin",
+            f"{datetime.datetime.fromtimestamp(ends - 3600, datetime.UTC):%Y-%m-%dT%H:%M}",
+            "--hours",
+            "1",
+        )
+        away = tmp_path / "away"
+        checked = command(captured, "ditl", *window, "--check")
+        assert (checked.returncode, captured.order("status")["state"]) == (0, "idle"), checked.stderr
+        begun = command(captured, "ditl", *window, "--to", str(away), "--compression", "gzip", "--json")
+        assert begun.returncode == 0, begun.stderr
+        wait_until(lambda: captured.order("status")["why"] == "", "it has the rings", START_SECONDS)
+        again = command(captured, "ditl", *window)
+        assert (again.returncode, "a capture is under way" in again.stderr) == (1, True)
+        asked = [query(number) for number in range(500)]
+        before = captured.counted()
+        ask_over_udp(instance.port, asked)
+        wait_until(lambda: captured.order("status")["state"] == "idle", "its time is over", 100)
+        assert time.time() >= ends
+        ask_over_udp(instance.port, asked[:10])  # nobody wants to know any more
+        upload = json.loads(begun.stdout)["upload"]
+        for _ in range(2):  # the second time there is nothing to do
+            subprocess.run(upload.replace("rsync", rsync, 1), shell=True, check=True, timeout=60)
+        assert captured.counted() - before == 510
+        brought = sorted(each.name for each in away.iterdir())
+        (file,) = [each for each in captured.files() if each.suffix == ".gz"]
+        assert brought == [file.name, f"{file.name}.json", f"{file.name}.md5"]
+        subprocess.run(["md5sum", "--check", "--quiet", f"{file.name}.md5"], cwd=away, check=True, timeout=60)
+        found = [packet[28:] for _, packet in packets(gzip.decompress((away / file.name).read_bytes()))]
+        assert sorted(found) == sorted(asked)
+        assert json.loads((away / f"{file.name}.json").read_text())["lost"] == 0
