@@ -28,8 +28,8 @@ DAY_SECONDS = 86_400
 WITHIN_SECONDS = 400.0
 """An update has reached all by then, whatever fails: longer than a void, the local rule after it, another attempt."""
 
-GENUINE = {0: 2025091101, 12: 2025091701, 16: 2025091902}
-"""By number of the update: two a day, in service on the day after they were made."""
+GENUINE = {0: 2025091101, 12: 2025091701, 17: 2025091902}
+"""By number of the update: two a day, each in the first half day in which all of its signatures are valid."""
 
 
 @dataclass
