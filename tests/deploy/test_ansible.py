@@ -1,7 +1,9 @@
 """deploy/ansible: ansible can read it, and what it hands over is what `rootsrv setup` and the roster take."""
 
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -104,6 +106,35 @@ def test_every_command_of_the_role_is_one_that_there_is(capsys: pytest.CaptureFi
             main([*(word for word in words if word not in options), "--help"])
         told = capsys.readouterr().out
         assert [word for word in options if word not in told] == []
+
+
+def test_what_doctor_finds_wrong_ends_the_run_with_its_remedy_unless_it_is_accepted(tmp_path: Path) -> None:
+    (judge,) = (
+        each
+        for each in yaml.safe_load((ROLE / "roles/rootsrv/tasks/service.yml").read_text())
+        if each["name"] == "Go on only if it is"
+    )
+    findings = [
+        {"about": "clock", "grade": "FAIL", "found": "not synchronised", "remedy": "chronyc waitsync"},
+        {"about": "memory", "grade": "ok", "found": "enough", "remedy": ""},
+    ]
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "connection": "local",
+        "vars": {"rootsrv_doctor": {"stdout": json.dumps({"fit": False, "findings": findings})}},
+        "tasks": [judge],
+    }
+    (tmp_path / "judge.yml").write_text(yaml.safe_dump([play]))
+    hosts = {"strict": {"rootsrv_doctor_accepted": []}, "lenient": {"rootsrv_doctor_accepted": ["clock"]}}
+    (tmp_path / "inventory.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    with pytest.raises(AssertionError) as told:
+        ansible(tmp_path, "ansible-playbook", "-i", tmp_path / "inventory.yml", tmp_path / "judge.yml")
+    assert "chronyc waitsync" in str(told.value)
+    assert "enough" not in str(told.value)
+    recap = str(told.value).partition("PLAY RECAP")[2]
+    assert re.search(r"lenient +: ok=1 .*failed=0", recap)
+    assert re.search(r"strict +: ok=0 .*failed=1", recap)
 
 
 def test_ansible_reads_the_playbooks(tmp_path: Path) -> None:
