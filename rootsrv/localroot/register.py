@@ -263,6 +263,21 @@ class Register:
         found = self.rows(query, *values)
         return found[0] if found else None
 
+    def numbers(self, now: float) -> dict[str, int]:
+        """How many there are of what, at *now* (seconds since 1970), and how large the files are."""
+        counted = {
+            "accounts": self.rows("SELECT count(*) FROM users"),
+            "tokens": self.rows("SELECT count(*) FROM tokens WHERE ends > ?", now),
+            "sessions": self.rows("SELECT count(*) FROM sessions"),
+            "contributing_servers": self.rows("SELECT count(*) FROM servers WHERE contributes"),
+            "mails_waiting": self.rows("SELECT count(*) FROM mails"),
+        }
+        octets = 0
+        for each in (self.path, self.path.with_name(f"{FILE}-wal")):
+            with contextlib.suppress(OSError):
+                octets += each.stat().st_size
+        return {what: int(rows[0][0]) for what, rows in counted.items()} | {"register_octets": octets}
+
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:

@@ -138,12 +138,14 @@ def _counts(call: Call) -> Answer:
 
 
 def _contribute(call: Call) -> Answer:
-    server = call.server()
+    server, happened = call.server(), call.portal.happened
     try:
         counts = DayCounts.from_document(call.body)
-    except CountsMalformed as error:
+        call.portal.contributions.take(server, counts, call.now)
+    except (CountsMalformed, NotAccepted) as error:
+        happened.add("counts", "refused")
         raise NotAccepted(error.field, str(error)) from error
-    call.portal.contributions.take(server, counts, call.now)
+    happened.add("counts", "taken")
     return HTTPStatus.OK, {"day": counts.day.isoformat(), "queries": counts.queries}
 
 
@@ -218,9 +220,11 @@ def _do(
         found = portal.tokens.owner(token, portal.now())
         if found is None:
             portal.rates.take("wrong_token_by_source", source)
+            portal.happened.add("sign-ins", "token", "refused")
             log.security("token refused", source=source.hex())
             return _error(HTTPStatus.UNAUTHORIZED, "a token is needed", {"WWW-Authenticate": "Bearer"})
         user, scopes = found
+        portal.happened.add("sign-ins", "token", "ok")
         if scope not in scopes:
             return _error(HTTPStatus.FORBIDDEN, f"this token is not for {scope}")
         if request.path_params.get("server", 0) > _LARGEST_NUMBER:

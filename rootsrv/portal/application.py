@@ -63,7 +63,7 @@ def application(portal: Portal) -> ASGIApp:
     routes.append(Route("/.well-known/change-password", _change_password, methods=["GET"]))
     made = Starlette(routes=routes, exception_handlers={404: _missing, 405: _missing})
     made.router.redirect_slashes = False
-    return Guard(made, portal.config)
+    return Guard(made, portal.config, portal.happened)
 
 
 async def _change_password(_: Request) -> Response:

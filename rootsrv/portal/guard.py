@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rootsrv.config.checks import plain_address
 from rootsrv.config.portal import PortalConfig
+from rootsrv.portal.counting import Happenings
 
 MAX_BODY_OCTETS = 65_536
 BODY_SECONDS = 5.0
@@ -37,8 +38,9 @@ _YEAR = 31_536_000
 class Guard:
     """Host, size and time of requests; headers of responses; whose address it is behind a proxy."""
 
-    def __init__(self, app: ASGIApp, config: PortalConfig) -> None:
+    def __init__(self, app: ASGIApp, config: PortalConfig, happened: Happenings) -> None:
         self._app = app
+        self._happened = happened
         self._host = config.url.partition("://")[2]
         default = ":443" if config.is_https else ":80"
         self._hosts = {self._host, self._host + default if ":" not in self._host else self._host}
@@ -58,6 +60,7 @@ class Guard:
             nonlocal began
             if message["type"] == "http.response.start":
                 began = True
+                self._happened.add("requests", int(message["status"]))
                 ours = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     ours[name] = value

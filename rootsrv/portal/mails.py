@@ -13,6 +13,7 @@ from pathlib import Path
 from rootsrv.config.portal import PortalConfig
 from rootsrv.localroot.register import Register
 from rootsrv.localroot.servers import NotAccepted
+from rootsrv.portal.counting import Happenings
 from rootsrv.process import log
 
 MAX_WAITING = 5000
@@ -31,8 +32,9 @@ class MailFailed(Exception):
 class Mails:
     """What waits, and the way to the mail server."""
 
-    def __init__(self, register: Register, config: PortalConfig) -> None:
+    def __init__(self, register: Register, config: PortalConfig, happened: Happenings) -> None:
         self._register = register
+        self._happened = happened
         self._config = config
         self.error = ""
         """Why the mail server took nothing last; empty = it did."""
@@ -56,6 +58,7 @@ class Mails:
                 "INSERT INTO mails (recipient, subject, body, created, next) VALUES (?, ?, ?, ?, ?)",
                 (recipient, subject, body, now, now),
             )
+        self._happened.add("mails", "queued")
         self.on_put()
 
     def waiting(self) -> int:
@@ -80,8 +83,10 @@ class Mails:
                     with self._register.writing() as database:
                         database.execute("DELETE FROM mails WHERE id = ?", (row["id"],))
                     sent += 1
+                    self._happened.add("mails", "sent")
         except (OSError, smtplib.SMTPException, ValueError) as error:
             self._put_off([(row["id"], row["tries"]) for row in rows], now)
+            self._happened.add("mails", "put-off", by=len(rows))
             reason = f"{self._config.smtp_host} port {self._config.smtp_port}: {error}"
             if not self.error:
                 log.alarm("mails cannot be sent", reason=reason, waiting=self.waiting())
@@ -129,6 +134,7 @@ class Mails:
         )
         if codes and min(codes) >= 500:
             log.alarm("mail refused", code=min(codes), mail=number)
+            self._happened.add("mails", "refused")
             with self._register.writing() as database:
                 database.execute("DELETE FROM mails WHERE id = ?", (number,))
         else:
@@ -144,4 +150,5 @@ class Mails:
         with self._register.writing() as database:
             given_up = database.execute("DELETE FROM mails WHERE created < ?", (now - KEPT_SECONDS,)).rowcount
         if given_up:
+            self._happened.add("mails", "given-up", by=given_up)
             log.alarm("mails given up", mails=given_up, after_days=KEPT_SECONDS / 86_400)

@@ -32,6 +32,7 @@ def sign_up(visit: Visit) -> Response:
             portal.mails.put(email, *letters.begin(portal.config, link), visit.now)
         elif not known.suspended:
             portal.mails.put(email, *letters.is_known(portal.config), visit.now)
+        portal.happened.add("sign-ups", "asked")
     except NotAccepted as error:
         return visit.again("sign_up.html", error, email=visit.field("email"))
     return visit.page("sent.html", text=_LOOK.format(hours="a day"))
@@ -129,6 +130,8 @@ def _link(visit: Visit, text: str) -> Link:
 def _begun(visit: Visit, found: Link, user: User) -> Response:
     if found.purpose == "recover":
         visit.tell(user.email, "a new way to sign in was set by a link that was mailed to you")
+    else:
+        visit.portal.happened.add("sign-ups", "begun")
     log.event("account begun" if found.purpose == "begin" else "account recovered", user=user.id)
     return _signed_in(visit, user, "/servers")
 
@@ -209,10 +212,13 @@ def _by_password(visit: Visit, email: str, password: str) -> User:
     user = portal.accounts.by_email(email)
     kept = portal.accounts.password_of(user.id) if user else ""
     if not portal.passwords.verify(kept, password) or user is None:
+        portal.happened.add("sign-ins", "password", "refused")
         log.security("sign-in refused", source=visit.source.hex())
         raise NotAccepted("password", "address and password do not belong together")
     if user.suspended:
+        portal.happened.add("sign-ins", "password", "refused")
         raise NotAccepted("password", f"this account is suspended: {user.suspended}")
+    portal.happened.add("sign-ins", "password", "ok")
     return user
 
 
@@ -220,10 +226,13 @@ def _by_passkey(visit: Visit) -> User:
     portal = visit.portal
     portal.rates.take("passkey_by_source", visit.source)
     try:
-        return portal.passkeys.shown(_credential(visit), visit.cookie, visit.now)
+        user = portal.passkeys.shown(_credential(visit), visit.cookie, visit.now)
     except NotAccepted:
+        portal.happened.add("sign-ins", "passkey", "refused")
         log.security("passkey refused", source=visit.source.hex())
         raise
+    portal.happened.add("sign-ins", "passkey", "ok")
+    return user
 
 
 def _credential(visit: Visit) -> dict[str, object]:

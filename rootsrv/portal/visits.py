@@ -31,6 +31,7 @@ from rootsrv.localroot.register import Register, RegisterUnusable
 from rootsrv.localroot.servers import NotAccepted, NotFound, Servers
 from rootsrv.portal import letters
 from rootsrv.portal.accounts import PROVED_SECONDS, SESSION_LONGEST_SECONDS, Accounts, Session, User
+from rootsrv.portal.counting import Happenings
 from rootsrv.portal.mails import Mails
 from rootsrv.portal.passkeys import Passkeys
 from rootsrv.portal.passwords import Busy, Passwords
@@ -67,8 +68,9 @@ class Portal:
         self.contributions = Contributions(register)
         self.passwords = Passwords()
         self.passkeys = Passkeys(self.accounts, config.host, config.url, config.title)
-        self.mails = Mails(register, config)
         self.rates = Tries(time.monotonic)
+        self.happened = Happenings()
+        self.mails = Mails(register, config, self.happened)
         self.observed = observed
         self.now: Callable[[], float] = time.time
         self._csrf_key = register.seal.derived("csrf")

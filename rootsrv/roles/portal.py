@@ -4,14 +4,18 @@
 
 import asyncio
 import contextlib
+import os
 import ssl
 import time
 from pathlib import Path
+from typing import Any
 
 from rootsrv.config.file import Config
 from rootsrv.config.portal import PortalConfig
+from rootsrv.control.protocol import Command, Commands, Nothing, Order
+from rootsrv.control.server import ControlServer
 from rootsrv.localroot import observations, register
-from rootsrv.localroot.observations import Observed
+from rootsrv.localroot.observations import ObservationsUnusable, Observed
 from rootsrv.localroot.register import Register, RegisterUnusable
 from rootsrv.portal.application import application
 from rootsrv.portal.serving import PortalServer
@@ -19,7 +23,7 @@ from rootsrv.portal.settings import settings_of
 from rootsrv.portal.visits import Portal
 from rootsrv.portal.watch import LOOK_SECONDS, Watch
 from rootsrv.process import log, service_manager
-from rootsrv.process.persistence import persistently
+from rootsrv.process.persistence import failing, persistently
 from rootsrv.roles.account import keep_what_is_needed
 
 _BEAT_SECONDS = 1.0
@@ -49,6 +53,8 @@ async def portal(config: Config, stop: asyncio.Event) -> None:
         server.bind(settings.addresses, settings.port)
         if closed := keep_what_is_needed(config, state / register.DIRECTORY):
             log.alarm("portal keeps running as root", reason=closed)
+        control = ControlServer(_commands(made))
+        control.start(Path(config.state.runtime_directory) / "portal.sock")
         log.event("pages", url=settings.url, addresses=",".join(settings.addresses), port=settings.port)
         tasks = [
             asyncio.create_task(persistently("mails", lambda: _send_mails(made)), name="mails"),
@@ -63,8 +69,40 @@ async def portal(config: Config, stop: asyncio.Event) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            control.close()
     finally:
         kept.close()
+
+
+def _commands(made: Portal) -> Commands:
+    """Of its control socket."""
+
+    async def status(order: Order[Nothing]) -> dict[str, Any]:
+        return await asyncio.to_thread(_status, made)
+
+    return {"status": Command(status, Nothing, changes=False)}
+
+
+def _status(made: Portal) -> dict[str, Any]:
+    """Everything as it is now."""
+    said: dict[str, Any] = {
+        "role": "portal",
+        "pid": os.getpid(),
+        "counters": made.happened.all(),
+        "register_error": "",
+        "observations_error": "",
+        "mails_error": made.mails.error,
+        "failing": dict(failing),
+    }
+    try:
+        said |= made.accounts.register.numbers(made.now())
+    except RegisterUnusable as error:
+        said["register_error"] = str(error)
+    try:
+        made.observed.fresh(".", 1)
+    except ObservationsUnusable as error:
+        said["observations_error"] = str(error)
+    return said
 
 
 async def _send_mails(made: Portal) -> None:

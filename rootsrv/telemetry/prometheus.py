@@ -21,6 +21,7 @@ from rootsrv.config.file import Config
 from rootsrv.page import counts
 from rootsrv.telemetry import fleet_page
 from rootsrv.telemetry.localroot_metrics import localroot
+from rootsrv.telemetry.portal_metrics import portal
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import ADMISSION, KERNEL, Said, View, expected_roles
 from rootsrv.wire.codes import NOERROR, NXDOMAIN
@@ -75,6 +76,7 @@ class Exposition:
             *_admission(view, show_prefixes=self._show_prefixes),
             *_capture(view),
             *localroot(view),
+            *portal(view),
             *_of_statistics(statistics),
         ]
         families.append(

@@ -24,7 +24,7 @@ from rootsrv.telemetry.host import Process, Sockets, processes, read_sockets
 from rootsrv.wire import name as names
 from rootsrv.zone import instant
 
-ROLES = ("serve", "maintain", "advertise", "mesh", "capture", "localroot")
+ROLES = ("serve", "maintain", "advertise", "mesh", "capture", "localroot", "portal")
 
 
 def expected_roles(config: Config) -> list[str]:
@@ -36,6 +36,7 @@ def expected_roles(config: Config) -> list[str]:
         "mesh": beside or config.mesh is None,
         "capture": beside or config.capture is None,
         "localroot": config.localroot is None,
+        "portal": config.portal is None,
     }
     return [role for role in ROLES if not absent.get(role, False)]
 

@@ -10,6 +10,7 @@ import pytest
 from rootsrv.localroot.register import DIRECTORY, Register
 from rootsrv.localroot.subscribers import Subscribers
 from rootsrv.portal.accounts import PROVED_SECONDS
+from tests.control.asking import ask
 from tests.portal.site import PASSWORD, Site, running, wait_for
 
 
@@ -254,6 +255,37 @@ def test_no_page_has_script_or_style_in_it(site: Site) -> None:
         text = person.open(path).text
         assert not re.search(r"<script(?! src=\"/static/)|\son\w+=|style=|<style", text), path
         assert not re.search(r"(src|href|action)=\"(https?:)?//(?!www\.rfc-editor\.org/rfc/)", text), path
+
+
+def test_what_happens_is_counted_and_told_over_the_control_socket(tmp_path: Path) -> None:
+    with running(tmp_path) as made:
+        person, thief = made.person(), made.person()
+        person.sign_up("counted@example.net")
+        person.add_server("one", "unbound", contributes="yes")
+        thief.send("/sign-in", email="counted@example.net", password="not this one at all")
+        thief.client.get("/api/v1/servers", headers={"Authorization": "Bearer lr_wrong"})
+        assert thief.open("/no-such-page").status_code == 404
+        # What stands in a request makes no label.
+        thief.client.request("BREW", "/sign-in")
+
+        said = ask(tmp_path / "run" / "portal.sock", "status")
+        counted = said["counters"]
+        assert counted["sign-ups asked"] == counted["sign-ups begun"] == 1
+        assert counted["sign-ins password refused"] == counted["sign-ins token refused"] == 1
+        assert counted["mails queued"] == counted["mails sent"] == 1
+        assert counted["requests 404"] == 1
+        assert counted["requests 401"] == 1
+        assert (said["accounts"], said["sessions"], said["contributing_servers"], said["mails_waiting"]) == (1, 1, 1, 0)
+        assert said["register_octets"] > 4096
+        assert said["register_error"] == said["observations_error"] == said["mails_error"] == ""
+        words = {"requests", "sign-ups", "sign-ins", "mails", "counts"}
+        assert {each.split(" ")[0] for each in counted} <= words
+
+        register = Register(made.state / DIRECTORY)
+        with register.writing():  # somebody holds the lock: reading goes on
+            assert ask(tmp_path / "run" / "portal.sock", "status")["accounts"] == 1
+        register.close()
+    assert not (tmp_path / "run" / "portal.sock").exists()
 
 
 def test_the_role_ends_when_it_is_told_to(tmp_path: Path) -> None:

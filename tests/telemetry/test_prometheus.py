@@ -97,6 +97,7 @@ def test_every_metric_is_in_the_table_of_the_documentation_and_the_other_way_rou
             capture={"state": "idle"},
             serve={"dot": DOT},
             localroot=LOCALROOT,
+            portal=PORTAL,
         ),
     )
     exposed = {line.split()[2] for text in texts for line in text.splitlines() if line.startswith("# TYPE")}
@@ -157,6 +158,48 @@ LOCALROOT = {
     "observations_error": "",
     "statistics_error": "",
 }
+
+
+PORTAL = {
+    "accounts": 3,
+    "tokens": 4,
+    "sessions": 2,
+    "contributing_servers": 1,
+    "mails_waiting": 9,
+    "register_octets": 98304,
+    "counters": {
+        "requests 200": 70,
+        "requests 429": 5,
+        "sign-ups asked": 6,
+        "sign-ins password refused": 8,
+        "mails sent": 7,
+        "counts taken": 2,
+        "mails of somebody": 1,
+        "something new": 3,
+    },
+    "register_error": "",
+    "observations_error": "locked",
+    "mails_error": "refused",
+}
+
+
+def test_the_pages_are_in_the_metrics() -> None:
+    metrics = exposition(portal=PORTAL)
+    assert metrics["rootsrv_portal_accounts"] == 3
+    assert metrics["rootsrv_portal_waiting_mails"] == 9
+    assert metrics["rootsrv_portal_register_bytes"] == 98304
+    assert metrics['rootsrv_portal_working{what="register"}'] == 1
+    assert (
+        metrics['rootsrv_portal_working{what="mails"}'] == metrics['rootsrv_portal_working{what="observations"}'] == 0
+    )
+    assert metrics['rootsrv_portal_requests_total{status="429"}'] == 5
+    assert metrics['rootsrv_portal_sign_ins_total{how="password",outcome="refused"}'] == 8
+    assert metrics['rootsrv_portal_mails_total{outcome="sent"}'] == 7
+    assert not [each for each in metrics if "somebody" in each]
+    # What is not known is not nought.
+    locked = exposition(portal={"counters": {}, "register_error": "locked"})
+    assert "rootsrv_portal_accounts" not in locked
+    assert locked['rootsrv_portal_working{what="register"}'] == 0
 
 
 def test_a_localroot_service_is_in_the_metrics() -> None:

@@ -62,6 +62,11 @@ WELL = {
     "rootsrv_shed_rules": "0x40",
     "rootsrv_state_writable": "1x40",
     "rootsrv_statistics_writable": "1x40",
+    'rootsrv_portal_working{what="mails"}': "1x40",
+    'rootsrv_portal_working{what="register"}': "1x40",
+    "rootsrv_portal_waiting_mails": "3x40",
+    'rootsrv_portal_requests_total{status="500"}': "0x40",
+    'rootsrv_portal_sign_ins_total{how="password",outcome="refused"}': "0+2x40",
 }
 
 CASES = {
@@ -101,6 +106,9 @@ CASES = {
     "RootsrvShedForLong": {"rootsrv_shed_rules": "1x40"},
     "RootsrvSecurityEvents": {'rootsrv_security_events_total{event="tsig_failed"}': "0+5x40"},
     "RootsrvStateUnwritable": {"rootsrv_state_writable": "0x40"},
+    "RootsrvPortalMails": {"rootsrv_portal_waiting_mails": "200x40"},
+    "RootsrvPortalFails": {'rootsrv_portal_requests_total{status="500"}': "0+6x40"},
+    "RootsrvPortalGuessing": {'rootsrv_portal_sign_ins_total{how="password",outcome="refused"}': "0+20x40"},
 }
 
 
