@@ -102,7 +102,7 @@ _rootsrv_words() {
     " localroot restore") echo "-h --help --config" ;;
     " localroot delete-user") echo "-h --help --config" ;;
     " localroot revoke") echo "-h --help --config" ;;
-    " resolver") echo "-h --help --publisher --fallback --url --ca-file --key --secret-file --algorithm --storage --hosts --private-zone --whole" ;;
+    " resolver") echo "-h --help --publisher --fallback --publications --url --ca-file --key --secret-file --algorithm --storage --hosts --private-zone --whole" ;;
     " probe") echo "-h --help --zone --anchors --interval --rounds --output --listen --source --json" ;;
     " security-events") echo "-h --help --day --log --output --verify --public-key --config" ;;
     " demo") echo "-h --help --port --tlds --workers --rate --tour --localroot --once" ;;

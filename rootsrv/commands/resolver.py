@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from rootsrv.config.checks import ConfigError
+from rootsrv.hyperlocal.generated import read_publishers
 from rootsrv.resolvers.software import SOFTWARE
-from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverKey, ResolverSetup
+from rootsrv.resolvers.wanted import DNS_PORT, CannotConfigure, Publisher, ResolverKey, ResolverSetup
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ADDRESS[@PORT][#NAME]",
         help="another publisher, who permits AXFR to everybody; may be repeated",
+    )
+    parser.add_argument(
+        "--publications",
+        type=Path,
+        metavar="FILE",
+        help="a publication list: its addresses that give the root by AXFR are publishers, its first zone file the url",
     )
     parser.add_argument("--url", default="", help="the root zone by https")
     parser.add_argument("--ca-file", default="", metavar="FILE", help="what signed the url's certificate")
@@ -66,10 +73,18 @@ def _wanted(arguments: argparse.Namespace) -> ResolverSetup:
         except (OSError, UnicodeDecodeError) as error:
             raise CannotConfigure(f"key: {arguments.secret_file}: {error}") from error
         key = ResolverKey(arguments.key, secret, arguments.algorithm)
+    publishers = tuple(map(Publisher.from_text, arguments.publisher))
+    url = arguments.url
+    if arguments.publications is not None:
+        listed = read_publishers(arguments.publications)
+        publishers += tuple(Publisher(each.address, each.port or DNS_PORT) for each in listed if each.address)
+        url = url or next((each.url for each in listed if each.url), "")
+        if arguments.software == "bind":
+            url = ""
     return ResolverSetup(
-        publishers=tuple(map(Publisher.from_text, arguments.publisher)),
+        publishers=publishers,
         fallbacks=tuple(map(Publisher.from_text, arguments.fallback)),
-        url=arguments.url,
+        url=url,
         ca_file=arguments.ca_file,
         key=key,
         storage=arguments.storage,

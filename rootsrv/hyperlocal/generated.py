@@ -5,12 +5,14 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from rootsrv.config.checks import ConfigError, plain_address
 from rootsrv.config.file import Config, ServiceConfig, StateConfig, ZoneConfig
 from rootsrv.config.hyperlocal import HyperlocalConfig
 from rootsrv.config.zones import AdminConfig, HoldConfig, PrimaryConfig, SwitchoverConfig
 from rootsrv.hyperlocal.loopback import told_address
+from rootsrv.resolvers import publication_list
 
 PUBLISHERS = Path(__file__).with_name("publishers.toml")
 TRUST_ANCHORS = Path(__file__).with_name("root-anchors.ds")
@@ -136,12 +138,18 @@ def check_addresses(key: str, addresses: tuple[str, ...]) -> None:
 
 
 def read_publishers(path: Path) -> tuple[PrimaryConfig, ...]:
-    """The publishers in the list at *path*, one primary for each address and URL.  ConfigError names the fault."""
+    """The publishers in the list at *path*, one primary for each address and URL.  ConfigError names the fault.
+
+    The list is TOML as the shipped one, or of the format of resolvers/publication_list.py.
+    """
     try:
-        document = tomllib.loads(path.read_text())
+        text = path.read_text()
+        if publication_list.is_list(text):
+            return _listed(path, text)
+        document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"publishers: {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, publication_list.ListMalformed) as error:
         raise ConfigError(f"publishers: {path}: {error}") from error
     listed = document.pop("publisher", None)
     if document or not isinstance(listed, list) or not listed:
@@ -151,6 +159,33 @@ def read_publishers(path: Path) -> tuple[PrimaryConfig, ...]:
     if len(set(names)) != len(names):
         raise ConfigError(f"publishers: {path}: a publisher is named twice")
     return found
+
+
+def _listed(path: Path, text: str) -> tuple[PrimaryConfig, ...]:
+    """Of a publication list: what gives the root by AXFR, by address, and what gives it by https.
+
+    Names of hosts are those of the shipped publishers: there may be no resolver before we run.  Without a name that its
+    certificate could have, XoT proves nothing, so that it is passed over.
+    """
+    known: dict[str, list[str]] = {}
+    for each in read_publishers(PUBLISHERS):
+        if each.address:
+            known.setdefault(each.name.partition("/")[0], []).append(each.address)
+    found: dict[str, PrimaryConfig] = {}
+    for point in publication_list.from_text(text):
+        if point.scheme == "https" and urlsplit(point.url).path.endswith("/root.zone"):
+            found[point.url] = PrimaryConfig(name=point.url, url=point.url)
+        elif point.scheme in {"axfr", "ixfr"} and point.zone == ".":
+            for address in known.get(point.host.rstrip("."), [point.host]):
+                try:
+                    plain = plain_address(address)
+                except ValueError:
+                    continue
+                name = f"{plain}@{point.port}"
+                found[name] = PrimaryConfig(name=name, address=plain, port=point.port)
+    if not found:
+        raise ConfigError(f"publishers: {path}: lists nothing that gives the root and can be used")
+    return tuple(found.values())
 
 
 _KNOWN = {"name": str, "organisation": str, "addresses": list, "port": int, "url": str, "ca": str}

@@ -21,6 +21,7 @@ from http import HTTPStatus
 
 from rootsrv.config.localroot import LocalRootConfig
 from rootsrv.http.server import HttpServer, Page, Request, Response
+from rootsrv.resolvers.publication_list import to_text as publication_list_text
 from rootsrv.zone import presentation
 from rootsrv.zone.contents import ZoneContents
 
@@ -144,17 +145,17 @@ class Publication:
 
 
 def publication_list(settings: LocalRootConfig, given: Mapping[str, int | None]) -> str:
-    """One source a line, as the drafts on publication points write them, below a line with the zone and its serial."""
-    lines = [f"# Zones from {settings.name}: who has them checks DNSSEC and ZONEMD.\n"]
+    """The list of all zones (resolvers/publication_list.py), each below a comment with its name and serial."""
+    lines = [f"# Zones from {settings.name}: who has them checks DNSSEC and ZONEMD."]
     for zone, serial in given.items():
-        lines.append(f"# zone {zone} serial {'withheld' if serial is None else serial}\n")
+        lines.append(f"# zone {zone} serial {'withheld' if serial is None else serial}")
         if settings.https_port:
             port = "" if settings.https_port == 443 else f":{settings.https_port}"
-            lines.append(f"https://{settings.name}{port}/{file_name(zone)}.zone\n")
+            lines.append(f"https://{settings.name}{port}/{file_name(zone)}.zone")
         if settings.tls_certificate:
-            lines += [f"xot:{each}/{zone}\n" for each in _places(settings, settings.tls_port, 853)]
-        lines += [f"axfr:{each}/{zone}\n" for each in _places(settings, settings.port, 53)]
-    return "".join(lines)
+            lines += [f"xot:{each}/{zone}" for each in _places(settings, settings.tls_port, 853)]
+        lines += [f"axfr:{each}/{zone}" for each in _places(settings, settings.port, 53)]
+    return publication_list_text(lines)
 
 
 def _places(settings: LocalRootConfig, port: int, usual: int) -> Iterator[str]:
