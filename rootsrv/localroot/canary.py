@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from rootsrv.config.localroot import LocalRootConfig
 from rootsrv.demo.sign import Signing, SigningKey, sign_root
 from rootsrv.process import log, whole_file
 from rootsrv.wire import name as names
@@ -82,6 +83,15 @@ class Canary:
         )
         signing = Signing(keys=self._keys, inception=int(now) - EARLIER_SECONDS, expiration=int(now) + SIGNED_SECONDS)
         return sign_root(unsigned, signing)
+
+
+def configured_canary(settings: LocalRootConfig, state: Path) -> Canary | None:
+    """What makes the canary zone, if there is to be one; its keys are kept in the directory *state*."""
+    if not settings.canary_zone:
+        return None
+    made = Canary(settings.canary_zone, settings.name, settings.canary_seconds, kept_keys(state))
+    log.event("canary zone", zone=made.zone, every_seconds=settings.canary_seconds, ds=made.ds_text)
+    return made
 
 
 def kept_keys(directory: Path) -> tuple[SigningKey, SigningKey]:

@@ -35,7 +35,7 @@ from rootsrv.distribution.requests import ConfiguredPeers, Requests
 from rootsrv.localroot import observations as observed
 from rootsrv.localroot import register
 from rootsrv.localroot.by_https import ZonesByHttps
-from rootsrv.localroot.canary import Canary, kept_keys
+from rootsrv.localroot.canary import configured_canary
 from rootsrv.localroot.directory import RegisteredServers, ZoneRule
 from rootsrv.localroot.observations import Notified, Observations, ObservationsUnusable, Observed
 from rootsrv.localroot.register import RegisterUnusable
@@ -96,15 +96,14 @@ class LocalRoot:
         at_once = dataclasses.replace(config.switchover, align_seconds=0, lead_seconds=0)
         config = dataclasses.replace(config, switchover=at_once)
         state = Path(config.state.directory)
-        canary = self._canary(state)
+        canary = configured_canary(self.settings, state)
         self._runtime = Path(config.state.runtime_directory)
         page = Page.keep_head(self._runtime / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
         zones = self.maintainer.zones
-        time_now = self.maintainer.time.now
         own = []
         if canary is not None:
-            made = MadeSource(lambda newest: canary.make(newest, time_now()))
+            made = MadeSource(lambda newest: canary.make(newest, self.maintainer.time.now()))
             of_ours = DistributeConfig(name=canary.zone, owner=self.settings.name, zonemd="required")
             own.append(OwnZone(of_ours, made, canary.delegation))
         self.distributed = DistributedZones(config, store, self.maintainer.records, zones.root, zones.counters, own)
@@ -137,15 +136,6 @@ class LocalRoot:
         self._news = asyncio.Event()
         self.maintainer.activation.on_activated.append(lambda _: self._news.set())
         self.distributed.on_given.append(lambda _: self._news.set())
-
-    def _canary(self, state: Path) -> Canary | None:
-        """What makes the canary zone, if there is one."""
-        settings = self.settings
-        if not settings.canary_zone:
-            return None
-        made = Canary(settings.canary_zone, settings.name, settings.canary_seconds, kept_keys(state))
-        log.event("canary zone", zone=made.zone, every_seconds=settings.canary_seconds, ds=made.ds_text)
-        return made
 
     def _recall(self) -> None:
         """What was observed before a restart: which addresses are proved, who had what."""
