@@ -227,6 +227,28 @@ def test_what_is_stale_is_relayed_or_servfail_and_answers_again_by_itself(world:
     wait_until(asks_nobody, "nothing is relayed any more")  # one of before may still be asked again
 
 
+def test_a_publisher_that_answers_with_an_older_root_keeps_no_copy_alive(world: World) -> None:
+    """It answers all the time, and confirms nothing: the copy ends with SOA expire, and is there again with a newer."""
+    relaying, failing = (server for server, _ in SERVERS.values())
+    newest = FIRST + 5
+    world.publish(newest)
+    for mode, (server, _) in SERVERS.items():
+        wait_until(lambda server=server: str(newest) in world.dig(server, ".", "SOA"), f"{mode}: the new root", 60)
+    world.publish(newest - 1)
+    wait_until(lambda: str(newest - 1) in world.dig(PUBLISHER, ".", "SOA"), "the publisher has the older one")
+    for mode in SERVERS:
+        wait_until(lambda mode=mode: world.is_stale(mode), f"{mode}: the copy is stale", 60)
+    # The older one is taken by nobody: it is relayed, as what the root servers say, or SERVFAIL.
+    assert str(newest - 1) in world.dig(relaying, ".", "SOA")
+    assert "status: SERVFAIL" in world.dig(failing, ".", "SOA")
+    for mode, (_, given_at) in SERVERS.items():
+        assert "status: SERVFAIL" in world.dig(given_at, ".", "SOA", "-p", "8806"), mode
+    world.publish(newest + 1)
+    for mode, (server, _) in SERVERS.items():
+        wait_until(lambda server=server: str(newest + 1) in world.dig(server, ".", "SOA"), f"{mode}: it is back", 60)
+        wait_until(lambda mode=mode: not world.is_stale(mode), f"{mode}: the copy answers")
+
+
 def test_the_root_keys_are_kept(world: World) -> None:
     ksk = versions.keys()[0]
     kept = world.directory / "relay" / "state" / "root.key"
