@@ -67,7 +67,9 @@ def _top(seen: Said, *, show_prefixes: bool) -> Iterator[tuple[str, str]]:
         ]
         if values:
             yield dimension, ", ".join(values)
-    if suggested := seen.texts("suggestions"):
+    # A command that names a prefix says who asks, too.
+    suggested = [each for each in seen.texts("suggestions") if show_prefixes or "prefix=" not in each]
+    if suggested := suggested[:_VALUES_SHOWN]:
         commands = "<br>".join(f"<code>{escape(each)}</code>" for each in suggested)
         hint = f'{_dim("nothing, while no query is lost;")} <a href="/docs/under-attack">what to do</a>'
         yield "what stands out could be shed", f"{hint}<br>{commands}"
