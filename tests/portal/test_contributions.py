@@ -21,7 +21,10 @@ from rootsrv.hyperlocal.contributing import DayCounter
 from rootsrv.localroot.contributions import FEWEST_OPERATORS, OPEN_DAYS, Contributions
 from rootsrv.localroot.register import DIRECTORY, Register
 from rootsrv.resolvers.day_counts import TRAFFIC_KEYS, DayCounts
-from tests.needs import require_tool
+from rootsrv.telemetry.portal_metrics import portal as portal_metrics
+from rootsrv.telemetry.view import Said, View
+from tests.control.asking import ask
+from tests.needs import REPOSITORY, require_tool
 from tests.portal.site import Person, Site, running, wait_for
 from tests.secondary import versions
 
@@ -114,6 +117,25 @@ def test_the_sum_of_enough_operators_is_public(site: Site) -> None:
     expected = document(4, total)
     assert day == {"operators": FEWEST_OPERATORS, "servers": FEWEST_OPERATORS, **expected}
     assert f'<th scope="row">{ago(4)}</th><td>{FEWEST_OPERATORS}</td>' in public.open("/statistics").text
+
+
+def test_every_metric_of_the_table_comes_from_running_pages(site: Site) -> None:
+    """docs/operations.md, rows of rootsrv_portal_…"""
+    lines = (REPOSITORY / "docs" / "operations.md").read_text().splitlines()
+    documented = {line.split("`")[1] for line in lines if line.startswith("| `rootsrv_portal_")}
+    person = site.person()
+    person.sign_up("metrics@example.net")
+    server = person.add_server("m", "unbound", contributes="yes")
+    assert call(person, f"/servers/{server}/counts", token_of(person, "counts"), document()).status_code == 200
+
+    view = View(now=time.time(), roles={"portal": Said(ask(site.directory / "run" / "portal.sock", "status"))})
+
+    found = {
+        f"{family.name}_total" if family.type == "counter" else family.name: [each.value for each in family.samples]
+        for family in portal_metrics(view)
+    }
+    assert found.keys() == documented
+    assert {name for name, values in found.items() if not any(values)} <= {"rootsrv_portal_waiting_mails"}
 
 
 def test_hyperlocal_counts_says_what_it_sends_and_sends_it(site: Site, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_table_that_somebody_else_wrote_is_not_answered_from_and_one_that_the_
     shutil.rmtree(state / "tables")
     (state / "tables").mkdir()
     ledger = json.loads((state / "ledger.json").read_text())
-    (state / "ledger.json").write_text(json.dumps({**ledger, "generation": 1}))
+    (state / "ledger.json").write_text(json.dumps({**ledger, "generation": 1, "highest": 1}))
     table.write_bytes(forged)
     mac_path(table).write_bytes(TableKey(state / "secret" / "table.key").mac(1, AnswerTable(bytes(forged)).digest))
     log, made = serve_once()
