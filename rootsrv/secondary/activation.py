@@ -322,10 +322,12 @@ class Activation:
 
     def retire_others(self) -> None:
         """Remove the tables that are neither in service nor were."""
+        kept = {self._page.active, self._records.ledger.generation}
         if not self._records.remember_generations():
-            return  # a number that is forgotten would be given again
+            # A number that is forgotten would be given again: while it cannot be written down, its table tells it.
+            kept.add(max(self._store.generations(), default=0))
         try:
-            self._store.retire_tables({self._page.active, self._records.ledger.generation})
+            self._store.retire_tables(kept)
         except StoreFailed as error:
             self._records.failed(error)
 
