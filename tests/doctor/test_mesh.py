@@ -73,6 +73,7 @@ def test_a_setting_that_is_not_the_rosters_is_remarked_on_and_does_not_count(tmp
     assert "timing" not in graded(config, Grade.REMARK)
     odd = replace(
         config,
+        service=replace(config.service, addresses=("192.0.2.53",)),
         switchover=replace(config.switchover, align_seconds=7),
         anycast=AnycastConfig(prefix_v4="192.0.2.0/24", bgp_v4=("up4",), stale_soft_seconds=600.0),
     )
