@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rootsrv.capture.rings import EVERYTHING, FACTS, PACKETS, Ring, open_maps, open_memory
-from rootsrv.control.server import reachable
+from rootsrv.control.server import reachable, socket_for_the_group
 from rootsrv.process import json_text, log, whole_file
 
 NAME = "capture-rings.sock"
@@ -98,18 +98,8 @@ class BufferOffer:
 
     def listen(self) -> None:
         """Hand out from now on; OSError where the socket cannot be made."""
-        self._path.unlink(missing_ok=True)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        before = os.umask(0o117)
-        try:
-            with reachable(self._path) as name:
-                listening.bind(name)
-            listening.listen(8)
-        except OSError:
-            listening.close()
-            raise
-        finally:
-            os.umask(before)
+        listening = socket_for_the_group(self._path)
+        listening.listen(8)
         self._listening = listening
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 

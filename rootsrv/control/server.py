@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def reachable(path: Path) -> Iterator[str]:
         os.close(directory)
 
 
+def socket_for_the_group(path: Path) -> socket.socket:
+    """A stream socket at *path* for owner and group only, where nobody listens yet; OSError if it cannot be made."""
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        with reachable(path) as name:
+            made.bind(name)
+            # Not by the umask, which is the whole process's: files that others make meanwhile would have it, too.
+            # Until somebody listens nobody can connect.
+            os.chmod(name, 0o660)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 class ControlServer:
     """Answers whoever connects to the socket."""
 
@@ -83,13 +100,12 @@ class ControlServer:
 
     async def listen(self, path: Path) -> asyncio.Server:
         """Listen on the Unix socket *path*, for owner and group only."""
-        path.unlink(missing_ok=True)
-        before = os.umask(0o117)
+        listening = socket_for_the_group(path)
         try:
-            with reachable(path) as name:
-                return await asyncio.start_unix_server(self._converse, name, limit=LONGEST_LINE_OCTETS)
-        finally:
-            os.umask(before)
+            return await asyncio.start_unix_server(self._converse, sock=listening, limit=LONGEST_LINE_OCTETS)
+        except BaseException:
+            listening.close()
+            raise
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS and self._idle:

@@ -242,6 +242,30 @@ def test_only_owner_and_group_may_ask(server: Path) -> None:
     assert server.stat().st_mode & 0o777 == 0o660
 
 
+def test_servers_that_begin_to_listen_at_once_leave_the_umask_as_it_was(tmp_path: Path) -> None:
+    """It is the whole process's: what is made beside them, or after them, would not be its owner's to enter."""
+    paths = [tmp_path / f"{number}.sock" for number in range(4)]
+
+    def umask() -> int:
+        os.umask(now := os.umask(0))
+        return now
+
+    async def all_listen() -> set[int]:
+        seen: set[int] = set()
+        begun = [asyncio.ensure_future(ControlServer({}).listen(path)) for path in paths]
+        while not all(each.done() for each in begun):
+            seen.add(umask())
+            await asyncio.sleep(0)
+        assert [path.stat().st_mode & 0o777 for path in paths] == [0o660] * len(paths)
+        for each in begun:
+            each.result().close()
+        return seen
+
+    before = umask()
+    assert asyncio.run(all_listen()) == {before}
+    assert umask() == before
+
+
 @pytest.mark.parametrize("length", [20, 200], ids=["short", "longer than a socket address"])
 def test_a_socket_is_reached_however_long_its_path_is(tmp_path: Path, length: int) -> None:
     path = tmp_path / ("d" * length) / "role.sock"
