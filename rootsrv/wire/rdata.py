@@ -70,7 +70,9 @@ def _is_bitmap(octets: bytes, at: int) -> bool:
             return False
         previous = octets[at]
         at += 2 + octets[at + 1]
-    return at == last
+        if at > last or octets[at - 1] == 0:
+            return False
+    return True
 
 
 def _name_end(octets: bytes, at: int) -> int:
@@ -140,7 +142,7 @@ def types_in_bitmap(bitmap: bytes) -> frozenset[int]:
     while at < len(bitmap):
         window, size = bitmap[at], bitmap[at + 1] if at + 1 < len(bitmap) else 0
         bits = bitmap[at + 2 : at + 2 + size]
-        if not 1 <= size <= 32 or len(bits) != size or window <= previous:
+        if not 1 <= size <= 32 or len(bits) != size or bits[-1] == 0 or window <= previous:
             raise ZoneMalformed(f"type bitmaps {bitmap.hex()} are not well-formed (RFC 4034 §4.1.2)")
         for octet, value in enumerate(bits):
             found += [window << 8 | octet << 3 | bit for bit in range(8) if value & 0x80 >> bit]
