@@ -17,26 +17,28 @@ def is_secret(key: str) -> bool:
     return key.rpartition(".")[2].partition("[")[0] in _SECRET_KEYS
 
 
-def secrets(config: Any, prefix: str = "") -> Iterator[str]:
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Each setting of *config*: its key, the last part of that, its value; first those within it."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(item):
+                yield from _settings(item, f"{prefix}{each.name}.")
+        yield prefix + each.name, each.name, value
+
+
+def secrets(config: Any) -> Iterator[str]:
     """The keys of *config* (a Config) whose values are secrets that stand in the file itself."""
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if dataclasses.is_dataclass(item):
-                yield from secrets(item, f"{prefix}{each.name}.")
-        if value and (is_secret(each.name) or (each.name == "url" and without_query(value) != value)):
-            yield prefix + each.name
+    for key, name, value in _settings(config):
+        if value and (is_secret(name) or (name == "url" and without_query(value) != value)):
+            yield key
 
 
-def secret_files(config: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
+def secret_files(config: Any) -> Iterator[tuple[str, Path]]:
     """The files that hold a secret each, with the keys that name them."""
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if dataclasses.is_dataclass(item):
-                yield from secret_files(item, f"{prefix}{each.name}.")
-        if value and each.name in SECRET_FILE_KEYS:
-            yield prefix + each.name, Path(value)
+    for key, name, value in _settings(config):
+        if value and name in SECRET_FILE_KEYS:
+            yield key, Path(value)
 
 
 _FILE_KEYS = SECRET_FILE_KEYS | {"file", "trust_anchors", "tls_certificate", "tls_ca", "tls_client_ca", "certificate"}
@@ -44,15 +46,11 @@ _FILES_BY_NAME = frozenset({"mesh.key", "mesh.roster", "dot.key"})
 """Whose last part is something else elsewhere: a [[primary]]'s key is the name of one."""
 
 
-def files(config: Any, prefix: str = "") -> Iterator[tuple[str, Path]]:
+def files(config: Any) -> Iterator[tuple[str, Path]]:
     """The files that the roles read, with the keys that name them."""
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if dataclasses.is_dataclass(item):
-                yield from files(item, f"{prefix}{each.name}.")
-        if value and isinstance(value, str) and (each.name in _FILE_KEYS or prefix + each.name in _FILES_BY_NAME):
-            yield prefix + each.name, Path(value)
+    for key, name, value in _settings(config):
+        if value and isinstance(value, str) and (name in _FILE_KEYS or key in _FILES_BY_NAME):
+            yield key, Path(value)
 
 
 def is_for_everybody(path: Path) -> bool:

@@ -142,6 +142,17 @@ class Chromium:
             if each["impact"] in ("serious", "critical")
         ]
 
+    def look(self, url: str) -> None:
+        """The page at *url* fits on both screens, and axe finds nothing; nor in the colours of the dark."""
+        self.open(url)
+        for size in (DESKTOP, PHONE):
+            self.size(size)
+            assert not self.is_too_wide(), (url, size)
+        assert self.findings() == [], url
+        self.dark(True)
+        assert self.findings("color-contrast") == [], url
+        self.dark(False)
+
     def is_too_wide(self) -> bool:
         """Whether one would have to move the page sideways."""
         return bool(self.run("document.documentElement.scrollWidth > document.documentElement.clientWidth"))

@@ -163,11 +163,4 @@ def test_axe_finds_nothing_serious_and_no_page_is_wider_than_the_screen(browser:
 def looks(browser: Chromium, site: Site, paths: list[str]) -> None:
     """Every page, on both screens; its colours in the dark as well."""
     for path in paths:
-        browser.open(site.url + path)
-        for size in (DESKTOP, PHONE):
-            browser.size(size)
-            assert not browser.is_too_wide(), (path, size)
-        assert browser.findings() == [], path
-        browser.dark(True)
-        assert browser.findings("color-contrast") == [], path
-        browser.dark(False)
+        browser.look(site.url + path)

@@ -1,9 +1,11 @@
 """What a worker answers from: generations come and go without a collection that would hold up who asks."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,23 @@ from rootsrv.server.counters import Counters
 from rootsrv.server.serving import Serving
 from rootsrv.store.table_file import table_path
 from tests.answer.conftest import Compiled, compiled  # noqa: F401  (a fixture)
+
+
+@contextlib.contextmanager
+def serving_the_first(directory: Path, compiled: Compiled) -> Iterator[tuple[Page, Serving]]:  # noqa: F811
+    """The first worker's view of two tables, of which the first is answered from."""
+    page, descriptor = Page.create(directory / "page"), os.open(directory, os.O_RDONLY)
+    try:
+        slot = page.worker(0)
+        serving = Serving(page, slot, Counters(slot), descriptor, ResponderSettings())
+        for generation in (1, 2):
+            table_path(directory, generation).write_bytes(compiled.octets)
+        page.active = 1
+        serving.wake_up()
+        yield page, serving
+    finally:
+        gc.unfreeze()
+        os.close(descriptor)
 
 
 def test_a_table_that_is_no_longer_answered_from_is_let_go_of_without_a_collection(
@@ -56,15 +75,8 @@ def test_a_flip_that_is_taken_back_while_a_worker_maps_the_table_is_not_followed
     compiled: Compiled,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    page, directory = Page.create(tmp_path / "page"), os.open(tmp_path, os.O_RDONLY)
-    try:
-        slot = page.worker(0)
-        serving = Serving(page, slot, Counters(slot), directory, ResponderSettings())
-        for generation in (1, 2):
-            table_path(tmp_path, generation).write_bytes(compiled.octets)
-        page.active = 1
-        serving.wake_up()
-        open_table = module.open_table
+    with serving_the_first(tmp_path, compiled) as (page, serving):
+        slot, open_table = page.worker(0), module.open_table
 
         def taken_back(name: str, *, directory: int) -> AnswerTable:
             page.active = 1
@@ -76,9 +88,6 @@ def test_a_flip_that_is_taken_back_while_a_worker_maps_the_table_is_not_followed
         assert (slot.active, page.active) == (1, 1)
         serving.wake_up()
         assert slot.active == 1
-    finally:
-        gc.unfreeze()
-        os.close(directory)
 
 
 def test_a_table_that_was_staged_and_is_not_wanted_any_more_is_let_go_of(
@@ -88,14 +97,8 @@ def test_a_table_that_was_staged_and_is_not_wanted_any_more_is_let_go_of(
     """Void, or overtaken by a newer version: whoever says that it has it staged must not mean this one."""
 
     async def work() -> None:
-        page, directory = Page.create(tmp_path / "page"), os.open(tmp_path, os.O_RDONLY)
-        try:
+        with serving_the_first(tmp_path, compiled) as (page, serving):
             slot = page.worker(0)
-            serving = Serving(page, slot, Counters(slot), directory, ResponderSettings())
-            for generation in (1, 2):
-                table_path(tmp_path, generation).write_bytes(compiled.octets)
-            page.active = 1
-            serving.wake_up()
             page.staged = 2
             async with asyncio.timeout(20):
                 while slot.staged != 2:
@@ -105,8 +108,5 @@ def test_a_table_that_was_staged_and_is_not_wanted_any_more_is_let_go_of(
             serving.wake_up()
             assert (slot.staged, slot.active) == (1, 1)
             assert serving._mapped is None
-        finally:
-            gc.unfreeze()
-            os.close(directory)
 
     asyncio.run(work())

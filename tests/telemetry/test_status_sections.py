@@ -15,7 +15,7 @@ import pytest
 from bench.peers.daemon import free_port
 from tests.control.asking import ask
 from tests.dot.client import client_context
-from tests.portal.chromium import DESKTOP, PHONE, chromium
+from tests.portal.chromium import chromium
 from tests.server.live import wait_until
 from tests.telemetry.watched import REPORT_ADDRESS, Watched, query, watched
 
@@ -151,14 +151,7 @@ def test_neither_axe_nor_the_browser_complains_on_a_desk_and_on_a_phone_by_day_a
     wait_for(running, "Queries per second", "last hour", "24 h ago", " tls ")  # the first ten seconds are over
     with chromium(tmp_path) as browser:
         for path in ("/", "/docs/runbook", "/docs/operations"):
-            browser.open(base + path)
-            for size in (DESKTOP, PHONE):
-                browser.size(size)
-                assert not browser.is_too_wide(), (path, size)
-            assert browser.findings() == [], path
-            browser.dark(True)
-            assert browser.findings("color-contrast") == [], path
-            browser.dark(False)
+            browser.look(base + path)
         assert browser.faults == []
         browser.open(base + "/")
         browser.run("document.querySelector('footer a[href=\"/docs/runbook\"]').click()")
