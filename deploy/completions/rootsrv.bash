@@ -60,7 +60,7 @@ _rootsrv_words() {
     " fastpath tap") echo "-h --help --config --json --write" ;;
     " fastpath detach") echo "-h --help --config --json --reason" ;;
     " doctor") echo "-h --help --config --json --network" ;;
-    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --sources-key --mesh --directory --bird --etc --show --yes --overwrite" ;;
+    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --sources-key --mesh --directory --bird --etc --show --yes --overwrite --no-doctor" ;;
     " rssac002") echo "export merge validate -h --help" ;;
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --without-sources --output" ;;

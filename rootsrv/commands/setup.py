@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import rootsrv
+from rootsrv.commands import doctor
 from rootsrv.commands.printing import complain, say, shown
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
-from rootsrv.process import whole_file
+from rootsrv.process import installation, whole_file
 from rootsrv.setup import discovery, files
 from rootsrv.setup.site import LISTS, NUMBERS, SECRETS, SiteAnswers, check, load, read
 
@@ -81,11 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="also what was edited by hand since (the old file is kept)"
     )
+    parser.add_argument("--no-doctor", action="store_true", help="do not look at the host afterwards (rootsrv doctor)")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask, show, check, write, in this order; nothing is written unless all of it is right."""
+    """Ask, show, check, write, in this order; nothing is written unless all of it is right.
+
+    The exit status is that of the writing, whatever doctor finds then.
+    """
     directory: Path = arguments.directory
     site = _answered(arguments, directory / files.SITE)
     examples = _examples()
@@ -103,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         _show(places[name], _present(places[name]), wanted[name], site)
     if not changes:
         say("nothing to change")
+        _examine(arguments, places)
         return 0
     if arguments.show:
         return 1
@@ -123,7 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
     _write(changes, places)
     for missing in _still_missing(places[files.CONFIGURATION]):
         say(f"still missing: {missing}")
-    say("written; now `rootsrv doctor` says whether this host is fit")
+    say("written")
+    _examine(arguments, places)
     return 0
 
 
@@ -240,9 +246,8 @@ def _stand_ins(given: dict[str, object]) -> dict[str, object]:
 
 def deployed() -> Path:
     """The directory deploy/ of this installation; ConfigError when it is not there."""
-    for each in (Path(sys.prefix) / "share/rootsrv/deploy", Path(rootsrv.__file__).parents[1] / "deploy"):
-        if (each / "network/network.conf").is_file():
-            return each
+    if found := installation.brought("deploy", "network/network.conf"):
+        return found
     raise ConfigError("share/rootsrv/deploy is not in this installation: install the wheel or the package again")
 
 
@@ -360,6 +365,20 @@ def _still_missing(configuration: Path) -> Iterator[Path]:
     for each in dict.fromkeys(filter(None, named)):
         if not Path(each).exists():
             yield Path(each)
+
+
+def _examine(arguments: argparse.Namespace, places: dict[str, Path]) -> None:
+    """Show what doctor finds; what it finds, or how it fails, undoes nothing of what was written."""
+    if arguments.no_doctor or arguments.show:
+        return
+    say("what `rootsrv doctor` says of this host now, before the steps that follow:")
+    given = argparse.Namespace(config=places[files.CONFIGURATION], network=places[files.NETWORK], json=False)
+    try:
+        doctor.run(given)
+    except KeyboardInterrupt:
+        complain("doctor was interrupted; what is written stays")
+    except Exception as error:
+        complain(f"doctor could not look at this host ({type(error).__name__}: {error}); what is written stays")
 
 
 def _agreed() -> bool:

@@ -5,13 +5,11 @@
 import contextlib
 import functools
 import re
-import sys
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import rootsrv
+from rootsrv.process import installation
 from rootsrv.telemetry.page_style import STYLE, runbook_entry, still_headers
 
 if TYPE_CHECKING:
@@ -59,9 +57,9 @@ class Documentation:
     @classmethod
     def installed(cls) -> "Documentation":
         """What is beside the sources, or in share/rootsrv/docs; what is missing there is missing here."""
-        # An editable installation has both, and those in share/ are as old as it is.
-        places = (Path(rootsrv.__file__).parents[1] / "docs", Path(sys.prefix) / "share/rootsrv/docs")
-        directory = next((each for each in places if (each / f"{RUNBOOK}.md").is_file()), places[1])
+        directory = installation.brought("docs", f"{RUNBOOK}.md")
+        if directory is None:
+            return cls({})
         found = {}
         for name in DOCUMENTS:
             with contextlib.suppress(OSError, UnicodeDecodeError):

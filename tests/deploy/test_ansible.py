@@ -89,7 +89,7 @@ def test_what_it_hands_over_is_what_is_taken(tmp_path: Path) -> None:
 
 def test_every_command_of_the_role_is_one_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     given = [
-        ["setup", "--answers", "--show", "--yes", "--overwrite"],
+        ["setup", "--answers", "--show", "--yes", "--no-doctor", "--overwrite"],
         ["mesh", "key", "--public"],
         ["mesh", "join", "--roster", "--roster-key", "--service", "--member", "--key", "--endpoint"],
         ["restart", "--if-needed", "--when-token"],
