@@ -31,6 +31,18 @@ class Host:
             raise AssertionError(f"{self.name}: {' '.join(command)}: {done.stderr or done.stdout}")
         return done.stdout
 
+    def forward(self) -> None:
+        """Make it a router, once it has its links.
+
+        Without reverse path filter: a strict one (RFC 3704 §2.2) drops what a site still answers while the traffic to
+        its anycast address already goes to another.
+        """
+        self.run(
+            "sh", "-ec",
+            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding; "
+            "for each in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $each; done",
+        )  # fmt: skip
+
     def ip(self, *arguments: str) -> str:
         """`ip arguments` there."""
         return _ip("-n", self.name, *arguments)

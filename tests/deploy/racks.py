@@ -56,7 +56,7 @@ def join_router(net: Network, number: int, box: Host, router: Host, core: Host, 
     )
     net.link(router, core, f"core{number}", ((f"10.9.{number}.1/30", f"10.9.{number}.2/30"),))
     router.ip("route", "add", "default", "via", f"10.9.{number}.2")
-    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    router.forward()
 
 
 def router_configuration(number: int, link: Link, box_as: int) -> str:
@@ -181,7 +181,7 @@ def racks(directory: Path) -> Iterator[Racks]:
         net.link(core, client, "inside", (("100.64.0.1/24", "100.64.0.2/24"),))
         client.ip("route", "add", "default", "via", "100.64.0.1")
         for host in (core, manager):
-            host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+            host.forward()
         stack.enter_context(route(core, directory / "core", CORE))
         stack.enter_context(primary(manager, directory / "primary", tuple(each for each, _ in ADMIN)))
         yield Racks(directory, net, manager, boxes, core, client)

@@ -139,7 +139,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         sites = (cable(net, 1, core), cable(net, 2, core))
         net.link(core, client, "inside", (("100.64.0.1/24", "100.64.0.2/24"),))
         client.ip("route", "add", "default", "via", "100.64.0.1")
-        core.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        core.forward()
         for number, site in enumerate(sites, 1):
             configured = router_configuration(number, LINKS[0], LOCAL_AS[0])
             stack.enter_context(route(site.router, directory / f"router{number}", configured))

@@ -101,8 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             # The anchors, as rootsrv holds them while it announces.
             box.ip("address", "add", f"{ANCHOR[version]}/{ {4: 24, 6: 48}[version] }", "dev", "lo", *nodad)
             box.ip("address", "add", f"{SERVICE[version]}/{width}", "dev", "lo", *nodad)
-        for key in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
-            router.run("sysctl", "-qw", key)
+        router.forward()
         made = Site(box, manager, router, client, directory)
         made.script("firewall", "up")
         made.script("routing", "up")

@@ -349,8 +349,7 @@ def mesh_network(
         )  # fmt: skip
         client.ip("route", "add", "default", "via", address(CLIENT_NETWORK, 2, 4))
         client.ip("-6", "route", "add", "default", "via", address(CLIENT_NETWORK, 2, 6))
-        for key in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
-            router.run("sysctl", "-qw", key)
+        router.forward()
         bird = stack.enter_context(route(router, directory / "router", bird_router_configuration(numbers)))
         at = address(1, 2, 4)
         engine = stack.enter_context(
