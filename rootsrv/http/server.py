@@ -6,7 +6,7 @@ Nothing comes from a disk, so there is no path to escape from.
 #
 #   MAX_HEAD_OCTETS    huge headers                     → 431
 #   HEAD_SECONDS       a head that never ends           → 408
-#   SEND_SECONDS       a client that does not read      → aborted; for each SEND_OCTETS, which nobody joins or copies
+#   SEND_SECONDS       a client that does not read      → aborted; for each SEND_OCTETS
 #   connections        many of them                     → one goes that has asked nothing (process/places.py)
 
 import asyncio
@@ -29,6 +29,9 @@ MAX_CONNECTIONS = 32
 
 _LINGER_SECONDS = 1.0
 _LINGER_OCTETS = 1 << 20
+
+_LEFT_PARTS = 3
+"""How many SEND_OCTETS may be left, over TLS, when the last part has been taken: that part, and what lies below TLS."""
 
 # The target in origin form or, as proxies and some libraries send it, in absolute form, which a server must accept
 # (RFC 9112 §3.2.2); what its authority is does not matter: all pages are ours.
@@ -93,8 +96,16 @@ class HttpServer:
         for address in addresses:
             try:
                 listening = held_back.bound(address, port, socket.SOCK_STREAM)
+                # Without it, what one client has not been sent grows to megabytes in the kernel, and another third of
+                # them must go before we see that he reads.
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_OCTETS)
                 server = await asyncio.start_server(
-                    self._connected, sock=listening, limit=MAX_HEAD_OCTETS, ssl=context, ssl_handshake_timeout=handshake
+                    self._connected,
+                    sock=listening,
+                    limit=MAX_HEAD_OCTETS,
+                    ssl=context,
+                    ssl_handshake_timeout=handshake,
+                    ssl_shutdown_timeout=_LEFT_PARTS * SEND_SECONDS if context else None,
                 )
             except OSError as error:
                 self.close()
@@ -122,7 +133,10 @@ class HttpServer:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.set_write_buffer_limits(high=0)  # so that drain() waits until all is with the kernel
+        over_tls = not writer.can_write_eof()
+        # So that drain() waits until all is on its way.  Over TLS, with 0, an empty buffer counts as full every second
+        # time that somebody looks (asyncio/sslproto.py and uvloop's alike), and drain() waits for what never comes.
+        writer.transport.set_write_buffer_limits(high=int(over_tls), low=0)
         head_only = False
         try:
             async with asyncio.timeout(HEAD_SECONDS):
@@ -136,13 +150,19 @@ class HttpServer:
             head_only = head.startswith(b"HEAD ")
             response = await self._respond(head)
         body = memoryview(b"" if head_only else response.body)
-        parts = [memoryview(_head(response)), *(body[at : at + SEND_OCTETS] for at in range(0, len(body), SEND_OCTETS))]
-        for part in parts:
+        # Some clients take a connection that ends behind the head for an empty page: both are sent at once.
+        first = memoryview(_head(response) + body[:SEND_OCTETS])
+        for part in (first, *(body[at : at + SEND_OCTETS] for at in range(SEND_OCTETS, len(body), SEND_OCTETS))):
             async with asyncio.timeout(SEND_SECONDS):
                 writer.write(part)
                 await writer.drain()
-        if writer.can_write_eof():  # not over TLS, where closing says so
-            writer.write_eof()
+        if over_tls:
+            # What lies below TLS is not with the kernel yet; it is sent, and that it is the end, before it is closed.
+            writer.close()
+            async with asyncio.timeout(_LEFT_PARTS * SEND_SECONDS):
+                await writer.wait_closed()
+            return
+        writer.write_eof()
         # Closing while octets of the client wait unread would reset the connection before it has read the response.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_SECONDS):

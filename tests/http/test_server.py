@@ -2,18 +2,25 @@
 
 import asyncio
 import contextlib
+import socket
+import ssl
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from bench.peers.daemon import free_port
 from rootsrv.http import server
 from rootsrv.http.server import CannotListen, HttpServer, Request, Response
+from tests.secondary.certificates import Authority
 
 BODY = b"good\n"
 LARGE = bytes(20_000_000)
+ZONE = bytes(range(250)) * 4_000
+"""A page larger than what the kernel takes of it at a time."""
 
 
 async def good(request: Request) -> Response:
@@ -24,6 +31,10 @@ async def large(request: Request) -> Response:
     return Response(LARGE, "text/plain")
 
 
+async def zone(request: Request) -> Response:
+    return Response(ZONE, "text/dns")
+
+
 async def faulty(request: Request) -> Response:
     raise RuntimeError("ours")
 
@@ -31,13 +42,16 @@ async def faulty(request: Request) -> Response:
 Test = Callable[[int], Coroutine[Any, Any, None]]
 
 
-def serving(test: Test) -> None:
-    """Run *test* with the port of a server."""
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def serving(test: Test, loop: Loop = asyncio.new_event_loop, context: ssl.SSLContext | None = None) -> None:
+    """Run *test* with the port of a server, which speaks TLS with *context*."""
 
     async def run() -> None:
-        server = HttpServer({"/": good, "/large": large, "/faulty": faulty})
+        server = HttpServer({"/": good, "/large": large, "/faulty": faulty, "/zone": zone})
         port = free_port("127.0.0.2")
-        await server.listen(("127.0.0.2",), port)
+        await server.listen(("127.0.0.2",), port, context=context)
         try:
             async with asyncio.timeout(30):
                 await test(port)
@@ -45,7 +59,8 @@ def serving(test: Test) -> None:
             server.close()
             await asyncio.sleep(0)
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(run())
 
 
 async def exchange(port: int, octets: bytes) -> bytes:
@@ -167,6 +182,91 @@ def is_established(writer: asyncio.StreamWriter) -> bool:
         if (local[-4:], remote[-4:]) == (f"{theirs:04X}", f"{ours:04X}"):
             return state == "01"
     return False
+
+
+@pytest.fixture(scope="module")
+def both_sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """TLS for a server and for its clients."""
+    authority = Authority(tmp_path_factory.mktemp("tls"))
+    certified = authority.certify("localhost", "127.0.0.2")
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(certified.certificate, certified.key)
+    return ours, ssl.create_default_context(cafile=str(authority.path))
+
+
+LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+
+
+@LOOPS
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+def test_who_reads_slowly_gets_all_and_the_end(
+    monkeypatch: pytest.MonkeyPatch, both_sides: tuple[ssl.SSLContext, ssl.SSLContext], loop: Loop, over_tls: bool
+) -> None:
+    monkeypatch.setattr(server, "_LINGER_SECONDS", 0.01)
+    ours, theirs = both_sides
+
+    def read(port: int) -> bytes:
+        """The whole answer, a little at a time; ssl.SSLEOFError if nobody says that it is the whole."""
+        with socket.socket() as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            plain.settimeout(10)
+            plain.connect(("127.0.0.2", port))
+            client: socket.socket = plain
+            if over_tls:
+                client = theirs.wrap_socket(plain, server_hostname="127.0.0.2", suppress_ragged_eofs=False)
+            with client:
+                client.sendall(b"GET /zone HTTP/1.1\r\n\r\n")
+                received = bytearray()
+                while octets := client.recv(8192):
+                    received += octets
+                    time.sleep(0.003)
+            return bytes(received)
+
+    async def test(port: int) -> None:
+        answer = await asyncio.to_thread(read, port)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert f"Content-Length: {len(ZONE)}".encode() in head
+        assert len(body) == len(ZONE)
+        assert body == ZONE
+
+    serving(test, loop, ours if over_tls else None)
+
+
+@LOOPS
+@pytest.mark.parametrize("later", [False, True], ids=["request with the handshake", "request later"])
+def test_over_tls_the_page_comes_whenever_the_request_came(
+    both_sides: tuple[ssl.SSLContext, ssl.SSLContext], loop: Loop, later: bool
+) -> None:
+    ours, theirs = both_sides
+
+    async def test(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.2", port)
+        received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = theirs.wrap_bio(received, to_send, server_hostname="127.0.0.2")
+
+        async def more() -> None:
+            writer.write(to_send.read())
+            received.write(await reader.read(65_536))
+
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await more()
+            if later:
+                await more()  # its session tickets: the server waits for the request by now
+            tls.write(GOOD_REQUEST)
+            body = b""
+            while not body.endswith(BODY):
+                try:
+                    body += tls.read()
+                except ssl.SSLWantReadError:
+                    await more()
+        writer.transport.abort()
+
+    serving(test, loop, ours)
 
 
 def test_over_the_limit_of_connections_the_oldest_goes() -> None:
