@@ -14,7 +14,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 # A process of the tests or a benchmark that finds no compiled modules compiles them all, 0.2 to 0.4 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo demo-localroot test test-long test-kernel61 lint check mutate bpf system-packages clean
+.PHONY: help venv demo demo-localroot test test-long test-machines test-kernel61 lint check mutate bpf system-packages clean
 .PHONY: man wheel deb demo-fleet pictures
 .PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-fleet bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
@@ -25,6 +25,7 @@ help:
 	@echo 'make demo-fleet  a mesh of five in network namespaces, under load, and what it stands (root)'
 	@echo 'make test       everything that is to pass before a change lands (some 25 minutes on two cores)'
 	@echo 'make test-long  longer fuzzing, kill loops, and what takes more than some ten seconds'
+	@echo 'make test-machines  packages, containers and Ansible on machines made from nothing, an hour'
 	@echo 'make test-kernel61  the kernel fast path on Debian 12'"'"'s kernel, in QEMU'
 	@echo 'make check      lint, then the tests that need no other program, in this order'
 	@echo 'make lint       ruff, mypy --strict, import-linter, deptry'
@@ -80,6 +81,10 @@ test: system-packages lint bpf
 
 test-long: system-packages bpf $(VENV)/.installed-for-tests
 	$(PYTEST) $(PARALLEL) -m long
+
+# Machines made from nothing, by debootstrap and pip: packages, containers, Ansible, the guide, the other release.
+test-machines: system-packages bpf $(VENV)/.installed-for-tests
+	$(PYTEST) $(PARALLEL) -m machine
 
 # Debian 12's kernel in QEMU: no KVM, no disk, some three minutes.
 test-kernel61: system-packages bpf $(VENV)/.installed-for-tests

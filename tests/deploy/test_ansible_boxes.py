@@ -20,7 +20,7 @@ from tests.deploy.racks import ADMIN, LINKS, LOCAL_AS, PRIMARY, Racks, asked_by,
 from tests.needs import REPOSITORY, require_tool
 from tests.server.live import wait_until, zone_files
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(1800)]
 
 ROLE = REPOSITORY / "deploy" / "ansible"
 NAMES = ("lax1a.example", "zrh1a.example")

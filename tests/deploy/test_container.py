@@ -14,7 +14,7 @@ from tests.needs import REPOSITORY, require_root, require_tool
 from tests.network import network
 from tests.server.live import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(1800)]
 
 BASE = "localhost/bookworm"
 IMAGE = "localhost/rootsrv"

@@ -25,7 +25,7 @@ from tests.server.live import SERIALS, configure, put, wait_until, zone_files
 from tests.system.anycast_network import Load
 from tests.system.fresh_machine import FreshMachine, fresh_machine
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(2400)]
 
 INSTANCE = "srv/instance"
 EXAMPLE = "/usr/lib/rootsrv/current/share/rootsrv/deploy/site.toml"

@@ -41,7 +41,7 @@ from tests.secondary import versions
 from tests.server.live import SERIALS, wait_until, zone_files
 from tests.system.anycast_network import Load
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(1500)]
 
 APPROVED = 2026112200
 """The serial that the guide approves."""

@@ -17,7 +17,7 @@ from tests.deploy.test_guide import block
 from tests.needs import REPOSITORY, require_tool
 from tests.server.live import wait_until, zone_files
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(1500)]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from tests.network import Host, network
 from tests.server.live import wait_until
 from tests.system.fresh_machine import FreshMachine, fresh_machine
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(1800)]
 
 REPOSITORY_THERE = "src/rootsrv"
 DEMO_READY_SECONDS = 60.0

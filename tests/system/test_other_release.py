@@ -13,7 +13,7 @@ from tests.needs import genuine_zones_directory
 from tests.network import network
 from tests.system.fresh_machine import FreshMachine, fresh_machine
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(2400)]
 
 THERE = "src/rootsrv"
 RELEASES = {"12": "bookworm", "13": "trixie"}
