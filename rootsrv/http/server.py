@@ -6,7 +6,7 @@ Nothing comes from a disk, so there is no path to escape from.
 #
 #   MAX_HEAD_OCTETS    huge headers                     → 431
 #   HEAD_SECONDS       a head that never ends           → 408
-#   SEND_SECONDS       a client that does not read      → aborted; for each SEND_OCTETS
+#   SEND_SECONDS       a client that does not read      → reset; for each SEND_OCTETS
 #   connections        many of them                     → one goes that has asked nothing (process/places.py)
 
 import asyncio
@@ -14,6 +14,7 @@ import contextlib
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -29,6 +30,9 @@ MAX_CONNECTIONS = 32
 
 _LINGER_SECONDS = 1.0
 _LINGER_OCTETS = 1 << 20
+
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for no time (socket(7))."""
 
 _LEFT_PARTS = 3
 """How many SEND_OCTETS may be left, over TLS, when the last part has been taken: that part, and what lies below TLS."""
@@ -78,6 +82,9 @@ class HttpServer:
         """*pages* may be changed while we run; *connections*: at a time."""
         self._pages = pages
         self._open: Places[asyncio.StreamWriter] = Places(connections)
+        self._unsent: set[asyncio.StreamWriter] = set()
+        """Those whose page has not been sent to its end."""
+
         self._servers: list[asyncio.Server] = []
 
     async def listen(
@@ -118,19 +125,29 @@ class HttpServer:
             server.close()
         self._servers.clear()
         for writer in self._open:
-            writer.transport.abort()
+            self._cut_off(writer)
+
+    def _cut_off(self, writer: asyncio.StreamWriter) -> None:
+        """End the connection; who has not got his page yet sees a reset, since some take any other end for its end."""
+        connection = writer.get_extra_info("socket")  # None once it is closed
+        if writer in self._unsent and connection is not None:
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        writer.transport.abort()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._unsent.add(writer)
         try:
             peer = writer.get_extra_info("peername")
             if peer is not None and (ended := self._open.take(writer, peer[0])) is not None:
-                ended.transport.abort()
+                self._cut_off(ended)
             await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError, TimeoutError, NoPlace):
             pass  # the client is gone, or does not read
         finally:
             self._open.leave(writer)
-            writer.transport.abort()
+            self._cut_off(writer)
+            self._unsent.discard(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         over_tls = not writer.can_write_eof()
@@ -163,6 +180,7 @@ class HttpServer:
                 await writer.wait_closed()
             return
         writer.write_eof()
+        self._unsent.discard(writer)
         # Closing while octets of the client wait unread would reset the connection before it has read the response.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_SECONDS):

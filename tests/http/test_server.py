@@ -233,6 +233,43 @@ def test_who_reads_slowly_gets_all_and_the_end(
 
 
 @LOOPS
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("why", ["client stands still", "server ends"])
+def test_a_page_that_is_cut_off_ends_with_a_reset(
+    monkeypatch: pytest.MonkeyPatch,
+    both_sides: tuple[ssl.SSLContext, ssl.SSLContext],
+    loop: Loop,
+    over_tls: bool,
+    why: str,
+) -> None:
+    """lua-http takes any other end for that of the page, and Knot Resolver what it has for the zone."""
+    monkeypatch.setattr(server, "SEND_SECONDS", 0.2 if why == "client stands still" else 30.0)
+    ours, theirs = both_sides
+
+    async def run() -> None:
+        http = HttpServer({"/large": large})
+        port = free_port("127.0.0.2")
+        await http.listen(("127.0.0.2",), port, context=ours if over_tls else None)
+        names = {"ssl": theirs, "server_hostname": "127.0.0.2"} if over_tls else {}
+        reader, writer = await asyncio.open_connection("127.0.0.2", port, limit=1024, **names)
+        writer.write(b"GET /large HTTP/1.1\r\n\r\n")
+        await reader.readexactly(100)
+        if why == "server ends":
+            http.close()
+        else:
+            while is_established(writer):  # noqa: ASYNC110  (it is the kernel that knows)
+                await asyncio.sleep(0.01)
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.transport.abort()
+        http.close()
+        await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(run(), 20))
+
+
+@LOOPS
 @pytest.mark.parametrize("later", [False, True], ids=["request with the handshake", "request later"])
 def test_over_tls_the_page_comes_whenever_the_request_came(
     both_sides: tuple[ssl.SSLContext, ssl.SSLContext], loop: Loop, later: bool

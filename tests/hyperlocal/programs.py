@@ -95,7 +95,9 @@ security-poll-suffix=
 
 
 def kresd(directory: Path, part: str, address: str, own: str) -> list[str]:
-    """Knot Resolver 5."""
+    """Knot Resolver 5, which says what it was given."""
+    # Priming would replace the hints by the names of the root servers, whose addresses nobody tells here: there is no
+    # net. below these roots, and so no root-servers.net.  Until the zone was in its cache, it would answer nobody.
     ksk = versions.keys()[0].dnskey
     cache = directory / "kresd"
     cache.mkdir()
@@ -105,6 +107,8 @@ net.listen('{address}', 53)
 net.outgoing_v4('{own}')
 net.ipv6 = false
 cache.size = 20 * MB
+log_groups({{'prefil'}})
+modules.unload('priming')
 modules.load('hints')
 hints.root_file('{directory}/hints')
 trust_anchors.remove('.')
