@@ -27,6 +27,12 @@ HANDSHAKE_SECONDS = 10
 RESERVED_DESCRIPTORS = 256
 """What connections leave of the open files that are allowed: to tables, zones, primaries and the control socket."""
 
+UNSENT_OCTETS = 65_536
+"""How much of what it asked for waits for a client, in the kernel and again here, before we wait for it to read."""
+
+_LAST_IDLES = 2
+"""How many `idle_seconds` a client has, after it was idle for one, to take what it asked for: twice UNSENT_OCTETS."""
+
 _ACCEPT_AGAIN_SECONDS = 1
 
 MAX_DATAGRAMS_PENDING = 256
@@ -127,6 +133,7 @@ class Listener:
                 for port, over_tls in ((self.config.port, False), (self.config.tls_port, True)):
                     if not over_tls or tls is not None:
                         listening = held_back.bound(address, port, socket.SOCK_STREAM)
+                        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_OCTETS)
                         accepting = loop.create_task(self._accept(listening, over_tls=over_tls))
                         self._listening.append((listening, accepting))
         except OSError as error:
@@ -188,13 +195,18 @@ class Listener:
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None
+                lambda: protocol,
+                connection,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
+                ssl_shutdown_timeout=_LAST_IDLES * self.config.idle_seconds if context else None,
             )
         except BaseException as error:
             connection.close()
             if isinstance(error, OSError):  # ssl.SSLError is one
                 return
             raise
+        transport.set_write_buffer_limits(high=UNSENT_OCTETS)  # over TLS it would be eight times as much
         await self._converse(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -208,9 +220,12 @@ class Listener:
                 return
             asker = Asker(address, True, _certified_names(writer), alpn_missing=not alpn, over_tls=tls is not None)
             while True:
-                async with asyncio.timeout(self.config.idle_seconds):
-                    (size,) = struct.unpack("!H", await reader.readexactly(2))
-                    octets = await reader.readexactly(size)
+                try:
+                    async with asyncio.timeout(self.config.idle_seconds):
+                        (size,) = struct.unpack("!H", await reader.readexactly(2))
+                        octets = await reader.readexactly(size)
+                except (TimeoutError, asyncio.IncompleteReadError):
+                    break  # idle, or it has said that nothing more comes: what it asked for may be on its way
                 if (conversation := asyncio.current_task()) is not None:
                     self._places.has_asked(conversation)
                 async with contextlib.aclosing(self.requests.answer(octets, asker)) as messages:
@@ -219,8 +234,11 @@ class Listener:
                         if writer.transport.get_write_buffer_size():
                             async with asyncio.timeout(self.config.idle_seconds):
                                 await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, ssl.SSLError, asyncio.CancelledError):
-            pass  # gone, idle, or too slow to take what it asked for
+            writer.close()
+            async with asyncio.timeout(_LAST_IDLES * self.config.idle_seconds):
+                await writer.wait_closed()
+        except (OSError, TimeoutError, ssl.SSLError, asyncio.CancelledError):
+            pass  # gone, or too slow to take what it asked for
         finally:
             writer.transport.abort()
             with contextlib.suppress(OSError, ssl.SSLError):
