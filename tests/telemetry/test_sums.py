@@ -75,11 +75,13 @@ class Load:
                 "-d", str(self.names), "-e", "-D", *limits,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            restore_signals=False,  # it shall not end by SIGPIPE when the worker at the other end is killed
         )  # fmt: skip
 
     def finish(self, process: "subprocess.Popen[str]", family: int, transport: str) -> int:
         """Add what *process* reports when it has ended; its lost queries."""
         output, _ = process.communicate(timeout=60)
+        assert "Queries lost" in output, f"dnsperf ended with {process.returncode}: {output}"
         sent, completed, lost = (
             int(re.search(rf"Queries {what}: +(\d+)", output)[1])  # type: ignore[index]
             for what in ("sent", "completed", "lost")
