@@ -44,7 +44,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rootsrv.zone.anchors import key_tag
+from rootsrv.wire.rdata import key_tag
 
 MAGIC = b"rootsrv\x1a"
 FORMAT_VERSION = 5

@@ -5,26 +5,23 @@ zone is bad, a host lacks something), 2 the command or the configuration is wron
 """
 
 import argparse
-import asyncio
 import difflib
-import json
 import os
 import re
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from rootsrv import __version__
 from rootsrv.commands.printing import complain
 from rootsrv.config import file as config_file
-from rootsrv.config import text
 from rootsrv.process import clock, log
 
-# What the commands need is imported by `parser`: the processes of `rootsrv run` do without it, and start sooner,
-# and the one of `rootsrv hyperlocal` stays small.
+# What a command needs is imported when that command is asked for: all forty together take three times as long as the
+# start of one, and the process of `rootsrv hyperlocal` stays small.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,17 +63,13 @@ def _output_is_closed() -> bool:
 
 def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    alone = {"run": _add_run, "hyperlocal": _add_hyperlocal}.get(given[0] if given else "")
-    parsed = (_parser_of(alone) if alone else parser()).parse_args(given)
+    parsed = parser(given).parse_args(given)
     try:
         status: int = parsed.command(parsed)
     except (config_file.ConfigError, clock.ClockUnusable) as error:
         complain(error)
         return 2
     return status
-
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,22 +83,74 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def _parser_of(add: Callable[[Commands], None]) -> argparse.ArgumentParser:
-    """One command alone, as `parser` has it."""
-    top: argparse.ArgumentParser = _Parser(prog="rootsrv")
-    add(top.add_subparsers(required=True, metavar="COMMAND"))
+def parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The commands with their options: all of them, or only the one that *asked* begins with."""
+    top: argparse.ArgumentParser = _Parser(
+        prog="rootsrv", description="An anycast, authoritative DNS root server instance."
+    )
+    top.add_argument("--version", action="version", version=f"rootsrv {__version__}")
+    _add(top.add_subparsers(required=True, metavar="COMMAND"), _COMMANDS, asked)
     return top
 
 
-def _add_hyperlocal(commands: Commands) -> None:
-    from rootsrv.commands import hyperlocal
-
-    beside = commands.add_parser("hyperlocal", help="the root, verified, for the resolver on this host (RFC 8806)")
-    hyperlocal.add_arguments(beside)
-    beside.set_defaults(command=hyperlocal.run)
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_Adding: TypeAlias = Callable[[Commands, Sequence[str]], None]
 
 
-def _add_run(commands: Commands) -> None:
+def _add(commands: Commands, known: Mapping[str, _Adding], asked: Sequence[str]) -> None:
+    """Add the first word of *asked*, or, where it is none of them, each that is *known*; the rest goes on to it."""
+    word, *rest = asked or ("",)
+    for each in (known[word],) if word in known else dict.fromkeys(known.values()):
+        each(commands, rest)
+
+
+def _add_check_config(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import check_config
+
+    check = commands.add_parser("check-config", help="print the effective configuration")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument(
+        "--live", action="store_true", help="also compare it with this host and its BIRD; changes nothing"
+    )
+    check.set_defaults(command=check_config.run)
+
+
+def _add_zone(commands: Commands, asked: Sequence[str]) -> None:
+    zone = commands.add_parser("zone", help="look at zone files")
+    _add(zone.add_subparsers(required=True, metavar="COMMAND"), _ZONE_COMMANDS, asked)
+
+
+def _add_zone_verify(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import zone_files
+
+    verify = commands.add_parser("verify", help="say whether a zone can be believed, and why not")
+    zone_files.add_verify_arguments(verify)
+    verify.set_defaults(command=zone_files.run_verify)
+
+
+def _add_zone_reset_floor(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import floor_reset
+
+    floor_reset.add_arguments(
+        commands.add_parser("reset-floor", help="after a serial that nobody meant: start anew (of a stopped instance)")
+    )
+
+
+def _add_zone_compile(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import tables
+
+    compiling = commands.add_parser("compile", help="verify zone files and write their answer table")
+    tables.add_compile_arguments(compiling)
+    compiling.set_defaults(command=tables.run_compile)
+
+
+def _add_zone_orders(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import zones
+
+    zones.add_zone_commands(commands)
+
+
+def _add_run(commands: Commands, _: Sequence[str]) -> None:
     running = commands.add_parser("run", help="serve the configured zones")
     running.add_argument("--config", type=Path, required=True, metavar="FILE")
     running.add_argument(
@@ -116,59 +161,8 @@ def _add_run(commands: Commands) -> None:
     running.set_defaults(command=run)
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands with their options."""
-    from rootsrv.commands import (
-        blocks,
-        capture,
-        capture_files,
-        doctor,
-        fastpath,
-        fleet,
-        floor_reset,
-        localroot,
-        maintenance,
-        mesh,
-        probe,
-        resolver,
-        restart,
-        security_events,
-        setup,
-        shed,
-        tables,
-        zone_files,
-        zones,
-    )
-    from rootsrv.commands import routes as route
-    from rootsrv.commands import rssac002 as report_command
-
-    top: argparse.ArgumentParser = _Parser(
-        prog="rootsrv", description="An anycast, authoritative DNS root server instance."
-    )
-    top.add_argument("--version", action="version", version=f"rootsrv {__version__}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-
-    check = commands.add_parser("check-config", help="print the effective configuration")
-    check.add_argument("file", type=Path, metavar="FILE")
-    check.add_argument(
-        "--live", action="store_true", help="also compare it with this host and its BIRD; changes nothing"
-    )
-    check.set_defaults(command=check_config)
-
-    zone = commands.add_parser("zone", help="look at zone files").add_subparsers(required=True, metavar="COMMAND")
-    verify = zone.add_parser("verify", help="say whether a zone can be believed, and why not")
-    zone_files.add_verify_arguments(verify)
-    verify.set_defaults(command=zone_files.run_verify)
-
-    floor_reset.add_arguments(
-        zone.add_parser("reset-floor", help="after a serial that nobody meant: start anew (of a stopped instance)")
-    )
-
-    compiling = zone.add_parser("compile", help="verify zone files and write their answer table")
-    tables.add_compile_arguments(compiling)
-    compiling.set_defaults(command=tables.run_compile)
-
-    _add_run(commands)
+def _add_routes(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import routes
 
     for verb, what in (
         ("drain", "announce the prefixes as shutting down (RFC 8326), then withdraw them"),
@@ -176,17 +170,34 @@ def parser() -> argparse.ArgumentParser:
         ("withdraw", "withdraw the prefixes at once, until undrain"),
     ):
         ordering = commands.add_parser(verb, help=what)
-        route.add_arguments(ordering, verb)
-        ordering.set_defaults(command=route.run, verb=verb)
+        routes.add_arguments(ordering, verb)
+        ordering.set_defaults(command=routes.run, verb=verb)
+
+
+def _add_restart(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import restart
 
     restart.add_arguments(
         commands.add_parser("restart", help="restart this box without loss; in a mesh when the others allow it")
     )
-    zones.add_zone_commands(zone)
+
+
+def _add_status(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import zones
+
     telling = commands.add_parser("status", help="zones, leases, primaries, workers; what is announced, and why")
     zones.add_status(telling)
-    telling.set_defaults(command=status)
+
+
+def _add_reload(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import zones
+
     zones.add_reload(commands.add_parser("reload", help="read the configuration again, without losing a query"))
+
+
+def _add_blocks(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import blocks
+
     for verb, what in (
         ("block", "drop queries from a prefix, for a while"),
         ("unblock", "end a block"),
@@ -195,6 +206,11 @@ def parser() -> argparse.ArgumentParser:
         blocking = commands.add_parser(verb, help=what)
         blocks.add_arguments(blocking, verb)
         blocking.set_defaults(command=blocks.run, verb=verb)
+
+
+def _add_sheds(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import shed
+
     for verb, what in (
         ("shed", "TC, or no answer, for some UDP queries, for a while"),
         ("unshed", "end a shed rule"),
@@ -205,23 +221,47 @@ def parser() -> argparse.ArgumentParser:
         shed.add_arguments(shedding, verb)
         shedding.set_defaults(command=shed.run, verb=verb)
 
+
+def _add_fastpath(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import fastpath
+
     kernel = commands.add_parser("fastpath", help="the kernel fast path: where it answers, and how much")
     fastpath.add_arguments(kernel)
     kernel.set_defaults(command=fastpath.run)
 
+
+def _add_doctor(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import doctor
+
     doctor.add_arguments(commands.add_parser("doctor", help="is this host fit for it, and if not, what to mend"))
+
+
+def _add_setup(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import setup
 
     setup.add_arguments(
         commands.add_parser("setup", help="ask what differs from site to site, show the differences, check, write")
     )
 
+
+def _add_rssac002(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import rssac002
+
     statistics = commands.add_parser("rssac002", help="statistics of a day (RSSAC002v5)")
-    report_command.add_arguments(statistics.add_subparsers(required=True, metavar="COMMAND"))
+    rssac002.add_arguments(statistics.add_subparsers(required=True, metavar="COMMAND"))
+
+
+def _add_capture(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import capture, capture_files
 
     captured = commands.add_parser("capture", help="what was asked: files of queries")
     in_capture = captured.add_subparsers(required=True, metavar="COMMAND")
     capture.add_arguments(in_capture)
     capture_files.add_arguments(in_capture)
+
+
+def _add_mesh(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import fleet, maintenance, mesh
 
     many = commands.add_parser("mesh", help="many instances, one set time: keys, roster, status, orders")
     in_mesh = many.add_subparsers(required=True, metavar="COMMAND")
@@ -229,10 +269,24 @@ def parser() -> argparse.ArgumentParser:
     fleet.add_arguments(in_mesh)
     maintenance.add_arguments(in_mesh)
 
-    _add_hyperlocal(commands)
+
+def _add_hyperlocal(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import hyperlocal
+
+    beside = commands.add_parser("hyperlocal", help="the root, verified, for the resolver on this host (RFC 8806)")
+    hyperlocal.add_arguments(beside)
+    beside.set_defaults(command=hyperlocal.run)
+
+
+def _add_localroot(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import localroot
 
     service = commands.add_parser("localroot", help="a LocalRoot service: who signed up, servers, keys, zones")
     localroot.add_arguments(service.add_subparsers(required=True, metavar="COMMAND"))
+
+
+def _add_resolver(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import resolver
 
     told = commands.add_parser(
         "resolver", help="print a resolver's configuration: the root from a publisher (RFC 8806)"
@@ -240,14 +294,24 @@ def parser() -> argparse.ArgumentParser:
     resolver.add_arguments(told)
     told.set_defaults(command=resolver.run)
 
+
+def _add_probe(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import probe
+
     probe.add_arguments(
         commands.add_parser("probe", help="root server identities, measured from here as RSSAC047 measures them")
     )
+
+
+def _add_security_events(commands: Commands, _: Sequence[str]) -> None:
+    from rootsrv.commands import security_events
 
     security_events.add_arguments(
         commands.add_parser("security-events", help="a day's security events, as one signed file")
     )
 
+
+def _add_demo(commands: Commands, _: Sequence[str]) -> None:
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
     trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")
     trial.add_argument("--tlds", type=int, default=1440, help="delegations in the generated zone (default 1440)")
@@ -264,48 +328,38 @@ def parser() -> argparse.ArgumentParser:
     )
     trial.add_argument("--once", action="store_true", help="with --localroot: end when all has been shown")
     trial.set_defaults(command=demo)
-    return top
 
 
-def check_config(arguments: argparse.Namespace) -> int:
-    """`rootsrv check-config [--live] FILE`."""
-    from rootsrv.store import sources_key, zone_file
-
-    loaded = config_file.load(arguments.file)
-    print(text.to_toml(loaded), end="")
-    missing = [each for each in loaded.zone if each.trust_anchors and not Path(each.trust_anchors).exists()]
-    told = [f"zone.trust_anchors: {each.trust_anchors}: is not there" for each in missing]
-    for line in (*told, *zone_file.check_trust_anchors(each for each in loaded.zone if each not in missing)):
-        complain(line)
-    if loaded.report.sources_key_file:
-        try:
-            sources_key.read(Path(loaded.report.sources_key_file))
-        except sources_key.SourcesKeyUnusable as error:
-            raise config_file.ConfigError(f"report.sources_key_file: {error}") from error
-    if not arguments.live or loaded.anycast is None:
-        return 0
-    from rootsrv.anycast import live_check
-
-    problems = asyncio.run(live_check.problems(loaded))
-    for problem in problems:
-        complain(problem)
-    return 1 if problems else 0
-
-
-def status(arguments: argparse.Namespace) -> int:
-    """`rootsrv status [--json]`: what the roles that run tell; 1 if maintain does not."""
-    from rootsrv.commands import routes as route
-    from rootsrv.commands import zones
-
-    told = zones.gather(config_file.load(arguments.config))
-    if arguments.json:
-        print(json.dumps(told, indent=2))
-    else:
-        zones.render_status(told["maintain"])
-        if "error" not in told["advertise"]:
-            print()
-            route.render(told["advertise"])
-    return 1 if "error" in told["maintain"] else 0
+_ZONE_COMMANDS: dict[str, _Adding] = {
+    "verify": _add_zone_verify,
+    "reset-floor": _add_zone_reset_floor,
+    "compile": _add_zone_compile,
+    **dict.fromkeys(("list", "show", "refresh", "approve", "reject", "import", "export"), _add_zone_orders),
+}
+_COMMANDS: dict[str, _Adding] = {
+    "check-config": _add_check_config,
+    "zone": _add_zone,
+    "run": _add_run,
+    **dict.fromkeys(("drain", "undrain", "withdraw"), _add_routes),
+    "restart": _add_restart,
+    "status": _add_status,
+    "reload": _add_reload,
+    **dict.fromkeys(("block", "unblock", "blocks"), _add_blocks),
+    **dict.fromkeys(("shed", "unshed", "sheds", "top"), _add_sheds),
+    "fastpath": _add_fastpath,
+    "doctor": _add_doctor,
+    "setup": _add_setup,
+    "rssac002": _add_rssac002,
+    "capture": _add_capture,
+    "mesh": _add_mesh,
+    "hyperlocal": _add_hyperlocal,
+    "localroot": _add_localroot,
+    "resolver": _add_resolver,
+    "probe": _add_probe,
+    "security-events": _add_security_events,
+    "demo": _add_demo,
+}
+"""By name, in the order of the help; what adds several is named for each."""
 
 
 def run(arguments: argparse.Namespace) -> int:

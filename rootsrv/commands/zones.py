@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rootsrv.commands import routes
 from rootsrv.commands.asking import add_config, ask, failed
 from rootsrv.commands.printing import complain, say, table
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer
 from rootsrv.process import whole_file
-from rootsrv.store.zone_file import MAX_ZONE_FILE_OCTETS
 
 _TIMEOUT_SECONDS = 300.0  # an import without --now may wait for a transfer that is being prepared
 _STATUS_SECONDS = 5.0
@@ -46,12 +46,26 @@ def add_zone_commands(zone: "argparse._SubParsersAction[argparse.ArgumentParser]
 def add_status(parser: argparse.ArgumentParser) -> None:
     """The options of `rootsrv status`."""
     add_config(parser, "print the response as JSON")
+    parser.set_defaults(command=status)
 
 
 def add_reload(parser: argparse.ArgumentParser) -> None:
     """The options of `rootsrv reload`."""
     add_config(parser, "print the response as JSON")
     parser.set_defaults(command=reload)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """`rootsrv status [--json]`: what the roles that run tell; 1 if maintain does not."""
+    told = gather(config_file.load(arguments.config))
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    else:
+        render_status(told["maintain"])
+        if "error" not in told["advertise"]:
+            print()
+            routes.render(told["advertise"])
+    return 1 if "error" in told["maintain"] else 0
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> bytes:
+    from rootsrv.store.zone_file import MAX_ZONE_FILE_OCTETS
+
     with path.open("rb") as file:
         octets = file.read(MAX_ZONE_FILE_OCTETS + 1)
     if len(octets) > MAX_ZONE_FILE_OCTETS:

@@ -13,9 +13,8 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from rootsrv.wire.name import labels
-from rootsrv.wire.rdata import AAAA, DNSKEY, NS, NSEC, RRSIG, RRSIG_FIXED, ZONEMD, A, type_bitmap
+from rootsrv.wire.rdata import AAAA, DNSKEY, NS, NSEC, RRSIG, RRSIG_FIXED, ZONEMD, A, key_tag, type_bitmap
 from rootsrv.zone import digest
-from rootsrv.zone.anchors import key_tag
 from rootsrv.zone.contents import Place, RRset, ZoneContents
 from rootsrv.zone.dnssec import ECDSAP256SHA256, ECDSAP384SHA384, ED25519, RSASHA256, SEP, ZONE_KEY, signed_octets
 

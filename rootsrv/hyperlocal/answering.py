@@ -20,7 +20,7 @@ from rootsrv.hyperlocal.relay import Relay, RelayFailed, RelayQuestion, response
 from rootsrv.process import log
 from rootsrv.process.security import SecurityEvents
 from rootsrv.wire import edns
-from rootsrv.wire.rdata import DNSPYTHON_STUMBLES
+from rootsrv.wire.any_rdata import DNSPYTHON_STUMBLES
 
 MAX_CONNECTIONS = 100
 

@@ -34,9 +34,9 @@ import dns.rrset
 from rootsrv.answer.question import Query
 from rootsrv.process import log
 from rootsrv.wire import edns
+from rootsrv.wire.any_rdata import DNSPYTHON_STUMBLES
 from rootsrv.wire.codes import NOERROR, NXDOMAIN
 from rootsrv.wire.message import AXFR, CLASS_IN, IXFR
-from rootsrv.wire.rdata import DNSPYTHON_STUMBLES
 
 MAX_FORGED = 4
 """UDP responses that fit no question of ours, after which the server is asked by TCP."""

@@ -7,9 +7,6 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import dns.exception
-import dns.name
-
 
 class CannotConfigure(Exception):
     """Such a configuration cannot be made; the text names what is wrong, or what the software cannot do."""
@@ -135,6 +132,9 @@ def _name(key: str, text: str) -> None:
     """CannotConfigure if *text* is no name in the preferred syntax (RFC 1034 §3.5) or with underscores."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", text):
         raise CannotConfigure(f"{key}: {text!r} is no name of letters, digits, hyphens and dots")
+    import dns.exception  # where text is met: every role reads a configuration and starts sooner without it
+    import dns.name
+
     try:
         dns.name.from_text(text)
     except dns.exception.DNSException as error:

@@ -7,9 +7,10 @@ import dataclasses
 import json
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rootsrv.config.file import Config
+if TYPE_CHECKING:  # the parent has read it; a worker starts sooner without
+    from rootsrv.config.file import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ class WorkerOrders:
         return cls(**document)
 
 
-def responder_orders(config: Config, own_secret: str) -> dict[str, Any]:
+def responder_orders(config: "Config", own_secret: str) -> dict[str, Any]:
     """`WorkerOrders.responder`; *own_secret* for cookies if none is configured (hexadecimal digits)."""
     return {
         "max_udp_response_octets": config.service.max_udp_response_octets,

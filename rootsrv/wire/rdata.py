@@ -1,16 +1,10 @@
 """RDATA as octets: canonical form, and the few fields that zones are built and judged by."""
 # Only the types that make up nearly all of a root zone are treated here, because dnspython takes 100 times as long for
-# them; every other type goes through dnspython, which knows them all.
+# them; every other type goes through dnspython, which knows them all (any_rdata.py, imported where one is met).
 
 import functools
 import struct
 from collections.abc import Iterable
-
-import dns.exception
-import dns.name
-import dns.rdata
-import dns.rdataclass
-import dns.rdatatype
 
 from rootsrv.wire.name import MAX_LABEL_OCTETS, MAX_NAME_OCTETS
 from rootsrv.wire.record import ZoneMalformed
@@ -20,9 +14,6 @@ DS, RRSIG, NSEC, DNSKEY, NSEC3, NSEC3PARAM, ZONEMD = 43, 46, 47, 48, 50, 51, 63
 
 DS_DIGEST_OCTETS = {1: 20, 2: 32, 4: 48}
 """Length of the digest by digest type: SHA-1, SHA-256, SHA-384 (RFC 3658, RFC 4509, RFC 6605)."""
-
-DNSPYTHON_STUMBLES = (dns.exception.DNSException, ValueError, LookupError, ArithmeticError, struct.error)
-"""What dnspython raises at input that is wrong: mostly its own exceptions, but not only."""
 
 RRSIG_FIXED_OCTETS = 18
 """Octets of RRSIG RDATA before the signer's name (RFC 4034 §3.1)."""
@@ -34,12 +25,16 @@ RRSIG_FIXED = struct.Struct("!HBBIIIH")
 @functools.lru_cache(maxsize=256)
 def type_text(rtype: int) -> str:
     """Mnemonic of a type; TYPE12345 where it has none (RFC 3597 §5)."""
-    return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(rtype))
+    from rootsrv.wire import any_rdata
+
+    return any_rdata.type_text(rtype)
 
 
 def to_text(rtype: int, rdata: bytes) -> str:
     """Presentation format of RDATA of *rtype*, on one line; ZoneMalformed when it is not RDATA of that type."""
-    return str(_parse(rtype, rdata).to_text(chunksize=0))
+    from rootsrv.wire import any_rdata
+
+    return str(any_rdata.parse(rtype, rdata).to_text(chunksize=0))
 
 
 def canonical(rtype: int, rdata: bytes) -> bytes:
@@ -59,7 +54,9 @@ def canonical(rtype: int, rdata: bytes) -> bytes:
         return rdata[:RRSIG_FIXED_OCTETS] + rdata[RRSIG_FIXED_OCTETS:end].lower() + rdata[end:]
     if rtype == NSEC and (end := _name_end(rdata, 0)) and _is_bitmap(rdata, end):
         return rdata  # RFC 6840 §5.1: the next name keeps its case
-    return canonical_octets(_parse(rtype, rdata))
+    from rootsrv.wire import any_rdata
+
+    return any_rdata.canonical_octets(any_rdata.parse(rtype, rdata))
 
 
 def _is_bitmap(octets: bytes, at: int) -> bool:
@@ -89,19 +86,10 @@ def _name_end(octets: bytes, at: int) -> int:
     return 0
 
 
-def _parse(rtype: int, rdata: bytes) -> dns.rdata.Rdata:
-    try:
-        return dns.rdata.from_wire(dns.rdataclass.IN, dns.rdatatype.RdataType.make(rtype), rdata, 0, len(rdata))
-    except DNSPYTHON_STUMBLES as error:
-        raise ZoneMalformed(f"{len(rdata)} octets are not {type_text(rtype)} RDATA: {error}") from error
-
-
-def canonical_octets(rdata: dns.rdata.Rdata) -> bytes:
-    """Canonical form of what dnspython has parsed; ZoneMalformed where it parsed a number that does not fit."""
-    try:
-        return rdata.to_digestable()
-    except DNSPYTHON_STUMBLES as error:
-        raise ZoneMalformed(f"{type_text(rdata.rdtype)} RDATA cannot be encoded: {error}") from error
+def key_tag(dnskey: bytes) -> int:
+    """Key tag of DNSKEY RDATA (RFC 4034 appendix B; algorithm 1 is not treated apart)."""
+    total = sum(dnskey[0::2]) * 256 + sum(dnskey[1::2])
+    return (total + (total >> 16)) & 0xFFFF
 
 
 def signer_end(rrsig: bytes) -> int:

@@ -15,7 +15,7 @@ import dns.rdataclass
 import dns.rdatatype
 
 from rootsrv.wire import name
-from rootsrv.wire.rdata import DNSKEY, DS
+from rootsrv.wire.rdata import DNSKEY, DS, key_tag
 from rootsrv.zone import instant
 
 _HASHES = {1: hashlib.sha1, 2: hashlib.sha256, 4: hashlib.sha384}  # DS digest types (RFC 3658, RFC 4509, RFC 6605)
@@ -101,12 +101,6 @@ class TrustAnchors:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.anchors))
-
-
-def key_tag(dnskey: bytes) -> int:
-    """Key tag of DNSKEY RDATA (RFC 4034 appendix B; algorithm 1 is not treated apart)."""
-    total = sum(dnskey[0::2]) * 256 + sum(dnskey[1::2])
-    return (total + (total >> 16)) & 0xFFFF
 
 
 def _from_xml(text: str) -> Iterator[TrustAnchor | str]:

@@ -17,9 +17,21 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from rootsrv.wire import serial
 from rootsrv.wire.name import labels, to_text
-from rootsrv.wire.rdata import AAAA, DNSKEY, DS, NS, NSEC, RRSIG_FIXED, RRSIG_FIXED_OCTETS, A, signer_end, type_text
+from rootsrv.wire.rdata import (
+    AAAA,
+    DNSKEY,
+    DS,
+    NS,
+    NSEC,
+    RRSIG_FIXED,
+    RRSIG_FIXED_OCTETS,
+    A,
+    key_tag,
+    signer_end,
+    type_text,
+)
 from rootsrv.zone import instant
-from rootsrv.zone.anchors import TrustAnchor, TrustAnchors, key_tag
+from rootsrv.zone.anchors import TrustAnchor, TrustAnchors
 from rootsrv.zone.contents import Place, RRset, ZoneContents
 from rootsrv.zone.rejection import (
     KeyUntrusted,

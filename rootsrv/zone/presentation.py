@@ -26,6 +26,7 @@ import dns.tokenizer
 import dns.transaction
 import dns.zonefile
 
+from rootsrv.wire import any_rdata
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.name import MAX_NAME_OCTETS
 from rootsrv.wire.name import to_text as name_to_text
@@ -158,8 +159,8 @@ def _read_rdata(rtype: int, text: str, tables: _Tables) -> bytes:
             pass  # a comment perhaps, or parentheses that are closed again
     try:
         rdata = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.RdataType.make(rtype), text, None, False)
-        return rdatas.canonical_octets(rdata)
-    except rdatas.DNSPYTHON_STUMBLES:
+        return any_rdata.canonical_octets(rdata)
+    except any_rdata.DNSPYTHON_STUMBLES:
         raise _Irregular from None
 
 
@@ -258,7 +259,7 @@ class _Transaction:
 
     def add(self, owner: dns.name.Name, ttl: int, rdata: dns.rdata.Rdata) -> None:
         try:
-            self._builder.add(owner.to_digestable(), int(rdata.rdtype), ttl, rdatas.canonical_octets(rdata))
+            self._builder.add(owner.to_digestable(), int(rdata.rdtype), ttl, any_rdata.canonical_octets(rdata))
         except ZoneMalformed as error:
             raise dns.exception.SyntaxError(str(error)) from error  # type: ignore[no-untyped-call]
 
@@ -287,7 +288,7 @@ def _read_any(text: str, apex: bytes) -> ZoneContents:
     reader.zone_origin = dns.name.root  # else records out of the zone would be dropped in silence
     try:
         reader.read()
-    except rdatas.DNSPYTHON_STUMBLES as error:
+    except any_rdata.DNSPYTHON_STUMBLES as error:
         cause = re.sub(r"^<string>:\d+: ", "", str(error)) or type(error).__name__
         raise ZoneMalformed(f"line {tokenizer.record_line}: {cause}") from error
     return builder.contents()

@@ -10,7 +10,8 @@ from rootsrv.demo.signed import generate_keys
 from rootsrv.hyperlocal import key_rolls
 from rootsrv.hyperlocal.key_rolls import HOLD_DOWN_SECONDS, KeyRolls, KeysMalformed
 from rootsrv.wire import rdata as rdatas
-from rootsrv.zone.anchors import TrustAnchors, key_tag
+from rootsrv.wire.rdata import key_tag
+from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import RRset, ZoneContents
 from rootsrv.zone.dnssec import ECDSAP256SHA256, REVOKED, SEP, signed_octets
 from rootsrv.zone.rejection import ZoneRejected

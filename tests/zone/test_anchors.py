@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from rootsrv.wire.name import ROOT
-from rootsrv.wire.rdata import DNSKEY, DS
+from rootsrv.wire.rdata import DNSKEY, DS, key_tag
 from rootsrv.zone import instant
-from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchor, TrustAnchors, key_tag
+from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchor, TrustAnchors
 from tests.needs import require_genuine_zones
 
 # The root's key-signing key of 2017, public knowledge.
