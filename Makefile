@@ -15,7 +15,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo demo-localroot test test-long test-machines test-kernel61 lint check mutate bpf system-packages clean
-.PHONY: man wheel deb demo-fleet pictures
+.PHONY: declarations man wheel deb demo-fleet pictures
 .PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-fleet bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
 
@@ -33,6 +33,7 @@ help:
 	@echo 'make venv       only the virtual environment, in $(VENV)'
 	@echo 'make bench      all benchmarks, beside NSD, Knot, BIND and PowerDNS (bench/README.md)'
 	@echo 'make bpf        the kernel fast path, where clang and libbpf are installed'
+	@echo 'make declarations  what cffi has parsed in advance, after C declarations or shared BPF headers have changed'
 	@echo 'make man        manual pages and shell completion in deploy/, after a command has changed'
 	@echo 'make pictures   what README shows, drawn and photographed anew (root)'
 	@echo 'make wheel      the wheel, with the kernel fast path in it, in dist/'
@@ -163,6 +164,10 @@ rootsrv/fastpath/bpf/rootsrv.bpf.o: $(wildcard rootsrv/fastpath/bpf/*.h)
 	    -I/usr/include/$(shell uname -m)-linux-gnu -c $< -o $@
 
 # ── what is shipped ──
+# After C declarations for cffi have changed, or the headers that the kernel's program shares with Python.
+declarations: venv
+	$(BIN)/python -m rootsrv.commands.declarations
+
 man: venv
 	$(BIN)/python -m rootsrv.commands.manual deploy
 

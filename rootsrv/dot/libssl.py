@@ -19,7 +19,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import cffi
+from rootsrv.process.c_declarations import declared
 
 _LIBRARIES = ("libssl.so.3", "libcrypto.so.3")
 _GROUPS = b"X25519:P-256:P-384"
@@ -40,8 +40,9 @@ _PARTIAL_WRITE, _MOVING_BUFFER, _AUTO_RETRY, _RELEASE_BUFFERS = 1, 2, 4, 16
 _WANT_READ, _WANT_WRITE, _SYSTEM_CALL, _ZERO_RETURN = 2, 3, 5, 6  # SSL_get_error
 _ALPN_GOOD, _ALPN_REFUSED = 0, 2  # SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_ALERT_FATAL
 
-_ffi: Any = cffi.FFI()
-_ffi.cdef("""
+_ffi = declared(
+    "libssl",
+    """
 const void *TLS_server_method(void);
 void *SSL_CTX_new(const void *);
 void SSL_CTX_free(void *);
@@ -70,7 +71,8 @@ void *d2i_X509(void **, const unsigned char **, long);
 void X509_free(void *);
 void *d2i_AutoPrivateKey(void **, const unsigned char **, long);
 void EVP_PKEY_free(void *);
-""")
+""",
+)
 
 
 class TlsUnavailable(OSError):

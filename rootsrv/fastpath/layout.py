@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Self
 
-import cffi
+from rootsrv.process.c_declarations import declared
 
-ffi: Any = cffi.FFI()  # attributes of C structs are beyond its type stubs
 _headers = [resources.files("rootsrv.fastpath").joinpath("bpf", name).read_text() for name in ("shared.h", "table.h")]
-for _header in _headers:
-    ffi.cdef(_header)
+ffi = declared("layout", "".join(_headers))
 
 LAYOUT = int(hashlib.sha256("".join(_headers).encode()).hexdigest()[:16], 16)
 """Tells these headers from others: `make bpf` compiles it into the program."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import cffi
+from rootsrv.process.c_declarations import declared
 
 _DECLARATIONS = """
 struct bpf_object;
@@ -125,8 +125,7 @@ class BpfError(OSError):
     """The kernel or libbpf refused."""
 
 
-ffi: Any = cffi.FFI()  # attributes of C structs are beyond its type stubs
-ffi.cdef(_DECLARATIONS)
+ffi = declared("libbpf", _DECLARATIONS)
 
 
 @functools.cache

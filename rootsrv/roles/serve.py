@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rootsrv.admission.blocks import Blocks
 from rootsrv.admission.limits import make_shared_cells, map_cells
@@ -20,7 +20,6 @@ from rootsrv.config.file import Config, load
 from rootsrv.config.limits import LimitsConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
-from rootsrv.dot.beside import DnsOverTls
 from rootsrv.fastpath.admission import make_cells
 from rootsrv.fastpath.control import commands as fastpath_commands
 from rootsrv.fastpath.owner import FastPath
@@ -37,6 +36,9 @@ from rootsrv.server.worker_orders import responder_orders
 from rootsrv.store import sources_key, zone_file
 from rootsrv.store.table_file import open_generation
 from rootsrv.zone.anchors import AnchorsMalformed
+
+if TYPE_CHECKING:  # and imported where it is configured: cryptography takes a seventh of the start
+    from rootsrv.dot.beside import DnsOverTls
 
 _PAGE_POLL_SECONDS = 0.1
 _CERTIFICATE_SECONDS = 600.0
@@ -70,6 +72,8 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     orders |= {"admission": admission.policy.to_document(), "cells": admission.cells}
     dot = None
     if config.dot is not None:
+        from rootsrv.dot.beside import DnsOverTls
+
         identity = bytes.fromhex(answers.orders["nsid"]).decode()
         dot = DnsOverTls(config.dot, addresses=config.service.addresses, identity=identity)
     slots = [*range(workers), *([] if dot is None else [dot.slot])]
@@ -213,7 +217,7 @@ async def _page_to_serve(path: Path, tables: Path, stop: asyncio.Event) -> Page 
     return None
 
 
-async def _watch_certificate(dot: DnsOverTls) -> None:
+async def _watch_certificate(dot: "DnsOverTls") -> None:
     """Look after the certificate of DNS over TLS, until cancelled."""
     while True:
         dot.tick()

@@ -6,10 +6,9 @@ import socket
 import sys
 from typing import Any
 
-import cffi
+from rootsrv.process.c_declarations import declared
 
-_ffi = cffi.FFI()
-_ffi.cdef("int accept4(int fd, void *address, unsigned int *size, int flags);")
+_ffi = declared("accepting", "int accept4(int fd, void *address, unsigned int *size, int flags);")
 
 _ADDRESS_OCTETS = 32  # a sockaddr_in6 (28 octets) rounded up
 _GONE = frozenset(

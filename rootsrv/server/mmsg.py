@@ -17,13 +17,13 @@ from itertools import accumulate
 from operator import add
 from typing import Any
 
-import cffi
+from rootsrv.process.c_declarations import declared
 
 MAX_QUERY_OCTETS = 4096
 """A query is a header, a question and an OPT record; padded (RFC 8467) it is a few hundred octets.  Longer: dropped."""
 
-_ffi = cffi.FFI()
-_ffi.cdef(
+_ffi = declared(
+    "mmsg",
     """
     struct iovec { void *iov_base; size_t iov_len; };
     struct msghdr {
@@ -35,7 +35,7 @@ _ffi.cdef(
     struct mmsghdr { struct msghdr msg_hdr; unsigned int msg_len; };
     int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags, void *timeout);
     int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
-    """
+    """,
 )
 
 _NAME_OCTETS = 32  # a sockaddr_in6 (28 octets) rounded up

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import ZoneConfig
-from rootsrv.zone import presentation
 from rootsrv.zone.anchors import AnchorsMalformed, TrustAnchors
 from rootsrv.zone.contents import ZoneContents
 
@@ -63,6 +62,8 @@ def read_zone(path: Path, apex: bytes) -> ZoneContents:
 
     Raises FileUnusable, or ZoneMalformed with the line.
     """
+    from rootsrv.zone import presentation  # here: who only wants the anchors starts sooner without dnspython
+
     return presentation.from_text(read_octets(path), apex)
 
 

@@ -19,6 +19,8 @@ def from_text(text: str) -> bytes:
 
     Raises `dns.exception.DNSException` for what is not a domain name.
     """
+    if text == ".":
+        return ROOT
     import dns.name
 
     return dns.name.from_text(text, dns.name.root).canonicalize().to_digestable()

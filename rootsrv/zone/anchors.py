@@ -1,4 +1,5 @@
 """Trust anchors: which keys may sign the root's DNSKEY RRset."""
+# dnspython is imported where text of its kind is met: IANA's file has none, and who reads that starts sooner.
 
 import base64
 import datetime
@@ -9,11 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-import dns.exception
-import dns.rdata
-import dns.rdataclass
-import dns.rdatatype
-
 from rootsrv.wire import name
 from rootsrv.wire.rdata import DNSKEY, DS, key_tag
 from rootsrv.zone import instant
@@ -21,8 +17,12 @@ from rootsrv.zone import instant
 _HASHES = {1: hashlib.sha1, 2: hashlib.sha256, 4: hashlib.sha384}  # DS digest types (RFC 3658, RFC 4509, RFC 6605)
 
 
-_UNUSABLE = (ValueError, ArithmeticError, LookupError, TypeError, struct.error, dns.exception.DNSException)
-"""What parsing an entry may end with; of binascii and datetime, too, which are ValueErrors."""
+def _unusable() -> tuple[type[Exception], ...]:
+    """What parsing an entry may end with; of binascii and datetime, too, which are ValueErrors."""
+    import dns.exception
+
+    return (ValueError, ArithmeticError, LookupError, TypeError, struct.error, dns.exception.DNSException)
+
 
 _REVOKED, _ZONE_KEY = 0x80, 0x100  # RFC 5011 §3, RFC 4034 §2.1.1
 
@@ -113,6 +113,8 @@ def _from_xml(text: str) -> Iterator[TrustAnchor | str]:
         raise AnchorsMalformed(f"XML: {error}") from error
     if root.tag != "TrustAnchor":
         raise AnchorsMalformed(f"XML: the element is {root.tag}, expected TrustAnchor")
+    import dns.exception
+
     try:
         owner = name.from_text(root.findtext("Zone", "").strip())
     except dns.exception.DNSException as error:
@@ -121,7 +123,7 @@ def _from_xml(text: str) -> Iterator[TrustAnchor | str]:
         identity = element.get("id", "without id")
         try:
             anchor: TrustAnchor | str = _from_key_digest(owner, element)
-        except _UNUSABLE as error:
+        except _unusable() as error:
             anchor = f"XML: KeyDigest {identity}: {error}"
         yield anchor
 
@@ -197,12 +199,16 @@ def _from_records(text: str) -> Iterator[TrustAnchor | str]:
             if not match:
                 raise ValueError("expected a DS or DNSKEY record on one line")
             anchor: TrustAnchor | str = _from_record(match, _STATE.search(f";{comment}"))
-        except _UNUSABLE as error:
+        except _unusable() as error:
             anchor = f"line {number}: {error}"
         yield anchor
 
 
 def _from_record(match: "re.Match[str]", state: "re.Match[str] | None") -> TrustAnchor:
+    import dns.rdata
+    import dns.rdataclass
+    import dns.rdatatype
+
     owner = name.from_text(match[1])
     rtype = dns.rdatatype.from_text(match[2])
     rdata = dns.rdata.from_text(dns.rdataclass.IN, rtype, match[3]).to_digestable()
