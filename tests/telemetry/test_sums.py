@@ -75,7 +75,6 @@ class Load:
                 "-d", str(self.names), "-e", "-D", *limits,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            restore_signals=False,  # it shall not end by SIGPIPE when the worker at the other end is killed
         )  # fmt: skip
 
     def finish(self, process: "subprocess.Popen[str]", family: int, transport: str) -> int:
