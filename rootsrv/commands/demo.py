@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,7 +265,7 @@ def _print_welcome(
 ) -> None:
     port = wanted.port
     listening = " and ".join(addresses)
-    tld = _a_signed_tld(zones.root)
+    tld, rootsrv = _a_signed_tld(zones.root), typed_name()
     lines = (
         "",
         f"Serving serial {zones.root.serial} on {listening}, port {port}, UDP and TCP; ready after {seconds:.1f} s.",
@@ -276,9 +277,9 @@ def _print_welcome(
         f"  dig @127.0.0.1 -p {port} . NS +norecurse",
         f"  dig @{addresses[-1]} -p {port} www.example.{tld} A +dnssec +norecurse",
         f"  dig @127.0.0.1 -p {port} no-such-tld. A +dnssec +nsid +tcp +norecurse",
-        f"  rootsrv status --config {path}",
-        *((f"  rootsrv fastpath status --config {path}",) if os.geteuid() == 0 else ()),
-        *(() if wanted.tour_seconds else ("  rootsrv demo --tour: new versions of the zone, one refused, one held",)),
+        f"  {rootsrv} status --config {path}",
+        *((f"  {rootsrv} fastpath status --config {path}",) if os.geteuid() == 0 else ()),
+        *(() if wanted.tour_seconds else (f"  {rootsrv} demo --tour: new versions, one refused, one held",)),
         "",
         f"Status page and metrics: http://{REPORT_ADDRESS}:{REPORT_PORT}/ and /metrics",
         "",
@@ -308,13 +309,31 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends us as Ctrl-C does: the server stopped, the directory removed."""
+    """SIGTERM ends us as Ctrl-C does: the server stopped, the directory removed.
+
+    Once: `make` hands on what its whole group gets, and people press Ctrl-C twice; what clears up is not to be left.
+    """
 
     def interrupt(number: int, frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in before:
+        signal.signal(each, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def typed_name() -> str:
+    """How `rootsrv` of this environment is typed here: a newcomer has not put it on the PATH."""
+    ours = Path(sys.executable).with_name("rootsrv")
+    found = shutil.which("rootsrv")
+    if not ours.exists() or (found and Path(found).resolve() == ours.resolve()):
+        return "rootsrv"
+    checked_out = ours.parents[2]
+    return str(ours.relative_to(checked_out) if checked_out == Path.cwd() else ours)

@@ -25,7 +25,7 @@ import dns.rdatatype
 import dns.tsig
 from rich.console import Console
 
-from rootsrv.commands.demo import ended_by_signals
+from rootsrv.commands.demo import ended_by_signals, typed_name
 from rootsrv.control import client
 from rootsrv.demo import signed
 from rootsrv.localroot import register
@@ -169,7 +169,7 @@ def _show(console: Console, parts: _Parts) -> None:
         f"\nTry:\n  dig @{UNBOUND} -p {RESOLVER_PORT} no-such-tld. A +dnssec     (answered from the copy)\n"
         f"  dig @{BIND} -p {RESOLVER_PORT} . SOA +dnssec\n"
         f"  dig @{SERVICE} -p {PORT} . AXFR                        (without a key, since ZONEMD covers it)\n"
-        f"  rootsrv localroot servers --config {directory}/rootsrv.toml"
+        f"  {typed_name()} localroot servers --config {directory}/rootsrv.toml"
     )
     console.print(f"\nReady after {time.monotonic() - began:.1f} s.")
 

@@ -38,6 +38,35 @@ def test_what_cannot_be_is_refused(wrong: dict[str, int], capsys: pytest.Capture
     assert next(iter(wrong)).split("_")[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_who_presses_ctrl_c_twice_interrupts_no_clearing_up(first: signal.Signals) -> None:
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    cleared = False
+    with demo.ended_by_signals():
+        try:
+            signal.raise_signal(first)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            cleared = True
+    assert cleared
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_commands_are_shown_as_they_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    ours = tmp_path / ".venv/bin/rootsrv"
+    ours.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(ours.with_name("python")))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.chdir(tmp_path)
+    assert demo.typed_name() == ".venv/bin/rootsrv"
+    monkeypatch.chdir("/")
+    assert demo.typed_name() == str(ours)
+    monkeypatch.setenv("PATH", str(ours.parent))
+    assert demo.typed_name() == "rootsrv"
+
+
 @pytest.mark.long
 def test_the_tour_shows_a_new_version_a_refusal_and_a_hold_and_raises_no_alarm_of_a_laboratory(tmp_path: Path) -> None:
     log = tmp_path / "log"

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import functools
 import re
-import signal
 import socket
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from urllib.request import urlopen
 from pyroute2 import netns
 
 from bench.peers.daemon import PeerFailed, ToolMissing
+from rootsrv.commands.demo import ended_by_signals
 from rootsrv.wire.rdata import ZONEMD
 from tests.network import Host
 from tests.secondary import versions
@@ -264,17 +264,12 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=20.0, metavar="SECONDS", help="between two tours (default 20)")
     wanted = parser.parse_args()
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
     def tell(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     interrupted = False
     try:
-        with tempfile.TemporaryDirectory(prefix="rootsrv-fleet-") as name:
+        with ended_by_signals(), tempfile.TemporaryDirectory(prefix="rootsrv-fleet-") as name:
             directory = Path(name)
             directory.chmod(0o755)
             tours = show(directory, tell, wanted.pictures)
