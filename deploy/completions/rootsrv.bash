@@ -60,7 +60,7 @@ _rootsrv_words() {
     " fastpath tap") echo "-h --help --config --json --write" ;;
     " fastpath detach") echo "-h --help --config --json --reason" ;;
     " doctor") echo "-h --help --config --json --network" ;;
-    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --sources-key --mesh --directory --bird --etc --show --yes --overwrite --no-doctor" ;;
+    " setup") echo "-h --help --answers --name --admin-interface --admin-addresses --management --service-interface --link-addresses --routers --service-addresses --prefixes --local-as --router-as --session-password --reach --primaries --peers --cookie-secret --sources-key --mesh --show --yes --overwrite --no-doctor --directory --bird --etc" ;;
     " rssac002") echo "export merge validate -h --help" ;;
     " rssac002 export") echo "-h --help --config --day --output" ;;
     " rssac002 merge") echo "-h --help --service --without-sources --output" ;;
@@ -91,7 +91,8 @@ _rootsrv_words() {
     " mesh maintenance remove") echo "-h --help --key --reason --config --json" ;;
     " mesh maintenance list") echo "-h --help --config --json" ;;
     " hyperlocal") echo "-h --help --configure --check --contribution --write --storage --address --port --notify --serve --on-stale --contribute --token-file --https-port --state --runtime --publishers --trust-anchors --config" ;;
-    " localroot") echo "users servers keys zones mails invite suspend restore delete-user revoke -h --help" ;;
+    " localroot") echo "setup users servers keys zones mails invite suspend restore delete-user revoke -h --help" ;;
+    " localroot setup") echo "-h --help --answers --name --addresses --primaries --zones --certificate --certificate-key --url --contact --mail-from --show --yes --overwrite --no-doctor --directory" ;;
     " localroot users") echo "-h --help --config --json" ;;
     " localroot servers") echo "-h --help --config --json" ;;
     " localroot keys") echo "-h --help --config --json" ;;

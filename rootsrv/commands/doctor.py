@@ -46,7 +46,7 @@ def examine(loaded: config_file.Config, path: Path, conf: Path) -> Iterator[Find
     A part that cannot be looked at is a finding, and the others go on.
     """
     # Here, so that no other command has to wait for what these need.
-    from rootsrv.doctor import capture, dot, host, kernel, mesh, neighbours, network, zones
+    from rootsrv.doctor import capture, dot, host, kernel, localroot, mesh, neighbours, network, zones
 
     parts: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("host", lambda: host.checks(loaded, path)),
@@ -58,6 +58,13 @@ def examine(loaded: config_file.Config, path: Path, conf: Path) -> Iterator[Find
         ("DNS over TLS", lambda: dot.checks(loaded)),
         ("capture", lambda: capture.checks(loaded)),
     )
+    if loaded.localroot is not None:
+        # It answers no queries and announces nothing: what those need is no fault here.
+        parts = (
+            ("host", lambda: host.checks(loaded, path)),
+            ("LocalRoot service", lambda: localroot.checks(loaded)),
+            ("primaries", lambda: neighbours.primaries(loaded)),
+        )
     for name, checks in parts:
         try:
             yield from checks()

@@ -3,15 +3,20 @@
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rootsrv.commands.printing import complain, say, table
 from rootsrv.config import file as config_file
 from rootsrv.config.file import Config
 from rootsrv.config.portal import PortalConfig
+from rootsrv.process import privileges
+
+if TYPE_CHECKING:
+    from rootsrv.localroot.register import Register
 
 
 def add_arguments(commands: Any) -> None:
@@ -52,19 +57,31 @@ class _Service:
     """The register and what was observed."""
 
     def __init__(self, config: Config, settings: PortalConfig) -> None:
-        from rootsrv.localroot import observations, register
+        from rootsrv.localroot import observations
         from rootsrv.localroot.observations import Observed
-        from rootsrv.localroot.register import Register
         from rootsrv.localroot.servers import Servers
         from rootsrv.portal.accounts import Accounts
 
         state = Path(config.state.directory)
         self.settings = settings
-        self.register = Register(state / register.DIRECTORY)
+        self.register = _register(state)
         self.accounts = Accounts(self.register)
         self.servers = Servers(self.register, settings.key_domain or settings.host, settings.zones)
         self.observed = Observed(state / observations.FILE)
         self.now = time.time()
+
+
+def _register(state: Path) -> "Register":
+    """That in the *state* directory; made by root it is of the account that has the state, as if the pages had."""
+    from rootsrv.localroot import register
+    from rootsrv.localroot.register import Register
+
+    directory = state / register.DIRECTORY
+    is_new = not directory.exists()
+    made = Register(directory)
+    if is_new and os.geteuid() == 0 and (owner := state.stat().st_uid):
+        privileges.hand_over(directory, owner)
+    return made
 
 
 Run = Callable[[_Service, argparse.Namespace], None]

@@ -80,7 +80,25 @@ class _Parser(argparse.ArgumentParser):
         wrong = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if wrong and (meant := difflib.get_close_matches(wrong[2], re.findall(r"[\w-]+", wrong[3]), 1)):
             message = f"argument {wrong[1]}: there is no {wrong[2]!r}; did you mean {meant[0]}? (--help lists all)"
+        elif wrong and wrong[1] == "COMMAND":
+            message = f"there is no {wrong[2]!r} (--help lists all)"
+        elif message.endswith("required: COMMAND"):
+            message = f"{message} (--help lists all)"
         super().error(message)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse does, but the command itself says what it does not know, and not the one above all."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error("; ".join(map(self._what_was_meant, unknown)))
+        return found, unknown
+
+    def _what_was_meant(self, word: str) -> str:
+        name = word.partition("=")[0]
+        if not name.startswith("-"):
+            return f"{word!r} is too much (--help says what {self.prog} takes)"
+        meant = difflib.get_close_matches(name, self._option_string_actions, 1)
+        return f"there is no option {name}" + (f"; did you mean {meant[0]}?" if meant else f" ({self.prog} --help)")
 
 
 def parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -279,10 +297,16 @@ def _add_hyperlocal(commands: Commands, _: Sequence[str]) -> None:
 
 
 def _add_localroot(commands: Commands, _: Sequence[str]) -> None:
-    from rootsrv.commands import localroot
+    from rootsrv.commands import localroot, localroot_setup
 
-    service = commands.add_parser("localroot", help="a LocalRoot service: who signed up, servers, keys, zones")
-    localroot.add_arguments(service.add_subparsers(required=True, metavar="COMMAND"))
+    service = commands.add_parser(
+        "localroot", help="a LocalRoot service: its setup, who signed up, servers, keys, zones"
+    )
+    in_service = service.add_subparsers(required=True, metavar="COMMAND")
+    localroot_setup.add_arguments(
+        in_service.add_parser("setup", help="ask what such a service needs, show the differences, check, write")
+    )
+    localroot.add_arguments(in_service)
 
 
 def _add_resolver(commands: Commands, _: Sequence[str]) -> None:

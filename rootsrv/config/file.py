@@ -274,7 +274,8 @@ def load(path: Path) -> Config:
         with path.open("rb") as stream:
             document = tomllib.load(stream)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: {error.strerror}; `rootsrv setup` makes one, --config names another") from error
+        command = "rootsrv localroot setup" if path.name.startswith("localroot") else "rootsrv setup"
+        raise ConfigError(f"{path}: {error.strerror}; `{command}` makes one, --config names another") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

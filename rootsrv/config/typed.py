@@ -1,6 +1,7 @@
 """From a table of plain values, as TOML and JSON give it, to a frozen dataclass; an error names the key."""
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
@@ -30,8 +31,10 @@ def build(kind: type[T], table: Mapping[str, Any], prefix: str = "", *, unknown:
         if key not in known and unknown == "ignored":
             continue
         if key not in known:
+            meant = difflib.get_close_matches(key[:_LONGEST_SHOWN], known, 1)
             raise ConfigError(
                 f"{prefix}{key[:_LONGEST_SHOWN]}: unknown key (known: {', '.join(sorted(known)) or 'none'})"
+                + (f"; did you mean {meant[0]}?" if meant else "")
             )
         values[key] = _convert(hints[key], value, prefix + key, unknown)
     for each in known.values():

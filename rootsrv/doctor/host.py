@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rootsrv.config import text as config_text
 from rootsrv.config.file import Config
+from rootsrv.config.localroot import LocalRootConfig
 from rootsrv.distribution import listener
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.process.clocks import kernel_says_synchronised
@@ -50,7 +51,8 @@ def _account(config: Config) -> Iterator[Finding]:
             )  # fmt: skip
         else:
             yield good(f"account {name}", f"user id {entry.pw_uid}")
-    missing = [line for line in ("CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON") if not _may(line)]
+    wanted = ("CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON")
+    missing = [each for each in wanted[: 1 if config.localroot else None] if not _may(each)]
     if missing:
         yield bad(
             "capabilities", f"nobody on this host can have {', '.join(missing)}",
@@ -87,7 +89,7 @@ def _directories(config: Config) -> Iterator[Finding]:
     elif there != state:
         yield remark(
             about, "does not exist yet",
-            f"install -d -o {ACCOUNT} -g {ACCOUNT} -m 750 {state} (rootsrv-maintain.service does it, too)",
+            f"install -d -o {ACCOUNT} -g {ACCOUNT} -m 750 {state} ({_unit(config)} does it, too)",
         )  # fmt: skip
     else:
         yield good(about, f"{free / 1e9:,.1f} GB free")
@@ -101,6 +103,11 @@ def _directories(config: Config) -> Iterator[Finding]:
             about, f"is on {kind or 'an unknown file system'}, which may have to write to a disk",
             "set state.runtime_directory to a directory on a tmpfs, such as /run/rootsrv",
         )  # fmt: skip
+
+
+def _unit(config: Config) -> str:
+    """Of the role that keeps the zones."""
+    return "rootsrv-localroot.service" if config.localroot else "rootsrv-maintain.service"
 
 
 def _nearest(path: Path) -> Path:
@@ -154,6 +161,7 @@ def _files(config: Config) -> Iterator[Finding]:
 def _secrets(config: Config, path: Path) -> Iterator[Finding]:
     """What only this instance is to know is in files that only it can read."""
     files: dict[Path, list[str]] = {}
+    seen = []
     if keys := list(config_text.secrets(config)):
         files[path] = keys
     for key, file in config_text.secret_files(config):
@@ -165,14 +173,15 @@ def _secrets(config: Config, path: Path) -> Iterator[Finding]:
         except OSError as error:
             yield bad(f"secrets in {file}", str(error.strerror), f"put it there, readable by {ACCOUNT} alone")
             continue
+        seen.append(str(file))
         if is_open:
             open_ += 1
             yield bad(
                 f"secrets in {file}", f"everybody on this host can read {', '.join(keys)}",
                 f"chgrp {ACCOUNT} {file}; chmod 640 {file}; then new secrets: these may be known",
             )  # fmt: skip
-    if files and not open_:
-        yield good("secrets", f"{', '.join(str(file) for file in files)}: not for everybody")
+    if seen and not open_:
+        yield good("secrets", f"{', '.join(seen)}: not for everybody")
 
 
 def _for_the_account(config: Config, path: Path) -> Iterator[Finding]:
@@ -182,12 +191,13 @@ def _for_the_account(config: Config, path: Path) -> Iterator[Finding]:
     except KeyError:
         return  # said already
     groups = os.getgrouplist(ACCOUNT, entry.pw_gid)
-    closed = 0
+    closed = absent = 0
     for key, file in dict.fromkeys((("configuration", path), *config_text.files(config))):
         try:
             may = may_read(entry.pw_uid, groups, file)
         except OSError:
-            continue  # not there, which others say
+            absent += 1  # which others say
+            continue
         if not may:
             closed += 1
             yield bad(
@@ -196,7 +206,8 @@ def _for_the_account(config: Config, path: Path) -> Iterator[Finding]:
                 f"the rest: chgrp {ACCOUNT} {file}; chmod 640 {file}",
             )  # fmt: skip
     if not closed:
-        yield good("files", f"all that the configuration names can be read by {ACCOUNT}")
+        what = "what is there of that which" if absent else "all that"
+        yield good("files", f"{what} the configuration names can be read by {ACCOUNT}")
 
 
 def may_read(user: int, groups: Sequence[int], path: Path) -> bool:
@@ -223,6 +234,9 @@ def _memory() -> Finding:
 def _descriptors(config: Config) -> Iterator[Finding]:
     """Of this process; the unit of serve asks for what it needs, and gets it unless fs.nr_open is lower."""
     allowed = raise_limit()
+    if config.localroot is not None:
+        yield _descriptors_of_transfers(allowed, config.localroot)
+        return
     connections = config.admin.max_connections
     if allowed - listener.RESERVED_DESCRIPTORS < connections:
         yield remark(
@@ -240,6 +254,17 @@ def _descriptors(config: Config) -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield good("open files", f"{allowed:,} are allowed, enough for {wanted:,} TCP connections per worker")
+
+
+def _descriptors_of_transfers(allowed: int, settings: LocalRootConfig) -> Finding:
+    """Those of a LocalRoot service."""
+    wanted = settings.max_connections + (settings.https_connections if settings.https_port else 0)
+    if allowed - listener.RESERVED_DESCRIPTORS < wanted:
+        return remark(
+            "open files", f"{allowed:,} are allowed, not enough for {wanted:,} connections",
+            "raise LimitNOFILE in rootsrv-localroot.service (or ulimit -Hn), or lower localroot.max_connections",
+        )  # fmt: skip
+    return good("open files", f"{allowed:,} are allowed, enough for {wanted:,} connections")
 
 
 def _clock(config: Config) -> Finding:

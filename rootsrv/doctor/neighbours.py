@@ -16,6 +16,11 @@ from rootsrv.zone.transfer import TransferFailed
 def checks(config: Config) -> Iterator[Finding]:
     """All of them."""
     yield from _bird(config)
+    yield from primaries(config)
+
+
+def primaries(config: Config) -> Iterator[Finding]:
+    """Those alone."""
     if not config.primary:
         yield remark(
             "primaries", "none: zones come from files, and somebody must put new ones there",
@@ -58,7 +63,7 @@ async def _primaries(config: Config) -> list[Finding]:
         try:
             answer = await ask_serial(Source.from_config(primary, config), names.from_text(zone))
         except ConfigError as error:
-            return bad(about, str(error), "mend the configuration")
+            return bad(about, str(error), "put the file there, or mend the configuration")
         except TransferFailed as error:
             what = str(error) or (type(error).__doc__ or "").strip()
             return bad(

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class NetworkSettings:
 
 def checks(config: Config, conf: Path) -> Iterator[Finding]:
     """All of them; *conf* is network.conf."""
-    there = _addresses_by_interface()
+    there = addresses_by_interface()
     yield from _service_addresses(config, there)
     yield from _admin_addresses(config, there)
     yield from _sysctls(SYSCTLS_OF_THE_HOST)
@@ -115,7 +115,8 @@ def checks(config: Config, conf: Path) -> Iterator[Finding]:
     yield _filter(settings)
 
 
-def _addresses_by_interface() -> dict[str, set[str]]:
+def addresses_by_interface() -> dict[str, set[str]]:
+    """What each interface has, in the form in which `ipaddress` writes addresses."""
     with IPRoute() as netlink:
         names = {link["index"]: str(link.get("ifname")) for link in netlink.get_links()}
         found: dict[str, set[str]] = {name: set() for name in names.values()}
@@ -152,7 +153,14 @@ def _somebody_else(text: str, port: int, *, is_there: bool, runtime: Any) -> Ite
     """Whether another server has our port."""
     if not is_there or (Path(runtime.runtime_directory) / "serve.sock").exists():
         return
-    for kind, name in ((socket.SOCK_DGRAM, "UDP"), (socket.SOCK_STREAM, "TCP")):
+    yield from taken(
+        text, port, (socket.SOCK_DGRAM, socket.SOCK_STREAM), "end it: no other service on a service address"
+    )
+
+
+def taken(text: str, port: int, kinds: Sequence[socket.SocketKind], mend: str) -> Iterator[Finding]:
+    """Whether *port* of the address *text*, which this host has, is another server's; *mend*: what is to be done."""
+    for kind in kinds:
         with socket.socket(socket.AF_INET6 if ":" in text else socket.AF_INET, kind) as probe:
             try:
                 if kind == socket.SOCK_STREAM:
@@ -161,9 +169,10 @@ def _somebody_else(text: str, port: int, *, is_there: bool, runtime: Any) -> Ite
             except PermissionError:
                 return  # who may not bind cannot tell
             except OSError as error:
+                name = "TCP" if kind == socket.SOCK_STREAM else "UDP"
                 yield bad(
                     f"{name} port {port} of {text}", str(error.strerror),
-                    f"see who has it (ss -lnp sport = :{port}) and end it: no other service on a service address",
+                    f"see who has it (ss -lnp sport = :{port}) and {mend}",
                 )  # fmt: skip
 
 

@@ -3,17 +3,16 @@
 Kept as `site.toml` beside the configuration: the answers of `rootsrv setup`, which makes the other files from them.
 """
 
-import dataclasses
 import ipaddress
-import json
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.typed import build
+from rootsrv.setup import remembered
+from rootsrv.setup.remembered import read
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -80,7 +79,7 @@ class SiteAnswers:
         if self.admin_interface == self.service_interface:
             raise ConfigError("service_interface: must be another one than admin_interface: the two sides never meet")
         for key in ("admin_addresses", "link_addresses", "routers", "service_addresses", "peers"):
-            _addresses(key, getattr(self, key))
+            check_hosts(key, getattr(self, key))
         for key in ("management", "prefixes"):
             _networks(key, getattr(self, key))
         self._check_families()
@@ -90,13 +89,7 @@ class SiteAnswers:
         # It stands in quotes in BIRD's configuration, and is 80 octets at most in Linux (TCP_MD5SIG_MAXKEYLEN).
         if not re.fullmatch(r"[!#-\[\]-~]{1,80}", self.session_password):
             raise ConfigError("session_password: must be 1 to 80 ASCII characters without blank, quotes and backslash")
-        if not self.primaries:
-            raise ConfigError("primaries: at least one is needed, or zones come from files alone")
-        for each in self.primaries:
-            address, at, key = each.partition("@")
-            _addresses("primaries", (address,))
-            if at and not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", key):
-                raise ConfigError(f"primaries: {each!r}: {key!r} is not a name of a key")
+        check_primaries(self.primaries)
         for key in SECRETS:
             if getattr(self, key) and not re.fullmatch(r"[0-9a-fA-F]{32}", getattr(self, key)):
                 raise ConfigError(f"{key}: must be 32 hexadecimal digits")
@@ -140,7 +133,19 @@ def of_version(version: int, addresses: tuple[str, ...]) -> list[str]:
     return [each for each in addresses if ipaddress.ip_address(each).version == version]
 
 
-def _addresses(key: str, values: tuple[str, ...]) -> None:
+def check_primaries(values: tuple[str, ...]) -> None:
+    """ConfigError unless each is `ADDRESS` or `ADDRESS@KEY`, and there is one."""
+    if not values:
+        raise ConfigError("primaries: at least one is needed, or zones come from files alone")
+    for each in values:
+        address, at, key = each.partition("@")
+        check_hosts("primaries", (address,))
+        if at and not re.fullmatch(r"[A-Za-z0-9._-]{1,255}", key):
+            raise ConfigError(f"primaries: {each!r}: {key!r} is not a name of a key")
+
+
+def check_hosts(key: str, values: tuple[str, ...]) -> None:
+    """ConfigError names *key* unless each of *values* is an address of one host, as it is written usually."""
     for each in values:
         try:
             address = ipaddress.ip_address(each)
@@ -162,7 +167,7 @@ def _networks(key: str, values: tuple[str, ...]) -> None:
             raise ConfigError(f"{key}: {error}") from error
 
 
-LISTS = tuple(each.name for each in dataclasses.fields(SiteAnswers) if each.type == tuple[str, ...])
+LISTS = remembered.lists(SiteAnswers)
 """The answers that are lists."""
 
 NUMBERS = ("local_as", "router_as")
@@ -176,17 +181,6 @@ def load(path: Path) -> SiteAnswers:
     return check(read(path), f"{path}: ")
 
 
-def read(path: Path) -> dict[str, object]:
-    """What *path* says, not looked at yet; ConfigError if it is no TOML."""
-    try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
 def check(answers: dict[str, object], where: str = "") -> SiteAnswers:
     """*answers* as a Site; ConfigError begins with *where*."""
     try:
@@ -197,8 +191,5 @@ def check(answers: dict[str, object], where: str = "") -> SiteAnswers:
 
 def to_text(site: SiteAnswers) -> str:
     """As `load` reads it."""
-    lines = ["# The answers of `rootsrv setup`, which has made rootsrv.toml, network.conf and bird.conf from them."]
-    for key, value in dataclasses.asdict(site).items():
-        # JSON's strings, numbers and lists of strings are TOML's, once nothing beyond ASCII is escaped in pairs.
-        lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
-    return "\n".join(lines) + "\n"
+    title = "The answers of `rootsrv setup`, which has made rootsrv.toml, network.conf and bird.conf from them."
+    return remembered.to_text(site, title)

@@ -1,6 +1,7 @@
 """The console of a LocalRoot service, on a register that the pages wrote."""
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from rootsrv.localroot.servers import Servers, ServerWish
 from rootsrv.localroot.subscribers import Subscribers
 from rootsrv.portal.accounts import Accounts
 from tests.localroot.accounts import add_user
+from tests.needs import require_root
 from tests.portal.site import configuration
 
 NOW = 1_800_000_000.0
@@ -101,3 +103,17 @@ def test_without_its_section_the_console_names_it(tmp_path: Path, capsys: pytest
     (tmp_path / "x.toml").write_text("")
     assert main(["localroot", "users", "--config", str(tmp_path / "x.toml")]) == 2
     assert "portal: the section is missing" in capsys.readouterr().err
+
+
+def test_a_first_account_before_the_pages_ever_ran_leaves_them_their_register(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require_root()
+    path = tmp_path / "localroot.toml"
+    path.write_text(configuration(tmp_path, 8443, 25))
+    (tmp_path / "state").mkdir()
+    os.chown(tmp_path / "state", 65534, 65534)
+    assert "/link/" in told(capsys, "invite", "a@example.net", "--config", str(path))
+    made = [tmp_path / "state" / register.DIRECTORY, *(tmp_path / "state" / register.DIRECTORY).iterdir()]
+    assert len(made) > 2
+    assert {each.stat().st_uid for each in made} == {65534}
