@@ -1,6 +1,7 @@
 """docs/runbook.md has an entry for every alarm that the program can raise, and for none that it cannot."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,13 @@ def listed() -> set[str]:
     return found
 
 
-def calls() -> Iterator[tuple[Path, ast.Call, str]]:
+@functools.cache
+def calls() -> tuple[tuple[Path, ast.Call, str], ...]:
     """Every call in rootsrv/, with the dotted name of what is called."""
+    return tuple(_calls())
+
+
+def _calls() -> Iterator[tuple[Path, ast.Call, str]]:
     for path in sorted((REPOSITORY / "rootsrv").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -31,6 +37,7 @@ def calls() -> Iterator[tuple[Path, ast.Call, str]]:
 INDIRECT = {
     "server/tcp.py": ("self._log_seldom", "{}"),
     "roles/serve.py": ("_descriptor_of", "{} cannot be had"),
+    "process/troubles.py": ("Troubles", "{}"),
     "process/held_back.py": ("held_back.watch", "{} address held back"),
 }
 

@@ -50,6 +50,7 @@ from rootsrv.health.state import Announcement, Change, Flaps, Health, Steadiness
 from rootsrv.process import log, service_manager
 from rootsrv.process.children import describe_error
 from rootsrv.process.persistence import persistently
+from rootsrv.process.troubles import Troubles
 
 CONFIRM_SECONDS = 3.0
 """After so long without a confirmation from BIRD there is an alarm: a change takes it a few milliseconds."""
@@ -133,6 +134,7 @@ class Controller:
         self._replies = replies
         self._orders = orders
         self._flaps_path = flaps_path
+        self._failing = Troubles("round failed", "rounds are made again")
         self._boot_id = boot_id
         self._kept_flaps: dict[int, Flaps] = {}
         self._netlink_faults = 0
@@ -196,11 +198,12 @@ class Controller:
         while not stop.is_set():
             try:
                 await self._round()
+                self._failing.over()
             except NetlinkFailed:
                 raise
             except Exception as error:
                 # One round, not the role: what it promises is a lease, which ends by itself when no round renews it.
-                log.alarm("round failed", reason=describe_error(error))
+                self._failing.met(describe_error(error))
             service_manager.alive()
             service_manager.ready("the service is judged")
             # A late round moves the next ones; they are never made up for in a burst.

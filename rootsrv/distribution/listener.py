@@ -5,7 +5,6 @@ Those of a server for one host are the same, at other addresses (hyperlocal).
 
 import asyncio
 import contextlib
-import logging
 import socket
 import ssl
 import struct
@@ -20,6 +19,7 @@ from rootsrv.process import held_back, log
 from rootsrv.process.descriptors import raise_limit
 from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.security import SecurityEvents
+from rootsrv.process.troubles import Troubles
 
 HANDSHAKE_SECONDS = 10
 """How long a client may take for the TLS handshake."""
@@ -108,6 +108,9 @@ class Listener:
         self._datagrams: list[asyncio.BaseTransport] = []
         self._listening: list[tuple[socket.socket, asyncio.Task[None]]] = []
         self._conversations: set[asyncio.Task[None]] = set()
+        self._unaccepted = Troubles(
+            "administrative connection is not accepted", "administrative connections are accepted again"
+        )
 
     async def start(self, *, without_tls_if_need_be: bool = False) -> None:
         """Bind all addresses; CannotListen names the first that cannot be bound.
@@ -170,9 +173,10 @@ class Listener:
                 connection, client = await loop.sock_accept(listening)
             except OSError as error:  # no descriptor, no memory, or the client has gone
                 reason = error.strerror or str(error)
-                log.event("administrative connection is not accepted", level=logging.WARNING, reason=reason)
+                self._unaccepted.met(reason)
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
+            self._unaccepted.over()
             task = loop.create_task(self._open(connection, self._tls if over_tls else None))
             try:
                 ended = self._places.take(task, client[0])

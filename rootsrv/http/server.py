@@ -19,8 +19,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from rootsrv.process import held_back, log
+from rootsrv.process import held_back
 from rootsrv.process.places import NoPlace, Places
+from rootsrv.process.troubles import Troubles
 
 MAX_HEAD_OCTETS = 8192
 HEAD_SECONDS = 5.0
@@ -86,6 +87,7 @@ class HttpServer:
         """Those whose page has not been sent to its end."""
 
         self._servers: list[asyncio.Server] = []
+        self._failing = Troubles("page failed")
 
     async def listen(
         self,
@@ -209,7 +211,7 @@ class HttpServer:
             return await page(Request(path, headers, line["method"].decode()))
         except Exception as error:
             # Whoever asks next shall be answered; the person who asked sees that it is our fault.
-            log.alarm("page failed", path=path, error=f"{type(error).__name__}: {error}")
+            self._failing.raised(error, path=path)
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

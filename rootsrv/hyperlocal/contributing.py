@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 from rootsrv.config.checks import without_query
 from rootsrv.process import json_text, log, whole_file
 from rootsrv.process.child import ChildFailed, Inherited, in_child
+from rootsrv.process.troubles import Troubles
 from rootsrv.resolvers.day_counts import TRAFFIC_KEYS, DayCounts
 
 FILE = "counts.json"
@@ -66,6 +67,7 @@ class DayCounter:
         self._traffic: Counter[str] = Counter()
         self._rcodes: Counter[int] = Counter()
         self._saved_at = now()
+        self._unkept = Troubles("counts cannot be kept", "counts are kept again")
         self.waiting: list[DayCounts] = []
         """Oldest first."""
 
@@ -117,7 +119,9 @@ class DayCounter:
         try:
             whole_file.replace(self._path, json.dumps(document).encode(), 0o640)
         except OSError as error:
-            log.alarm("counts cannot be kept", reason=f"{self._path}: {error.strerror}")
+            self._unkept.met(f"{self._path}: {error.strerror}")
+        else:
+            self._unkept.over()
 
     def _read(self) -> None:
         try:

@@ -10,6 +10,7 @@ from rootsrv.distribution.tls import show_certificate
 from rootsrv.localroot.publication import Publication, make_version, publication_list
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, Inherited, in_child
+from rootsrv.process.troubles import Troubles
 from rootsrv.zone.contents import ZoneContents
 
 AGAIN_SECONDS = 5.0
@@ -58,6 +59,7 @@ class ZonesByHttps:
         self._given = given
         self._publication = Publication(lambda: publication_list(settings, given), fetched)
         self._shown: Certificate | None = None
+        self._unpublished = Troubles("zone is not published by https", "zone is published by https")
 
     async def publish(self, zone: str, contents: ZoneContents, since: float) -> None:
         """Make *contents*, given out *since* then (seconds since 1970), ready; a failure is tried again."""
@@ -66,9 +68,10 @@ class ZonesByHttps:
             try:
                 self._publication.publish(zone, await in_child(work, self._inherited))
             except (ChildFailed, TimeoutError) as error:
-                log.alarm("zone is not published by https", zone=zone, serial=contents.serial, reason=error)
+                self._unpublished.met(error, key=zone, zone=zone, serial=contents.serial)
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
+                self._unpublished.over(zone, zone=zone, serial=contents.serial)
                 return
 
     async def run(self) -> None:

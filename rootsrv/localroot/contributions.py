@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from rootsrv.localroot.register import Register
 from rootsrv.localroot.servers import NotAccepted, Server
-from rootsrv.process import json_text, log
+from rootsrv.process import json_text
+from rootsrv.process.troubles import Troubles
 from rootsrv.resolvers.day_counts import DayCounts, added
 
 OPEN_DAYS = 7
@@ -32,6 +33,10 @@ SUMS_KEPT_DAYS = 1100
 
 FEWEST_OPERATORS = 5
 """Less would be said of one: the others know what they sent themselves."""
+
+
+_DAMAGED = Troubles("contribution is unusable")
+_DAMAGED_SUMS = Troubles("sum of counts is unusable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class Contributions:
             try:
                 counts = DayCounts.from_document(json_text.parse(row["document"]), is_sum=True)
             except ValueError as error:
-                log.alarm("sum of counts is unusable", day=row["day"], reason=error)
+                _DAMAGED_SUMS.met(error, key=row["day"], day=row["day"])
                 continue
             found.append(Contributed(row["operators"], row["servers"], counts))
         return found
@@ -138,7 +143,8 @@ def _read(rows: Iterable[sqlite3.Row]) -> list[Contribution]:
         try:
             counts = DayCounts.from_document(json_text.parse(row["document"]))
         except ValueError as error:  # one that is damaged takes no other with it
-            log.alarm("contribution is unusable", server=row["server"], day=row["day"], reason=error)
+            server, day = row["server"], row["day"]
+            _DAMAGED.met(error, key=(server, day), server=server, day=day)
             continue
         found.append(Contribution(row["server"], counts, row["received"]))
     return found

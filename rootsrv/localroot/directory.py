@@ -29,6 +29,7 @@ from rootsrv.localroot.statistics import SubscriberStatistics
 from rootsrv.localroot.subscribers import LiveKey, Subscriber, Subscriptions
 from rootsrv.process import log
 from rootsrv.process.places import prefix_of
+from rootsrv.process.troubles import Troubles
 from rootsrv.wire import name as names
 from rootsrv.wire.tsig import Key, TsigRefused, error_text
 
@@ -122,6 +123,7 @@ class RegisteredServers:
         self.now = now
         self._rule = rule
         self._is_open = is_open
+        self._unusable = Troubles("key cannot be used")
         self._keys: dict[bytes, tuple[Key, LiveKey]] = {}
         self._servers: dict[int, _Known] = {}
         self._by_address: dict[str, list[int]] = {}
@@ -153,7 +155,7 @@ class RegisteredServers:
                 name = names.from_text(each.name)
                 key = Key.make(name, each.algorithm, each.secret)
             except (dns.exception.DNSException, KeyError) as error:
-                log.alarm("key cannot be used", key=each.name, reason=f"{type(error).__name__}: {error}")
+                self._unusable.met(f"{type(error).__name__}: {error}", key=each.name, tsig_key=each.name)
                 continue
             before = self._keys.get(key.name)
             # The same object as before: transfers that run compare it.

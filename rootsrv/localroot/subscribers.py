@@ -10,7 +10,7 @@ from pathlib import Path
 from rootsrv.localroot import sealing
 from rootsrv.localroot.register import BUSY_SECONDS, FILE, SEALING_KEY, VERSION, RegisterUnusable, told
 from rootsrv.localroot.sealing import Seal, SealBroken, SealingKeyUnusable
-from rootsrv.process import log
+from rootsrv.process.troubles import Troubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class Subscriptions:
     keys: tuple[LiveKey, ...]
     subscribers: tuple[Subscriber, ...]
 
+
+_UNUSABLE_KEYS = Troubles("key cannot be used")
 
 _ACTIVE = "users.suspended = '' AND users.email_verified IS NOT NULL"
 
@@ -133,7 +135,7 @@ class Subscribers:
             try:
                 secret = seal.open(row["secret"], row["name"])
             except SealBroken as error:  # one that is damaged takes no other with it
-                log.alarm("key cannot be used", key=row["name"], reason=error)
+                _UNUSABLE_KEYS.met(error, key=row["name"], tsig_key=row["name"])
                 continue
             yield LiveKey(row["name"], row["server"], row["algorithm"], secret, row["ends"])
 

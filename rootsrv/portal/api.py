@@ -232,6 +232,7 @@ def _do(
         if scope != "read":
             portal.rates.take("change_of_account", user.id)
         status, document = done(Call(portal, user, request.path_params, body, request.query_params))
+        portal.can_read(RegisterUnusable)
     except NotFound as error:
         return _error(HTTPStatus.NOT_FOUND, str(error))
     except NotAccepted as error:
@@ -241,16 +242,17 @@ def _do(
     except TooOften as error:
         return _error(HTTPStatus.TOO_MANY_REQUESTS, str(error), {"Retry-After": str(error.seconds)})
     except (RegisterUnusable, ObservationsUnusable) as error:
-        log.alarm("call failed", path=request.url.path, reason=error)
+        portal.cannot_read(error)
         return _error(HTTPStatus.SERVICE_UNAVAILABLE, "not now", {"Retry-After": "60"})
     except Exception as error:
-        log.alarm("call failed", path=request.url.path, error=f"{type(error).__name__}: {error}")
+        portal.failing_calls.raised(error, path=request.url.path)
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "that is our fault")
     return Response(status_code=status) if document is None else JSONResponse(document, status)
 
 
 def _versions(portal: Portal) -> Any:
     fresh = {zone: portal.observed.fresh(zone) for zone in portal.config.zones}
+    portal.can_read(ObservationsUnusable)
     return {zone: [asdict(each) for each in versions] for zone, versions in fresh.items()}
 
 
@@ -270,7 +272,7 @@ def _public(portal: Portal, document: Callable[[Portal], Any]) -> Any:
         try:
             return JSONResponse(document(portal))
         except (RegisterUnusable, ObservationsUnusable) as error:
-            log.alarm("statistics cannot be read", reason=error)
+            portal.cannot_read(error)
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, "not now")
 
     async def endpoint(request: Request) -> Response:

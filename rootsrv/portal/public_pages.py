@@ -12,7 +12,6 @@ from rootsrv.localroot.observations import Fresh, ObservationsUnusable
 from rootsrv.portal.accounts import LINK_SECONDS, SESSION_SECONDS
 from rootsrv.portal.mails import KEPT_SECONDS
 from rootsrv.portal.visits import Visit
-from rootsrv.process import log
 
 FEWEST = 5
 """Subscribers that there must be until something is said of them all: less would be said of one."""
@@ -45,10 +44,12 @@ def privacy(visit: Visit) -> Response:
 def _versions(visit: Visit, at_most: int) -> dict[str, list[Fresh]] | None:
     """By zone; None while it cannot be read."""
     try:
-        return {zone: visit.portal.observed.fresh(zone, at_most) for zone in visit.portal.config.zones}
+        found = {zone: visit.portal.observed.fresh(zone, at_most) for zone in visit.portal.config.zones}
     except ObservationsUnusable as error:
-        log.alarm("observations cannot be read", reason=error)
+        visit.portal.cannot_read(error)
         return None
+    visit.portal.can_read(ObservationsUnusable)
+    return found
 
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

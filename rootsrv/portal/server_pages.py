@@ -167,10 +167,12 @@ def _choice(visit: Visit) -> Choice:
 def _check(visit: Visit, server: Server) -> findings.Check | None:
     """None while nobody knows: what was observed cannot be read."""
     try:
-        return findings.check(server, findings.seen(visit.portal.observed, server), visit.now)
+        seen = findings.seen(visit.portal.observed, server)
     except ObservationsUnusable as error:
-        log.alarm("observations cannot be read", reason=error)
+        visit.portal.cannot_read(error)
         return None
+    visit.portal.can_read(ObservationsUnusable)
+    return findings.check(server, seen, visit.now)
 
 
 def _form(visit: Visit, wish: ServerWish, server: Server | None, error: NotAccepted | None = None) -> Response:

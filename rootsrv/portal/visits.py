@@ -37,8 +37,9 @@ from rootsrv.portal.passkeys import Passkeys
 from rootsrv.portal.passwords import Busy, Passwords
 from rootsrv.portal.rates import TooOften, Tries
 from rootsrv.portal.tokens import Tokens
-from rootsrv.process import json_text, log
+from rootsrv.process import json_text
 from rootsrv.process.places import prefix_of
+from rootsrv.process.troubles import Troubles
 
 _MAX_FIELDS = 100
 
@@ -73,6 +74,9 @@ class Portal:
         self.mails = Mails(register, config, self.happened)
         self.observed = observed
         self.now: Callable[[], float] = time.time
+        self.unsent = Troubles("mail not sent", "mails are taken again")
+        self.failing_pages, self.failing_calls = Troubles("page failed"), Troubles("call failed")
+        self._unread = Troubles("what pages show cannot be read", "what pages show can be read again")
         self._csrf_key = register.seal.derived("csrf")
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -83,6 +87,14 @@ class Portal:
         )
         self._templates.filters["when"] = when
         self._templates.globals["portal"] = config
+
+    def cannot_read(self, error: RegisterUnusable | ObservationsUnusable) -> None:
+        """Of one of both: told once, however many pages are asked for meanwhile."""
+        self._unread.met(error, key=type(error))
+
+    def can_read(self, kind: type[RegisterUnusable | ObservationsUnusable]) -> None:
+        """What raises *kind* was read."""
+        self._unread.over(kind)
 
     @property
     def cookie_name(self) -> str:
@@ -165,7 +177,9 @@ class Visit:
         try:
             self.portal.mails.put(email, *letters.changed(self.portal.config, what), self.now)
         except NotAccepted as error:
-            log.alarm("mail not sent", about=what, reason=error)
+            self.portal.unsent.met(error, about=what)
+        else:
+            self.portal.unsent.over()
 
     def page(self, template: str, status: HTTPStatus = HTTPStatus.OK, /, **values: Any) -> Response:
         """A page."""
@@ -264,7 +278,9 @@ def _answer(visit: Visit, view: View) -> Response:
             _refuse_forged(visit)
             if visit.session is not None:
                 portal.rates.take("change_of_account", visit.session.user.id)
-        return view(visit)
+        response = view(visit)
+        portal.can_read(RegisterUnusable)
+        return response
     except SignInFirst:
         return _sent_on(visit, "/sign-in", "please sign in first", HTTPStatus.UNAUTHORIZED)
     except ProveFirst:
@@ -282,11 +298,11 @@ def _answer(visit: Visit, view: View) -> Response:
     except Busy as error:
         return _fault(visit, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
     except (RegisterUnusable, ObservationsUnusable) as error:
-        log.alarm("page failed", path=visit.path, reason=error)
+        portal.cannot_read(error)
         return _plain(HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "60"})
     except Exception as error:
         # Whoever asks next shall be answered; the person who asked sees that it is our fault.
-        log.alarm("page failed", path=visit.path, error=f"{type(error).__name__}: {error}")
+        portal.failing_pages.raised(error, path=visit.path)
         return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

@@ -195,8 +195,9 @@ class Watch:
                 try:
                     portal.mails.put(user.email, *letter, now)
                 except NotAccepted as error:
-                    log.alarm("mail not sent", about=server.id, reason=error)
+                    portal.unsent.met(error, about=server.id)
                     return 0
+                portal.unsent.over()
         return 1 if wanted and portal.mails.can_send else 0
 
 

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from rootsrv.process import log
 from rootsrv.process.children import describe_error
+from rootsrv.process.troubles import Troubles, place_of
 
 PAUSE_SECONDS = (0.5, 10.0)
 """First and longest pause before the next attempt; the first one again after an attempt that lasted."""
@@ -20,6 +20,7 @@ async def persistently(name: str, attempt: Callable[[], Awaitable[None]]) -> Non
     clock = asyncio.get_running_loop().time
     shortest, longest = PAUSE_SECONDS
     pause = shortest
+    troubles = Troubles("attempt failed")  # again after an hour, and at once when the reason is another one
     while True:
         began = clock()
         settled = asyncio.get_running_loop().call_later(SETTLED_SECONDS, failing.pop, name, None)
@@ -30,17 +31,10 @@ async def persistently(name: str, attempt: Callable[[], Awaitable[None]]) -> Non
         except Exception as error:
             if clock() - began >= SETTLED_SECONDS:
                 pause = shortest
+                troubles.over()  # what fails then is another failure
             failing[name] = describe_error(error)
-            log.alarm("attempt failed", work=name, reason=failing[name], at=_place(error), again_in_seconds=pause)
+            troubles.met(failing[name], work=name, at=place_of(error), again_in_seconds=pause)
         finally:
             settled.cancel()
         await asyncio.sleep(pause)
         pause = min(longest, 2 * pause)
-
-
-def _place(error: BaseException) -> str:
-    """Where it was raised: file and line."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""

@@ -48,6 +48,7 @@ from rootsrv.process.child import ChildFailed
 from rootsrv.process.clocks import boot_id, clocks
 from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
+from rootsrv.process.troubles import Troubles
 from rootsrv.roles import maintain_status
 from rootsrv.secondary.confirmed import JITTER, Confirmed, stale, withheld
 from rootsrv.secondary.control import ZoneControl
@@ -119,6 +120,9 @@ class Hyperlocal:
         self._trim_at = math.inf
         self._boot = boot_id()
         self._background = Background()
+        self._unwritten_keys = Troubles(
+            "kept keys of the root cannot be written", "kept keys of the root are written again"
+        )
         self.maintainer.activation.on_activated.append(lambda _: self._tell_resolvers())
 
     def _kept_keys(self) -> KeyRolls:
@@ -151,7 +155,9 @@ class Hyperlocal:
         try:
             whole_file.replace(self._keys_file, self.rolls.to_text().encode(), 0o644)
         except OSError as error:
-            log.alarm("kept keys of the root cannot be written", reason=error)
+            self._unwritten_keys.met(error)
+        else:
+            self._unwritten_keys.over()
 
     def _server(self, config: Config) -> "LoopbackServer":
         """What answers queries."""

@@ -21,6 +21,7 @@ from rootsrv.process.background import Background
 from rootsrv.process.clocks import clocks
 from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
+from rootsrv.process.troubles import Troubles
 from rootsrv.roles import maintain_status
 from rootsrv.secondary.control import ZoneControl
 from rootsrv.secondary.keeper import ZoneKeeper
@@ -210,12 +211,13 @@ class MaintainRole:
     async def _rebind(self, config: Config) -> None:
         await self.listener.close()
         wait = 0.1
+        unbound = Troubles("admin addresses cannot be bound")  # when they are, the listener says so
         while config is self.maintainer.config:
             self.listener = Listener(config.admin, self.requests)
             try:
                 await self.listener.start()
             except (AdminCannotListen, ConfigError) as error:
-                log.alarm("admin addresses cannot be bound", reason=error, again_seconds=wait)
+                unbound.met(error)
             else:
                 return
             await asyncio.sleep(wait)

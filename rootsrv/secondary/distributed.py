@@ -25,6 +25,7 @@ from rootsrv.config.localroot import DistributeConfig
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.process.persistence import persistently
+from rootsrv.process.troubles import Troubles
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.preparation import ZonePolicy, zonemd_of
 from rootsrv.secondary.sources import MadeSource, ZoneSource, source_at_start
@@ -90,6 +91,7 @@ class DistributedZones:
         self._counters = counters
         self._keep_versions = config.switchover.keep_versions
         self._wake = asyncio.Event()
+        self._waiting = Troubles("zone waits", "zone waits no more")
         self.settings: Mapping[str, DistributeConfig] = {
             each.name: each for each in (*config.distribute, *(each.settings for each in self._own.values()))
         }
@@ -262,6 +264,7 @@ class DistributedZones:
             self._later(keeper, dataclasses.replace(delivery, kept=True), StoreFailed(self._records.error))
             return
         keeper.activated()
+        self._waiting.over(keeper.name, zone=keeper.name, serial=delivery.serial)
         self._counters["distributed_zones_verified"] += 1
         for alarm in judged.alarms:
             log.alarm("zone suspicious", zone=keeper.name, serial=delivery.serial, sign=alarm)
@@ -290,7 +293,9 @@ class DistributedZones:
 
     def _later(self, keeper: ZoneKeeper, delivery: Delivery, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
-        log.alarm("zone waits", zone=keeper.name, serial=delivery.serial, reason=reason, again_seconds=AGAIN_SECONDS)
+        self._waiting.met(
+            reason, key=keeper.name, zone=keeper.name, serial=delivery.serial, again_seconds=AGAIN_SECONDS
+        )
         keeper.life.last_rejection = f"{delivery.serial} from {delivery.origin.source}: {reason}"
         asyncio.get_running_loop().call_later(AGAIN_SECONDS, keeper.deliver, delivery)
 

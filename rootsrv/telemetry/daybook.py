@@ -29,6 +29,7 @@ from rootsrv.page.counts import END
 from rootsrv.page.day import DAY_SECONDS, day_of
 from rootsrv.page.layout import REGISTER_SETS, REGISTERS, TLS_SLOT, Page, WorkerSlot
 from rootsrv.process import json_text, log, whole_file
+from rootsrv.process.troubles import Troubles
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 
 _EPOCH = datetime.date(1970, 1, 1)
@@ -60,6 +61,7 @@ class DayBook:
         self.error = ""
         """Why the book cannot be written now; empty = it can."""
 
+        self._unreadable = Troubles("statistics of a day unreadable")
         self._lock = threading.Lock()
         """`write` may run in a thread of its own; it and what adds to the book exclude each other."""
 
@@ -222,7 +224,7 @@ class DayBook:
         except FileNotFoundError:
             return None
         except (OSError, RecordDamaged) as error:
-            log.alarm("statistics of a day unreadable", day=_date(day), reason=error)
+            self._unreadable.met(error, key=day, day=_date(day))
             return None
 
     # ── the book as a document ──────────────────────────────────────────────────────────────────────────────────

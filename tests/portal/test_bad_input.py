@@ -346,6 +346,10 @@ def test_what_the_zone_service_saw_cannot_be_read_and_the_pages_say_so(tmp_path:
         assert "not known just now" in person.open("/servers").text
         assert "cannot be told just now" in person.open("/").text
         assert person.client.get("/api/v1/statistics").status_code == 503
+        assert alone.log().count("alarm: what pages show cannot be read") == 1
+        (alone.state / "observations.sqlite").unlink()
+        assert person.client.get("/api/v1/statistics").status_code == 200
+        assert alone.log().count("what pages show can be read again") == 1
 
 
 def test_a_register_that_is_locked_gives_503_and_comes_back(site: Site, known: Person) -> None:
