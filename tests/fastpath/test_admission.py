@@ -177,7 +177,7 @@ def queries(zones: Zones, amount: int, seed: int) -> Iterator[tuple[bytes, str, 
         yield octets, source, rng.choice((53_000, 5353, rng.randrange(1024, 65_536))), at
 
 
-@pytest.mark.parametrize("mode", ["off", "dry-run", "on"])
+@pytest.mark.parametrize("mode", ["off", pytest.param("dry-run", marks=pytest.mark.long), "on"])
 def test_limits_are_the_same_in_kernel_and_worker_for_the_mix_of_the_root(
     both: Both, hook: Hook, zones: Zones, mode: str
 ) -> None:
@@ -218,7 +218,7 @@ def random_rule(rng: random.Random, zones: Zones, place: int, at: int) -> Rule:
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 def test_shed_rules_are_the_same_in_kernel_and_worker(both: Both, hook: Hook, zones: Zones, seed: int) -> None:
     rng = random.Random(seed)
     outcomes: Counter[str] = Counter()

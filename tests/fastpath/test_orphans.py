@@ -178,7 +178,7 @@ def test_the_owner_renews_its_promise(place: Place) -> None:
         assert [*ends, place.is_answered()] == [True, True, True]
 
 
-@pytest.mark.parametrize("hook", ["xdp", "clsact"])
+@pytest.mark.parametrize("hook", ["xdp", pytest.param("clsact", marks=pytest.mark.long)])
 def test_what_the_dead_owner_had_noted_is_taken_over_at_once(place: Place, hook: str) -> None:
     with place.owner(hook, keep=True) as owner:
         kill(owner)
@@ -207,7 +207,7 @@ def test_a_queueing_discipline_that_others_use_stays(place: Place) -> None:
         place.server.run("tc", "qdisc", "del", "dev", WIRE, "clsact")
 
 
-@pytest.mark.parametrize("hook", ["xdp", "clsact"])
+@pytest.mark.parametrize("hook", [pytest.param("xdp", marks=pytest.mark.long), "clsact"])
 def test_a_living_program_is_not_replaced_and_is_named(place: Place, hook: str) -> None:
     with place.owner(hook, keep=True), pytest.raises(OwnerFailed) as refused:
         with place.owner(hook):

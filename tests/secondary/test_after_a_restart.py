@@ -168,7 +168,13 @@ def check_restart(directory: Path, clock: Clock, floor: int, newest: int) -> Non
         assert life.floor == newest + 1
 
 
-@pytest.mark.parametrize("rebooted", [False, True], ids=["the workers live on", "the machine was off"])
+@pytest.mark.parametrize(
+    "rebooted",
+    [
+        pytest.param(False, id="the workers live on"),
+        pytest.param(True, id="the machine was off", marks=pytest.mark.long),
+    ],
+)
 def test_a_crash_before_any_write(start: Start, tmp_path: Path, rebooted: bool) -> None:
     newest = version(start.serial + 1 if start.serial else FIRST)
     end_at, floors = 0, []
@@ -196,8 +202,15 @@ def test_a_crash_before_any_write(start: Start, tmp_path: Path, rebooted: bool) 
     assert [each for each in renamed if each != ".key"] == [".zone", ".mac", ".table", ".json", ".json"]
 
 
-@pytest.mark.parametrize("rebooted", [False, True], ids=["the workers live on", "the machine was off"])
-@pytest.mark.parametrize("after", [False, True], ids=["before the set time", "after the set time"])
+@pytest.mark.parametrize(
+    ("rebooted", "after"),
+    [
+        pytest.param(False, False, id="the workers live on, before the set time"),
+        pytest.param(True, True, id="the machine was off, after the set time"),
+        pytest.param(False, True, id="the workers live on, after the set time", marks=pytest.mark.long),
+        pytest.param(True, False, id="the machine was off, before the set time", marks=pytest.mark.long),
+    ],
+)
 def test_what_waits_for_its_set_time_is_served_from_then_on_and_not_before(
     tmp_path: Path, rebooted: bool, after: bool
 ) -> None:

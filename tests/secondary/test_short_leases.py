@@ -23,8 +23,15 @@ from tests.secondary.versions import FIRST, hosts, version
 DAY = 86_400
 
 
-@pytest.mark.parametrize("key", ["", KEY_NAME], ids=["keyless", "signed"])
-@pytest.mark.parametrize("expire", [0, 1799])
+@pytest.mark.parametrize(
+    ("key", "expire"),
+    [
+        pytest.param("", 0, id="keyless-0"),
+        pytest.param(KEY_NAME, 1799, id="signed-1799"),
+        pytest.param("", 1799, id="keyless-1799", marks=pytest.mark.long),
+        pytest.param(KEY_NAME, 0, id="signed-0", marks=pytest.mark.long),
+    ],
+)
 def test_a_genuine_new_zone_with_an_expire_below_its_refresh_is_taken_from_the_next_primary(
     tmp_path: Path, key: str, expire: int
 ) -> None:

@@ -248,7 +248,7 @@ def not_at_midnight() -> None:
         time.sleep(left)
 
 
-@pytest.mark.parametrize("mode", ["off", pytest.param("tc", marks=pytest.mark.long), "xdp"])
+@pytest.mark.parametrize("mode", [*(pytest.param(mode, marks=pytest.mark.long) for mode in ("off", "tc")), "xdp"])
 def test_load_metrics_and_rssac002_agree_over_a_switchover_and_a_restart(tmp_path: Path, mode: str) -> None:
     with loaded(tmp_path, mode) as load:
         if mode == "tc":
