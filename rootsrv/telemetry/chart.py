@@ -21,6 +21,19 @@ class ChartPoint:
     """The greatest sum within the interval."""
 
 
+SPANS = {300: "5 minutes", 900: "15 minutes", 3600: "hour", 14_400: "4 hours", 86_400: "day"}
+"""What a chart shows at most, in seconds, and how that is called."""
+
+
+def span(points: Sequence[ChartPoint], least: int, most: int, interval_seconds: float) -> int:
+    """The shortest of SPANS, from *least* to *most*, in which all *points* have room.
+
+    Who has just started sees what there is, and not the edge of an empty hour.
+    """
+    age = points[-1].at - points[0].at + interval_seconds if points else 0
+    return next((each for each in SPANS if each >= least and (each >= age or each == most)), most)
+
+
 def areas(names: Sequence[str], points: Sequence[ChartPoint], seconds: float, interval_seconds: float) -> str:
     """The last *seconds* of *points*; *interval_seconds*: how long the first of them lasted."""
     if not points:
@@ -42,7 +55,7 @@ def areas(names: Sequence[str], points: Sequence[ChartPoint], seconds: float, in
     if any(each.most > 1.01 * sum(each.values) for each in points):
         most = [max(sum(each.values), each.most) for each in points]
         shapes.append(f'<polyline class="most" points="{_path(left, [most[0], *most], top)}"/>')
-    ago = f"{seconds / 3600:.0f} h"
+    ago = f"{seconds / 3600:.0f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
     label = f"last {ago}: {', '.join(names)}: {rate(sum(points[-1].values))} now, at most {rate(top)}"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 18}" role="img" aria-label="{escape(label)}">{"".join(shapes)}'

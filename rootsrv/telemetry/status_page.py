@@ -192,13 +192,14 @@ def _charts(content: Content, config: Config) -> Iterator[str]:
 
 
 def _hour_and_day(title: str, names: Sequence[str], hour: Sequence[ChartPoint], day: Sequence[ChartPoint]) -> str:
-    charts = [
-        f"<div><p class=dim>last {label}</p>{chart.areas(names, points, seconds, interval)}</div>"
-        for label, points, seconds, interval in (
-            ("hour", hour, 3600, SAMPLE_SECONDS),
-            ("day; the line: the busiest ten seconds of each five minutes", day, 86_400, POINT_SECONDS),
-        )
-    ]
+    charts = []
+    for points, least, most, interval, about in (
+        (hour, 300, 3600, SAMPLE_SECONDS, ""),
+        (day, 14_400, 86_400, POINT_SECONDS, "; line: busiest 10 s of each 5 min"),
+    ):
+        seconds = chart.span(points, least, most, interval)
+        drawn = chart.areas(names, points, seconds, interval)
+        charts.append(f"<div><p class=dim>last {chart.SPANS[seconds]}{about}</p>{drawn}</div>")
     now = f'<p class="key">{chart.key(names, hour[-1].values)}</p>' if hour else ""
     return section(title, f'<div class="pair">{"".join(charts)}</div>{now}', "wide")
 

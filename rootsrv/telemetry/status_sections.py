@@ -71,8 +71,8 @@ def _top(seen: Said, *, show_prefixes: bool) -> Iterator[tuple[str, str]]:
     suggested = [each for each in seen.texts("suggestions") if show_prefixes or "prefix=" not in each]
     if suggested := suggested[:_VALUES_SHOWN]:
         commands = "<br>".join(f"<code>{escape(each)}</code>" for each in suggested)
-        hint = f'{_dim("nothing, while no query is lost;")} <a href="/docs/under-attack">what to do</a>'
-        yield "what stands out could be shed", f"{hint}<br>{commands}"
+        hint = f'{_dim("needless while no query is lost;")} <a href="/docs/under-attack">when, and how</a>'
+        yield "what could be shed", f"{hint}<br>{commands}"
 
 
 def over_tls(view: View, config: Config) -> str:

@@ -146,6 +146,7 @@ def test_axe_finds_nothing_serious_and_no_page_is_wider_than_the_screen(browser:
     seen = site.observations()
     seen.note(Notified(number, "2001:db8::1", ".", 2026112801, time.time(), "refused", 5, 1, 0.02, ""))
     seen.note(KeyFailed(number, "k.example.", time.time(), "BADTIME", "192.0.2.1", "signed at 1, our clock says 999"))
+    seen.note(Fresh(".", 2026112800, time.time() - 9e4, 1200, 900, 1190, 1200))
     seen.write()
     seen.close()
     cookie = person.client.cookies["visit"]
@@ -154,6 +155,10 @@ def test_axe_finds_nothing_serious_and_no_page_is_wider_than_the_screen(browser:
     paths = ["/account", "/account/delete", "/servers", "/servers/new", f"/servers/{number}", f"/servers/{number}/edit",
              f"/servers/{number}/delete", "/prove", "/statistics", "/privacy", "/servers/999"]  # fmt: skip
     looks(browser, site, paths)
+    # On a phone nobody has to find out that the figures are to the right of what is seen.
+    browser.size(PHONE)
+    browser.open(f"{site.url}/statistics")
+    assert browser.run("[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)") == [0]
     browser.command("Network.clearBrowserCookies")
     other = site.person()
     other.send("/sign-up", email="link@example.net")

@@ -17,6 +17,7 @@ import pytest
 from bench.peers.daemon import free_port
 from rootsrv.config.file import Config, read
 from rootsrv.http.server import HttpServer, Request, Response
+from rootsrv.telemetry import chart
 from rootsrv.telemetry.history import PATHS, SERIES, Event, Events, History, Rates
 from rootsrv.telemetry.page_style import runbook_entry
 from rootsrv.telemetry.problems import problems
@@ -316,6 +317,20 @@ def test_it_remembers_an_hour_and_a_day_and_no_more_in_half_a_megabyte() -> None
     assert len(history.hour()) == 360
     assert len(history.day()) == 288
     assert held < 500_000
+
+
+@pytest.mark.parametrize(
+    ("minutes", "hour", "day"),
+    [(0.5, 300, 14_400), (5, 300, 14_400), (6, 900, 14_400), (50, 3600, 14_400), (300, 3600, 86_400)],
+)
+def test_an_instance_that_has_just_started_has_charts_of_what_there_is(minutes: float, hour: int, day: int) -> None:
+    history = History()
+    for number in range(int(minutes * 6) + 1):
+        history.note(NOW + 10 * number, words(number, 0))
+    points = [[chart.ChartPoint(each.at, [0.0]) for each in rates] for rates in (history.hour(), history.day())]
+    assert chart.span(points[0], 300, 3600, 10.0) == hour
+    assert chart.span(points[1], 14_400, 86_400, 300) == day
+    assert chart.span([], 300, 3600, 10.0) == 300
 
 
 def test_a_day_is_in_points_of_five_minutes_each_with_its_busiest_ten_seconds() -> None:
