@@ -5,9 +5,13 @@ measured minutes apart cannot be compared.  Here every server has a wire and a g
 together; only one is loaded at a time, each for a moment, over and over.  What is reported is the median over the
 rounds of the ratio to the first server in the same round: what changes more slowly than a round meets all of them.
 
-Overload says what a server can do at most; that all is answered is another matter, above all for those in the kernel,
-which take packets faster than they can be asked for.  So each server also gets a rate of its own that follows it: up
-after a turn in which enough was answered, down after one in which it was not, in ever smaller steps.
+Overload says what a server can do at most; what a response costs where all are answered is another matter, above all
+for those in the kernel, which take packets faster than they can be asked for.  So each server is also offered a fixed
+share of what it did under overload, and the processor time per response is what counts then.  (The highest rate of
+which all was answered differed by a factor of three from run to run: one hiccup of the machine ends it.)
+
+Where a table's pages come to lie is settled when it is loaded, and is worth a fifth of the time per packet: all servers
+are ended and started anew between rounds, and how far the starts lie apart stands beside their median.
 """
 
 import contextlib
@@ -27,10 +31,11 @@ from bench.subjects import FAILURES, SUBJECTS, Running
 from bench.zones import Zones
 
 UDP = "UDP, overload"
-ANSWERED = "UDP, all answered"
+SHARE = 0.5
+"""Of what a server does under overload: what it is offered where all is to be answered."""
+
+SHARED = "UDP, half of what it can"
 _OVERLOAD = 300_000  # queries per second for a server with sockets: more than any takes, and little in vain
-_FIRST_SHARE = 0.8  # of what came back under overload: near what most can answer all of
-_FIRST_STEP, _LAST_STEP, _LONGEST_STEP = 0.16, 0.02, 0.5  # of the rate that follows a server
 
 
 @dataclass
@@ -45,47 +50,28 @@ class _Lane:
     """What the generator itself can do, where that was measured."""
 
     stack: contextlib.ExitStack
-    follower: "_Follower | None" = None
+    share: float = 1000.0
+    """Queries per second that are SHARE of what it can."""
 
     def load(self, manner: str, seconds: float) -> Load:
         """One turn."""
         if manner == UDP:
             overload = None if SUBJECTS[self.name].in_kernel else _OVERLOAD
             return self.comparison.generator.run(overload, seconds)
-        if manner == ANSWERED:
-            assert self.follower is not None
-            load = self.comparison.generator.run(self.follower.rate, seconds)
-            self.follower.observe(_good(load.answered_share))
-            return load
+        if manner == SHARED:
+            return self.comparison.generator.run(self.share, seconds)
         return self.tcp[manner].run(None, seconds)
-
-
-@dataclass
-class _Follower:
-    """A rate, in queries per second, that is raised while all is answered and lowered when not."""
-
-    rate: float
-    step: float = _FIRST_STEP
-    went_up: bool | None = None
-    same: int = 0
-
-    def observe(self, all_answered: bool) -> None:
-        """Halve the step where the rate turns back; double it where it goes on and on, as far from the mark."""
-        if all_answered == self.went_up:
-            self.same += 1
-            if self.same > 2:
-                self.step = min(_LONGEST_STEP, self.step * 2)
-        else:
-            if self.went_up is not None:
-                self.step = max(_LAST_STEP, self.step / 2)
-            self.same = 1
-        self.went_up = all_answered
-        self.rate = self.rate * (1 + self.step) if all_answered else self.rate / (1 + self.step)
 
 
 @dataclass
 class _Turns:
     """What one server did in one manner, round by round."""
+
+    starts: list[int] = field(default_factory=list)
+    """Which start of the server each round belongs to."""
+
+    offered: list[float] = field(default_factory=list)
+    """Queries per second, where that is a share of what the server can."""
 
     rates: list[float] = field(default_factory=list)
     costs: list[float] = field(default_factory=list)
@@ -93,12 +79,15 @@ class _Turns:
     lost_in_ring: int = 0
     wrong: int = 0
 
-    def all_answered(self) -> list[float]:
-        """The rates of the turns in the second half in which all was answered."""
-        half = len(self.rates) // 2
-        return [r for r, s in zip(self.rates[half:], self.shares[half:], strict=True) if _good(s)]
+    def costs_by_start(self) -> list[float]:
+        """The median processor time per response of each start."""
+        return [
+            measure.median([cost for cost, its in zip(self.costs, self.starts, strict=True) if its == start])
+            for start in dict.fromkeys(self.starts)
+        ]
 
-    def count(self, load: Load, used_seconds: float) -> None:
+    def count(self, load: Load, used_seconds: float, start: int) -> None:
+        self.starts.append(start)
         self.rates.append(load.answer_rate)
         self.costs.append(used_seconds / max(1, load.answered))
         self.shares.append(load.answered_share)
@@ -112,13 +101,19 @@ class _Breadth:
     def __init__(self, result: dict[str, Any], step_done: Callable[[str], None]) -> None:
         self.result, self.step_done = result, step_done
         self.lanes: list[_Lane] = []
+        self.start = -1
+        self.turns: dict[str, dict[str, _Turns]] = {}
+        """By manner and server."""
 
     def open(self, zones: Zones, options: Options, *, tcp: bool) -> None:
         # What the TCP client gets from the server that looks at nothing is the client's own ceiling.
         beside = (TCP_LIMIT,) if tcp and TCP_LIMIT not in options.subjects else ()
+        self.start += 1
         for name in (*options.subjects, *beside):
+            if name in self.result["left_out"]:
+                continue
             try:
-                lane = _lane(zones, options, name, tcp=tcp, ceiling=not self.lanes)
+                lane = _lane(zones, options, name, tcp=tcp, ceiling=not self.lanes and not self.start)
             except FAILURES as error:
                 self.leave_out(name, error)
             else:
@@ -140,8 +135,10 @@ class _Breadth:
         self.result["left_out"].setdefault(name, str(error) or type(error).__name__)
 
     def rounds(self, manner: str, rounds: int, seconds: float) -> None:
-        lanes = [lane for lane in self.lanes if manner in (UDP, ANSWERED) or manner in lane.tcp]
-        turns = {lane.name: _Turns() for lane in lanes}
+        lanes = [lane for lane in self.lanes if manner in (UDP, SHARED) or manner in lane.tcp]
+        turns = self.turns.setdefault(manner, {})
+        for lane in lanes:
+            turns.setdefault(lane.name, _Turns())
         try:
             for number in range(rounds + 1):
                 for lane in list(lanes):
@@ -149,7 +146,8 @@ class _Breadth:
                         used = measure.cpu_seconds(lane.running)
                         load = lane.load(manner, seconds)
                         if number:  # the first round is the warm-up
-                            turns[lane.name].count(load, measure.cpu_seconds(lane.running) - used)
+                            turns[lane.name].count(load, measure.cpu_seconds(lane.running) - used, self.start)
+                            turns[lane.name].offered += [lane.share] if manner == SHARED else []
                     except FAILURES as error:
                         self.leave_out(lane.name, error)
                         lanes.remove(lane)
@@ -168,6 +166,7 @@ def run(
     options: Options,
     *,
     rounds: int,
+    starts: int = 1,
     turn_seconds: float = 0.4,
     udp: bool = True,
     tcp: bool = True,
@@ -175,27 +174,31 @@ def run(
 ) -> dict[str, Any]:
     """Load `options.subjects` in turns; rates, ratios to the first and processor time per response, by manner.
 
+    *rounds* of each of *starts*, between which all servers end and start anew.
     KeyboardInterrupt ends it early: `interrupted` is set and the rounds until then stay.
     """
     result: dict[str, Any] = {
-        "machine": machine.describe(), "zones": zones.origin, "rounds": rounds, "turn_seconds": turn_seconds,
+        "machine": machine.describe(), "zones": zones.origin, "rounds": rounds, "starts": starts,
+        "turn_seconds": turn_seconds,
         "cores": [options.generator_cpu, options.server_cpu], "engine": options.engine, "ceiling": None,
         "versions": {}, "left_out": {}, "manners": {},
     }  # fmt: skip
     breadth = _Breadth(result, step_done)
     with report.kept(result):
         try:
-            breadth.open(zones, options, tcp=tcp)
-            if breadth.lanes:
-                result["engine"] = "kernel" if breadth.lanes[0].comparison.kernel else "socket"
-                result["ceiling"] = breadth.lanes[0].ceiling
-            if udp:
-                breadth.rounds(UDP, rounds, turn_seconds)
-                for lane in breadth.lanes:
-                    lane.follower = _Follower(max(1000.0, _FIRST_SHARE * result["manners"][UDP][lane.name]["median"]))
-                breadth.rounds(ANSWERED, rounds, turn_seconds)
-            for manner in TCP_MANNERS if tcp else ():
-                breadth.rounds(manner, rounds, turn_seconds)
+            for _ in range(starts):
+                breadth.open(zones, options, tcp=tcp)
+                if breadth.lanes and not breadth.start:
+                    result["engine"] = "kernel" if breadth.lanes[0].comparison.kernel else "socket"
+                    result["ceiling"] = breadth.lanes[0].ceiling
+                if udp:
+                    breadth.rounds(UDP, rounds, turn_seconds)
+                    for lane in breadth.lanes:
+                        lane.share = max(lane.share, SHARE * result["manners"][UDP][lane.name]["median"])
+                    breadth.rounds(SHARED, rounds, turn_seconds)
+                for manner in TCP_MANNERS if tcp else ():
+                    breadth.rounds(manner, rounds, turn_seconds)
+                breadth.close()
         finally:
             breadth.close()
     _mark_bound(result)
@@ -223,22 +226,20 @@ def _figures(turns: dict[str, _Turns], manner: str) -> dict[str, dict[str, Any]]
     first = next(iter(turns.values()), _Turns())
     figures = {}
     for name, found in turns.items():
-        judged = found.rates
         ratios = [one / each for one, each in zip(first.rates, found.rates, strict=False) if each]
-        if manner == ANSWERED:
-            # What the rate had found by the second half; the turns before only led there.
-            judged, theirs = found.all_answered(), first.all_answered()
-            ratios = [measure.median(theirs) / measure.median(judged)] if judged and theirs else []
+        by_start = found.costs_by_start()
         figures[name] = {
             "rates": found.rates,
+            "offered": found.offered,
             "shares": found.shares,
-            "median": measure.median(judged),
-            "best": max((r for r, s in zip(found.rates, found.shares, strict=True) if manner != ANSWERED or _good(s)),
-                        default=0.0),
+            "median": measure.median(found.rates),
+            "best": max(found.rates, default=0.0),
             "share": measure.median(found.shares),
             "lost_in_ring": found.lost_in_ring,
             "wrong": found.wrong,
-            "cpu_per_response": measure.median(found.costs),
+            "cpu_per_response": measure.median(by_start),
+            "cpu_per_response_by_start": by_start,
+            "cpu_spread": measure.spread(by_start),
             "cpu_to_first": measure.median(
                 [each / one for one, each in zip(first.costs, found.costs, strict=False) if one and each]
             ),
@@ -247,10 +248,6 @@ def _figures(turns: dict[str, _Turns], manner: str) -> dict[str, dict[str, Any]]
             "generator_bound": False,
         }  # fmt: skip
     return figures
-
-
-def _good(share: float) -> bool:
-    return share >= measure.GOOD_SHARE
 
 
 def _mark_bound(result: dict[str, Any]) -> None:
@@ -277,29 +274,30 @@ def to_markdown(result: dict[str, Any]) -> str:
         first = next(iter(servers))
         lines += [
             f"## {manner}", "",
-            f"| server | median/s | best/s | answered | µs/response | of {first} | {first} / this | quartiles"
+            f"| server | median/s | best/s | answered | µs/response | ± | of {first} | {first} / this | quartiles"
             " | wrong |",
-            "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         ]  # fmt: skip
         for name, figures in servers.items():
             low, high = figures["quartiles"]
             lines.append(
                 f"| {name} {result['versions'][name]}{' †' if figures['generator_bound'] else ''}"
                 f" | {thousands(figures['median'])} | {thousands(figures['best'])} | {figures['share']:.2%}"
-                f" | {figures['cpu_per_response'] * 1e6:.2f} | {figures['cpu_to_first']:.2f} |"
+                f" | {figures['cpu_per_response'] * 1e6:.2f} | {figures['cpu_spread']:.0%}"
+                f" | {figures['cpu_to_first']:.2f} |"
                 f" {figures['first_to_this']:.2f} | {low:.2f} … {high:.2f} | {figures['wrong']:,} |"
             )
         lines.append("")
     lines.append(
-        f"{result['rounds']} rounds of {result['turn_seconds']:g} s per server, all servers running; one worker each,"
+        f"{result['starts']} starts of all servers, in each {result['rounds']} rounds of {result['turn_seconds']:g} s"
+        " per server, all of them running; one worker each,"
         f" server on core {result['cores'][1]}, generator on core {result['cores'][0]}.  Zones: {result['zones']}."
         "  Processor time: of the server's processes or of the kernel thread that answers;"
         " how many times that of the first server in the same round stands beside it."
     )
     lines.append(
-        f"*{ANSWERED}*: each server is offered a rate of its own that rises after a turn with"
-        f" ≥ {measure.GOOD_SHARE:.1%} answered and falls after any other; median (second half) and best are of such"
-        " turns."
+        "The median of the starts' medians of processor time per response; ± is (largest − smallest) / median of those."
+        f"  *{SHARED}*: each server is offered {SHARE:.0%} of its own median under overload."
     )
     if result["ceiling"]:
         lines.append(

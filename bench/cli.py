@@ -149,7 +149,8 @@ def _parser() -> argparse.ArgumentParser:
     turns.add_argument(
         "--servers", default="rootsrv,NSD,Knot", help=f"the first is compared with: {', '.join(SUBJECTS)}"
     )
-    turns.add_argument("--rounds", type=_positive, default=20)
+    turns.add_argument("--rounds", type=_positive, default=8, help="of each start")
+    turns.add_argument("--starts", type=_positive, default=3, help="of all servers, loading their tables anew")
     turns.add_argument("--turn-seconds", type=float, default=0.4)
     only = turns.add_mutually_exclusive_group()
     only.add_argument("--no-tcp", action="store_true", help="UDP only")
@@ -423,6 +424,7 @@ def _abreast(arguments: argparse.Namespace) -> int:
             served,
             options,
             rounds=arguments.rounds,
+            starts=arguments.starts,
             turn_seconds=arguments.turn_seconds,
             udp=not arguments.tcp_only,
             tcp=not arguments.no_tcp,

@@ -1,4 +1,4 @@
-"""One server's figures: the highest rate that it answers, its peak, what a reply costs, latency at half the rate."""
+"""One server's figures: the highest rate that it answers, its peak, what a reply costs, latency at half of that."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ class Figures:
     """Most replies, whatever was offered."""
 
     cpu_per_reply: float = 0.0
-    """Processor seconds of the server's processes (or kernel thread) per reply at half the answered rate."""
+    """Processor seconds of the server's processes (or kernel thread) per reply at half of its peak under overload."""
 
     cpu_per_reply_at_peak: float = 0.0
     memory_octets: int = 0
@@ -122,9 +122,9 @@ def measure(
         figures.walk.append((load.offered_rate, load.answer_rate, load.latency_at(0.5), load.latency_at(0.99)))
         if load.answered_share >= GOOD_SHARE:
             figures.answered_rate = load.answer_rate
-    half = (figures.answered_rate or peak.answer_rate) / 2
+    # A fixed share of what is steady: the highest rate of which all was answered is not.
     used = cpu_seconds(running)
-    load = offer(half, step_seconds)
+    load = offer(peak.answer_rate / 2, step_seconds)
     figures.cpu_per_reply = (cpu_seconds(running) - used) / max(1, load.answered)
     figures.latency_p50, figures.latency_p99 = load.latency_at(0.5), load.latency_at(0.99)
     figures.memory_octets = memory_octets(running)

@@ -22,6 +22,8 @@ OPTIONS = compare.Options(
     subjects=("NSD", "blind kernel"), step_seconds=0.1, queries=1000, generator_cpu=CORES[0], server_cpu=CORES[-1]
 )
 
+STARTS = 2
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs() -> None:
@@ -37,19 +39,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> zones.Zones:
 
 @pytest.fixture(scope="module")
 def result(served: zones.Zones) -> dict[str, Any]:
-    return abreast.run(served, OPTIONS, rounds=3, turn_seconds=0.1)
+    return abreast.run(served, OPTIONS, rounds=2, starts=STARTS, turn_seconds=0.1)
 
 
 def test_every_server_has_a_figure_in_every_manner_that_it_knows(result: dict[str, Any]) -> None:
     assert result["left_out"] == {}
     assert not result["interrupted"]
-    assert result["manners"].keys() == {abreast.UDP, abreast.ANSWERED, *TCP_MANNERS}
+    assert result["manners"].keys() == {abreast.UDP, abreast.SHARED, *TCP_MANNERS}
     assert result["manners"][abreast.UDP].keys() == {"NSD", "blind kernel", TCP_LIMIT}
     for manner, servers in result["manners"].items():
         if manner in TCP_MANNERS:
             assert servers.keys() == {"NSD", TCP_LIMIT}
         for name, figures in servers.items():
-            assert len(figures["rates"]) == 3, (manner, name)
+            assert len(figures["rates"]) == 2 * STARTS, (manner, name)
             assert 10 < min(figures["rates"]) <= max(figures["rates"]) < 20e6, (manner, name)
             assert figures["cpu_per_response"] > 0, (manner, name)
             assert all(0 < share <= 1 for share in figures["shares"]), (manner, name)
@@ -80,26 +82,21 @@ def test_the_report_has_a_table_for_each_manner(result: dict[str, Any]) -> None:
     assert text.count("| NSD 4") == 2 + len(TCP_MANNERS)
 
 
-@pytest.mark.parametrize("capacity", [5_000.0, 90_000.0, 2_000_000.0])
-def test_the_rate_that_follows_a_server_finds_what_it_can_answer(capacity: float) -> None:
-    follower = abreast._Follower(100_000.0)
-
-    offered = []
-    for _ in range(40):
-        offered.append(follower.rate)
-        follower.observe(follower.rate <= capacity)
-
-    assert offered[-10:] == pytest.approx([capacity] * 10, rel=0.05)
+def test_what_is_offered_where_all_is_to_be_answered_is_half_of_what_each_can(result: dict[str, Any]) -> None:
+    overload = result["manners"][abreast.UDP]
+    for name, figures in result["manners"][abreast.SHARED].items():
+        first, last = overload[name]["rates"][:2], overload[name]["rates"]
+        assert figures["offered"][0] == pytest.approx(max(1000, statistics.median(first) / 2)), name
+        assert figures["offered"][-1] == pytest.approx(max(1000, statistics.median(last) / 2)), name
 
 
-@pytest.mark.parametrize("share", [0.5, 0.7, 0.82, 1.0, 1.2, 2.0])
-def test_eight_rounds_lead_to_what_a_server_can_answer_from_what_it_does_under_overload(share: float) -> None:
-    follower = abreast._Follower(abreast._FIRST_SHARE)
-
-    for _ in range(8):
-        follower.observe(follower.rate <= share)
-
-    assert follower.rate == pytest.approx(share, rel=0.1)
+def test_every_start_of_the_servers_has_a_cost_of_its_own(result: dict[str, Any]) -> None:
+    for servers in result["manners"].values():
+        for figures in servers.values():
+            costs = figures["cpu_per_response_by_start"]
+            assert len(set(costs)) == STARTS
+            assert figures["cpu_per_response"] == statistics.median(costs)
+            assert figures["cpu_spread"] == pytest.approx((max(costs) - min(costs)) / statistics.median(costs))
 
 
 def test_each_server_in_the_kernel_has_a_thread_of_its_own_on_the_servers_core(
