@@ -36,7 +36,7 @@ OUR_FAULT = f"rootsrv {rootsrv.__version__}"
 """What the reason of a void version begins with: another version of the software may do better."""
 
 _BY_THE_MESH = 253_402_300_799.0  # the end of the year 9999
-"""T in the ledger of what waits for the mesh: after a restart it is staged again, and waits again."""
+"""T in the ledger of what waits for the mesh and does not know its T yet: a restart stages it, and it waits, again."""
 
 Accepted = list[tuple[ZoneKeeper, Delivery, Assessment]]
 """What one table brings into service: the root, the zone of its hosts, or both."""
@@ -138,9 +138,7 @@ class Activation:
             activate_at: float | None = _BY_THE_MESH
         else:
             activate_at = None if at_once or hurried or unanswered else self._switchover.schedule()
-        leases = {each.name: newest.lease for each in self.zones if (newest := each.life.newest) is not None}
-        self._records.ledger.next = Next(generation, activate_at, leases)
-        if not self.zones.write_ledger():
+        if not self._note_next(generation, activate_at):
             self._unwritten(accepted, generation)
             return
         shown = "now" if activate_at is None else instant.to_text(activate_at)
@@ -153,7 +151,14 @@ class Activation:
                     tell(keeper)
             first = accepted[0][0]
             subject = await asyncio.to_thread(in_step.subject, first)
-            waited = await in_step.wait(first, StagedTable(subject, self._made_of(), prepared.table_digest))
+
+            def note(at: float | None) -> bool:
+                return self._note_next(generation, _BY_THE_MESH if at is None else at)
+
+            waited = await in_step.wait(first, StagedTable(subject, self._made_of(), prepared.table_digest), note)
+            if waited is Waited.UNWRITTEN:
+                self._unwritten(accepted, generation)
+                return
             if waited is not Waited.GOES:
                 self._unstage(accepted, generation)
                 if waited is Waited.MADE_AGAIN:
@@ -208,6 +213,12 @@ class Activation:
                 tell(keeper)
             for serial in list(keeper.life.held):
                 keeper.redeliver(serial, approved=False)
+
+    def _note_next(self, generation: int, activate_at: float | None) -> bool:
+        """Write down what goes into service next, and when; whether it is on disk when this returns."""
+        leases = {each.name: newest.lease for each in self.zones if (newest := each.life.newest) is not None}
+        self._records.ledger.next = Next(generation, activate_at, leases)
+        return self.zones.write_ledger()
 
     def _made_of(self) -> str:
         """What a table depends on: members that say the same here have the same one."""

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import enum
 import math
+from collections.abc import Callable
 
 from rootsrv.config.zones import HoldConfig
-from rootsrv.mesh.member import Action, Ready, Ruling
+from rootsrv.mesh.member import VOID_MARGIN_SECONDS, Action, Ready, Ruling
 from rootsrv.mesh.orders import Decision, Subject
 from rootsrv.mesh.tables import StagedTable
 from rootsrv.process import log
@@ -23,6 +24,9 @@ _TURN_SECONDS = 0.5
 """How often the rule is asked, if nothing is heard."""
 
 
+_SAME_TIME_SECONDS = 0.5
+"""A set time that moves by less, as the clock is corrected, need not be written down again."""
+
 _REMEMBERED = 16
 """Subjects of which it is known that their table was made again."""
 
@@ -38,6 +42,9 @@ class Waited(enum.Enum):
 
     MADE_AGAIN = enum.auto()
     """Its table is not the one that others made of the same: it has to be prepared again."""
+
+    UNWRITTEN = enum.auto()
+    """Its T is here, and could not be written down."""
 
 
 class InStep:
@@ -59,12 +66,18 @@ class InStep:
         assert keeper.life.scheduled is not None
         return subject_of(keeper.name, keeper.life.scheduled.contents)
 
-    async def wait(self, keeper: ZoneKeeper, table: StagedTable) -> Waited:
-        """Until the zone whose *table* is staged is to go into service, or is not."""
+    async def wait(self, keeper: ZoneKeeper, table: StagedTable, note: Callable[[float | None], bool]) -> Waited:
+        """Until the zone whose *table* is staged is to go into service, or is not.
+
+        *note* writes T down (seconds since 1970; None = it is not known any more): whether it is on disk.  That is
+        before T, so that no crash after it brings back what was answered before, and not before it is as good as
+        certain (mesh/member.py), so that who was off meanwhile does not go into service with what was voided.
+        """
         subject = table.subject
         switchover = self._switchover
         switchover.state, switchover.activate_at = SwitchoverState.SCHEDULED, None
         ready = self.membership.staged(table)
+        noted: float | None = None
         try:
             while not switchover.hurried:
                 self.membership.changed.clear()
@@ -72,7 +85,7 @@ class InStep:
                 self._tell(keeper, subject, answer)
                 boottime = self._time.boottime()
                 goes = answer.action is Action.GO
-                switchover.activate_at = self._time.trusted.wall(boottime) + answer.at - boottime if goes else None
+                at = switchover.activate_at = self._time.trusted.wall(boottime) + answer.at - boottime if goes else None
                 if answer.action is Action.NEVER:
                     self._drop(keeper, subject, answer.why)
                     return Waited.ENDED
@@ -82,12 +95,16 @@ class InStep:
                 if self._is_to_be_made_again(table):
                     return Waited.MADE_AGAIN
                 left = answer.at - boottime if goes else _TURN_SECONDS
+                if left > VOID_MARGIN_SECONDS:
+                    at = None
+                if not _is_same_time(noted, at) and note(at):
+                    noted = at
                 if left <= 0:
-                    return Waited.GOES
+                    return Waited.GOES if _is_same_time(noted, at) else Waited.UNWRITTEN
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, _TURN_SECONDS)):
                         await switchover.hurry_or(self.membership.changed)
-            return Waited.GOES
+            return Waited.GOES if note(self._time.now()) else Waited.UNWRITTEN
         finally:
             self.membership.unstaged(keeper.name)
 
@@ -159,3 +176,9 @@ class InStep:
                 log.event("decided by the mesh", zone=keeper.name, serial=serial, by=verdict.by, order=verdict.decision)
                 return serial, verdict.decision
         return None
+
+
+def _is_same_time(noted: float | None, at: float | None) -> bool:
+    if noted is None or at is None:
+        return noted is at
+    return abs(noted - at) < _SAME_TIME_SECONDS

@@ -5,26 +5,30 @@ in the state directory, in the process itself and in the child that prepares; th
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rootsrv.mesh.roster import public_text
 from rootsrv.page.layout import Page
 from rootsrv.process import whole_file
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.switchover import SwitchoverState
+from rootsrv.store.store import StoreFailed
 from rootsrv.store.table_file import open_table
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.life import InService
+from tests.mesh.mesh_of import key_of
 from tests.secondary import versions
 from tests.secondary.unattended import Clock, deliver, take_all, unattended
 from tests.secondary.versions import FIRST
@@ -253,6 +257,108 @@ def test_what_waits_for_its_set_time_is_served_from_then_on_and_not_before(
         older = deliver(maintainer.zones.root, version(FIRST - 1), later)
         asyncio.run(maintainer.pipeline.take(maintainer.zones.root, older, at_once=False))
         assert served(tmp_path) == FIRST + after
+
+
+MESH = """
+[mesh]
+service = "x-root"
+member = "m0"
+key = "/nowhere/member.key"
+roster_keys = ["{key}"]
+endpoints = ["http://127.0.0.1:2379"]
+"""
+
+
+@contextlib.contextmanager
+def member(directory: Path, clock: Clock) -> Iterator[Maintainer]:
+    """One that is a member of a mesh, of which it hears nothing."""
+    mesh = MESH.format(key=public_text(key_of("first signer")))
+    with unattended(directory, clock, KEEP_TWO, mesh) as maintainer:
+        yield maintainer
+
+
+@contextlib.asynccontextmanager
+async def staged(maintainer: Maintainer, clock: Clock, contents: ZoneContents) -> AsyncIterator[asyncio.Task[None]]:
+    """While *contents* are staged and wait for the mesh, and what takes them."""
+    root = maintainer.zones.root
+    deliver(root, contents, clock)
+    taking = asyncio.create_task(maintainer.pipeline.take(root, root.life.queue.pop(0), at_once=False))
+    while maintainer.switchover.state is not SwitchoverState.SCHEDULED or maintainer.switchover.activate_at is None:
+        assert not taking.done()
+        await asyncio.sleep(0.01)
+    yield taking
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+
+
+def set_time_on_disk(directory: Path) -> float:
+    """T of what comes next, as a start would find it."""
+    return float(json.loads((directory / "state" / "ledger.json").read_text())["next"]["activate_at"])
+
+
+def test_a_member_that_loses_its_power_at_the_instant_of_the_switchover_does_not_go_back(tmp_path: Path) -> None:
+    clock = Clock()
+    with member(tmp_path, clock) as maintainer:
+        asyncio.run(maintainer.resume())
+        take(maintainer, clock, version(FIRST))
+
+    async def switch(maintainer: Maintainer) -> None:
+        flip = maintainer.switchover.flip
+
+        def flip_and_end(generation: int, grant: Callable[[], None]) -> None:
+            flip(generation, grant)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        maintainer.switchover.flip = flip_and_end  # type: ignore[method-assign]
+        async with staged(maintainer, clock, version(FIRST + 1)) as taking:
+            at = maintainer.switchover.activate_at
+            assert at is not None
+            assert set_time_on_disk(tmp_path) > at + 86_400  # it may be voided yet, also while we are off
+            clock.boottime += at - maintainer.time.now()
+            await taking
+
+    def work() -> None:
+        with member(tmp_path, clock) as maintainer:
+            asyncio.run(maintainer.resume())
+            asyncio.run(switch(maintainer))
+
+    assert in_a_process(work) == -signal.SIGKILL
+    assert served(tmp_path) == FIRST + 1
+    (tmp_path / "run" / "page").unlink()
+    with member(tmp_path, Clock(clock.boottime + 3600, clock.began)) as maintainer:
+        asyncio.run(maintainer.resume())
+        assert served(tmp_path) == FIRST + 1
+        assert maintainer.zones.root.life.floor == FIRST + 1
+
+
+def test_a_member_that_cannot_write_down_its_set_time_stays_with_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+
+    def full(*_: object) -> None:
+        raise StoreFailed("ledger.json: No space left on device")
+
+    async def wait(maintainer: Maintainer) -> None:
+        async with staged(maintainer, clock, version(FIRST + 1)) as taking:
+            at = maintainer.switchover.activate_at
+            assert at is not None
+            with monkeypatch.context() as meanwhile:
+                meanwhile.setattr(maintainer.store, "write_ledger", full)
+                clock.boottime += at - maintainer.time.now()
+                await taking
+            assert served(tmp_path) == FIRST
+            assert maintainer.zones.root.life.is_served(FIRST)
+            assert "it cannot be kept" in maintainer.zones.root.life.last_rejection
+            assert maintainer.zones.write_ledger()
+            clock.boottime += 60
+            maintainer.activation.watch()
+            assert [each.serial for each in maintainer.zones.root.life.queue] == [FIRST + 1]
+
+    with member(tmp_path, clock) as maintainer:
+        asyncio.run(maintainer.resume())
+        take(maintainer, clock, version(FIRST))
+        asyncio.run(wait(maintainer))
 
 
 @pytest.mark.parametrize("rebooted", [False, True], ids=["the workers live on", "the machine was off"])

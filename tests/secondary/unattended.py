@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,11 +41,16 @@ class Clock:
 
 
 @contextlib.contextmanager
-def unattended(directory: Path, clock: Clock, switchover: str = "align_seconds = 0") -> Iterator[Maintainer]:
-    """One with the root and the zone of its hosts in *directory*, which is let go of at the end."""
+def unattended(
+    directory: Path, clock: Callable[[], Reading], switchover: str = "align_seconds = 0", more: str = ""
+) -> Iterator[Maintainer]:
+    """One with the root and the zone of its hosts in *directory*, which is let go of at the end.
+
+    *more*: sections of the configuration.
+    """
     (directory / "run").mkdir(parents=True, exist_ok=True)
     settings = {"service": ("127.0.0.2", 5300), "admin": ("127.0.0.1", 5301), "switchover": switchover}
-    config = load(configure(directory, PRIMARY, **settings))  # type: ignore[arg-type]
+    config = load(configure(directory, PRIMARY + more, **settings))  # type: ignore[arg-type]
     store = Store(directory / "state")
     try:
         yield Maintainer(config, store, Page.keep_head(directory / "run" / "page"), clock)
