@@ -37,6 +37,9 @@ MEMBERS, CANARIES = 5, 2
 RATE = 200
 _CHUNK_OCTETS = 65_536
 _WITHOUT_ENGINE_SECONDS = 8.0
+_PICTURE_SECONDS = 90
+"""How long the fleet answers before it is photographed, so that there is something in its charts."""
+
 _PATIENCE_SECONDS = 240.0  # two cores have forty processes
 
 Tell = Callable[[str], object]
@@ -247,7 +250,9 @@ def show(directory: Path, tell: Tell, pictures: Path | None = None) -> Generator
         if pictures is not None:
             tour.update()
             with tour.loaded():
-                for name, path, size in (("status", "", "1180,1500"), ("fleet", "mesh", "1180,1250")):
+                threading.Event().wait(_PICTURE_SECONDS)
+                # So high that they end between two cards.
+                for name, path, size in (("status", "", "1180,1105"), ("fleet", "mesh", "1180,1163")):
                     url = f"http://{page.address}/{path}"
                     fleet.wait(functools.partial(_calm, url), f"{url} has no alarm", _PATIENCE_SECONDS)
                     browse(url, directory, f"--screenshot={pictures / name}-page.png", f"--window-size={size}")
