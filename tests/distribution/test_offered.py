@@ -1,6 +1,7 @@
 """A version is made ready once and sent to many; the smaller of difference and whole zone; nothing after its time."""
 
 import asyncio
+import functools
 import itertools
 import struct
 import time
@@ -20,9 +21,18 @@ from rootsrv.zone.transfer import Inbound, TsigStream, difference
 from rootsrv.zone.transfer_out import Difference, ResponseOpt
 
 ROOT = b"\0"
-VERSIONS = [generate.root_contents(serial=serial, tlds=200, seed=1) for serial in range(1, 12)]
-OTHER = [generate.root_contents(serial=serial, tlds=200, seed=serial) for serial in range(1, 4)]
 KEY = Key.make(b"\3key\0", "hmac-sha256", b"0123456789abcdef")
+
+
+@functools.cache
+def versions() -> list[ZoneContents]:
+    return [generate.root_contents(serial=serial, tlds=200, seed=1) for serial in range(1, 12)]
+
+
+@functools.cache
+def others() -> list[ZoneContents]:
+    """Of seeds of their own: the difference is larger than the zone."""
+    return [generate.root_contents(serial=serial, tlds=200, seed=serial) for serial in range(1, 4)]
 
 
 def forever() -> float:
@@ -52,8 +62,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def test_the_whole_zone_arrives(key: Key | None) -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        zone.put(VERSIONS[0], OfferState.IN_SERVICE, forever)
-        assert read(await zone.whole(), key=key).rrsets == VERSIONS[0].rrsets
+        zone.put(versions()[0], OfferState.IN_SERVICE, forever)
+        assert read(await zone.whole(), key=key).rrsets == versions()[0].rrsets
 
     run(work())
 
@@ -70,8 +80,8 @@ def test_a_version_is_made_once_however_many_ask(monkeypatch: pytest.MonkeyPatch
 
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        zone.put(VERSIONS[0], OfferState.IN_SERVICE, forever)
-        zone.put(VERSIONS[1], OfferState.IN_SERVICE, forever)
+        zone.put(versions()[0], OfferState.IN_SERVICE, forever)
+        zone.put(versions()[1], OfferState.IN_SERVICE, forever)
         got = await asyncio.gather(*(zone.whole() for _ in range(20)), *(zone.since(1) for _ in range(20)))
         assert len({id(each) for each in got}) == 2
         assert [each.base for each in got] == [None] * 20 + [1] * 20
@@ -83,7 +93,7 @@ def test_a_version_is_made_once_however_many_ask(monkeypatch: pytest.MonkeyPatch
 def test_one_that_is_cancelled_takes_nothing_from_the_others() -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        zone.put(VERSIONS[0], OfferState.IN_SERVICE, forever)
+        zone.put(versions()[0], OfferState.IN_SERVICE, forever)
         first, second = asyncio.create_task(zone.whole()), asyncio.create_task(zone.whole())
         await asyncio.sleep(0)
         first.cancel()
@@ -95,14 +105,14 @@ def test_one_that_is_cancelled_takes_nothing_from_the_others() -> None:
 def test_differences_lead_from_every_version_that_is_remembered() -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        for each in VERSIONS:  # put one after the other, before any difference could be made
+        for each in versions():  # put one after the other, before any difference could be made
             zone.put(each, OfferState.IN_SERVICE, forever)
-        newest = VERSIONS[-1]
-        for older in VERSIONS[-1 - module.MAX_DIFFERENCES : -1]:
+        newest = versions()[-1]
+        for older in versions()[-1 - module.MAX_DIFFERENCES : -1]:
             ready = await zone.since(older.serial)
             assert ready.base == older.serial
             assert read(ready, older).rrsets == newest.rrsets
-        assert (await zone.since(VERSIONS[0].serial)).base is None
+        assert (await zone.since(versions()[0].serial)).base is None
         assert (await zone.since(4711)).base is None
 
     run(work())
@@ -113,11 +123,11 @@ def test_a_difference_that_is_larger_than_the_zone_is_not_sent() -> None:
 
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        for each in OTHER:
+        for each in others():
             zone.put(each, OfferState.IN_SERVICE, forever)
         ready = await zone.since(2)
         assert ready.base is None
-        assert read(ready, OTHER[1]).rrsets == OTHER[2].rrsets
+        assert read(ready, others()[1]).rrsets == others()[2].rrsets
 
     run(work())
 
@@ -145,12 +155,12 @@ class Kept:
 
 def test_after_a_restart_a_difference_is_made_from_what_is_kept_once_for_all_who_ask() -> None:
     async def work() -> None:
-        kept = Kept(VERSIONS[:4])
+        kept = Kept(versions()[:4])
         zone = OfferedZone(ROOT, kept)
-        zone.put(VERSIONS[3], OfferState.IN_SERVICE, forever)
+        zone.put(versions()[3], OfferState.IN_SERVICE, forever)
         got = await asyncio.gather(*(zone.since(2) for _ in range(30)))
         assert (len({id(each) for each in got}), kept.read) == (1, 1)
-        assert read(got[0], VERSIONS[1]).rrsets == VERSIONS[3].rrsets
+        assert read(got[0], versions()[1]).rrsets == versions()[3].rrsets
 
     run(work())
 
@@ -158,8 +168,8 @@ def test_after_a_restart_a_difference_is_made_from_what_is_kept_once_for_all_who
 def test_a_kept_version_that_is_damaged_costs_only_the_difference() -> None:
     async def work() -> None:
         told: list[Exception] = []
-        zone = OfferedZone(ROOT, Kept(VERSIONS[:4], damaged=True), told.append)
-        zone.put(VERSIONS[3], OfferState.IN_SERVICE, forever)
+        zone = OfferedZone(ROOT, Kept(versions()[:4], damaged=True), told.append)
+        zone.put(versions()[3], OfferState.IN_SERVICE, forever)
         assert (await zone.since(2)).base is None
         assert [str(each) for each in told] == ["its digest is wrong"]
 
@@ -171,12 +181,12 @@ def test_what_its_time_says_is_what_expire_says_and_the_end() -> None:
         left = 7.9
         zone = OfferedZone(ROOT)
         assert zone.offer is None
-        zone.put(VERSIONS[0], OfferState.HELD, lambda: left)
+        zone.put(versions()[0], OfferState.HELD, lambda: left)
         assert zone.offer is not None
         assert (zone.offer.state, zone.expire_seconds) == (OfferState.HELD, 7)
         left = 0.0
         assert zone.offer is None
-        zone.put(VERSIONS[0], OfferState.DISTRIBUTE_ONLY, forever)
+        zone.put(versions()[0], OfferState.DISTRIBUTE_ONLY, forever)
         assert zone.offer is not None
         zone.withdraw()
         assert zone.offer is None
@@ -187,10 +197,10 @@ def test_what_its_time_says_is_what_expire_says_and_the_end() -> None:
 def test_who_began_with_one_version_gets_all_of_it() -> None:
     async def work() -> None:
         zone = OfferedZone(ROOT)
-        zone.put(VERSIONS[0], OfferState.IN_SERVICE, forever)
+        zone.put(versions()[0], OfferState.IN_SERVICE, forever)
         before = await zone.whole()
-        zone.put(OTHER[1], OfferState.IN_SERVICE, forever)
-        assert read(before).rrsets == VERSIONS[0].rrsets
-        assert read(await zone.whole()).rrsets == OTHER[1].rrsets
+        zone.put(others()[1], OfferState.IN_SERVICE, forever)
+        assert read(before).rrsets == versions()[0].rrsets
+        assert read(await zone.whole()).rrsets == others()[1].rrsets
 
     run(work())

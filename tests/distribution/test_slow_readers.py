@@ -1,6 +1,7 @@
 """Who takes what it asked for slowly gets all of it."""
 
 import contextlib
+import functools
 import socket
 import ssl
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from rootsrv.demo import generate
 from rootsrv.wire.message import parse
+from rootsrv.zone.contents import ZoneContents
 from tests.distribution.service import Service, query, receive, send, service
 from tests.secondary.certificates import Authority
 from tests.server.live import wait_until
@@ -20,7 +22,10 @@ IDLE_SECONDS = 0.6
 QUERIES = 30
 """Each for a whole zone, all at once: more than fits into any buffer."""
 
-ROOT = generate.root_contents(serial=5, tlds=1440, seed=1)
+
+@functools.cache
+def root() -> ZoneContents:
+    return generate.root_contents(serial=5, tlds=1440, seed=1)
 
 
 class Answered:
@@ -61,13 +66,14 @@ def connected(made: Service, *, over_tls: bool) -> socket.socket:
 def test_the_last_messages_reach_who_stops_reading_for_a_while(
     tmp_path: Path, over_tls: bool, half_closes: bool
 ) -> None:
+    contents = root()  # before anybody is connected and idle
     certified = Authority(tmp_path).certify("admin.example")
     files = {"tls_certificate": str(certified.certificate), "tls_key": str(certified.key)}
     with (
         service(tls=files, idle_seconds=IDLE_SECONDS) as made,
         contextlib.closing(connected(made, over_tls=over_tls)) as client,
     ):
-        made.put(ROOT)
+        made.put(contents)
         answered = Answered(made)
         for _ in range(QUERIES):
             send(client, query("AXFR"))
