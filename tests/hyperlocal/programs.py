@@ -2,10 +2,13 @@
 
 import base64
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.peers.bind import lock_option
+from rootsrv.demo import generate
+from rootsrv.hyperlocal import generated
 from tests.hyperlocal.stand_ins import ROOT
 from tests.needs import require_tool
 from tests.secondary import versions
@@ -95,11 +98,17 @@ security-poll-suffix=
 
 
 def kresd(directory: Path, part: str, address: str, own: str) -> list[str]:
-    """Knot Resolver 5, which says what it was given."""
-    # Priming would replace the hints by the names of the root servers, whose addresses nobody tells here: there is no
-    # net. below these roots, and so no root-servers.net.  Until the zone was in its cache, it would answer nobody.
+    """Knot Resolver 5 with an empty cache, which says what it was given."""
+    # It soon asks root servers by the names in the zone, whose addresses nobody tells here: there is no net. below
+    # these roots, and so no root-servers.net.  Until the zone is in its cache it would answer nobody.
+    v4 = sorted(each for each in generated.ROOT_SERVERS if ":" not in each)
+    known = "".join(
+        f"hints.set('{chr(host[1])}.root-servers.net {address}')\n"
+        for host, address in zip(generate.root_hosts(), v4, strict=True)
+    )
     ksk = versions.keys()[0].dnskey
     cache = directory / "kresd"
+    shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
     (cache / "kresd.conf").write_text(
         f"""
@@ -108,9 +117,9 @@ net.outgoing_v4('{own}')
 net.ipv6 = false
 cache.size = 20 * MB
 log_groups({{'prefil'}})
-modules.unload('priming')
 modules.load('hints')
 hints.root_file('{directory}/hints')
+{known}
 trust_anchors.remove('.')
 trust_anchors.add('. IN DNSKEY 257 3 {ksk[3]} {base64.b64encode(ksk[4:]).decode()}')
 {part}"""

@@ -46,15 +46,17 @@ def root(serial: int) -> ZoneContents:
     return sign_root(ZoneContents(ROOT, {**unsigned.rrsets, (ROOT, rdatas.SOA): changed}), signing)
 
 
-def nsd(directory: Path, host: Host, addresses: list[str]) -> contextlib.AbstractContextManager[int]:
-    """NSD with the root, at *addresses*; everybody may have it."""
+def nsd(
+    directory: Path, host: Host, addresses: list[str], rcode: str = "NOERROR"
+) -> contextlib.AbstractContextManager[int]:
+    """NSD with the root, at *addresses*; everybody may have it.  *rcode*: what it answers."""
     directory.mkdir(exist_ok=True)
     zone = f'zone:\n    name: "."\n    zonefile: "{directory.parent}/root.zone"\n    provide-xfr: 0.0.0.0/0 NOKEY\n'
     path = nsd_configuration(directory, addresses, 53, ("server-count: 1", "zonefiles-check: yes"), zone)
     command = [*host.prefix, require_tool("nsd"), "-d", "-c", str(path)]
-    return running("NSD", command, directory / "log", lambda: answers(host, addresses[0]))
+    return running("NSD", command, directory / "log", lambda: answers(host, addresses[0], rcode=rcode))
 
 
-def answers(host: Host, address: str, port: int = 53) -> bool:
+def answers(host: Host, address: str, port: int = 53, rcode: str = "NOERROR") -> bool:
     printed = host.run("dig", f"@{address}", "-p", str(port), "+tries=1", "+time=1", ".", "SOA", check=False)
-    return "status: NOERROR" in printed
+    return f"status: {rcode}" in printed
