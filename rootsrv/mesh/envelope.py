@@ -16,11 +16,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cbor2
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+if TYPE_CHECKING:  # and imported by who signs or checks: it takes 7 MB, and most processes do neither
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 VERSION = 1
 
@@ -95,7 +96,7 @@ class Envelope:
         return (self.epoch, self.seq)
 
 
-def seal(envelope: Envelope, service: str, key: Ed25519PrivateKey) -> bytes:
+def seal(envelope: Envelope, service: str, key: "Ed25519PrivateKey") -> bytes:
     """The octets to put on the board of *service*."""
     body = cbor2.dumps(
         {
@@ -118,7 +119,7 @@ def open_envelope(
     *,
     service: str,
     key: str,
-    writers: Mapping[str, Ed25519PublicKey],
+    writers: "Mapping[str, Ed25519PublicKey]",
     now: float | None,
     longest_octets: int = LONGEST_OCTETS,
 ) -> Envelope:
@@ -173,7 +174,9 @@ def _byte_string(octets: bytes, at: int) -> tuple[bytes, bytes]:
     return octets[begin : begin + length], octets[begin + length :]
 
 
-def _verifies(public: Ed25519PublicKey, signature: bytes, body: bytes) -> bool:
+def _verifies(public: "Ed25519PublicKey", signature: bytes, body: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
     try:
         public.verify(signature, CONTEXT + body)
     except InvalidSignature:

@@ -16,10 +16,7 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typing import TYPE_CHECKING, Any
 
 from rootsrv.config.checks import ConfigError, check_range, endpoint
 from rootsrv.config.typed import build
@@ -32,6 +29,9 @@ from rootsrv.mesh.envelope import (
     open_envelope,
     seal,
 )
+
+if TYPE_CHECKING:  # and imported by who signs or checks: it takes 7 MB, and most processes do neither
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 KEY = "roster"
 
@@ -260,12 +260,12 @@ class Roster:
         """Those that may lead."""
         return tuple(each.name for each in self.member if each.distribution_host)
 
-    def keys_of(self, names: typing.Iterable[str]) -> dict[str, Ed25519PublicKey]:
+    def keys_of(self, names: typing.Iterable[str]) -> "dict[str, Ed25519PublicKey]":
         """The public keys of members, by name."""
         wanted = frozenset(names)
         return {each.name: public_key(each.public_key, each.name) for each in self.member if each.name in wanted}
 
-    def operator_keys(self) -> dict[str, Ed25519PublicKey]:
+    def operator_keys(self) -> "dict[str, Ed25519PublicKey]":
         """The public keys of those who may give an operator's order; the roster's own are the operator's as well."""
         named = {each.name: public_key(each.public_key, each.name) for each in self.operator}
         return named | {signer_name(each): public_key(each, "signing_keys") for each in self.signing_keys}
@@ -276,15 +276,20 @@ def signer_name(key: str) -> str:
     return f"{OPERATOR}-{key[:8].lower()}"
 
 
-def public_key(text: str, whose: str) -> Ed25519PublicKey:
+def public_key(text: str, whose: str) -> "Ed25519PublicKey":
     """From 64 hexadecimal digits; ConfigError."""
     if len(text) != 64 or not all(c in "0123456789abcdefABCDEF" for c in text):
         raise ConfigError(f"{whose}: a public key has 64 hexadecimal digits, got {text!r:.80}")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
 
 
-def public_text(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
+def public_text(key: "Ed25519PrivateKey | Ed25519PublicKey") -> str:
     """The 64 hexadecimal digits that stand in a roster."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     public = key.public_key() if isinstance(key, Ed25519PrivateKey) else key
     return public.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
@@ -294,7 +299,7 @@ def from_document(document: Mapping[str, Any]) -> Roster:
     return build(Roster, dict(document), "")
 
 
-def sign(roster: Roster, key: Ed25519PrivateKey, now: float) -> bytes:
+def sign(roster: Roster, key: "Ed25519PrivateKey", now: float) -> bytes:
     """The octets for members; ConfigError if *key* is not one of its signing keys."""
     if public_text(key) not in {each.lower() for each in roster.signing_keys}:
         raise ConfigError("signing_keys: does not list the key that is to sign; nobody could sign the next one")

@@ -11,16 +11,13 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from typing import TYPE_CHECKING, Any
 
 from rootsrv.config.checks import ConfigError, endpoint, plain_address
 from rootsrv.mesh.roster import Member, Roster, public_key
+
+if TYPE_CHECKING:  # and imported by who signs or checks: it takes 7 MB, and most processes do neither
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 SECRET_OCTETS = 32  # RFC 8945 §8: as long as the hash, SHA-256
 
@@ -82,7 +79,7 @@ def key_name(service: str, giver: str, taker: str) -> str:
     return f"{taker}.{giver}.{service}."
 
 
-def partners(roster: Roster, me: Member, key: Ed25519PrivateKey) -> Partners:
+def partners(roster: Roster, me: Member, key: "Ed25519PrivateKey") -> Partners:
     """By *roster*; *key* is *me*'s own.  Members that it gives no address for are left to the configuration.
 
     A host takes from no other host: each has the zones from outside, so that none depends on the other.  Nor is it told
@@ -98,14 +95,19 @@ def partners(roster: Roster, me: Member, key: Ed25519PrivateKey) -> Partners:
     )
 
 
-def _partner(roster: Roster, giver: Member, taker: Member, other: Member, key: Ed25519PrivateKey) -> Partner:
+def _partner(roster: Roster, giver: Member, taker: Member, other: Member, key: "Ed25519PrivateKey") -> Partner:
     name = key_name(roster.service, giver.name, taker.name)
     address, port = endpoint(f"member {other.name}: transfers", other.transfers)
     return Partner(other.name, address, port, name, secret(key, public_key(other.public_key, other.name), name))
 
 
-def secret(own: Ed25519PrivateKey, other: Ed25519PublicKey, name: str) -> bytes:
+def secret(own: "Ed25519PrivateKey", other: "Ed25519PublicKey", name: str) -> bytes:
     """Of the TSIG key *name*; the same at both ends.  ConfigError if *other* is no key that anybody can have."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
     seed = own.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
     y = int.from_bytes(other.public_bytes(Encoding.Raw, PublicFormat.Raw), "little") & (2**255 - 1)
     u = (1 + y) * pow(1 - y, _P - 2, _P) % _P  # RFC 7748 §4.1

@@ -59,6 +59,7 @@ from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.sources import MadeSource
 from rootsrv.store.store import Store
 from rootsrv.wire import rdata as rdatas
+from rootsrv.zone import public_keys  # noqa: F401  (what verifies is a fork of ours, and has it then)
 from rootsrv.zone.shape import has_records
 
 NICENESS = 5

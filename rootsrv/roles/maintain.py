@@ -34,6 +34,7 @@ from rootsrv.store import sources_key
 from rootsrv.store.store import Store
 from rootsrv.wire import name as names
 from rootsrv.wire.tsig import Key
+from rootsrv.zone import public_keys  # noqa: F401  (what verifies is a fork of ours, and has it then)
 
 NICENESS = 5
 """Those who answer go first; with all cores busy this still gets a quarter of one: a zone comes in at any load."""
