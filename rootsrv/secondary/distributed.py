@@ -254,6 +254,10 @@ class DistributedZones:
         version = keeper.accept(delivery, judged.signatures_until, judged.alarms)
         now = self._time.now()
         ledger = self._records.ledger
+        was = ledger.leases.get(keeper.name)
+        if delivery.kept and was is not None and was.serial == delivery.serial:
+            # Its own lease goes on, which may be one that goes by the wall clock.
+            version.lease = dataclasses.replace(was, signatures_until=judged.signatures_until)
         before = dict(ledger.leases), dict(ledger.served)
         ledger.leases[keeper.name] = version.lease
         ledger.served[keeper.name] = Served(delivery.serial, now, keeper.life.heard_of.get(delivery.serial))

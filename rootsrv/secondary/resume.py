@@ -157,7 +157,8 @@ class Resumption:
         seconds = float(provenance.expire_seconds)
         if keeper.life.max_serve_seconds:
             seconds = min(seconds, keeper.life.max_serve_seconds)
-        return Lease(provenance.serial, provenance.received_at, confirmed, seconds, provenance.signatures_until)
+        until = provenance.signatures_until
+        return Lease(provenance.serial, provenance.received_at, confirmed, seconds, until, by_wall=True)
 
     async def _examine(self, generation: int, versions: dict[ZoneKeeper, Version]) -> str:
         """Why a table that is there must not be answered from; empty if it may."""

@@ -100,7 +100,21 @@ class Zones:
                 for name, state in served.items()
             },
             {each.name: sorted(each.refresh.dropped_serials) for each in self},
+            self._seen(wall),
         )
+
+    def _seen(self, wall: float) -> float:
+        """What a start is to know to have passed at *wall*; 0 if that makes no difference.
+
+        It keeps what is over from coming back with a clock that was set back, and for that the end of the signatures
+        in service is enough.  More than that would have a clock that was years ahead for a minute (no battery, a bad
+        time server at boot) shut out every zone for years, after every restart.
+        """
+        root = self.root.life.serving
+        if root is None:
+            return 0.0
+        until = root.lease.signatures_until
+        return wall if until is None else min(wall, until)
 
     def _renewed(self, keeper: ZoneKeeper) -> None:
         if keeper.life.distrusted:

@@ -42,15 +42,20 @@ class Records:
         """When the ledger was written last, CLOCK_BOOTTIME."""
 
     def write(
-        self, leases: Mapping[str, Lease], served: Mapping[str, Served], dropped: Mapping[str, list[int]]
+        self,
+        leases: Mapping[str, Lease],
+        served: Mapping[str, Served],
+        dropped: Mapping[str, list[int]],
+        seen_wall: float,
     ) -> bool:
         """Write down what is in service and since when, and what the operator rejected, by zone.
 
+        *seen_wall*: a moment that has passed, seconds since 1970.
         Whether it is on disk when this returns; a disk that cannot be written is an alarm and stops nothing.
         """
         self.ledger.leases |= leases
         self.ledger.served |= served
-        self.ledger.last_seen_wall = max(self.ledger.last_seen_wall, self.time.now())
+        self.ledger.last_seen_wall = max(self.ledger.last_seen_wall, seen_wall)
         self.ledger.dropped = dict(dropped)
         return self.save()
 

@@ -15,15 +15,19 @@
 #           ▼                                          │      │ than MAX_STEP   │ we hold
 #        FREE-RUNNING ◀────────────────────────────────┘      └───▶ STEPPED ────┤
 #           └───────────────────────────────────────────────────────────────────┘
+#           └── it never was synchronised in this run: as from UNKNOWN
 #
 # Only while SYNCHRONISED is the wall clock read; in the other states time goes on from what was last trusted, at the
 # rate of CLOCK_BOOTTIME.  A synchronised clock may correct itself by at most MAX_STEP_SECONDS at a time; more is not
 # believed while we run (ntpd's panic threshold), or one bad time server would expire every instance of a mesh at once
-# (D31).  It is believed after a restart, which somebody has to order, and when it comes back.
+# (D31).  It is believed after a restart, which somebody has to order, and when it comes back.  What is held before the
+# first synchronisation is a guess (a clock without battery, and our records), so that one is believed however far it is
+# ahead, and however late it comes; but never if it is before what our records know to have passed.
 #
 # What has to survive a restart is `Lease.to_record`.  On the same boot the durations go on where they were.  After a
 # reboot what is left is counted on the wall clock, never from earlier than the last moment that was written down: a
-# restart never lengthens a lease.
+# restart never lengthens a lease.  The clock may be synchronised only later, so such a lease goes by the time that is
+# trusted until it is renewed (`by_wall`).
 
 import enum
 from dataclasses import dataclass, replace
@@ -57,6 +61,10 @@ class TrustedClock:
         self._offset = max(reading.wall, not_before) - reading.boottime
         self.distance = reading.wall - reading.boottime - self._offset
         """How far the wall clock is from the time that is trusted; seconds."""
+        self._passed = not_before - reading.boottime
+        """The offset of what is known to have passed."""
+
+        self._was_synchronised = False
         self.state = ClockState.UNKNOWN
         if self.distance < -MAX_STEP_SECONDS and reading.synchronised:
             self.state = ClockState.STEPPED  # we have been at a later time than this
@@ -70,12 +78,17 @@ class TrustedClock:
         if not reading.synchronised:
             if self.state is ClockState.SYNCHRONISED:
                 self.state = ClockState.FREE_RUNNING
-        elif self.state is ClockState.UNKNOWN or abs(self.distance) <= MAX_STEP_SECONDS:
+        elif abs(self.distance) <= MAX_STEP_SECONDS or self._is_first(offset):
             self.state = ClockState.SYNCHRONISED
             self._offset = offset
+            self._was_synchronised = True
             self.distance = 0.0
         else:
             self.state = ClockState.STEPPED
+
+    def _is_first(self, offset: float) -> bool:
+        """Whether nobody has said what time it is before, and this may be it."""
+        return not self._was_synchronised and offset >= self._passed - MAX_STEP_SECONDS
 
     def settle(self) -> None:
         """Go on without a synchronised clock: nobody will synchronise it soon."""
@@ -105,24 +118,30 @@ class Lease:
     signatures_until: float | None
     """Earliest expiration of the zone's signatures (wall); None where they do not count."""
 
+    by_wall: bool = False
+    """Whether it was confirmed before this boot, so that only the wall clock knows how long ago that was."""
+
     def deadline(self, clock: TrustedClock, boottime: float) -> float:
         """The last moment (CLOCK_BOOTTIME, seconds) at which the zone may be answered from."""
         end = self.confirmed_boottime + self.duration_seconds
+        if self.by_wall:
+            end = min(end, boottime + self.confirmed_wall + self.duration_seconds - clock.wall(boottime))
         if self.signatures_until is not None:
             end = min(end, boottime + self.signatures_until - clock.wall(boottime))
         return end
 
     def renewed(self, clock: TrustedClock, boottime: float, duration_seconds: float) -> "Lease":
         """After a confirmed refresh just now.  A shorter EXPIRE than what is left shortens nothing (RFC 7314 §4)."""
-        left = self.confirmed_boottime + self.duration_seconds - boottime
+        left = replace(self, signatures_until=None).deadline(clock, boottime) - boottime
         return replace(
             self,
+            by_wall=False,
             confirmed_wall=clock.wall(boottime),
             confirmed_boottime=boottime,
             duration_seconds=max(duration_seconds, left),
         )
 
-    def to_record(self) -> dict[str, float | int | None]:
+    def to_record(self) -> dict[str, float | int | bool | None]:
         """For `from_record` after a restart."""
         return {
             "serial": self.serial,
@@ -130,12 +149,13 @@ class Lease:
             "confirmed_boottime": self.confirmed_boottime,
             "duration_seconds": self.duration_seconds,
             "signatures_until": self.signatures_until,
+            "by_wall": self.by_wall,
         }
 
     @classmethod
     def from_record(
         cls,
-        record: dict[str, float | int | None],
+        record: dict[str, float | int | bool | None],
         *,
         same_boot: bool,
         last_seen_wall: float,
@@ -153,8 +173,9 @@ class Lease:
             float(numbers["confirmed_boottime"] or 0),
             float(numbers["duration_seconds"] or 0),
             None if until is None else float(until),
+            record.get("by_wall") is True,
         )
         if same_boot:
             return lease
         age = max(clock.wall(boottime), last_seen_wall) - lease.confirmed_wall
-        return replace(lease, confirmed_boottime=boottime - max(age, 0.0))
+        return replace(lease, confirmed_boottime=boottime - max(age, 0.0), by_wall=True)

@@ -359,7 +359,10 @@ class ZoneLife:
 
     def accept(self, delivery: Delivery, signatures_until: float | None, alarms: tuple[str, ...]) -> Version:
         """*delivery* verified and is on its way into service."""
-        version = Version(delivery, self._lease_of(delivery, signatures_until), alarms)
+        lease, serving = self._lease_of(delivery, signatures_until), self.serving
+        if serving is not None and serving.serial == delivery.serial and delivery.kept and serving.lease.by_wall:
+            lease = replace(serving.lease, signatures_until=signatures_until)
+        version = Version(delivery, lease, alarms)
         self.coming = Scheduled(version)
         self.held.pop(delivery.serial, None)
         self.last_rejection = ""

@@ -63,6 +63,38 @@ def test_without_synchronisation_at_start_it_goes_on_from_the_later_of_clock_and
     assert clock.state is ClockState.FREE_RUNNING
 
 
+@pytest.mark.parametrize("settled", [False, True], ids=["while it is waited for", "later"])
+def test_the_first_synchronisation_is_believed_whenever_it_comes_unless_it_is_before_the_records(settled: bool) -> None:
+    clock = TrustedClock(Reading(0.0, 5.0, False), not_before=NOON)
+    if settled:
+        clock.settle()
+    clock.observe(Reading(NOON - DAY, 400.0, True))
+    assert (clock.state, clock.wall(400.0)) == (ClockState.STEPPED, NOON + 395.0)
+    clock.observe(Reading(NOON + 10 * DAY, 500.0, True))
+    assert (clock.state, clock.wall(500.0)) == (ClockState.SYNCHRONISED, NOON + 10 * DAY)
+    clock.observe(Reading(NOON + YEAR, 501.0, True))  # the second is not the first
+    assert (clock.state, clock.wall(501.0)) == (ClockState.STEPPED, NOON + 10 * DAY + 1)
+
+
+def test_a_lease_of_another_boot_ends_by_the_time_that_turns_out_to_be() -> None:
+    clock = TrustedClock(Reading(0.0, 20.0, False), not_before=NOON + DAY)
+    record = lease().to_record()
+    held = Lease.from_record(record, same_boot=False, last_seen_wall=NOON + DAY, clock=clock, boottime=20.0)
+    assert held.deadline(clock, 20.0) == 20.0 + 6 * DAY
+    clock.settle()
+    again = Lease.from_record(  # restarted on this boot
+        held.to_record(), same_boot=True, last_seen_wall=NOON + DAY, clock=clock, boottime=50.0
+    )
+    assert again == held
+    clock.observe(Reading(NOON + 5 * DAY, 120.0, True))
+    assert held.deadline(clock, 120.0) == 120.0 + 2 * DAY
+    clock.observe(Reading(NOON + 5 * DAY + YEAR, 121.0, True))
+    assert held.deadline(clock, 121.0) == 120.0 + 2 * DAY
+    renewed = held.renewed(clock, 130.0, 7 * DAY)
+    assert renewed.deadline(clock, 130.0) == 130.0 + 7 * DAY
+    assert not renewed.by_wall
+
+
 def test_a_restart_on_the_same_boot_changes_nothing_and_a_reboot_counts_the_time_that_was_off() -> None:
     record = lease(confirmed_boottime=1000.0).to_record()
     clock = TrustedClock(Reading(NOON + DAY, 1000.0 + DAY, True))
