@@ -112,9 +112,12 @@ class Leader:
             return
         if entry is not None:
             # A key that was not left by an election would keep everybody out of office.
-            if not entry.lease or not self._fleet.is_signed_by_a_host(LEAD, entry, now):
+            if not entry.lease or not self._fleet.is_signed_by_a_host(LEAD, entry):
                 log.security("false leader removed", lease=entry.lease)
                 await self._board.remove(LEAD)
+            return
+        if not now.synchronised:
+            # A set time by a clock that nobody vouches for, and an epoch before the last one's, that nobody obeys.
             return
         epoch = now.wall
         lease = await etcd.grant(LEASE_SECONDS)

@@ -155,6 +155,7 @@ class MeshRole:
             return None
         presence.maintain, presence.partners_told = "", str(told["partners"])
         presence.now = Now(float(told["wall"]), float(told["boottime"]), bool(told["synchronised"]))
+        presence.look_at_clock()
         return told
 
     def _publish(self, told: Mapping[str, Any]) -> None:

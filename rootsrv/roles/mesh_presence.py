@@ -13,7 +13,7 @@ from rootsrv.engine.etcd import Etcd, tls_context
 from rootsrv.engine.fleet import Fleet
 from rootsrv.engine.leader import Leader
 from rootsrv.engine.tokens import TokenKeeper
-from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, open_envelope, seal
+from rootsrv.mesh.envelope import FUTURE_SECONDS, Envelope, EnvelopeRefused, open_envelope, seal
 from rootsrv.mesh.member import Now
 from rootsrv.mesh.roster import Member, Roster, RosterBook
 from rootsrv.mesh.transfers import Partners, partners
@@ -21,6 +21,9 @@ from rootsrv.process import clock, log
 from rootsrv.roles.outside_look import OutsideLook
 
 _NEVER = 2.0**52
+
+_STEP_SECONDS = 1.0
+"""A clock that moved by more since the epoch was taken was not right then, or is not now."""
 
 
 class CannotJoin(Exception):
@@ -65,7 +68,12 @@ class Presence:
         """Which version of `partners` maintain has; empty = none."""
 
         self._partners: tuple[Roster | None, Partners] = None, Partners()
-        self._epoch = self.now.wall
+        self._epoch = self._highest = self.now.wall
+        """Of what we say, and the highest that there was."""
+
+        self._offset = self._offset_now
+        """Of the clocks when the epoch was taken."""
+
         self._seq = 0
         self._said: dict[str, Any] = {}
 
@@ -96,6 +104,27 @@ class Presence:
     def floors(self) -> tuple[tuple[str, int], ...]:
         """Groups of whose tokens we need one, with their k."""
         return self.fleet.book.floors(self.name, boottime()) if self.me else ()
+
+    @property
+    def _offset_now(self) -> float:
+        return self.now.wall - self.now.boottime
+
+    def look_at_clock(self) -> None:
+        """Take another epoch if the clock was stepped: by one from before the time was known nobody is heard.
+
+        Others refuse what is older than what we said before (Freshness), as everything is that a machine says which
+        had no time when this role began.  What stands on the board is said again.
+        """
+        wall = self.now.wall
+        stepped = abs(self._offset_now - self._offset) > _STEP_SECONDS
+        overtaken = self._epoch < self._highest <= wall
+        if not stepped and not overtaken:
+            return
+        self._offset = self._offset_now
+        if self._epoch <= wall or self._epoch > wall + FUTURE_SECONDS:  # what is so far ahead was refused everywhere
+            self._epoch = wall
+            self._highest = max(self._highest, wall)
+            self._said.clear()
 
     def say(self, key: str, content: dict[str, Any], *, again: bool = False) -> None:
         """Have *content* stand under *key*, if it does not, or *again*."""
