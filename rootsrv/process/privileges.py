@@ -44,14 +44,16 @@ def drop(user_id: int, group_id: int) -> None:
 
 
 def hand_over(directory: Path, user_id: int) -> None:
-    """Make *directory*, with all that is in it, that user's."""
+    """Make *directory*, with all that is in it, that user's.  What is his already needs no disk that can be written."""
     directory.mkdir(parents=True, exist_ok=True)
     for _, names, files, descriptor in os.fwalk(directory):
         for name in (*names, *files):
             # By descriptor and without following: who owns a part of it already cannot have us give away anything else.
-            if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_nlink == 1 or name in names:
+            state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            if state.st_uid != user_id and (state.st_nlink == 1 or name in names):
                 os.chown(name, user_id, -1, dir_fd=descriptor, follow_symlinks=False)
-    os.chown(directory, user_id, -1)
+    if directory.stat().st_uid != user_id:
+        os.chown(directory, user_id, -1)
 
 
 def unreachable(paths: Iterable[Path], user_id: int) -> list[Path]:

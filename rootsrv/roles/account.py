@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rootsrv.config.file import Config
-from rootsrv.process import privileges
+from rootsrv.process import log, privileges
 from rootsrv.roles import supervisor
 
 
@@ -21,7 +21,10 @@ def keep_what_is_needed(
     closed = ""
     account = privileges.account(config.service.user)
     if account is not None and os.geteuid() == 0:
-        privileges.hand_over(writes, account[0])
+        try:
+            privileges.hand_over(writes, account[0])
+        except OSError as error:  # a disk that cannot be written: the role says so where it writes
+            log.alarm("files are not handed over", directory=writes, to=config.service.user, reason=error.strerror)
         if found := privileges.unreachable((writes, *reads), account[0]):
             closed = f"{found[0]} is closed to {config.service.user}"
         else:

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import signal
@@ -17,7 +16,7 @@ from rootsrv.config import text as config_text
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.page.layout import Page, PageUnusable
-from rootsrv.process import clock, log, privileges, service_manager
+from rootsrv.process import clock, lock, log, privileges, service_manager
 from rootsrv.process.descriptors import raise_limit
 from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
@@ -120,15 +119,15 @@ def _tell_open_secrets(config: Config, path: Path) -> None:
 def _alone(path: Path) -> Iterator[None]:
     """Hold the lock at *path*; CannotRun if another process does."""
     try:
-        lock = path.open("a")
+        descriptor = lock.hold(path, 0o644)
+    except BlockingIOError as error:
+        raise CannotRun(f"{path}: another instance is running on this directory") from error
     except OSError as error:
         raise CannotRun(f"{path}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CannotRun(f"{path}: another instance is running on this directory") from error
+    try:
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@
 # cut short by a crash is ended when the next one is written.
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.answer.table import AnswerTable, TableUnusable, digest_in
-from rootsrv.process import json_text, whole_file
+from rootsrv.process import json_text, lock, whole_file
 from rootsrv.store.table_file import open_table
 from rootsrv.store.table_mac import TableKey, mac_path
 from rootsrv.wire.name import to_text
@@ -88,14 +87,11 @@ class Store:
             for each in (directory, self.tables):
                 each.mkdir(mode=0o755, parents=True, exist_ok=True)
             (directory / "zones").mkdir(mode=0o750, exist_ok=True)
-            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+            self._lock = lock.hold(directory / "lock")
+        except BlockingIOError as error:
+            raise StoreFailed(f"{directory}: another instance uses this state directory") from error
         except OSError as error:
             raise StoreFailed(f"{error.filename or directory}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise StoreFailed(f"{directory}: another instance uses this state directory") from error
         with contextlib.suppress(OSError):  # what cannot be kept is made anew at the next start
             (directory / "secret").mkdir(mode=0o700, exist_ok=True)
         self._key = TableKey(directory / "secret" / "table.key")
@@ -103,7 +99,8 @@ class Store:
         pattern = f"*{whole_file.SUFFIX}"  # of ours only: other roles may be writing in the same state directory
         ledgers = directory.glob(f"ledger.json{pattern}")
         for leftover in (*ledgers, *self.tables.rglob(pattern), *(directory / "zones").rglob(pattern)):
-            leftover.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that takes no change any more
+                leftover.unlink(missing_ok=True)
 
     def _open_to_readers(self) -> None:
         """Whatever the umask of the account is: workers, which are another one, go through to the tables."""

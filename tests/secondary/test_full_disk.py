@@ -101,3 +101,30 @@ def test_an_instance_that_ends_on_a_full_file_system_starts_again_from_what_is_k
     assert instance.serial() == FIRST
     filler.unlink()
     instance.wait_for_serial(FIRST + 1)
+
+
+def test_an_instance_that_ends_on_a_file_system_that_became_read_only_starts_again_from_what_is_kept(
+    running: tuple[Maintained, ScriptedPrimary],
+) -> None:
+    instance, primary = running
+    state = instance.directory / "state"
+
+    def remount(how: str) -> None:
+        subprocess.run([require_tool("mount"), "-o", f"remount,{how}", str(state)], check=True, timeout=20)
+
+    primary.rcode = primary.ixfr_rcode = 5
+    primary.named = FIRST - 1
+    instance.kill()
+    (state / "tables" / "7.table.0123456789abcdef.writing").write_bytes(b"what was being written")
+    remount("ro")  # as ext4 does when its disk fails (errors=remount-ro)
+    (instance.directory / "run" / "page").unlink()
+    instance.start()
+    instance.wait_for_serial(FIRST)
+    primary.publish(version(FIRST + 1))
+    instance.order("zone-refresh")
+    instance.wait(lambda: "Read-only file system" in instance.zone()["last_rejection"], "the reason")
+    assert instance.serial() == FIRST
+    assert "role restarted" not in instance.log
+    assert "Traceback" not in instance.log
+    remount("rw")
+    instance.wait_for_serial(FIRST + 1)
