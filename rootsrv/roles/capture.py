@@ -27,6 +27,7 @@ from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
+from rootsrv.config.typed import build
 from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
 from rootsrv.page import counts
@@ -211,18 +212,21 @@ class _Capture:
         offer.CaptureWish.withdraw(self._runtime)
         try:
             kept = json_text.parse(self._order_file.read_bytes())
+            if not isinstance(kept, dict):
+                raise TypeError("not an object")
+            order = build(StartOrder, {key: kept[key] for key in StartOrder.__slots__ if key in kept}, "")
         except FileNotFoundError:
-            if self._settings.begin == "at-once":
-                self._begin(StartOrder(), resumed=True)
-            return
-        except (OSError, ValueError) as error:
+            kept, order = {}, StartOrder()
+            if self._settings.begin != "at-once":
+                return
+        except (OSError, ValueError, TypeError) as error:
             log.alarm("capture order cannot be read", file=self._order_file, reason=error)
             return
         if kept.get("stopped"):
             return
-        order = StartOrder(**{key: value for key, value in kept.items() if key in StartOrder.__slots__})
         if order.until and order.until <= time.time():
-            self._order_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._order_file.unlink(missing_ok=True)
             return
         if order.at > time.time():
             self._order, self._waits = order, True
@@ -234,7 +238,8 @@ class _Capture:
             return
         counted = kept.get("counted")
         self._before = counted if isinstance(counted, int) else self._before
-        self._begun = kept.get("begun") or self._begun
+        begun = kept.get("begun")
+        self._begun = begun if isinstance(begun, int | float) and begun else self._begun
 
     def _start(self, order: StartOrder) -> None:
         if not 0 <= order.seconds <= _LONGEST_SECONDS:

@@ -210,11 +210,14 @@ class ZoneKeeper:
         self._offer()
 
     def redeliver(self, serial: int, *, approved: bool) -> None:
-        """Put a kept version before the pipeline again.  StoreFailed is told in the log."""
+        """Put a kept version before the pipeline again; one that cannot be read is told, and fetched again."""
         try:
             provenance, contents = self.stored.read(serial)
         except StoreFailed as error:
             log.alarm("kept zone unusable", zone=self.name, serial=serial, reason=error)
+            self.refresh.lost(serial)
+            self.note_known()
+            self.wake()
             return
         self.life.hear_of(serial, provenance.received_at)
         age = max(0.0, self._time.now() - provenance.received_at)

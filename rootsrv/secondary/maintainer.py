@@ -1,6 +1,7 @@
 """The role *maintain*: keepers ask and fetch, the pipeline activates, the clock ticks, an operator decides."""
 
 import asyncio
+import contextlib
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
@@ -193,7 +194,8 @@ class Maintainer:
         decided = in_step.decide_held(keeper) if in_step is not None and keeper.life.held else None
         if decided is not None:
             serial, decision = decided
-            (self.reject if decision is Decision.REJECT else self.approve)(keeper, serial)
+            with contextlib.suppress(StoreFailed):  # told by who could not write; the next turn tries again
+                (self.reject if decision is Decision.REJECT else self.approve)(keeper, serial)
 
     async def import_zone(self, keeper: ZoneKeeper, octets: bytes, name: str, *, now: bool) -> tuple[int, str]:
         """Take the zone file *octets*, called *name*: its serial, and what is wrong at first sight.

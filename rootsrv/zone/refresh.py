@@ -209,6 +209,11 @@ class Refresh:
         peer.failed_with = serial
         self._back_off(peer, reason, now)
 
+    def lost(self, serial: int) -> None:
+        """What was delivered of *serial* cannot be had any more: whoever names it is asked for it again."""
+        for peer in self.primaries.values():
+            peer.delivered.discard(serial)
+
     def accepted(self, serial: int, timers: Timers, now: float) -> None:
         """*serial* verified and is, or will be, in service; its SOA gives *timers*."""
         if self.serial is not None and not serial_is_newer(serial, self.serial) and serial != self.serial:

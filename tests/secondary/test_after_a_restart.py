@@ -28,6 +28,7 @@ from rootsrv.store.store import StoreFailed
 from rootsrv.store.table_file import open_table
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.life import InService
+from rootsrv.zone.refresh import Fetch
 from tests.mesh.mesh_of import key_of
 from tests.secondary import versions
 from tests.secondary.unattended import Clock, deliver, take_all, unattended
@@ -414,3 +415,25 @@ def test_since_when_a_version_is_known_and_served_is_still_known(tmp_path: Path)
         assert isinstance(service, InService)
         assert service.known_at == pytest.approx(known_at)
         assert maintainer.time.now() - (clock.boottime - service.since) == pytest.approx(served_at)
+
+
+def test_what_is_held_and_cannot_be_read_any_more_is_fetched_again(tmp_path: Path) -> None:
+    clock = Clock()
+    held = version(FIRST + 1, tlds=5)
+    with unattended(tmp_path, clock, KEEP_TWO) as maintainer:
+        root = maintainer.zones.root
+        asyncio.run(maintainer.resume())
+        take(maintainer, clock, version(FIRST), held)
+        assert list(root.life.held) == [FIRST + 1]
+        root.refresh.answered("one", FIRST + 1, clock.boottime)
+        fetch = Fetch("one", FIRST + 1)
+        assert fetch not in root.refresh.decide(clock.boottime)
+        maintainer.store.forget_version(b"\0", FIRST + 1)
+        maintainer.approve(root, FIRST + 1)
+        root.refresh.answered("one", FIRST + 1, clock.boottime)
+        assert fetch in root.refresh.decide(clock.boottime)
+        take(maintainer, clock, held)
+        assert list(root.life.held) == [FIRST + 1]
+        maintainer.approve(root, FIRST + 1)
+        take_all(maintainer)
+        assert served(tmp_path) == FIRST + 1
