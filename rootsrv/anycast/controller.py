@@ -14,6 +14,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -183,7 +184,11 @@ class Controller:
                 tasks.create_task(persistently("fast path watch", self._fastpath.watch), name="fast-path"),
                 *(tasks.create_task(persistently("floor", each.watch), name="floor") for each in floors),
                 *(tasks.create_task(persistently("DNS over TLS", each.watch), name="dot") for each in dots),
-                *(tasks.create_task(self._steer(each), name=f"steer-ipv{each.version}") for each in self.families),
+                *(
+                    tasks.create_task(persistently(name, functools.partial(self._steer, each)), name=name)
+                    for each in self.families
+                    if (name := f"steering BIRD, IPv{each.version}")
+                ),
             ]
             try:
                 await self._rounds(stop)

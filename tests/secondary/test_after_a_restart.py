@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,14 @@ import pytest
 
 from rootsrv.mesh.roster import public_text
 from rootsrv.page.layout import Page
-from rootsrv.process import whole_file
+from rootsrv.process import persistence, whole_file
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.switchover import SwitchoverState
 from rootsrv.store.store import StoreFailed
 from rootsrv.store.table_file import open_table
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.life import InService
-from rootsrv.zone.refresh import Fetch
+from rootsrv.zone.refresh import Fetch, Refresh
 from tests.mesh.mesh_of import key_of
 from tests.secondary import versions
 from tests.secondary.unattended import Clock, deliver, take_all, unattended
@@ -437,3 +438,36 @@ def test_what_is_held_and_cannot_be_read_any_more_is_fetched_again(tmp_path: Pat
         maintainer.approve(root, FIRST + 1)
         take_all(maintainer)
         assert served(tmp_path) == FIRST + 1
+
+
+def test_an_exception_in_the_refresh_of_a_zone_ends_one_attempt_of_it_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(persistence, "PAUSE_SECONDS", (0.0, 0.0))
+
+    async def work(maintainer: Maintainer) -> None:
+        stop, again = asyncio.Event(), asyncio.Event()
+        decide, calls = Refresh.decide, Counter[int]()
+
+        def fail_once(refresh: Refresh, now: float) -> list[Any]:
+            calls[id(refresh)] += 1
+            if calls[id(refresh)] == 1:
+                raise RuntimeError("nobody expected this")
+            if all(calls[id(each.refresh)] > 1 for each in maintainer.zones):
+                again.set()
+            return decide(refresh, now)
+
+        monkeypatch.setattr(Refresh, "decide", fail_once)
+        running = asyncio.create_task(maintainer.run(stop))
+        async with asyncio.timeout(20):
+            await again.wait()
+        stop.set()
+        await running
+
+    clock = Clock()
+    with unattended(tmp_path, clock, KEEP_TWO) as maintainer:
+        asyncio.run(maintainer.resume())
+        take(maintainer, clock, version(FIRST))
+        asyncio.run(work(maintainer))
+        assert maintainer.zones.root.life.is_served(FIRST)
+    assert "nobody expected this" in caplog.text
