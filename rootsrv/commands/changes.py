@@ -21,7 +21,7 @@ _KEPT = ".before-setup"
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileChange:
     """A file, and what it is to say."""
 
     path: Path
@@ -64,7 +64,7 @@ def present(path: Path) -> str:
 
 
 def write_when_agreed(
-    arguments: argparse.Namespace, changes: list[Change], edited: list[Path], troubles: Callable[[], Iterable[str]]
+    arguments: argparse.Namespace, changes: list[FileChange], edited: list[Path], troubles: Callable[[], Iterable[str]]
 ) -> int:
     """Write *changes* unless the operator or a check says no; the exit status.
 
@@ -94,7 +94,7 @@ def _agreed() -> bool:
         return False
 
 
-def _write(changes: list[Change]) -> None:
+def _write(changes: list[FileChange]) -> None:
     """All of *changes*, the old files beside them; when one cannot be written, those before it are as they were."""
     undo: list[Callable[[], None]] = []
     path = Path()

@@ -19,7 +19,7 @@ A = TypeVar("A")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form(Generic[A]):
+class SetupForm(Generic[A]):
     """The questions whose answers are an A, a dataclass that checks them."""
 
     kind: type[A]

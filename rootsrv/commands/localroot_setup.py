@@ -6,14 +6,14 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from rootsrv.commands.changes import Change, look_at_the_host, present, write_when_agreed
-from rootsrv.commands.form import Form
+from rootsrv.commands.changes import FileChange, look_at_the_host, present, write_when_agreed
+from rootsrv.commands.form import SetupForm
 from rootsrv.commands.printing import say
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.setup import localroot
 
-_FORM = Form(
+_FORM = SetupForm(
     kind=localroot.LocalRootAnswers,
     questions={
         "name": "domain name of the service (in keys' names, on its pages, in its certificate)",
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory: Path = arguments.directory
     answers = _FORM.answered(arguments, directory / localroot.ANSWERS)
     wanted = localroot.make(answers)
-    made = (Change(directory / name, text) for name, text in wanted.items())
+    made = (FileChange(directory / name, text) for name, text in wanted.items())
     changes = [each for each in made if each.is_new()]
     for each in changes:
         each.show(())
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _edited_by_hand(directory: Path, changes: list[Change]) -> Iterator[Path]:
+def _edited_by_hand(directory: Path, changes: list[FileChange]) -> Iterator[Path]:
     """Files that differ from what the remembered answers make: somebody's work would be lost."""
     made: dict[str, str] = {}
     with contextlib.suppress(ConfigError):

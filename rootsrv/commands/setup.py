@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rootsrv.commands.changes import Change, look_at_the_host, present, write_when_agreed
-from rootsrv.commands.form import Form
+from rootsrv.commands.changes import FileChange, look_at_the_host, present, write_when_agreed
+from rootsrv.commands.form import SetupForm
 from rootsrv.commands.printing import say
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
@@ -98,8 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _change(name: str, path: Path, text: str) -> Change:
-    return Change(path, text, group="" if name in _OF_THE_HOST else "bird" if name == files.BIRD else "rootsrv")
+def _change(name: str, path: Path, text: str) -> FileChange:
+    return FileChange(path, text, group="" if name in _OF_THE_HOST else "bird" if name == files.BIRD else "rootsrv")
 
 
 # ── the answers ──
@@ -121,7 +121,7 @@ def _stand_ins(given: dict[str, object]) -> dict[str, object]:
     return {**stand_ins, **discovery.derived({**stand_ins, **given})}
 
 
-_FORM = Form(
+_FORM = SetupForm(
     kind=SiteAnswers,
     questions=_QUESTIONS,
     suggested=discovery.defaults,
@@ -164,7 +164,7 @@ def _mesh_section(site: SiteAnswers) -> str:
     return text
 
 
-def _edited_by_hand(places: dict[str, Path], examples: files.Examples, changes: dict[str, Change]) -> list[Path]:
+def _edited_by_hand(places: dict[str, Path], examples: files.Examples, changes: dict[str, FileChange]) -> list[Path]:
     """Files that differ from what the remembered answers make: somebody's work would be lost."""
     there = {name: present(places[name]) for name in changes if name != files.SITE}
     there = {name: text for name, text in there.items() if text}

@@ -1,4 +1,6 @@
 """The roster: who is in the mesh, and what must be the same everywhere.  Signed by the operator, off line."""
+# Over 400 lines: one class is the roster, and every bound that it has to keep stands beside it.
+#
 # Theory of operation
 # -------------------
 # An operator writes it as TOML and signs it with a key that no machine of the mesh has; what is signed is the same

@@ -38,7 +38,6 @@ from rootsrv.localroot.by_https import ZonesByHttps
 from rootsrv.localroot.canary import configured_canary
 from rootsrv.localroot.directory import RegisteredServers, ZoneRule
 from rootsrv.localroot.observations import Notified, Observations, ObservationsUnusable, Observed
-from rootsrv.localroot.register import RegisterUnusable
 from rootsrv.localroot.settings import limits_of, listening_of, refuse
 from rootsrv.localroot.statistics import SubscriberStatistics
 from rootsrv.localroot.subscribers import Subscribers
@@ -224,7 +223,7 @@ class LocalRoot:
                 changes = await asyncio.to_thread(self._subscribers.changes)
                 if not changes and known > 0:
                     # Nobody deletes all accounts that way: what is observed of them must not go with a lost file.
-                    raise RegisterUnusable(f"{self._subscribers.path}: is gone")
+                    raise register.RegisterUnusable(f"{self._subscribers.path}: is gone")
                 if changes not in (0, known):
                     loaded_at = time.time()
                     subscriptions = await asyncio.to_thread(self._subscribers.load, loaded_at)
@@ -233,7 +232,7 @@ class LocalRoot:
                     counts = self.servers.counts
                     log.event("register read", servers=counts["servers"], keys=counts["keys"])
                 nudges = await asyncio.to_thread(self._subscribers.nudges, nudge, began)
-            except RegisterUnusable as error:
+            except register.RegisterUnusable as error:
                 if self._register_error != (reason := str(error)):
                     log.alarm("register cannot be read", reason=reason, effect="what was known of it goes on")
                 self._register_error = reason
