@@ -1,4 +1,5 @@
 """One zone: asks its primaries as `zone/refresh` decides, hands over what they deliver, knows what it may serve."""
+# Over 400 lines: one zone's conversations and what follows from them, in one place, whichever way it comes in.
 
 import asyncio
 import contextlib
@@ -21,6 +22,9 @@ from rootsrv.zone.delivery import Delivery, Origin, Version
 from rootsrv.zone.life import Before, ZoneLife
 from rootsrv.zone.refresh import AskSerial, Fetch, Refresh, Timers
 from rootsrv.zone.transfer import TransferFailed
+
+FAILED_SECONDS = 5.0
+"""How soon after a turn that failed as none should the primaries are looked at again."""
 
 
 class PrimaryStale(TransferFailed):
@@ -248,22 +252,32 @@ class ZoneKeeper:
         try:
             while True:
                 self._wake.clear()
-                for action in self.refresh.decide(self._time.boottime()):
-                    match action:
-                        case AskSerial(primary):
-                            source = self.sources[primary]
-                            self._start(functools.partial(self._ask, self.refresh, source), self.refresh, source)
-                        case Fetch(primary, serial):
-                            source = self.sources[primary]
-                            fetch = functools.partial(self._fetch, self.refresh, source, serial)
-                            self._start(fetch, self.refresh, source)
+                try:
+                    wait = max(0.01, self._begin() - self._time.boottime())
+                except Exception as error:  # one turn, not the role: the next one may go well
+                    wait = FAILED_SECONDS
+                    context = {"message": f"zone {self.name}: a turn of its refresh failed", "exception": error}
+                    asyncio.get_running_loop().call_exception_handler(context)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.01, self.refresh.wakeup - self._time.boottime())):
+                    async with asyncio.timeout(wait):
                         await self._wake.wait()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self) -> float:
+        """Begin what is due; when to look again (CLOCK_BOOTTIME, seconds) if nothing happens before."""
+        for action in self.refresh.decide(self._time.boottime()):
+            match action:
+                case AskSerial(primary):
+                    source = self.sources[primary]
+                    self._start(functools.partial(self._ask, self.refresh, source), self.refresh, source)
+                case Fetch(primary, serial):
+                    source = self.sources[primary]
+                    fetch = functools.partial(self._fetch, self.refresh, source, serial)
+                    self._start(fetch, self.refresh, source)
+        return self.refresh.wakeup
 
     def _start(self, work: Callable[[], Coroutine[Any, Any, None]], refresh: Refresh, source: ZoneSource) -> None:
         async def conversation() -> None:

@@ -9,7 +9,6 @@ from rootsrv.mesh.orders import Decision
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import log, service_manager
 from rootsrv.process.clocks import Clocks
-from rootsrv.process.persistence import persistently
 from rootsrv.secondary.activation import Activation
 from rootsrv.secondary.agenda import Agenda
 from rootsrv.secondary.keeper import ZoneKeeper
@@ -80,11 +79,7 @@ class Maintainer:
             running = [
                 tasks.create_task(self.pipeline.run(), name="pipeline"),
                 tasks.create_task(self._tick_forever(), name="tick"),
-                *(
-                    tasks.create_task(persistently(name, each.run), name=name)
-                    for each in self.zones
-                    if (name := f"refresh of zone {each.name}")
-                ),
+                *(tasks.create_task(each.run(), name=f"zone {each.name}") for each in self.zones),
             ]
             await stop.wait()
             for task in running:

@@ -22,7 +22,8 @@ import pytest
 
 from rootsrv.mesh.roster import public_text
 from rootsrv.page.layout import Page
-from rootsrv.process import persistence, whole_file
+from rootsrv.process import whole_file
+from rootsrv.secondary import keeper
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.switchover import SwitchoverState
 from rootsrv.store.store import StoreFailed
@@ -443,7 +444,7 @@ def test_what_is_held_and_cannot_be_read_any_more_is_fetched_again(tmp_path: Pat
 def test_an_exception_in_the_refresh_of_a_zone_ends_one_attempt_of_it_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(persistence, "PAUSE_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(keeper, "FAILED_SECONDS", 0.01)
 
     async def work(maintainer: Maintainer) -> None:
         stop, again = asyncio.Event(), asyncio.Event()
