@@ -107,10 +107,16 @@ def v4(count: int, form: str) -> list[str]:
         ([f"2001:db8:{n:x}::1" for n in range(200)], [f"2001:db9:{n:x}::1" for n in range(CLIENTS)]),
         ([f"2001:db8:1:{n:x}00::1" for n in range(200)], [f"2001:db8:{n + 2:x}::1" for n in range(CLIENTS)]),
         ([f"2001:db8:1:{n:x}::1" for n in range(200)], [f"2001:db8:1:{n + 2:x}00::1" for n in range(CLIENTS)]),
+        ([f"2001:db8:{n:x}::1" for n in range(4000)], [f"2001:db9:{n:x}::1" for n in range(CLIENTS)]),
+        (
+            [f"2001:db8:{n % 16:x}:{n // 16:x}00::1" for n in range(4000)],
+            [f"2001:db8:{n + 16:x}::1" for n in range(CLIENTS)],
+        ),
         (["10.66.6.6"], [f"2001:db9:0:{n:x}00::1" for n in range(CLIENTS // 2)] + v4(CLIENTS // 2, "10.20.{1}.1")),
     ],
     ids=[
         "200 addresses in eight /24", "another /32", "another /48 of the same /32", "another /56 of the same /48",
+        "4,000 /48 of another /32", "4,000 /64 in sixteen /48 of the same /32",
         "one address, with as many connections as it may have",
     ],
 )  # fmt: skip
@@ -125,17 +131,27 @@ def test_a_flood_from_elsewhere_throws_out_no_client_that_is_about_to_ask(
         assert all(map(is_answered, farm))
 
 
+@pytest.mark.parametrize(
+    ("attackers", "clients"),
+    [
+        (v4(4000, "10.{0}.{1}.1"), v4(2 * CLIENTS, "10.200.{1}.1")),
+        (
+            [f"2001:db8:{n:x}::1" for n in range(4000)],
+            [f"2001:db8:{n:x}::1" for n in range(0x2000, 0x2000 + 2 * CLIENTS)],
+        ),
+    ],
+    ids=["4,000 IPv4 /24", "4,000 /48 of the clients' own IPv6 /32"],
+)
 def test_a_flood_from_everywhere_throws_out_nobody_before_as_many_have_come_as_there_are_slots(
-    instance: Instance, flood: Flood, farm: list[socket.socket]
+    instance: Instance, flood: Flood, farm: list[socket.socket], attackers: list[str], clients: list[str]
 ) -> None:
     """4,000 prefixes with a connection or two each: nothing tells them from clients, and the oldest goes."""
-    attackers = v4(4000, "10.{0}.{1}.1")
     flood(attackers, SLOTS)
     with contextlib.ExitStack() as stack:
-        waiting = [stack.enter_context(connect(instance, f"10.200.{n}.1")) for n in range(CLIENTS)]
+        waiting = [stack.enter_context(connect(instance, each)) for each in clients[:CLIENTS]]
         flood(attackers[SLOTS:], SLOTS - FARM - CLIENTS)
         assert all(map(is_answered, waiting))
-        late = [stack.enter_context(connect(instance, f"10.201.{n}.1")) for n in range(CLIENTS)]
+        late = [stack.enter_context(connect(instance, each)) for each in clients[CLIENTS:]]
         flood(attackers[2 * SLOTS :], 2 * SLOTS)
         assert not any(map(is_answered, late))
         assert all(map(is_answered, farm))
