@@ -40,6 +40,7 @@ help:
 	@echo 'make deb        the Debian package, in dist/; SUITE=trixie (bookworm) for another release than this one'
 
 # ── the virtual environment: one stamp for running, one more for testing ──
+# For `make demo` pip compiles nothing: most of what it brings is never imported, and a newcomer waits.
 venv: $(VENV)/.installed
 
 $(VENV)/.created:
@@ -47,7 +48,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.created
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
 $(VENV)/.installed-for-tests: pyproject.toml $(VENV)/.created
