@@ -4,9 +4,11 @@ import struct
 from collections.abc import Iterator
 from typing import IO
 
+from rootsrv.answer.question import HEADER_OCTETS
 from rootsrv.capture.anonymise_packets import transport
 from rootsrv.capture.cdns_reader import CaptureUnreadable
-from rootsrv.capture.facts import Fact, Kind, OptBits, TransportCode
+from rootsrv.capture.facts import Fact, Kind, TransportCode
+from rootsrv.capture.messages import CapturedMessage, fact_of
 
 _RAW, _ETHERNET = 101, 1  # link types (pcap-linktype(7)): packets begin with the IP header, or with that of Ethernet
 _MAGICS = {0xA1B2C3D4: 1_000, 0xA1B23C4D: 1}  # nanoseconds of a record's fraction of a second
@@ -104,12 +106,20 @@ EMPTY = Fact(0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(16), bytes(16), 0, 0, 0, 0, 0, 0, 
 
 
 def message_fact(message: bytes, like: Fact) -> Fact:
-    """*like* with what *message* says: a query, a response, or MALFORMED."""
+    """*like* with what *message* says: a query, a response, or MALFORMED.
+
+    A query is taken apart as the Responder and the C-DNS writer do it: what gets FORMERR, octets behind the last record
+    too, is MALFORMED here and there (RFC 8618 §7.8).
+    """
     malformed = like._replace(kind=Kind.MALFORMED, query_octets=len(message), octets=message)
-    if len(message) < 12:
+    if len(message) < HEADER_OCTETS:
         return malformed
     number, flags, *counts = struct.unpack_from("!6H", message)
-    at = 12
+    if not flags & 0x8000:
+        ends = like.source, like.source_port, like.destination, like.destination_port
+        fact = fact_of(CapturedMessage(like.time, like.family, like.transport, *ends, 0, b"", message))
+        return fact._replace(hop_limit=like.hop_limit)
+    at = HEADER_OCTETS
     name, qtype, qclass = b"", 0, 0
     try:
         if counts[0]:
@@ -118,23 +128,25 @@ def message_fact(message: bytes, like: Fact) -> Fact:
                     return malformed
                 at += 1 + size
             at += 1
-            name = message[12:at]
+            name = message[HEADER_OCTETS:at]
             qtype, qclass = struct.unpack_from("!2H", message, at)
             at += 4
-        fact = like._replace(kind=Kind.QUERY, id=number, qtype=qtype, qclass=qclass, name_octets=len(name), octets=name)
         if len(name) > 255 or counts[0] > 1:
             return malformed
-        if flags & 0x8000:
-            upper = _opt_ttl(message, at, counts[1] + counts[2] + counts[3]) >> 24
-            return fact._replace(response_octets=len(message), response_flags=flags, extended_rcode=max(0, upper))
-        fact = fact._replace(query_octets=len(message), query_flags=flags)
-        if counts[3] and message[at : at + 3] == b"\0\0\x29":
-            udp_size, _, version, bits = struct.unpack_from("!HBBH", message, at + 3)
-            opt_bits = OptBits.PRESENT | (OptBits.DO if bits & 0x8000 else 0)
-            fact = fact._replace(opt_bits=int(opt_bits), opt_udp_size=udp_size, edns_version=version)
+        upper = _opt_ttl(message, at, counts[1] + counts[2] + counts[3]) >> 24
     except (IndexError, struct.error):
         return malformed
-    return fact
+    return like._replace(
+        kind=Kind.QUERY,
+        id=number,
+        qtype=qtype,
+        qclass=qclass,
+        name_octets=len(name),
+        octets=name,
+        response_octets=len(message),
+        response_flags=flags,
+        extended_rcode=max(0, upper),
+    )
 
 
 def _opt_ttl(message: bytes, at: int, records: int) -> int:

@@ -10,6 +10,7 @@ import cbor2
 import pytest
 import zstandard
 
+from rootsrv.answer.responder import Responder, Transport
 from rootsrv.capture import cdns
 from rootsrv.capture import tally as tallying
 from rootsrv.capture.anonymise import Truncation
@@ -18,9 +19,11 @@ from rootsrv.capture.cdns_columns import ColumnWriter
 from rootsrv.capture.cdns_plain import PlainWriter
 from rootsrv.capture.cdns_reader import CaptureUnreadable
 from rootsrv.capture.facts import Fact, Kind
+from rootsrv.capture.messages import CapturedMessage, fact_of
 from rootsrv.capture.report import page
 from rootsrv.capture.summary import summary
 from rootsrv.capture.tally import MostFrequent, Tally
+from tests.answer.conftest import NOW, Compiled, compiled, responder  # noqa: F401  (fixtures)
 from tests.capture import random_facts
 from tests.capture.test_anonymise import query_packet
 from tests.capture.test_cdns import BOTH, WALL, Writer, written
@@ -137,6 +140,64 @@ def test_a_pcap_is_counted(tmp_path: Path, compression: str) -> None:
     assert counted.with_opt == 8
     assert counted.undelegated.most_common(9) == [(b"com", 1)]
     assert counted.prefixes.most_common(1) == [((4, bytes([192, 0, 2])), 5)]
+
+
+_COM = b"\3com\0\0\1\0\1"
+_OPT = b"\0\0\x29\4\xd0\0\0\x80\0\0\0"
+_COOKIE = b"\0\0\x29\4\xd0\0\0\0\0\0\x0c\0\x0a\0\x08" + b"cookie!!"
+_SOA = b"\0\0\6\0\1" + bytes(6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "behind", "is_query"),
+    [
+        ((1, 0, 0, 0), _COM, True),
+        ((1, 0, 0, 1), _COM + _OPT, True),
+        ((1, 0, 0, 1), _COM + _COOKIE, True),
+        ((0, 0, 0, 0), b"", True),
+        ((0, 0, 0, 1), _OPT, True),
+        ((1, 0, 0, 0), b"\3com\0\0\xfb\0\1", True),
+        ((1, 0, 1, 0), b"\3com\0\0\xfb\0\1" + _SOA, True),
+        ((1, 0, 0, 0), _COM + b"\0", False),
+        ((1, 0, 0, 0), _COM + _OPT, False),
+        ((1, 0, 0, 1), _COM + _OPT + b"x", False),
+        ((0, 0, 0, 0), _COM, False),
+        ((1, 0, 0, 1), _COM + _OPT[:-1], False),
+        ((1, 0, 0, 1), _COM + _OPT[:-1] + b"\4", False),
+        ((1, 0, 0, 1), _COM, False),
+        ((1, 0, 0, 2), _COM + _OPT + _OPT, False),
+        ((1, 0, 0, 1), _COM + b"\1x" + _OPT, False),
+        ((1, 1, 0, 0), _COM + _SOA, False),
+        ((1, 0, 1, 0), _COM + _SOA, False),
+        ((2, 0, 0, 0), _COM + _COM, False),
+        ((1, 0, 0, 0), b"\xc0\x0c\0\1\0\1", False),
+        ((1, 0, 0, 0), _COM[:-1], False),
+    ],
+)
+def test_a_query_is_malformed_in_pcap_and_cdns_alike(
+    tmp_path: Path,
+    responder: Responder,  # noqa: F811
+    counts: tuple[int, ...],
+    behind: bytes,
+    is_query: bool,
+) -> None:
+    """And that is when it is answered with FORMERR."""
+    message = struct.pack("!6H", 4711, 0, *counts) + behind
+    response = responder.respond(message, bytes([192, 0, 2, 1]), Transport.UDP, NOW)
+    assert response is not None
+    captured = CapturedMessage(
+        0, 4, 0, bytes(16), 40_000, bytes(16), 53, len(response), response[2:18].ljust(16, b"\0"), message
+    )
+    as_cdns = tally_of(kept(tmp_path, written(PlainWriter, [fact_of(captured)], Collection(host_id="a.example"))))
+
+    udp = struct.pack("!4H", 40_000, 53, 8 + len(message), 0) + message
+    packet = struct.pack("!BBHHHBBH8x", 0x45, 0, 20 + len(udp), 7, 0, 64, 17, 0) + udp
+    record = struct.pack("<4I", 1_700_000_000, 0, len(packet), len(packet)) + packet
+    as_pcap = tally_of(kept(tmp_path, PCAP_HEAD + record, "x.pcap"))
+
+    assert [(each.queries, each.malformed) for each in (as_cdns, as_pcap)] == [(is_query, not is_query)] * 2
+    assert (as_cdns.qtypes, as_cdns.with_opt, as_cdns.with_do) == (as_pcap.qtypes, as_pcap.with_opt, as_pcap.with_do)
+    assert is_query or response[3] & 15 == 1
 
 
 def test_a_pcap_of_another_byte_order_of_ethernet_and_of_tcp(tmp_path: Path) -> None:
