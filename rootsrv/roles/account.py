@@ -1,5 +1,6 @@
 """The account that a role runs as which looks, writes files or shows pages, and needs no right for it."""
 
+import importlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 from rootsrv.config.file import Config
 from rootsrv.process import log, privileges
 from rootsrv.roles import supervisor
+
+
+_LOADED_BEFORE = ("encodings.idna", "dns.name", "dns.rcode", "rootsrv.wire.any_rdata")
+"""What these roles load where they meet text: the account may be one to which an installation below /root is closed."""
 
 
 def keep_what_is_needed(
@@ -18,6 +23,8 @@ def keep_what_is_needed(
     the page and the other roles' sockets are open.  *writes* becomes that account's; *reads*: what else has to be open
     to it; *capability*: the one that it keeps.
     """
+    for each in _LOADED_BEFORE:
+        importlib.import_module(each)
     closed = ""
     account = privileges.account(config.service.user)
     if account is not None and os.geteuid() == 0:
