@@ -9,7 +9,6 @@ from rootsrv.config.file import Config
 from rootsrv.process import log, privileges
 from rootsrv.roles import supervisor
 
-
 _LOADED_BEFORE = ("encodings.idna", "dns.name", "dns.rcode", "rootsrv.wire.any_rdata")
 """What these roles load where they meet text: the account may be one to which an installation below /root is closed."""
 
