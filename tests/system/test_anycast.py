@@ -273,6 +273,35 @@ def test_the_neighbour_sees_where_a_local_instance_may_be_heard(net: Anycast) ->
     assert seen.count("(65535,65281)") == 1  # NO_EXPORT on b, which is local, and not on a
 
 
+@pytest.mark.parametrize("do", ["drop", "tc"])
+def test_everything_is_shed_and_the_route_stays(net: Anycast, measured: list[str], do: str) -> None:
+    """Probes come from our own service addresses, which no rule hits (docs/under-attack.md)."""
+    load = net.load()
+    start = time.time()
+    order = {"match": ["qname-suffix=."], "do": do, "seconds": 60, "reason": "test", "really": True}
+    place = net.a.ask("serve", {"command": "shed", **order})["made"]
+    try:
+
+        def hits() -> int:
+            return int(next(each["hits"] for each in net.a.ask("serve", {"command": "sheds"})["rules"]))
+
+        wait_until(lambda: hits() >= 1000, "the rule hits what clients ask")
+        stays(net, start, SERVICE_DEAD_SECONDS + 1.5)
+        assert net.a.is_in("up")
+        told = "; ".join(alarms(net.a, version) for version in VERSIONS)
+        assert "no answer" not in told
+        assert "wrong data" not in told
+        assert "qname-suffix=." in net.a.rootsrv("sheds")
+    finally:
+        net.a.ask("serve", {"command": "unshed", "rule": place})
+        counts = load.result()
+    for version, of in counts.items():
+        measured.append(
+            f"everything shed ({do}): IPv{version} {len(of['lost'])} of {of['sent']} queries without answer"
+        )
+        assert bool(of["lost"]) == (do == "drop")
+
+
 @contextlib.contextmanager
 def another_zone_on(site: Site, workdir: Path) -> Iterator[float]:
     """NSD serves another version of the zone on the site's host, and the site's own queries are led there."""
