@@ -116,7 +116,7 @@ def v4(count: int, form: str) -> list[str]:
     ],
     ids=[
         "200 addresses in eight /24", "another /32", "another /48 of the same /32", "another /56 of the same /48",
-        "4,000 /48 of another /32", "4,000 /64 in sixteen /48 of the same /32",
+        "a /48 each of another /32", "a /56 each in sixteen /48 of the same /32",
         "one address, with as many connections as it may have",
     ],
 )  # fmt: skip
@@ -140,12 +140,12 @@ def test_a_flood_from_elsewhere_throws_out_no_client_that_is_about_to_ask(
             [f"2001:db8:{n:x}::1" for n in range(0x2000, 0x2000 + 2 * CLIENTS)],
         ),
     ],
-    ids=["4,000 IPv4 /24", "4,000 /48 of the clients' own IPv6 /32"],
+    ids=["an IPv4 /24 each", "a /48 each of the clients' own IPv6 /32"],
 )
 def test_a_flood_from_everywhere_throws_out_nobody_before_as_many_have_come_as_there_are_slots(
     instance: Instance, flood: Flood, farm: list[socket.socket], attackers: list[str], clients: list[str]
 ) -> None:
-    """4,000 prefixes with a connection or two each: nothing tells them from clients, and the oldest goes."""
+    """A connection from each of many prefixes: nothing tells them from clients, and the oldest goes."""
     flood(attackers, SLOTS)
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connect(instance, each)) for each in clients[:CLIENTS]]
