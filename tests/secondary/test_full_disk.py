@@ -12,6 +12,7 @@ from tests.needs import require_root, require_tool
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
 from tests.secondary.versions import FIRST, version
+from tests.server.live import wait_until
 
 OCTETS = 4 << 20
 
@@ -110,7 +111,9 @@ def test_an_instance_that_ends_on_a_file_system_that_became_read_only_starts_aga
     state = instance.directory / "state"
 
     def remount(how: str) -> None:
-        subprocess.run([require_tool("mount"), "-o", f"remount,{how}", str(state)], check=True, timeout=20)
+        command = [require_tool("mount"), "-o", f"remount,{how}", str(state)]
+        # The processes of an instance that was killed may still have files open.
+        wait_until(lambda: subprocess.run(command, check=False, timeout=20).returncode == 0, f"mounted {how}")
 
     primary.rcode = primary.ixfr_rcode = 5
     primary.named = FIRST - 1
