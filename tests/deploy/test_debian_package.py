@@ -174,6 +174,7 @@ def test_it_is_installed_upgraded_under_load_downgraded_and_purged(box: Box, tmp
         configure(box.path(INSTANCE), port, 2)
         with running(box, host, port, SERIALS[0]) as instance:
             assert instance.version() == older
+            wait_until(lambda: all(instance.workers()), "all workers up")
             workers = instance.workers()
             load = Load(host, tmp_path / "upgrade", 900, 200, (f"127.0.0.1@{port}", f"::1@{port}")).begun()
             box.install(1)
