@@ -243,7 +243,7 @@ def test_an_empty_second_box_is_restored_from_the_medium_in_one_command(lab: Lab
 
     assert "restored version 0.2.0" in printed
     wait_until(
-        lambda: "192.0.3.0/24" in lab.sites[1].router.ip("route", "show", PREFIX),
+        lambda: "192.0.2.0/24" in lab.sites[1].router.ip("route", "show", PREFIX),
         f"its router has the route\n{printed}\n{box.journal()}", 90,
     )  # fmt: skip
     asked = lab.sites[1].router.run("dig", f"@{SERVICE}", "+dnssec", "+norec", "+tries=1", ".", "SOA")
