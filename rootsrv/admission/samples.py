@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rootsrv.admission.blocks import MAPPED
-from rootsrv.admission.shed import Match, qtype_text
+from rootsrv.admission.shed import Match
 from rootsrv.answer.question import Query
 from rootsrv.process.shared_memory import make_shared, map_shared
 from rootsrv.wire import edns
 from rootsrv.wire import name as names
+from rootsrv.wire.rdata import type_text
 
 ROOM = 1024
 """Notes in a ring."""
@@ -241,7 +242,7 @@ _TEXTS: dict[str, Callable[[Any], str]] = {
     "address": _address_text,
     "prefix": _prefix_text,
     "qname-suffix": lambda name: names.to_text(name) if name else UNKNOWN,
-    "qtype": lambda qtype: qtype_text(qtype) if qtype else UNKNOWN,
+    "qtype": lambda qtype: type_text(qtype) if qtype else UNKNOWN,
     "source-port": lambda port: str(int.from_bytes(port, "big")),
     "size": lambda number: f"{16 * number}-{16 * number + 15}",
 }

@@ -16,6 +16,7 @@ from rootsrv.admission.blocks import MAPPED, Network, words_of_prefix
 from rootsrv.answer.question import Query
 from rootsrv.control.protocol import Refused
 from rootsrv.wire import name as names
+from rootsrv.wire.rdata import type_text
 
 MAX_RULES = 16
 
@@ -81,7 +82,7 @@ class Match:
         if self.suffix is not None:
             said.append(f"qname-suffix={names.to_text(self.suffix)}")
         if self.qtype is not None:
-            said.append(f"qtype={qtype_text(self.qtype)}")
+            said.append(f"qtype={type_text(self.qtype)}")
         if self.ports is not None:
             said.append(f"source-port={_range_text(self.ports)}")
         if self.sizes is not None:
@@ -173,13 +174,6 @@ def _is_within(inner: Network, outer: Network) -> bool:
 
 def _range_text(pair: tuple[int, int]) -> str:
     return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}-{pair[1]}"
-
-
-def qtype_text(qtype: int) -> str:
-    """Mnemonic of a query type, or TYPE… (RFC 3597 §5)."""
-    import dns.rdatatype  # where text is met: the workers start sooner without it
-
-    return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(qtype))
 
 
 def _parse_suffix(text: str, value: str) -> bytes:

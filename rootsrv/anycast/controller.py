@@ -184,11 +184,7 @@ class Controller:
                 tasks.create_task(persistently("fast path watch", self._fastpath.watch), name="fast-path"),
                 *(tasks.create_task(persistently("floor", each.watch), name="floor") for each in floors),
                 *(tasks.create_task(persistently("DNS over TLS", each.watch), name="dot") for each in dots),
-                *(
-                    tasks.create_task(persistently(name, functools.partial(self._steer, each)), name=name)
-                    for each in self.families
-                    if (name := f"steering BIRD, IPv{each.version}")
-                ),
+                *(tasks.create_task(self._steered(each)) for each in self.families),
             ]
             try:
                 await self._rounds(stop)
@@ -196,6 +192,10 @@ class Controller:
                 await self._withdraw_all()
                 for task in background:
                     task.cancel()
+
+    async def _steered(self, family: Family) -> None:
+        """BIRD, for ever."""
+        await persistently(f"steering BIRD, IPv{family.version}", functools.partial(self._steer, family))
 
     async def _rounds(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()

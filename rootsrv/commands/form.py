@@ -12,8 +12,7 @@ from typing import Generic, TypeVar
 
 from rootsrv.commands.printing import say, shown
 from rootsrv.config.checks import ConfigError
-from rootsrv.config.typed import build
-from rootsrv.setup.remembered import lists, read
+from rootsrv.setup.remembered import check, lists, load, read
 
 A = TypeVar("A")
 
@@ -87,14 +86,11 @@ class SetupForm(Generic[A]):
 
     def check(self, answers: dict[str, object], where: str = "") -> A:
         """*answers* as an A; ConfigError begins with *where*."""
-        try:
-            return build(self.kind, answers, "")
-        except ConfigError as error:
-            raise ConfigError(f"{where}{error}") from error
+        return check(self.kind, answers, where)
 
     def load(self, path: Path) -> A:
         """The answers kept at *path*; ConfigError names file and key."""
-        return self.check(read(path), f"{path}: ")
+        return load(self.kind, path)
 
     def secrets_of(self, answers: A) -> list[str]:
         """What nobody is to see of *answers*."""

@@ -11,11 +11,12 @@ from rootsrv.config.text import is_for_everybody
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.dot import certificate
 from rootsrv.dot.beside import EXPIRES_SOON_SECONDS
-from rootsrv.dot.certificate import CertificateUnusable
+from rootsrv.dot.certificate import CertificateUnusable, Shown
 from rootsrv.dot.libssl import Context, TlsUnavailable
 from rootsrv.zone import instant
 
 _DAY = 86_400
+_RENEW = "renew it, then: rootsrv reload"
 
 
 def checks(config: Config) -> Iterator[Finding]:
@@ -38,7 +39,7 @@ def _certificate(settings: DotConfig) -> Iterator[Finding]:
             shown = certificate.make("doctor", (), now)
         Context(shown.chain, shown.key)
     except CertificateUnusable as error:
-        yield bad(about, str(error), "renew it, then: rootsrv reload")
+        yield bad(about, str(error), _RENEW)
         return
     except TlsUnavailable as error:
         yield bad(about, str(error.strerror), "apt-get install libssl3, or a key that OpenSSL takes")
@@ -47,14 +48,16 @@ def _certificate(settings: DotConfig) -> Iterator[Finding]:
         yield remark(about, "none is configured: one is made at start, which nobody can authenticate (RFC 9539)",
                      "dot.certificate and dot.key, where clients shall know whom they ask")  # fmt: skip
         return
-    left = shown.not_after - now
-    until = f"until {instant.to_text(shown.not_after)}, {left / _DAY:.0f} days"
-    if left < EXPIRES_SOON_SECONDS:
-        yield bad(about, until, "renew it, then: rootsrv reload")
-    else:
-        yield good(about, until)
+    yield validity(about, shown, now, _RENEW)
     if is_for_everybody(Path(settings.key)):
         yield bad(f"key {settings.key}", "can be read by everybody", f"chmod 640 {settings.key}")
+
+
+def validity(about: str, shown: Shown, now: float, mend: str) -> Finding:
+    """How long a certificate is good for yet; *mend*: what is to be done when that is not long."""
+    left = shown.not_after - now
+    until = f"until {instant.to_text(shown.not_after)}, {left / _DAY:.0f} days"
+    return bad(about, until, mend) if left < EXPIRES_SOON_SECONDS else good(about, until)
 
 
 def _port(address: str, port: int) -> Iterator[Finding]:

@@ -12,13 +12,12 @@ from rootsrv.config.file import Config
 from rootsrv.config.localroot import LocalRootConfig
 from rootsrv.config.portal import PortalConfig
 from rootsrv.doctor import network
+from rootsrv.doctor.dot import validity
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.dot import certificate
-from rootsrv.dot.beside import EXPIRES_SOON_SECONDS
 from rootsrv.dot.certificate import CertificateUnusable
-from rootsrv.zone import instant
 
-_DAY = 86_400
+_RENEW = "renew it; the service takes new files by itself"
 _PATIENCE_SECONDS = 5.0
 
 _OF_THE_PAGES = ("starlette", "uvicorn", "jinja2", "argon2", "webauthn")
@@ -75,14 +74,9 @@ def _certificate(settings: LocalRootConfig) -> Iterator[Finding]:
     try:
         shown = certificate.read(Path(settings.tls_certificate), Path(settings.tls_key), now)
     except CertificateUnusable as error:
-        yield bad(about, str(error), "renew it; the service takes new files by itself")
+        yield bad(about, str(error), _RENEW)
         return
-    left = shown.not_after - now
-    until = f"until {instant.to_text(shown.not_after)}, {left / _DAY:.0f} days"
-    if left < EXPIRES_SOON_SECONDS:
-        yield bad(about, until, "renew it; the service takes new files by itself")
-    else:
-        yield good(about, until)
+    yield validity(about, shown, now, _RENEW)
 
 
 def _pages(settings: PortalConfig) -> Iterator[Finding]:

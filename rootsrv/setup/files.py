@@ -7,6 +7,7 @@ import hashlib
 import ipaddress
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rootsrv.config.checks import ConfigError
@@ -39,37 +40,48 @@ def make(site: SiteAnswers, examples: Examples, mesh_section: str = "") -> dict[
     }
 
 
-def _toml(value: object) -> str:
+def toml(value: object) -> str:
+    """A string, a number or a list of them, as TOML has it."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def primary_sections(primaries: Sequence[str], zones: Callable[[bool], list[str]] | None = None) -> Iterator[str]:
+    """`[[primary]]` of each `ADDRESS` or `ADDRESS@KEY`, and then `[[key]]` of each key.
+
+    *zones*: what a primary is asked for, by whether it has a key; None = all that are configured.
+    """
+    keys: dict[str, str] = {}
+    for number, each in enumerate(primaries, 1):
+        address, _, key = each.partition("@")
+        text = f'[[primary]]\nname = "primary{number}"\naddress = {toml(address)}'
+        if zones is not None:
+            text += f"\nzones = {toml(zones(bool(key)))}"
+        if key:
+            keys[key] = f"[[key]]\nname = {toml(key)}\nsecret_file = {toml(f'/etc/rootsrv/keys/{key}')}"
+            text += f"\nkey = {toml(key)}"
+        yield text
+    yield from keys.values()
 
 
 def _configuration(site: SiteAnswers, mesh_section: str) -> str:
     parts = [
         "# Made by `rootsrv setup` from site.toml.  share/rootsrv/deploy/rootsrv.toml in the installation explains\n"
         "# each key; what is not here has its default.",
-        f"[service]\naddresses = {_toml(list(site.service_addresses))}",
-        f"[identity]\nnsid = {_toml(site.name)}",
-        f"[cookies]\nsecret = {_toml(site.cookie_secret)}",
+        f"[service]\naddresses = {toml(list(site.service_addresses))}",
+        f"[identity]\nnsid = {toml(site.name)}",
+        f"[cookies]\nsecret = {toml(site.cookie_secret)}",
         '[[zone]]\nname = "."\nfile = "/etc/rootsrv/root.zone"\ntrust_anchors = "/etc/rootsrv/root-anchors.xml"',
         '[[zone]]\nname = "root-servers.net."\nfile = "/etc/rootsrv/root-servers.net.zone"\nvalidation = "none"',
-        f"[admin]\naddresses = {_toml(list(site.admin_addresses))}",
+        f"[admin]\naddresses = {toml(list(site.admin_addresses))}",
     ]
-    keys: dict[str, str] = {}
-    for number, each in enumerate(site.primaries, 1):
-        address, _, key = each.partition("@")
-        lines = f'[[primary]]\nname = "primary{number}"\naddress = {_toml(address)}'
-        if key:
-            keys[key] = f"[[key]]\nname = {_toml(key)}\nsecret_file = {_toml(f'/etc/rootsrv/keys/{key}')}"
-            lines += f"\nkey = {_toml(key)}"
-        parts.append(lines)
-    parts += keys.values()
+    parts += primary_sections(site.primaries)
     anycast = ["[anycast]"]
     for version in site.versions():
-        anycast.append(f"prefix_v{version} = {_toml(of_network(version, site))}")
+        anycast.append(f"prefix_v{version} = {toml(of_network(version, site))}")
         anycast.append(f'bgp_v{version} = ["upstream{version}"]')
     anycast.append("manage_addresses = true")
     parts.append("\n".join(anycast))
-    parts.append(f"[fastpath]\ninterfaces = {_toml([site.service_interface])}")
+    parts.append(f"[fastpath]\ninterfaces = {toml([site.service_interface])}")
     if site.sources_key:
         parts.append(f'[report]\nsources_key_file = "/etc/rootsrv/{SOURCES_KEY}"')
     if mesh_section:

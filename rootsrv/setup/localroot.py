@@ -3,7 +3,6 @@
 Kept as `localroot-answers.toml` beside the configuration: the answers of `rootsrv localroot setup`.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rootsrv.config.localroot import DistributeConfig, LocalRootConfig
 from rootsrv.config.portal import PortalConfig
 from rootsrv.setup import remembered
 from rootsrv.setup.discovery import interfaces
+from rootsrv.setup.files import primary_sections, toml
 from rootsrv.setup.site import check_hosts, check_primaries
 
 CONFIGURATION = "localroot.toml"
@@ -98,10 +98,10 @@ def make(answers: LocalRootAnswers) -> dict[str, str]:
 
 def _configuration(answers: LocalRootAnswers) -> str:
     has_key = any("@" in each for each in answers.primaries)
-    localroot = [f"[localroot]\nname = {_toml(answers.name)}", f"addresses = {_toml(list(answers.addresses))}"]
+    localroot = [f"[localroot]\nname = {toml(answers.name)}", f"addresses = {toml(list(answers.addresses))}"]
     if answers.certificate:
-        localroot.append(f"tls_certificate = {_toml(answers.certificate)}")
-        localroot.append(f"tls_key = {_toml(answers.certificate_key)}\nhttps_port = 443")
+        localroot.append(f"tls_certificate = {toml(answers.certificate)}")
+        localroot.append(f"tls_key = {toml(answers.certificate_key)}\nhttps_port = 443")
     parts = [
         f"# Made by `rootsrv localroot setup` from {ANSWERS}.  docs/localroot.md and docs/portal.md explain the keys;\n"
         "# what is not here has its default.",
@@ -113,32 +113,21 @@ def _configuration(answers: LocalRootAnswers) -> str:
     for zone in answers.zones:
         # Without a key ZONEMD alone says that nothing of it is missing.
         zonemd = "" if all("@" in each for each in answers.primaries) else '\nzonemd = "required"'
-        parts.append(f"[[distribute]]\nname = {_toml(zone)}{zonemd}")
-    keys: dict[str, str] = {}
-    for number, each in enumerate(answers.primaries, 1):
-        address, _, key = each.partition("@")
-        zones = [".", *(["root-servers.net."] if key else []), *answers.zones]
-        text = f'[[primary]]\nname = "primary{number}"\naddress = {_toml(address)}\nzones = {_toml(zones)}'
-        if key:
-            keys[key] = f"[[key]]\nname = {_toml(key)}\nsecret_file = {_toml(f'/etc/rootsrv/keys/{key}')}"
-            text += f"\nkey = {_toml(key)}"
-        parts.append(text)
-    parts += keys.values()
+        parts.append(f"[[distribute]]\nname = {toml(zone)}{zonemd}")
+    parts += primary_sections(
+        answers.primaries, lambda keyed: [".", *(["root-servers.net."] if keyed else []), *answers.zones]
+    )
     if answers.url:
         # On loopback, for a proxy on this host that does TLS and says who asks.
-        portal = [f'[portal]\nurl = {_toml(answers.url)}\ntrusted_proxies = ["127.0.0.1", "::1"]']
+        portal = [f'[portal]\nurl = {toml(answers.url)}\ntrusted_proxies = ["127.0.0.1", "::1"]']
         portal += [
-            f"{key} = {_toml(text)}"
+            f"{key} = {toml(text)}"
             for key, text in (("contact", answers.contact), ("mail_from", answers.mail_from))
             if text
         ]
         parts.append("\n".join(portal))
     parts.append('[state]\ndirectory = "/var/lib/rootsrv-localroot"\nruntime_directory = "/run/rootsrv-localroot"')
     return "\n\n".join(parts) + "\n"
-
-
-def _toml(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def suggested() -> dict[str, object]:

@@ -4,9 +4,12 @@ import dataclasses
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rootsrv.config.checks import ConfigError
+from rootsrv.config.typed import build
+
+A = TypeVar("A")
 
 
 def read(path: Path) -> dict[str, object]:
@@ -20,8 +23,21 @@ def read(path: Path) -> dict[str, object]:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def check(kind: type[A], answers: dict[str, object], where: str = "") -> A:
+    """*answers* as a *kind*, a dataclass that checks them; ConfigError begins with *where*."""
+    try:
+        return build(kind, answers, "")
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from error
+
+
+def load(kind: type[A], path: Path) -> A:
+    """The answers kept at *path*; ConfigError names file and key."""
+    return check(kind, read(path), f"{path}: ")
+
+
 def to_text(answers: Any, title: str) -> str:
-    """*answers*, a dataclass of them, below the comment *title*, as `read` reads them."""
+    """*answers*, a dataclass of them, below the comment *title*, as `load` reads them."""
     lines = [f"# {title}"]
     for key, value in dataclasses.asdict(answers).items():
         # JSON's strings, numbers and lists of strings are TOML's, once nothing beyond ASCII is escaped in pairs.

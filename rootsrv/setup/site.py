@@ -6,13 +6,10 @@ Kept as `site.toml` beside the configuration: the answers of `rootsrv setup`, wh
 import ipaddress
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rootsrv.config.checks import ConfigError
-from rootsrv.config.typed import build
 from rootsrv.setup import remembered
-from rootsrv.setup.remembered import read
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -167,29 +164,13 @@ def _networks(key: str, values: tuple[str, ...]) -> None:
             raise ConfigError(f"{key}: {error}") from error
 
 
-LISTS = remembered.lists(SiteAnswers)
-"""The answers that are lists."""
-
 NUMBERS = ("local_as", "router_as")
 
 SECRETS = ("cookie_secret", "sources_key")
 """Those that are made where nobody has one yet: 16 octets in hexadecimal digits."""
 
 
-def load(path: Path) -> SiteAnswers:
-    """The site at *path*; ConfigError names file and key."""
-    return check(read(path), f"{path}: ")
-
-
-def check(answers: dict[str, object], where: str = "") -> SiteAnswers:
-    """*answers* as a Site; ConfigError begins with *where*."""
-    try:
-        return build(SiteAnswers, answers, "")
-    except ConfigError as error:
-        raise ConfigError(f"{where}{error}") from error
-
-
 def to_text(site: SiteAnswers) -> str:
-    """As `load` reads it."""
+    """As `remembered.load` reads it."""
     title = "The answers of `rootsrv setup`, which has made rootsrv.toml, network.conf and bird.conf from them."
     return remembered.to_text(site, title)

@@ -19,10 +19,11 @@ from rootsrv.commands.parser import main
 from rootsrv.config import file as config_file
 from rootsrv.process import whole_file
 from rootsrv.setup import files
-from rootsrv.setup.site import LISTS, check, load
+from rootsrv.setup.remembered import lists
+from rootsrv.setup.site import SiteAnswers
 from rootsrv.store import sources_key
 from tests.needs import require_tool
-from tests.setup.site import answers
+from tests.setup.site import answers, check, load
 
 
 def places(directory: Path) -> list[str]:
@@ -33,7 +34,7 @@ def places(directory: Path) -> list[str]:
 def options(directory: Path, **changed: Any) -> list[str]:
     given = ["setup", *places(directory), "--no-doctor"]
     for name, value in answers(**changed).items():
-        for each in value if name in LISTS else [value]:
+        for each in value if name in lists(SiteAnswers) else [value]:
             given += [f"--{name.replace('_', '-')}", str(each)]
     return given
 

@@ -14,8 +14,8 @@ import yaml
 
 from rootsrv.commands.parser import main
 from rootsrv.mesh import roster as rosters
-from rootsrv.setup.site import check
 from tests.needs import REPOSITORY
+from tests.setup.site import check
 
 ROLE = REPOSITORY / "deploy" / "ansible"
 RENDER = """

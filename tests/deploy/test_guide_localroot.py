@@ -4,7 +4,6 @@ manager (primary, somebody with a browser) ── eth0 ── box ── eth1 �
 """
 
 import contextlib
-import datetime
 import html
 import re
 import shutil
@@ -16,15 +15,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from pyroute2 import netns
 
 from tests.deploy.machine import Machine, booted, debian
 from tests.deploy.packaged import package
 from tests.deploy.racks import in_chroot, primary
 from tests.deploy.test_guide import block
+from tests.dot.client import write_certificate
 from tests.network import Host, network
 from tests.portal.site import PASSWORD, Page
 from tests.server.live import SERIALS, wait_until, zone_files
@@ -68,31 +65,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         for each, length in zip(PAGES, (24, 64), strict=True):
             box.ip("address", "add", f"{each}/{length}", "dev", "eth0", *(["nodad"] if ":" in each else []))
         stack.enter_context(primary(manager, directory / "primary", (SERVICE[0],)))
-        yield Lab(stack.enter_context(booted(root, box)), manager, resolver, certificate(directory))
-
-
-def certificate(directory: Path) -> Path:
-    """Of both names, its own authority; the key is in the file beside it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localroot.example")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=90))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localroot.example"), x509.DNSName(SITE)]), False)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "localroot.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    path.with_suffix(".key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path
+        certificate, _ = write_certificate(directory, "localroot.example", hosts=("localroot.example", SITE))
+        yield Lab(stack.enter_context(booted(root, box)), manager, resolver, certificate)
 
 
 class _ToTheBox(httpx.BaseTransport):
@@ -138,8 +112,8 @@ class Browser:
 def test_the_guide_leads_from_the_package_to_a_subscribers_transfer_by_key(lab: Lab) -> None:
     box = lab.box
     box.path("/etc/rootsrv/root-anchors.xml").write_bytes(zone_files().anchor)
-    for each in (lab.certificate, lab.certificate.with_suffix(".key")):
-        box.path(f"/{each.name}").write_bytes(each.read_bytes())
+    for name, each in (("localroot.pem", lab.certificate), ("localroot.key", lab.certificate.with_suffix(".key"))):
+        box.path(f"/{name}").write_bytes(each.read_bytes())
     box.run(block("localroot: certificate"))
     told = box.run(block("localroot: setup"))
     assert "still missing" not in told

@@ -5,7 +5,7 @@ import datetime
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +103,21 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 
 def write_certificate(
-    directory: Path, name: str, *, begins: datetime.timedelta = -DAY, ends: datetime.timedelta = 60 * DAY
+    directory: Path,
+    name: str,
+    *,
+    begins: datetime.timedelta = -DAY,
+    ends: datetime.timedelta = 60 * DAY,
+    hosts: Sequence[str] = (),
 ) -> tuple[Path, Path]:
-    """PEM files of a self-signed certificate for *name*, and of its key; valid from and to that much from now."""
+    """PEM files of a self-signed certificate for *name*, and of its key; valid from and to that much from now.
+
+    *hosts*: host names that it is for, where somebody compares them.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -117,8 +125,10 @@ def write_certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now + begins)
         .not_valid_after(now + ends)
-        .sign(key, hashes.SHA256())
     )
+    if hosts:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in hosts]), False)
+    made = builder.sign(key, hashes.SHA256())
     certificate, private = directory / f"{name}.crt", directory / f"{name}.key"
     certificate.write_bytes(made.public_bytes(Encoding.PEM))
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

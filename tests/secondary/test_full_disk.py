@@ -85,6 +85,16 @@ def test_a_full_file_system_stops_no_answer_loses_nothing_and_room_heals_it_unas
     assert events[-1] == ("zone served", FIRST + 1)
 
 
+def starts_from_what_is_kept(instance: Maintained, primary: ScriptedPrimary, reason: str) -> None:
+    """It answers from that and refuses what comes next, for *reason*: there is nowhere to keep it."""
+    instance.start()
+    instance.wait_for_serial(FIRST)
+    primary.publish(version(FIRST + 1))
+    instance.order("zone-refresh")
+    instance.wait(lambda: reason in instance.zone()["last_rejection"], "the reason")
+    assert instance.serial() == FIRST
+
+
 def test_an_instance_that_ends_on_a_full_file_system_starts_again_from_what_is_kept(
     running: tuple[Maintained, ScriptedPrimary],
 ) -> None:
@@ -94,12 +104,7 @@ def test_an_instance_that_ends_on_a_full_file_system_starts_again_from_what_is_k
     primary.named = FIRST - 1
     instance.kill()
     (instance.directory / "run" / "page").unlink()  # as after a reboot
-    instance.start()
-    instance.wait_for_serial(FIRST)
-    primary.publish(version(FIRST + 1))
-    instance.order("zone-refresh")
-    instance.wait(lambda: "No space left on device" in instance.zone()["last_rejection"], "the reason")
-    assert instance.serial() == FIRST
+    starts_from_what_is_kept(instance, primary, "No space left on device")
     filler.unlink()
     instance.wait_for_serial(FIRST + 1)
 
@@ -121,12 +126,7 @@ def test_an_instance_that_ends_on_a_file_system_that_became_read_only_starts_aga
     (state / "tables" / "7.table.0123456789abcdef.writing").write_bytes(b"what was being written")
     remount("ro")  # as ext4 does when its disk fails (errors=remount-ro)
     (instance.directory / "run" / "page").unlink()
-    instance.start()
-    instance.wait_for_serial(FIRST)
-    primary.publish(version(FIRST + 1))
-    instance.order("zone-refresh")
-    instance.wait(lambda: "Read-only file system" in instance.zone()["last_rejection"], "the reason")
-    assert instance.serial() == FIRST
+    starts_from_what_is_kept(instance, primary, "Read-only file system")
     assert "role restarted" not in instance.log
     assert "Traceback" not in instance.log
     remount("rw")

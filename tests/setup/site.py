@@ -1,6 +1,13 @@
 """A site as the examples in deploy/ have it."""
 
+import functools
 from typing import Any
+
+from rootsrv.setup import remembered
+from rootsrv.setup.site import SiteAnswers
+
+check = functools.partial(remembered.check, SiteAnswers)
+load = functools.partial(remembered.load, SiteAnswers)
 
 
 def answers(**changed: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.setup import files
 from rootsrv.setup.discovery import derived
-from rootsrv.setup.site import check, load, to_text
+from rootsrv.setup.site import to_text
 from tests.needs import REPOSITORY, require_tool
-from tests.setup.site import answers
+from tests.setup.site import answers, check, load
 
 DEPLOY = REPOSITORY / "deploy"
 EXAMPLES = files.Examples(
