@@ -105,6 +105,10 @@ class Presence:
         """Groups of whose tokens we need one, with their k."""
         return self.fleet.book.floors(self.name, boottime()) if self.me else ()
 
+    def wall(self) -> float:
+        """The time as maintain trusts it, at this moment: seconds since 1970."""
+        return self._offset_now + boottime()
+
     @property
     def _offset_now(self) -> float:
         return self.now.wall - self.now.boottime

@@ -111,7 +111,8 @@ def document(presence: Presence) -> dict[str, Any]:
         "service": presence.settings.service,
         "member": presence.name,
         "public_key": public_text(presence.key),
-        "now": instant.to_text(now.wall),
+        # Orders are signed by it, and of two in one second the later must count.
+        "now": instant.to_text_precise(presence.wall()),
         "synchronised": now.synchronised,
         "engine": {
             "there": not board.gone,

@@ -99,6 +99,16 @@ def test_a_hold_keeps_everybody_back_and_an_approval_ends_it(running: FleetUnder
     assert all("by=alice decision=approve" in each.log for each in running.members.values())
 
 
+def test_of_two_orders_in_one_second_the_later_counts(running: FleetUnderTest, tmp_path: Path) -> None:
+    for serial in range(FIRST + 90, FIRST + 93):
+        digest = ("--digest", f"{serial:096x}")
+        assert order(running, tmp_path, "hold", str(serial), *digest)[0] == 0
+        assert order(running, tmp_path, "approve", str(serial), *digest)[0] == 0
+        told = json.loads(running.members["m0"].command("mesh", "status", "--json").stdout)["verdicts"]
+        sent = {each["decision"]: each["sent"] for each in told if each["serial"] == serial}
+        assert sent["hold"] < sent["approve"]
+
+
 def test_an_order_for_canaries_keeps_the_others_back_until_an_approval(running: FleetUnderTest, tmp_path: Path) -> None:
     serial = FIRST + 3
     contents = version(serial)
