@@ -1,5 +1,6 @@
 """What workers tell a capture, over the rings that the role serve hands out."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -154,12 +155,10 @@ def test_a_reader_that_comes_again_goes_on_where_the_last_one_was(instance: Inst
     wait_until(lambda: (counts(taken) - before).items == 1, "it is told")
 
     path: Path = instance.directory / "run" / offer.NAME
-    second = offer.take(path)
-
-    assert not taken.is_current
-    assert second.is_current
-    assert [each.octets[:2] for each in told(second)] == [b"\0\x09"]
-    second.close()
+    with contextlib.closing(offer.take(path)) as second:
+        wait_until(lambda: not taken.is_current, "the first one is told")
+        assert second.is_current
+        assert [each.octets[:2] for each in told(second)] == [b"\0\x09"]
 
 
 @pytest.mark.parametrize("word", [rings.READ, rings.PASSED_OVER, rings.ITEMS, rings.LOST])
