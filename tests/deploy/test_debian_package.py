@@ -176,9 +176,9 @@ def test_it_is_installed_upgraded_under_load_downgraded_and_purged(box: Box, tmp
             assert instance.version() == older
             wait_until(lambda: all(instance.workers()), "all workers up")
             workers = instance.workers()
-            load = Load(host, tmp_path / "upgrade", 900, 200, (f"127.0.0.1@{port}", f"::1@{port}")).begun()
-            box.install(1)
-            assert {each: found["lost"] for each, found in load.result().items()} == {"4": [], "6": []}
+            with Load(host, tmp_path / "upgrade", 900, 200, (f"127.0.0.1@{port}", f"::1@{port}")).begun() as load:
+                box.install(1)
+                assert {each: found["lost"] for each, found in load.result().items()} == {"4": [], "6": []}
             # It was not touched, and what it starts now it still finds where it was started from.
             assert instance.workers() == workers
             assert box.versions_there() == {older, newer}
@@ -190,9 +190,9 @@ def test_it_is_installed_upgraded_under_load_downgraded_and_purged(box: Box, tmp
             assert "Traceback" not in instance.log
         with running(box, host, port, SERIALS[1]) as instance:
             assert instance.version() == newer
-            load = Load(host, tmp_path / "downgrade", 900, 200, (f"127.0.0.1@{port}",)).begun()
-            box.install(0)
-            assert load.result()["4"]["lost"] == []
+            with Load(host, tmp_path / "downgrade", 900, 200, (f"127.0.0.1@{port}",)).begun() as load:
+                box.install(0)
+                assert load.result()["4"]["lost"] == []
         with running(box, host, port, SERIALS[1]) as instance:
             assert instance.version() == older
     # Nobody uses the newer one any more: the next installation takes it away.

@@ -257,11 +257,10 @@ def test_an_upgrade_under_load_loses_no_query(lab: Lab) -> None:
     wait_until(lambda: lab.nexthop() == "10.9.1.1", "traffic at the first site", 60)
     checked = lab.first.run(block("box: upgrade-install").splitlines()[2])
     assert "192.0.2.53" in checked
-    load = Load(lab.client, lab.directory / "load.json", 120, 200, addresses=[SERVICE]).begun()
+    with Load(lab.client, lab.directory / "load.json", 120, 200, addresses=[SERVICE]).begun() as load:
+        lab.first.run(block("box: upgrade"))
+        result = load.result()
 
-    lab.first.run(block("box: upgrade"))
-
-    result = load.result()
     assert lab.first.run("rootsrv --version") == "rootsrv 0.3.0\n"
     assert '"version": "0.3.0"' in lab.first.run("rootsrv status --json")
     assert result["4"]["sent"] > 500
@@ -275,11 +274,10 @@ def test_a_rollback_under_load_takes_the_software_back_and_not_the_zone(lab: Lab
     box.run(block("box: emergency"))
     served = box.run(f"dig @{SERVICE} +short . SOA")
     assert str(SERIALS[1]) in served
-    load = Load(lab.client, lab.directory / "rollback.json", 120, 200, addresses=[SERVICE]).begun()
+    with Load(lab.client, lab.directory / "rollback.json", 120, 200, addresses=[SERVICE]).begun() as load:
+        box.run(block("box: rollback"))
+        result = load.result()
 
-    box.run(block("box: rollback"))
-
-    result = load.result()
     assert box.run("rootsrv --version") == "rootsrv 0.2.0\n"
     assert '"version": "0.2.0"' in box.run("rootsrv status --json")
     assert result["4"]["lost"] == []

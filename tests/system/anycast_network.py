@@ -339,6 +339,8 @@ class Anycast:
     """What `birdc` prints on the router, or with FRR `vtysh`."""
 
     directory: Path
+    loads: list["Load"] = field(default_factory=list)
+    """Those begun by `load`, of tests that failed, too."""
 
     def gateway(self, version: int) -> str:
         """Where the router sends the service prefix now; empty = nowhere."""
@@ -347,7 +349,8 @@ class Anycast:
         return found[1] if found else ""
 
     def rest(self) -> None:
-        """Both sites up, and traffic where it goes then; where it is not so, that is waited for."""
+        """Both sites up, no load, and traffic where it goes then; where it is not so, that is waited for."""
+        self.end_loads()
         for site in (self.a, self.b):
             wait_until(site.has_all_workers, "all workers up")
             if any(site.family(version).get("order") for version in VERSIONS):  # of a test that failed
@@ -385,11 +388,18 @@ class Anycast:
 
     def load(self, rate: int = 1000) -> "Load":
         """Queries from the client at a steady rate, half of them over IPv6, from now until they are counted."""
-        return Load(self.client, self.directory / "load.json", 120, rate).begun()
+        load = Load(self.client, self.directory / "load.json", 120, rate)
+        self.loads.append(load)
+        return load.begun()
+
+    def end_loads(self) -> None:
+        """End what a test that failed has left, or its process would be a warning of whichever test is next."""
+        while self.loads:
+            self.loads.pop().close()
 
 
 class Load:
-    """Queries that a client sends at a steady rate, each counted as answered or lost."""
+    """Queries that a client sends at a steady rate, each counted as answered or lost, at most until the block ends."""
 
     def __init__(
         self, client: Host, report: Path, seconds: float, rate: int, addresses: Sequence[str] = tuple(SERVICE.values())
@@ -408,7 +418,11 @@ class Load:
 
     def begun(self) -> Self:
         """Itself, once each address has answered."""
-        wait_until(self._begun.exists, "the load is answered", 60)
+        try:
+            wait_until(self._begun.exists, "the load is answered", 60)
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def result(self) -> dict[str, Any]:
@@ -417,6 +431,17 @@ class Load:
         assert self._process.wait(60) == 0
         report: dict[str, Any] = json.loads(self._report.read_text())
         return report
+
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def bird_router_configuration(numbers: Sequence[int] = (1, 2)) -> str:
@@ -503,6 +528,7 @@ def anycast_network(
             sites.append(site)
         a, b = sites
         made = Anycast(hosts["r"], hosts["c"], a, b, watch=watch, router_says=router_says, directory=directory)
+        stack.callback(made.end_loads)
         for site in sites if started else ():
             site.await_state("up", 90)
         yield made

@@ -101,9 +101,11 @@ class Tour:
     @contextlib.contextmanager
     def loaded(self) -> Iterator[None]:
         """Queries from the client for the block, and then how many were lost."""
-        load = Load(self._fleet.client, self._directory / "load.json", 600, RATE, tuple(SERVICE.values())).begun()
-        yield
-        result = load.result().values()
+        with Load(
+            self._fleet.client, self._directory / "load.json", 600, RATE, tuple(SERVICE.values())
+        ).begun() as load:
+            yield
+            result = load.result().values()
         sent, lost = sum(each["sent"] for each in result), sum(len(each["lost"]) for each in result)
         self._tell(f"  {sent} queries meanwhile, {lost} without an answer")
 

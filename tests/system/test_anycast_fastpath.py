@@ -55,8 +55,10 @@ def put_another_serial_into_the_kernel(site: Site) -> None:
     """Change every SOA serial in the answer tables that the kernel holds for *site*, through the maps' memory."""
     (serve,) = site.pids("serve")
     shown = subprocess.run([require_tool("bpftool"), "-j", "map", "show"], capture_output=True, check=True, timeout=20)
-    held = "".join(path.read_text() for path in Path(f"/proc/{serve}/fdinfo").iterdir())
-    ours = {int(number) for number in re.findall(r"^map_id:\s+(\d+)", held, re.MULTILINE)}
+    ours = set()
+    for path in Path(f"/proc/{serve}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            ours |= {int(number) for number in re.findall(r"^map_id:\s+(\d+)", path.read_text(), re.MULTILINE)}
     maps = [each for each in json.loads(shown.stdout) if each.get("name") == "tables" and each["id"] in ours]
     assert maps, "bpftool shows no table map of this instance"
     libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
