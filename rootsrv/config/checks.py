@@ -1,5 +1,6 @@
 """What configuration sections check their values with."""
 
+import functools
 import ipaddress
 from urllib.parse import urlsplit
 
@@ -35,6 +36,7 @@ def check_addresses(key: str, addresses: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}: an address is named twice")
 
 
+@functools.lru_cache(4096)
 def plain_address(address: str) -> str:
     """*address* in the one form that addresses are compared in: RFC 5952's, without zone; IPv4 where it is v4-mapped.
 

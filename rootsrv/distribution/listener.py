@@ -5,15 +5,16 @@ Those of a server for one host are the same, at other addresses (hyperlocal).
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
-import struct
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from rootsrv.config.checks import ConfigError, plain_address
 from rootsrv.config.zones import AdminConfig
-from rootsrv.distribution.requests import Asker, Parts
+from rootsrv.distribution.requests import Asker, Batch
+from rootsrv.distribution.streams import UNSENT_OCTETS, MessageStream, TcpStream, TlsStream
 from rootsrv.distribution.tls import DOT, alpn_of, server_context
 from rootsrv.process import held_back, log
 from rootsrv.process.descriptors import raise_limit
@@ -21,17 +22,8 @@ from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.security import SecurityEvents
 from rootsrv.process.troubles import Troubles
 
-HANDSHAKE_SECONDS = 10
-"""How long a client may take for the TLS handshake."""
-
 RESERVED_DESCRIPTORS = 256
 """What connections leave of the open files that are allowed: to tables, zones, primaries and the control socket."""
-
-UNSENT_OCTETS = 65_536
-"""How much of what it asked for waits for a client, in the kernel and again here, before we wait for it to read."""
-
-_LAST_IDLES = 2
-"""How many `idle_seconds` a client has, after it was idle for one, to take what it asked for: twice UNSENT_OCTETS."""
 
 _ACCEPT_AGAIN_SECONDS = 1
 
@@ -55,7 +47,7 @@ class Answers(Protocol):
 
     security: SecurityEvents
 
-    def answer(self, octets: bytes, asker: Asker) -> AsyncGenerator[Parts, None]:
+    def answer(self, octets: bytes, asker: Asker) -> AsyncGenerator[Batch, None]:
         """All messages of the response to *octets*; none if it deserves none."""
         ...
 
@@ -78,9 +70,10 @@ class _Datagrams(asyncio.DatagramProtocol):
 
     async def _answer(self, data: bytes, addr: tuple[Any, ...]) -> None:
         asker = Asker(plain_address(addr[0]), over_tcp=False)
-        async for parts in self._listener.requests.answer(data, asker):
+        async for batch in self._listener.requests.answer(data, asker):
             if self._transport is not None and not self._transport.is_closing():
-                self._transport.sendto(b"".join(parts), addr)
+                for parts in batch:
+                    self._transport.sendto(b"".join(parts), addr)
 
 
 class Listener:
@@ -106,7 +99,10 @@ class Listener:
         self.max_connections = max(1, min(config.max_connections, raise_limit() - RESERVED_DESCRIPTORS))
         self._places: Places[asyncio.Task[None]] = Places(self.max_connections)
         self._datagrams: list[asyncio.BaseTransport] = []
-        self._listening: list[tuple[socket.socket, asyncio.Task[None]]] = []
+        self._listening: list[socket.socket] = []
+        self._later: dict[socket.socket, asyncio.TimerHandle] = {}
+        """Listening sockets that are looked at again after a while."""
+
         self._conversations: set[asyncio.Task[None]] = set()
         self._unaccepted = Troubles(
             "administrative connection is not accepted", "administrative connections are accepted again"
@@ -137,8 +133,9 @@ class Listener:
                     if not over_tls or tls is not None:
                         listening = held_back.bound(address, port, socket.SOCK_STREAM)
                         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_OCTETS)
-                        accepting = loop.create_task(self._accept(listening, over_tls=over_tls))
-                        self._listening.append((listening, accepting))
+                        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        self._listening.append(listening)
+                        self._listen(listening, over_tls=over_tls)
         except OSError as error:
             await self.close()
             raise AdminCannotListen(f"{self._key}: {address}: {error.strerror or error}") from error
@@ -157,101 +154,89 @@ class Listener:
         """Stop listening and end all conversations."""
         for transport in self._datagrams:
             transport.close()
-        tasks = [*(accepting for _, accepting in self._listening), *self._conversations]
+        for listening in self._listening:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
+        for later in self._later.values():
+            later.cancel()
+        self._datagrams, self._listening, self._later = [], [], {}
+        tasks = list(self._conversations)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for listening, _ in self._listening:
-            listening.close()
-        self._datagrams, self._listening = [], []
 
-    async def _accept(self, listening: socket.socket, *, over_tls: bool) -> None:
-        # A server of asyncio's tells of a connection only after its handshake, so that nobody counts who never begins.
+    def _listen(self, listening: socket.socket, *, over_tls: bool) -> None:
+        asyncio.get_running_loop().add_reader(listening, functools.partial(self._accept, listening, over_tls=over_tls))
+
+    def _accept(self, listening: socket.socket, *, over_tls: bool) -> None:
+        # One in a turn of the event loop: whoever is here already goes on.  A server of asyncio's tells of a connection
+        # only after its handshake, so that nobody would count who never begins.
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, client = await loop.sock_accept(listening)
-            except OSError as error:  # no descriptor, no memory, or the client has gone
-                reason = error.strerror or str(error)
-                self._unaccepted.met(reason)
-                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
-                continue
-            self._unaccepted.over()
-            task = loop.create_task(self._open(connection, self._tls if over_tls else None))
-            try:
-                ended = self._places.take(task, client[0])
-            except NoPlace:
-                ended = task
-                connection.close()
-            else:
-                self._conversations.add(task)
-                task.add_done_callback(self._gone)
-            if ended is not None:
-                ended.cancel()
+        try:
+            connection, client = listening.accept()
+        except BlockingIOError:  # it has gone
+            return
+        except OSError as error:  # no descriptor, no memory
+            self._unaccepted.met(error.strerror or str(error))
+            loop.remove_reader(listening)
+            again = functools.partial(self._listen, listening, over_tls=over_tls)
+            self._later[listening] = loop.call_later(_ACCEPT_AGAIN_SECONDS, again)
+            return
+        self._unaccepted.over()
+        connection.setblocking(False)
+        work = self._over_tls(connection, client[0]) if over_tls else self._plain(connection, client[0])
+        task = loop.create_task(work)
+        try:
+            ended = self._places.take(task, client[0])
+        except NoPlace:
+            ended = task
+            connection.close()
+        else:
+            self._conversations.add(task)
+            task.add_done_callback(self._gone)
+        if ended is not None:
+            ended.cancel()
 
     def _gone(self, conversation: "asyncio.Task[None]") -> None:
         self._places.leave(conversation)
         self._conversations.discard(conversation)
 
-    async def _open(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=1 << 16)
-        protocol = asyncio.StreamReaderProtocol(reader)
+    async def _plain(self, connection: socket.socket, client: str) -> None:
+        stream = TcpStream(connection, self.config.idle_seconds)
+        await self._converse(stream, Asker(plain_address(client), over_tcp=True))
+
+    async def _over_tls(self, connection: socket.socket, client: str) -> None:
+        assert self._tls is not None
         try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol,
-                connection,
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
-                ssl_shutdown_timeout=_LAST_IDLES * self.config.idle_seconds if context else None,
-            )
+            stream = await TlsStream.accept(connection, self._tls, self.config.idle_seconds)
         except BaseException as error:
             connection.close()
             if isinstance(error, OSError):  # ssl.SSLError is one
                 return
             raise
-        transport.set_write_buffer_limits(high=UNSENT_OCTETS)  # over TLS it would be eight times as much
-        await self._converse(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        alpn = alpn_of(stream.tls)
+        asker = Asker(plain_address(client), True, stream.certified_names, alpn_missing=not alpn, over_tls=True)
+        if alpn in {DOT, ""}:  # RFC 9103 §7.1; an absent one is the peer's affair, who is not known yet
+            await self._converse(stream, asker)
+        else:
+            self.requests.security.note("request_refused", asker.address, f"TLS with the protocol {alpn!r}")
+            await stream.abort()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(self, stream: MessageStream, asker: Asker) -> None:
         try:
-            tls = writer.get_extra_info("ssl_object")
-            alpn = DOT if tls is None else alpn_of(tls)
-            peer = writer.get_extra_info("peername")
-            address = plain_address(peer[0])
-            if alpn not in {DOT, ""}:  # RFC 9103 §7.1; an absent one is the peer's affair, who is not known yet
-                self.requests.security.note("request_refused", address, f"TLS with the protocol {alpn!r}")
-                return
-            asker = Asker(address, True, _certified_names(writer), alpn_missing=not alpn, over_tls=tls is not None)
             while True:
                 try:
-                    async with asyncio.timeout(self.config.idle_seconds):
-                        (size,) = struct.unpack("!H", await reader.readexactly(2))
-                        octets = await reader.readexactly(size)
-                except (TimeoutError, asyncio.IncompleteReadError):
+                    octets = await stream.receive()
+                except (TimeoutError, EOFError):
                     break  # idle, or it has said that nothing more comes: what it asked for may be on its way
                 if (conversation := asyncio.current_task()) is not None:
                     self._places.has_asked(conversation)
-                async with contextlib.aclosing(self.requests.answer(octets, asker)) as messages:
-                    async for parts in messages:
-                        writer.writelines((sum(map(len, parts)).to_bytes(2, "big"), *parts))
-                        if writer.transport.get_write_buffer_size():
-                            async with asyncio.timeout(self.config.idle_seconds):
-                                await writer.drain()
-            writer.close()
-            async with asyncio.timeout(_LAST_IDLES * self.config.idle_seconds):
-                await writer.wait_closed()
-        except (OSError, TimeoutError, ssl.SSLError, asyncio.CancelledError):
+                async with contextlib.aclosing(self.requests.answer(octets, asker)) as batches:
+                    async for batch in batches:
+                        await stream.send(batch)
+                await asyncio.sleep(0)  # more may have come already: the others first
+            await stream.finish()
+        except (OSError, TimeoutError, asyncio.CancelledError):
             pass  # gone, or too slow to take what it asked for
         finally:
-            writer.transport.abort()
-            with contextlib.suppress(OSError, ssl.SSLError):
-                await writer.wait_closed()
-
-
-def _certified_names(writer: asyncio.StreamWriter) -> frozenset[str]:
-    """The DNS names of a client certificate that OpenSSL verified."""
-    certificate = writer.get_extra_info("peercert")
-    if not certificate:
-        return frozenset()
-    return frozenset(value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS")
+            await stream.abort()

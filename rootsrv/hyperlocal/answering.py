@@ -15,7 +15,7 @@ from rootsrv.config.checks import plain_address
 from rootsrv.config.file import ServiceConfig
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.listener import Listener
-from rootsrv.distribution.requests import Asker, Parts
+from rootsrv.distribution.requests import Asker, Batch
 from rootsrv.hyperlocal.relay import Relay, RelayFailed, RelayQuestion, response_to
 from rootsrv.process import log
 from rootsrv.process.security import SecurityEvents
@@ -62,7 +62,7 @@ class Answering:
         self._responder: Responder | None = None
         counters.update({"answered": 0, "answered_servfail": 0})
 
-    async def answer(self, octets: bytes, asker: Asker) -> AsyncGenerator[Parts, None]:
+    async def answer(self, octets: bytes, asker: Asker) -> AsyncGenerator[Batch, None]:
         """The response to *octets*, if it deserves one."""
         if not plain_address(asker.address).startswith("127.") and asker.address != "::1":
             self.security.note("request_refused", asker.address, "hyperlocal answers this host only")
@@ -78,7 +78,7 @@ class Answering:
         if response is not None:
             if self._count is not None:
                 self._count(asker, response)
-            yield (response,)
+            yield [(response,)]
 
     def _current(self) -> Responder | None:
         """On the table in service."""

@@ -26,9 +26,12 @@ import pytest
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.zones import PeerConfig
 from rootsrv.demo import generate
-from rootsrv.distribution import listener
+from rootsrv.distribution import requests as module
+from rootsrv.distribution import streams
 from rootsrv.distribution.limits import TransferLimits
-from rootsrv.distribution.offered import OfferState
+from rootsrv.distribution.offered import OfferedZone, OfferState
+from rootsrv.distribution.requests import Asker, ConfiguredPeers, Requests
+from rootsrv.process.security import SecurityEvents
 from rootsrv.wire import tsig
 from rootsrv.wire.edns import EXPIRE
 from rootsrv.wire.message import parse
@@ -294,6 +297,73 @@ def test_thirty_ixfrs_at_once_are_one_difference_and_no_process() -> None:
         assert (kept.times, kept.most_at_once) == (1, 1)
 
 
+def test_in_each_turn_of_the_event_loop_one_of_all_transfers_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an SOA query waits for one batch and not for everybody's."""
+    monkeypatch.setattr(module, "BATCH_MESSAGES", 1)
+    zone = OfferedZone(ROOT)
+    peers = ConfiguredPeers(time.time)
+    key = tsig.Key.make(b"\3key\7example\0", "hmac-sha256", SECRET)
+    peers.configure({key.name: key}, [PEER])
+    requests = Requests(lambda _: zone, peers, SecurityEvents(), None, TransferLimits(of_one_peer=20, of_one_prefix=20))
+    batches: list[int] = []
+    """Of each turn."""
+
+    async def take() -> int:
+        messages = 0
+        async for batch in requests.answer(query("AXFR"), Asker("127.0.0.1", over_tcp=True)):
+            batches[-1] += 1
+            messages += len(batch)
+        return messages
+
+    async def turns() -> None:
+        while True:
+            batches.append(0)
+            await asyncio.sleep(0)
+
+    async def take_twenty() -> list[int]:
+        zone.put(generate.root_contents(serial=5, tlds=200, seed=1), OfferState.IN_SERVICE, lambda: 1000.0)
+        ready = await zone.whole()
+        counting = asyncio.create_task(turns())
+        await asyncio.sleep(0)
+        got = await asyncio.gather(*(take() for _ in range(20)))
+        counting.cancel()
+        assert got == [len(ready.messages)] * 20
+        return batches
+
+    assert max(asyncio.run(take_twenty())) == 1
+    assert sum(batches) >= 40, "more than one batch to each"
+
+
+def test_a_client_that_asks_without_end_leaves_the_turn_to_others() -> None:
+    with service() as made, contextlib.ExitStack() as stack:
+        made.put(ONE)
+        busy = stack.enter_context(made.connect())
+        over = threading.Event()
+
+        def ask() -> None:
+            octets = query("SOA")
+            many = (len(octets).to_bytes(2, "big") + octets) * 100
+            with contextlib.suppress(OSError):
+                while not over.is_set():
+                    busy.sendall(many)
+
+        def drain() -> None:
+            with contextlib.suppress(OSError):
+                while busy.recv(65_536):
+                    pass
+
+        threads = [threading.Thread(target=each, daemon=True) for each in (ask, drain)]
+        for each in threads:
+            each.start()
+        for _ in range(5):
+            assert parse(made.tcp(query("SOA"))).rcode == 0
+            assert parse(made.udp(query("SOA"))).rcode == 0
+        over.set()
+        threads[0].join(20)
+        busy.shutdown(socket.SHUT_RDWR)
+        threads[1].join(20)
+
+
 def test_what_one_peer_may_take_is_limited_and_the_others_go_on() -> None:
     other = PeerConfig(name="other", address="127.0.0.1", key="other.example.")
     kept = SlowVersions()
@@ -427,7 +497,7 @@ def test_garbage_on_the_tls_port_harms_nobody(over_tls: Service) -> None:
 def test_who_never_begins_the_handshake_counts_as_a_connection_and_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "HANDSHAKE_SECONDS", 2)
+    monkeypatch.setattr(streams, "HANDSHAKE_SECONDS", 2)
     certified = Authority(tmp_path).certify("admin.example")
     files = {"tls_certificate": str(certified.certificate), "tls_key": str(certified.key)}
     with service(tls=files, max_connections=5) as made, contextlib.ExitStack() as stack:

@@ -1,5 +1,6 @@
 """Who takes what it asked for slowly gets all of it."""
 
+import asyncio
 import contextlib
 import functools
 import socket
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from rootsrv.demo import generate
+from rootsrv.distribution import streams
+from rootsrv.distribution.streams import TcpStream
 from rootsrv.wire.message import parse
 from rootsrv.zone.contents import ZoneContents
 from tests.distribution.service import Service, query, receive, send, service
@@ -96,3 +99,46 @@ def test_the_last_messages_reach_who_stops_reading_for_a_while(
         assert len(sizes) == QUERIES * (len(sizes) // QUERIES)
         assert sizes == sizes[: len(sizes) // QUERIES] * QUERIES
         wait_until(lambda: made.call(lambda: made.requests.counts.running) == 0, "its place is free")
+
+
+def test_who_takes_a_little_all_the_time_is_not_cut_off_and_who_takes_less_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than makes room in the kernel's buffer, which is what the event loop sees."""
+    monkeypatch.setattr(streams, "LEAST_OCTETS", 20_000)
+
+    async def takes(octets: int, looks_at_most: int) -> bool:
+        """Whether a client that takes so much whenever its progress is looked at has its transfer still."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2_000_000)
+        with contextlib.closing(listening), socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1448)  # loopback's is larger than that buffer
+            client.connect(listening.getsockname())
+            server, _ = listening.accept()
+            server.setblocking(False)
+            client.setblocking(False)
+            stream = TcpStream(server, 0.2)
+            sending = asyncio.create_task(stream.send([(bytes(60_000),)] * 100))
+            looks = asyncio.Queue[None]()
+            waiting = stream._waiting_octets
+
+            def looked() -> int:
+                looks.put_nowait(None)
+                return waiting()
+
+            monkeypatch.setattr(stream, "_waiting_octets", looked)
+            for _ in range(looks_at_most):
+                look = asyncio.create_task(looks.get())
+                await asyncio.wait((look, sending), return_when=asyncio.FIRST_COMPLETED)
+                look.cancel()
+                taken = 0
+                while taken < octets and not sending.done():
+                    taken += len(await asyncio.get_running_loop().sock_recv(client, octets - taken))
+            ended = sending.done()
+            assert not ended or isinstance(sending.exception(), TimeoutError)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            await stream.abort()
+            return not ended
+
+    assert asyncio.run(takes(octets=60_000, looks_at_most=8))
+    assert not asyncio.run(takes(octets=2_000, looks_at_most=8))

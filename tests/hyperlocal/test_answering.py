@@ -37,8 +37,8 @@ class Tables:
 def asked(server: Answering) -> Any:
     async def one() -> bytes:
         query = dns.message.make_query(".", "SOA").to_wire()
-        parts = [each async for each in server.answer(query, Asker("127.0.0.1", over_tcp=False))]
-        return b"".join(parts[0])
+        batches = [each async for each in server.answer(query, Asker("127.0.0.1", over_tcp=False))]
+        return b"".join(batches[0][0])
 
     response = dns.message.from_wire(asyncio.run(one()))
     return response.answer[0][0].serial if response.answer else dns.rcode.to_text(response.rcode())

@@ -1,5 +1,6 @@
 """What we sign is what dnspython signs, octet for octet, and each fault gets the error that RFC 8945 §5.2 names."""
 
+import hmac
 import struct
 from typing import Any
 
@@ -65,6 +66,16 @@ def test_the_messages_of_a_stream_are_signed_as_dnspython_signs_them(
     messages = [request() + body for body in bodies]
     signer = Signer(key(algorithm), mac)
     assert [signer.sign(each, NOW) for each in messages] == signed_by_dnspython(messages, algorithm, mac)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("octets", [1, 63, 64, 65, 127, 128, 129, 300])
+def test_the_mac_is_hmac_for_secrets_of_any_length(algorithm: str, octets: int) -> None:
+    secret = bytes(range(1, 256)) * 2
+    made = Key.make(b"\3key\0", algorithm, secret[:octets])
+    expected = hmac.new(secret[:octets], b"one, two", algorithm.removeprefix("hmac-"))
+    assert made.mac((b"one,", b"", b" two")) == expected.digest()
+    assert made.mac((b"one, two",)) == expected.digest()  # and what was signed before changes nothing
 
 
 def test_a_stream_with_messages_between_that_are_not_signed_is_judged_as_a_whole() -> None:
