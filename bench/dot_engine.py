@@ -12,6 +12,7 @@ import ssl
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,11 @@ class _Turns:
         """Nobody is refused."""
         return False
 
-    def respond(self, path: int, octets: bytes, source: bytes, transport: Transport) -> bytes | None:
-        """The response to one message."""
-        return self._respond(octets, source, transport, 0.0)
-
     def respond_to_all(
-        self, path: int, requests: list[bytes], source: bytes, transport: Transport
+        self, path: int, requests: list[bytes], sources: Sequence[bytes], transport: Transport
     ) -> list[bytes | None]:
-        """Those to many."""
-        return [self._respond(each, source, transport, 0.0) for each in requests]
+        """The responses to many messages, each with its source."""
+        return [self._respond(*each, transport, 0.0) for each in zip(requests, sources, strict=True)]
 
 
 class _Counters:

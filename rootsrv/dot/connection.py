@@ -110,12 +110,16 @@ class TlsConnection(Connection):
         self._is_at_end = not records[-1] and len(records) > 1
         return b"".join(records)
 
-    def receive(self) -> None:
-        """Answer the messages that are complete now."""
-        super().receive()
+    def take(self) -> bytes | None:
+        """As over TCP; the end of what it sends may come with it."""
+        request = super().take()
         if self._is_at_end and self.is_open:  # nothing would wake us for it again
             self._is_at_end = False
+            if request is not None:
+                self._respond([request])
             self._receive_eof()
+            return None
+        return request
 
     def _shake_hands(self, session: TlsSession | None) -> bytes:
         """Go on with the handshake; what comes behind it.  BlockingIOError: nothing yet, or it is over."""

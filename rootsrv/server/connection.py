@@ -56,8 +56,8 @@ class Connection:
     """One client's TCP connection."""
 
     __slots__ = (
-        "_all", "_closing", "_counted", "_descriptor", "_ended", "_ends", "_path", "_paused", "_rest", "_unsent",
-        "_wanted", "_watched", "has_asked", "source",
+        "_all", "_closing", "_counted", "_descriptor", "_ended", "_ends", "_paused", "_rest", "_unsent", "_wanted",
+        "_watched", "has_asked", "path", "source",
     )  # fmt: skip
 
     def __init__(self, connections: "Connections", descriptor: int, source: bytes) -> None:
@@ -66,7 +66,9 @@ class Connection:
         self.source = source
         """Packed address, 4 or 16 octets; the first eight are what the limit per client counts."""
 
-        self._path = 2 + (len(source) == 16)
+        self.path = 2 + (len(source) == 16)
+        """Where its messages are counted (page/counts.py)."""
+
         self.has_asked = False
         """Whether a query was completed, and answered."""
 
@@ -101,32 +103,39 @@ class Connection:
         """Write what there is room for; how much that was.  BlockingIOError: no room; OSError: it is over."""
         return os.write(self._descriptor, octets)
 
-    def receive(self) -> None:
-        """Answer the messages that are complete now."""
+    def take(self) -> bytes | None:
+        """Read.  Where one whole message came and nothing else, as from a client that waits for each response, it is
+        the caller's: he has it answered with those of other connections (`reply`).  All else is answered here.
+        """
         try:
             octets = self._read()
         except (BlockingIOError, InterruptedError):
-            return
+            return None
         except OSError:  # reset, timed out; or closed by us while its event waited for the next turn
             self._over("closed-by-client")
-            return
+            return None
         size = len(octets)
         if size > 2 and (octets[0] << 8 | octets[1]) == size - 2 and self._rest is None:
-            # One whole message and nothing else, as from a client that waits for each response.
-            everybody = self._all
-            everybody.answered += 1
-            response = everybody.turns.respond(self._path, octets[2:], self.source, Transport.TCP)
-            if everybody.told is not None and everybody.told.is_on:
-                self._tell(everybody.told, [octets[2:]], [response])
-            if response is not None:
-                self._completed()
-                self._send(_LENGTHS[len(response)] + response)
-            elif self.has_asked:
-                everybody.active(self)
-        elif size:
+            return octets[2:]
+        if size:
             self._append(octets)
         else:
             self._receive_eof()
+        return None
+
+    def receive(self) -> None:
+        """Answer the messages that are complete now."""
+        request = self.take()
+        if request is not None:
+            self._respond([request])
+
+    def reply(self, response: bytes | None) -> None:
+        """Send the response to the message that `take` gave; None: there is none."""
+        if response is not None:
+            self._completed()
+            self._send(_LENGTHS[len(response)] + response)
+        elif self.has_asked:
+            self._all.active(self)
 
     def _receive_eof(self) -> None:
         """It sends no more (RFC 7766 §6.2.1.1 allows to close one half); what it asked is still answered."""
@@ -193,9 +202,9 @@ class Connection:
     def _respond(self, requests: list[bytes]) -> None:
         everybody = self._all
         everybody.answered += len(requests)
-        responses = everybody.turns.respond_to_all(self._path, requests, self.source, Transport.TCP)
+        responses = everybody.turns.respond_to_all(self.path, requests, [self.source] * len(requests), Transport.TCP)
         if everybody.told is not None and everybody.told.is_on:
-            self._tell(everybody.told, requests, responses)
+            self.tell(everybody.told, requests, responses)
         sent = [each for each in responses if each is not None]
         if sent:
             self._completed()
@@ -204,7 +213,7 @@ class Connection:
         elif self.has_asked:
             everybody.active(self)
 
-    def _tell(self, told: MessageWriter, requests: list[bytes], responses: Sequence[bytes | None]) -> None:
+    def tell(self, told: MessageWriter, requests: list[bytes], responses: Sequence[bytes | None]) -> None:
         """Tell a capture of *requests*."""
         own, port = self._ends or self._find_ends()
         amount = len(requests)

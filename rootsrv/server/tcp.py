@@ -7,11 +7,16 @@
 # datagrams and standing connections never wait for a flood of new ones.  The page is read and responses are counted
 # once per turn (turns.py).
 #
-# A new connection is read at once: whoever asks in the packet after the handshake is answered before anything else is
-# done about it.  One read per connection and turn; whole messages in it are answered at once; what is left (part of a
-# message) is kept.  So an idle connection holds no memory to speak of, and a busy one holds at most one incomplete
-# message and what it was slow to take: one step's responses above the high-water mark.  Few at a time may hold much of
-# a long message: over that number, the one that has done so longest goes.
+# A turn goes in step: all connections are read, then all is answered, then all is sent.  Most have one query, and what
+# that costs is less its instructions than that the kernel's and ours take each other's place in the caches: in step
+# they do so three times in a turn, and not three times for each query.  One read per connection and turn.  Where more
+# came than one whole message, the messages of that connection are answered at once, and what is left (part of one) is
+# kept.  So an idle connection holds no memory to speak of, and a busy one holds at most one incomplete message and what
+# it was slow to take: one step's responses above the high-water mark.  Few at a time may hold much of a long message:
+# over that number, the one that has done so longest goes.
+#
+# New connections are read at once, in step as well: whoever asks in the packet after the handshake is answered before
+# anything else is done about it.
 #
 # Three things have a time limit, each with an order by when it began:
 #
@@ -68,6 +73,7 @@ RESERVED_DESCRIPTORS = 256
 Due = tuple[Connection | int, int]
 """A connection, or the descriptor of a socket that listens, and its events."""
 
+_PATHS = (2, 3)  # over IPv4 and IPv6 (page/counts.py)
 _LOG_SECONDS = 10.0  # no connection must fill a disk with lines
 
 
@@ -109,6 +115,8 @@ class Connections:
         self._logged_at = -_LOG_SECONDS
         self._due: list[Due] = []
         self._by_descriptor: dict[int, Connection] = {}
+        self._arrived: list[Connection] = []
+        self._taken: dict[int, tuple[list[Connection], list[bytes]]] = {path: ([], []) for path in _PATHS}
         self._newcomers: Newcomers[Connection] = Newcomers()
         self._by_activity: OrderedDict[Connection, float] = OrderedDict()
         self._incomplete: OrderedDict[Connection, float] = OrderedDict()
@@ -148,42 +156,76 @@ class Connections:
             due = [(find(descriptor, descriptor), mask) for descriptor, mask in self._set.poll(0, TURN_EVENTS)]
             due = self._in_order(due)
         listening = []
-        connection: Connection | int = -1
         try:
             for number, (connection, mask) in enumerate(due):
                 if isinstance(connection, int):
                     listening.append(connection)
                     continue
-                if mask == select.EPOLLIN:
-                    connection.receive()
-                else:
-                    connection.on_event(mask)
+                try:
+                    if mask == select.EPOLLIN:
+                        self._take(connection)
+                    else:
+                        connection.on_event(mask)
+                except Exception as error:
+                    self._end_for_fault(connection, error)
                 if self.answered >= TURN_QUERIES:
                     self._due = due[number + 1 :]
                     break
-            connection = -1
+            self._answer_taken()
             if listening:
                 self._accept([each for each in listening if each in self._listening])
         except Exception as error:
-            # A fault of ours: it costs this connection, and the rest of the turn, which comes again.
-            self._log_seldom("connection failed", error=f"{type(error).__name__}: {error}")
-            self.counters.count_fault()
-            if isinstance(connection, Connection):
-                connection.abort("closed-for-another")
+            self._note_fault(error)  # the rest of the turn comes again
         finally:
             self.turns.end()
 
-    def _accept(self, listening: Sequence[int]) -> None:
-        for descriptor in listening:
-            for _ in range(max(1, self.accepts // len(listening))):
+    def _take(self, connection: Connection) -> None:
+        """Read from *connection*; a whole message is answered with those of others."""
+        request = connection.take()
+        if request is not None:
+            self.answered += 1
+            connections, requests = self._taken[connection.path]
+            connections.append(connection)
+            requests.append(request)
+
+    def _answer_taken(self) -> None:
+        """Answer what connections have given, all together: each part of the way is gone through by all at once."""
+        told = self.told if self.told is not None and self.told.is_on else None
+        for path, (connections, requests) in self._taken.items():
+            if not requests:
+                continue
+            self._taken[path] = [], []
+            sources = [each.source for each in connections]
+            responses = self.turns.respond_to_all(path, requests, sources, Transport.TCP)
+            for connection, request, response in zip(connections, requests, responses, strict=True):
                 try:
+                    if told is not None:
+                        connection.tell(told, [request], [response])
+                    connection.reply(response)
+                except Exception as error:
+                    self._end_for_fault(connection, error)
+
+    def _end_for_fault(self, connection: Connection, error: Exception) -> None:
+        """A fault of ours costs this connection, and nobody else anything."""
+        self._note_fault(error)
+        connection.abort("closed-for-another")
+
+    def _note_fault(self, error: Exception) -> None:
+        self._log_seldom("connection failed", error=f"{type(error).__name__}: {error}")
+        self.counters.count_fault()
+
+    def _accept(self, listening: Sequence[int]) -> None:
+        try:
+            for descriptor in listening:
+                for _ in range(max(1, self.accepts // len(listening))):
                     accepted = self._acceptor.accept(descriptor)
-                except OSError as error:
-                    self._wait_for_descriptors(error)
-                    return
-                if accepted is None:
-                    break
-                self._admit(*accepted)
+                    if accepted is None:
+                        break
+                    self._admit(*accepted)
+        except OSError as error:
+            self._wait_for_descriptors(error)
+        finally:
+            self._receive_arrived()
 
     def _wait_for_descriptors(self, error: OSError) -> None:
         """No connection can be had: make room, and try again at the next tick; the kernel keeps those that wait."""
@@ -191,6 +233,7 @@ class Connections:
         for descriptor in self._listening:
             self._set.unregister(descriptor)
         self._exhausted = True
+        self._receive_arrived()
         self._make_room()
 
     def _log_seldom(self, event: str, **fields: object) -> None:
@@ -206,7 +249,7 @@ class Connections:
             next(iter(self._by_activity)).abort("closed-for-another")
 
     def _admit(self, descriptor: int, source: bytes) -> None:
-        """Answer what a new connection has asked already; over the total limit another one goes for it."""
+        """Take in a new connection; over the total limit another one goes for it."""
         client = source[:8]
         if self._per_client.get(client, 0) >= self.limits.connections_per_client:
             self.counters.count_tcp("refused-client-limit")
@@ -216,24 +259,36 @@ class Connections:
             self.counters.count_tcp("refused-rate")
             close_with_reset(descriptor)
             return
-        if len(self) >= self.limits.connections:
+        if len(self) + len(self._arrived) >= self.limits.connections:
+            self._receive_arrived()
             self._make_room()  # maybe at the cost of the same client
         self._per_client[client] = self._per_client.get(client, 0) + 1
         self.counters.count_tcp("accepted")
         self.counters.count_tcp("open")
         connection = self._by_descriptor[descriptor] = self._new_connection(descriptor, source)
-        self._begin(connection)
-        if connection.is_open:
-            if not connection.has_asked:
-                self._newcomers.add(connection, source, time.monotonic())
-            connection.watch()
+        self._arrived.append(connection)
+
+    def _receive_arrived(self) -> None:
+        """Answer what new connections have asked already, and wait for what they do next."""
+        arrived, self._arrived = self._arrived, []
+        for connection in arrived:
+            try:
+                self._begin(connection)
+            except Exception as error:
+                self._end_for_fault(connection, error)
+        self._answer_taken()
+        for connection in arrived:
+            if connection.is_open:
+                if not connection.has_asked:
+                    self._newcomers.add(connection, connection.source, time.monotonic())
+                connection.watch()
 
     def _new_connection(self, descriptor: int, source: bytes) -> Connection:
         return Connection(self, descriptor, source)
 
     def _begin(self, connection: Connection) -> None:
-        """Answer what *connection*, a new one, has asked already."""
-        connection.receive()
+        """Read what *connection*, a new one, has asked already."""
+        self._take(connection)
 
     def _in_order(self, due: list[Due]) -> list[Due]:
         """What of a turn's events is done, and in which order; others come again."""

@@ -4,6 +4,7 @@
 # of datagrams is for UDP (udp.py), also for what a worker that is killed has not yet counted.
 
 import asyncio
+from collections.abc import Sequence
 
 from rootsrv.answer.responder import Transport
 from rootsrv.server.counters import Counters
@@ -52,15 +53,20 @@ class Turns:
         return response
 
     def respond_to_all(
-        self, path: int, requests: list[bytes], source: bytes, transport: Transport
+        self, path: int, requests: list[bytes], sources: Sequence[bytes], transport: Transport
     ) -> list[bytes | None]:
-        """`respond` for many messages from one source."""
-        responses = self._serving.respond_to_all(requests, [source] * len(requests), transport)
-        answered = [(asked, each) for asked, each in zip(requests, responses, strict=True) if each is not None]
-        if answered:
-            self._requests[path].extend(asked for asked, _ in answered)
-            self._responses[path].extend(each for _, each in answered)
-            self._sources.add(source)
+        """`respond` for many messages, each with its source."""
+        responses = self._serving.respond_to_all(requests, sources, transport)
+        if None in responses:
+            for request, source, response in zip(requests, sources, responses, strict=True):
+                if response is not None:
+                    self._requests[path].append(request)
+                    self._responses[path].append(response)
+                    self._sources.add(source)
+        else:
+            self._requests[path].extend(requests)
+            self._responses[path].extend(responses)  # type: ignore[arg-type]
+            self._sources.update(sources)
         return responses
 
     def refuses_connection(self, source: bytes) -> bool:

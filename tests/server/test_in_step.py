@@ -1,0 +1,166 @@
+"""A turn of TCP goes in step: many connections are read, answered and sent to together, each as if it were alone."""
+
+import asyncio
+import contextlib
+import select
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rootsrv.answer.responder import ResponderSettings
+from rootsrv.page import counts
+from rootsrv.page.layout import Page
+from rootsrv.server.connection import Connection
+from rootsrv.server.counters import Counters
+from rootsrv.server.serving import Serving
+from rootsrv.server.tcp import Connections, TcpLimits
+from rootsrv.server.turns import Turns
+
+QUERY = b"\x12\x34\0\0\0\1\0\0\0\0\0\0\0\0\6\0\1"
+FRAMED = len(QUERY).to_bytes(2, "big") + QUERY
+TCP4, TCP6 = 2, 3
+SERVFAIL = 2
+
+
+class Listening:
+    """Connections of a process that has no table yet, so each query is answered with SERVFAIL."""
+
+    def __init__(self, page: Page, stack: contextlib.ExitStack, limits: TcpLimits) -> None:
+        self.words = page.worker(0).counters
+        counters = Counters(page.worker(0))
+        self.connections = Connections(
+            Turns(Serving(page, page.worker(0), counters, -1, ResponderSettings()), counters), counters, limits
+        )
+        self._stack = stack
+        self._listening = [
+            stack.enter_context(socket.create_server((address, 0), family=family))
+            for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+        ]
+        self.connections.listen(self._listening)
+        stack.callback(self.connections.abort_all)
+
+    def client(self, octets: bytes = b"", *, path: int = TCP4) -> socket.socket:
+        """One that has connected, and sent *octets*."""
+        client = self._stack.enter_context(socket.create_connection(self._listening[path - TCP4].getsockname()[:2], 5))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(octets)
+        return client
+
+    def turn(self) -> None:
+        """One turn, if there is anything to do."""
+        if select.select([self.connections], [], [], 0)[0]:
+            self.connections.on_readable()
+
+    def turns_until(self, done: Callable[[], bool]) -> None:
+        """Turns until *done*."""
+        for _ in range(100):
+            if done():
+                return
+            select.select([self.connections], [], [], 0.1)
+            self.turn()
+        raise AssertionError("not in a hundred turns")
+
+
+Make = Callable[..., Listening]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Connections on loopback in this process, with such limits as are given."""
+    with contextlib.ExitStack() as stack:
+        # The loop does not run: turns are taken here, one by one.
+        loop = asyncio.new_event_loop()
+        stack.callback(loop.close)
+
+        def make(**limits: int) -> Listening:
+            async def made() -> Listening:
+                return Listening(Page.create(tmp_path / "page"), stack, TcpLimits(**limits))
+
+            return loop.run_until_complete(made())
+
+        yield make
+
+
+def answer(client: socket.socket) -> bytes:
+    """What came, b"" if it was closed."""
+    with contextlib.suppress(ConnectionResetError):
+        return client.recv(4096)
+    return b""
+
+
+def right(octets: bytes, number: int) -> bool:
+    """Whether *octets* are the response to the query with the id *number*."""
+    return octets[2:4] == number.to_bytes(2, "big") and octets[5] & 15 == SERVFAIL
+
+
+def asked(number: int) -> bytes:
+    return FRAMED[:2] + number.to_bytes(2, "big") + FRAMED[4:]
+
+
+def test_each_has_its_own_answer_whoever_else_asks(make: Make) -> None:
+    listening = make()
+    clients = [listening.client(path=(TCP4, TCP6)[number % 3 == 0]) for number in range(24)]
+    listening.turns_until(lambda: len(listening.connections) == 24)
+    for number, client in enumerate(clients):
+        client.sendall(asked(number) + asked(100 + number) * (number % 4 == 1))
+    listening.turns_until(lambda: sum(counts.rcodes(listening.words, path)[SERVFAIL] for path in (TCP4, TCP6)) == 30)
+    for number, client in enumerate(clients):
+        octets = client.recv(4096)
+        size = 2 + int.from_bytes(octets[:2], "big")
+        assert right(octets[:size], number)
+        assert right(octets[size:], 100 + number) if number % 4 == 1 else octets[size:] == b""
+    assert counts.rcodes(listening.words, TCP6)[SERVFAIL] == 8 + sum(n % 12 == 9 for n in range(24))
+
+
+def test_who_asks_in_the_packet_after_the_handshake_is_answered_in_the_turn_that_takes_it(make: Make) -> None:
+    listening = make()
+    clients = [listening.client(asked(number)) for number in range(16)]
+    listening.turn()
+    assert all(right(answer(client), number) for number, client in enumerate(clients))
+    assert listening.words[counts.RESPONSES + TCP4] == 16
+
+
+def test_a_turn_that_takes_more_than_there_are_places_answers_all_and_keeps_the_latest(make: Make) -> None:
+    listening = make(connections=3)
+    clients = [listening.client(asked(number)) for number in range(8)]
+    silent = listening.client()
+    listening.turn()
+    assert all(right(answer(client), number) for number, client in enumerate(clients))
+    assert len(listening.connections) == 3
+    assert [client.recv(1) for client in clients[:6]] == [b""] * 6
+    for number, client in enumerate(clients[6:]):
+        client.sendall(asked(number))
+        listening.turns_until(lambda: bool(select.select([client], [], [], 0)[0]))  # noqa: B023
+        assert right(answer(client), number)
+    silent.sendall(asked(9))
+    listening.turns_until(lambda: bool(select.select([silent], [], [], 0)[0]))
+    assert right(answer(silent), 9)
+
+
+@pytest.mark.parametrize("where", ["take", "reply"])
+def test_a_fault_at_one_connection_costs_nobody_else_an_answer(
+    make: Make, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    listening = make()
+    clients = [listening.client() for _ in range(5)]
+    listening.turns_until(lambda: len(listening.connections) == 5)
+    for number, client in enumerate(clients):
+        client.sendall(asked(number))
+    calls: list[Connection] = []
+    works = getattr(Connection, where)
+
+    def fails_for_the_third(connection: Connection, *arguments: bytes | None) -> object:
+        calls.append(connection)
+        if len(calls) == 3:
+            raise ZeroDivisionError
+        return works(connection, *arguments)
+
+    monkeypatch.setattr(Connection, where, fails_for_the_third)
+    listening.turn()
+    octets = [answer(client) for client in clients]
+    assert sum(octet == b"" for octet in octets) == 1
+    assert sum(right(octet, number) for number, octet in enumerate(octets)) == 4
+    assert len(listening.connections) == 4
+    assert listening.words[counts.FAULTS] == 1
