@@ -77,7 +77,8 @@ class TlsConnection(Connection):
         """Whether its handshake is over."""
         return self._is_established
 
-    def _read(self) -> bytes:
+    def read(self) -> bytes:
+        """What there is to be read, after the handshake."""
         session = self._session
         if session is not None and self._is_established:
             return self._read_on(session, session.read())
@@ -86,7 +87,7 @@ class TlsConnection(Connection):
             return self._shake_hands(session)
         finally:
             self._spent_ns += time.thread_time_ns() - began
-            if self._is_established or self._descriptor < 0:
+            if self._is_established or self.descriptor < 0:
                 self._tls.took(self._spent_ns // 1000, completed=self._is_established)
 
     def _read_on(self, session: TlsSession, octets: bytes) -> bytes:
@@ -110,9 +111,9 @@ class TlsConnection(Connection):
         self._is_at_end = not records[-1] and len(records) > 1
         return b"".join(records)
 
-    def take(self) -> bytes | None:
-        """As over TCP; the end of what it sends may come with it."""
-        request = super().take()
+    def take(self, octets: bytes) -> bytes | None:
+        """As over TCP; the end of what it sends may have come with *octets*."""
+        request = super().take(octets)
         if self._is_at_end and self.is_open:  # nothing would wake us for it again
             self._is_at_end = False
             if request is not None:
@@ -132,7 +133,7 @@ class TlsConnection(Connection):
                     everybody.counters.count_tls("refused")
                     self._over("refused-rate", reset=True)
                     raise BlockingIOError
-                session = self._session = context.accept(self._descriptor)
+                session = self._session = context.accept(self.descriptor)
             try:
                 octets = session.read()
             except BlockingIOError:
@@ -142,7 +143,7 @@ class TlsConnection(Connection):
                 try:
                     octets = session.read()  # the first query comes right behind
                 except BlockingIOError:
-                    _acknowledge(self._descriptor)
+                    _acknowledge(self.descriptor)
                     raise
             if not self._is_established:
                 self._established()
@@ -158,7 +159,8 @@ class TlsConnection(Connection):
         self._is_established = True
         self._tls.established(self)
 
-    def _write(self, octets: bytes | bytearray) -> int:
+    def write(self, octets: bytes | bytearray) -> int:
+        """Write what there is room for; how much that was."""
         assert self._session is not None
         return self._session.write(octets)
 
@@ -206,8 +208,37 @@ class TlsConnections(Connections):
     def _new_connection(self, descriptor: int, source: bytes) -> TlsConnection:
         return TlsConnection(self, descriptor, source)
 
-    def _begin(self, connection: Connection) -> None:
-        self._handshakes[connection] = time.monotonic()
+    def _begin(self, connections: list[Connection]) -> None:
+        self._handshakes.update(dict.fromkeys(connections, self.now))
+
+    def _read_from(self, connections: Sequence[Connection]) -> Sequence[bytes | OSError]:
+        read: list[bytes | OSError] = []
+        left = READ_OCTETS
+        for connection in connections:
+            try:
+                octets = connection.read()
+                read.append(octets)
+                left -= len(octets)
+            except OSError as error:
+                read.append(error)
+            except Exception as error:
+                self.end_for_fault(connection, error)
+                read.append(BlockingIOError())
+            if left <= 0:
+                break
+        return read
+
+    def _write_to(self, connections: Sequence[Connection], octets: Sequence[bytes]) -> Sequence[int | OSError]:
+        written: list[int | OSError] = []
+        for connection, each in zip(connections, octets, strict=True):
+            try:
+                written.append(connection.write(each))
+            except OSError as error:
+                written.append(error)
+            except Exception as error:
+                self.end_for_fault(connection, error)
+                written.append(len(each))
+        return written
 
     def _in_order(self, due: list[Due]) -> list[Due]:
         first: list[Due] = []

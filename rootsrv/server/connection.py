@@ -5,7 +5,8 @@
 #   ended     it sends no more (half-closed): closed as soon as all it asked has been answered and sent
 #   closing   we take no more from it: closed as soon as what is unsent has been sent
 #
-# Data is read and written by os.read and os.write: through cffi's ABI mode each of the two costs 0.6 us more.
+# Data is read and written by os.read and os.write: through cffi's ABI mode each of the two costs 0.6 us more.  Most is
+# read and written for many connections in step (in_step.py); `receive` and `_send` are for one.
 
 import os
 import select
@@ -26,7 +27,11 @@ _IN, _OUT, _FAILED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.E
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
 
 READ_OCTETS = 16_384
-"""Octets read at once: some 300 pipelined queries."""
+"""Octets read at once from a client that sends much: some 300 pipelined queries."""
+
+FEW_OCTETS = 448
+"""Octets read at once from one that does not: a query, or some.  With its head such a bytes object is a small one to
+Python's allocator; and so much of 32 connections is not more than what one may send."""
 
 MAX_MESSAGE_OCTETS = 0xFFFF
 """What two octets of length can say (RFC 1035 §4.2.2): a query may be as long, padded say, and is answered."""
@@ -43,7 +48,7 @@ class _Lengths(dict[int, bytes]):
         return octets
 
 
-_LENGTHS = _Lengths()
+LENGTHS = _Lengths()
 
 STEP_QUERIES = 32
 """Queries answered before it is looked at what could be sent: bounds one step's responses to some 40 kB."""
@@ -56,21 +61,26 @@ class Connection:
     """One client's TCP connection."""
 
     __slots__ = (
-        "_all", "_closing", "_counted", "_descriptor", "_ended", "_ends", "_paused", "_rest", "_unsent", "_wanted",
-        "_watched", "has_asked", "path", "source",
+        "_all", "_closing", "_counted", "_ended", "_ends", "_paused", "_rest", "_unsent", "_wanted", "_watched",
+        "asked_at", "descriptor", "path", "sends_much", "source",
     )  # fmt: skip
 
     def __init__(self, connections: "Connections", descriptor: int, source: bytes) -> None:
         self._all = connections
-        self._descriptor = descriptor
+        self.descriptor = descriptor
+        """-1 once it is closed."""
+
         self.source = source
         """Packed address, 4 or 16 octets; the first eight are what the limit per client counts."""
 
         self.path = 2 + (len(source) == 16)
         """Where its messages are counted (page/counts.py)."""
 
-        self.has_asked = False
-        """Whether a query was completed, and answered."""
+        self.asked_at = 0.0
+        """When a query was completed last, on the clock of `Connections.now`; 0: none was, or none got an answer."""
+
+        self.sends_much = False
+        """Whether more came lately than is read in step."""
 
         self._closing = self._ended = self._paused = self._counted = False
         self._ends: tuple[tuple[bytes, int], int] | None = None
@@ -82,11 +92,11 @@ class Connection:
     @property
     def is_open(self) -> bool:
         """Whether it has not been closed or lost; what is unsent may be on its way still."""
-        return self._descriptor >= 0
+        return self.descriptor >= 0
 
     def on_event(self, mask: int) -> None:
         """It can be written to, read from, or is broken."""
-        if self._descriptor < 0:  # it went for another one, meanwhile
+        if self.descriptor < 0:  # it went for another one, meanwhile
             return
         if self._unsent:
             self._flush()
@@ -95,28 +105,24 @@ class Connection:
         if mask & (_IN | _FAILED) and not (self._paused or self._ended or self._closing):
             self.receive()
 
-    def _read(self) -> bytes:
+    def read(self) -> bytes:
         """What there is to be read, b"" at its end.  BlockingIOError: nothing now; OSError: it is over."""
-        return os.read(self._descriptor, READ_OCTETS)
+        return os.read(self.descriptor, READ_OCTETS)
 
-    def _write(self, octets: bytes | bytearray) -> int:
+    def write(self, octets: bytes | bytearray) -> int:
         """Write what there is room for; how much that was.  BlockingIOError: no room; OSError: it is over."""
-        return os.write(self._descriptor, octets)
+        return os.write(self.descriptor, octets)
 
-    def take(self) -> bytes | None:
-        """Read.  Where one whole message came and nothing else, as from a client that waits for each response, it is
-        the caller's: he has it answered with those of other connections (`reply`).  All else is answered here.
+    def take(self, octets: bytes) -> bytes | None:
+        """Go on with *octets*, which were read; b"": it is at its end.
+
+        Where they are one whole message and nothing else, as from a client that waits for each response, that message:
+        the caller has it answered, and sends the response.  All else is answered here.
         """
-        try:
-            octets = self._read()
-        except (BlockingIOError, InterruptedError):
-            return None
-        except OSError:  # reset, timed out; or closed by us while its event waited for the next turn
-            self._over("closed-by-client")
-            return None
         size = len(octets)
-        if size > 2 and (octets[0] << 8 | octets[1]) == size - 2 and self._rest is None:
+        if size > 2 and (octets[0] << 8 | octets[1]) == size - 2 and self._rest is None and not self._unsent:
             return octets[2:]
+        self.sends_much = size >= FEW_OCTETS
         if size:
             self._append(octets)
         else:
@@ -124,18 +130,22 @@ class Connection:
         return None
 
     def receive(self) -> None:
-        """Answer the messages that are complete now."""
-        request = self.take()
+        """Read, and answer the messages that are complete now."""
+        try:
+            octets = self.read()
+        except OSError as error:
+            self.cannot_read(error)
+            return
+        request = self.take(octets)
         if request is not None:
+            self.sends_much = len(octets) >= FEW_OCTETS
             self._respond([request])
 
-    def reply(self, response: bytes | None) -> None:
-        """Send the response to the message that `take` gave; None: there is none."""
-        if response is not None:
-            self._completed()
-            self._send(_LENGTHS[len(response)] + response)
-        elif self.has_asked:
-            self._all.active(self)
+    def cannot_read(self, error: OSError) -> None:
+        """Reading failed: there is nothing, or it is over."""
+        # Reset, timed out; or closed by us while its event waited for the next turn.
+        if not isinstance(error, (BlockingIOError, InterruptedError)):
+            self._over("closed-by-client")
 
     def _receive_eof(self) -> None:
         """It sends no more (RFC 7766 §6.2.1.1 allows to close one half); what it asked is still answered."""
@@ -207,11 +217,11 @@ class Connection:
             self.tell(everybody.told, requests, responses)
         sent = [each for each in responses if each is not None]
         if sent:
-            self._completed()
-            lengths = map(_LENGTHS.__getitem__, map(len, sent))
+            everybody.completed(self)
+            lengths = map(LENGTHS.__getitem__, map(len, sent))
             self._send(b"".join(chain.from_iterable(zip(lengths, sent, strict=True))))
-        elif self.has_asked:
-            everybody.active(self)
+        elif self.asked_at:
+            everybody.completed(self)
 
     def tell(self, told: MessageWriter, requests: list[bytes], responses: Sequence[bytes | None]) -> None:
         """Tell a capture of *requests*."""
@@ -224,7 +234,7 @@ class Connection:
     def _find_ends(self) -> tuple[tuple[bytes, int], int]:
         """Our address and port, and the client's port: 0 where it is gone already."""
         own, port = (bytes(len(self.source)), 0), 0
-        ends = socket.socket(fileno=self._descriptor)
+        ends = socket.socket(fileno=self.descriptor)
         try:
             own = own_end(ends)
             port = ends.getpeername()[1]
@@ -235,27 +245,33 @@ class Connection:
         self._ends = own, port
         return self._ends
 
-    def _completed(self) -> None:
-        if not self.has_asked:
-            self.has_asked = True
-            self._all.has_asked(self)
-        self._all.active(self)
-
     def _send(self, octets: bytes) -> None:
         if self._unsent:
             self._unsent += octets
+            self._has_unsent()
+            return
+        try:
+            sent = self.write(octets)
+        except OSError as error:
+            self.cannot_write(octets, error)
+            return
+        if sent != len(octets):
+            self.keep(octets[sent:])
+
+    def cannot_write(self, octets: bytes, error: OSError) -> None:
+        """Writing *octets* failed: there is no room, or it is over."""
+        if isinstance(error, (BlockingIOError, InterruptedError)):
+            self.keep(octets)
         else:
-            try:
-                sent = self._write(octets)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError:
-                self._over("closed-by-client")
-                return
-            if sent == len(octets):
-                return
-            self._unsent = bytearray(octets[sent:])
-        if len(self._unsent) > HIGH_WATER_OCTETS and not self._paused:
+            self._over("closed-by-client")
+
+    def keep(self, octets: bytes) -> None:
+        """Send *octets*, for which there was no room, when there is; nothing else is unsent."""
+        self._unsent = bytearray(octets)
+        self._has_unsent()
+
+    def _has_unsent(self) -> None:
+        if len(self._unsent or b"") > HIGH_WATER_OCTETS and not self._paused:
             # It does not read: read no more from it.
             self._paused = True
             self._all.set_stalled(self, True)
@@ -266,7 +282,7 @@ class Connection:
         """Send what is unsent; if it has read most of that, go on with what we hold of it."""
         assert self._unsent is not None
         try:
-            del self._unsent[: self._write(self._unsent)]
+            del self._unsent[: self.write(self._unsent)]
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -289,7 +305,7 @@ class Connection:
         mask = (_IN if reads else 0) | (_OUT if self._unsent else 0)
         if mask != self._watched:
             anew, self._watched = not self._watched, mask
-            if not self._all.watch(self._descriptor, mask, anew):
+            if not self._all.watch(self.descriptor, mask, anew):
                 self.abort("closed-for-another")
 
     def close(self, reason: str) -> None:
@@ -308,10 +324,10 @@ class Connection:
 
     def abort(self, reason: str) -> None:
         """Close now; what is unsent is lost.  Who never asked gets a reset: the kernel has nothing more to do."""
-        self._over(reason, reset=not self.has_asked)
+        self._over(reason, reset=not self.asked_at)
 
     def _over(self, reason: str, *, reset: bool = False) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self.descriptor = self.descriptor, -1
         self._closing = True
         if descriptor < 0:
             return

@@ -7,20 +7,20 @@
 # datagrams and standing connections never wait for a flood of new ones.  The page is read and responses are counted
 # once per turn (turns.py).
 #
-# A turn goes in step: all connections are read, then all is answered, then all is sent.  Most have one query, and what
-# that costs is less its instructions than that the kernel's and ours take each other's place in the caches: in step
-# they do so three times in a turn, and not three times for each query.  One read per connection and turn.  Where more
-# came than one whole message, the messages of that connection are answered at once, and what is left (part of one) is
-# kept.  So an idle connection holds no memory to speak of, and a busy one holds at most one incomplete message and what
-# it was slow to take: one step's responses above the high-water mark.  Few at a time may hold much of a long message:
-# over that number, the one that has done so longest goes.
+# A turn goes in steps: of some connections all are read, then all is answered, then all is sent.  Most have one query,
+# and what that costs is less its instructions than that the kernel's and ours take each other's place in the caches: so
+# they do three times in a step, and not three times for each query (in_step.py).  Little is read of each; a connection
+# on which more comes is read by itself, and much of it at once.  There is one read per connection and turn, and what is
+# left of it (part of a message) is kept.  So an idle connection holds no memory to speak of, and a busy one holds at
+# most one incomplete message and what it was slow to take: one step's responses above the high-water mark.  Few at a
+# time may hold much of a long message: over that number, the one that has done so longest goes.
 #
 # New connections are read at once, in step as well: whoever asks in the packet after the handshake is answered before
 # anything else is done about it.
 #
 # Three things have a time limit, each with an order by when it began:
 #
-#   idle         no complete query for idle_seconds                       → closed
+#   idle         no complete query for idle_seconds (idle.py)             → closed
 #   incomplete   a message that began and does not end (slow loris)       → closed
 #   stalled      responses that the client does not read: at the high-water mark we stop reading from it; also what is
 #                still unsent when we close                               → aborted
@@ -42,9 +42,11 @@ from dataclasses import dataclass
 from rootsrv.answer.responder import Transport
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.process import log
+from rootsrv.server import in_step
 from rootsrv.server.accepting import Acceptor
-from rootsrv.server.connection import Connection, close_with_reset
+from rootsrv.server.connection import FEW_OCTETS, LENGTHS, Connection, close_with_reset
 from rootsrv.server.counters import Counters
+from rootsrv.server.idle import LongestIdle
 from rootsrv.server.newcomers import Newcomers
 from rootsrv.server.turns import Turns
 
@@ -52,6 +54,9 @@ TURN_QUERIES = 256
 """Queries answered in a turn before the loop goes on: about a millisecond, in which no datagram is taken."""
 
 TURN_EVENTS = 128
+STEP_CONNECTIONS = 32
+"""Connections that are read from, answered and sent to in step."""
+
 TURN_ACCEPTS = 32
 """Connections accepted in a turn, by all listening sockets together: less than a millisecond."""
 
@@ -105,6 +110,9 @@ class Connections:
         self.turns = turns
         self.counters = counters
         self.limits = limits
+        self.now = time.monotonic()
+        """When this turn began, or the latest tick."""
+
         self.answered = 0
         """Queries answered in this turn."""
 
@@ -116,16 +124,15 @@ class Connections:
         self._due: list[Due] = []
         self._by_descriptor: dict[int, Connection] = {}
         self._arrived: list[Connection] = []
-        self._taken: dict[int, tuple[list[Connection], list[bytes]]] = {path: ([], []) for path in _PATHS}
         self._newcomers: Newcomers[Connection] = Newcomers()
-        self._by_activity: OrderedDict[Connection, float] = OrderedDict()
+        self._idle: LongestIdle[Connection] = LongestIdle()
         self._incomplete: OrderedDict[Connection, float] = OrderedDict()
         self._stalled: OrderedDict[Connection, float] = OrderedDict()
         self._per_client: dict[bytes, int] = {}
         self._long: OrderedDict[Connection, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._by_activity) + len(self._newcomers)
+        return len(self._idle) + len(self._newcomers) + len(self._arrived)
 
     def fileno(self) -> int:
         """What is readable when `on_readable` has something to do."""
@@ -147,6 +154,7 @@ class Connections:
     def on_readable(self) -> None:
         """Take a turn."""
         self.turns.begin_here()
+        self.now = time.monotonic()
         self.answered = 0
         due = self._due
         if due:
@@ -155,23 +163,13 @@ class Connections:
             find = self._by_descriptor.get
             due = [(find(descriptor, descriptor), mask) for descriptor, mask in self._set.poll(0, TURN_EVENTS)]
             due = self._in_order(due)
-        listening = []
+        listening: list[int] = []
         try:
-            for number, (connection, mask) in enumerate(due):
-                if isinstance(connection, int):
-                    listening.append(connection)
-                    continue
-                try:
-                    if mask == select.EPOLLIN:
-                        self._take(connection)
-                    else:
-                        connection.on_event(mask)
-                except Exception as error:
-                    self._end_for_fault(connection, error)
+            for first in range(0, len(due), STEP_CONNECTIONS):
+                self._go_on(due[first : first + STEP_CONNECTIONS], listening)
                 if self.answered >= TURN_QUERIES:
-                    self._due = due[number + 1 :]
+                    self._due = due[first + STEP_CONNECTIONS :]
                     break
-            self._answer_taken()
             if listening:
                 self._accept([each for each in listening if each in self._listening])
         except Exception as error:
@@ -179,33 +177,77 @@ class Connections:
         finally:
             self.turns.end()
 
-    def _take(self, connection: Connection) -> None:
-        """Read from *connection*; a whole message is answered with those of others."""
-        request = connection.take()
-        if request is not None:
-            self.answered += 1
-            connections, requests = self._taken[connection.path]
-            connections.append(connection)
-            requests.append(request)
+    def _go_on(self, due: list[Due], listening: list[int]) -> None:
+        """Do what is due, with connections that are only to be read from in step; put into *listening* what listens."""
+        step = []
+        for connection, mask in due:
+            if isinstance(connection, int):
+                listening.append(connection)
+            elif mask == select.EPOLLIN and not connection.sends_much:
+                step.append(connection)
+            elif self.answered < TURN_QUERIES:
+                try:
+                    connection.on_event(mask)
+                except Exception as error:
+                    self.end_for_fault(connection, error)
+            # else it comes again
+        self._step(step)
 
-    def _answer_taken(self) -> None:
-        """Answer what connections have given, all together: each part of the way is gone through by all at once."""
-        told = self.told if self.told is not None and self.told.is_on else None
-        for path, (connections, requests) in self._taken.items():
-            if not requests:
-                continue
-            self._taken[path] = [], []
-            sources = [each.source for each in connections]
-            responses = self.turns.respond_to_all(path, requests, sources, Transport.TCP)
+    def _step(self, connections: list[Connection]) -> None:
+        """Read from *connections*, answer what they ask, send to them: each from all before the next."""
+        while connections:
+            asking: dict[int, tuple[list[Connection], list[bytes]]] = {path: ([], []) for path in _PATHS}
+            received = self._read_from(connections)
+            for connection, octets in zip(connections, received, strict=False):
+                try:
+                    if not isinstance(octets, bytes):
+                        connection.cannot_read(octets)
+                    elif (request := connection.take(octets)) is not None:
+                        those, requests = asking[connection.path]
+                        those.append(connection)
+                        requests.append(request)
+                except Exception as error:
+                    self.end_for_fault(connection, error)
+            for path, (those, requests) in asking.items():
+                if those:
+                    self._answer(path, those, requests)
+            connections = connections[len(received) :]
+
+    def _answer(self, path: int, connections: list[Connection], requests: list[bytes]) -> None:
+        """Answer one message of each of *connections*, of one family."""
+        self.answered += len(requests)
+        responses = self.turns.respond_to_all(path, requests, [each.source for each in connections], Transport.TCP)
+        if self.told is not None and self.told.is_on:
             for connection, request, response in zip(connections, requests, responses, strict=True):
                 try:
-                    if told is not None:
-                        connection.tell(told, [request], [response])
-                    connection.reply(response)
+                    connection.tell(self.told, [request], [response])
                 except Exception as error:
-                    self._end_for_fault(connection, error)
+                    self.end_for_fault(connection, error)
+        for connection, response in zip(connections, responses, strict=True):
+            if response is not None or connection.asked_at:
+                self.completed(connection)
+        if None in responses:
+            connections = [each for each, response in zip(connections, responses, strict=True) if response is not None]
+        framed = [LENGTHS[len(response)] + response for response in responses if response is not None]
+        for connection, octets, sent in zip(connections, framed, self._write_to(connections, framed), strict=True):
+            if sent != len(octets):
+                try:
+                    if isinstance(sent, int):
+                        connection.keep(octets[sent:])
+                    else:
+                        connection.cannot_write(octets, sent)
+                except Exception as error:
+                    self.end_for_fault(connection, error)
 
-    def _end_for_fault(self, connection: Connection, error: Exception) -> None:
+    def _read_from(self, connections: Sequence[Connection]) -> Sequence[bytes | OSError]:
+        """What could be read from each of *connections*, or only from the first ones of them."""
+        return in_step.read_all([each.descriptor for each in connections], FEW_OCTETS)
+
+    def _write_to(self, connections: Sequence[Connection], octets: Sequence[bytes]) -> Sequence[int | OSError]:
+        """How much of its *octets* could be written to each of *connections*."""
+        return in_step.write_all([each.descriptor for each in connections], octets)
+
+    def end_for_fault(self, connection: Connection, error: Exception) -> None:
         """A fault of ours costs this connection, and nobody else anything."""
         self._note_fault(error)
         connection.abort("closed-for-another")
@@ -245,8 +287,8 @@ class Connections:
     def _make_room(self) -> None:
         if self._newcomers:
             self._newcomers.victim().abort("closed-for-another")
-        elif self._by_activity:
-            next(iter(self._by_activity)).abort("closed-for-another")
+        elif (idle := self._idle.first()) is not None:
+            idle.abort("closed-for-another")
 
     def _admit(self, descriptor: int, source: bytes) -> None:
         """Take in a new connection; over the total limit another one goes for it."""
@@ -259,7 +301,7 @@ class Connections:
             self.counters.count_tcp("refused-rate")
             close_with_reset(descriptor)
             return
-        if len(self) + len(self._arrived) >= self.limits.connections:
+        if len(self) >= self.limits.connections:
             self._receive_arrived()
             self._make_room()  # maybe at the cost of the same client
         self._per_client[client] = self._per_client.get(client, 0) + 1
@@ -271,24 +313,19 @@ class Connections:
     def _receive_arrived(self) -> None:
         """Answer what new connections have asked already, and wait for what they do next."""
         arrived, self._arrived = self._arrived, []
-        for connection in arrived:
-            try:
-                self._begin(connection)
-            except Exception as error:
-                self._end_for_fault(connection, error)
-        self._answer_taken()
+        self._begin(arrived)
         for connection in arrived:
             if connection.is_open:
-                if not connection.has_asked:
-                    self._newcomers.add(connection, connection.source, time.monotonic())
+                if not connection.asked_at:
+                    self._newcomers.add(connection, connection.source, self.now)
                 connection.watch()
 
     def _new_connection(self, descriptor: int, source: bytes) -> Connection:
         return Connection(self, descriptor, source)
 
-    def _begin(self, connection: Connection) -> None:
-        """Read what *connection*, a new one, has asked already."""
-        self._take(connection)
+    def _begin(self, connections: list[Connection]) -> None:
+        """Answer what *connections*, new ones, have asked already."""
+        self._step(connections)
 
     def _in_order(self, due: list[Due]) -> list[Due]:
         """What of a turn's events is done, and in which order; others come again."""
@@ -306,14 +343,12 @@ class Connections:
             return False
         return True
 
-    def active(self, connection: "Connection") -> None:
-        """A complete query came in."""
-        self._by_activity[connection] = time.monotonic()
-        self._by_activity.move_to_end(connection)
-
-    def has_asked(self, connection: "Connection") -> None:
-        """*connection* has completed its first query."""
-        self._newcomers.discard(connection, connection.source)
+    def completed(self, connection: "Connection") -> None:
+        """*connection* has completed a query."""
+        if not connection.asked_at:
+            self._newcomers.discard(connection, connection.source)
+            self._idle.add(connection)
+        connection.asked_at = self.now
 
     def set_incomplete(self, connection: "Connection", incomplete: bool, anew: bool) -> None:
         """*connection* has (not) part of a message; *anew*: of another one than before."""
@@ -359,21 +394,22 @@ class Connections:
 
     def _forget(self, connection: "Connection") -> None:
         self._newcomers.discard(connection, connection.source)
-        self._by_activity.pop(connection, None)
+        self._idle.discard(connection)
         self._incomplete.pop(connection, None)
         self._stalled.pop(connection, None)
         self._long.pop(connection, None)
 
     def tick(self) -> None:
         """Close what is over its time; called a few times a second."""
-        now = time.monotonic()
+        now = self.now = time.monotonic()
         for connection in older_than(self._stalled, now - STALLED_SECONDS):
             connection.abort("closed-stalled")
         for connection in older_than(self._incomplete, now - INCOMPLETE_SECONDS):
             connection.close("closed-incomplete")
-        for order in (self._newcomers.since, self._by_activity):
-            for connection in older_than(order, now - self.limits.idle_seconds):
-                connection.close("closed-idle")
+        for connection in older_than(self._newcomers.since, now - self.limits.idle_seconds):
+            connection.close("closed-idle")
+        while (idle := self._idle.first(before=now - self.limits.idle_seconds)) is not None:
+            idle.close("closed-idle")
         if self._exhausted:
             self._exhausted = False
             for descriptor in self._listening:
@@ -381,7 +417,7 @@ class Connections:
 
     def close_all(self) -> None:
         """Close every connection after what has been answered is sent (the worker stops)."""
-        for connection in [*self._by_activity, *self._newcomers.since]:
+        for connection in [*self._idle, *self._newcomers.since]:
             connection.close("closed-shutdown")
 
     def abort_all(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import select
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from rootsrv.answer.responder import ResponderSettings
 from rootsrv.page import counts
 from rootsrv.page.layout import Page
-from rootsrv.server.connection import Connection
+from rootsrv.server import tcp
+from rootsrv.server.connection import FEW_OCTETS, READ_OCTETS, Connection
 from rootsrv.server.counters import Counters
 from rootsrv.server.serving import Serving
 from rootsrv.server.tcp import Connections, TcpLimits
@@ -55,12 +57,12 @@ class Listening:
 
     def turns_until(self, done: Callable[[], bool]) -> None:
         """Turns until *done*."""
-        for _ in range(100):
+        for _ in range(1000):
             if done():
                 return
             select.select([self.connections], [], [], 0.1)
             self.turn()
-        raise AssertionError("not in a hundred turns")
+        raise AssertionError("not in a thousand turns")
 
 
 Make = Callable[..., Listening]
@@ -139,28 +141,62 @@ def test_a_turn_that_takes_more_than_there_are_places_answers_all_and_keeps_the_
     assert right(answer(silent), 9)
 
 
-@pytest.mark.parametrize("where", ["take", "reply"])
-def test_a_fault_at_one_connection_costs_nobody_else_an_answer(
-    make: Make, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_a_fault_at_one_connection_costs_nobody_else_an_answer(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     listening = make()
     clients = [listening.client() for _ in range(5)]
     listening.turns_until(lambda: len(listening.connections) == 5)
     for number, client in enumerate(clients):
         client.sendall(asked(number))
     calls: list[Connection] = []
-    works = getattr(Connection, where)
+    take = Connection.take
 
-    def fails_for_the_third(connection: Connection, *arguments: bytes | None) -> object:
+    def fails_for_the_third(connection: Connection, octets: bytes) -> bytes | None:
         calls.append(connection)
         if len(calls) == 3:
             raise ZeroDivisionError
-        return works(connection, *arguments)
+        return take(connection, octets)
 
-    monkeypatch.setattr(Connection, where, fails_for_the_third)
+    monkeypatch.setattr(Connection, "take", fails_for_the_third)
     listening.turn()
     octets = [answer(client) for client in clients]
     assert sum(octet == b"" for octet in octets) == 1
     assert sum(right(octet, number) for number, octet in enumerate(octets)) == 4
     assert len(listening.connections) == 4
     assert listening.words[counts.FAULTS] == 1
+
+
+def test_who_has_reset_or_does_not_read_costs_nobody_else_an_answer(make: Make) -> None:
+    listening = make()
+    clients = [listening.client() for _ in range(6)]
+    listening.turns_until(lambda: len(listening.connections) == 6)
+    deaf = clients[3]
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+    deaf.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            deaf.sendall(asked(3) * 500)
+            listening.turn()
+    answered = listening.words[counts.RESPONSES + TCP4]
+    for number, client in enumerate(clients):
+        if number != 3:
+            client.sendall(asked(number))
+    clients[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    clients[1].close()
+    listening.turns_until(lambda: listening.words[counts.RESPONSES + TCP4] >= answered + 4)
+    for number in (0, 2, 4, 5):
+        assert right(answer(clients[number]), number)
+    assert len(listening.connections) == 5
+
+
+def test_a_step_is_bounded_by_what_it_reads_of_each(make: Make) -> None:
+    listening = make()
+    clients = [listening.client() for _ in range(64)]
+    listening.turns_until(lambda: len(listening.connections) == 64)
+    for client in clients:
+        client.sendall(asked(1) * 300)
+    listening.turn()
+    step = tcp.STEP_CONNECTIONS * (FEW_OCTETS // len(FRAMED))
+    assert listening.words[counts.RESPONSES + TCP4] <= tcp.TURN_QUERIES + step
+    listening.turn()  # by now the first are known to send much: one is read from as long as the turn lasts
+    assert listening.words[counts.RESPONSES + TCP4] <= 2 * tcp.TURN_QUERIES + 2 * step + READ_OCTETS // len(FRAMED)
+    listening.turns_until(lambda: listening.words[counts.RESPONSES + TCP4] == 64 * 300)
