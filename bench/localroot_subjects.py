@@ -49,7 +49,7 @@ def _rootsrv(directory: Path, first: Zones, second: Zones, number: int, mbit: fl
     texts = {".": first.root.read_bytes(), "root-servers.net.": first.hosts.read_bytes()}
     with hidden_primary("NSD", texts, directory / "primary", notify_port=notify_in) as primary:
         _configure(directory, first, primary, notify_in, port, notify_port, mbit)
-        keys = _sign_up(directory, number)
+        keys = _sign_up(directory, number, first.contents.serial)
         command = [sys.executable, "-m", "rootsrv", "run", "--config", str(directory / "rootsrv.toml"),
                    "--role", "localroot"]  # fmt: skip
         log = directory / "log"
@@ -105,8 +105,8 @@ transfers_per_prefix = 1000
     )
 
 
-def _sign_up(directory: Path, number: int) -> list[tuple[str, str, bytes]]:
-    """So many servers, with their keys and their addresses proved."""
+def _sign_up(directory: Path, number: int, serial: int) -> list[tuple[str, str, bytes]]:
+    """So many servers, with their keys and their addresses proved; all have *serial*, so that nobody is told of it."""
     now = time.time()
     register = Register(directory / "state" / "register")
     servers = Servers(register, "localroot.example", (".", "root-servers.net."), private=True)
@@ -126,7 +126,7 @@ def _sign_up(directory: Path, number: int) -> list[tuple[str, str, bytes]]:
             key = servers.new_key(user, server, now)
             keys.append((key.name, key.algorithm, key.secret))
             observations.note(Proved(server, address_of(at), now, key.name))
-            observations.note(TransferSeen(server, ".", 1, now, "axfr", 1, address_of(at), "tcp", key.name, None))
+            observations.note(TransferSeen(server, ".", serial, now, "axfr", 1, address_of(at), "tcp", key.name, None))
     register.close()
     observations.close()
     return keys

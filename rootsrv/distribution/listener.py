@@ -25,6 +25,9 @@ from rootsrv.process.troubles import Troubles
 RESERVED_DESCRIPTORS = 256
 """What connections leave of the open files that are allowed: to tables, zones, primaries and the control socket."""
 
+ACCEPTED_AT_A_TIME = 16
+"""Connections in a turn of the event loop: whoever is here already goes on."""
+
 _ACCEPT_AGAIN_SECONDS = 1
 
 MAX_DATAGRAMS_PENDING = 256
@@ -103,7 +106,7 @@ class Listener:
         self._later: dict[socket.socket, asyncio.TimerHandle] = {}
         """Listening sockets that are looked at again after a while."""
 
-        self._conversations: set[asyncio.Task[None]] = set()
+        self._conversations: dict[asyncio.Task[None], socket.socket] = {}
         self._unaccepted = Troubles(
             "administrative connection is not accepted", "administrative connections are accepted again"
         )
@@ -169,37 +172,41 @@ class Listener:
         asyncio.get_running_loop().add_reader(listening, functools.partial(self._accept, listening, over_tls=over_tls))
 
     def _accept(self, listening: socket.socket, *, over_tls: bool) -> None:
-        # One in a turn of the event loop: whoever is here already goes on.  A server of asyncio's tells of a connection
-        # only after its handshake, so that nobody would count who never begins.
+        # A server of asyncio's tells of a connection only after its handshake, so that nobody would count who never
+        # begins.
         loop = asyncio.get_running_loop()
+        for _ in range(ACCEPTED_AT_A_TIME):
+            try:
+                connection, client = listening.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:  # no descriptor, no memory
+                self._unaccepted.met(error.strerror or str(error))
+                loop.remove_reader(listening)
+                again = functools.partial(self._listen, listening, over_tls=over_tls)
+                self._later[listening] = loop.call_later(_ACCEPT_AGAIN_SECONDS, again)
+                break
+            self._unaccepted.over()
+            connection.setblocking(False)
+            self._take(connection, client[0], over_tls=over_tls)
+
+    def _take(self, connection: socket.socket, client: str, *, over_tls: bool) -> None:
+        work = self._over_tls(connection, client) if over_tls else self._plain(connection, client)
+        task = asyncio.get_running_loop().create_task(work)
         try:
-            connection, client = listening.accept()
-        except BlockingIOError:  # it has gone
-            return
-        except OSError as error:  # no descriptor, no memory
-            self._unaccepted.met(error.strerror or str(error))
-            loop.remove_reader(listening)
-            again = functools.partial(self._listen, listening, over_tls=over_tls)
-            self._later[listening] = loop.call_later(_ACCEPT_AGAIN_SECONDS, again)
-            return
-        self._unaccepted.over()
-        connection.setblocking(False)
-        work = self._over_tls(connection, client[0]) if over_tls else self._plain(connection, client[0])
-        task = loop.create_task(work)
-        try:
-            ended = self._places.take(task, client[0])
+            ended = self._places.take(task, client)
         except NoPlace:
             ended = task
             connection.close()
         else:
-            self._conversations.add(task)
+            self._conversations[task] = connection
             task.add_done_callback(self._gone)
         if ended is not None:
             ended.cancel()
 
     def _gone(self, conversation: "asyncio.Task[None]") -> None:
         self._places.leave(conversation)
-        self._conversations.discard(conversation)
+        self._conversations.pop(conversation).close()  # also of one that ended before it began
 
     async def _plain(self, connection: socket.socket, client: str) -> None:
         stream = TcpStream(connection, self.config.idle_seconds)

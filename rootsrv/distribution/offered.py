@@ -123,6 +123,11 @@ class OfferedZone:
         return self._offer.contents if self._offer is not None else None
 
     @property
+    def state(self) -> OfferState | None:
+        """How what was put last stands, also when its time is over."""
+        return self._offer.state if self._offer is not None else None
+
+    @property
     def expire_seconds(self) -> int:
         """What EXPIRE says (RFC 7314)."""
         return max(0, int(self._offer.left())) if self._offer is not None else 0

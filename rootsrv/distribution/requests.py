@@ -219,19 +219,20 @@ class Requests:
             self.security.note(what, asker.address, f"{names.to_text(qname)} {rdatas.type_text(qtype)} key={used}")
             yield signed(plain(REFUSED))
             return
-        if zone.offer is None:
+        offer = zone.offer
+        if offer is None:
             yield signed(plain(SERVFAIL))  # expired: RFC 1034 §4.3.5
             return
         if not asker.over_tcp and recipient.over_tcp_only:
             yield truncated()
             return
         theirs = _serial(message.authorities, zone.apex) if qtype == IXFR else None
-        current = theirs is not None and not serial_is_newer(zone.offer.serial, theirs)
+        current = theirs is not None and not serial_is_newer(offer.serial, theirs)
         if qtype == rdatas.SOA or current or (qtype == IXFR and not asker.over_tcp):
             about = ResponseOpt(zone.expire_seconds) if message.has_opt else None
             flags |= transfer_out.AA
             soa = transfer_out.respond(message.id, question, flags=flags, answers=[zone.soa], edns=about)
-            recipient.told(zone.name, zone.offer.serial)
+            recipient.told(zone.name, offer.serial)
             yield signed(soa)
             return
         if qtype not in _TRANSFERS or not asker.over_tcp:

@@ -125,6 +125,9 @@ class RegisteredServers:
         self._is_open = is_open
         self._unusable = Troubles("key cannot be used")
         self._keys: dict[bytes, tuple[Key, LiveKey]] = {}
+        self._key_names: dict[str, bytes] = {}
+        """In wire format."""
+
         self._servers: dict[int, _Known] = {}
         self._by_address: dict[str, list[int]] = {}
         self._proved: dict[tuple[int, str], float] = {}
@@ -150,6 +153,7 @@ class RegisteredServers:
     def know(self, subscriptions: Subscriptions) -> None:
         """From now on these; what was observed of others is forgotten."""
         keys: dict[bytes, tuple[Key, LiveKey]] = {}
+        key_names: dict[str, bytes] = {}
         for each in subscriptions.keys:
             try:
                 name = names.from_text(each.name)
@@ -157,6 +161,7 @@ class RegisteredServers:
             except (dns.exception.DNSException, KeyError) as error:
                 self._unusable.met(f"{type(error).__name__}: {error}", key=each.name, tsig_key=each.name)
                 continue
+            key_names[each.name] = key.name
             before = self._keys.get(key.name)
             # The same object as before: transfers that run compare it.
             keys[key.name] = (before[0] if before is not None and before[0] == key else key, each)
@@ -169,7 +174,8 @@ class RegisteredServers:
             for address in known.addresses:
                 by_address.setdefault(address, []).append(known.id)
         gone = self._servers.keys() - servers.keys()
-        self._keys, self._servers, self._by_address = keys, servers, by_address
+        self._keys, self._key_names = keys, key_names
+        self._servers, self._by_address = servers, by_address
         self._proved = {
             (server, address): at
             for (server, address), at in self._proved.items()
@@ -291,7 +297,7 @@ class RegisteredServers:
         name, at = self._signs.get(server, ("", 0.0))
         if not name or self.now() > at + SIGNS_SECONDS:
             return None
-        return self.key(names.from_text(name))
+        return self.key(self._key_names.get(name, b""))
 
     def notified(self, server: int, zone: str, serial: int, at: float) -> None:
         """A NOTIFY of *serial* was sent first at *at*."""

@@ -69,6 +69,9 @@ REGISTER_SECONDS = 1.0
 CANARY_SECONDS = 10.0
 """How often a new version of the canary may be had: each tells all who have it."""
 
+TOLD_AT_A_TIME = 100
+"""NOTIFYs that are prepared in a turn of the event loop."""
+
 AGAIN_SECONDS = 5.0
 """How soon addresses or certificates are tried again that could not be had."""
 
@@ -310,7 +313,10 @@ class LocalRoot:
         random.shuffle(targets)  # nobody is always the last
         if targets:
             log.event("notify", zone=zone.name, serial=offer.serial, addresses=len(targets))
-        self.sender.tell(zone, targets, spacing(octets, self.settings.mbit_per_second))
+        for at in range(0, len(targets), TOLD_AT_A_TIME):
+            told = targets[at : at + TOLD_AT_A_TIME]
+            self.sender.tell(zone, told, spacing(octets, self.settings.mbit_per_second))
+            await asyncio.sleep(0)  # ten thousand take half a second
 
     def _targets(self, zone: str, serial: int, only: int | None) -> Iterable[NotifyTarget]:
         """One for each address; where several servers share one, all are told what became of it."""

@@ -60,7 +60,7 @@ class Offering:
         if version is None:
             if offered.offer is not None:
                 offered.withdraw()
-        elif offered.contents is not version.contents or (offered.offer and offered.offer.state is not state):
+        elif offered.contents is not version.contents or offered.state is not state:
             offered.put(version.contents, state, lambda: self._left(keeper, version))
         return offered
 
