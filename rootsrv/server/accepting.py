@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-import sys
 from typing import Any
 
 from rootsrv.process.c_declarations import declared
@@ -11,6 +10,7 @@ from rootsrv.process.c_declarations import declared
 _ffi = declared("accepting", "int accept4(int fd, void *address, unsigned int *size, int flags);")
 
 _ADDRESS_OCTETS = 32  # a sockaddr_in6 (28 octets) rounded up
+_FLAGS = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 _GONE = frozenset(
     (
         errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN,
@@ -21,27 +21,27 @@ _GONE = frozenset(
 
 
 class Acceptor:
-    """Takes connections from listening sockets."""
+    """Takes connections from a socket that listens, not blocking."""
 
-    def __init__(self) -> None:
+    def __init__(self, listening: socket.socket) -> None:
         library: Any = _ffi.dlopen(None)
+        self._socket = listening
+        self._descriptor = listening.fileno()
         self._accept4 = library.accept4
         self._address = _ffi.new(f"char[{_ADDRESS_OCTETS}]")
-        self._size = _ffi.new("unsigned int *")
+        # The kernel puts in what it takes: of one family that is always the same.
+        self._size = _ffi.new("unsigned int *", _ADDRESS_OCTETS)
         self._octets = _ffi.buffer(self._address)
+        self._source = slice(8, 24) if listening.family == socket.AF_INET6 else slice(4, 8)
 
-    def accept(self, descriptor: int) -> tuple[int, bytes] | None:
-        """The next connection of the listening socket *descriptor*, not blocking; None if there is none.
+    def accept(self) -> tuple[int, bytes] | None:
+        """The next connection and the packed address it comes from; None if there is none.
 
         Raises OSError when there is one that cannot be had: no descriptors (EMFILE, ENFILE) or no memory.
         """
-        self._size[0] = _ADDRESS_OCTETS
-        accepted: int = self._accept4(descriptor, self._address, self._size, socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        accepted: int = self._accept4(self._descriptor, self._address, self._size, _FLAGS)
         if accepted < 0:
             if _ffi.errno in _GONE:
                 return None
             raise OSError(_ffi.errno, os.strerror(_ffi.errno))
-        octets = self._octets
-        if int.from_bytes(octets[:2], sys.byteorder) == socket.AF_INET6:
-            return accepted, octets[8:24]
-        return accepted, octets[4:8]
+        return accepted, self._octets[self._source]

@@ -61,8 +61,8 @@ class Connection:
     """One client's TCP connection."""
 
     __slots__ = (
-        "_all", "_closing", "_counted", "_ended", "_ends", "_paused", "_rest", "_unsent", "_wanted", "_watched",
-        "asked_at", "descriptor", "path", "sends_much", "source",
+        "_all", "_closing", "_counted", "_ended", "_ends", "_paused", "_rest", "_unsent", "_wanted", "asked_at",
+        "descriptor", "path", "sends_much", "source", "watched",
     )  # fmt: skip
 
     def __init__(self, connections: "Connections", descriptor: int, source: bytes) -> None:
@@ -84,7 +84,9 @@ class Connection:
 
         self._closing = self._ended = self._paused = self._counted = False
         self._ends: tuple[tuple[bytes, int], int] | None = None
-        self._watched = 0
+        self.watched = 0
+        """What we are woken for, EPOLLIN and EPOLLOUT; 0: it is not in the set yet."""
+
         self._rest: bytearray | None = None
         self._wanted = 0  # octets of `_rest` at which its first message is complete, as far as is known
         self._unsent: bytearray | None = None
@@ -93,6 +95,11 @@ class Connection:
     def is_open(self) -> bool:
         """Whether it has not been closed or lost; what is unsent may be on its way still."""
         return self.descriptor >= 0
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether all that can be done next is to read."""
+        return not (self._unsent or self._paused or self._ended or self._closing)
 
     def on_event(self, mask: int) -> None:
         """It can be written to, read from, or is broken."""
@@ -275,7 +282,7 @@ class Connection:
             # It does not read: read no more from it.
             self._paused = True
             self._all.set_stalled(self, True)
-        if self._watched:
+        if self.watched:
             self.watch()
 
     def _flush(self) -> None:
@@ -303,8 +310,8 @@ class Connection:
         """Be woken for what can be done next."""
         reads = not (self._paused or self._ended or self._closing)
         mask = (_IN if reads else 0) | (_OUT if self._unsent else 0)
-        if mask != self._watched:
-            anew, self._watched = not self._watched, mask
+        if mask != self.watched:
+            anew, self.watched = not self.watched, mask
             if not self._all.watch(self.descriptor, mask, anew):
                 self.abort("closed-for-another")
 
@@ -319,7 +326,7 @@ class Connection:
         self._count(reason)
         self._let_go()
         self._all.closing(self)
-        if self._watched and self.is_open:
+        if self.watched and self.is_open:
             self.watch()
 
     def abort(self, reason: str) -> None:
@@ -340,7 +347,7 @@ class Connection:
         if reset:
             close_with_reset(descriptor)
         else:
-            os.close(descriptor)
+            self._all.close_soon(descriptor)
 
     def _count(self, reason: str) -> None:
         if not self._counted:

@@ -1,30 +1,23 @@
-"""Reading from many sockets, and writing to many, without a line of Python between two system calls."""
+"""One system call for each of many sockets, without a line of Python between two of them."""
 # What a system call costs is not only its own time: the kernel's code and data take the place of ours in the caches,
 # and the interpreter's have to come back.  `map` in `extend` is a loop in C.  A list that is extended keeps what came
 # before an exception, so where one descriptor fails that is noted in its place, and the loop goes on behind it.
 
-import os
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-def read_all(descriptors: Sequence[int], octets: int) -> list[bytes | OSError]:
-    """Of each descriptor what os.read(descriptor, *octets*) returned, or raised."""
-    read: list[bytes | OSError] = []
-    while len(read) < len(descriptors):
+def call_for_each(function: Callable[..., T], *arguments: Sequence[Any]) -> list[T | OSError]:
+    """What *function* returned or raised for the first of each of *arguments*, for the second, …; all are as long.
+
+    It is to be written in C: os.read, say.
+    """
+    results: list[T | OSError] = []
+    while len(results) < len(arguments[0]):
         try:
-            read.extend(map(os.read, descriptors[len(read) :], repeat(octets)))
+            results.extend(map(function, *(each[len(results) :] for each in arguments)))
         except OSError as error:
-            read.append(error)
-    return read
-
-
-def write_all(descriptors: Sequence[int], octets: Sequence[bytes]) -> list[int | OSError]:
-    """Of each descriptor what os.write(descriptor, its *octets*) returned, or raised."""
-    written: list[int | OSError] = []
-    while len(written) < len(descriptors):
-        try:
-            written.extend(map(os.write, descriptors[len(written) :], octets[len(written) :]))
-        except OSError as error:
-            written.append(error)
-    return written
+            results.append(error)
+    return results

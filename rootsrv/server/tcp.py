@@ -32,21 +32,23 @@
 # An event is looked up by descriptor, and a number may come again.  So connections are taken after the events of a
 # turn, and events left for the next turn are kept by connection.
 
+import os
 import select
 import socket
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from rootsrv.answer.responder import Transport
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.process import log
-from rootsrv.server import in_step
 from rootsrv.server.accepting import Acceptor
 from rootsrv.server.connection import FEW_OCTETS, LENGTHS, Connection, close_with_reset
 from rootsrv.server.counters import Counters
 from rootsrv.server.idle import LongestIdle
+from rootsrv.server.in_step import call_for_each
 from rootsrv.server.newcomers import Newcomers
 from rootsrv.server.turns import Turns
 
@@ -78,6 +80,7 @@ RESERVED_DESCRIPTORS = 256
 Due = tuple[Connection | int, int]
 """A connection, or the descriptor of a socket that listens, and its events."""
 
+_IN = select.EPOLLIN
 _PATHS = (2, 3)  # over IPv4 and IPv6 (page/counts.py)
 _LOG_SECONDS = 10.0  # no connection must fill a disk with lines
 
@@ -117,13 +120,14 @@ class Connections:
         """Queries answered in this turn."""
 
         self._set = select.epoll()
-        self._acceptor = Acceptor()
-        self._listening: dict[int, socket.socket] = {}
+        self._listening: dict[int, Acceptor] = {}
         self._exhausted = False
         self._logged_at = -_LOG_SECONDS
         self._due: list[Due] = []
         self._by_descriptor: dict[int, Connection] = {}
         self._arrived: list[Connection] = []
+        self._over: list[int] = []
+        self._counted_open = 0
         self._newcomers: Newcomers[Connection] = Newcomers()
         self._idle: LongestIdle[Connection] = LongestIdle()
         self._incomplete: OrderedDict[Connection, float] = OrderedDict()
@@ -142,7 +146,7 @@ class Connections:
         """Take connections from *sockets*, which listen."""
         for each in sockets:
             each.setblocking(False)
-            self._listening[each.fileno()] = each
+            self._listening[each.fileno()] = Acceptor(each)
             self._set.register(each.fileno(), select.EPOLLIN)
 
     def stop_listening(self) -> None:
@@ -165,33 +169,55 @@ class Connections:
             due = self._in_order(due)
         listening: list[int] = []
         try:
-            for first in range(0, len(due), STEP_CONNECTIONS):
-                self._go_on(due[first : first + STEP_CONNECTIONS], listening)
+            while due:
+                due = self._go_on(due, listening)
                 if self.answered >= TURN_QUERIES:
-                    self._due = due[first + STEP_CONNECTIONS :]
+                    self._due = due
                     break
             if listening:
+                self._settle()  # what is closed makes room
                 self._accept([each for each in listening if each in self._listening])
         except Exception as error:
             self._note_fault(error)  # the rest of the turn comes again
         finally:
+            self._settle()
             self.turns.end()
 
-    def _go_on(self, due: list[Due], listening: list[int]) -> None:
-        """Do what is due, with connections that are only to be read from in step; put into *listening* what listens."""
-        step = []
+    def _settle(self) -> None:
+        """Close what is over, all together, and count what is open."""
+        if self._over:
+            over, self._over = self._over, []
+            call_for_each(os.close, over)
+        if more := len(self._by_descriptor) - self._counted_open:
+            self._counted_open += more
+            self.counters.count_tcp("open", more)
+
+    def close_soon(self, descriptor: int) -> None:
+        """Close *descriptor*, of a connection that is over, at the end of this turn or tick."""
+        self._over.append(descriptor)
+
+    def _go_on(self, due: list[Due], listening: list[int]) -> list[Due]:
+        """Do the first of what is *due*, in step with connections that are only to be read from; what is left of it.
+
+        What listens is put into *listening*.
+        """
+        step: list[Connection] = []
+        done = 0
         for connection, mask in due:
+            if len(step) == STEP_CONNECTIONS or self.answered >= TURN_QUERIES:
+                break
+            done += 1
             if isinstance(connection, int):
                 listening.append(connection)
-            elif mask == select.EPOLLIN and not connection.sends_much:
+            elif mask == _IN and not connection.sends_much:
                 step.append(connection)
-            elif self.answered < TURN_QUERIES:
+            else:
                 try:
                     connection.on_event(mask)
                 except Exception as error:
                     self.end_for_fault(connection, error)
-            # else it comes again
         self._step(step)
+        return due[done:]
 
     def _step(self, connections: list[Connection]) -> None:
         """Read from *connections*, answer what they ask, send to them: each from all before the next."""
@@ -223,8 +249,11 @@ class Connections:
                     connection.tell(self.told, [request], [response])
                 except Exception as error:
                     self.end_for_fault(connection, error)
+        now = self.now
         for connection, response in zip(connections, responses, strict=True):
-            if response is not None or connection.asked_at:
+            if connection.asked_at:
+                connection.asked_at = now
+            elif response is not None and connection.is_open:
                 self.completed(connection)
         if None in responses:
             connections = [each for each, response in zip(connections, responses, strict=True) if response is not None]
@@ -241,11 +270,11 @@ class Connections:
 
     def _read_from(self, connections: Sequence[Connection]) -> Sequence[bytes | OSError]:
         """What could be read from each of *connections*, or only from the first ones of them."""
-        return in_step.read_all([each.descriptor for each in connections], FEW_OCTETS)
+        return call_for_each(os.read, [each.descriptor for each in connections], [FEW_OCTETS] * len(connections))
 
     def _write_to(self, connections: Sequence[Connection], octets: Sequence[bytes]) -> Sequence[int | OSError]:
         """How much of its *octets* could be written to each of *connections*."""
-        return in_step.write_all([each.descriptor for each in connections], octets)
+        return call_for_each(os.write, [each.descriptor for each in connections], octets)
 
     def end_for_fault(self, connection: Connection, error: Exception) -> None:
         """A fault of ours costs this connection, and nobody else anything."""
@@ -257,13 +286,19 @@ class Connections:
         self.counters.count_fault()
 
     def _accept(self, listening: Sequence[int]) -> None:
+        share = max(1, self.accepts // max(1, len(listening)))
         try:
             for descriptor in listening:
-                for _ in range(max(1, self.accepts // len(listening))):
-                    accepted = self._acceptor.accept(descriptor)
-                    if accepted is None:
-                        break
-                    self._admit(*accepted)
+                accepted: list[tuple[int, bytes]] = []
+                try:
+                    accepted.extend(islice(iter(self._listening[descriptor].accept, None), share))
+                finally:
+                    for each, source in accepted:
+                        try:
+                            self._admit(each, source)
+                        except Exception as error:
+                            self._note_fault(error)
+                            self.close_soon(each)
         except OSError as error:
             self._wait_for_descriptors(error)
         finally:
@@ -288,12 +323,14 @@ class Connections:
         if self._newcomers:
             self._newcomers.victim().abort("closed-for-another")
         elif (idle := self._idle.first()) is not None:
+            self._idle.discard(idle)
             idle.abort("closed-for-another")
 
     def _admit(self, descriptor: int, source: bytes) -> None:
         """Take in a new connection; over the total limit another one goes for it."""
         client = source[:8]
-        if self._per_client.get(client, 0) >= self.limits.connections_per_client:
+        those = self._per_client.get(client, 0)
+        if those >= self.limits.connections_per_client:
             self.counters.count_tcp("refused-client-limit")
             close_with_reset(descriptor)
             return
@@ -301,24 +338,39 @@ class Connections:
             self.counters.count_tcp("refused-rate")
             close_with_reset(descriptor)
             return
-        if len(self) >= self.limits.connections:
+        # Those that are closing count, too, until it is known better: looking is dearer.
+        if len(self._by_descriptor) >= self.limits.connections and len(self) >= self.limits.connections:
             self._receive_arrived()
             self._make_room()  # maybe at the cost of the same client
-        self._per_client[client] = self._per_client.get(client, 0) + 1
-        self.counters.count_tcp("accepted")
-        self.counters.count_tcp("open")
+            those = self._per_client.get(client, 0)
+        self._per_client[client] = those + 1
         connection = self._by_descriptor[descriptor] = self._new_connection(descriptor, source)
         self._arrived.append(connection)
 
     def _receive_arrived(self) -> None:
         """Answer what new connections have asked already, and wait for what they do next."""
         arrived, self._arrived = self._arrived, []
+        if not arrived:
+            return
+        self.counters.count_tcp("accepted", len(arrived))
         self._begin(arrived)
+        waiting = []
         for connection in arrived:
-            if connection.is_open:
-                if not connection.asked_at:
-                    self._newcomers.add(connection, connection.source, self.now)
+            if not connection.is_open:
+                continue
+            if not connection.asked_at:
+                self._newcomers.add(connection, connection.source, self.now)
+            if connection.only_reads:
+                waiting.append(connection)
+            else:
                 connection.watch()
+        watched = call_for_each(self._set.register, [each.descriptor for each in waiting], [_IN] * len(waiting))
+        for connection, error in zip(waiting, watched, strict=True):
+            if error is None:
+                connection.watched = _IN
+            else:
+                self._cannot_watch(error)
+                connection.abort("closed-for-another")
 
     def _new_connection(self, descriptor: int, source: bytes) -> Connection:
         return Connection(self, descriptor, source)
@@ -339,9 +391,12 @@ class Connections:
             else:
                 self._set.modify(descriptor, mask)
         except OSError as error:
-            self._log_seldom("connection cannot be watched", error=error.strerror)
+            self._cannot_watch(error)
             return False
         return True
+
+    def _cannot_watch(self, error: OSError) -> None:
+        self._log_seldom("connection cannot be watched", error=error.strerror)
 
     def completed(self, connection: "Connection") -> None:
         """*connection* has completed a query."""
@@ -355,7 +410,7 @@ class Connections:
         if not incomplete or anew:
             self._incomplete.pop(connection, None)
         if incomplete:
-            self._incomplete.setdefault(connection, time.monotonic())
+            self._incomplete.setdefault(connection, self.now)
 
     def set_long(self, connection: "Connection", long: bool) -> None:
         """*connection* holds (not) much of a long message; over the limit, the one that has done so longest goes."""
@@ -371,7 +426,7 @@ class Connections:
         if not stalled:
             self._stalled.pop(connection, None)
             return
-        self._stalled.setdefault(connection, time.monotonic())
+        self._stalled.setdefault(connection, self.now)
         if len(self._stalled) > MAX_STALLED:
             next(iter(self._stalled)).abort("closed-stalled")
 
@@ -381,7 +436,7 @@ class Connections:
         self.set_stalled(connection, True)
 
     def gone(self, connection: "Connection", descriptor: int) -> None:
-        """*connection* is over: *descriptor* is about to be closed."""
+        """*connection* is over: *descriptor* will be closed."""
         self._forget(connection)
         del self._by_descriptor[descriptor]
         client = connection.source[:8]
@@ -390,14 +445,16 @@ class Connections:
             self._per_client[client] = left
         else:
             del self._per_client[client]
-        self.counters.count_tcp("open", -1)
 
     def _forget(self, connection: "Connection") -> None:
-        self._newcomers.discard(connection, connection.source)
-        self._idle.discard(connection)
-        self._incomplete.pop(connection, None)
-        self._stalled.pop(connection, None)
-        self._long.pop(connection, None)
+        if connection.asked_at:
+            self._idle.discard(connection)
+        else:
+            self._newcomers.discard(connection, connection.source)
+        if self._incomplete or self._stalled or self._long:
+            self._incomplete.pop(connection, None)
+            self._stalled.pop(connection, None)
+            self._long.pop(connection, None)
 
     def tick(self) -> None:
         """Close what is over its time; called a few times a second."""
@@ -409,7 +466,9 @@ class Connections:
         for connection in older_than(self._newcomers.since, now - self.limits.idle_seconds):
             connection.close("closed-idle")
         while (idle := self._idle.first(before=now - self.limits.idle_seconds)) is not None:
+            self._idle.discard(idle)
             idle.close("closed-idle")
+        self._settle()
         if self._exhausted:
             self._exhausted = False
             for descriptor in self._listening:
@@ -419,11 +478,13 @@ class Connections:
         """Close every connection after what has been answered is sent (the worker stops)."""
         for connection in [*self._idle, *self._newcomers.since]:
             connection.close("closed-shutdown")
+        self._settle()
 
     def abort_all(self) -> None:
         """Close what is left, now."""
         for connection in list(self._by_descriptor.values()):
             connection.abort("closed-shutdown")
+        self._settle()
 
     @property
     def unsent(self) -> bool:

@@ -5,6 +5,7 @@ import contextlib
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -200,3 +201,47 @@ def test_a_step_is_bounded_by_what_it_reads_of_each(make: Make) -> None:
     listening.turn()  # by now the first are known to send much: one is read from as long as the turn lasts
     assert listening.words[counts.RESPONSES + TCP4] <= 2 * tcp.TURN_QUERIES + 2 * step + READ_OCTETS // len(FRAMED)
     listening.turns_until(lambda: listening.words[counts.RESPONSES + TCP4] == 64 * 300)
+
+
+def test_who_asks_without_end_keeps_nobody_else_waiting(make: Make) -> None:
+    listening = make()
+    clients = [listening.client() for _ in range(4)]
+    listening.turns_until(lambda: len(listening.connections) == 4)
+    many = asked(1) * (READ_OCTETS // len(FRAMED))
+    for client in clients:
+        client.sendall(many)
+        client.setblocking(False)
+    seen = [0] * 4
+    for _ in range(2 * len(clients) + 2):
+        clients[0].sendall(many)
+        listening.turn()
+        for number, client in enumerate(clients):
+            with contextlib.suppress(BlockingIOError):
+                seen[number] += len(client.recv(1 << 20))
+    assert min(seen) >= len(many)
+
+
+def test_who_does_not_read_is_stalled_and_not_idle(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+
+    def passes() -> float:
+        now[0] += 0.01  # a turn takes its time
+        return now[0]
+
+    monkeypatch.setattr(time, "monotonic", passes)
+    listening = make()
+    deaf = listening.client()
+    listening.turns_until(lambda: len(listening.connections) == 1)
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+    deaf.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            deaf.sendall(asked(3) * 500)
+            listening.turn()
+    listening.turns_until(lambda: not select.select([listening.connections], [], [], 0)[0])
+    began, reasons = now[0], counts.TCP_COUNTERS
+    while len(listening.connections):
+        listening.connections.tick()
+        assert now[0] < began + 2 * tcp.STALLED_SECONDS
+    words = [listening.words[counts.TCP + reasons.index(each)] for each in ("closed-stalled", "closed-idle", "open")]
+    assert words == [1, 0, 0]
