@@ -17,7 +17,7 @@ import errno
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from rootsrv.process.c_declarations import declared
 
@@ -29,6 +29,8 @@ DOT = b"dot"
 READ_OCTETS = 16_384
 """The plain text of the largest record (RFC 8446 §5.1): so whatever OpenSSL has taken from the kernel is read at once,
 and nothing is left in it while nothing wakes us (SSL_pending)."""
+
+_RECORD_OCTETS = READ_OCTETS  # and that of the largest that is written
 
 _TLS1_3 = 0x0304
 
@@ -242,18 +244,30 @@ class TlsSession:
 
         BlockingIOError: no room; then the next `write` must begin with the same octets.  TlsFailed: it is over.
         """
+        if len(octets) <= _RECORD_OCTETS and isinstance(octets, bytes):
+            # All of it or nothing, and cffi gives the address of a bytes object by itself.
+            done: int = self._library.SSL_write(self._session, octets, len(octets))
+            if done <= 0:
+                self._cannot_write(done)
+            return done
         with _ffi.from_buffer(octets) as pointer:
             sent, size = 0, len(octets)
             while sent < size:
-                done: int = self._library.SSL_write(self._session, pointer + sent, size - sent)
+                done = self._library.SSL_write(self._session, pointer + sent, size - sent)
                 if done <= 0:
-                    if self._failure(done, _WANT_WRITE) == _ZERO_RETURN:
-                        raise TlsFailed(errno.EPIPE, "closed by the client")
-                    if not sent:
-                        raise BlockingIOError
-                    break
+                    try:
+                        self._cannot_write(done)
+                    except BlockingIOError:
+                        if not sent:
+                            raise
+                        break
                 sent += done
         return sent
+
+    def _cannot_write(self, result: int) -> NoReturn:
+        if self._failure(result, _WANT_WRITE) == _ZERO_RETURN:
+            raise TlsFailed(errno.EPIPE, "closed by the client")
+        raise BlockingIOError
 
     def _failure(self, result: int, may_want: int) -> int:
         """What it means that a call returned *result*: it wants what it may, or is at the end; TlsFailed: it failed.

@@ -146,7 +146,7 @@ class Connection:
         request = self.take(octets)
         if request is not None:
             self.sends_much = len(octets) >= FEW_OCTETS
-            self._respond([request])
+            self._respond_to_one(request)
 
     def cannot_read(self, error: OSError) -> None:
         """Reading failed: there is nothing, or it is over."""
@@ -227,6 +227,19 @@ class Connection:
             everybody.completed(self)
             lengths = map(LENGTHS.__getitem__, map(len, sent))
             self._send(b"".join(chain.from_iterable(zip(lengths, sent, strict=True))))
+        elif self.asked_at:
+            everybody.completed(self)
+
+    def _respond_to_one(self, request: bytes) -> None:
+        """`_respond`, without what only many are worth."""
+        everybody = self._all
+        everybody.answered += 1
+        response = everybody.turns.respond(self.path, request, self.source, Transport.TCP)
+        if everybody.told is not None and everybody.told.is_on:
+            self.tell(everybody.told, [request], [response])
+        if response is not None:
+            everybody.completed(self)
+            self._send(LENGTHS[len(response)] + response)
         elif self.asked_at:
             everybody.completed(self)
 

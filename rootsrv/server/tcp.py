@@ -57,7 +57,8 @@ TURN_QUERIES = 256
 
 TURN_EVENTS = 128
 STEP_CONNECTIONS = 32
-"""Connections that are read from, answered and sent to in step."""
+STEP_FROM = 3
+"""Connections that are read from, answered and sent to in step: at most so many, and from so many on."""
 
 TURN_ACCEPTS = 32
 """Connections accepted in a turn, by all listening sockets together: less than a millisecond."""
@@ -221,6 +222,10 @@ class Connections:
 
     def _step(self, connections: list[Connection]) -> None:
         """Read from *connections*, answer what they ask, send to them: each from all before the next."""
+        if len(connections) < STEP_FROM:
+            for connection in connections:
+                self._receive(connection)
+            return
         while connections:
             asking: dict[int, tuple[list[Connection], list[bytes]]] = {path: ([], []) for path in _PATHS}
             received = self._read_from(connections)
@@ -238,6 +243,13 @@ class Connections:
                 if those:
                     self._answer(path, those, requests)
             connections = connections[len(received) :]
+
+    def _receive(self, connection: Connection) -> None:
+        """A step of its own, without what only many are worth."""
+        try:
+            connection.receive()
+        except Exception as error:
+            self.end_for_fault(connection, error)
 
     def _answer(self, path: int, connections: list[Connection], requests: list[bytes]) -> None:
         """Answer one message of each of *connections*, of one family."""
