@@ -40,6 +40,15 @@ SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
 PREFIX = {4: "192.0.2.0/24", 6: "2001:db8::/48"}
 ROUTER_AS, SITE_AS = 65000, 65001
 VERSIONS = (4, 6)
+LOWEST_LIMITS = """
+[limits]
+mode = "on"
+rate = 1
+burst_seconds = 4.0
+connections = 1
+ipv4_multipliers = [1, 1, 1, 1]
+ipv6_multipliers = [1, 1, 1, 1]
+"""
 SHORT = "hold_down_seconds = 1\nhold_down_max_seconds = 1"
 
 
@@ -216,6 +225,26 @@ stop_linger_seconds = 1
             yield time.time()
         finally:
             self.host.run("nft", "delete table inet fault")
+
+    @contextlib.contextmanager
+    def limiting_everybody(self) -> Iterator[Callable[[], int]]:
+        """Limits are in force and as low as they can be, for the block, which gets what says how often they were."""
+        path = self.directory / "rootsrv.toml"
+        text = path.read_text()
+
+        def limits() -> dict[str, Any]:
+            return dict(self.ask("serve", {"command": "top"})["limits"])
+
+        def reload(text: str, mode: str) -> None:
+            path.write_text(text)
+            assert self.ask("serve", {"command": "reload"})["ok"]
+            wait_until(lambda: limits()["in_force"] == mode, f"limits are {mode}")
+
+        try:
+            reload(text + LOWEST_LIMITS, "on")
+            yield lambda: int(limits()["limited"])
+        finally:
+            reload(text, "off")
 
     # ── the operator ──
 

@@ -302,6 +302,25 @@ def test_everything_is_shed_and_the_route_stays(net: Anycast, measured: list[str
         assert bool(of["lost"]) == (do == "drop")
 
 
+def test_everybody_is_limited_and_the_route_stays(net: Anycast, measured: list[str]) -> None:
+    """Nor do limits judge our own probes, over UDP and TCP, and TC is an answer."""
+    load = net.load()
+    start = time.time()
+    try:
+        with net.a.limiting_everybody() as limited:
+            wait_until(lambda: limited() >= 1000, "the limits hit what clients ask")
+            stays(net, start, SERVICE_DEAD_SECONDS + 1.5)
+            assert net.a.is_in("up")
+            told = "; ".join(alarms(net.a, version) for version in VERSIONS)
+            assert "no answer" not in told
+            assert "wrong data" not in told
+    finally:
+        counts = load.result()
+    for version, of in counts.items():
+        measured.append(f"everybody limited: IPv{version} {len(of['lost'])} of {of['sent']} queries without answer")
+        assert not of["lost"]
+
+
 @contextlib.contextmanager
 def another_zone_on(site: Site, workdir: Path) -> Iterator[float]:
     """NSD serves another version of the zone on the site's host, and the site's own queries are led there."""

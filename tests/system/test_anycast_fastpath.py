@@ -8,41 +8,71 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.needs import REPOSITORY, require_tool
 from tests.server.live import SERIALS, wait_until
-from tests.system.anycast_network import VERSIONS, Site, anycast_network
+from tests.system.anycast_network import VERSIONS, Anycast, Site, anycast_network
 
 
-def test_a_wrong_fast_path_is_detached_while_traffic_stays_and_loses_nothing(
-    tmp_path: Path, measured: list[str]
-) -> None:
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Anycast]:
+    """The kernel of a answers, at tc."""
     if not (REPOSITORY / "rootsrv" / "fastpath" / "bpf" / "rootsrv.bpf.o").exists():
         pytest.skip("the BPF program is not built (make bpf)")
     sections = '[fastpath]\nmode = "tc"\ninterfaces = ["to-a"]\n'
-    with anycast_network(tmp_path, more=sections, workers=1) as net:
-        wait_until(lambda: net.a.ask("serve", {"command": "fastpath-probe"})["state"] == "right", "the fast path is on")
-        load = net.load()
-        wait_until(lambda: kernel_replies(net.a) > 500, "the kernel answers")
-        wait_until(lambda: net.a.family(4)["replies_per_second"] > 100, "the controller counts what the kernel answers")
-
-        start = time.time()
-        put_another_serial_into_the_kernel(net.a)
+    with anycast_network(tmp_path_factory.mktemp("anycast"), more=sections, workers=1) as made:
         wait_until(
-            lambda: "the fast path was detached (wrong:" in "; ".join(net.a.family(4)["alarms"]), "it is detached", 10
+            lambda: made.a.ask("serve", {"command": "fastpath-probe"})["state"] == "right", "the fast path is on"
         )
-        took = time.time() - start
-        measured.append(f"wrong fast path detached after {took:.1f} s (bound 5 s)")
-        assert took <= 5
-        assert net.a.ask("serve", {"command": "fastpath-status"})["interfaces"][0]["hook"] == "off"
-        for counts in load.result().values():
-            assert counts["lost"] == []
-        assert net.a.is_in("up")
-        for version in VERSIONS:
-            assert net.watch.since(start, version) == []
+        yield made
+
+
+def test_the_kernel_limits_everybody_while_the_route_stays_and_nothing_is_lost(
+    net: Anycast, measured: list[str]
+) -> None:
+    load = net.load()
+    start = time.time()
+    replies = kernel_replies(net.a)
+    try:
+        with net.a.limiting_everybody() as limited:
+            wait_until(lambda: limited() >= 1000, "the limits hit what clients ask")
+            end = time.time() + 4.5  # longer than a service that is dead would keep its route
+            while time.time() < end:
+                assert [net.watch.since(start, version) for version in VERSIONS] == [[], []]
+                time.sleep(0.1)
+            assert net.a.is_in("up")
+            assert kernel_replies(net.a) - replies >= 1000
+            assert net.a.ask("serve", {"command": "fastpath-status"})["interfaces"][0]["hook"] != "off"
+    finally:
+        counts = load.result()
+    for version, of in counts.items():
+        measured.append(f"limited in the kernel: IPv{version} {len(of['lost'])} of {of['sent']} without answer")
+        assert not of["lost"]
+
+
+def test_a_wrong_fast_path_is_detached_while_traffic_stays_and_loses_nothing(net: Anycast, measured: list[str]) -> None:
+    load = net.load()
+    wait_until(lambda: kernel_replies(net.a) > 500, "the kernel answers")
+    wait_until(lambda: net.a.family(4)["replies_per_second"] > 100, "the controller counts what the kernel answers")
+
+    start = time.time()
+    put_another_serial_into_the_kernel(net.a)
+    wait_until(
+        lambda: "the fast path was detached (wrong:" in "; ".join(net.a.family(4)["alarms"]), "it is detached", 10
+    )
+    took = time.time() - start
+    measured.append(f"wrong fast path detached after {took:.1f} s (bound 5 s)")
+    assert took <= 5
+    assert net.a.ask("serve", {"command": "fastpath-status"})["interfaces"][0]["hook"] == "off"
+    for counts in load.result().values():
+        assert counts["lost"] == []
+    assert net.a.is_in("up")
+    for version in VERSIONS:
+        assert net.watch.since(start, version) == []
 
 
 def kernel_replies(site: Site) -> int:
