@@ -7,9 +7,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
 
-from tests import leftovers
+from tests import leftovers, sharing
 from tests.needs import genuine_root_zone_text, require_genuine_zones, skipped_where_missing
+from tests.sharing import Sharing
 
 CI = os.environ.get("CI") == "true"
 
@@ -74,65 +76,66 @@ def pytest_runtest_call() -> Generator[None]:
 # ── The slowest files first: with `--dist loadfile` one that starts last keeps one worker busy, the others idle ──
 
 SECONDS = {
-    "tests/system/test_mesh_floor.py": 165,
-    "tests/system/test_anycast.py": 117,
-    "tests/mesh/test_fleet.py": 101,
-    "tests/roles/test_run.py": 86,
-    "tests/bench/test_compare.py": 82,
-    "tests/fastpath/test_orphans.py": 78,
-    "tests/telemetry/test_sums.py": 75,
-    "tests/secondary/test_decisions.py": 69,
-    "tests/secondary/test_resume.py": 63,
-    "tests/hyperlocal/test_resolvers.py": 62,
-    "tests/doctor/test_doctor.py": 59,
-    "tests/secondary/test_service_goes_on.py": 56,
-    "tests/system/test_common_causes.py": 53,
-    "tests/secondary/test_anchor_files.py": 51,
-    "tests/mesh/test_transfers.py": 51,
-    "tests/bench/test_other_figures.py": 50,
-    "tests/portal/test_bad_input.py": 48,
-    "tests/secondary/test_neighbours.py": 46,
-    "tests/fastpath/test_admission.py": 45,
-    "tests/secondary/test_own_faults.py": 44,
-    "tests/secondary/test_failed_switchover.py": 43,
-    "tests/secondary/test_hostile_primaries.py": 41,
-    "tests/capture/test_sums.py": 40,
-    "tests/fastpath/test_wire.py": 40,
-    "tests/dot/test_hostile.py": 40,
-    "tests/system/test_anycast_common_mode.py": 39,
-    "tests/bench/test_abreast.py": 36,
-    "tests/fastpath/test_lagging_kernel.py": 34,
-    "tests/fuzz/test_respond.py": 34,
-    "tests/secondary/test_missing_secrets.py": 32,
-    "tests/deploy/test_wheel.py": 32,
-    "tests/secondary/test_after_a_restart.py": 30,
-    "tests/capture/test_collector.py": 30,
-    "tests/portal/test_in_chromium.py": 30,
-    "tests/secondary/test_short_leases.py": 28,
-    "tests/conformance/test_differential.py": 28,
-    "tests/secondary/test_no_way_back.py": 27,
-    "tests/commands/test_demo.py": 26,
-    "tests/server/test_reload.py": 26,
+    "tests/system/test_anycast.py": 131,
+    "tests/mesh/test_fleet.py": 83,
+    "tests/roles/test_run.py": 70,
+    "tests/system/test_mesh_floor.py": 58,
+    "tests/secondary/test_resume.py": 56,
+    "tests/fastpath/test_orphans.py": 54,
+    "tests/secondary/test_decisions.py": 53,
+    "tests/telemetry/test_sums.py": 50,
+    "tests/secondary/test_service_goes_on.py": 46,
+    "tests/portal/test_bad_input.py": 46,
+    "tests/telemetry/test_status_sections.py": 45,
+    "tests/bench/test_abreast.py": 44,
+    "tests/doctor/test_doctor.py": 43,
+    "tests/secondary/test_failed_switchover.py": 38,
+    "tests/bench/test_compare.py": 37,
+    "tests/secondary/test_own_faults.py": 37,
+    "tests/secondary/test_hostile_primaries.py": 36,
+    "tests/hyperlocal/test_server.py": 34,
+    "tests/fastpath/test_admission.py": 34,
+    "tests/mesh/test_whole_members.py": 33,
+    "tests/secondary/test_neighbours.py": 32,
+    "tests/secondary/test_anchor_files.py": 32,
+    "tests/system/test_common_causes.py": 32,
+    "tests/system/test_anycast_common_mode.py": 32,
+    "tests/secondary/test_no_way_back.py": 31,
+    "tests/mesh/test_whole_weeks.py": 28,
+    "tests/fastpath/test_wire.py": 27,
+    "tests/dot/test_hostile.py": 27,
+    "tests/capture/test_collector.py": 26,
+    "tests/localroot/test_bad_input.py": 26,
+    "tests/engine/test_etcd.py": 26,
     "tests/deploy/test_network.py": 26,
-    "tests/server/test_workers.py": 25,
-    "tests/secondary/test_hosts.py": 24,
-    "tests/fastpath/test_owner.py": 24,
-    "tests/fastpath/test_passes.py": 23,
-    "tests/telemetry/test_rules.py": 23,
-    "tests/fastpath/test_switchover.py": 23,
-    "tests/server/test_tcp.py": 23,
-    "tests/hyperlocal/test_server.py": 23,
-    "tests/test_runbook.py": 23,
-    "tests/system/test_anycast_frr.py": 23,
-    "tests/commands/test_floor_reset.py": 22,
-    "tests/capture/test_role.py": 21,
-    "tests/secondary/test_two_truths.py": 21,
-    "tests/zone/test_presentation.py": 21,
-    "tests/bench/test_independent.py": 21,
-    "tests/conformance/test_conformance.py": 20,
-    "tests/fastpath/test_differential.py": 19,
-    "tests/capture/test_whole.py": 19,
+    "tests/fastpath/test_lagging_kernel.py": 26,
+    "tests/secondary/test_short_leases.py": 25,
+    "tests/conformance/test_differential.py": 23,
+    "tests/portal/test_in_chromium.py": 23,
+    "tests/deploy/test_wheel.py": 23,
+    "tests/fastpath/test_owner.py": 22,
+    "tests/fastpath/test_differential.py": 22,
+    "tests/server/test_tcp.py": 20,
+    "tests/telemetry/test_rules.py": 20,
+    "tests/secondary/test_full_disk.py": 19,
+    "tests/system/test_anycast_frr.py": 19,
     "tests/portal/test_accounts.py": 19,
+    "tests/fastpath/test_passes.py": 18,
+    "tests/mesh/test_private_root.py": 18,
+    "tests/secondary/test_missing_secrets.py": 17,
+    "tests/secondary/test_two_truths.py": 17,
+    "tests/zone/test_presentation.py": 17,
+    "tests/hyperlocal/test_publishers.py": 17,
+    "tests/faults/test_fail_once.py": 17,
+    "tests/zone/test_verify_genuine.py": 17,
+    "tests/secondary/test_after_a_restart.py": 16,
+    "tests/capture/test_cdns.py": 16,
+    "tests/secondary/test_zone_from_file.py": 16,
+    "tests/bench/test_independent.py": 16,
+    "tests/fastpath/test_switchover.py": 16,
+    "tests/fuzz/test_respond.py": 15,
+    "tests/capture/test_sums.py": 15,
+    "tests/telemetry/test_status_page.py": 15,
 }
 """By file, on two cores, as a run tells at its end; whoever is not named takes less."""
 
@@ -149,6 +152,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure() -> None:
     leftovers.begin()
+    sharing.begin()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing | None:
+    return Sharing(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -24,6 +24,8 @@ OPTIONS = compare.Options(
 
 STARTS = 2
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs() -> None:

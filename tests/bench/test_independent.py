@@ -27,6 +27,7 @@ def wires(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[compare.Co
         yield first, second
 
 
+@pytest.mark.long
 def test_dnsperf_and_the_socket_engine_see_the_same_server(
     wires: tuple[compare.Comparison, compare.Comparison],
 ) -> None:
@@ -38,6 +39,7 @@ def test_dnsperf_and_the_socket_engine_see_the_same_server(
     assert 1 / 5 < found.ratio < 5
 
 
+@pytest.mark.long
 def test_kxdpgun_and_our_generator_see_the_same_server(wires: tuple[compare.Comparison, compare.Comparison]) -> None:
     require_tool("kxdpgun")
 

@@ -122,6 +122,7 @@ def test_whoever_holds_a_token_and_loses_the_engine_is_announced_before_the_toke
     floor.await_route(a, "up")
 
 
+@pytest.mark.long
 def test_a_deleted_token_brings_its_holder_back(floor: Floor) -> None:
     a = floor.net.a
     a.rootsrv("drain")
