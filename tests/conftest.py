@@ -155,6 +155,7 @@ def pytest_configure() -> None:
     sharing.begin()
 
 
+@pytest.hookimpl(optionalhook=True)  # a run without pytest-xdist has no such thing
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing | None:
     return Sharing(config, log) if config.getvalue("dist") == "loadfile" else None
 

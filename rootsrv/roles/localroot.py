@@ -1,4 +1,6 @@
 """The LocalRoot service, put together: verified zones, who may have them, NOTIFY, https, what is observed."""
+# Over 400 lines: it is where the service is put together, and nothing else is.
+#
 # Theory of operation
 # -------------------
 # Everything up to a verified root in service is what `maintain` does too, without workers: nobody answers from it.

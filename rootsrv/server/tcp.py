@@ -1,4 +1,6 @@
 """DNS over TCP (RFC 7766, RFC 7828, RFC 9210 §4)."""
+# Over 400 lines: it is one turn, its steps and the limits that hold in it, and their order is the promise.
+#
 # Theory of operation
 # -------------------
 # Connections are raw descriptors in one epoll set, which itself hangs in the event loop as one descriptor: the loop

@@ -1,4 +1,5 @@
 """What a service that gives zones out answers: OPT and EXPIRE, TSIG errors, limits, addresses, the smaller transfer."""
+# Over 500 lines: what one connection may ask for, and all that can go wrong with it, from one listener.
 
 import asyncio
 import contextlib
