@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import cbor2
 
 import rootsrv
+from rootsrv.capture.rings import Counts
 
 if TYPE_CHECKING:
     from rootsrv.capture.anonymise import Anonymiser
@@ -213,6 +214,16 @@ def head(collection: Collection) -> bytes:
 
 class BlockWriter(Protocol):
     """Makes blocks of facts; the caller makes files of them: `head(collection)`, blocks, `END`."""
+
+    damaged: int
+    """Facts that came without all of their rows: the statistics of blocks have them as lost."""
+
+    @property
+    def held(self) -> Counts:
+        """What the block that was begun has to tell."""
+
+    def drop(self) -> None:
+        """Forget the block that was begun; raises nothing, whatever `add` or `flush` raised before."""
 
     def add(
         self, rows: bytes | bytearray | memoryview, wall_offset: int, *, lost: int = 0, not_sampled: int = 0

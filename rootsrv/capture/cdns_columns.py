@@ -49,6 +49,7 @@ from rootsrv.capture.cdns import (
 )
 from rootsrv.capture.entries import entries, hashed, mixed
 from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, FACT_OCTETS, INLINE_OCTETS, Kind, OptBits
+from rootsrv.capture.rings import Counts
 
 Words = NDArray[numpy.uint64]
 """Shape (rows, 16): rows of facts."""
@@ -67,6 +68,15 @@ class ColumnWriter:
         self._pending: list[tuple[Words, int]] = []
         """Rows, and what is to be added to their times."""
 
+        self._items = self._rows = self._lost = self._not_sampled = 0
+        self.damaged = 0
+
+    @property
+    def held(self) -> Counts:
+        return Counts(self._items, self._lost, self._not_sampled)
+
+    def drop(self) -> None:
+        self._pending = []
         self._items = self._rows = self._lost = self._not_sampled = 0
 
     def add(
@@ -120,6 +130,7 @@ class ColumnWriter:
     def _block(self, words: Words) -> bytes:
         words, heads, damaged = _whole(words)
         block = _block(words, heads, self._lost + damaged, self._not_sampled, self._anonymiser)
+        self.damaged += damaged
         self._lost = self._not_sampled = 0
         return block
 

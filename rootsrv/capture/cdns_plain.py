@@ -23,6 +23,7 @@ from rootsrv.capture.cdns import (
     Table,
 )
 from rootsrv.capture.facts import Fact, Kind, OptBits
+from rootsrv.capture.rings import Counts
 
 _NANOSECONDS_PER_TICK = 10**9 // TICKS_PER_SECOND
 
@@ -52,6 +53,15 @@ class PlainWriter:
         self._anonymiser = collection.anonymiser
         self._facts: list[Fact] = []
         self._rows = self._lost = self._not_sampled = 0
+        self.damaged = 0
+
+    @property
+    def held(self) -> Counts:
+        return Counts(len(self._facts), self._lost, self._not_sampled)
+
+    def drop(self) -> None:
+        self._facts = []
+        self._rows = self._lost = self._not_sampled = 0
 
     def add(
         self, rows: bytes | bytearray | memoryview, wall_offset: int, *, lost: int = 0, not_sampled: int = 0
@@ -62,6 +72,7 @@ class PlainWriter:
         for fact in facts.read([memoryview(rows)]):
             if len(fact.octets) != facts.octets_of(fact) or fact.kind > _MALFORMED:
                 self._lost += 1
+                self.damaged += 1
                 continue
             self._rows += 1 + facts.continuations(len(fact.octets))
             if self._rows > BLOCK_ROWS:
@@ -75,10 +86,9 @@ class PlainWriter:
     def flush(self) -> bytes:
         if not self._facts and not self._lost and not self._not_sampled:
             return b""
-        block = _block(self._facts, self._lost, self._not_sampled, self._anonymiser)
-        self._facts = []
-        self._rows = self._lost = self._not_sampled = 0
-        return cbor2.dumps(block)
+        block = cbor2.dumps(_block(self._facts, self._lost, self._not_sampled, self._anonymiser))
+        self.drop()
+        return block
 
 
 def _block(found: list[Fact], lost: int, not_sampled: int, anonymiser: Anonymiser | None) -> dict[int, object]:

@@ -15,7 +15,13 @@
 # in time, move nothing: a time is never before the one before it.  A larger one ends the file and begins another.
 #
 # What is lost is told where it is lost: by the kernel and by the workers in their rings, which go on counting while
-# nobody reads; by the disk here.  Each loss is in the metadata of the file that was open when it became known.
+# nobody reads; by the disk here.  Each loss is in the file that was open when it became known, or in the next: in its
+# metadata, and as C-DNS in its statistics, which say the same.
+#
+# A query that has been taken from a ring is *in hand* until it is in a file or counted as lost.  An exception that
+# nobody expected costs what was in its hand, and no more: rows that could not be put in order or into the format
+# (`format`, with the block that was begun), or what could not be written (`writer`: the file is cut back as if the disk
+# were full, and a second later begun anew).
 
 import contextlib
 import enum
@@ -30,7 +36,9 @@ from rootsrv.capture.compression import SUFFIXES, Compressor
 from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile, is_full, is_taken
 from rootsrv.capture.formats import Format
 from rootsrv.process import log
+from rootsrv.process.children import describe_error
 from rootsrv.process.clock import boottime_ns
+from rootsrv.process.troubles import Troubles
 
 POLL_SECONDS = 0.02
 ROOM_SECONDS = 1.0
@@ -47,6 +55,11 @@ STEP_NS = 500_000_000
 
 NOISE_NS = 100_000
 """What lies between two readings of the two clocks is no movement of one of them."""
+
+FAILING_SECONDS = 60.0
+"""For how long the status tells an exception that nobody expected."""
+
+LOST_WHERE = ("kernel", "worker", "disk", "format", "writer")
 
 _SECOND = 10**9
 _END_OF_TIME = 1 << 63
@@ -65,7 +78,7 @@ class Totals:
     """Since the role was started."""
 
     items: int = 0
-    lost: dict[str, int] = field(default_factory=lambda: {"kernel": 0, "worker": 0, "disk": 0})
+    lost: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOST_WHERE, 0))
     passed_over: int = 0
     late: int = 0
     written_octets: int = 0
@@ -115,9 +128,17 @@ class Collector:
 
         self._waiting: list[sequence.Rows] = []
         self._taken_until = 0
-        self._untold = 0
-        """Losses that no file could be told of."""
+        self._in_hand = 0
+        """Queries taken from the rings that are neither in a file nor counted as lost."""
 
+        self._untold = rings.Counts()
+        """Queries lost and passed over of which no file has been told."""
+
+        self._refused_where = "disk"
+        """What queries are lost to while the state is FULL."""
+
+        self._errors = Troubles("capture lost queries to an error")
+        self._failed: dict[str, tuple[float, str]] = {}
         self._room_at = 0.0
         self.state = CollectorState.IDLE
         self.totals = Totals()
@@ -139,7 +160,7 @@ class Collector:
         self._wanted = wanted
         self._format = wanted.make_format()
         self._offset = self._wall_ns() - boottime_ns()
-        self._until = self._untold = 0
+        self._until, self._untold = 0, rings.Counts()
         self.state = CollectorState.CAPTURING
         self.why = "" if self._rings() else "the role serve has not handed over its rings yet"
         if not resumed:
@@ -168,6 +189,12 @@ class Collector:
         return None if self._wanted is None else self._wanted.until
 
     @property
+    def failing(self) -> dict[str, str]:
+        """Exceptions that nobody expected and that cost queries lately, by what they were lost to."""
+        now = time.monotonic()
+        return {f"capture {where}": what for where, (at, what) in self._failed.items() if now - at < FAILING_SECONDS}
+
+    @property
     def file(self) -> str:
         """The file that is being written."""
         return "" if self._file is None else self._file.path.name
@@ -177,6 +204,7 @@ class Collector:
     def turn(self) -> None:
         """Take what there is, write what is due."""
         now = time.monotonic()
+        self.settle()
         if not self._connect(now):
             return
         if self._wanted is None:
@@ -240,31 +268,45 @@ class Collector:
 
     def _take(self, until: int) -> None:
         """Take what is in the rings, and write what is older than *until* (CLOCK_BOOTTIME)."""
+        try:
+            ready, self._waiting = sequence.merge(self._waiting, self._from_rings(), until)
+            self.behind_seconds = (boottime_ns() - sequence.first_time(ready)) / 1e9 if ready else 0.0
+            if ready or self._untold != rings.Counts():
+                self._write(ready)
+        except Exception as error:
+            self._waiting = []
+            self._unexpected("format", self._in_hand, error)
+
+    def _from_rings(self) -> list[bytes]:
+        """What is in each of the rings, and into account what was lost there."""
         assert self._format is not None
         taken: list[bytes] = []
-        lost = passed_over = 0
         found = self._rings()
         self.fill = max((ring.waiting / ring.capacity for ring in found), default=0.0)
         for ring in found:
-            pieces = ring.take()
-            if pieces:
+            if pieces := ring.take():
                 octets = b"".join(pieces)
                 # Before the next ring is looked at: of rings that are handed over again it may be the same.
                 ring.done(len(octets) // rings.ROW_OCTETS)
-                taken.append(octets if ring.where == "kernel" else self._format.rows(octets))
-            news = ring.news()
-            self.totals.lost[ring.where] += news.lost
-            lost += news.lost
-            passed_over += news.passed_over
-        lost, self._untold = lost + self._untold, 0
-        self.totals.passed_over += passed_over
-        ready, self._waiting = sequence.merge(self._waiting, taken, until)
-        self.behind_seconds = (boottime_ns() - sequence.first_time(ready)) / 1e9 if ready else 0.0
-        if ready or lost or passed_over:
-            self._write(ready, lost, passed_over)
+                try:
+                    rows = octets if ring.where == "kernel" else self._format.rows(octets)
+                    self._in_hand += sequence.items(rows)
+                    taken.append(rows)
+                except Exception as error:
+                    items = sequence.items(octets)
+                    self._in_hand += items
+                    self._unexpected("format", items, error)
+            self._hear_losses(ring)
+        return taken
 
-    def _write(self, rows: bytes, lost: int, passed_over: int) -> None:
-        """Rows in order into files, each into that of its time."""
+    def _hear_losses(self, ring: rings.Ring) -> None:
+        news = ring.news()
+        self.totals.lost[ring.where] += news.lost
+        self.totals.passed_over += news.passed_over
+        self._untold += news
+
+    def _write(self, rows: bytes) -> None:
+        """Rows in order into files, each into that of its time; and what has not been told."""
         if rows:
             late = sequence.older(rows, self._taken_until)
             self._taken_until = max(self._taken_until, sequence.last_time(rows))
@@ -273,43 +315,107 @@ class Collector:
                 self._file.contents.late += late
         while rows:
             if self._file is None and not self._begin(sequence.first_time(rows) + self._offset):
-                self._untold += lost
-                self._lose(sequence.items(rows))
                 return
             end = sequence.before(rows, self._until - self._offset)
-            self._append(rows[:end], lost, passed_over)
-            lost = passed_over = 0
+            self._append(rows[:end])
             rows = rows[end:]
             if rows:
                 self._end_file()
-        if lost or passed_over:
-            if self._file is None and not self._begin(self._wall_ns()):
-                self._untold += lost
+            if self.state is not CollectorState.CAPTURING:
                 return
-            self._append(b"", lost, passed_over)
+        if self._untold != rings.Counts() and (self._file is not None or self._begin(self._wall_ns())):
+            self._append(b"")
 
-    def _append(self, rows: bytes, lost: int, passed_over: int) -> None:
-        if self._file is None or not (rows or lost or passed_over):
+    def _append(self, rows: bytes) -> None:
+        file = self._file
+        if file is None or not (rows or self._untold != rings.Counts()):
             return
-        assert self._format is not None
-        contents, items = self._file.contents, sequence.items(rows)
-        contents.lost += lost
-        contents.passed_over += passed_over
+        items = sequence.items(rows)
+        octets = self._formatted(file, rows, items)
+        if octets is None:
+            return
         if rows:
             first, last = (each(rows) + self._offset for each in (sequence.first_time, sequence.last_time))
+            contents = file.contents
             contents.first = first if contents.first is None else min(first, contents.first)
             contents.last = last if contents.last is None else max(last, contents.last)
-        self.totals.items += items
-        octets = self._format.add(rows, self._offset, lost, passed_over)
         try:
-            self._file.write(octets, items)
-            if self._file.ends_member:
-                self._file.write(self._format.flush(), 0)
-                self._file.end_member()
-        except OSError as error:
-            self._disk_failed(error)
+            file.write(octets)
+            if file.ends_member:
+                file.write(self._flushed(file))
+                file.end_member()
+        except Exception as error:
+            self._writing_failed(error)
             return
-        self._count_written(self._file)
+        self._count_written(file)
+
+    def _formatted(self, file: OutputFile, rows: bytes, items: int) -> bytes | None:
+        """What *rows*, which tell of *items*, add to *file*, and of what has not been told; None: they are lost."""
+        assert self._format is not None
+        held, left_out, told = self._format.held, self._format.left_out, self._untold
+        try:
+            octets = self._format.add(rows, self._offset, told.lost, told.passed_over)
+        except Exception as error:
+            self._spoilt(file, held, items, error)
+            return None
+        self._untold = rings.Counts()
+        file.contents.counts += rings.Counts(items, told.lost, told.passed_over)
+        self.totals.items += items
+        self._in_hand -= items
+        self._leave_out(file, self._format.left_out - left_out)
+        return octets
+
+    def _flushed(self, file: OutputFile) -> bytes:
+        """What the format held back, for *file*."""
+        assert self._format is not None
+        held, left_out = self._format.held, self._format.left_out
+        try:
+            octets = self._format.flush()
+        except Exception as error:
+            self._spoilt(file, held, 0, error)
+            return self._losses_alone(file)
+        self._leave_out(file, self._format.left_out - left_out)
+        return octets
+
+    def _losses_alone(self, file: OutputFile) -> bytes:
+        """For *file*: what has not been told, and nothing else."""
+        assert self._format is not None
+        octets = self._formatted(file, b"", 0) if self._untold != rings.Counts() else b""
+        held = self._format.held
+        try:
+            return (octets or b"") + self._format.flush()
+        except Exception as error:
+            self._spoilt(file, held, 0, error)
+            return b""
+
+    def _leave_out(self, file: OutputFile, items: int) -> None:
+        """Queries that the format cannot keep, and has told of itself."""
+        if items:
+            self.totals.items -= items
+            self.totals.lost["format"] += items
+            file.contents.counts += rings.Counts(-items, items)
+
+    def _spoilt(self, file: OutputFile, held: rings.Counts, items: int, error: Exception) -> None:
+        """*error* came out of the format: *items*, and what it *held* of *file*, are lost."""
+        assert self._format is not None
+        self._format.drop()
+        file.contents.counts -= held
+        self.totals.items -= held.items
+        self._in_hand += held.items
+        self._untold += rings.Counts(0, held.lost, held.passed_over)  # of which it was to tell, too
+        self._unexpected("format", held.items + items, error)
+
+    def _unexpected(self, where: str, items: int, error: Exception) -> None:
+        """An exception that nobody expected ends one attempt: *items* of those in hand are lost, and counted."""
+        self._lose(where, items)
+        self._tell_error(where, error, items)
+
+    def _tell_error(self, where: str, error: Exception, items: int) -> None:
+        self._failed[where] = time.monotonic(), describe_error(error)
+        self._errors.raised(error, where=where, queries=items)
+        note = f"queries were lost to an error ({where}): {type(error).__name__}"
+        if self._file is not None and note not in self._file.contents.notes:
+            self._file.contents.notes.append(note)
 
     def _count_written(self, file: OutputFile) -> None:
         """Into the totals what *file* has had since: a compressor gives most of it when its member ends."""
@@ -330,34 +436,32 @@ class Collector:
         # A file that begins within its window says so: another one may have begun there before.
         begins = start if self._until == start else at
         self._until = start + window
-        self._format = self._wanted.make_format()
-        name = self._format.file_name(self._wanted.name, begins) + SUFFIXES[self._wanted.compression]
-        path = self._directory.path / name
-        number = 1
-        while is_taken(path):
-            number += 1
-            path = self._directory.path / name.replace(self._wanted.name, f"{self._wanted.name}-{number}", 1)
         try:
+            self._format = self._wanted.make_format()
+            name = self._format.file_name(self._wanted.name, begins) + SUFFIXES[self._wanted.compression]
+            path = self._directory.path / name
+            number = 1
+            while is_taken(path):
+                number += 1
+                path = self._directory.path / name.replace(self._wanted.name, f"{self._wanted.name}-{number}", 1)
             self._file = OutputFile(path, self._wanted.begin_member, self._format.begin(), self._format.end)
-        except OSError as error:
-            self._refuse(f"{path.name}: {error.strerror}")
+        except Exception as error:
+            self._refuse(error, "a file cannot be begun")
             return False
         return True
 
     def _end_file(self) -> None:
         """Nothing more comes for the file: have it finished."""
-        file, self._file = self._file, None
+        file = self._file
         if file is None:
             return
-        assert self._format is not None
-        assert self._wanted is not None
         try:
-            file.write(self._format.flush(), 0)
+            file.write(self._flushed(file))
             file.end()
-        except OSError as error:
-            self._file = file
-            self._disk_failed(error)
+        except Exception as error:
+            self._writing_failed(error)
             return
+        self._file = None
         self._count_written(file)
         self._finisher.finish(file, self._about())
 
@@ -370,47 +474,68 @@ class Collector:
             "written_at": int(self._wall_ns() // _SECOND),
         }
 
-    def _disk_failed(self, error: OSError) -> None:
+    def _writing_failed(self, error: Exception) -> None:
         """Nothing can be written: what is whole of the file is kept, and nothing is captured until there is room."""
         file, self._file = self._file, None
         assert file is not None
         assert self._format is not None
+        self._format.drop()  # what it held is behind what is whole
+        where = _where(error)
         try:
-            lost = file.cut_back()
-        except OSError:
-            lost = file.contents.items
+            self._lose_written(file.cut_back(), where)
+            file.contents.notes.append(f"ended early: {getattr(error, 'strerror', None) or type(error).__name__}")
+            file.write(self._losses_alone(file))
+            file.end()
+        except Exception:
+            self._lose_written(file.contents.counts, where)
             file.abandon()
         else:
-            file.contents.notes.append(f"ended early: {error.strerror}")
             self._finisher.finish(file, self._about())
         self._count_written(file)
-        self.totals.lost["disk"] += lost
-        self.totals.items -= lost
-        self._refuse(f"{file.path.name}: {error.strerror}" + ("" if is_full(error) else " (not a matter of room)"))
+        self._refuse(error, file.path.name)
 
-    def _lose(self, items: int) -> None:
-        self.totals.lost["disk"] += items
-        self._untold += items
+    def _lose_written(self, counts: rings.Counts, where: str) -> None:
+        """What had been written, or said so, is in no file: another one is told of it."""
+        self.totals.items -= counts.items
+        self.totals.lost[where] += counts.items
+        self._untold += rings.Counts(0, counts.items + counts.lost, counts.passed_over)
 
-    def _refuse(self, reason: str) -> None:
+    def settle(self) -> None:
+        """Count what was in files that could not be finished."""
+        for contents, error in self._finisher.unfinished():
+            where = _where(error)
+            self._lose_written(contents.counts, where)
+            if where == "writer":
+                self._tell_error(where, error, contents.items)
+
+    def _lose(self, where: str, items: int) -> None:
+        """*items* of what is in hand."""
+        self._in_hand -= items
+        self.totals.lost[where] += items
+        self._untold += rings.Counts(0, items)
+
+    def _refuse(self, error: Exception | None, reason: str) -> None:
+        """Nothing is captured until there is room; *error*: that which came in writing."""
+        where = _where(error)
+        if isinstance(error, OSError):
+            reason = f"{reason}: {error.strerror}" + ("" if is_full(error) else " (not a matter of room)")
+        elif error is not None:
+            self._tell_error(where, error, self._in_hand)
+            reason = f"{reason}: {describe_error(error)}"
         if self.state is not CollectorState.FULL:
             log.alarm("capture cannot write", reason=reason)
-        self.state, self.why = CollectorState.FULL, reason
+        self.state, self.why, self._refused_where = CollectorState.FULL, reason, where
         self._discard()
 
     def _discard(self) -> None:
         """What is in the rings finds no room: it is lost, and counted."""
-        items = sum(sequence.items(bytes(each)) for each in self._waiting)
         self._waiting = []
         for ring in self._rings():
             for piece in ring.take():
-                items += sequence.items(bytes(piece))
+                self._in_hand += sequence.items(bytes(piece))
                 ring.done(len(piece) // rings.ROW_OCTETS)
-            news = ring.news()
-            self.totals.lost[ring.where] += news.lost
-            self.totals.passed_over += news.passed_over
-            self._untold += news.lost
-        self._lose(items)
+            self._hear_losses(ring)
+        self._lose(self._refused_where, self._in_hand)
 
     def _look_for_room(self) -> None:
         try:
@@ -425,7 +550,7 @@ class Collector:
             self._take(_END_OF_TIME)
             self._take(_END_OF_TIME)
             self._end_file()
-            self._refuse(reason)
+            self._refuse(None, reason)
 
     def _rotate_when_idle(self, wall: int) -> None:
         """End a file whose time is over though nothing came that would have ended it."""
@@ -471,3 +596,9 @@ class Collector:
         self._old.clear()
         with contextlib.suppress(OSError):
             self._finisher.close()
+        self.settle()
+
+
+def _where(error: Exception | None) -> str:
+    """To what queries are lost when writing fails so: the disk, unless nobody expected it."""
+    return "disk" if error is None or isinstance(error, OSError) else "writer"

@@ -20,6 +20,7 @@ import json
 import os
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.capture.compression import SUFFIXES, Compressor
+from rootsrv.capture.rings import Counts
 from rootsrv.process import json_text, log
+from rootsrv.process.children import describe_error
+from rootsrv.process.troubles import place_of
 
 PART, INCOMPLETE = ".part", ".incomplete"
 METADATA, CHECKSUM = ".json", ".md5"
@@ -59,6 +63,15 @@ class Contents:
     last: int | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def counts(self) -> Counts:
+        """What stands in the file, and what it says is not there."""
+        return Counts(self.items, self.lost, self.passed_over)
+
+    @counts.setter
+    def counts(self, counts: Counts) -> None:
+        self.items, self.lost, self.passed_over = counts.items, counts.lost, counts.passed_over
+
 
 class OutputFile:
     """One file, while it is written."""
@@ -66,6 +79,7 @@ class OutputFile:
     def __init__(self, path: Path, begin_member: Callable[[], Compressor], begin: bytes, end: bytes) -> None:
         """*path*: its final name; *begin*, *end*: what it begins and ends with.  OSError where it cannot be made."""
         self.path = path
+        self.has_its_name = False
         self.contents = Contents()
         self._begin_member = begin_member
         self._end = end
@@ -80,19 +94,18 @@ class OutputFile:
         """Of these, what the totals have already."""
 
         self._whole = 0
-        self._whole_items = 0
+        self._whole_counts = Counts()
         self._raw = 0
-        self._member = begin_member()
         try:
+            self._member = begin_member()
             self._put(self._member.compress(begin))
             self.end_member()
-        except OSError:
+        except Exception:
             self.abandon()
             raise
 
-    def write(self, octets: bytes, items: int) -> None:
-        """Append *octets*, which tell of *items* more; OSError when the disk takes no more."""
-        self.contents.items += items
+    def write(self, octets: bytes) -> None:
+        """Append *octets*, which `contents` has already; OSError when the disk takes no more."""
         self._put(self._member.compress(octets))
         self._raw += len(octets)
 
@@ -104,25 +117,26 @@ class OutputFile:
     def end_member(self) -> None:
         """What has been written is safe from now on; raises OSError."""
         self._put(self._member.flush())
-        self._whole, self._whole_items, self._raw = self.octets, self.contents.items, 0
+        self._whole, self._whole_counts, self._raw = self.octets, self.contents.counts, 0
         self._member = self._begin_member()
 
     def end(self) -> None:
         """No more comes: what it ends with.  Raises OSError; `cut_back` then makes it whole."""
         self._put(self._member.compress(self._end) + self._member.flush())
 
-    def cut_back(self) -> int:
-        """Let go of all behind the last whole member; how many items that costs.  OSError if even that cannot be."""
+    def cut_back(self) -> Counts:
+        """Let go of all behind the last whole member; what of the contents that costs.  More may follow, and `end`.
+
+        Raises OSError if even that cannot be.
+        """
         self._use_reserved()
         os.ftruncate(self._descriptor, self._whole)
         os.lseek(self._descriptor, self._whole, os.SEEK_SET)
         self.octets = self._whole
-        lost = self.contents.items - self._whole_items
-        self.contents.items = self._whole_items
-        self.contents.lost += lost
-        member = self._begin_member()
-        self._put(member.compress(self._end) + member.flush())
-        return lost
+        self._member = self._begin_member()
+        cut = self.contents.counts - self._whole_counts
+        self.contents.counts = self._whole_counts
+        return cut
 
     def finish(self, about: dict[str, Any]) -> None:
         """Bring it to the disk and under its name, with its metadata and checksum beside it; raises OSError."""
@@ -137,6 +151,7 @@ class OutputFile:
         _write(self.path.with_name(self.path.name + METADATA), json.dumps(document, indent=1).encode() + b"\n")
         _write(self.path.with_name(self.path.name + CHECKSUM), f"{digest}  {self.path.name}\n".encode())
         os.rename(part, self.path)
+        self.has_its_name = True
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
@@ -145,10 +160,11 @@ class OutputFile:
 
     def abandon(self) -> None:
         """Nothing can be done with it; what there is stays, as `.incomplete`."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._use_reserved()
+        descriptor, self._descriptor = self._descriptor, -1
+        with contextlib.suppress(OSError):
+            if descriptor >= 0:
+                os.close(descriptor)
+            self._use_reserved()
         set_aside(self.path.with_name(self.path.name + PART))
 
     def _use_reserved(self) -> None:
@@ -311,6 +327,7 @@ class Finisher:
         self._thread = ThreadPoolExecutor(1, "capture-finisher")
         self._slow = ThreadPoolExecutor(1, "capture-xz")
         self._under_way: list[Future[None]] = []
+        self._unfinished: deque[tuple[Contents, Exception]] = deque()
         self.finished = 0
         self.failed = 0
         self.error = ""
@@ -318,16 +335,25 @@ class Finisher:
     def finish(self, file: OutputFile, about: dict[str, Any]) -> None:
         """Have *file*, to which nothing more comes, finished."""
         self._under_way = [each for each in self._under_way if not each.done()]
-        self._under_way.append(self._thread.submit(self._finish, file, about))
+        try:
+            self._under_way.append(self._thread.submit(self._finish, file, about))
+        except RuntimeError:  # no thread is to be had
+            self._finish(file, about)
+
+    def unfinished(self) -> list[tuple[Contents, Exception]]:
+        """What was in the files that could not be finished since the last call, and why they could not."""
+        return [self._unfinished.popleft() for _ in range(len(self._unfinished))]
 
     def _finish(self, file: OutputFile, about: dict[str, Any]) -> None:
         try:
             file.finish(about)
-        except Exception as error:  # whatever it is, it costs this file its name and nothing else
+        except Exception as error:  # whatever it is, it costs this file and nothing else
             self.failed += 1
-            self.error = f"{file.path.name}: {getattr(error, 'strerror', None) or error}"
-            log.alarm("capture file not finished", file=file.path.name, reason=self.error)
-            file.abandon()
+            self.error = f"{file.path.name}: {getattr(error, 'strerror', None) or describe_error(error)}"
+            log.alarm("capture file not finished", file=file.path.name, reason=self.error, at=place_of(error))
+            if not file.has_its_name:
+                self._unfinished.append((file.contents, error))
+                file.abandon()
             return
         self.finished += 1
         log.event("capture file", file=file.path.name, items=file.contents.items, octets=file.octets)
@@ -366,9 +392,10 @@ class Finisher:
             part.rename(target)
             path.unlink(missing_ok=True)
             _remove_beside(path)
-        except (OSError, ValueError) as error:
-            part.unlink(missing_ok=True)
-            log.alarm("capture file not made xz", file=path.name, reason=error)
+        except Exception as error:  # whatever it is, the file stays as it is
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            log.alarm("capture file not made xz", file=path.name, reason=describe_error(error), at=place_of(error))
 
     def wait(self) -> None:
         """Until the files that were given by now are finished, or cannot be."""

@@ -21,6 +21,20 @@ class Format(Protocol):
     end: bytes
     """What a file ends with."""
 
+    @property
+    def left_out(self) -> int:
+        """Queries that cannot stand in a file of it (rows of the other format, rows that are not all there): lost.
+
+        Those of C-DNS are told in its blocks' statistics already.
+        """
+
+    @property
+    def held(self) -> rings.Counts:
+        """What was added, and is in no octets that have been returned."""
+
+    def drop(self) -> None:
+        """Forget what is held; raises nothing."""
+
     def rows(self, taken: bytes) -> bytes:
         """The rows of what workers told (whole messages), as this format wants them."""
 
@@ -47,6 +61,15 @@ class Pcap:
         self._anonymiser: Anonymiser | None = collection.anonymiser
         self._service_addresses = frozenset(collection.server_addresses)
         self._streams = pcap.Streams()
+        self.left_out = 0
+
+    @property
+    def held(self) -> rings.Counts:
+        """Nothing."""
+        return rings.Counts()
+
+    def drop(self) -> None:
+        """Nothing is held."""
 
     def rows(self, taken: bytes) -> bytes:
         """Packets, written anew."""
@@ -64,6 +87,7 @@ class Pcap:
         records = pcap.records(rows, wall_offset)
         if self._anonymiser is not None:
             records = anonymise_packets.packets(records, self._anonymiser, self._service_addresses)
+        self.left_out += _amount(rows, rings.PACKET)[1]
         return records
 
     def flush(self) -> bytes:
@@ -84,6 +108,21 @@ class Cdns:
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
         self._writer = cdns.block_writer(collection)
+        self._other_rows = 0
+
+    @property
+    def left_out(self) -> int:
+        """Packets, and facts without all of their rows."""
+        return self._other_rows + self._writer.damaged
+
+    @property
+    def held(self) -> rings.Counts:
+        """Of the block that was begun."""
+        return self._writer.held
+
+    def drop(self) -> None:
+        """Forget the block that was begun."""
+        self._writer.drop()
 
     def rows(self, taken: bytes) -> bytes:
         """Facts."""
@@ -95,7 +134,11 @@ class Cdns:
 
     def add(self, rows: bytes, wall_offset: int, lost: int, passed_over: int) -> bytes:
         """Blocks that are full."""
-        return b"".join(self._writer.add(_facts_only(rows), wall_offset, lost=lost, not_sampled=passed_over))
+        packets = _amount(rows, rings.PACKET)[0]
+        kept = _facts_only(rows) if packets else rows
+        blocks = self._writer.add(kept, wall_offset, lost=lost + packets, not_sampled=passed_over)
+        self._other_rows += packets
+        return b"".join(blocks)
 
     def flush(self) -> bytes:
         """The last block."""
@@ -106,11 +149,16 @@ class Cdns:
         return f"{_utc(at):%Y%m%d-%H%M%S}.{at % _SECOND // 1000:06}_{name}.cdns"
 
 
+def _amount(rows: bytes, kind: int) -> tuple[int, int]:
+    """How many queries in *rows* are of that *kind*, and how many of another."""
+    kinds = rows[8 :: facts.FACT_OCTETS]
+    found = kinds.count(kind)
+    return found, len(kinds) - kinds.count(facts.Kind.CONTINUATION) - found
+
+
 def _facts_only(rows: bytes) -> bytes:
     """Without packets, which the kernel may have written when the format was another one."""
     kinds = rows[8 :: facts.FACT_OCTETS]
-    if rings.PACKET not in kinds:
-        return rows
     kept, keeps = [], True
     for number, kind in enumerate(kinds):
         keeps = keeps if kind == facts.Kind.CONTINUATION else kind != rings.PACKET

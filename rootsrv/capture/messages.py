@@ -10,6 +10,8 @@ from rootsrv.answer.question import HEADER_OCTETS, Query, QueryMalformed
 from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, Fact, Kind, OptBits
 from rootsrv.capture.rings import IPV4, IPV6, MESSAGE, ROW_OCTETS, TCP, UDP, RingWriter
 from rootsrv.process import log
+from rootsrv.process.children import describe_error
+from rootsrv.process.troubles import Troubles
 from rootsrv.wire import edns
 
 _HERE = 60
@@ -47,6 +49,7 @@ class MessageWriter:
 
     def __init__(self, ring: RingWriter) -> None:
         self._ring = ring
+        self._errors = Troubles("capture lost queries to an error")
         self._is_spoilt = False
 
     @property
@@ -69,11 +72,21 @@ class MessageWriter:
         A request of no octets is one that was too long to be received: it is counted as lost.  Raises nothing: over
         TCP it is called before the responses are sent, and the ring's words are another process's to write.
         """
+        counted = self._ring.counted
         try:
             self._write(time, transport, own, requests, sources, ports, responses)
         except Exception as error:
+            self._lose(counted + len(requests) - self._ring.counted, error)
+
+    def _lose(self, queries: int, error: Exception) -> None:
+        """*error* costs *queries*, and no more if they can be counted: the next ones are tried again."""
+        try:
+            self._ring.lose(queries)
+        except Exception as damaged:
             self._is_spoilt = True
-            log.alarm("capture ring is not written to any more", reason=f"{type(error).__name__}: {error}")
+            log.alarm("capture ring is not written to any more", reason=describe_error(damaged))
+        else:
+            self._errors.raised(error, where="worker", queries=queries)
 
     def _write(
         self,

@@ -152,6 +152,11 @@ class RingWriter:
         """OFF: there is nothing to write."""
         return self._words[SHAPE]
 
+    @property
+    def counted(self) -> int:
+        """Queries that are written, lost or passed over, since the ring was made."""
+        return self._words[ITEMS] + self._words[LOST] + self._words[PASSED_OVER]
+
     def choose(self, count: int, needed: int) -> range:
         """Which of the next *count* queries shall be written, by number; *needed*: their bits of WANTED."""
         words = self._words
@@ -161,7 +166,7 @@ class RingWriter:
         every = words[EVERY]
         if every <= 1:
             return range(count)
-        first = -(words[ITEMS] + words[LOST] + words[PASSED_OVER]) % every
+        first = -self.counted % every
         chosen = range(first, count, every)
         words[PASSED_OVER] += count - len(chosen)
         return chosen

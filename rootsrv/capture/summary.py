@@ -7,7 +7,7 @@ from typing import Any
 
 from rootsrv.capture.facts import TransportCode
 from rootsrv.capture.tally import NO_RESPONSE, SIZE_STEP_OCTETS, Tally, prefix_text
-from rootsrv.wire import name
+from rootsrv.wire import codes, name, rdata
 
 MOST = 10
 
@@ -29,23 +29,13 @@ def source_text(family: int, transport: int) -> str:
 
 
 def qtype_text(qtype: int) -> str:
-    """The mnemonic of a type, or TYPE65280 (RFC 3597 §5)."""
-    import dns.rdatatype
-
-    try:
-        return dns.rdatatype.to_text(qtype)  # type: ignore[arg-type]
-    except ValueError:
-        return str(qtype)
+    """The mnemonic of a type, or TYPE65280 (RFC 3597 §5); what is no type (a broken file's), as a number."""
+    return rdata.type_text(qtype) if 0 <= qtype <= 0xFFFF else str(qtype)
 
 
 def rcode_text(rcode: int) -> str:
-    """The mnemonic of an RCODE, or its number."""
-    import dns.rcode
-
-    try:
-        return "no response" if rcode == NO_RESPONSE else dns.rcode.to_text(dns.rcode.Rcode(rcode))
-    except ValueError:
-        return f"RCODE {rcode}"
+    """The mnemonic of an RCODE, or RCODE12; "no response" where there was none."""
+    return "no response" if rcode == NO_RESPONSE else codes.rcode_text(rcode)
 
 
 def label_text(label: bytes) -> str:

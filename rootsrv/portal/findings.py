@@ -10,6 +10,7 @@ from typing import Literal
 
 from rootsrv.localroot.observations import Asked, Fresh, KeyFailed, Notified, Observed, Proved, TransferSeen
 from rootsrv.localroot.servers import Server
+from rootsrv.wire import codes
 from rootsrv.wire.serial import serial_is_newer
 
 State = Literal["good", "waiting", "bad"]
@@ -38,7 +39,6 @@ _KEY_ADVICE = {
     "BADTRUNC": "The signature is cut short: configure the algorithm as it stands here, without a length.",
 }
 
-_RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"}
 
 _REFUSED_BY_UNBOUND = (
     "It does not take NOTIFY from here. Unbound needs our address as `allow-notify:` of the zone and, since whom"
@@ -162,7 +162,7 @@ def _notifies(server: Server, zone: str, found: ServerSeen, serial: int | None) 
     for each in found.notified:
         if each.zone != zone or each.address not in server.addresses:
             continue
-        rcode = "" if each.rcode is None else _RCODES.get(each.rcode, f"rcode {each.rcode}")
+        rcode = "" if each.rcode is None else codes.rcode_text(each.rcode)
         what = f"NOTIFY of {each.serial} to {each.address}"
         if each.outcome == "confirmed":
             said.append(ServerFinding("good", f"{what}: {rcode or 'confirmed'} after {each.seconds:.2f} s"))

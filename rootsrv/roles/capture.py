@@ -338,6 +338,7 @@ class _Capture:
         if not self._waits:
             self._collector.stop()
             self._finisher.wait()
+            self._collector.settle()
         self._forget_order()
 
     def _forget_order(self) -> None:
@@ -361,7 +362,7 @@ class _Capture:
             "role": "capture",
             "pid": os.getpid(),
             "version": rootsrv.__version__,
-            "failing": dict(failing),
+            "failing": failing | collector.failing,
             "state": collector.state.value,
             "why": collector.why,
             "format": "" if order is None else order.format or self._settings.format,

@@ -24,7 +24,7 @@ from rootsrv.telemetry.localroot_metrics import localroot
 from rootsrv.telemetry.portal_metrics import portal
 from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import ADMISSION, KERNEL, Said, View, expected_roles
-from rootsrv.wire.codes import NOERROR, NXDOMAIN
+from rootsrv.wire.codes import NOERROR, NXDOMAIN, RCODES
 from rootsrv.zone.dnssec import UNCOVERED
 
 _PATHS = [tuple(path.split("-")) for path in counts.PATHS]
@@ -33,11 +33,6 @@ _PATHS = [tuple(path.split("-")) for path in counts.PATHS]
 # RFC 9715), so there is a bucket that ends right behind each; most of the root's responses lie in 1024 … 1071.
 REQUEST_BUCKETS = (31, 47, 63, 79, 95, 127, 191, 287)
 RESPONSE_BUCKETS = (63, 127, 255, 511, 527, 767, 895, 1023, 1071, 1231, 1247, 1535, 4095)
-
-RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"} | {
-    16: "BADVERS",
-    23: "BADCOOKIE",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,7 +535,7 @@ def _capture(view: View) -> Iterator[Metric]:
     yield _counter("rootsrv_capture_queries", "Queries written to files.", said.number("items") or 0.0)
     yield _labelled_counter(
         "rootsrv_capture_lost_queries",
-        "Queries that should have been captured and are not: no room in a ring of kernel or worker, or on the disk.",
+        "Queries that should have been captured and are not: no room in a ring or on the disk, or an unexpected error.",
         "where",
         said.numbers("lost"),
     )

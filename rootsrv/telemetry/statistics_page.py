@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rootsrv.process import json_text
 from rootsrv.telemetry.page_style import STYLE, rows_table, section, still_headers
-from rootsrv.telemetry.prometheus import RCODES
 from rootsrv.telemetry.rssac002 import SOURCE_KEYS, DayRecord, RecordDamaged
 from rootsrv.telemetry.utilisation import Utilisation
+from rootsrv.wire.codes import rcode_text
 
 SHOWN_DAYS = 30
 _WIDTH, _HEIGHT = 720, 160
@@ -81,7 +81,7 @@ def _day(day: FleetDay) -> list[str]:
     ]
     total = sum(record.rcodes.values()) or 1
     codes = [
-        (RCODES.get(rcode, f"rcode {rcode}"), f"{amount:,} ({100 * amount / total:.2f} %)")
+        (rcode_text(rcode), f"{amount:,} ({100 * amount / total:.2f} %)")
         for rcode, amount in sorted(record.rcodes.items(), key=lambda each: -each[1])
     ]
     sources = [(key.removeprefix("num-").replace("-", " "), f"≈ {n:,}") for key, n in record.unique_sources().items()]
@@ -133,7 +133,7 @@ def _month(days: Sequence[FleetDay]) -> list[str]:
     by_path = {path: [queries(each.record, path) for each in days] for path in _PATHS}
     sources = {key.removeprefix("num-"): [each.record.unique_sources()[key] for each in days] for key in SOURCE_KEYS}
     codes = sorted({rcode for each in days for rcode, amount in each.record.rcodes.items() if amount})[:4]
-    by_rcode = {RCODES.get(code, f"rcode {code}"): [each.record.rcodes.get(code, 0) for each in days] for code in codes}
+    by_rcode = {rcode_text(code): [each.record.rcodes.get(code, 0) for each in days] for code in codes}
     return [
         section(f"Queries a day, last {len(days)} days", bars(labels, by_path), "wide"),
         section("Responses a day by rcode", bars(labels, by_rcode), "wide"),

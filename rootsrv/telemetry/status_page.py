@@ -21,9 +21,10 @@ from rootsrv.telemetry.page_style import (
     span,
 )
 from rootsrv.telemetry.problems import problems
-from rootsrv.telemetry.prometheus import RCODES, Statistics
+from rootsrv.telemetry.prometheus import Statistics
 from rootsrv.telemetry.status_sections import capture, flood, localroot, mesh, over_tls
 from rootsrv.telemetry.view import Said, ServedZone, View, expected_roles
+from rootsrv.wire.codes import rcode_text
 from rootsrv.zone import instant
 
 _REFRESH_SECONDS = 10
@@ -209,11 +210,7 @@ def _today(statistics: Statistics) -> str:
     rows = [
         (key.removeprefix("dns-").replace("-", " "), f"{amount:,}") for key, amount in record.volume.items() if amount
     ]
-    rows += [
-        (RCODES.get(rcode, f"rcode {rcode}"), f"{amount:,}")
-        for rcode, amount in sorted(record.rcodes.items())
-        if amount
-    ]
+    rows += [(rcode_text(rcode), f"{amount:,}") for rcode, amount in sorted(record.rcodes.items()) if amount]
     rows += [(f"load time {serial}", f"{seconds:.0f} s") for serial, seconds in record.load_times.items()]
     rows += [(key.removeprefix("num-").replace("-", " "), f"≈ {n:,}") for key, n in statistics.sources.items()]
     return section(f"RSSAC002, {record.day} so far", rows_table(rows) if rows else "<p class=dim>Nothing yet.</p>")

@@ -42,13 +42,13 @@ def write_a_file(directory: Path, cuts_back: bool) -> None:
             pcap.rows_of(messages.CapturedMessage(number, 4, 0, bytes(16), 4000, bytes(16), 53, 0, b"", query(number)))
             for number in range(member * AMOUNT, (member + 1) * AMOUNT)
         )
-        file.write(pcap.records(rows, 0), AMOUNT)
+        file.contents.items += AMOUNT
+        file.write(pcap.records(rows, 0))
         if member == 0:
             file.end_member()
     if cuts_back:
         file.cut_back()
-    else:
-        file.end()
+    file.end()
     finisher.finish(file, {})
     finisher.wait()
     finisher.close()
