@@ -197,7 +197,7 @@ def test_killed_at_any_instant_it_leaves_no_broken_file_and_goes_on(captured: Ca
 
     told = captured.order("capture-stop")
 
-    assert told["lost"] == {"kernel": 0, "worker": 0, "disk": 0}
+    assert set(told["lost"].values()) == {0}
     (file,) = captured.files(".pcap.gz")
     found = packets(gzip.decompress(file.read_bytes()))
     assert sorted(packet[28:] for _, packet in found) == [query(number) for number in range(100, 200)]

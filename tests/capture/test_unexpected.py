@@ -27,7 +27,7 @@ UNEXPECTED = RuntimeError("nobody expected it")
 FAILED = OSError(errno.EIO, "Input/output error")
 Where = tuple[object, str]
 
-# By step: what is made to fail, of C-DNS by columns, of C-DNS by plain Python, of pcap; and to what the queries are lost.
+# By step: what is made to fail, of C-DNS by columns, of C-DNS by plain Python, of pcap; and to what queries are lost.
 STEPS: dict[str, tuple[Where, Where, Where, str]] = {
     "what workers tell": ((messages, "fact_of"), (messages, "fact_of"), (pcap, "rows_of"), "format"),
     "merge": (*3 * ((sequence, "merge"),), "format"),
