@@ -23,7 +23,7 @@ help:
 	@echo 'make demo       a generated, signed root zone on 127.0.0.1 and ::1, port 5300; DEMO=--tour: and what happens to it'
 	@echo 'make demo-localroot  a LocalRoot service with its pages, an Unbound and a BIND, on loopback'
 	@echo 'make demo-fleet  a mesh of five in network namespaces, under load, and what it stands (root)'
-	@echo 'make test       everything that is to pass before a change lands (some 25 minutes on two cores)'
+	@echo 'make test       everything that is to pass before a change lands (some 20 minutes on two cores)'
 	@echo 'make test-long  longer fuzzing, kill loops, and what takes more than some ten seconds'
 	@echo 'make test-machines  packages, containers and Ansible on machines made from nothing, an hour'
 	@echo 'make test-kernel61  the kernel fast path on Debian 12'"'"'s kernel, in QEMU'
