@@ -115,7 +115,7 @@ def test_sums_agree_over_rotations_and_a_switchover(captured: Site) -> None:
 
     found = [packet for path in files(captured, ".pcap") for _, packet in packets(path.read_bytes())]
 
-    assert told["lost"] == {"kernel": 0, "worker": 0, "disk": 0}
+    assert set(told["lost"].values()) == {0}
     assert len(found) == len(asked) == after[0] - before[0] == told["items"]
     assert after[1] - before[1] >= len(asked) // 3, "the kernel answered its share"
     assert sorted(map(message_of, found)) == sorted(asked)
@@ -232,7 +232,7 @@ def test_serve_that_is_killed_under_a_capture_costs_none_of_what_is_answered(cap
 
     found = [packet for path in files(captured, ".pcap") for _, packet in packets(path.read_bytes())]
     assert sorted(map(message_of, found)) == sorted(asked)
-    assert told["lost"] == {"kernel": 0, "worker": 0, "disk": 0}
+    assert set(told["lost"].values()) == {0}
     assert not (captured.directory / "run" / "capture-wanted.json").exists()
 
 
