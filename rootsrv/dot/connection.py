@@ -13,6 +13,8 @@
 # took lately (rootsrv/admission).
 
 import contextlib
+import errno
+import os
 import socket
 import time
 from collections import OrderedDict
@@ -79,6 +81,7 @@ class TlsConnection(Connection):
 
     def read(self) -> bytes:
         """What there is to be read, after the handshake."""
+        self._check_open()
         session = self._session
         if session is not None and self._is_established:
             return self._read_on(session, session.read())
@@ -161,8 +164,14 @@ class TlsConnection(Connection):
 
     def write(self, octets: bytes | bytearray) -> int:
         """Write what there is room for; how much that was."""
+        self._check_open()
         assert self._session is not None
         return self._session.write(octets)
+
+    def _check_open(self) -> None:
+        """What the kernel says over TCP: it may have gone for another one while its event waited for its turn."""
+        if self.descriptor < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def _close(self, descriptor: int, *, reset: bool) -> None:
         if self._session is not None:

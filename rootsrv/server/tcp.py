@@ -177,7 +177,7 @@ class Connections:
                 if self.answered >= TURN_QUERIES:
                     self._due = due
                     break
-            if listening:
+            if listening and not self._exhausted:  # what has waited since the turn before may have come too late
                 self._settle()  # what is closed makes room
                 self._accept([each for each in listening if each in self._listening])
         except Exception as error:
@@ -230,11 +230,17 @@ class Connections:
             return
         while connections:
             asking: dict[int, tuple[list[Connection], list[bytes]]] = {path: ([], []) for path in _PATHS}
-            received = self._read_from(connections)
+            try:
+                received = self._read_from(connections)
+            except Exception as error:
+                self._end_all_for_fault(connections, error)
+                return
             for connection, octets in zip(connections, received, strict=False):
                 try:
                     if not isinstance(octets, bytes):
                         connection.cannot_read(octets)
+                    elif connection.descriptor < 0:
+                        pass  # it went for another one of this step
                     elif (request := connection.take(octets)) is not None:
                         those, requests = asking[connection.path]
                         those.append(connection)
@@ -243,7 +249,10 @@ class Connections:
                     self.end_for_fault(connection, error)
             for path, (those, requests) in asking.items():
                 if those:
-                    self._answer(path, those, requests)
+                    try:
+                        self._answer(path, those, requests)
+                    except Exception as error:
+                        self._end_all_for_fault(those, error)
             connections = connections[len(received) :]
 
     def _receive(self, connection: Connection) -> None:
@@ -294,6 +303,12 @@ class Connections:
         """A fault of ours costs this connection, and nobody else anything."""
         self._note_fault(error)
         connection.abort("closed-for-another")
+
+    def _end_all_for_fault(self, connections: list[Connection], error: Exception) -> None:
+        """A fault of ours costs these: what was read of them is lost, and who waits for an answer is to know."""
+        self._note_fault(error)
+        for connection in connections:
+            connection.abort("closed-for-another")
 
     def _note_fault(self, error: Exception) -> None:
         self._log_seldom("connection failed", error=f"{type(error).__name__}: {error}")

@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import gc
+import os
+import resource
 import select
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +19,7 @@ from rootsrv.answer.responder import ResponderSettings
 from rootsrv.page import counts
 from rootsrv.page.layout import Page
 from rootsrv.server import tcp
-from rootsrv.server.connection import FEW_OCTETS, READ_OCTETS, Connection
+from rootsrv.server.connection import FEW_OCTETS, LONG_OCTETS, READ_OCTETS, Connection
 from rootsrv.server.counters import Counters
 from rootsrv.server.serving import Serving
 from rootsrv.server.tcp import Connections, TcpLimits
@@ -33,9 +37,8 @@ class Listening:
     def __init__(self, page: Page, stack: contextlib.ExitStack, limits: TcpLimits) -> None:
         self.words = page.worker(0).counters
         counters = Counters(page.worker(0))
-        self.connections = Connections(
-            Turns(Serving(page, page.worker(0), counters, -1, ResponderSettings()), counters), counters, limits
-        )
+        turns = Turns(Serving(page, page.worker(0), counters, -1, ResponderSettings()), counters)
+        self.connections = self.connections_of(turns, counters, limits)
         self._stack = stack
         self._listening = [
             stack.enter_context(socket.create_server((address, 0), family=family))
@@ -43,6 +46,10 @@ class Listening:
         ]
         self.connections.listen(self._listening)
         stack.callback(self.connections.abort_all)
+
+    def connections_of(self, turns: Turns, counters: Counters, limits: TcpLimits) -> Connections:
+        """Those that are tried."""
+        return Connections(turns, counters, limits)
 
     def client(self, octets: bytes = b"", *, path: int = TCP4) -> socket.socket:
         """One that has connected, and sent *octets*."""
@@ -164,6 +171,84 @@ def test_a_fault_at_one_connection_costs_nobody_else_an_answer(make: Make, monke
     assert sum(right(octet, number) for number, octet in enumerate(octets)) == 4
     assert len(listening.connections) == 4
     assert listening.words[counts.FAULTS] == 1
+
+
+def test_a_fault_in_a_step_ends_those_that_are_in_it_and_answers_the_others(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening = make()
+    standing = [listening.client(path=path) for path in (TCP4, TCP6, TCP4, TCP6)]
+    listening.turns_until(lambda: len(listening.connections) == 4)
+    for number, client in enumerate(standing):
+        client.sendall(asked(number))
+    respond = Turns.respond_to_all
+
+    def fails_for_ipv6(turns: Turns, path: int, *more: Any) -> Any:
+        if path == TCP6:
+            raise ZeroDivisionError
+        return respond(turns, path, *more)
+
+    monkeypatch.setattr(Turns, "respond_to_all", fails_for_ipv6)
+    new = [listening.client(asked(4 + number), path=path) for number, path in enumerate((TCP4, TCP6))]
+    listening.turns_until(lambda: all(select.select([client], [], [], 0)[0] for client in (*standing, *new)))
+    for number, client in enumerate((*standing, *new)):
+        octets = answer(client)
+        assert octets == b"" if number % 2 else right(octets, number)
+    reasons = counts.TCP_COUNTERS
+    words = [listening.words[counts.TCP + reasons.index(each)] for each in ("accepted", "open", "closed-for-another")]
+    assert words == [6, 3, 3]
+    assert listening.words[counts.FAULTS] == 2  # that of a standing one, and that of a new one
+
+
+def test_who_has_gone_for_another_one_of_the_same_step_is_not_answered(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "MAX_LONG", 1)
+    listening = make()
+    clients = [listening.client() for _ in range(2)]
+    listening.turns_until(lambda: len(listening.connections) == 2)
+    for client, octets in zip(clients, (LONG_OCTETS - 100, LONG_OCTETS + 100), strict=True):
+        client.sendall(b"\xff\xff" + bytes(octets))
+    settled = lambda: not select.select([listening.connections], [], [], 0)[0]  # noqa: E731
+    listening.turns_until(settled)
+    for client in clients:  # little, so that both are read from in step
+        client.sendall(bytes(1))
+    listening.turns_until(settled)
+    clients[0].sendall(bytes(200))
+    clients[1].sendall(FRAMED)
+    listening.turn()
+    assert answer(clients[1]) == b""
+    assert listening.words[counts.TCP + counts.TCP_COUNTERS.index("closed-oversized")] == 1
+    assert not any(listening.words[each + TCP4] for each in (counts.QUERIES, counts.RESPONSES, counts.MALFORMED))
+    assert len(listening.connections) == 1
+
+
+def test_without_descriptors_what_waited_since_the_turn_before_waits_for_the_next_tick(make: Make) -> None:
+    listening = make()
+    clients = [listening.client() for _ in range(tcp.STEP_CONNECTIONS)]
+    listening.turns_until(lambda: len(listening.connections) == len(clients))
+    first = listening.client(path=TCP4)
+    for client in clients:
+        client.sendall(asked(1) * 30)  # more than is read in a turn, so the next one comes
+    last = listening.client(path=TCP6)  # so that this one's event is left for the next turn
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gc.collect()  # or it would give descriptors back at some time
+    os.close(none_left := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (none_left, limits[1]))
+    try:
+        for _ in range(3):
+            listening.turn()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    # One made room, and nobody could take it before the tick.
+    assert len(listening.connections) == len(clients) - 1
+    assert listening.words[counts.FAULTS] == 0
+    listening.connections.tick()
+    for client in (first, last):
+        client.sendall(asked(2))
+    listening.turns_until(lambda: len(select.select([first, last], [], [], 0)[0]) == 2)
+    assert right(answer(first), 2)
+    assert right(answer(last), 2)
 
 
 def test_who_has_reset_or_does_not_read_costs_nobody_else_an_answer(make: Make) -> None:

@@ -1,0 +1,93 @@
+"""DNS over TLS: a connection that ended while its event waited for the next turn."""
+
+import asyncio
+import contextlib
+import select
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootsrv.dot import certificate, connection
+from rootsrv.dot.connection import TlsConnections
+from rootsrv.dot.libssl import Context, TlsSession
+from rootsrv.page import counts
+from rootsrv.page.layout import Page
+from rootsrv.server import tcp
+from rootsrv.server.counters import Counters
+from rootsrv.server.tcp import TcpLimits
+from rootsrv.server.turns import Turns
+from tests.dot.client import client_context, write_certificate
+from tests.server.test_in_step import TCP4, Listening, asked, right
+
+
+class ListeningForTls(Listening):
+    """As over TCP."""
+
+    context: Context
+
+    def connections_of(self, turns: Turns, counters: Counters, limits: TcpLimits) -> TlsConnections:
+        """Those that are tried."""
+        return TlsConnections(turns, counters, limits, self.context)
+
+
+def shake_hands(listening: Listening) -> ssl.SSLSocket:
+    """A client whose handshake is over."""
+    client = client_context().wrap_socket(listening.client(), do_handshake_on_connect=False)
+    client.setblocking(False)
+    for _ in range(100):
+        try:
+            client.do_handshake()
+        except ssl.SSLWantReadError:
+            select.select([client, listening.connections], [], [], 0.1)
+            listening.turn()
+        else:
+            return client
+    raise AssertionError("no handshake in a hundred turns")
+
+
+def test_it_costs_no_session_and_no_second_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = {"accept": 0, "end": 0}
+
+    def counted(owner: type, name: str) -> None:
+        called = getattr(owner, name)
+
+        def count(*arguments: Any, **named: Any) -> Any:
+            sessions[name] += 1
+            return called(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, count)
+
+    counted(Context, "accept")
+    counted(TlsSession, "end")
+    shown = certificate.read(*write_certificate(tmp_path, "dot"), time.time())
+    ListeningForTls.context = Context(*certificate.from_document(shown.to_document()))
+
+    async def made() -> Listening:
+        return ListeningForTls(Page.create(tmp_path / "page"), stack, TcpLimits())
+
+    with contextlib.ExitStack() as stack:
+        loop = asyncio.new_event_loop()
+        stack.callback(loop.close)
+        listening = loop.run_until_complete(made())
+        asking = stack.enter_context(shake_hands(listening))
+        half = [listening.client(b"\x16\x03\x01"), listening.client()]
+        listening.turns_until(lambda: len(listening.connections) == 3 and sessions["accept"] == 2)
+        monkeypatch.setattr(tcp, "STEP_CONNECTIONS", 1)
+        monkeypatch.setattr(tcp, "TURN_QUERIES", 1)
+        for client in half:
+            client.sendall(b"\x01")
+        asking.sendall(asked(1))
+        listening.turn()  # who is established comes first, and the others are left for the next turn
+        assert right(asking.recv(4096), 1)
+        monkeypatch.setattr(connection, "HANDSHAKE_SECONDS", -1.0)
+        listening.connections.tick()
+        asking.sendall(asked(2))  # so that there is a next turn
+        listening.turns_until(lambda: listening.words[counts.RESPONSES + TCP4] == 2)
+        told = {name: listening.words[counts.TLS + number] for number, name in enumerate(counts.TLS_COUNTERS)}
+        assert (told["handshakes"], told["late"], told["failed"]) == (1, 2, 0)
+        assert listening.words[counts.FAULTS] == 0
+        listening.connections.abort_all()
+        assert sessions["accept"] == sessions["end"] == 2
