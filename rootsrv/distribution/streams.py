@@ -6,7 +6,9 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
+import os
 import socket
 import ssl
 import sys
@@ -204,6 +206,9 @@ class TlsStream:
     async def send(self, batch: Batch) -> None:
         """See MessageStream."""
         for parts in batch:
+            # What is written then is dropped without a word, and whoever is gone would count as one who has the zone.
+            if self._writer.transport.is_closing():
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             self._writer.writelines(_framed(parts))
             if self._writer.transport.get_write_buffer_size():
                 async with asyncio.timeout(self._idle_seconds):

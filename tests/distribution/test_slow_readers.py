@@ -5,16 +5,19 @@ import contextlib
 import functools
 import socket
 import ssl
+import struct
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from rootsrv.demo import generate
 from rootsrv.distribution import streams
-from rootsrv.distribution.streams import TcpStream
+from rootsrv.distribution.streams import TcpStream, TlsStream
+from rootsrv.distribution.tls import server_context
 from rootsrv.wire.message import parse
 from rootsrv.zone.contents import ZoneContents
 from tests.distribution.service import Service, query, receive, send, service
@@ -142,3 +145,31 @@ def test_who_takes_a_little_all_the_time_is_not_cut_off_and_who_takes_less_is(mo
 
     assert asyncio.run(takes(octets=60_000, looks_at_most=8))
     assert not asyncio.run(takes(octets=2_000, looks_at_most=8))
+
+
+def test_who_is_gone_over_tls_takes_nothing_more(tmp_path: Path) -> None:
+    certified = Authority(tmp_path).certify("admin.example")
+    context = server_context("", str(certified.certificate), str(certified.key))
+
+    def comes_and_goes(address: tuple[str, int]) -> None:
+        theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        theirs.check_hostname, theirs.verify_mode = False, ssl.CERT_NONE
+        with theirs.wrap_socket(socket.create_connection(address, timeout=20)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def sends() -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening:
+            listening.setblocking(False)
+            client = loop.run_in_executor(None, comes_and_goes, listening.getsockname())
+            connection, _ = await loop.sock_accept(listening)
+            stream = await TlsStream.accept(connection, context, 20.0)
+            await client
+            with pytest.raises((ConnectionError, EOFError)):
+                await stream.receive()
+            with pytest.raises(ConnectionError):
+                await stream.send([(bytes(60_000),)] * 8)
+            await stream.abort()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(sends())
