@@ -2,8 +2,11 @@
 
 import contextlib
 import itertools
+import os
+import signal
 import socket
 import ssl
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -65,6 +68,26 @@ def test_queries_in_one_record_are_all_answered(dot: Dot, amount: int) -> None:
         connection.sendall(b"".join(query(number, f"n{number}.example.", "A") for number in range(amount)))
         ids = [int.from_bytes(receive(connection)[:2], "big") for _ in range(amount)]
     assert ids == list(range(amount))
+
+
+def test_many_that_ask_at_once_have_each_their_own_answer_whoever_resets(dot: Dot) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(dot.connect()) for _ in range(24)]
+        pid = dot.status()["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for number, client in enumerate(clients):
+                client.sendall(query(number, f"n{number}.example.", "A") * (1 + number % 3))
+            clients[7].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            clients[7].close()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        for number, client in enumerate(clients):
+            if number != 7:
+                for _ in range(1 + number % 3):
+                    answer = dns.message.from_wire(receive(client))
+                    assert (answer.id, str(answer.question[0].name)) == (number, f"n{number}.example.")
+        assert dot.status()["pid"] == pid
 
 
 def test_a_query_that_arrives_octet_by_octet_each_in_a_record_is_answered(dot: Dot) -> None:
