@@ -51,6 +51,10 @@ class _Turns:
         """Nobody is refused."""
         return False
 
+    def respond(self, path: int, octets: bytes, source: bytes, transport: Transport) -> bytes | None:
+        """The response to one message."""
+        return self._respond(octets, source, transport, 0.0)
+
     def respond_to_all(
         self, path: int, requests: list[bytes], sources: Sequence[bytes], transport: Transport
     ) -> list[bytes | None]:
