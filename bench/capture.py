@@ -36,6 +36,7 @@ from rootsrv.capture.collector import POLL_SECONDS, Collector, WantedCapture
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.fastpath import libbpf
+from rootsrv.process import memory
 from rootsrv.process.clock import boottime_ns
 
 CHUNKS = 256
@@ -425,6 +426,7 @@ def main() -> int:
     if any(kind not in KINDS for kind in kinds):
         parser.error(f"--kinds: known are {names}")
     result = report.kept_before("capture")
+    memory.keep_freed()  # as the role does
     with tempfile.TemporaryDirectory() as directory:
         zones = generated(Path(directory))
         measuring: dict[str, Callable[[], list[dict[str, Any]]]] = {

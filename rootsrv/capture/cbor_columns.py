@@ -7,6 +7,7 @@ import numpy
 from numpy.typing import NDArray
 
 from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, FACT_OCTETS, INLINE_OCTETS
+from rootsrv.capture.joining import joined
 
 Octets = NDArray[numpy.uint8]
 Integers = NDArray[numpy.intp]
@@ -87,8 +88,7 @@ def strings(octets: Octets, heads: Integers, sizes: Integers, before: Octets) ->
     if longest <= INLINE_OCTETS:
         matrix = octets[heads, OCTETS_AT - room : OCTETS_AT + longest]
         matrix[:, :room] = before
-        written: Octets = matrix[numpy.arange(matrix.shape[1]) < (room + sizes)[:, None]]
-        return written.tobytes()
+        return joined(matrix, room + sizes).tobytes()
     counts = 1 + continuations(sizes)
     matrix = octets[spread(heads, counts), CONTINUATION_AT:]
     at = numpy.cumsum(counts) - counts
@@ -100,5 +100,5 @@ def strings(octets: Octets, heads: Integers, sizes: Integers, before: Octets) ->
     first[at], last[at] = own - room, own + numpy.minimum(sizes, INLINE_OCTETS)
     matrix[at, own - room : own] = before
     places = numpy.arange(matrix.shape[1])
-    written = matrix[(places >= first[:, None]) & (places < last[:, None])]
+    written: Octets = matrix[(places >= first[:, None]) & (places < last[:, None])]
     return written.tobytes()

@@ -15,6 +15,8 @@ from rootsrv.capture.rings import PACKET, ROW_OCTETS
 
 try:
     import numpy
+
+    from rootsrv.capture.joining import joined
 except ImportError:  # the extra rootsrv[capture] is not installed
     numpy = None  # type: ignore[assignment]
 
@@ -107,40 +109,41 @@ def records(rows: bytes, wall_offset: int) -> bytes:
         return b""
     if numpy is None:
         return _plain_records(rows, wall_offset)
-    table = numpy.frombuffer(rows, numpy.uint8).reshape(-1, ROW_OCTETS).copy()
-    kinds = table[:, 8]
-    if (kinds != PACKET).any():
-        table, lengths, here, starts = _pieces(table)
-    else:
-        lengths = table.view("<u4")[:, 3].astype(numpy.int64)
-        here = numpy.minimum(lengths, CONTINUATION_OCTETS)
-        starts = numpy.zeros(len(table), numpy.int64)
-    heads = starts == 0
+    table = _of_packets(numpy.frombuffer(rows, numpy.uint8).reshape(-1, ROW_OCTETS))
     words = table.view("<u4")
-    wall = table.view("<u8")[:, 0] + numpy.uint64(wall_offset % (1 << 64))
-    seconds, rest = numpy.divmod(wall, numpy.uint64(_SECOND))
-    words[:, 0], words[:, 1], words[:, 2], words[:, 3] = seconds, rest, lengths, lengths
-    columns = numpy.arange(ROW_OCTETS, dtype=numpy.uint8)
-    wanted = columns < (here + _HEAD_OCTETS).astype(numpy.uint8)[:, None]
-    if not heads.all():
-        wanted &= columns >= starts.astype(numpy.uint8)[:, None]
-    octets: bytes = table[wanted].tobytes()
+    heads = numpy.flatnonzero(table[:, 8] == PACKET)
+    lengths = words[heads, 3].astype(numpy.intp)
+    here = numpy.empty(len(table), numpy.intp)
+    here[heads] = numpy.minimum(lengths, CONTINUATION_OCTETS) + _HEAD_OCTETS
+    places = None
+    if len(heads) < len(table):
+        goes_on = numpy.flatnonzero(table[:, 8] == Kind.CONTINUATION)
+        of_head = numpy.searchsorted(heads, goes_on) - 1
+        left = lengths[of_head] - CONTINUATION_OCTETS * (goes_on - heads[of_head])
+        here[goes_on] = numpy.clip(left, 0, CONTINUATION_OCTETS)
+        # The row before it is full: its last octets in place of the head, and the row is stored as far before its own.
+        table[goes_on, :_HEAD_OCTETS] = table[goes_on - 1, -_HEAD_OCTETS:]
+        places = numpy.cumsum(here) - here
+        places[goes_on] -= _HEAD_OCTETS
+    wall = table.view("<u8")[heads, 0] + numpy.uint64(wall_offset % (1 << 64))
+    seconds = wall // numpy.uint64(_SECOND)
+    words[heads, :4] = numpy.stack((seconds, wall - seconds * numpy.uint64(_SECOND), lengths, lengths), 1)
+    octets: bytes = joined(table, here, places).tobytes()
     return octets
 
 
-def _pieces(
-    table: "NDArray[numpy.uint8]",
-) -> "tuple[NDArray[numpy.uint8], NDArray[numpy.int64], NDArray[numpy.int64], NDArray[numpy.int64]]":
-    """The rows of packets in *table*; length of their packet, octets of it that are here, where a record begins."""
+def _of_packets(table: "NDArray[numpy.uint8]") -> "NDArray[numpy.uint8]":
+    """A copy of the rows of *table* that belong to packets."""
     kinds = table[:, 8]
     is_head = kinds != Kind.CONTINUATION
+    if is_head[0] and ((kinds == PACKET) | ~is_head).all():
+        return table.copy()
     head_at = numpy.flatnonzero(is_head)
     of_head = numpy.cumsum(is_head) - 1
-    is_packet = (of_head >= 0) & (kinds[head_at[of_head]] == PACKET)
-    place = (numpy.arange(len(table)) - head_at[of_head])[is_packet]
-    lengths = table.view("<u4")[:, 3].astype(numpy.int64)[head_at[of_head]][is_packet]
-    here = numpy.clip(lengths - CONTINUATION_OCTETS * place, 0, CONTINUATION_OCTETS)
-    return table[is_packet], lengths, here, numpy.where(place == 0, 0, _HEAD_OCTETS)
+    if not len(head_at):
+        return table[:0]
+    found: NDArray[numpy.uint8] = table[(of_head >= 0) & (kinds[head_at[of_head]] == PACKET)]
+    return found
 
 
 def _plain_records(rows: bytes, wall_offset: int) -> bytes:

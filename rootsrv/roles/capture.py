@@ -32,7 +32,7 @@ from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
 from rootsrv.page import counts
 from rootsrv.page.layout import Page, PageUnusable
-from rootsrv.process import json_text, log, service_manager, whole_file
+from rootsrv.process import json_text, log, memory, service_manager, whole_file
 from rootsrv.process.persistence import failing, persistently
 from rootsrv.roles.account import keep_what_is_needed
 
@@ -73,6 +73,7 @@ async def capture(config: Config, stop: asyncio.Event) -> None:
     settings = config.capture
     if settings is None:
         raise CannotCapture("capture: there is no section [capture]")
+    memory.keep_freed()
     if settings.cores:
         try:
             os.sched_setaffinity(0, settings.cores)
