@@ -342,6 +342,18 @@ class Connections:
         self._receive_arrived()
         self._make_room()
 
+    def _listen_again(self) -> None:
+        """Take connections again; where the kernel has no memory for that, at the next tick."""
+        sockets = [*self._listening]
+        watched = call_for_each(self._set.register, sockets, [_IN] * len(sockets))
+        errors = [error for error in watched if error is not None]
+        self._exhausted = bool(errors)
+        if errors:
+            self._cannot_watch(errors[0])
+            call_for_each(
+                self._set.unregister, [each for each, error in zip(sockets, watched, strict=True) if not error]
+            )
+
     def _log_seldom(self, event: str, **fields: object) -> None:
         now = time.monotonic()
         if now - self._logged_at >= _LOG_SECONDS:
@@ -499,9 +511,7 @@ class Connections:
             idle.close("closed-idle")
         self._settle()
         if self._exhausted:
-            self._exhausted = False
-            for descriptor in self._listening:
-                self._set.register(descriptor, select.EPOLLIN)
+            self._listen_again()
 
     def close_all(self) -> None:
         """Close every connection after what has been answered is sent (the worker stops)."""

@@ -48,7 +48,11 @@ def shake_hands(listening: Listening) -> ssl.SSLSocket:
     raise AssertionError("no handshake in a hundred turns")
 
 
-def test_it_costs_no_session_and_no_second_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step_from", [1, 3], ids=["in step", "one by one"])
+def test_it_costs_no_session_and_no_second_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_from: int
+) -> None:
+    monkeypatch.setattr(tcp, "STEP_FROM", step_from)
     sessions = {"accept": 0, "end": 0}
 
     def counted(owner: type, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import resource
@@ -176,6 +177,7 @@ def test_a_fault_at_one_connection_costs_nobody_else_an_answer(make: Make, monke
 def test_a_fault_in_a_step_ends_those_that_are_in_it_and_answers_the_others(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tcp, "STEP_FROM", 1)
     listening = make()
     standing = [listening.client(path=path) for path in (TCP4, TCP6, TCP4, TCP6)]
     listening.turns_until(lambda: len(listening.connections) == 4)
@@ -204,6 +206,7 @@ def test_who_has_gone_for_another_one_of_the_same_step_is_not_answered(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tcp, "MAX_LONG", 1)
+    monkeypatch.setattr(tcp, "STEP_FROM", 1)
     listening = make()
     clients = [listening.client() for _ in range(2)]
     listening.turns_until(lambda: len(listening.connections) == 2)
@@ -223,6 +226,55 @@ def test_who_has_gone_for_another_one_of_the_same_step_is_not_answered(
     assert len(listening.connections) == 1
 
 
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gc.collect()  # or it would give descriptors back at some time
+    os.close(none_left := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (none_left, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+class Full:
+    """An epoll set that has room for *room* more, as fs.epoll.max_user_watches has it."""
+
+    def __init__(self, real: select.epoll, room: int) -> None:
+        self._real, self.room = real, room
+
+    def register(self, descriptor: int, mask: int) -> None:
+        """As the set's, while there is room."""
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._real.register(descriptor, mask)
+        self.room -= 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_where_the_kernel_has_no_memory_for_it_connections_are_taken_at_a_later_tick(
+    make: Make, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    listening = make()
+    clients = [listening.client(asked(number), path=path) for number, path in enumerate((TCP4, TCP6))]
+    with no_descriptors():
+        listening.turn()
+    with monkeypatch.context() as patched:
+        patched.setattr(listening.connections, "_set", Full(listening.connections._set, room))
+        listening.connections.tick()
+        listening.connections.tick()
+        assert not select.select([listening.connections], [], [], 0)[0]  # or it would be woken without end
+    listening.connections.tick()
+    listening.turns_until(lambda: len(select.select(clients, [], [], 0)[0]) == 2)
+    assert all(right(answer(client), number) for number, client in enumerate(clients))
+    assert listening.words[counts.FAULTS] == 0
+
+
 def test_without_descriptors_what_waited_since_the_turn_before_waits_for_the_next_tick(make: Make) -> None:
     listening = make()
     clients = [listening.client() for _ in range(tcp.STEP_CONNECTIONS)]
@@ -231,15 +283,9 @@ def test_without_descriptors_what_waited_since_the_turn_before_waits_for_the_nex
     for client in clients:
         client.sendall(asked(1) * 30)  # more than is read in a turn, so the next one comes
     last = listening.client(path=TCP6)  # so that this one's event is left for the next turn
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    gc.collect()  # or it would give descriptors back at some time
-    os.close(none_left := os.dup(0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (none_left, limits[1]))
-    try:
+    with no_descriptors():
         for _ in range(3):
             listening.turn()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     # One made room, and nobody could take it before the tick.
     assert len(listening.connections) == len(clients) - 1
     assert listening.words[counts.FAULTS] == 0
