@@ -1,4 +1,6 @@
 """The files of a capture: written as `.part`, under their final name only when they are whole and on the disk."""
+# Over 400 lines: what becomes of a file, from its first octet to its name, is one order of steps and their faults.
+#
 # Theory of operation
 # -------------------
 #
