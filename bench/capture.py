@@ -45,6 +45,9 @@ CHUNKS = 256
 RATES = (100_000, 200_000, 270_000, 400_000, 600_000, 800_000, 1_000_000, 1_300_000)
 SECONDS = 3.0
 SLICE_SECONDS = 0.002
+AT_ONCE = 16_384
+"""Queries of one test run at most: each takes some 20 ms to tear down, and a ring holds eight times as many."""
+
 KINDS = (("pcap", "none"), ("pcap", "gzip"), ("pcap", "zstd"), ("cdns", "none"), ("cdns", "gzip"), ("cdns", "zstd"))
 ROUNDS = 25
 LOADS = 3
@@ -135,7 +138,7 @@ class Load:
                 while not ending[0]:
                     due = int((time.perf_counter() - began) * rate) - sent
                     if due > 0:
-                        due = min(due, 4096)
+                        due = min(due, AT_ONCE)
                         ask(due)
                         sent += due
                     else:
