@@ -174,21 +174,30 @@ class Listener:
     def _accept(self, listening: socket.socket, *, over_tls: bool) -> None:
         # A server of asyncio's tells of a connection only after its handshake, so that nobody would count who never
         # begins.
-        loop = asyncio.get_running_loop()
         for _ in range(ACCEPTED_AT_A_TIME):
             try:
                 connection, client = listening.accept()
             except BlockingIOError:
                 break
             except OSError as error:  # no descriptor, no memory
-                self._unaccepted.met(error.strerror or str(error))
-                loop.remove_reader(listening)
-                again = functools.partial(self._listen, listening, over_tls=over_tls)
-                self._later[listening] = loop.call_later(_ACCEPT_AGAIN_SECONDS, again)
+                asyncio.get_running_loop().remove_reader(listening)
+                self._put_off(listening, error, over_tls=over_tls)
                 break
             self._unaccepted.over()
             connection.setblocking(False)
             self._take(connection, client[0], over_tls=over_tls)
+
+    def _put_off(self, listening: socket.socket, error: OSError, *, over_tls: bool) -> None:
+        """Listen again after a while; also when there is then no memory to watch the socket."""
+        self._unaccepted.met(error.strerror or str(error))
+
+        def again() -> None:
+            try:
+                self._listen(listening, over_tls=over_tls)
+            except OSError as still:
+                self._put_off(listening, still, over_tls=over_tls)
+
+        self._later[listening] = asyncio.get_running_loop().call_later(_ACCEPT_AGAIN_SECONDS, again)
 
     def _take(self, connection: socket.socket, client: str, *, over_tls: bool) -> None:
         work = self._over_tls(connection, client) if over_tls else self._plain(connection, client)

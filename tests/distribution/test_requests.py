@@ -27,8 +27,8 @@ import pytest
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.zones import PeerConfig
 from rootsrv.demo import generate
+from rootsrv.distribution import listener, streams
 from rootsrv.distribution import requests as module
-from rootsrv.distribution import streams
 from rootsrv.distribution.limits import TransferLimits
 from rootsrv.distribution.offered import OfferedZone, OfferState
 from rootsrv.distribution.requests import Asker, ConfiguredPeers, Requests
@@ -520,6 +520,29 @@ def test_who_never_begins_the_handshake_counts_as_a_connection_and_is_ended(
             with contextlib.suppress(ConnectionResetError):
                 assert each.recv(1) == b""
         wait_until(lambda: ask_over_tls(made, ["dot"]) == 0, "room for a client")
+
+
+def test_a_socket_that_cannot_be_watched_is_watched_as_soon_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "_ACCEPT_AGAIN_SECONDS", 0.05)
+    with service() as made:
+        made.put(ONE)
+        watch, refused = made.listener._listen, []
+
+        def listen(listening: socket.socket, *, over_tls: bool) -> None:
+            if len(refused) < 3:
+                refused.append(listening)
+                raise OSError(12, "Cannot allocate memory")
+            watch(listening, over_tls=over_tls)
+
+        def no_memory() -> None:
+            monkeypatch.setattr(made.listener, "_listen", listen)
+            (listening,) = made.listener._listening
+            made.loop.remove_reader(listening)
+            made.listener._put_off(listening, OSError(12, "Cannot allocate memory"), over_tls=False)
+
+        made.call(no_memory)
+        assert parse(made.tcp(query("SOA"))).rcode == 0
+        assert len(refused) == 3
 
 
 def test_connections_leave_descriptors_to_everything_else() -> None:
