@@ -162,7 +162,9 @@ class Collector:
         self._offset = self._wall_ns() - boottime_ns()
         self._until, self._untold = 0, rings.Counts()
         self.state = CollectorState.CAPTURING
-        self.why = "" if self._rings() else "the role serve has not handed over its rings yet"
+        self._connect(time.monotonic())  # others may have been handed over since the last turn
+        if self._taken is None and not self.why:
+            self.why = "the role serve has not handed over its rings yet"
         if not resumed:
             for ring in self._rings():
                 ring.skip()
@@ -229,6 +231,7 @@ class Collector:
             # The next ones are taken at once; these are emptied until nobody can be writing into them any more.
             self._old.append((self._taken, now + STOPPING_SECONDS))
             self._taken = None
+            self._again_at = now
         for each in [each for each in self._old if each[1] < now]:
             each[0].close()
             self._old.remove(each)

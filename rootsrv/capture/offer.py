@@ -83,18 +83,18 @@ class BufferOffer:
     def set_workers(self, rings: dict[int, int]) -> None:
         """By worker: the descriptor of its new ring, which stays the caller's."""
         self._workers = dict(rings)
+        self._changed()  # before it is looked for a wish: who leaves one later sees that it has to come again
         if wish := CaptureWish.left(self._path.parent):
             for each in rings.values():
                 open_memory(each).want(wish.shape, wish.every, wish.bits)
-        self._changed()
 
     def set_kernel(self, maps: tuple[int, int, int, int] | None) -> None:
         """A new program's maps (descriptors of heads and rows), how many CPUs and chunks it has; None: no program."""
         self._kernel = maps
+        self._changed()
         if maps is not None and (wish := CaptureWish.left(self._path.parent)):
             for ring in open_maps(*maps):
                 ring.want(wish.shape, wish.every, wish.bits)
-        self._changed()
 
     def listen(self) -> None:
         """Hand out from now on; OSError where the socket cannot be made."""

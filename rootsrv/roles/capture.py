@@ -319,10 +319,15 @@ class _Capture:
                 "software": f"rootsrv {rootsrv.__version__}",
             },
         )
-        self._collector.start(wanted, resumed=resumed)
-        self._most = 0.0 if sequence.has_columns() else formats.rate(chosen.format)
+        # First the wish: of rings that come at this moment either the role serve sees it, or we see the rings.
         shape = rings.FACTS if chosen.format == "cdns" else rings.PACKETS
         offer.CaptureWish(shape, wanted.every, wanted.bits).leave(self._runtime)
+        try:
+            self._collector.start(wanted, resumed=resumed)
+        except BaseException:
+            offer.CaptureWish.withdraw(self._runtime)
+            raise
+        self._most = 0.0 if sequence.has_columns() else formats.rate(chosen.format)
         self._order, self._begun = order, time.time()
         self._before = self._counted()
 

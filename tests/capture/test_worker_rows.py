@@ -1,5 +1,6 @@
 """What workers tell a capture, over the rings that the role serve hands out."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -10,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.capture import facts, messages, offer, rings
+from rootsrv.capture import facts, formats, messages, offer, rings
+from rootsrv.capture.cdns import Collection
+from rootsrv.capture.collector import Collector, WantedCapture
+from rootsrv.capture.compression import compressors
+from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.messages import CapturedMessage
 from tests.server.live import Instance, serving, wait_until
 
@@ -197,3 +202,41 @@ def test_memory_that_is_no_ring_is_refused(tmp_path: Path) -> None:
         file.truncate(4096 + 512 * 128)
         with pytest.raises((ValueError, OSError)):
             rings.open_memory(file.fileno())
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_rings_that_come_while_a_capture_begins_or_goes_on_are_written_at_once(tmp_path: Path, is_begun: bool) -> None:
+    """Those of the kernel, say, which the role serve has a moment after those of its workers."""
+    path = tmp_path / offer.NAME
+    memories = [rings.make_memory(rings.CHUNK_ROWS) for _ in range(2)]
+    place = CaptureDirectory(
+        tmp_path / "files", quota_octets=1 << 30, keep_free_octets=0, retention_seconds=0, removes_oldest=False
+    )
+    wanted = WantedCapture(
+        make_format=lambda: formats.make("pcap", Collection()), begin_member=compressors("none"), compression="none",
+        name="test", rotation_seconds=60,
+    )  # fmt: skip
+
+    async def handed_over() -> None:
+        offered = offer.BufferOffer(path)
+        offered.set_workers({0: memories[0]})
+        offered.listen()
+        collector = Collector(path, place, Finisher("none"))
+        try:
+            await asyncio.to_thread(collector.turn)
+            if is_begun:
+                await asyncio.to_thread(collector.start, wanted)
+            offered.set_workers(dict(enumerate(memories)))
+            if is_begun:
+                await asyncio.to_thread(collector.turn)
+            else:
+                await asyncio.to_thread(collector.start, wanted)
+            assert collector.why == ""
+            assert [rings.open_memory(each).shape for each in memories] == [rings.PACKETS] * 2
+        finally:
+            await asyncio.to_thread(collector.close)
+            offered.close()
+
+    asyncio.run(handed_over())
+    for each in memories:
+        os.close(each)
