@@ -125,7 +125,8 @@ def test_serials_are_compared_as_rfc_1982_does(seen: Observed) -> None:
         ("refused", 5, "REFUSED", "among the zone's primaries"),
         ("refused", 9, "NOTAUTH", "does not have this zone"),
         ("refused", 4, "NOTIMP", "knows no NOTIFY"),
-        ("refused", 23, "rcode 23", ""),
+        ("refused", 23, "BADCOOKIE", ""),
+        ("refused", 3841, "RCODE3841", ""),
         ("not confirmed", None, "no answer to 5 tries in 30 s", "port 53"),
     ],
 )
