@@ -320,13 +320,11 @@ class _Capture:
             },
         )
         # First the wish: of rings that come at this moment either the role serve sees it, or we see the rings.
-        shape = rings.FACTS if chosen.format == "cdns" else rings.PACKETS
-        offer.CaptureWish(shape, wanted.every, wanted.bits).leave(self._runtime)
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(offer.CaptureWish.withdraw, self._runtime)
+            offer.CaptureWish(wanted.make_format().shape, wanted.every, wanted.bits).leave(self._runtime)
             self._collector.start(wanted, resumed=resumed)
-        except BaseException:
-            offer.CaptureWish.withdraw(self._runtime)
-            raise
+            failed.pop_all()
         self._most = 0.0 if sequence.has_columns() else formats.rate(chosen.format)
         self._order, self._begun = order, time.time()
         self._before = self._counted()
