@@ -6,7 +6,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import rootsrv
@@ -27,7 +27,7 @@ from rootsrv.store.store import Store, StoreFailed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone import instant
 from rootsrv.zone.delivery import Delivery
-from rootsrv.zone.life import Before
+from rootsrv.zone.life import Before, InService
 
 RESTAGE_SECONDS = 60.0
 """How soon a table that no worker could map is tried again."""
@@ -324,6 +324,35 @@ class Activation:
             took = None if flipped_at is None else now - flipped_at
             subject = subject_of(keeper.name, delivery.contents)
             self._membership.outcome = SwitchoverOutcome(subject, not reason, reason, flipped_at or now, took)
+
+    def resumed(self, generation: int, unrecorded: Sequence[ZoneKeeper]) -> None:
+        """*generation* is in service again after a restart: whoever is told of a switchover is told once more.
+
+        It may have ended between the flip and the telling, and what a member has not signed as done counts as not done.
+        Of *unrecorded* the T came while nobody was there to write that down.
+        """
+        for keeper in unrecorded:
+            assert keeper.life.serving is not None
+            serial = keeper.life.serving.serial
+            self._records.journal("zone served", zone=keeper.name, serial=serial, generation=generation)
+        if unrecorded:
+            self.zones.counters["switchovers"] += 1
+            self.zones.write_ledger()
+        for keeper in self.zones:
+            if not isinstance(keeper.life.service, InService):
+                continue
+            if keeper is self.zones.root or keeper in unrecorded:
+                self._note_resumed(keeper, keeper.life.service)
+            if not keeper.life.distrusted:
+                for tell in self.on_activated:
+                    tell(keeper)
+
+    def _note_resumed(self, keeper: ZoneKeeper, service: InService) -> None:
+        if self._membership is not None:
+            reason = keeper.life.distrusted
+            since = self._time.now() - (self._time.boottime() - service.since)
+            subject = subject_of(keeper.name, service.version.contents)
+            self._membership.outcome = SwitchoverOutcome(subject, not reason, reason, since)
 
     def put_off(self, keeper: ZoneKeeper, delivery: Delivery) -> None:
         """Put *delivery* off until the state directory can be written, or for a while if it can."""

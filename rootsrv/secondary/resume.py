@@ -32,6 +32,7 @@ from rootsrv.secondary.switchover import Switchover
 from rootsrv.store.records import Records
 from rootsrv.store.store import Provenance, Store, StoreFailed
 from rootsrv.wire.serial import serial_is_newer
+from rootsrv.zone import instant
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.delivery import Version
 from rootsrv.zone.lease import Lease
@@ -81,6 +82,12 @@ class Resumption:
         self._page = page
         self._switchover = switchover
         self._files = files
+        self._unrecorded: list[ZoneKeeper] = []
+        """In service now, and not yet when the ledger was written last."""
+
+        self._was_due = ""
+        """When that was to be."""
+
         self._was_next: dict[str, int] = {}
         self._waits = 0
         """The generation that was staged for a set time which has not come; 0 = none."""
@@ -96,6 +103,7 @@ class Resumption:
         reached |= before > 0 and not self._store.table(before).exists()
         if self._page.active == following.generation or (reached and self._store.table(following.generation).exists()):
             self._records.ledger.generation, self._records.ledger.leases = following.generation, following.leases
+            self._was_due = "now" if following.activate_at is None else instant.to_text(following.activate_at)
         else:
             self._was_next = {name: lease.serial for name, lease in following.leases.items()}
             self._waits = following.generation
@@ -221,6 +229,9 @@ class Resumption:
                 served = self._records.ledger.served.get(keeper.name)
                 if served is not None and served.serial != lease.serial:
                     served = None
+                    self._unrecorded.append(keeper)
+                elif served is None and self._was_due:  # the first ever
+                    self._unrecorded.append(keeper)
                 keeper.life.recall(
                     _version(provenance, contents, lease),
                     self._time.boottime(),
@@ -261,7 +272,12 @@ class Resumption:
         if self._page.active != generation:
             self._switchover.flip(generation, self.zones.grant)
         self.zones.grant()
-        log.event("zones in service", generation=generation, serials=self.zones.serials(), source="stored table")
+        went = (
+            {"was_due": self._was_due or "unknown", "flipped_at": f"{self._time.now():.3f}"} if self._unrecorded else {}
+        )
+        log.event(
+            "zones in service", generation=generation, serials=self.zones.serials(), source="stored table", **went
+        )
         return True
 
     async def _load_file(self, keeper: ZoneKeeper) -> None:
@@ -292,6 +308,7 @@ class Resumption:
                 self._page.set_deadline(number, 0)
         if adopted:
             await self._pipeline.verify_again(at_start=True)
+            self._pipeline.activation.resumed(self._records.ledger.generation, self._unrecorded)
         elif self.zones.root.life.serving is not None:
             await self._pipeline.make_table_again()
         for keeper in self.zones:

@@ -1,5 +1,6 @@
 """Whole members under the test clock: what is held, overtaken or wanted no more is answered by nobody."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,48 @@ def test_a_version_that_was_staged_and_overtaken_is_never_answered(tmp_path: Pat
             wanted = [FIRST, newer.serial, last.serial]
             assert all(each.history == wanted for each in members)
             assert not any("tsig_failed" in line or "notify_spoofed" in line for each in members for line in each.log)
+
+    run(work)
+
+
+@pytest.mark.parametrize("when", ["before T", "at the flip"])
+def test_a_member_that_was_away_at_the_set_time_says_that_it_is_in_service_once_it_is_back(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of m2.  What the mesh does not hear as done counts as not done, and its peers would wait for a refresh."""
+
+    async def work(loop: ClockworkLoop) -> None:
+        async with whole_fleet(tmp_path, loop, mesh_of(4, timing=TIMING), versions.version(FIRST), versions.anchor()
+                               ) as fleet:  # fmt: skip
+            away, coming = fleet.members["m2"], versions.version(FIRST + 1)
+            others = [each for each in fleet.members.values() if each is not away]
+            if when == "at the flip":
+                assert away.maintain is not None
+
+                async def confirm(*_: object) -> bool:
+                    return await asyncio.Event().wait()
+
+                monkeypatch.setattr(away.maintain.maintainer.switchover, "confirm", confirm)
+            fleet.publish(coming)
+            said = f"serial={coming.serial} activate_at=" if when == "before T" else f".={coming.serial}"
+            by = 'by="order' if when == "before T" else "flipped_at="
+            await fleet.wait(lambda: any(said in line and by in line for line in away.log), said, 60)
+            await away.end("mesh", killed=True)
+            await away.end("maintain", killed=True)
+            await fleet.wait(lambda: all(each.has(coming.serial) for each in others), "the others", 60)
+            away.start_maintain()
+            away.start_mesh()
+            await fleet.wait(lambda: away.has(coming.serial), "it has it", 60)
+
+            def is_done() -> bool:
+                assert others[0].presence is not None
+                done = others[0].presence.fleet.done.get("m2")
+                return done is not None and done.subject == subject_of(".", coming) and done.ok
+
+            await fleet.wait(is_done, "the others hear that it is done", 60)
+            assert away.history == [FIRST, coming.serial]
+            served = [each["serial"] for each in away.journal() if each["event"] == "zone served"]
+            assert served == [FIRST, coming.serial]
 
     run(work)
 

@@ -199,6 +199,8 @@ class WholeMember:
 
     def _went(self, keeper: Any) -> None:
         serial = keeper.life.serving.serial
+        if self.history[-1:] == [serial]:
+            return  # in service again after a restart
         self.history.append(serial)
         assert self.maintain is not None
         membership = self.maintain.maintainer.membership
