@@ -272,12 +272,14 @@ class Resumption:
         if self._page.active != generation:
             self._switchover.flip(generation, self.zones.grant)
         self.zones.grant()
-        went = (
-            {"was_due": self._was_due or "unknown", "flipped_at": f"{self._time.now():.3f}"} if self._unrecorded else {}
-        )
-        log.event(
-            "zones in service", generation=generation, serials=self.zones.serials(), source="stored table", **went
-        )
+        told, source = self.zones.serials(), "stored table"
+        if self._unrecorded:
+            due, now = self._was_due or "unknown", f"{self._time.now():.3f}"
+            log.event(
+                "zones in service", generation=generation, serials=told, source=source, was_due=due, flipped_at=now
+            )
+        else:
+            log.event("zones in service", generation=generation, serials=told, source=source)
         return True
 
     async def _load_file(self, keeper: ZoneKeeper) -> None:
