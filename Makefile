@@ -14,7 +14,7 @@ PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --durations=25
 # A process of the tests or a benchmark that finds no compiled modules compiles them all, 0.2 to 0.4 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo demo-localroot test test-long test-machines test-kernel61 lint check mutate bpf system-packages clean
+.PHONY: help venv demo demo-localroot test test-long test-long-again test-machines test-kernel61 lint check mutate bpf system-packages clean
 .PHONY: declarations man wheel deb demo-fleet pictures
 .PHONY: bench bench-compare bench-abreast bench-peak bench-responder bench-startup bench-hyperlocal bench-localroot bench-notify bench-transfers bench-fleet bench-load bench-parts bench-cdns
 .DELETE_ON_ERROR:
@@ -83,6 +83,10 @@ test: system-packages lint bpf
 
 test-long: system-packages bpf $(VENV)/.installed-for-tests
 	$(PYTEST) $(PARALLEL) -m long
+
+# What failed of it, one after the other.
+test-long-again: system-packages bpf $(VENV)/.installed-for-tests
+	$(PYTEST) --last-failed --last-failed-no-failures none -m long
 
 # Machines made from nothing, by debootstrap and pip: packages, containers, Ansible, the guide, the other release.
 test-machines: system-packages bpf $(VENV)/.installed-for-tests
