@@ -17,7 +17,6 @@ from rootsrv.health.state import Announcement, Wish
 from rootsrv.zone import instant
 
 _WISHES = {"drain": Wish.DRAIN, "undrain": Wish.SERVE, "withdraw": Wish.WITHDRAW}
-_LONGEST_REASON = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +57,6 @@ class RouteControl:
         versions = order.wanted.versions or announced
         if not set(versions) <= set(announced):
             raise Refused(f"versions: must be some of {', '.join(map(str, announced))}, got {list(versions)}")
-        if len(order.wanted.reason) > _LONGEST_REASON:
-            raise Refused(f"reason: must be a text of at most {_LONGEST_REASON} characters")
         # In a thread: a disk that hangs must not keep the controller from renewing its promise.
         wanted = order.wanted
         await asyncio.to_thread(

@@ -29,6 +29,12 @@ from rootsrv.config.typed import build
 LONGEST_LINE_OCTETS = 262_144
 """Of a request: what a mesh of fifty tells of its members.  Responses are as long as they are."""
 
+LONGEST_REASON = 500
+"""Characters; every order that changes much has one, and it is shown wherever what was ordered is."""
+
+_LONGEST_ERROR = 2000
+"""Characters: what was odd is told, not all of it."""
+
 Document = dict[str, Any]
 P = TypeVar("P")
 
@@ -152,9 +158,13 @@ def read_request(line: bytes, commands: Commands) -> RequestLine:
     if not isinstance(octets, int) or isinstance(octets, bool) or not 0 <= octets <= command.longest_octets:
         raise Refused(f"octets: must be 0..{command.longest_octets}")
     try:
-        return RequestLine(name, command, build(command.takes, document), octets, document)
+        wanted = build(command.takes, document)
     except ConfigError as error:
         raise Refused(str(error)) from error
+    reason = getattr(wanted, "reason", "")
+    if len(reason) > LONGEST_REASON or not reason.isprintable():
+        raise Refused(f"reason: must be a line of at most {LONGEST_REASON} characters")
+    return RequestLine(name, command, wanted, octets, document)
 
 
 def _object(line: bytes) -> Document:
@@ -183,7 +193,7 @@ def response_line(document: Mapping[str, Any], octets: int = 0) -> bytes:
 
 def failure(reason: str) -> Document:
     """The one shape of an error."""
-    return {"ok": False, "error": reason}
+    return {"ok": False, "error": reason if len(reason) <= _LONGEST_ERROR else f"{reason[:_LONGEST_ERROR]}…"}
 
 
 _LONGEST_PATH_OCTETS = 107  # sun_path has 108, the last of them zero (unix(7))

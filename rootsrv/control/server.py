@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from rootsrv.control.protocol import (
@@ -28,10 +28,13 @@ _LONGEST_LOGGED = 1000
 _LINGER_SECONDS = 1.0
 
 MAX_CONNECTIONS = 64
-"""At a time; over it the one goes that asks nothing longest: who opens and never closes takes no descriptors."""
+"""At a time; over it the one goes that we have waited for longest.
+
+Who opens and asks nothing, announces octets that never come, or does not take its answers keeps nobody else out.
+"""
 
 OCTETS_SECONDS = 60.0
-"""How long the octets that a request announces may take."""
+"""How long the octets that a request announces may take, and the last response after the end of all requests."""
 
 
 @contextlib.contextmanager
@@ -71,8 +74,8 @@ class ControlServer:
         self.commands = commands
         self._refused = refused or (lambda caller, reason: log.event("control refused", by=caller, reason=reason))
         self._open: set[asyncio.StreamWriter] = set()
-        self._idle: dict[asyncio.StreamWriter, None] = {}
-        """Those that wait for a request, the one that does so longest first."""
+        self._awaited: dict[asyncio.StreamWriter, None] = {}
+        """Those whose other end is to do something, the one that is waited for longest first."""
 
         self._listening: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
@@ -108,15 +111,15 @@ class ControlServer:
             raise
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MAX_CONNECTIONS and self._idle:
-            longest = next(iter(self._idle))
+        if len(self._open) >= MAX_CONNECTIONS and self._awaited:
+            longest = next(iter(self._awaited))
             self._open.discard(longest)
-            del self._idle[longest]
+            del self._awaited[longest]
             longest.transport.abort()
         self._open.add(writer)
         try:
             if len(self._open) > MAX_CONNECTIONS:
-                return  # all the others wait for answers
+                return  # all the others wait for what they asked for
             caller = Caller.of(writer.get_extra_info("socket"))
             while await self._answer_one(reader, writer, caller):
                 pass
@@ -128,31 +131,44 @@ class ControlServer:
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass  # gone, or in the middle of something
         finally:
-            self._open.discard(writer)
             writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            try:
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with self._waits_for(writer, OCTETS_SECONDS):
+                        await writer.wait_closed()
+            finally:
+                self._open.discard(writer)
+                writer.transport.abort()
+
+    @contextlib.asynccontextmanager
+    async def _waits_for(self, writer: asyncio.StreamWriter, seconds: float | None = None) -> AsyncIterator[None]:
+        """In the context it is for the other end of *writer* to do something; TimeoutError after *seconds*."""
+        if writer in self._open:
+            self._awaited[writer] = None
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        finally:
+            self._awaited.pop(writer, None)
 
     async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, caller: Caller) -> bool:
         """Read a request and answer it; whether another one may follow on this connection."""
         goes_on = True
         octets = b""
         try:
-            self._idle[writer] = None
             try:
-                line = await reader.readline()
+                async with self._waits_for(writer):
+                    line = await reader.readline()
             except ValueError:  # beyond the limit; where the next line begins is not known
                 goes_on = False
                 raise Refused(f"a request is at most {LONGEST_LINE_OCTETS} octets") from None
-            finally:
-                self._idle.pop(writer, None)
             if not line:
                 return False
             # Octets that follow a line which is refused would be read as lines.
             goes_on = b'"octets"' not in line
             asked = read_request(line, self.commands)
             goes_on = True
-            async with asyncio.timeout(OCTETS_SECONDS):
+            async with self._waits_for(writer, OCTETS_SECONDS):
                 given = await reader.readexactly(asked.octets)
         except Refused as error:
             self._refused(str(caller), str(error))
@@ -161,7 +177,8 @@ class ControlServer:
             response, octets = await self._carry_out(asked, caller, given)
         writer.write(response)
         writer.write(octets)
-        await writer.drain()
+        async with self._waits_for(writer):
+            await writer.drain()
         return goes_on
 
     async def _carry_out(self, asked: RequestLine, caller: Caller, octets: bytes) -> tuple[bytes, bytes]:
