@@ -159,7 +159,8 @@ class NotifySender:
 
     def tell(self, zone: OfferedZone, targets: Iterable[NotifyTarget], spacing_seconds: float = 0.0) -> None:
         """Tell *targets* of what *zone* offers, one every *spacing_seconds*."""
-        if zone.offer is None:
+        offer, soa = zone.offer, zone.soa  # once: before the last of ten thousand is named its time may be over
+        if offer is None:
             return
         told = [(plain_address(each.address), each) for each in targets]
         for address, target in told:
@@ -174,7 +175,7 @@ class NotifySender:
             if (twice := self._latest.get(key)) is not None:
                 self._end(twice)
             place = (address, target.port, self._new_id(address, target.port))
-            pending = _Pending(target, zone.apex, zone.offer.serial, zone.soa, place)
+            pending = _Pending(target, zone.apex, offer.serial, soa, place)
             self._pending[place] = self._latest[key] = pending
             heapq.heappush(self._heap, (due, next(self._order), pending))
             due += spacing_seconds

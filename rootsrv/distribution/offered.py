@@ -197,7 +197,7 @@ class OfferedZone:
             await asyncio.wait((self._chaining,))
         if self._offer is None or serial not in self._bases():
             return whole
-        return await asyncio.shield(self._task(serial)) or whole
+        return await asyncio.shield(self._task(serial, whole.octets)) or whole
 
     def _bases(self) -> set[int]:
         bases = {each.older for each in self._differences}
@@ -205,20 +205,21 @@ class OfferedZone:
             bases |= {each for each in self.kept.serials() if serial_is_newer(self._offer.serial, each)}
         return bases
 
-    def _task(self, base: int | None) -> "asyncio.Task[ReadyTransfer | None]":
+    def _task(self, base: int | None, at_most: int | None = None) -> "asyncio.Task[ReadyTransfer | None]":
+        """What makes the transfer from *base*; a difference of *at_most* octets, those of the whole zone."""
         task = self._made.get(base)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             assert self._offer is not None
             contents = self._offer.contents
-            work = self._make_whole(contents) if base is None else self._make_difference(base, contents)
+            work = self._make_whole(contents) if base is None else self._make_difference(base, contents, at_most)
             task = self._made[base] = asyncio.get_running_loop().create_task(work, name=f"transfer of {self.name}")
         return task
 
     async def _make_whole(self, contents: ZoneContents) -> ReadyTransfer | None:
         return await self._pack(contents, None, transfer_records(contents), None)
 
-    async def _make_difference(self, base: int, contents: ZoneContents) -> ReadyTransfer | None:
-        whole = await self.whole()
+    async def _make_difference(self, base: int, contents: ZoneContents, at_most: int | None) -> ReadyTransfer | None:
+        # Meanwhile something newer may be offered, or nothing any more: *contents* are what was asked for.
         chain: Sequence[Difference] = self._differences
         at = next((at for at, each in enumerate(chain) if each.older == base), None)
         if at is not None and chain[-1].newer == contents.serial:
@@ -227,7 +228,7 @@ class OfferedZone:
             chain = await self._kept_chain(base, contents)
         if not chain:
             return None
-        return await self._pack(contents, base, transfer_records(contents, chain), whole.octets)
+        return await self._pack(contents, base, transfer_records(contents, chain), at_most)
 
     async def _kept_chain(self, base: int, contents: ZoneContents) -> Sequence[Difference]:
         if self.kept is None:
