@@ -19,11 +19,14 @@ from pathlib import Path
 from rootsrv.capture.rings import EVERYTHING, FACTS, PACKETS, Ring, open_maps, open_memory
 from rootsrv.control.server import reachable, socket_for_the_group
 from rootsrv.process import json_text, log, whole_file
+from rootsrv.process.descriptors import NOBODY_CAME
+from rootsrv.process.troubles import Troubles
 
 NAME = "capture-rings.sock"
 WANTED = "capture-wanted.json"
 """What the role capture has written while it captures: beside the socket."""
 
+_ACCEPT_AGAIN_SECONDS = 1
 _LONGEST_OCTETS = 65_536
 _MOST_DESCRIPTORS = 66  # two maps, and a ring for each of 64 workers
 
@@ -78,7 +81,9 @@ class BufferOffer:
         self._workers: dict[int, int] = {}
         self._kernel: tuple[int, int, int, int] | None = None
         self._listening: socket.socket | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._readers: list[socket.socket] = []
+        self._unaccepted = Troubles("capture's reader is not accepted", "capture's reader is accepted again")
 
     def set_workers(self, rings: dict[int, int]) -> None:
         """By worker: the descriptor of its new ring, which stays the caller's."""
@@ -101,10 +106,25 @@ class BufferOffer:
         listening = socket_for_the_group(self._path)
         listening.listen(8)
         self._listening = listening
-        asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Hand out to whoever comes; where they cannot be taken, or there is no memory for it, after a while."""
+        assert self._listening is not None
+        self._later = None
+        try:
+            asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
+        except OSError as error:
+            self._put_off(error)
+
+    def _put_off(self, error: OSError) -> None:
+        self._unaccepted.met(error.strerror or str(error))
+        self._later = asyncio.get_running_loop().call_later(_ACCEPT_AGAIN_SECONDS, self._watch)
 
     def close(self) -> None:
         """Hand out no more."""
+        if self._later is not None:
+            self._later.cancel()
         if self._listening is not None:
             asyncio.get_running_loop().remove_reader(self._listening.fileno())
             self._listening.close()
@@ -119,24 +139,30 @@ class BufferOffer:
 
     def _accept(self) -> None:
         assert self._listening is not None
-        with contextlib.suppress(OSError):
+        try:
             connection, _ = self._listening.accept()
-            descriptors = list(self._workers.values())
-            document: dict[str, object] = {"workers": list(self._workers)}
-            if self._kernel is not None:
-                heads, rows, cpus, chunks = self._kernel
-                descriptors += [heads, rows]
-                document |= {"cpus": cpus, "chunks": chunks}
-            try:
-                connection.setblocking(False)
-                socket.send_fds(connection, [json.dumps(document).encode() + b"\n"], descriptors)
-            except OSError as error:
-                log.alarm("capture rings not handed out", reason=error.strerror)
-                connection.close()
-                return
-            # The one before it is gone, or a second reader: that cannot be.
-            self._changed()
-            self._readers.append(connection)
+        except OSError as error:
+            if error.errno not in NOBODY_CAME:  # still there, and would be at every turn of the event loop
+                asyncio.get_running_loop().remove_reader(self._listening.fileno())
+                self._put_off(error)
+            return
+        self._unaccepted.over()
+        descriptors = list(self._workers.values())
+        document: dict[str, object] = {"workers": list(self._workers)}
+        if self._kernel is not None:
+            heads, rows, cpus, chunks = self._kernel
+            descriptors += [heads, rows]
+            document |= {"cpus": cpus, "chunks": chunks}
+        try:
+            connection.setblocking(False)
+            socket.send_fds(connection, [json.dumps(document).encode() + b"\n"], descriptors)
+        except OSError as error:
+            log.alarm("capture rings not handed out", reason=error.strerror)
+            connection.close()
+            return
+        # The one before it is gone, or a second reader: that cannot be.
+        self._changed()
+        self._readers.append(connection)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from rootsrv.distribution.requests import Asker, Batch
 from rootsrv.distribution.streams import UNSENT_OCTETS, MessageStream, TcpStream, TlsStream
 from rootsrv.distribution.tls import DOT, alpn_of, server_context
 from rootsrv.process import held_back, log
-from rootsrv.process.descriptors import raise_limit
+from rootsrv.process.descriptors import NOBODY_CAME, raise_limit
 from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.security import SecurityEvents
 from rootsrv.process.troubles import Troubles
@@ -179,7 +179,9 @@ class Listener:
                 connection, client = listening.accept()
             except BlockingIOError:
                 break
-            except OSError as error:  # no descriptor, no memory
+            except OSError as error:
+                if error.errno in NOBODY_CAME:
+                    continue  # whoever is behind it waits no longer for that
                 asyncio.get_running_loop().remove_reader(listening)
                 self._put_off(listening, error, over_tls=over_tls)
                 break

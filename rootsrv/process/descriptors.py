@@ -1,8 +1,20 @@
-"""How many files a process may have open (RLIMIT_NOFILE)."""
+"""How many files a process may have open (RLIMIT_NOFILE), and what a listening socket says when there is no other."""
 
+import errno
 import resource
 
 _UNLIMITED = 1 << 30
+
+NOBODY_CAME = frozenset(
+    (
+        errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN,
+        errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EOPNOTSUPP, errno.ENOPROTOOPT, errno.ETIMEDOUT,
+    )
+)  # fmt: skip
+"""Of accept: nothing waits, or what waited is gone, or a firewall refused it (accept(2), "Error handling").
+
+Any other error means that somebody waits who cannot be taken: no descriptors, no memory.
+"""
 
 
 def raise_limit() -> int:

@@ -1,23 +1,16 @@
 """accept4 through cffi: a connection's descriptor and its packed source address, without an object for either."""
 
-import errno
 import os
 import socket
 from typing import Any
 
 from rootsrv.process.c_declarations import declared
+from rootsrv.process.descriptors import NOBODY_CAME
 
 _ffi = declared("accepting", "int accept4(int fd, void *address, unsigned int *size, int flags);")
 
 _ADDRESS_OCTETS = 32  # a sockaddr_in6 (28 octets) rounded up
 _FLAGS = int(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-_GONE = frozenset(
-    (
-        errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN,
-        errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EOPNOTSUPP, errno.ENOPROTOOPT, errno.ETIMEDOUT,
-    )
-)  # fmt: skip
-"""Nothing waits, or what waited is gone, or a firewall refused it (accept(2), "Error handling")."""
 
 
 class Acceptor:
@@ -41,7 +34,7 @@ class Acceptor:
         """
         accepted: int = self._accept4(self._descriptor, self._address, self._size, _FLAGS)
         if accepted < 0:
-            if _ffi.errno in _GONE:
+            if _ffi.errno in NOBODY_CAME:
                 return None
             raise OSError(_ffi.errno, os.strerror(_ffi.errno))
         return accepted, self._octets[self._source]

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,6 +204,43 @@ def test_memory_that_is_no_ring_is_refused(tmp_path: Path) -> None:
         file.truncate(4096 + 512 * 128)
         with pytest.raises((ValueError, OSError)):
             rings.open_memory(file.fileno())
+
+
+def test_a_reader_for_whom_there_is_no_descriptor_gets_the_rings_when_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits at the socket meanwhile, and the role serve must not turn over it."""
+    monkeypatch.setattr(offer, "_ACCEPT_AGAIN_SECONDS", 0.02)
+    memory = rings.make_memory(rings.CHUNK_ROWS)
+    path = tmp_path / offer.NAME
+    watched: list[bool] = []
+    """Whether the socket is watched after a try that failed."""
+
+    class Failing(socket.socket):
+        def accept(self) -> tuple[socket.socket, Any]:
+            if len(watched) < 3:
+                loop = asyncio.get_running_loop()
+                loop.call_soon(lambda: watched.append(loop.remove_reader(self)))
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return super().accept()
+
+    async def handed_over() -> None:
+        offered = offer.BufferOffer(path)
+        offered.set_workers({0: memory})
+        offered.listen()
+        assert offered._listening is not None
+        asyncio.get_running_loop().remove_reader(offered._listening)
+        offered._listening = Failing(fileno=offered._listening.detach())
+        offered._watch()
+        try:
+            with contextlib.closing(await asyncio.to_thread(offer.take, path)) as found:
+                assert len(found.rings) == 1
+        finally:
+            offered.close()
+        assert watched == [False] * 3
+
+    asyncio.run(handed_over())
+    os.close(memory)
 
 
 @pytest.mark.parametrize("is_begun", [False, True])

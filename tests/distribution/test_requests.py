@@ -3,6 +3,8 @@
 
 import asyncio
 import contextlib
+import errno
+import os
 import select
 import socket
 import ssl
@@ -520,6 +522,44 @@ def test_who_never_begins_the_handshake_counts_as_a_connection_and_is_ended(
             with contextlib.suppress(ConnectionResetError):
                 assert each.recv(1) == b""
         wait_until(lambda: ask_over_tls(made, ["dot"]) == 0, "room for a client")
+
+
+class Failing:
+    """A listening socket that has a connection less, each time, for one of *errors*."""
+
+    def __init__(self, listening: socket.socket, errors: Sequence[int]) -> None:
+        self._listening, self._errors = listening, list(errors)
+
+    def accept(self) -> Any:
+        if self._errors:
+            number = self._errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return self._listening.accept()
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+
+@pytest.mark.parametrize(
+    ("number", "waits"),
+    [(errno.ECONNABORTED, False), (errno.EPROTO, False), (errno.EPERM, False), (errno.EMFILE, True)],
+    ids=["gone", "gone before its time", "refused by a firewall", "no descriptor"],
+)
+def test_one_that_is_gone_keeps_nobody_behind_it_waiting_but_a_lack_of_descriptors_does(
+    number: int, waits: bool
+) -> None:
+    with service() as made:
+        made.put(ONE)
+        (listening,) = made.listener._listening
+        failing: Any = Failing(listening, [number])
+
+        def accept() -> tuple[int, int]:
+            made.listener._accept(failing, over_tls=False)
+            return len(made.listener._conversations), len(made.listener._later)
+
+        made.call(lambda: made.loop.remove_reader(listening))  # nobody else accepts
+        with socket.create_connection((made.address, made.port), timeout=20):
+            assert made.call(accept) == ((0, 1) if waits else (1, 0))
 
 
 def test_a_socket_that_cannot_be_watched_is_watched_as_soon_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
