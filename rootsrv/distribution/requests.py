@@ -1,7 +1,7 @@
 """What is asked of whoever gives zones out: SOA and transfers for those who may have them, NOTIFY, else REFUSED."""
 # An address alone proves nothing (D21): a transfer needs the peer's key, or a client certificate in its name, and its
-# address.  Who that is, `Directory` knows: the configuration of an instance, or the accounts of a LocalRoot service.
-# Whose NOTIFY it is, `primaries.py` knows.
+# address.  Who that is, an `AccessList` knows: the configuration of an instance, or the accounts of a LocalRoot
+# service.  Whose NOTIFY it is, `primaries.py` knows.
 #
 # OPT is in every response to a query that has one, errors too (RFC 6891 §6.1.1), and EXPIRE in every one that gives a
 # zone (RFC 7314): without it leases grow along a chain of secondaries.
@@ -330,7 +330,7 @@ class PeerRecord:
 
 
 class ConfiguredPeers:
-    """The Directory of an instance: `[[key]]` and `[[peer]]`."""
+    """The AccessList of an instance: `[[key]]` and `[[peer]]`."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.keys: dict[bytes, Key] = {}
@@ -349,11 +349,11 @@ class ConfiguredPeers:
                 record.last_transfer = known[name].last_transfer
 
     def key(self, name: bytes) -> Key | None:
-        """See Directory."""
+        """See AccessList."""
         return self.keys.get(name)
 
     def recipient(self, asker: Asker, key: Key | None, apex: bytes) -> PeerRecord | None:
-        """See Directory."""
+        """See AccessList."""
         for record in self.records.values():
             if record.address != asker.address or apex not in record.apexes:
                 continue
@@ -366,7 +366,7 @@ class ConfiguredPeers:
         return None
 
     def tsig_failed(self, asker: Asker, owner: bytes, refused: TsigRefused) -> None:
-        """See Directory; the security event says it all."""
+        """See AccessList; the security event says it all."""
 
 
 def _serial(records: tuple[Record, ...], zone: bytes) -> int | None:

@@ -32,7 +32,7 @@ class Resolver:
 
 
 class ThisHost:
-    """The Directory of hyperlocal mode: 127/8 and ::1 may have the zone, others nothing (RFC 8806 §1).
+    """The AccessList of hyperlocal mode: 127/8 and ::1 may have the zone, others nothing (RFC 8806 §1).
 
     No key is asked for: who is on this host is trusted by the host, and what is given is signed by the root.
     """
@@ -41,17 +41,17 @@ class ThisHost:
         self._counters = counters
 
     def key(self, name: bytes) -> Key | None:
-        """See Directory."""
+        """See AccessList."""
         return None
 
     def recipient(self, asker: Asker, key: Key | None, apex: bytes) -> Resolver | None:
-        """See Directory."""
+        """See AccessList."""
         if not ipaddress.ip_address(asker.address).is_loopback:
             return None
         return Resolver(asker.address, self._counters)
 
     def tsig_failed(self, asker: Asker, owner: bytes, refused: TsigRefused) -> None:
-        """See Directory; the security event says it all."""
+        """See AccessList; the security event says it all."""
 
 
 def told_address(text: str) -> tuple[str, int]:

@@ -103,7 +103,7 @@ class Stranger:
 
 
 class RegisteredServers:
-    """The Directory of a LocalRoot service."""
+    """The AccessList of a LocalRoot service."""
 
     def __init__(
         self,
@@ -155,20 +155,11 @@ class RegisteredServers:
         keys: dict[bytes, tuple[Key, LiveKey]] = {}
         key_names: dict[str, bytes] = {}
         for each in subscriptions.keys:
-            try:
-                name = names.from_text(each.name)
-                key = Key.make(name, each.algorithm, each.secret)
-            except (dns.exception.DNSException, KeyError) as error:
-                self._unusable.met(f"{type(error).__name__}: {error}", key=each.name, tsig_key=each.name)
-                continue
-            key_names[each.name] = key.name
-            before = self._keys.get(key.name)
-            # The same object as before: transfers that run compare it.
-            keys[key.name] = (before[0] if before is not None and before[0] == key else key, each)
-        servers = {
-            each.server: _Known(each, frozenset(each.addresses), frozenset(each.zones))
-            for each in subscriptions.subscribers
-        }
+            key = self._known_key(each) or self._made_key(each)
+            if key is not None:
+                key_names[each.name] = key.name
+                keys[key.name] = (key, each)
+        servers = {each.server: self._known_server(each) for each in subscriptions.subscribers}
         by_address: dict[str, list[int]] = {}
         for known in servers.values():
             for address in known.addresses:
@@ -187,15 +178,39 @@ class RegisteredServers:
             self.statistics.forget(gone)
         self.observations.keep_only(servers)
 
+    # Of ten thousand servers nearly all are as they were when something changes: what was made of them is kept.
+
+    def _known_key(self, live: LiveKey) -> Key | None:
+        """What is known for *live* already, if name, algorithm and secret are the same."""
+        found = self._keys.get(self._key_names.get(live.name, b""))
+        if found is None:
+            return None
+        key, before = found
+        same = (before.name, before.algorithm, before.secret) == (live.name, live.algorithm, live.secret)
+        return key if same else None
+
+    def _made_key(self, live: LiveKey) -> Key | None:
+        try:
+            return Key.make(names.from_text(live.name), live.algorithm, live.secret)
+        except (dns.exception.DNSException, KeyError) as error:
+            self._unusable.met(f"{type(error).__name__}: {error}", key=live.name, tsig_key=live.name)
+            return None
+
+    def _known_server(self, subscriber: Subscriber) -> _Known:
+        before = self._servers.get(subscriber.server)
+        if before is not None and before.subscriber == subscriber:
+            return before
+        return _Known(subscriber, frozenset(subscriber.addresses), frozenset(subscriber.zones))
+
     @property
     def counts(self) -> Counter[str]:
         """How many servers, live keys and proved addresses there are."""
         return Counter(servers=len(self._servers), keys=len(self._keys), proved_addresses=len(self._proved))
 
-    # Requests (see Directory).
+    # Requests (see AccessList).
 
     def key(self, name: bytes) -> Key | None:
-        """See Directory; one whose time has ended is none."""
+        """See AccessList; one whose time has ended is none."""
         found = self._keys.get(name)
         if found is None:
             return None
@@ -203,7 +218,7 @@ class RegisteredServers:
         return key if live.ends is None or self.now() < live.ends else None
 
     def recipient(self, asker: Asker, key: Key | None, apex: bytes) -> SubscriberServer | Stranger | None:
-        """See Directory."""
+        """See AccessList."""
         rule = self._rule(apex)
         if rule is None:
             return None
@@ -244,7 +259,7 @@ class RegisteredServers:
         return self._servers[min(ids)] if ids else None
 
     def tsig_failed(self, asker: Asker, owner: bytes, refused: TsigRefused) -> None:
-        """See Directory; kept for a key that is known, and for whoever asks from a proved address."""
+        """See AccessList; kept for a key that is known, and for whoever asks from a proved address."""
         error = error_text(refused.error) if refused.error else "FORMERR"
         self.statistics.tsig_failed(error)
         found = self._keys.get(owner)
