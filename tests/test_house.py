@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import SECONDS
 from tests.needs import REPOSITORY
 
@@ -28,6 +30,23 @@ def test_the_bench_needs_nothing_of_the_tests() -> None:
         if path.parts[0] == "bench" and re.search(r"^\s*(from|import) tests\b", (REPOSITORY / path).read_text(), re.M)
     ]  # fmt: skip
     assert importing == []
+
+
+ONE_PLACE = {
+    r"SSLContext\(|create_default_context\(": "distribution/tls.py",
+    r"random/boot_id": "process/clocks.py",
+    r"\b_?(TYPE_OPT|OPT_TYPE|OPT) *(=|, .*=) *(41\b|.*\b41,)|\\0\\0\\x29": "wire/edns.py",
+    r"\b_?(NXDOMAIN|SERVFAIL|REFUSED|FORMERR|NOTIMP|NOTAUTH|BADVERS|BADCOOKIE) *(=|, .*=) *\d": "wire/codes.py",
+}
+"""What is made, or has its number, in one place of rootsrv."""
+
+
+@pytest.mark.parametrize("words", ONE_PLACE)
+def test_what_is_made_in_one_place_is_made_nowhere_else(words: str) -> None:
+    """Contexts for TLS, this boot's name, the OPT record, RCODEs: a second one is soon another one."""
+    rooms = (path for path in SOURCES if path.parts[0] == "rootsrv" and "declared" not in path.parts)
+    found = [str(path) for path in rooms if re.search(words, (REPOSITORY / path).read_text())]
+    assert found == [f"rootsrv/{ONE_PLACE[words]}"]
 
 
 LIMITS = {"rootsrv": 400, "bench": 500, "tests": 500}

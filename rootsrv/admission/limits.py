@@ -40,6 +40,7 @@ from siphash24 import siphash24
 
 from rootsrv.config.limits import LimitsConfig, Mode
 from rootsrv.process.shared_memory import make_shared, map_shared
+from rootsrv.wire.codes import NXDOMAIN
 
 ROW_CELLS = 1 << 20
 ROWS = 2
@@ -69,7 +70,6 @@ _MAX_REMEMBERED = 65_536
 
 # The question section of `. DNSKEY IN`.
 _DNSKEY_QUESTION = b"\0\0\x30\0\1"
-_NXDOMAIN = 3
 
 Cells = memoryview
 """CELLS words of 64 bits."""
@@ -126,7 +126,7 @@ def cost_of(request: bytes, response: bytes) -> int:
     """What a query costs in units, by the *response* it would get."""
     if len(response) >= LARGE_OCTETS or request[12:17] == _DNSKEY_QUESTION:
         return 4
-    return 2 if response[3] & 15 == _NXDOMAIN else 1
+    return 2 if response[3] & 15 == NXDOMAIN else 1
 
 
 def cells_in_memory(octets: bytearray | None = None) -> Cells:

@@ -17,7 +17,7 @@ from rootsrv.admission.shed import ACTIONS, MAX_RULES, Action, Match, Rule, Shed
 from rootsrv.config.limits import LimitsConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.page import counts
-from rootsrv.page.layout import Page, boot_id
+from rootsrv.page.layout import Page, boot_words
 from rootsrv.process import json_text, log, whole_file
 
 NEARLY_ALL = 0.9
@@ -243,7 +243,7 @@ class Policy:
         """What the file tells, as far as it is of this boot and can be read."""
         try:
             document = json_text.parse(self._path.read_text())
-            if document["boot"] != list(boot_id()):
+            if document["boot"] != list(boot_words()):
                 return
             found = list(document["rules"])
         except (OSError, ValueError, TypeError, KeyError):
@@ -263,7 +263,7 @@ class Policy:
             for shed in self._sheds.values()
         ]
         try:
-            whole_file.replace(self._path, json.dumps({"boot": boot_id(), "rules": rules}).encode())
+            whole_file.replace(self._path, json.dumps({"boot": boot_words(), "rules": rules}).encode())
         except OSError as error:
             reason = error.strerror or str(error)
             if reason != self._unkept:

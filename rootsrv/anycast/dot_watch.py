@@ -5,12 +5,12 @@
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Sequence
 
 from rootsrv.answer.responder import Transport
 from rootsrv.answer.table import TableUnusable
 from rootsrv.anycast.probe import Address, Expectations, ProbeQuestion
+from rootsrv.distribution.tls import client_context
 
 POLL_SECONDS = 10.0
 AGAIN_SECONDS = 1.0
@@ -73,11 +73,7 @@ class DotWatch:
 
 def exchange_tls(address: Address, port: int, asked: ProbeQuestion, timeout: float) -> bytes:
     """The response to one query over TLS 1.3, which authenticates nobody; OSError, EOFError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.set_alpn_protocols(["dot"])
+    context = client_context("server.dot", pinned=True, dot=True)
     query = asked.with_id(0)
     with (
         # From the address itself: it is exempt from limits, and where it is not this host's no other is asked.

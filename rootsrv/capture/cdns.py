@@ -23,6 +23,7 @@ import cbor2
 
 import rootsrv
 from rootsrv.capture.rings import Counts
+from rootsrv.wire.edns import TYPE_OPT
 
 if TYPE_CHECKING:
     from rootsrv.capture.anonymise import Anonymiser
@@ -35,7 +36,6 @@ BLOCK_ROWS = 1 << 16
 """A block is full, too, when its facts take this many rows (8 MiB): raw messages of 64 KiB are 586 each."""
 
 TICKS_PER_SECOND = 1_000_000
-OPT_TYPE = 41
 
 END = b"\xff"
 """What a file ends with: inspector reads nothing behind its last block without it."""
@@ -185,7 +185,7 @@ def head(collection: Collection) -> bytes:
         1: BLOCK_ITEMS,
         2: {0: _QUERY_RESPONSE_HINTS, 1: _SIGNATURE_HINTS, 2: _RR_HINTS, 3: _OTHER_HINTS},
         3: list(range(16)),  # opcodes: the form of every message is checked alike, whatever its opcode
-        4: [OPT_TYPE],  # types of records of which anything is recorded
+        4: [TYPE_OPT],  # types of records of which anything is recorded
     }
     flags = StorageFlags(0)
     if collection.sampling:

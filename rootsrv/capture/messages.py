@@ -175,7 +175,7 @@ def _opt(octets: bytes, question_octets: int, asked: edns.Edns | None, flags: in
     if asked is None:
         return 0, 0, 0
     bits = OptBits.PRESENT | (OptBits.DO if asked.do else 0)
-    at = octets.find(b"\0\0\x29", HEADER_OCTETS + question_octets)
+    at = octets.find(edns.OPT_HEAD, HEADER_OCTETS + question_octets)
     offered, size = struct.unpack_from("!H4xH", octets, at + 3)
     at += edns.OPT_OCTETS
     end = min(at + size, len(octets))

@@ -9,13 +9,13 @@ from rootsrv.capture.anonymise_packets import transport
 from rootsrv.capture.cdns_reader import CaptureUnreadable
 from rootsrv.capture.facts import Fact, Kind, TransportCode
 from rootsrv.capture.messages import CapturedMessage, fact_of
+from rootsrv.wire.edns import TYPE_OPT
 
 _RAW, _ETHERNET = 101, 1  # link types (pcap-linktype(7)): packets begin with the IP header, or with that of Ethernet
 _MAGICS = {0xA1B2C3D4: 1_000, 0xA1B23C4D: 1}  # nanoseconds of a record's fraction of a second
 _MAX_PACKET_OCTETS = 1 << 18  # as libpcap allows
 _UDP, _TCP = 17, 6
 _PORTS = frozenset((53, 853))
-_TYPE_OPT = 41
 
 
 class PcapFile:
@@ -158,7 +158,7 @@ def _opt_ttl(message: bytes, at: int, records: int) -> int:
                 break
         at += 1
         rtype, _, ttl, length = struct.unpack_from("!HHIH", message, at)
-        if rtype == _TYPE_OPT:
+        if rtype == TYPE_OPT:
             return int(ttl)
         at += 10 + length
     return -1

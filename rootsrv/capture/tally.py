@@ -13,6 +13,7 @@ from rootsrv.capture.cdns import QueryResponse as Item
 from rootsrv.capture.cdns_reader import CaptureUnreadable, CdnsFile, open_capture
 from rootsrv.capture.facts import Fact, Kind, OptBits
 from rootsrv.capture.pcap_reader import PcapFile
+from rootsrv.wire.codes import NXDOMAIN
 
 GRAIN_SECONDS = 300
 SIZE_STEP_OCTETS = 64
@@ -26,7 +27,6 @@ NO_RESPONSE = -1
 
 _KEPT = 20_000  # entries of each list of the most frequent
 _MAX_INTERVALS = 4_000  # 13 days at five minutes; with more, intervals grow
-_NXDOMAIN = 3
 _MAX_SECONDS = 1 << 40  # of the wall clock: 34,000 years
 
 _Thing = TypeVar("_Thing", bound=Hashable)
@@ -229,7 +229,7 @@ class Tally:
             self.rcodes[rcode] += 1
             interval.rcodes[rcode] += 1
             self.sizes[rcode, fact.response_octets // SIZE_STEP_OCTETS] += 1
-            if rcode == _NXDOMAIN:
+            if rcode == NXDOMAIN:
                 self._undelegated(fact.octets, 1)
             return
         self.queries += 1
@@ -250,7 +250,7 @@ class Tally:
 
     def _name(self, name: bytes, rcode: int, count: int) -> None:
         self.name_octets[len(name)] += count
-        if rcode == _NXDOMAIN:
+        if rcode == NXDOMAIN:
             self._undelegated(name, count)
 
     def _undelegated(self, name: bytes, count: int) -> None:

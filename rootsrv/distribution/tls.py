@@ -20,21 +20,24 @@ _CLIENT_HELLO, _ALPN = 1, 16
 def client_context(key: str, *, ca: str = "", pinned: bool = False, dot: bool = False) -> ssl.SSLContext:
     """For a connection that we open.  ConfigError names *key* when *ca* cannot be read.
 
-    *pinned*: the caller compares the certificate's digest before anything is sent.  *dot*: DNS, so TLS 1.3 and ALPN.
+    *pinned*: whose certificate it is, is no matter of authorities: the caller compares its digest before anything is
+    sent, or does not care.  *dot*: DNS, so TLS 1.3 and ALPN.
     """
-    try:
-        context = ssl.create_default_context(cafile=ca or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{key}: {ca}: {error}") from error
+    if pinned:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reads no authorities, which takes milliseconds
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        try:
+            context = ssl.create_default_context(cafile=ca or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"{key}: {ca}: {error}") from error
     # Python 3.13 also refuses certificates that lack what RFC 5280 §4.2.1 asks of issuers, an authority key identifier
     # say, as many a private authority's do: an upgrade of the machine must not part it from primary and engine.
     context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if dot else ssl.TLSVersion.TLSv1_2  # RFC 9103 §7.1
     if dot:
         context.set_alpn_protocols([DOT])
-    if pinned:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     return context
 
 
@@ -44,6 +47,15 @@ def show_certificate(context: ssl.SSLContext, key: str, certificate: str, privat
         context.load_cert_chain(certificate, private_key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{key}: {certificate}: {error}") from error
+
+
+def https_server_context(key: str, certificate: str, private_key: str) -> ssl.SSLContext:
+    """For https that we accept, with HTTP/1.1.  ConfigError names *key* when the certificate cannot be read."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    show_certificate(context, key, certificate, private_key)
+    return context
 
 
 def server_context(key: str, certificate: str, private_key: str, *, client_ca: str = "") -> ssl.SSLContext:

@@ -14,7 +14,6 @@ BLOCK_OCTETS = 468
 
 _OPTION = struct.Struct("!HH")
 _CODE = PADDING.to_bytes(2, "big")
-_OPT_HEAD = b"\0\0\x29"  # owner and type
 _COUNTS = struct.Struct("!6xHH")  # ANCOUNT, NSCOUNT
 _LONGEST_OPT = 512  # of ours: NSID, cookie, keepalive, ZONEVERSION, extended errors
 _SIZE_AT, _OPTIONS_AT = 9, 11
@@ -46,7 +45,7 @@ def asks_for_padding(query: bytes) -> bool:
     while at < end and (size := query[at]):
         at += 1 + size
     at += 5
-    if query[at : at + len(_OPT_HEAD)] != _OPT_HEAD:
+    if query[at : at + len(edns.OPT_HEAD)] != edns.OPT_HEAD:
         return False
     end = min(end, at + _OPTIONS_AT + int.from_bytes(query[at + _SIZE_AT : at + _OPTIONS_AT], "big"))
     at += _OPTIONS_AT
@@ -64,12 +63,12 @@ def _find_opt(response: bytes) -> int | None:
     """Where the OPT record that ends *response* begins; None: it does not end in one."""
     end = len(response)
     lowest = max(HEADER_OCTETS, end - _LONGEST_OPT)
-    at = response.rfind(_OPT_HEAD, lowest)
+    at = response.rfind(edns.OPT_HEAD, lowest)
     while at >= 0:
         size = int.from_bytes(response[at + _SIZE_AT : at + _OPTIONS_AT], "big")
         if at + _OPTIONS_AT + size == end and _are_options(response, at + _OPTIONS_AT, end):
             return at
-        at = response.rfind(_OPT_HEAD, lowest, at)
+        at = response.rfind(edns.OPT_HEAD, lowest, at)
     return None
 
 

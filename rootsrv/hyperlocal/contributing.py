@@ -18,7 +18,6 @@ import functools
 import http.client
 import json
 import random
-import ssl
 from collections import Counter
 from collections.abc import Callable
 from http import HTTPStatus
@@ -27,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rootsrv.config.checks import without_query
+from rootsrv.distribution.tls import client_context
 from rootsrv.process import json_text, log, whole_file
 from rootsrv.process.child import ChildFailed, Inherited, in_child
 from rootsrv.process.troubles import Troubles
@@ -236,7 +236,7 @@ class Contributor:
             if not token.isascii() or not token.isprintable():
                 raise CountsNotSent(f"{self._token_file}: holds no token")
             if parts.scheme == "https":
-                context = ssl.create_default_context()
+                context = client_context("hyperlocal.contribute_to")
                 connection = http.client.HTTPSConnection(host, parts.port, timeout=_SEND_SECONDS, context=context)
             else:
                 connection = http.client.HTTPConnection(host, parts.port, timeout=_SEND_SECONDS)

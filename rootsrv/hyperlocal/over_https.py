@@ -6,11 +6,11 @@
 import datetime
 import ipaddress
 import os
-import ssl
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
+from rootsrv.distribution.tls import https_server_context
 from rootsrv.http.server import HttpServer, Request, Response
 from rootsrv.process import whole_file
 from rootsrv.process.child import Inherited, in_child
@@ -36,8 +36,8 @@ class ZoneOverHttps:
         certificate, key = await in_child(lambda: make_certificate(addresses), inherited)
         whole_file.replace(self._directory / KEY, key, 0o600)
         whole_file.replace(self._directory / CERTIFICATE, certificate, 0o644)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._directory / CERTIFICATE, self._directory / KEY)
+        made = str(self._directory / CERTIFICATE), str(self._directory / KEY)
+        context = https_server_context("hyperlocal.https_port", *made)
         os.unlink(self._directory / KEY)
         await self._server.listen(tuple(addresses), port, context=context, key="hyperlocal.https_port")
 

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping
 
 from rootsrv.config.localroot import LocalRootConfig
-from rootsrv.distribution.tls import show_certificate
+from rootsrv.distribution.tls import https_server_context
 from rootsrv.localroot.publication import Publication, make_version, publication_list
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, Inherited, in_child
@@ -33,10 +33,7 @@ class Certificate:
         self.context.sni_callback = hand_over
 
     def _read(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        show_certificate(context, "localroot.tls_certificate", *self._files)
-        return context
+        return https_server_context("localroot.tls_certificate", *self._files)
 
     def reload(self) -> None:
         """ConfigError when the files cannot be read; nothing has changed then."""

@@ -51,6 +51,7 @@ from pathlib import Path
 
 from rootsrv.page.changes import announce, watch
 from rootsrv.process import log
+from rootsrv.process.clocks import boot_id
 from rootsrv.process.shared_memory import map_shared
 
 MAGIC = 0x526F6F7450616765  # "RootPage"
@@ -179,7 +180,7 @@ class Page:
         if may_make_head:
             _had(path).close()
         page = cls(path, _map(path, _HEAD_SIZE, writable=False), writes_serving=True, makes=True)
-        if tuple(page.words[_BOOT : _BOOT + 2]) != boot_id():
+        if tuple(page.words[_BOOT : _BOOT + 2]) != boot_words():
             raise PageUnusable(f"{path}: is of another boot of this machine")
         page._map_serving()
         return page
@@ -240,10 +241,10 @@ class Page:
         mapping, self._descriptors["serving"] = _map_or_make(path, _SERVING_SIZE, _begin_serving, for_reading=True)
         self._adopt_serving(mapping)
         words = self._serving_words
-        if tuple(words[_BOOT : _BOOT + 2]) != boot_id():
+        if tuple(words[_BOOT : _BOOT + 2]) != boot_words():
             for word in (_WORKERS, _REPLACED, _BLOCK_COUNT, _BLOCK_CHANGES, _PARENT_HEARTBEAT):
                 words[word] = 0
-            words[_BOOT], words[_BOOT + 1] = boot_id()
+            words[_BOOT], words[_BOOT + 1] = boot_words()
         self._files = _files(self._path)
 
     def _adopt_serving(self, mapping: mmap.mmap) -> None:
@@ -409,7 +410,7 @@ def _files(path: Path) -> tuple[tuple[int, int], ...]:
 
 
 def _begin(words: memoryview) -> None:
-    words[_BOOT], words[_BOOT + 1] = boot_id()
+    words[_BOOT], words[_BOOT + 1] = boot_words()
     words[_MAGIC], words[_VERSION] = MAGIC, VERSION
 
 
@@ -434,7 +435,7 @@ def _had(path: Path) -> mmap.mmap:
     except OSError as error:
         raise PageUnusable(f"{error.filename or path}: {error.strerror}") from error
     words = memoryview(mapping).cast("Q")
-    if tuple(words[_BOOT : _BOOT + 2]) != boot_id():
+    if tuple(words[_BOOT : _BOOT + 2]) != boot_words():
         for word in range(_STAGED, _ZONE_DEADLINES + MAX_ZONES):
             words[word] = 0
         _begin(words)
@@ -530,13 +531,10 @@ def covers(block: BlockWords, upper: int, lower: int) -> bool:
     return (upper << 64 | lower) >> shift == (block[0] << 64 | block[1]) >> shift
 
 
-def boot_id() -> tuple[int, int]:
+def boot_words() -> tuple[int, int]:
     """This boot of the machine, as two words; zeros where the system does not tell."""
-    try:
-        digits = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
-        return int(digits[:16], 16), int(digits[16:], 16)
-    except (OSError, ValueError):
-        return 0, 0
+    digits = boot_id().replace("-", "") or "0" * 32
+    return int(digits[:16], 16), int(digits[16:], 16)
 
 
 class WorkerSlot:

@@ -5,12 +5,12 @@
 import contextlib
 import email.utils
 import smtplib
-import ssl
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
 from rootsrv.config.portal import PortalConfig
+from rootsrv.distribution.tls import client_context
 from rootsrv.localroot.register import Register
 from rootsrv.localroot.servers import NotAccepted
 from rootsrv.portal.counting import Happenings
@@ -101,7 +101,7 @@ class Mails:
     @contextlib.contextmanager
     def _connected(self) -> Iterator[smtplib.SMTP]:
         config = self._config
-        context = ssl.create_default_context()
+        context = client_context("portal.smtp_tls")
         server: smtplib.SMTP
         if config.smtp_tls == "tls":
             server = smtplib.SMTP_SSL(config.smtp_host, config.smtp_port, timeout=_SMTP_SECONDS, context=context)

@@ -23,6 +23,7 @@ from rootsrv.control.server import ControlServer
 from rootsrv.health.evidence import ProbeTransport as ProbedTransport
 from rootsrv.page import counts
 from rootsrv.page.layout import Page
+from rootsrv.process.clocks import boot_id
 from rootsrv.server.worker import responder_settings
 from rootsrv.server.worker_orders import responder_orders
 from rootsrv.store.table_file import open_generation
@@ -49,7 +50,7 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
         lambda generation: Responder(open_generation(state / "tables", generation), settings),
         config.switchover.grace_seconds,
     )
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = boot_id()
     addresses = tuple(ipaddress.ip_address(each) for each in config.service.addresses)
     flaps_path = runtime / "flaps.json"
     bird = Bird(config.anycast.bird_socket, timeout_seconds=0.5)
@@ -68,9 +69,9 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
             bird=bird,
             replies=lambda: _replies(page),
             orders=orders,
-            flaps=load_flaps(flaps_path, boot_id, boottime()),
+            flaps=load_flaps(flaps_path, boot, boottime()),
             flaps_path=flaps_path,
-            boot_id=boot_id,
+            boot_id=boot,
         )
         path = runtime / "advertise.sock"
         control = ControlServer(RouteControl(controller, orders).commands())

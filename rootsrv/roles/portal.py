@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.config.portal import PortalConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.control.server import ControlServer
+from rootsrv.distribution.tls import https_server_context, show_certificate
 from rootsrv.localroot import observations, register
 from rootsrv.localroot.observations import ObservationsUnusable, Observed
 from rootsrv.localroot.register import Register, RegisterUnusable
@@ -28,6 +30,7 @@ from rootsrv.roles.account import keep_what_is_needed
 
 _BEAT_SECONDS = 1.0
 _MAIL_SECONDS = 5.0
+_CERTIFICATE = "portal.tls_certificate"
 _CERTIFICATE_SECONDS = 10.0
 
 
@@ -135,18 +138,10 @@ def _context(config: PortalConfig) -> ssl.SSLContext | None:
     """None where a proxy does TLS."""
     if not config.tls_certificate:
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    _show(context, config)
-    return context
-
-
-def _show(context: ssl.SSLContext, config: PortalConfig) -> None:
     try:
-        context.load_cert_chain(config.tls_certificate, config.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise PortalCertificateUnusable(f"portal.tls_certificate: {config.tls_certificate}: {error}") from error
+        return https_server_context(_CERTIFICATE, config.tls_certificate, config.tls_key)
+    except ConfigError as error:
+        raise PortalCertificateUnusable(str(error)) from error
 
 
 async def _follow_certificate(context: ssl.SSLContext, config: PortalConfig) -> None:
@@ -157,8 +152,8 @@ async def _follow_certificate(context: ssl.SSLContext, config: PortalConfig) -> 
         if (stamp := _stamp(config)) == shown:
             continue
         try:
-            _show(context, config)
-        except PortalCertificateUnusable as error:
+            show_certificate(context, _CERTIFICATE, config.tls_certificate, config.tls_key)
+        except ConfigError as error:
             log.alarm("certificate not taken", reason=error)
         else:
             log.event("certificate taken", file=config.tls_certificate)

@@ -15,6 +15,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from rootsrv.wire.edns import TYPE_OPT
 from rootsrv.wire.name import ROOT, canonical_key, to_text
 from rootsrv.wire.rdata import DNSKEY, DS, NS, NSEC, RRSIG, SOA
 from rootsrv.zone.contents import ZoneContents
@@ -24,7 +25,6 @@ ZONES_SECONDS = 48 * 3600.0
 
 OFFERED_OCTETS = 1220
 
-_OPT = 41
 _APEX_TYPES = (SOA, NS, DNSKEY)
 
 Sets = dict[tuple[bytes, int], tuple[frozenset[bytes], frozenset[bytes]]]
@@ -174,7 +174,7 @@ def sets(section: Iterable[dns.rrset.RRset]) -> Sets:
     for rrset in section:
         owner = rrset.name.canonicalize().to_wire()
         assert owner is not None
-        if rrset.rdtype == _OPT:
+        if rrset.rdtype == TYPE_OPT:
             continue
         into = rrsigs if rrset.rdtype == RRSIG else rdatas
         key = (owner, int(rrset.covers if rrset.rdtype == RRSIG else rrset.rdtype))

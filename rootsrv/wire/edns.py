@@ -21,6 +21,9 @@ passed over.  Resolvers send one to three; IANA has assigned some twenty codes."
 OPT = struct.Struct("!BHHBBHH")  # root name, type, requestor's size, extended RCODE, version, flags, RDLENGTH
 OPT_OCTETS = OPT.size
 TYPE_OPT = 41
+OPT_HEAD = b"\0" + TYPE_OPT.to_bytes(2, "big")
+"""What an OPT record begins with: the root's name and the type."""
+
 _DO = 0x8000  # RFC 3225
 _OPTION = struct.Struct("!HH")
 _KEEPALIVE_UNITS_PER_SECOND = 10  # RFC 7828 §3.1

@@ -8,10 +8,11 @@ import struct
 from dataclasses import dataclass
 
 from rootsrv.wire import rdata as rdatas
+from rootsrv.wire.edns import TYPE_OPT
 from rootsrv.wire.name import MAX_NAME_OCTETS
 from rootsrv.wire.record import Record
 
-OPT, TSIG, IXFR, AXFR = 41, 250, 251, 252
+TSIG, IXFR, AXFR = 250, 251, 252
 CLASS_IN, CLASS_ANY = 1, 255
 
 _HEADER = struct.Struct("!HHHHHH")
@@ -126,7 +127,7 @@ def _parse(octets: bytes) -> Message:
         if len(rdata) != size:
             raise MessageMalformed(f"RDATA of {size} octets is cut short")
         at += size
-        if rtype == OPT:
+        if rtype == TYPE_OPT:
             if has_opt or owner != b"\0":
                 raise MessageMalformed("more than one OPT, or one that is not at the root")
             has_opt = True
