@@ -14,6 +14,7 @@
 # kernel and recorded with every order that changes something; nothing in a request is believed about that.
 
 import json
+import math
 import os
 import pwd
 import socket
@@ -32,6 +33,7 @@ LONGEST_LINE_OCTETS = 262_144
 LONGEST_REASON = 500
 """Characters; every order that changes much has one, and it is shown wherever what was ordered is."""
 
+_LONGEST_NUMBER = 40
 _LONGEST_ERROR = 2000
 """Characters: what was odd is told, not all of it."""
 
@@ -169,7 +171,7 @@ def read_request(line: bytes, commands: Commands) -> RequestLine:
 
 def _object(line: bytes) -> Document:
     try:
-        document = json.loads(line, parse_constant=_no_number)
+        document = json.loads(line, parse_constant=_no_number, parse_float=_finite)
     except RecursionError:
         raise Refused("not JSON: nested too deeply") from None
     except ValueError as error:
@@ -181,6 +183,11 @@ def _object(line: bytes) -> Document:
 
 def _no_number(text: str) -> float:
     raise ValueError(f"{text} is not a number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text[:_LONGEST_NUMBER])
 
 
 def response_line(document: Mapping[str, Any], octets: int = 0) -> bytes:

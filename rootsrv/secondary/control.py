@@ -110,8 +110,8 @@ class ZoneControl:
         if order.wanted.told is not None:
             try:
                 membership.hear(order.wanted.told)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise Refused(f"mesh: {type(error).__name__}: {error}") from error
+            except ValueError as error:
+                raise Refused(f"mesh: {error}") from error
         return membership.to_document()
 
     async def _do_mesh_digest(self, order: Order[VersionOrder]) -> Mapping[str, Any]:

@@ -77,37 +77,35 @@ class Membership:
     """By digest of a table of ours: why it is another one than others made of the same."""
 
     def hear(self, told: Mapping[str, Any]) -> None:
-        """Take what the role mesh tells; ValueError or KeyError if it is not what it should be."""
+        """Take what the role mesh tells; ValueError if it is not what it should be, and nothing of it is taken then."""
         try:
-            timing = build(Timing, dict(told["timing"]), "timing.")
+            known = Known(
+                timing=build(Timing, dict(told["timing"]), "timing."),
+                canary=bool(told["canary"]),
+                wave=int(told["wave"]),
+                orders=tuple(_order(each) for each in told["orders"]),
+                offers={_subject(each): float(each["at"]) for each in told["offers"]},
+                verdicts=tuple(_verdict(each) for each in told["verdicts"]),
+            )
+            failed = {_subject(each): int(each["failed"]) for each in told["canaries_failed"]}
+            silence = {_subject(each): Silence(bool(each["allowed"]), str(each["why"])) for each in told["silence"]}
+            differing = {str(each["table"]): str(each["why"]) for each in told.get("tables_differ", ())}
+            engine = str(told["engine"])
+            listed = told.get("partners")
+            partners = self.partners if listed is None else Partners.from_document(listed)
         except ConfigError as error:
             raise ValueError(str(error)) from error
-        orders = tuple(_order(each) for each in told["orders"])
-        verdicts = tuple(_verdict(each) for each in told["verdicts"])
-        before = self.known
-        self.known = Known(
-            timing=timing,
-            canary=bool(told["canary"]),
-            wave=int(told["wave"]),
-            orders=orders,
-            offers={_subject(each): float(each["at"]) for each in told["offers"]},
-            verdicts=verdicts,
-        )
-        self._canaries_failed = {_subject(each): int(each["failed"]) for each in told["canaries_failed"]}
-        self._silence = {_subject(each): Silence(bool(each["allowed"]), str(each["why"])) for each in told["silence"]}
-        differing = {str(each["table"]): str(each["why"]) for each in told.get("tables_differ", ())}
-        if differing != self._differing:
-            self._differing = differing
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        is_news = (known, differing) != (self.known, self._differing)
+        self.known, self._differing = known, differing
+        self._canaries_failed, self._silence = failed, silence
+        self.engine, self.heard_at = engine, self.boottime()
+        if is_news:
             self.changed.set()
-        self.engine = str(told["engine"])
-        self.heard_at = self.boottime()
-        if self.known != before:
-            self.changed.set()
-        if told.get("partners") is not None:
-            partners = Partners.from_document(told["partners"])
-            if partners != self.partners:
-                self.partners = partners
-                self.on_partners()
+        if partners != self.partners:
+            self.partners = partners
+            self.on_partners()
 
     def staged(self, table: StagedTable) -> Ready:
         """*table* is staged here; since when its subject is ready counts from the first time."""

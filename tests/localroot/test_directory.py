@@ -15,9 +15,7 @@ from rootsrv.wire import name as names
 from rootsrv.wire.tsig import Key
 
 NOW = 1_000_000.0
-KEYS = tuple(
-    LiveKey(f"k{each}.rz.example.", each, "hmac-sha256", bytes([each] * 32), None) for each in (1, 2)
-)
+KEYS = tuple(LiveKey(f"k{each}.rz.example.", each, "hmac-sha256", bytes([each] * 32), None) for each in (1, 2))
 SUBSCRIBERS = tuple(Subscriber(each, "rz", "bind", (f"192.0.2.{each}",), (".",), False) for each in (1, 2))
 
 
