@@ -56,7 +56,8 @@ def email(visit: Visit) -> Response:
 
 def password(visit: Visit) -> Response:
     """A new password, or none any more."""
-    portal, user = visit.portal, visit.need_proof().user
+    session = visit.need_proof()
+    portal, user = visit.portal, session.user
     try:
         given = visit.field("password")
         if visit.field("remove"):
@@ -67,6 +68,7 @@ def password(visit: Visit) -> Response:
         portal.accounts.set_password(user.id, kept)
     except NotAccepted as error:
         return account(visit, error)
+    portal.accounts.sign_out_others(session)
     visit.tell(user.email, "the password was removed" if not kept else "the password was changed")
     return visit.on("/account")
 
@@ -98,7 +100,8 @@ def passkey(visit: Visit) -> Response:
 
 def delete_passkey(visit: Visit) -> Response:
     """One of them."""
-    user = visit.need_proof().user
+    session = visit.need_proof()
+    user = session.user
     try:
         given = visit.field("passkey")
         credential = base64.urlsafe_b64decode(given + "=" * (-len(given) % 4))
@@ -107,6 +110,7 @@ def delete_passkey(visit: Visit) -> Response:
         raise NotFound("there is no such passkey") from None
     except NotAccepted as error:
         return account(visit, error)
+    visit.portal.accounts.sign_out_others(session)  # who has it may be signed in with it
     visit.tell(user.email, "a passkey was deleted")
     return visit.on("/account")
 

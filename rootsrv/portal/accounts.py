@@ -112,7 +112,8 @@ def handle_of(link: str) -> bytes:
 def checked_email(text: str) -> str:
     """NotAccepted if *text* is no address that mail could be sent to."""
     email = text.strip()
-    if len(email) > 254 or not _EMAIL.fullmatch(email):
+    # What looks like an encoded word (RFC 2047) is another address, or none, to whoever decodes headers (mails.py).
+    if len(email) > 254 or not _EMAIL.fullmatch(email) or "=?" in email:
         raise NotAccepted("email", "that is no e-mail address")
     return email
 
@@ -230,6 +231,8 @@ class Accounts:
                     )
                 except sqlite3.IntegrityError:
                     raise NotAccepted("email", "there is another account with this address") from None
+            # What was mailed before is void: a thief who asked for another address would have the account back.
+            database.execute("DELETE FROM links WHERE user = ?", (user,))
             if link.purpose == "recover":
                 database.execute("DELETE FROM sessions WHERE user = ?", (user,))
             return link, self.user(user)
@@ -280,8 +283,9 @@ class Accounts:
             database.execute("DELETE FROM sessions WHERE digest = ?", (session.digest,))
 
     def sign_out_others(self, session: Session) -> int:
-        """All other browsers; how many."""
+        """All other browsers, and links that were mailed; how many browsers."""
         with self.register.writing() as database:
+            database.execute("DELETE FROM links WHERE user = ?", (session.user.id,))
             return database.execute(
                 "DELETE FROM sessions WHERE user = ? AND digest != ?", (session.user.id, session.digest)
             ).rowcount

@@ -1,10 +1,16 @@
 """Mails: kept in the register until a mail server has taken them, however long it is down."""
 # A page never waits for a mail server.  One that is down is tried again, later and later; what it refuses for good is
-# dropped and logged.  Nothing that strangers write stands in a header but an address, which was checked.
+# dropped and logged.  So is one that cannot be written down at all: no mail holds up another.
+#
+# What strangers write stands in headers: an address, which was checked, and the name of a server.  Python's email reads
+# encoded words (RFC 2047) in what it is given, so that `=?utf-8?q?=0D=0A…?=` would be a line break, and in an address
+# another recipient: there are none in either, and the envelope has the address itself.
 
 import contextlib
+import email.policy
 import email.utils
 import smtplib
+import sqlite3
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -72,21 +78,15 @@ class Mails:
         if not rows:
             return 0
         sent = 0
+        left = {row["id"]: row["tries"] for row in rows}
         try:
             with self._connected() as server:
                 for row in rows:
-                    try:
-                        server.send_message(self._message(row["recipient"], row["subject"], row["body"], row["id"]))
-                    except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
-                        self._refused(row["id"], error, row["tries"], now)
-                        continue
-                    with self._register.writing() as database:
-                        database.execute("DELETE FROM mails WHERE id = ?", (row["id"],))
-                    sent += 1
-                    self._happened.add("mails", "sent")
+                    sent += self._send_one(server, row, now)
+                    del left[row["id"]]
         except (OSError, smtplib.SMTPException, ValueError) as error:
-            self._put_off([(row["id"], row["tries"]) for row in rows], now)
-            self._happened.add("mails", "put-off", by=len(rows))
+            self._put_off(list(left.items()), now)
+            self._happened.add("mails", "put-off", by=len(left))
             reason = f"{self._config.smtp_host} port {self._config.smtp_port}: {error}"
             if not self.error:
                 log.alarm("mails cannot be sent", reason=reason, waiting=self.waiting())
@@ -97,6 +97,30 @@ class Mails:
             self.error = ""
         self._give_up(now)
         return sent
+
+    def _send_one(self, server: smtplib.SMTP, row: sqlite3.Row, now: float) -> bool:
+        """Whether it was taken; SMTPException, OSError when the server takes nothing at all."""
+        number = row["id"]
+        try:
+            message = self._message(row["recipient"], row["subject"], row["body"], number)
+        except Exception as error:  # whatever stands in this one, the others go
+            log.alarm("mail cannot be written", mail=number, error=f"{type(error).__name__}: {error}")
+            self._drop(number, "refused")
+            return False
+        try:
+            server.sendmail(self._config.mail_from, [row["recipient"]], message)
+        except smtplib.SMTPSenderRefused:
+            raise  # it is we who are refused, whoever the mail is to
+        except (smtplib.SMTPRecipientsRefused, smtplib.SMTPResponseException) as error:
+            self._refused(number, error, row["tries"], now)
+            return False
+        self._drop(number, "sent")
+        return True
+
+    def _drop(self, number: int, why: str) -> None:
+        with self._register.writing() as database:
+            database.execute("DELETE FROM mails WHERE id = ?", (number,))
+        self._happened.add("mails", why)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[smtplib.SMTP]:
@@ -114,16 +138,16 @@ class Mails:
                 server.login(config.smtp_user, Path(config.password_file).read_text().strip())
             yield server
 
-    def _message(self, recipient: str, subject: str, body: str, number: int) -> EmailMessage:
+    def _message(self, recipient: str, subject: str, body: str, number: int) -> bytes:
         message = EmailMessage()
         message["From"] = email.utils.formataddr((self._config.title, self._config.mail_from))
         message["To"] = recipient
-        message["Subject"] = subject
+        message["Subject"] = subject.replace("=?", "= ?")  # no encoded word
         message["Date"] = email.utils.formatdate(usegmt=True)
         message["Message-ID"] = email.utils.make_msgid(str(number), self._config.host)
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation answers to it
         message.set_content(body)
-        return message
+        return message.as_bytes(policy=email.policy.SMTP)
 
     def _refused(self, number: int, error: Exception, tries: int, now: float) -> None:
         """This one, not the others."""
@@ -134,9 +158,7 @@ class Mails:
         )
         if codes and min(codes) >= 500:
             log.alarm("mail refused", code=min(codes), mail=number)
-            self._happened.add("mails", "refused")
-            with self._register.writing() as database:
-                database.execute("DELETE FROM mails WHERE id = ?", (number,))
+            self._drop(number, "refused")
         else:
             self._put_off([(number, tries)], now)
 

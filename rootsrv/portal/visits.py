@@ -253,7 +253,7 @@ async def _visit(portal: Portal, request: Request) -> Visit:
     cookie = request.cookies.get(portal.cookie_name, "")
     visit = Visit(
         portal,
-        request.method,
+        "GET" if request.method == "HEAD" else request.method,  # the server leaves its body out (RFC 9110 §9.3.2)
         request.url.path,
         request.path_params,
         parse_qs(request.url.query, keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="replace"),

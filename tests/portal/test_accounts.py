@@ -9,7 +9,7 @@ import pytest
 
 from rootsrv.localroot.register import DIRECTORY, Register
 from rootsrv.localroot.subscribers import Subscribers
-from rootsrv.portal.accounts import PROVED_SECONDS
+from rootsrv.portal.accounts import PROVED_SECONDS, Accounts, Passkey
 from tests.control.asking import ask
 from tests.portal.site import PASSWORD, Site, running, wait_for
 
@@ -159,6 +159,62 @@ def test_another_address_is_ones_own_once_its_link_was_opened(site: Site) -> Non
     assert "is the address of your account now" in person.send(link).text
     assert 'value="new@example.net"' in person.open("/account").text
     assert wait_for(lambda: [text for text in site.mail.to("old@example.net") if "address was changed" in text])
+
+
+def test_looking_at_the_link_with_head_changes_nothing(site: Site) -> None:
+    person, stranger = site.person(), site.person()
+    person.sign_up("head@example.net")
+    person.send("/account", "/account/email", email="looked-at@example.net")
+    link = site.mail.link_to("looked-at@example.net")
+    for path in (link, "/sign-in", "/sign-up", "/recover"):
+        shown, looked = stranger.client.get(path), stranger.client.head(path)
+        assert (looked.status_code, looked.text) == (shown.status_code, "") == (200, "")
+    number = person.add_server()
+    for path in (f"/servers/{number}/delete", f"/servers/{number}/edit", "/servers/new", "/account/delete", "/prove"):
+        assert person.client.head(path).status_code == 200
+    assert person.open(f"/servers/{number}").status_code == 200
+    assert 'value="head@example.net"' in person.open("/account").text
+    assert person.send(link).status_code == 200
+
+
+def test_who_recovers_an_account_voids_the_links_of_whoever_had_it(site: Site) -> None:
+    owner, thief = site.person(), site.person()
+    owner.sign_up("robbed@example.net")
+    thief.send("/sign-in", email="robbed@example.net", password=PASSWORD)
+    thief.send("/account", "/account/email", email="thief@example.net")
+    link = site.mail.link_to("thief@example.net")
+    owner.send("/recover", email="robbed@example.net")
+    new = "another lantern under the heron"
+    assert owner.send(site.mail.link_to("robbed@example.net"), password=new, again=new).status_code == 303
+    assert thief.open(link).status_code == 404
+    assert 'value="robbed@example.net"' in owner.open("/account").text
+
+
+def test_a_changed_password_signs_all_other_browsers_out_and_voids_links(site: Site) -> None:
+    owner, thief = site.person(), site.person()
+    owner.sign_up("changed@example.net")
+    thief.send("/sign-in", email="changed@example.net", password=PASSWORD)
+    thief.send("/account", "/account/email", email="other-thief@example.net")
+    link = site.mail.link_to("other-thief@example.net")
+    owner.send("/account", "/account/password", password="another lantern under the heron")
+    assert owner.open("/account").status_code == 200
+    assert thief.open("/account").status_code == 303
+    assert thief.open(link).status_code == 404
+
+
+def test_a_deleted_passkey_signs_all_other_browsers_out(site: Site) -> None:
+    owner, thief = site.person(), site.person()
+    owner.sign_up("passkey@example.net")
+    thief.send("/sign-in", email="passkey@example.net", password=PASSWORD)
+    register = Register(site.state / DIRECTORY)
+    accounts = Accounts(register)
+    user = accounts.by_email("passkey@example.net")
+    assert user
+    accounts.add_passkey(Passkey(b"lost with the telephone", user.id, b"", 0, "telephone", 0.0, None))
+    register.close()
+    assert owner.send("/account", "/account/passkeys/delete").status_code == 303
+    assert owner.open("/account").status_code == 200
+    assert thief.open("/account").status_code == 303
 
 
 def test_which_mails_are_wanted_is_kept(site: Site) -> None:

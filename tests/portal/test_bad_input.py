@@ -209,7 +209,9 @@ def test_sql_in_every_field_is_text(site: Site) -> None:
 @pytest.mark.parametrize(
     "email",
     ["a@@b.example", "a\r\nBcc: x@evil.example@b.example", "a b@c.example", f"{'a' * 250}@b.example", "@b.example",
-     "a@-b.example", "<a@b.example>", "a@b.example, c@d.example", "ä@b.example", ""],
+     "a@-b.example", "<a@b.example>", "a@b.example, c@d.example", "ä@b.example", "",
+     # Encoded words: a line break, and somebody else, to whoever decodes them.
+     "=?utf-8?q?=0A?=@b.example", "=?utf-8?q?c=40d?=.=?utf-8?q?example=2C?=@b.example"],
 )  # fmt: skip
 def test_what_is_no_address_gets_no_mail(site: Site, email: str) -> None:
     assert site.person().send("/sign-up", email=email).status_code == 422
