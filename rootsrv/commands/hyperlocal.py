@@ -208,7 +208,8 @@ def _configure(arguments: argparse.Namespace, config: Config) -> int:
 def _check(resolver: str, config: Config) -> int:
     from rootsrv.hyperlocal import check
 
-    address, port = loopback.told_address(resolver)
+    # It runs here, but need not listen on loopback: a household's has the address that its clients know.
+    address, port = loopback.resolver_at("--check", resolver)
     source = check.over_udp(config.admin.addresses[0], config.admin.port)
     try:
         ours = check.serial_of(source)

@@ -151,13 +151,15 @@ class KeyRolls:
             f"{_line(each.rdata)} ;;state={_NUMBERS[each.state]} [{each.state}] ;;held={each.held_seconds:.0f}\n"
             for each in self.keys.values()
         )
-        return f"; Keys of the root (RFC 5011), kept by rootsrv hyperlocal: not to be changed by hand.\n{looked}{keys}"
+        return f"{_TITLE}\n{looked}{keys}"
 
     @classmethod
     def from_text(cls, text: str, shipped: TrustAnchors) -> "KeyRolls":
         """Read what `to_text` wrote; KeysMalformed names the line."""
         made = cls(shipped)
         states = {number: state for state, number in _NUMBERS.items()}
+        if not text.startswith(_TITLE):  # an empty one, say: what it forgot of revoked keys must not go unsaid
+            raise KeysMalformed("line 1: is not that of a file of kept keys")
         for number, line in enumerate(text.splitlines(), 1):
             if look := _LOOKED.fullmatch(line):
                 made.looked = Look(look[1], float(look[2]))
@@ -174,6 +176,7 @@ class KeyRolls:
         return made
 
 
+_TITLE = "; Keys of the root (RFC 5011), kept by rootsrv hyperlocal: not to be changed by hand."
 _KEPT = re.compile(r"(?P<record>\. IN DNSKEY [^;]+) ;;state=(?P<state>\d) \[[A-Z]+\] ;;held=(?P<held>\d{1,12})")
 _LOOKED = re.compile(r"; looked boot=([0-9a-f-]{1,64}) boottime=(\d{1,12})")
 

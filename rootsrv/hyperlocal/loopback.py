@@ -56,14 +56,20 @@ class ThisHost:
 
 def told_address(text: str) -> tuple[str, int]:
     """Address and port of `ADDRESS[@PORT]`, a resolver that is told of new zones.  ConfigError if it is not here."""
+    plain, number = resolver_at("notify", text)
+    if not ipaddress.ip_address(plain).is_loopback:
+        raise ConfigError(f"notify: {text}: is not on loopback: NOTIFY goes to this host only")
+    return plain, number
+
+
+def resolver_at(key: str, text: str) -> tuple[str, int]:
+    """Address and port of `ADDRESS[@PORT]`, wherever that is.  ConfigError, which begins with *key*, if it is none."""
     address, _, port = text.partition("@")
     try:
         plain = plain_address(address)
         number = int(port) if port else RESOLVER_PORT
     except ValueError as error:
-        raise ConfigError(f"notify: {text}: {error}") from error
+        raise ConfigError(f"{key}: {text}: {error}") from error
     if not 1 <= number <= 65_535:
-        raise ConfigError(f"notify: {text}: the port must be 1..65535")
-    if not ipaddress.ip_address(plain).is_loopback:
-        raise ConfigError(f"notify: {text}: is not on loopback: NOTIFY goes to this host only")
+        raise ConfigError(f"{key}: {text}: the port must be 1..65535")
     return plain, number

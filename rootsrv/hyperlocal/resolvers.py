@@ -49,6 +49,9 @@ def install(path: Path, text: str) -> Path | None:
     The old file stands beside it with `.before-rootsrv`, which Unbound's `*.conf` does not take in.  The very first
     one is kept, whatever comes later.
     """
+    if path.is_symlink():
+        # Somebody keeps it elsewhere, and has it put there again: a file in the link's place would be lost, or be two.
+        raise CannotInstall(f"{path}: is a link to {os.readlink(path)}; name the file itself (--write FILE)")
     try:
         before = path.read_bytes()
     except FileNotFoundError:

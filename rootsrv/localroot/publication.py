@@ -187,7 +187,8 @@ def respond(version: PublishedVersion, request: Request, cache: str) -> tuple[Re
         headers["Content-Encoding"] = form.encoding
     if not _is_wanted(version, form, request):
         return Response(b"", ZONE_TYPE, HTTPStatus.NOT_MODIFIED, headers), form, 0
-    span = _span(request.headers.get("range", ""), len(form.octets))
+    # Of GET only (§14.2): HEAD says what all of it is.
+    span = _span(request.headers.get("range", ""), len(form.octets)) if request.method == "GET" else None
     fresh = request.headers.get("if-range", form.etag) in (form.etag, headers["Last-Modified"])
     if span is None or not fresh:
         return Response(form.octets, ZONE_TYPE, headers=headers), form, len(form.octets)

@@ -3,8 +3,9 @@
 # is asked, and each time another (draft-ietf-dnsop-localroot-bcp): a list that all work off from the top would have
 # every host ask the first.
 #
-# One that fails, stalls in the transfer, or names a serial older than ours, is passed over at once.  One whose zone
-# does not verify is found out later: the keeper backs off, asks again, and that is the next one's turn.
+# One that fails, stalls in the transfer, or names a serial that is neither ours nor newer, is passed over at once (of
+# two that are 2^31 apart neither is newer: such an answer confirms nothing and offers nothing).  One whose zone does
+# not verify is found out later: the keeper backs off, asks again, and that is the next one's turn.
 
 import random
 from collections.abc import Callable, Sequence
@@ -58,10 +59,11 @@ class InTurn:
                 reason = f"{type(error).__name__}: {error}"
             else:
                 ours = self._ours()
-                if ours is None or not serial_is_newer(ours, answer.serial):
+                if ours is None or answer.serial == ours or serial_is_newer(answer.serial, ours):
                     self._answered()
                     return answer
-                reason = f"has {answer.serial}, which is older than {ours}"
+                how = "older than" if serial_is_newer(ours, answer.serial) else "not to be compared with"
+                reason = f"has {answer.serial}, which is {how} {ours}"
             reasons.append(f"{source.name}: {reason}")
             log.event("publisher passed over", publisher=source.name, at=source.where, reason=reason)
         raise Unreachable(f"no publisher of {len(self._sources)} is of use; the last: {reasons[-1]}")

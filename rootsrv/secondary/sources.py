@@ -108,8 +108,7 @@ class HttpsSource:
     async def fetch(self, zone: bytes, base: ZoneContents | None, wanted: int | None = None) -> Transferred:
         """The zone."""
         answer = await self._get(zone, conditional=False)
-        if isinstance(answer, SerialAnswer):
-            raise TransferRefused("HTTP status 304 to an unconditional request")
+        assert isinstance(answer, Transferred), "nothing was said that could be unchanged"
         return answer
 
     async def _get(self, zone: bytes, *, conditional: bool) -> SerialAnswer | Transferred:
@@ -129,7 +128,8 @@ class HttpsSource:
         except ChildFailed as error:
             raise Unreachable(str(error)) from error
         if fetched.contents is None:
-            assert self._serial is not None
+            if self._serial is None or not headers.keys() & {"If-None-Match", "If-Modified-Since"}:
+                raise TransferRefused("HTTP status 304 to an unconditional request")
             return SerialAnswer(self._serial, None)
         self._etag, self._last_modified = fetched.etag, fetched.last_modified
         self._serial = fetched.contents.serial

@@ -16,7 +16,7 @@ from rootsrv.commands.parser import main
 from rootsrv.config import file as config_file
 from rootsrv.config import text
 from rootsrv.config.checks import ConfigError
-from rootsrv.hyperlocal import check, generated, resolvers
+from rootsrv.hyperlocal import check, generated, loopback, resolvers
 from rootsrv.zone.anchors import TrustAnchors
 from tests.needs import require_genuine_zones, require_tool
 
@@ -165,6 +165,27 @@ def test_writing_keeps_the_very_first_file(tmp_path: Path, capsys: pytest.Captur
     assert main([*write, "--port", "8807"]) == 0
     assert kept.read_text() == "mine\n"
     assert "@8807" in path.read_text()
+
+
+@pytest.mark.parametrize("target", ["there", "gone"])
+def test_a_link_is_not_written_through_nor_replaced(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, elsewhere = tmp_path / "rootsrv.conf", tmp_path / target
+    if target == "there":
+        elsewhere.write_text("mine\n")
+    path.symlink_to(elsewhere)
+    assert main(["hyperlocal", "--configure", "unbound", "--write", str(path)]) == 1
+    assert f"{path}: is a link to {elsewhere}" in capsys.readouterr().err
+    assert path.is_symlink()
+    assert len(list(tmp_path.iterdir())) == 1 + (target == "there")
+
+
+def test_a_resolver_that_is_checked_may_listen_for_its_clients() -> None:
+    assert loopback.resolver_at("--check", "192.0.2.1@5335") == ("192.0.2.1", 5335)
+    for each in ("192.0.2.1@0", "localhost", "192.0.2.1@dns"):
+        with pytest.raises(ConfigError, match=r"^--check: "):
+            loopback.resolver_at("--check", each)
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,6 +195,13 @@ def test_what_is_kept_is_read_back() -> None:
     "text", ["garbage", ". IN DNSKEY 257 3 8 AAAA", ". IN DNSKEY 257 3 13 %% ;;state=2 [VALID] ;;held=0", "\0", "é"]
 )
 def test_a_damaged_file_is_an_error_that_names_the_line(text: str) -> None:
+    shipped = TrustAnchors.from_text(versions.anchor())
+    with pytest.raises(KeysMalformed, match="line 2"):
+        KeyRolls.from_text(KeyRolls(shipped).to_text() + text, shipped)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\0" * 512, "; Keys of the root"])
+def test_a_file_that_was_emptied_is_an_error(text: str) -> None:
     with pytest.raises(KeysMalformed, match="line 1"):
         KeyRolls.from_text(text, TrustAnchors.from_text(versions.anchor()))
 

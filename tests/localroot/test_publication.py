@@ -113,6 +113,13 @@ def test_validators_and_parts(headers: dict[str, str], status: int) -> None:
         assert response.headers["Content-Range"] == f"bytes */{len(PLAIN.octets)}"
 
 
+def test_head_knows_no_part() -> None:
+    for wanted in ("bytes=0-0", "bytes=-0"):
+        response, _, _ = respond(VERSION, Request("/arpa.zone", {"range": wanted}, "HEAD"), "no-store")
+        assert (response.status, len(response.body)) == (200, len(PLAIN.octets))
+        assert "Content-Range" not in response.headers
+
+
 @pytest.mark.parametrize(
     ("text", "start", "end"),
     [("bytes=0-9", 0, 10), ("bytes=10-", 10, None), ("bytes=-7", -7, None), ("bytes=5-999999999", 5, None)],

@@ -166,6 +166,16 @@ class _Page:
         handler.send_header("Location", "https://elsewhere.example/root.zone?token=tOkEn")
         handler.end_headers()
 
+    def unchanged(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(304)
+        handler.end_headers()
+
+    def untagged(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(self.body)))
+        handler.end_headers()
+        handler.wfile.write(self.body)
+
     def absent(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_error(404)
 
@@ -240,6 +250,7 @@ def test_a_zone_file_by_https_is_fetched_once_and_then_asked_for_by_its_tag(tmp_
         ("stalled", TransferFailed, "stalled for 0.5 s"),
         ("redirecting", TransferRefused, "redirect to https://elsewhere.example/root.zone\\?… is not followed"),
         ("absent", TransferRefused, "HTTP status 404"),
+        ("unchanged", TransferRefused, "304 to an unconditional request"),
     ],
 )
 def test_a_zone_file_by_https_that_cannot_be_had_is_refused(
@@ -251,6 +262,19 @@ def test_a_zone_file_by_https_that_cannot_be_had_is_refused(
     with https(page, authority) as port:
         with pytest.raises(kind, match=reason):
             asyncio.run(https_source(port, authority.path, store).ask(ROOT))
+
+
+def test_what_was_not_asked_whether_it_changed_cannot_be_unchanged(tmp_path: Path, store: Store) -> None:
+    authority = Authority(tmp_path)
+    page = _Page(versions.text(versions.version(FIRST)))
+    page.respond = page.untagged
+    with https(page, authority) as port:
+        source = https_source(port, authority.path, store)
+        assert isinstance(asyncio.run(source.ask(ROOT)), Transferred)
+        page.respond = page.unchanged
+        for ask in (source.ask(ROOT), source.fetch(ROOT, None)):
+            with pytest.raises(TransferRefused, match="304 to an unconditional request"):
+                asyncio.run(ask)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "gzip", "x-gzip", "GZIP"])
