@@ -10,7 +10,8 @@ before it goes, and `rootsrv hyperlocal --contribution` shows what is counted an
 #                                                  └──┘ not now, or nobody there: again, later and later
 #
 # Today and what waits are in one file, written every minute and at the end, so that a restart goes on.  What is older
-# than what the service takes is forgotten.  Nobody else waits for any of this.
+# than what the service takes is forgotten.  A day that is still to come waits, too: the clock may be behind at boot,
+# and take a while to be set; when it is today, counting goes on where it was.  Nobody else waits for any of this.
 
 import asyncio
 import datetime
@@ -38,6 +39,9 @@ FILE = "counts.json"
 SAVE_SECONDS = 60.0
 FORGOTTEN_DAYS = 7
 """What waited for so long is not taken any more (localroot/contributions.py)."""
+
+MAX_WAITING = 2 * FORGOTTEN_DAYS
+"""Days; those beyond, which are further in the future, are a clock's that was ahead."""
 
 SPREAD_SECONDS = 3600.0
 """So long after the end of a day, at most, it is sent first: not all do at midnight."""
@@ -89,13 +93,22 @@ class DayCounter:
         if today != self._day:
             if self.today.queries:
                 self.waiting.append(self.today)
-            self._day, self._traffic, self._rcodes = today, Counter(), Counter()
+            self._begin(today)
         elif 0 <= self._now() - self._saved_at < SAVE_SECONDS:
             return
         oldest = today - datetime.timedelta(FORGOTTEN_DAYS)
         # A clock that was wrong for a while leaves days behind that nobody takes.
-        self.waiting = [each for each in self.waiting if oldest <= each.day < today]
+        self.waiting = [each for each in self.waiting if each.day >= oldest][:MAX_WAITING]
         self.save()
+
+    def _begin(self, day: datetime.date) -> None:
+        """Count *day*, from what was counted of it before the clock went back."""
+        same = [each for each in self.waiting if each.day == day]
+        self.waiting = sorted((each for each in self.waiting if each.day != day), key=lambda each: each.day)
+        self._day, self._traffic, self._rcodes = day, Counter(), Counter()
+        for each in same:
+            self._traffic.update(each.traffic)
+            self._rcodes.update(each.rcodes)
 
     def over_for(self, seconds: float) -> list[DayCounts]:
         """Those that wait whose day was over so long ago."""
@@ -131,13 +144,8 @@ class DayCounter:
         except (OSError, ValueError) as error:
             log.alarm("counts begin anew", file=self._path, reason=error)
             return
-        self.waiting = waiting
-        if today is None:
-            return
-        if today.day == self._day:
-            self._traffic, self._rcodes = Counter(today.traffic), Counter(today.rcodes)
-        elif today.day < self._day:
-            self.waiting.append(today)
+        self.waiting = [*waiting, *([today] if today is not None else [])]
+        self._begin(self._day)
 
 
 def read(path: Path) -> tuple[DayCounts | None, list[DayCounts]]:

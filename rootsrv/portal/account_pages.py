@@ -126,6 +126,7 @@ def token(visit: Visit) -> Response:
     except NotAccepted as error:
         error.field = f"token_{error.field}"
         return account(visit, error)
+    visit.tell(user.email, "a token for programs was made")
     return account(visit, token=made)
 
 

@@ -217,6 +217,13 @@ def test_a_deleted_passkey_signs_all_other_browsers_out(site: Site) -> None:
     assert thief.open("/account").status_code == 303
 
 
+def test_a_new_token_is_told_to_the_owner(site: Site) -> None:
+    person = site.person()
+    person.sign_up("tokens@example.net")
+    assert "lr_" in person.send("/account", "/account/tokens", name="robot", days="9", scopes=["read"]).text
+    assert wait_for(lambda: [text for text in site.mail.to("tokens@example.net") if "a token for programs" in text])
+
+
 def test_which_mails_are_wanted_is_kept(site: Site) -> None:
     person = site.person()
     person.sign_up("mails@example.net")

@@ -211,6 +211,48 @@ def printed(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
+def test_a_clock_that_is_behind_at_boot_loses_no_day_and_one_that_is_ahead_fills_nothing(tmp_path: Path) -> None:
+    right = datetime.datetime(2026, 11, 27, 12, tzinfo=datetime.UTC).timestamp()
+    now = right
+    ok = bytes((0, 0, 0x84, 0))
+
+    def counted() -> dict[str, int]:
+        return {f"{each.day}": each.queries for each in (*counter.waiting, counter.today) if each.queries}
+
+    def begin() -> DayCounter:
+        return DayCounter(tmp_path / "counts", lambda: now)
+
+    counter = begin()
+    counter.count("127.0.0.1", over_tcp=False, response=ok)
+    now += 86_400
+    counter.tick()
+    counter.count("127.0.0.1", over_tcp=False, response=ok)
+    counter.save()
+    before = counted()
+    assert before == {"2026-11-27": 1, "2026-11-28": 1}
+
+    now = 0.0  # no battery
+    counter = begin()
+    for _ in range(3):
+        now += contributing.SAVE_SECONDS
+        counter.tick()
+    assert counter.over_for(0) == []
+    counter = begin()
+    now = right + 86_400
+    counter.tick()
+    assert counted() == before
+    counter.count("127.0.0.1", over_tcp=True, response=ok)
+    assert counter.today.queries == 2  # of the same day, before and after
+
+    for ahead in range(1, 40):  # and a time server that is wild
+        now = right + ahead * 400 * 86_400
+        counter.tick()
+        counter.count("127.0.0.1", over_tcp=False, response=ok)
+    now = right + 86_400
+    counter.tick()
+    assert len(counter.waiting) <= contributing.MAX_WAITING
+
+
 def test_what_is_refused_for_good_is_forgotten_and_days_are_kept_over_a_restart(tmp_path: Path) -> None:
     now = time.time()
     counter = DayCounter(tmp_path / "counts", lambda: now)
