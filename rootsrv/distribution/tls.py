@@ -58,6 +58,30 @@ def https_server_context(key: str, certificate: str, private_key: str) -> ssl.SS
     return context
 
 
+class HttpsCertificate:
+    """What an https server of ours shows, read anew from its files without a restart.
+
+    A context that serves is never given another certificate: OpenSSL takes the certificate, finds that the key is not
+    its own, and is left with neither, so that half of a pair would be the end of TLS for everybody.
+    """
+
+    def __init__(self, key: str, certificate: str, private_key: str) -> None:
+        """ConfigError, which names *key*, when they cannot be read."""
+        self._files = key, certificate, private_key
+        self._shown = https_server_context(*self._files)
+        self.context = https_server_context(*self._files)
+        """For the listening socket; every new client is handed to the context that is shown."""
+
+        def hand_over(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+            connection.context = self._shown
+
+        self.context.sni_callback = hand_over
+
+    def reload(self) -> None:
+        """ConfigError when the files cannot be read; nothing has changed then."""
+        self._shown = https_server_context(*self._files)
+
+
 def server_context(key: str, certificate: str, private_key: str, *, client_ca: str = "") -> ssl.SSLContext:
     """For DNS over TLS that we accept.  ConfigError names *key* when certificates cannot be read.
 

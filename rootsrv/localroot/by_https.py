@@ -2,11 +2,10 @@
 
 import asyncio
 import functools
-import ssl
 from collections.abc import Callable, Mapping
 
 from rootsrv.config.localroot import LocalRootConfig
-from rootsrv.distribution.tls import https_server_context
+from rootsrv.distribution.tls import HttpsCertificate
 from rootsrv.localroot.publication import Publication, make_version, publication_list
 from rootsrv.process import log
 from rootsrv.process.child import ChildFailed, Inherited, in_child
@@ -15,29 +14,6 @@ from rootsrv.zone.contents import ZoneContents
 
 AGAIN_SECONDS = 5.0
 """How soon a version is tried again that could not be made ready."""
-
-
-class Certificate:
-    """What the https server shows, read anew from its files without a restart."""
-
-    def __init__(self, certificate: str, key: str) -> None:
-        """ConfigError when they cannot be read."""
-        self._files = certificate, key
-        self._shown = self._read()
-        self.context = self._read()
-        """For the listening socket; every new client is handed to the context that is shown."""
-
-        def hand_over(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-            connection.context = self._shown
-
-        self.context.sni_callback = hand_over
-
-    def _read(self) -> ssl.SSLContext:
-        return https_server_context("localroot.tls_certificate", *self._files)
-
-    def reload(self) -> None:
-        """ConfigError when the files cannot be read; nothing has changed then."""
-        self._shown = self._read()
 
 
 class ZonesByHttps:
@@ -55,7 +31,7 @@ class ZonesByHttps:
         self._inherited = inherited
         self._given = given
         self._publication = Publication(lambda: publication_list(settings, given), fetched)
-        self._shown: Certificate | None = None
+        self._shown: HttpsCertificate | None = None
         self._unpublished = Troubles("zone is not published by https", "zone is published by https")
 
     async def publish(self, zone: str, contents: ZoneContents, since: float) -> None:
@@ -73,7 +49,8 @@ class ZonesByHttps:
 
     async def run(self) -> None:
         """Listen until cancelled.  CannotListen or ConfigError if that cannot be."""
-        self._shown = Certificate(self._settings.tls_certificate, self._settings.tls_key)
+        files = self._settings.tls_certificate, self._settings.tls_key
+        self._shown = HttpsCertificate("localroot.tls_certificate", *files)
         is_given = lambda zone: self._given.get(zone) is not None  # noqa: E731
         server = self._publication.server(self._settings.https_connections, is_given)
         addresses, port = self._settings.addresses, self._settings.https_port

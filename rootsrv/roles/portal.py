@@ -5,7 +5,6 @@
 import asyncio
 import contextlib
 import os
-import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rootsrv.config.file import Config
 from rootsrv.config.portal import PortalConfig
 from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.control.server import ControlServer
-from rootsrv.distribution.tls import https_server_context, show_certificate
+from rootsrv.distribution.tls import HttpsCertificate
 from rootsrv.localroot import observations, register
 from rootsrv.localroot.observations import ObservationsUnusable, Observed
 from rootsrv.localroot.register import Register, RegisterUnusable
@@ -51,8 +50,8 @@ async def portal(config: Config, stop: asyncio.Event) -> None:
     kept = Register(state / register.DIRECTORY)
     try:
         made = Portal(settings, kept, Observed(state / observations.FILE))
-        context = _context(settings)
-        server = PortalServer(application(made), context)
+        certificate = _certificate(settings)
+        server = PortalServer(application(made), certificate.context if certificate is not None else None)
         server.bind(settings.addresses, settings.port)
         if closed := keep_what_is_needed(config, state / register.DIRECTORY):
             log.alarm("portal keeps running as root", reason=closed)
@@ -64,8 +63,8 @@ async def portal(config: Config, stop: asyncio.Event) -> None:
             asyncio.create_task(persistently("troubles", lambda: _look(Watch(made))), name="troubles"),
             asyncio.create_task(_beat(), name="beat"),
         ]
-        if context is not None:
-            tasks.append(asyncio.create_task(_follow_certificate(context, settings), name="certificate"))
+        if certificate is not None:
+            tasks.append(asyncio.create_task(_follow_certificate(certificate, settings), name="certificate"))
         try:
             await server.run(stop)
         finally:
@@ -134,17 +133,17 @@ async def _beat() -> None:
         await asyncio.sleep(_BEAT_SECONDS)
 
 
-def _context(config: PortalConfig) -> ssl.SSLContext | None:
+def _certificate(config: PortalConfig) -> HttpsCertificate | None:
     """None where a proxy does TLS."""
     if not config.tls_certificate:
         return None
     try:
-        return https_server_context(_CERTIFICATE, config.tls_certificate, config.tls_key)
+        return HttpsCertificate(_CERTIFICATE, config.tls_certificate, config.tls_key)
     except ConfigError as error:
         raise PortalCertificateUnusable(str(error)) from error
 
 
-async def _follow_certificate(context: ssl.SSLContext, config: PortalConfig) -> None:
+async def _follow_certificate(certificate: HttpsCertificate, config: PortalConfig) -> None:
     """A new certificate is shown to whoever comes next, without a restart."""
     shown = _stamp(config)
     while True:
@@ -152,7 +151,7 @@ async def _follow_certificate(context: ssl.SSLContext, config: PortalConfig) -> 
         if (stamp := _stamp(config)) == shown:
             continue
         try:
-            show_certificate(context, _CERTIFICATE, config.tls_certificate, config.tls_key)
+            certificate.reload()
         except ConfigError as error:
             log.alarm("certificate not taken", reason=error)
         else:

@@ -389,6 +389,10 @@ def test_it_speaks_tls_and_shows_a_new_certificate(tmp_path: Path) -> None:
         assert answer.headers["set-cookie"].startswith("__Host-visit=")
         assert "secure" in answer.headers["set-cookie"].lower()
         client.close()
+        # Half of a pair: what there was is shown, with its key.
+        (tmp_path / "now.crt").write_bytes((tmp_path / "b.crt").read_bytes())
+        wait_for(lambda: "certificate not taken" in made.log())
+        assert b"CN=a.example" in subject(made)
         for each in ("crt", "key"):
             (tmp_path / f"now.{each}").write_bytes((tmp_path / f"b.{each}").read_bytes())
         wait_for(lambda: b"CN=b.example" in subject(made))
