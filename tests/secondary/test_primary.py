@@ -1,6 +1,8 @@
-"""Transfers of genuine zones from NSD, Knot and BIND."""
+"""Transfers from NSD, Knot and BIND: of genuine zones where there are some, of generated ones everywhere."""
 
 import asyncio
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from rootsrv.zone import presentation
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import NotAuthenticated, TransferFailed
 from tests.needs import genuine_root_zone_text
+from tests.secondary.versions import FIRST, version
 
 ROOT = b"\0"
 KINDS = ["NSD", "Knot", "BIND"]
@@ -32,22 +35,41 @@ def fetch(primary: HiddenPrimary, base: ZoneContents | None = None) -> Transferr
     return asyncio.run(transfer(source(primary), ROOT, base))
 
 
-def contents(serial: int) -> ZoneContents:
-    return presentation.from_text(genuine_root_zone_text(serial), ROOT)
+@functools.cache  # who signs twice gets other signatures
+def generated(serial: int) -> bytes:
+    return presentation.to_text(version(serial, tlds=400)).encode()
+
+
+Zone = tuple[Callable[[int], bytes], int, int]
+"""The text of a version, and the serials of two."""
+
+ZONES: dict[str, Zone] = {
+    "generated": (generated, FIRST, FIRST + 1),
+    "genuine": (genuine_root_zone_text, 2025103001, 2025103100),
+}
+
+
+def is_expire(seconds: int | None, zone: ZoneContents) -> bool:
+    """Whether *seconds* is what a primary says of *zone* (RFC 7314 §3): the EXPIRE of its SOA, or nothing."""
+    return seconds in (zone.soa.expire, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_genuine_root_is_transferred_whole_and_equal(kind: str, tmp_path: Path) -> None:
-    text = without_last_soa(genuine_root_zone_text(2025091902))
+@pytest.mark.parametrize(("text_of", "serial"), [(generated, FIRST), (genuine_root_zone_text, 2025091902)])
+def test_a_root_is_transferred_whole_and_equal(
+    text_of: Callable[[int], bytes], serial: int, kind: str, tmp_path: Path
+) -> None:
+    text = without_last_soa(text_of(serial))
+    expected = presentation.from_text(text, ROOT)
     with hidden_primary(kind, {".": text}, tmp_path) as primary:
         answer = asyncio.run(ask_serial(source(primary), ROOT))
         got = fetch(primary)
-        assert answer.serial == got.serial == 2025091902
+        assert answer.serial == got.serial == serial
         assert got.how == "axfr"
         assert got.contents is not None
-        assert got.contents.rrsets == contents(2025091902).rrsets
+        assert got.contents.rrsets == expected.rrsets
         if kind != "NSD":  # NSD 4.6 does not know EXPIRE for zones that it is primary of
-            assert got.expire_seconds in (604800, None)
+            assert is_expire(got.expire_seconds, expected)
         again = fetch(primary, got.contents)
         assert kind == "NSD" or again.contents is None
         wrong = source(primary, secret="d3Jvbmcgc2VjcmV0IHdyb25nIHNlY3JldA==")
@@ -58,14 +80,16 @@ def test_a_genuine_root_is_transferred_whole_and_equal(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["Knot", "BIND"])
-def test_the_october_pair_comes_by_ixfr_and_equals_the_file(kind: str, tmp_path: Path) -> None:
-    with hidden_primary(kind, {".": genuine_root_zone_text(2025103001)}, tmp_path) as primary:
+@pytest.mark.parametrize("zone", ZONES)
+def test_the_next_version_comes_by_ixfr_and_equals_the_file(zone: str, kind: str, tmp_path: Path) -> None:
+    text_of, older, newer = ZONES[zone]
+    with hidden_primary(kind, {".": text_of(older)}, tmp_path) as primary:
         first = fetch(primary)
-        primary.publish(genuine_root_zone_text(2025103100))
-        second = asyncio.run(_until(source(primary), first.contents, 2025103100))
+        primary.publish(text_of(newer))
+        second = asyncio.run(_until(source(primary), first.contents, newer))
         assert second.how == "ixfr"
         assert second.contents is not None
-        assert second.contents.rrsets == contents(2025103100).rrsets
+        assert second.contents.rrsets == presentation.from_text(text_of(newer), ROOT).rrsets
 
 
 async def _until(source: Source, base: ZoneContents | None, serial: int) -> Transferred:
@@ -76,6 +100,6 @@ async def _until(source: Source, base: ZoneContents | None, serial: int) -> Tran
 
 
 def test_a_primary_whose_answers_are_not_signed_is_not_believed(tmp_path: Path) -> None:
-    with hidden_primary("BIND", {".": genuine_root_zone_text(2025103001)}, tmp_path, tsig=False) as primary:
+    with hidden_primary("BIND", {".": generated(FIRST)}, tmp_path, tsig=False) as primary:
         with pytest.raises(NotAuthenticated):
             asyncio.run(ask_serial(source(primary, key="unknown.example."), ROOT))
