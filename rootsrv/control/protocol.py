@@ -118,12 +118,27 @@ class Reply:
     octets: bytes
 
 
+Run = Callable[[Order[P]], Awaitable[Mapping[str, Any] | Reply]]
+"""What carries out an order; Refused when it cannot be done."""
+
+
+def refusing(run: Run[P], faults: tuple[type[Exception], ...]) -> Run[P]:
+    """*run*, whose *faults* are told to who asked as they are: not ours, but of what it works with."""
+
+    async def refused(order: Order[P]) -> Mapping[str, Any] | Reply:
+        try:
+            return await run(order)
+        except faults as error:
+            raise Refused(str(error)) from error
+
+    return refused
+
+
 @dataclass(frozen=True, slots=True)
 class Command(Generic[P]):
     """Something that a role can be asked."""
 
-    run: Callable[[Order[P]], Awaitable[Mapping[str, Any] | Reply]]
-    """Raises Refused when it cannot be done."""
+    run: Run[P]
 
     takes: type[P]
     """A frozen dataclass; its fields are what the request may have besides `command`."""

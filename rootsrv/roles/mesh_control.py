@@ -2,11 +2,12 @@
 
 import base64
 import datetime
-from collections.abc import Awaitable, Callable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused, Reply
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused, Reply, refusing
 from rootsrv.engine.etcd import EngineGone
 from rootsrv.mesh import maintenance
 from rootsrv.mesh.envelope import Envelope, EnvelopeRefused, open_envelope
@@ -49,18 +50,7 @@ class RecordOrder:
     """What a distribution host has signed, in base64."""
 
 
-def _refusing(
-    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Reply]],
-) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Reply]]:
-    """What the engine and signatures refuse is told to who asked."""
-
-    async def refusing(order: Order[Any]) -> Mapping[str, Any] | Reply:
-        try:
-            return await run(order)
-        except (EngineGone, EnvelopeRefused) as error:
-            raise Refused(str(error)) from error
-
-    return refusing
+_refusing = functools.partial(refusing, faults=(EngineGone, EnvelopeRefused))
 
 
 class MeshControl:

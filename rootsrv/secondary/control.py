@@ -1,12 +1,13 @@
 """What the control socket of *maintain* does: what an operator asks and orders about zones."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rootsrv.config.checks import ConfigError
-from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused, Reply
+from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused, Reply, refusing
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.membership import subject_of
@@ -202,18 +203,7 @@ class ZoneControl:
         return Reply({"serial": contents.serial, "records": contents.record_count}, octets)
 
 
-def _refusing(
-    run: Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Reply]],
-) -> Callable[[Order[Any]], Awaitable[Mapping[str, Any] | Reply]]:
-    """What zones and their store refuse is told to who asked."""
-
-    async def refusing(order: Order[Any]) -> Mapping[str, Any] | Reply:
-        try:
-            return await run(order)
-        except (StoreFailed, TransferFailed, OSError) as error:
-            raise Refused(str(error)) from error
-
-    return refusing
+_refusing = functools.partial(refusing, faults=(StoreFailed, TransferFailed, OSError))
 
 
 def _serial(serial: int | None, keeper: ZoneKeeper) -> int:
