@@ -75,6 +75,12 @@ class CaptureConfig:
     cores: tuple[int, ...] = ()
     """CPUs that the role may use; empty = any."""
 
+    @property
+    def filter(self) -> str:
+        """Families and transports as tcpdump would be told; empty if all are taken."""
+        families = [{"ipv4": "ip", "ipv6": "ip6"}[each] for each in self.families]
+        return " and ".join(each[0] for each in (families, self.transports) if len(each) == 1)
+
     def __post_init__(self) -> None:
         if _DAY_SECONDS % max(1, self.rotation_seconds) or self.rotation_seconds < 1:
             raise ConfigError(f"capture.rotation_seconds: must divide a day, got {self.rotation_seconds}")

@@ -245,9 +245,13 @@ class _Capture:
     def _start(self, order: StartOrder) -> None:
         if not 0 <= order.seconds <= _LONGEST_SECONDS:
             raise Refused(f"seconds: must be 0..{_LONGEST_SECONDS}, got {order.seconds:g}")
-        until = time.time() + order.seconds if order.seconds else order.until
-        if until and until <= time.time():
-            raise Refused("until: is over already")
+        now = time.time()
+        until = max(now, order.at) + order.seconds if order.seconds else order.until
+        for key, at in (("at", order.at), ("until", until)):
+            if at and not 0 < at <= now + 2 * _LONGEST_SECONDS:
+                raise Refused(f"{key}: must be within {2 * _LONGEST_SECONDS} s from now, got {at:g}")
+        if until and until <= max(now, order.at):
+            raise Refused("until: is over already" if until <= now else "until: is before it begins")
         if self._order is not None:
             raise Refused("a capture is under way (rootsrv capture stop ends it)")
         settled = StartOrder(**{**asdict(order), "seconds": 0.0, "until": until})
@@ -297,7 +301,7 @@ class _Capture:
             host_id=self._config.identity.nsid or socket.gethostname(),
             interfaces=self._config.fastpath.interfaces,
             server_addresses=tuple(ipaddress.ip_address(each).packed for each in service),
-            filter=_filter(settings),
+            filter=settings.filter,
             sampling=f"one query of {chosen.every}, of each CPU and worker" if chosen.every > 1 else "",
             anonymiser=how,
         )
@@ -392,9 +396,3 @@ class _Capture:
             "free_octets": free,
             "quota_octets": int(self._settings.quota_gigabytes * _GIGABYTE),
         }
-
-
-def _filter(settings: CaptureConfig) -> str:
-    """As tcpdump would be told; empty if there is none."""
-    families = [{"ipv4": "ip", "ipv6": "ip6"}[each] for each in settings.families]
-    return " and ".join(each[0] for each in (families, settings.transports) if len(each) == 1)

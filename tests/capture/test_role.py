@@ -227,10 +227,14 @@ def test_it_ends_by_itself_when_its_time_is_over(captured: Captured) -> None:
         ({"format": "csv"}, "format: must be one of"),
         ({"seconds": -1.0}, "seconds: must be"),
         ({"until": 1.0}, "over already"),
+        ({"until": 1e308}, "until: must be within"),
+        ({"at": 1e308}, "at: must be within"),
+        ({"at": -1.0}, "at: must be within"),
+        ({"at": time.time() + 2000, "until": time.time() + 1000}, "before it begins"),
         ({"rotation_seconds": 7}, "must divide a day"),
         ({"name": "../up"}, "capture.name"),
     ],
-    ids=str,
+    ids=lambda each: each if isinstance(each, str) else "+".join(each),
 )
 def test_what_cannot_be_is_refused(captured: Captured, wanted: dict[str, Any], why: str) -> None:
     assert why in captured.order("capture-start", **wanted)["error"]
