@@ -229,7 +229,7 @@ class TlsConnections(Connections):
                 read.append(octets)
                 left -= len(octets)
             except OSError as error:
-                read.append(error)
+                read.append(error.with_traceback(None))  # as in server/in_step.py
             except Exception as error:
                 self.end_for_fault(connection, error)
                 read.append(BlockingIOError())
@@ -243,7 +243,7 @@ class TlsConnections(Connections):
             try:
                 written.append(connection.write(each))
             except OSError as error:
-                written.append(error)
+                written.append(error.with_traceback(None))
             except Exception as error:
                 self.end_for_fault(connection, error)
                 written.append(len(each))

@@ -19,5 +19,5 @@ def call_for_each(function: Callable[..., T], *arguments: Sequence[Any]) -> list
         try:
             results.extend(map(function, *(each[len(results) :] for each in arguments)))
         except OSError as error:
-            results.append(error)
+            results.append(error.with_traceback(None))  # which holds this frame, and it this list: a circle
     return results

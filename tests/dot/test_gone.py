@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import select
 import ssl
 import time
@@ -95,3 +96,23 @@ def test_it_costs_no_session_and_no_second_count(
         assert listening.words[counts.FAULTS] == 0
         listening.connections.abort_all()
         assert sessions["accept"] == sessions["end"] == 2
+
+
+class Silent:
+    """A connection on which there is nothing."""
+
+    def read(self) -> bytes:
+        """As Connection has it."""
+        raise BlockingIOError
+
+
+def test_who_has_sent_nothing_yet_leaves_nothing_to_collect() -> None:
+    everybody: Any = None
+    silent: Any = [Silent()] * 3
+    gc.collect()
+    gc.disable()
+    try:
+        assert [type(each) for each in TlsConnections._read_from(everybody, silent)] == [BlockingIOError] * 3
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -22,6 +22,7 @@ from rootsrv.page.layout import Page
 from rootsrv.server import tcp
 from rootsrv.server.connection import FEW_OCTETS, LONG_OCTETS, READ_OCTETS, Connection
 from rootsrv.server.counters import Counters
+from rootsrv.server.in_step import call_for_each
 from rootsrv.server.serving import Serving
 from rootsrv.server.tcp import Connections, TcpLimits
 from rootsrv.server.turns import Turns
@@ -131,6 +132,16 @@ def test_who_asks_in_the_packet_after_the_handshake_is_answered_in_the_turn_that
     listening.turn()
     assert all(right(answer(client), number) for number, client in enumerate(clients))
     assert listening.words[counts.RESPONSES + TCP4] == 16
+
+
+def test_who_cannot_be_read_from_leaves_nothing_to_collect() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        assert [type(each) for each in call_for_each(os.read, [-1] * 3, [1] * 3)] == [OSError] * 3
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_turn_that_takes_more_than_there_are_places_answers_all_and_keeps_the_latest(make: Make) -> None:
