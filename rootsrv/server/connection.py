@@ -157,8 +157,12 @@ class Connection:
     def _receive_eof(self) -> None:
         """It sends no more (RFC 7766 §6.2.1.1 allows to close one half); what it asked is still answered."""
         self._ended = True
-        if not self._paused:
+        if self._paused:
+            return
+        if self._unsent:
             self.close("closed-by-client")
+        else:
+            self._over("closed-by-client")
 
     def _append(self, octets: bytes) -> None:
         """Go on with what we hold and *octets*; a message that comes in many pieces is put together only once."""
@@ -365,7 +369,10 @@ class Connection:
     def _count(self, reason: str) -> None:
         if not self._counted:
             self._counted = True
-            self._all.counters.count_tcp(reason)
+            if reason == "closed-by-client":
+                self._all.closed_by_client += 1
+            else:
+                self._all.counters.count_tcp(reason)
 
 
 def close_with_reset(descriptor: int) -> None:

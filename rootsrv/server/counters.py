@@ -42,6 +42,9 @@ from rootsrv.wire.codes import BADVERS, FORMERR
 # Messages up to which a loop is cheaper than what a batch costs, whatever is in it: for one 2.0 against 3.4 us.
 _FEW = 2
 
+# Messages up to which their sizes, most of which differ, are not worth sorting: for 16 1.3 against 2.6 us.
+_SOME = 48
+
 # Sources remembered since they were last put into the registers; bounds memory (some 10 MB) and costs nothing but
 # repeated work when it is emptied.
 _MAX_REMEMBERED_SOURCES = 65_536
@@ -92,11 +95,14 @@ class Counters:
         names = self._paths[path]
         amount = len(requests)
         asked = bytes(map(names.request_bins.__getitem__, map(len, requests)))
-        for number in set(asked):
-            words[names.request_sizes + number] += asked.count(number)
         sent = bytes(map(names.response_bins.__getitem__, map(len, responses)))
-        for number in set(sent):
-            words[names.response_sizes + number] += sent.count(number)
+        for first, numbers in ((names.request_sizes, asked), (names.response_sizes, sent)):
+            if amount <= _SOME:
+                for number in numbers:
+                    words[first + number] += 1
+            else:
+                for number in set(numbers):
+                    words[first + number] += numbers.count(number)
         if _LARGEST_BINS in sent:
             self._tell_largest_apart(names, responses)
         rcodes = bytes(map(names.rcodes_by_head.__getitem__, map(_HEAD, responses)))

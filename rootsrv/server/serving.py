@@ -181,7 +181,7 @@ class Serving:
                 self._respond_guarded(octets, source, transport)
                 for octets, source in zip(requests, sources, strict=True)
             ]
-        if None in responses:
+        if not all(responses):
             reason = "silenced" if self._page.silenced else "silent"
             self._counters.count_dropped(reason, responses.count(None))
         return responses

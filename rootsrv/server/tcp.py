@@ -122,6 +122,9 @@ class Connections:
         self.answered = 0
         """Queries answered in this turn."""
 
+        self.closed_by_client = 0
+        """Connections that ended so, and are not counted yet."""
+
         self._set = select.epoll()
         self._listening: dict[int, Acceptor] = {}
         self._exhausted = False
@@ -191,6 +194,9 @@ class Connections:
         if self._over:
             over, self._over = self._over, []
             call_for_each(os.close, over)
+        if self.closed_by_client:
+            self.counters.count_tcp("closed-by-client", self.closed_by_client)
+            self.closed_by_client = 0
         if more := len(self._by_descriptor) - self._counted_open:
             self._counted_open += more
             self.counters.count_tcp("open", more)
@@ -206,9 +212,7 @@ class Connections:
         """
         step: list[Connection] = []
         done = 0
-        for connection, mask in due:
-            if len(step) == STEP_CONNECTIONS or self.answered >= TURN_QUERIES:
-                break
+        for connection, mask in due[:STEP_CONNECTIONS]:
             done += 1
             if isinstance(connection, int):
                 listening.append(connection)
@@ -219,6 +223,8 @@ class Connections:
                     connection.on_event(mask)
                 except Exception as error:
                     self.end_for_fault(connection, error)
+                if self.answered >= TURN_QUERIES:
+                    break
         self._step(step)
         return due[done:]
 
@@ -276,12 +282,15 @@ class Connections:
         for connection, response in zip(connections, responses, strict=True):
             if connection.asked_at:
                 connection.asked_at = now
-            elif response is not None and connection.is_open:
+            elif response is not None and connection.descriptor >= 0:
                 self.completed(connection)
-        if None in responses:
+        if not all(responses):
             connections = [each for each, response in zip(connections, responses, strict=True) if response is not None]
         framed = [LENGTHS[len(response)] + response for response in responses if response is not None]
-        for connection, octets, sent in zip(connections, framed, self._write_to(connections, framed), strict=True):
+        written = self._write_to(connections, framed)
+        if written == [*map(len, framed)]:
+            return
+        for connection, octets, sent in zip(connections, framed, written, strict=True):
             if sent != len(octets):
                 try:
                     if isinstance(sent, int):
@@ -397,7 +406,7 @@ class Connections:
         self._begin(arrived)
         waiting = []
         for connection in arrived:
-            if not connection.is_open:
+            if connection.descriptor < 0:
                 continue
             if not connection.asked_at:
                 self._newcomers.add(connection, connection.source, self.now)

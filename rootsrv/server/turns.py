@@ -57,7 +57,7 @@ class Turns:
     ) -> list[bytes | None]:
         """`respond` for many messages, each with its source."""
         responses = self._serving.respond_to_all(requests, sources, transport)
-        if None in responses:
+        if not all(responses):
             for request, source, response in zip(requests, sources, responses, strict=True):
                 if response is not None:
                     self._requests[path].append(request)

@@ -38,7 +38,8 @@ def counting(page: Page) -> Counters:
     return Counters(page.worker(0))
 
 
-def test_a_batch_and_its_queries_one_by_one_count_the_same(page: Page) -> None:
+@pytest.mark.parametrize("times", [1, 7])
+def test_a_batch_and_its_queries_one_by_one_count_the_same(page: Page, times: int) -> None:
     batch, singly = Counters(page.worker(0)), Counters(page.worker(1))
     requests = [query(size) for size in (12, 17, 31, 32, 287, 288, 300, 4_000)]
     responses = [
@@ -52,20 +53,20 @@ def test_a_batch_and_its_queries_one_by_one_count_the_same(page: Page) -> None:
         response(2, 4_096),
     ]
 
-    batch.count(UDP6, requests, responses)
-    for asked, answered in zip(requests, responses, strict=True):
+    batch.count(UDP6, requests * times, responses * times)
+    for asked, answered in zip(requests * times, responses * times, strict=True):
         singly.count(UDP6, [asked], [answered])
 
     assert page.worker(0).counters.tolist() == page.worker(1).counters.tolist()
     words = page.worker(0).counters
-    assert words[counts.RESPONSES + UDP6] == 8
-    assert words[counts.QUERIES + UDP6] == 7
-    assert words[counts.MALFORMED + UDP6] == 1
+    assert words[counts.RESPONSES + UDP6] == 8 * times
+    assert words[counts.QUERIES + UDP6] == 7 * times
+    assert words[counts.MALFORMED + UDP6] == times
     by_rcode = counts.rcodes(words, UDP6)
-    assert {rcode: number for rcode, number in enumerate(by_rcode) if number} == {
+    assert {rcode: number // times for rcode, number in enumerate(by_rcode) if number} == {
         0: 2, 1: 1, 2: 1, 3: 1, 5: 1, 16: 1, 23: 1,
     }  # fmt: skip
-    assert sum(counts.truncated(words, UDP6)) == 1
+    assert sum(counts.truncated(words, UDP6)) == times
 
 
 def test_badvers_without_a_question_is_told_from_an_answer_to_a_cookie(page: Page) -> None:
