@@ -1,6 +1,7 @@
 """What the BPF program appends for each response: facts of it or its packet, in the ring of the CPU."""
 
 import contextlib
+import itertools
 import os
 import struct
 import time
@@ -9,7 +10,9 @@ from dataclasses import replace
 
 import pytest
 
+from bench.capture import Source
 from bench.frames import Frame
+from bench.zones import generated
 from rootsrv.answer.responder import Responder, Transport
 from rootsrv.capture import facts, messages, rings
 from rootsrv.capture.messages import CapturedMessage
@@ -223,6 +226,51 @@ def test_one_of_so_many_and_only_those_that_are_wanted(
 
     assert counts(found) - before == rings.Counts(items=10, lost=0, passed_over=70)
     assert {fact.family for fact in facts.read(taken(found))} == {6}
+
+
+@pytest.fixture(scope="module")
+def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """The program that answers one query right behind another."""
+    require_program()
+    source = Source(generated(tmp_path_factory.mktemp("zones"), tlds=40), 8)
+    yield source
+    source.rings.clear()
+    source.measuring.program.close()
+
+
+@pytest.mark.parametrize("shape", [rings.FACTS, rings.PACKETS])
+def test_of_queries_that_come_fast_at_most_sixteen_have_one_time_and_of_others_each_its_own(
+    flooded: Source, shape: int
+) -> None:
+    for ring in flooded.rings:
+        ring.want(shape)
+    with one_cpu():
+        before = clock_ns()
+        flooded.ask(2000)
+        times = heads_times(taken(flooded.rings))
+        assert before <= times[0]
+        assert times[-1] <= clock_ns()
+        assert times == sorted(times)
+        at_one_time = [len(list(group)) for _, group in itertools.groupby(times)]
+        assert max(at_one_time) == 16
+        assert len(at_one_time) < len(times) / 2
+        # What comes later is not fast: soon each has its own time.
+        for _ in range(16):
+            flooded.ask(1)
+        taken(flooded.rings)
+        for _ in range(20):
+            before = clock_ns()
+            flooded.ask(1)
+            (found,) = heads_times(taken(flooded.rings))
+            assert before <= found <= clock_ns()
+
+
+def heads_times(rows: bytes) -> list[int]:
+    return [
+        struct.unpack_from("<Q", rows, at)[0]
+        for at in range(0, len(rows), 128)
+        if rows[at + 8] != facts.Kind.CONTINUATION
+    ]
 
 
 @contextlib.contextmanager

@@ -170,7 +170,7 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 	PATHS_MEET(s);
 	if (turn_away(s)) {
 		if (capturing.chunks && live)
-			capture(s, 0);
+			capture_turned_away(s);
 		return verdict(ctx, hook, DROP);
 	}
 	PATHS_MEET(s);

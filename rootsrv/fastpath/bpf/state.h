@@ -89,7 +89,8 @@ struct scratch {
 	/* For capture (capture.h). */
 	uint32_t hop_limit, traffic_class, has_client_subnet;
 	uint32_t kept_rows;        /* of the packet, written ahead and not shown yet; 0: there was no room */
-	uint64_t capture_time;
+	uint64_t capture_time, capture_jiffies; /* the clock as it was last read for a row */
+	uint32_t clock_spared, clock_spares; /* queries since that had its time; how many may */
 
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
 	uint64_t ip_ids;           /* IPv4 identifications that are still to be used, two octets each */
