@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy
 
-from bench import cdns, machine, report
+from bench import capture_service, cdns, machine, report
 from bench.mix import Mix
 from bench.parts import HOOKS, PARTS, QUERIES, Measuring
 from bench.queries import Query
@@ -353,11 +353,17 @@ def rates(zones: Zones, kinds: Any, ladder: Any, seconds: float, *, replayed: bo
 
 def to_markdown(result: dict[str, Any]) -> str:
     """A table of each part that has been measured."""
-    parts = {"costs": _costs, "processor": _processor, "rates": _rates, "replayed": _rates}
+    parts = {
+        "costs": _costs,
+        "processor": _processor,
+        "rates": _rates,
+        "replayed": _rates,
+        "service": capture_service.to_lines,
+    }
     lines = ["# What a capture costs, and what it takes", ""]
     for name, part in parts.items():
         if measured := result.get(name):
-            seconds = f" --seconds {measured['seconds']:g}" if part is _rates else ""
+            seconds = f" --seconds {measured['seconds']:g}" if name in TIMED else ""
             told = measured["machine"]
             lines += [f"## {TITLES[name]}", "", *part(measured["rows"]), ""]
             lines += [f"{told['started']}, `python -m bench.capture --only {name}{seconds}`", ""]
@@ -370,7 +376,9 @@ TITLES = {
     "processor": "Processor time of the collector, files included, alone on its core",
     "rates": "Highest rate without a loss, beside the fast path on the other core",
     "replayed": "Highest rate without a loss, of rows that were made before",
+    "service": "Service beside a capture, and without",
 }
+TIMED = ("rates", "replayed", "service")
 
 
 def _costs(rows: list[dict[str, Any]]) -> list[str]:
@@ -437,10 +445,11 @@ def main() -> int:
             "processor": lambda: processor(zones, kinds),
             "rates": lambda: rates(zones, kinds, ladder, arguments.seconds, replayed=False),
             "replayed": lambda: rates(zones, kinds, ladder, arguments.seconds, replayed=True),
+            "service": lambda: capture_service.run(zones, seconds=arguments.seconds),
         }
         for name in [arguments.only] if arguments.only else measuring:
             rows = measuring[name]()
-            if name != "costs":  # of other kinds of file what is known stays
+            if name not in ("costs", "service"):  # of other kinds of file what is known stays
                 before = result.get(name, {}).get("rows", ())
                 rows += [row for row in before if (row["format"], row["compression"]) not in kinds]
                 rows.sort(key=lambda row: KINDS.index((row["format"], row["compression"])))

@@ -157,20 +157,28 @@ def _find(tool: str) -> str:
 def _rootsrv(fastpath: str = "") -> Callable[[Bench], contextlib.AbstractContextManager[Running]]:
     @contextlib.contextmanager
     def start(bench: Bench) -> Iterator[Running]:
-        configuration = bench.workdir / "rootsrv.toml"
-        configuration.write_text(_configuration(bench, fastpath))
-        clock = [f"ROOTSRV_TEST_CLOCK={bench.zones.clock}"] if bench.zones.clock else []
-        words = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]
-        words += ["-m", "rootsrv", "run", "--config", str(configuration)]
-        with contextlib.ExitStack() as stack:
-            session = stack.enter_context(_daemon(bench, "rootsrv", words, (".", "root-servers.net.")))
-            if not fastpath:
-                yield Running(__version__, session)
-                return
-            _await_fastpath(config_file.load(configuration))
-            yield Running(__version__, session, stack.enter_context(answering_threads(bench.wire, bench.server_cpu)))
+        with instance(bench, fastpath) as (running, _):
+            yield running
 
     return start
+
+
+@contextlib.contextmanager
+def instance(bench: Bench, fastpath: str = "", sections: str = "") -> Iterator[tuple[Running, config_file.Config]]:
+    """rootsrv, with further *sections* of its configuration, and that configuration."""
+    configuration = bench.workdir / "rootsrv.toml"
+    configuration.write_text(_configuration(bench, fastpath) + sections)
+    clock = [f"ROOTSRV_TEST_CLOCK={bench.zones.clock}"] if bench.zones.clock else []
+    words = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]
+    words += ["-m", "rootsrv", "run", "--config", str(configuration)]
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(_daemon(bench, "rootsrv", words, (".", "root-servers.net.")))
+        loaded = config_file.load(configuration)
+        threads: tuple[int, ...] = ()
+        if fastpath:
+            _await_fastpath(loaded)
+            threads = stack.enter_context(answering_threads(bench.wire, bench.server_cpu))
+        yield Running(__version__, session, threads), loaded
 
 
 def _await_fastpath(loaded: config_file.Config) -> None:

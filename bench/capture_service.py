@@ -1,0 +1,215 @@
+"""`python -m bench.capture --only service`: what a capture costs those who ask: answered share, latency, on and off.
+
+A whole instance answers on a wire of two namespaces, as in `bench compare`: its worker, the kernel's thread that
+answers for it and all of its other processes, the role capture among them, have one core, the generator has the other.
+That is less than capture.md asks for (a core of its own), and so the harsher case.  It is offered a fixed share of what
+it does under overload; in turns nothing is captured, C-DNS with gzip, pcap, and C-DNS onto a disk that is full, or that
+takes nothing for as long as the turn lasts.
+"""
+
+import contextlib
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import network, subjects
+from bench.compare import Comparison, Options
+from bench.load import BINS, Load
+from bench.subjects import FAILURES, Subject
+from bench.zones import Zones
+from rootsrv.commands import asking
+from rootsrv.config import file as config_file
+from rootsrv.control import client
+
+SUBJECTS = ("rootsrv XDP", "rootsrv tc", "rootsrv")
+TURNS = ("off", "cdns", "pcap", "cdns, full disk", "cdns, stuck disk")
+ROUNDS = 3
+SECONDS = 2.0
+SHARE = 0.5
+"""Of what the instance answers under overload."""
+
+_DISK_OCTETS = 512 << 20
+_KEPT_FREE_OCTETS = 64 << 10
+_ORDER_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+
+
+class _Disk:
+    """A file system of its own, which can be full, or take nothing (fsfreeze(8))."""
+
+    def __init__(self, directory: Path) -> None:
+        self._place = directory / "disk"
+        self._ballast = self._place / "ballast"
+        image = directory / "image"
+        self._place.mkdir()
+        with image.open("wb") as file:
+            file.truncate(_DISK_OCTETS)
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, self._place], check=True)
+
+    @property
+    def files(self) -> Path:
+        """Where a capture makes its files."""
+        return self._place / "files"
+
+    def empty(self) -> None:
+        """Take away what was captured."""
+        for path in self.files.glob("*"):
+            path.unlink()
+
+    @contextlib.contextmanager
+    def in_state(self, turn: str) -> Iterator[None]:
+        """As the *turn* wants it."""
+        if turn.endswith("full disk"):
+            free = int(subprocess.check_output(["df", "--output=avail", "-B1", self._place]).split()[1])
+            subprocess.run(["fallocate", "-l", str(free - _KEPT_FREE_OCTETS), self._ballast], check=True)
+        elif turn.endswith("stuck disk"):
+            subprocess.run(["fsfreeze", "--freeze", self._place], check=True)
+        try:
+            yield
+        finally:
+            if turn.endswith("stuck disk"):
+                subprocess.run(["fsfreeze", "--unfreeze", self._place], check=True)
+            self._ballast.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Unmount it."""
+        subprocess.run(["umount", "--lazy", self._place], check=True)
+
+
+@dataclass(frozen=True)
+class _Capture:
+    """The role capture of the instance under test."""
+
+    config: config_file.Config
+    disk: _Disk
+
+    def order(self, command: str, **request: object) -> dict[str, Any]:
+        return dict(asking.ask(self.config, "capture", {"command": command} | request, _ORDER_SECONDS)[0])
+
+    def start(self, turn: str) -> None:
+        """Begin what the *turn* wants captured, and wait until the rings are there."""
+        form = turn.partition(",")[0]
+        self.order("capture-start", format=form, compression="gzip" if form == "cdns" else "none")
+        self.wait(lambda: self.order("status")["why"] == "", "has no rings")
+
+    def wait(self, condition: Callable[[], bool], otherwise: str) -> None:
+        """Until *condition* holds; SubjectUnavailable when it never does."""
+        deadline = time.monotonic() + _ORDER_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(client.NoAnswer):
+                if condition():
+                    return
+            time.sleep(_POLL_SECONDS)
+        raise subjects.SubjectUnavailable(f"the role capture {otherwise}")
+
+
+def run(zones: Zones, *, seconds: float = SECONDS, rounds: int = ROUNDS, share: float = SHARE) -> list[dict[str, Any]]:
+    """For each way to answer and each turn: rates, shares, latencies and losses by round."""
+    rows: list[dict[str, Any]] = []
+    for name in SUBJECTS:
+        with contextlib.ExitStack() as stack:
+            try:
+                rows += _measure(zones, name, stack, seconds=seconds, rounds=rounds, share=share)
+            except (*FAILURES, client.NoAnswer, client.NotDone) as error:
+                rows.append({"subject": name, "left_out": str(error)})
+    return rows
+
+
+def _measure(
+    zones: Zones, name: str, stack: contextlib.ExitStack, *, seconds: float, rounds: int, share: float
+) -> list[dict[str, Any]]:
+    comparison = Comparison(zones, Options(subjects=(name,)), stack)
+    mode = {"rootsrv": "", "rootsrv tc": "tc", "rootsrv XDP": "xdp"}[name]
+    made: list[_Capture] = []
+
+    @contextlib.contextmanager
+    def start(bench: subjects.Bench) -> Iterator[subjects.Running]:
+        with contextlib.closing(_Disk(bench.workdir)) as disk:
+            section = f'[capture]\ndirectory = "{disk.files}"\nkeep_free_gigabytes = 0\nrotation_seconds = 86400\n'
+            with subjects.instance(bench, mode, section) as (running, configuration):
+                made.append(_Capture(configuration, disk))
+                yield running
+
+    subject = Subject(name, start, "rootsrv", in_kernel=bool(mode))
+    stack.enter_context(comparison.serving(subject, comparison.mean_reply_octets()))
+    capture = made[0]
+    capture.wait(lambda: bool(capture.order("status")), "does not answer")
+    peak = statistics.median(comparison.generator.run(subject.overload, 0.5).answer_rate for _ in range(3))
+    rate = share * peak
+    found: dict[str, list[dict[str, Any]]] = {turn: [] for turn in TURNS}
+    for _ in range(rounds):
+        for turn in TURNS:
+            found[turn].append(_turn(comparison, capture, turn, rate, seconds))
+    return [{"subject": name, "turn": turn, "rate": rate, "rounds": each} for turn, each in found.items()]
+
+
+def _turn(comparison: Comparison, capture: _Capture, turn: str, rate: float, seconds: float) -> dict[str, Any]:
+    if turn == "off":
+        return _figures(comparison.generator.run(rate, seconds))
+    before = capture.order("status")
+    capture.start(turn)
+    with capture.disk.in_state(turn):
+        load = comparison.generator.run(rate, seconds)
+    after = capture.order("capture-stop")
+    capture.disk.empty()
+    lost = {where: count - before["lost"][where] for where, count in after["lost"].items()}
+    return _figures(load) | {"items": after["items"] - before["items"], "rows_lost": lost}
+
+
+def _figures(load: Load) -> dict[str, Any]:
+    return {
+        "sent": load.sent,
+        "answered": load.answered,
+        "offered": load.offered_rate,
+        "in_ring": load.ring_drops,
+        "latency": list(load.latency) or [0] * BINS,
+    }
+
+
+def to_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The table, and whose core is whose."""
+    lines = [
+        "| answers | capture | offered/s | answered | least | p50 µs | p99 µs | p99 by round | p99.9 µs | written"
+        " | not written |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in rows:
+        if "left_out" in row:
+            lines.append(f"| {row['subject']} | left out: {row['left_out']} |" + " |" * 9)
+            continue
+        rounds = row["rounds"]
+        sent, answered = (sum(each[what] for each in rounds) for what in ("sent", "answered"))
+        least = min(each["answered"] / max(1, each["sent"]) for each in rounds)
+        every = [Load(1.0, None, 0, 0, 0, latency=each["latency"]) for each in rounds]
+        p50, p99, p999 = (statistics.median(each.latency_at(at) * 1e6 for each in every) for at in (0.5, 0.99, 0.999))
+        ends = sorted(each.latency_at(0.99) * 1e6 for each in every)
+        lines.append(
+            f"| {row['subject']} | {row['turn']} | {statistics.median(each['offered'] for each in rounds):,.0f}"
+            f" | {answered / max(1, sent):.3%} | {least:.3%} | {p50:.0f} | {p99:.0f} | {ends[0]:.0f} … {ends[-1]:.0f}"
+            f" | {p999:.0f} | {_written(rounds)} |"
+        )
+    return [
+        *lines,
+        "",
+        f"Each instance is offered {SHARE:.0%} of what it answered under overload, in turns: medians of the rounds"
+        " (least: of the share answered), latencies of every 16th response.  The server's core has its worker, the"
+        " kernel's thread that answers (before all others, as a card's interrupts) and the role capture; the"
+        f" generator has the other.  Files on a disk of their own (ext4, loop).  {network.SERVER_INTERFACE} is a veth.",
+    ]
+
+
+def _written(rounds: list[dict[str, Any]]) -> str:
+    if "items" not in rounds[0]:
+        return "– | –"
+    lost: dict[str, int] = {}
+    for each in rounds:
+        for where, count in each["rows_lost"].items():
+            lost[where] = lost.get(where, 0) + count
+    items = sum(each["items"] for each in rounds)
+    said = ", ".join(f"{where} {count:,}" for where, count in lost.items() if count)
+    return f"{items:,} | {said or '0'}"
