@@ -4,8 +4,8 @@
 # Once a minute everything observed is looked at.  A trouble that was not told before is mailed (all those of one server
 # in one mail) and noted as told.  It is told again only when it was over for a day and came back.
 #
-# When most servers are in trouble at the same time the fault is most likely ours or our network's: then nobody is
-# mailed, and an alarm says so to whoever runs the service.
+# When most servers, of most owners, are in trouble at the same time the fault is most likely ours or our network's:
+# then nobody is mailed, and an alarm says so to whoever runs the service.
 
 import dataclasses
 from collections.abc import Iterable
@@ -124,7 +124,7 @@ class Watch:
             for server in servers
         }
         self._forget(found, now)
-        if self._is_ours(found):
+        if self._is_ours(servers, found):
             return 0
         return sum(self._mail(server, found[server.id], now) for server in servers if found[server.id])
 
@@ -167,12 +167,16 @@ class Watch:
             with register.writing() as database:
                 database.executemany("DELETE FROM told WHERE server = ? AND trouble = ?", over)
 
-    def _is_ours(self, found: dict[int, list[Trouble]]) -> bool:
-        """Whether so many are in trouble that it is hardly theirs."""
-        concerned = sum(any(each.kind != "key" for each in listed) for listed in found.values())
-        held = concerned > max(FEW, len(found) // 2)
+    def _is_ours(self, servers: list[Server], found: dict[int, list[Trouble]]) -> bool:
+        """Whether so many are in trouble that it is hardly theirs: most servers, and of most owners.
+
+        One owner alone, however many servers he has signed up, keeps no mail from the others.
+        """
+        concerned = [each for each in servers if any(trouble.kind != "key" for trouble in found[each.id])]
+        owners, of_owners = len({each.user for each in concerned}), len({each.user for each in servers})
+        held = len(concerned) > max(FEW, len(servers) // 2) and owners > of_owners // 2
         if held and not self._held:
-            log.alarm("most servers are in trouble", servers=concerned, of=len(found), effect="nobody is mailed",
+            log.alarm("most servers are in trouble", servers=len(concerned), of=len(servers), effect="nobody is mailed",
                       do="look at our own network and zones")  # fmt: skip
         self._held = held
         return held

@@ -262,6 +262,18 @@ def test_when_most_servers_are_in_trouble_it_is_ours_and_nobody_is_mailed(
     assert len(seen.mails(NOW + 1900)) == FEW
 
 
+def test_one_owner_whose_many_servers_are_in_trouble_keeps_no_mail_from_the_others(seen: Observed) -> None:
+    servers = [seen.add(f"server {at}") for at in range(4 * FEW)]
+    register = seen.portal.accounts.register
+    others = [
+        seen.portal.servers.add(add_user(register, f"{at}@b.example", NOW), ServerWish("rz", "bind", [V4], ["."]), NOW)
+        for at in range(3)
+    ]
+    seen.note(seen.fresh(5), *(seen.notified(5, "not confirmed", server=each) for each in (*servers, others[0])))
+    seen.watch.look(NOW + 1801)
+    assert "0@b.example" in {row["recipient"] for row in register.rows("SELECT recipient FROM mails")}
+
+
 def test_the_old_key_ends_a_grace_after_its_successor_was_used_first(seen: Observed) -> None:
     old = seen.portal.servers.new_key(seen.user, seen.server, NOW)
     new = seen.portal.servers.new_key(seen.user, seen.server, NOW + 10)
