@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rootsrv.capture.rings import EVERYTHING, FACTS, PACKETS, Ring, open_maps, open_memory
+from rootsrv.control.protocol import Caller
 from rootsrv.control.server import reachable, socket_for_the_group
 from rootsrv.process import json_text, log, whole_file
 from rootsrv.process.descriptors import NOBODY_CAME
@@ -160,6 +161,7 @@ class BufferOffer:
             log.alarm("capture rings not handed out", reason=error.strerror)
             connection.close()
             return
+        log.event("capture rings handed out", to=Caller.of(connection))
         # The one before it is gone, or a second reader: that cannot be.
         self._changed()
         self._readers.append(connection)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
 import struct
@@ -192,6 +193,23 @@ def test_a_ring_that_its_reader_spoilt_costs_the_capture_and_no_answer(
             assert counted.items + counted.lost == 20 * 20
         else:
             assert counted.lost == 20 * 20
+
+
+def test_who_has_the_rings_is_in_the_log_as_the_kernel_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They hold all that is asked, and so do their copies."""
+    path = tmp_path / offer.NAME
+
+    async def handed_over() -> None:
+        offered = offer.BufferOffer(path)
+        offered.listen()
+        try:
+            (await asyncio.to_thread(offer.take, path)).close()
+        finally:
+            offered.close()
+
+    with caplog.at_level(logging.INFO, "rootsrv"):
+        asyncio.run(handed_over())
+    assert f"(uid {os.getuid()}, pid {os.getpid()})" in caplog.text
 
 
 def test_who_is_not_served_is_told_why(tmp_path: Path) -> None:
