@@ -55,6 +55,7 @@ from rootsrv.zone.verify import verify, verify_hosts
 
 _console = Console(stderr=True)
 _QUERIES = 65_536
+_MAX_GATHER_MICROSECONDS = 10_000
 _INTERRUPTED = 130  # as a shell reports SIGINT
 _ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
@@ -171,6 +172,13 @@ def _parser() -> argparse.ArgumentParser:
     peaking.add_argument("--multiples", default="1,2,3")
     peaking.add_argument("--seconds", type=float, default=60.0, help="of each multiple")
     peaking.add_argument("--ring", type=int, default=Card.ring, help="places of the network card's ring; 0: veth's 256")
+    peaking.add_argument(
+        "--gather", type=float, default=Card.gather_seconds * 1e6, metavar="MICROSECONDS",
+        help="between two bursts of the network card (ethtool -C rx-usecs)",
+    )  # fmt: skip
+    peaking.add_argument(
+        "--share", action="store_true", help="the kernel's threads do not go before the worker, but share its core"
+    )
     peaking.add_argument("--cores", default="0,1", help="what answers has the second for itself")
     peaking.add_argument("--tlds", type=_positive, default=signed.REAL_ROOT_TLDS, help="of the generated zone")
     _add_results(peaking)
@@ -510,6 +518,8 @@ def _peak(arguments: argparse.Namespace) -> int:
         raise _Refused(f"--seconds: must be 1..{offer.MAX_SECONDS:.0f}, got {arguments.seconds:g}")
     if not 0 <= arguments.ring <= MAX_RING:
         raise _Refused(f"--ring: must be 0..{MAX_RING}, got {arguments.ring}")
+    if not 0 <= arguments.gather <= _MAX_GATHER_MICROSECONDS:
+        raise _Refused(f"--gather: must be 0..{_MAX_GATHER_MICROSECONDS}, got {arguments.gather:g}")
     generator_cpu, server_cpu = _cores(arguments)
     options = peak.Options(
         arguments.server,
@@ -518,7 +528,8 @@ def _peak(arguments: argparse.Namespace) -> int:
         arguments.seconds,
         generator_cpu=generator_cpu,
         server_cpu=server_cpu,
-        card=Card(arguments.ring) if arguments.ring else None,
+        card=Card(arguments.ring, arguments.gather / 1e6) if arguments.ring else None,
+        kernel_first=not arguments.share,
         tlds=arguments.tlds,
     )
     with _progress() as progress:

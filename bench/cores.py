@@ -1,5 +1,7 @@
 """Whose time a core's time was: the server's, the generator's, nobody's, another machine's."""
 
+import contextlib
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +57,20 @@ class Cores:
         for client, pid in self._clients.items():
             used[on_generator, client] = measure.cpu_nanoseconds(pid)
         return time.monotonic(), ticks, used
+
+
+def held_up(pid: int) -> tuple[int, int]:
+    """Nanoseconds that the threads of a process were ready and had no core, and how often they had to leave one."""
+    waited = preempted = 0
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            directory = Path(f"/proc/{pid}/task/{task}")
+            waited += int((directory / "schedstat").read_text().split()[1])
+            for line in (directory / "status").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name == "nonvoluntary_ctxt_switches":
+                    preempted += int(value)
+    return waited, preempted
 
 
 def is_worker(pid: int) -> bool:

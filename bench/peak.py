@@ -9,11 +9,16 @@
 # clients, the server's other roles and the import.  There the TCP client goes first, since it has little to do and
 # stands for many machines, and the import last.
 #
+# On the first core the kernel's threads go before the worker, as softirqs do (`kernel_first`): each burst of the card
+# takes the core from it, and what TCP waits for is that.  So the report says how often, and how long the worker was
+# ready and had no core.  As ordinary processes, which is what threaded NAPI has them be, they share the core with it.
+#
 # A third of the way through each minute a successor zone is imported, as an operator would; two thirds through, the
 # metrics are scraped where there are any.  Responses may come from either zone: the Responder says beforehand what each
 # would answer, and every response sampled must be one or the other.
 
 import contextlib
+import dataclasses
 import functools
 import os
 import subprocess
@@ -76,6 +81,9 @@ class Options:
     card: Card | None = field(default_factory=Card)
     """None = each query goes when it is due, and what finds veth's ring of 256 full is lost."""
 
+    kernel_first: bool = True
+    """Whether the kernel's threads go before the worker (SCHED_FIFO); else they share its core as processes do."""
+
     tlds: int = signed.REAL_ROOT_TLDS
 
 
@@ -95,6 +103,12 @@ class Step:
     cpu_seconds: float
     cores: dict[str, dict[str, float]]
     """Who had how much of each core's time, see bench/cores.py."""
+
+    workers_waited: float
+    """Share of the time in which a worker was ready and had no core."""
+
+    workers_preempted: float
+    """How often one had to leave it, per second."""
 
     @property
     def answered_share(self) -> float:
@@ -125,7 +139,9 @@ class Step:
 def run(options: Options, progress: Callable[[str, float], None] = lambda step, seconds: None) -> dict[str, Any]:
     """Offer each multiple of the peak in turn; the result as it is written to bench/results."""
     result: dict[str, Any] = {"machine": machine.describe(), "peak": options.peak, "seconds": options.seconds,
-                              "server": options.subject, "steps": [], "remarks": []}  # fmt: skip
+                              "server": options.subject, "kernel_first": options.kernel_first,
+                              "card": dataclasses.asdict(options.card) if options.card else None,
+                              "steps": [], "remarks": []}  # fmt: skip
     with report.kept(result), contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rs-bench-peak-")))
         versions = _versions(directory, options.tlds, len(options.multiples) + 1)
@@ -162,6 +178,9 @@ def _place(running: Running, udp: EngineProcess, tcp: EngineProcess, options: Op
     for pid in measure.processes(running.session):
         for task in () if cores.is_worker(pid) else os.listdir(f"/proc/{pid}/task"):
             os.sched_setaffinity(int(task), {options.generator_cpu})
+    if not options.kernel_first:
+        for thread in running.threads:
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
     os.setpriority(os.PRIO_PROCESS, udp.pid, _GENERATOR_NICENESS)
     os.sched_setscheduler(tcp.pid, os.SCHED_FIFO, os.sched_param(1))
 
@@ -219,6 +238,8 @@ def _step(
         running, server_cpu=options.server_cpu, generator_cpu=options.generator_cpu,
         clients={"UDP generator": udp.pid, "TCP client": tcp.pid},
     )  # fmt: skip
+    workers = [pid for pid in measure.processes(running.session) if cores.is_worker(pid)]
+    held_up = [cores.held_up(pid) for pid in workers]
     used, start = measure.cpu_seconds(running), time.monotonic()
     udp.start(rate * (1 - TCP_SHARE), options.seconds)
     tcp.start(rate * TCP_SHARE, options.seconds)
@@ -234,7 +255,10 @@ def _step(
     scraped = _scrape(bench)
     wait_until(1.0)
     used, shares = measure.cpu_seconds(running) - used, watched.shares()
-    return Step(multiple, udp.finish(30), tcp.finish(30), switched, scraped, used, shares)
+    passed = time.monotonic() - start
+    more = [(now[0] - was[0], now[1] - was[1]) for now, was in zip(map(cores.held_up, workers), held_up, strict=True)]
+    waited, preempted = sum(each for each, _ in more) / 1e9 / passed, sum(each for _, each in more) / passed
+    return Step(multiple, udp.finish(30), tcp.finish(30), switched, scraped, used, shares, waited, preempted)
 
 
 def _switch(bench: Bench, successor: Zones, generator_cpu: int) -> str:
@@ -278,7 +302,7 @@ def _to_plain(step: Step) -> dict[str, Any]:
     return {
         "multiple": step.multiple, "udp": plain(step.udp), "tcp": plain(step.tcp),
         "answered_share": step.answered_share, "cpu_seconds": step.cpu_seconds, "cores": step.cores,
-        "failures": step.failures(),
+        "workers_waited": step.workers_waited, "workers_preempted": step.workers_preempted, "failures": step.failures(),
     }  # fmt: skip
 
 
@@ -286,6 +310,10 @@ def to_markdown(result: dict[str, Any]) -> str:
     """The report."""
     lines = [f"* peak {result['peak']:,.0f} queries/s, {result['seconds']:g} s each, {TCP_SHARE:.2%} of it TCP over"
               f" persistent connections; server: {result['server']}"]  # fmt: skip
+    if (card := result.get("card")) is not None:
+        lines.append(f"* network card: bursts every {card['gather_seconds'] * 1e6:g} µs, a ring of {card['ring']:,}")
+    first = "before the workers (SCHED_FIFO)" if result.get("kernel_first", True) else "as ordinary processes"
+    lines.append(f"* the kernel's threads that answer run {first}")
     lines += [f"* {remark}" for remark in result["remarks"]]
     lines += ["", f"**{'passed' if result['passed'] else 'not passed'}**", "",
               "| × peak | offered/s | answered | lost | of those in the ring | wrong | compared whole | UDP p99 ms |"
@@ -300,5 +328,8 @@ def to_markdown(result: dict[str, Any]) -> str:
         )
     lines.append("")
     for step in result["steps"]:
-        lines += [f"* {step['multiple']:g} ×: {line}" for line in (*step["failures"], *cores.to_text(step["cores"]))]
+        held_up = (f"workers: ready and without a core {step['workers_waited']:.0%} of the time, had to leave it"
+                   f" {step['workers_preempted']:,.0f} times a second")  # fmt: skip
+        said = (*step["failures"], *cores.to_text(step["cores"]), held_up)
+        lines += [f"* {step['multiple']:g} ×: {line}" for line in said]
     return "\n".join(lines) + "\n"

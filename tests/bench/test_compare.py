@@ -197,6 +197,7 @@ def test_three_times_a_peak_while_the_zone_changes(served: zones.Zones) -> None:
     assert result["passed"] == (not any(step["failures"] for step in result["steps"]))
     assert "| × peak |" in peak.to_markdown(result)
     assert "server's core: " in peak.to_markdown(result)
+    assert "workers: ready and without a core " in peak.to_markdown(result)
 
 
 def _children(pid: int) -> Iterator[tuple[int, str]]:

@@ -2,12 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from bench import cdns, notify, parts, peak, plots, responder, startup, zones
+from bench import cdns, cores, notify, parts, peak, plots, responder, startup, zones
 from bench.cli import main
 from bench.worst import worst_queries
 from rootsrv.answer.responder import Transport
@@ -87,6 +90,24 @@ def test_plots_draw_the_median_of_all_repeats_and_how_far_they_lie_apart() -> No
         ((11.0, 10.0, 2.0, 3.0), (11.0, 8.0, 1.0, 2.0), (11.0, 12.0, 3.0, 4.0)),
         ((21.0, 17.0, 2.0, 8.0), (21.0, 15.0, 1.5, 7.0), (21.0, 19.0, 2.5, 9.0)),
     ]
+
+
+def test_who_shares_a_core_is_seen_to_wait_for_it_and_to_leave_it() -> None:
+    core = min(os.sched_getaffinity(0))
+    busy = ["taskset", "--cpu-list", str(core), sys.executable, "-c", "while True: pass"]
+    both = [subprocess.Popen(busy), subprocess.Popen(busy)]
+    try:
+        deadline = time.monotonic() + 60
+        waited = preempted = 0
+        while not (waited > 1_000_000 and preempted > 1):
+            assert time.monotonic() < deadline, (waited, preempted)
+            waited, preempted = cores.held_up(both[0].pid)
+    finally:
+        for each in both:
+            each.kill()
+            each.wait()
+
+    assert cores.held_up(both[0].pid) == (0, 0)  # it is gone
 
 
 @pytest.mark.parametrize(
