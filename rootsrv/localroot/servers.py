@@ -204,7 +204,8 @@ class Servers:
         with self._register.writing() as database:
             if zone not in self.get(user, server).zones:
                 raise NotFound("this server does not have this zone")
-            database.execute("DELETE FROM nudges WHERE at < ?", (now - 3600,))
+            # Those of a clock that was ahead are over, too.
+            database.execute("DELETE FROM nudges WHERE at NOT BETWEEN ? AND ?", (now - 3600, now))
             if database.execute("SELECT count(*) FROM nudges WHERE server = ?", (server,)).fetchone()[0] >= (
                 NUDGES_PER_HOUR
             ):

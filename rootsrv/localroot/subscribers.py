@@ -117,14 +117,12 @@ class Subscribers:
         )
         return Subscriptions(changes, tuple(self._opened(keys)), subscribers)
 
-    def nudges(self, after: int, since: float) -> list[Nudge]:
-        """NOTIFYs asked for, later than number *after* and than *since* (seconds since 1970), oldest first."""
+    def nudges(self, after: int) -> list[Nudge]:
+        """NOTIFYs asked for, later than number *after*, oldest first."""
         with self._reading() as database:
             if database is None:
                 return []
-            rows = database.execute(
-                "SELECT id, server, zone, at FROM nudges WHERE id > ? AND at > ? ORDER BY id", (after, since)
-            )
+            rows = database.execute("SELECT id, server, zone, at FROM nudges WHERE id > ? ORDER BY id", (after,))
             return [Nudge(*row) for row in rows]
 
     def _opened(self, rows: list[sqlite3.Row]) -> Iterator[LiveKey]:

@@ -222,7 +222,8 @@ class LocalRoot:
     # Who there is.
 
     async def _follow_register(self) -> None:
-        known, loaded_at, nudge, began = -1, 0.0, 0, time.time()
+        known, loaded_at = -1, 0.0
+        nudge: int | None = None
         while True:
             try:
                 changes = await asyncio.to_thread(self._subscribers.changes)
@@ -236,7 +237,10 @@ class LocalRoot:
                     known = subscriptions.changes
                     counts = self.servers.counts
                     log.event("register read", servers=counts["servers"], keys=counts["keys"])
-                nudges = await asyncio.to_thread(self._subscribers.nudges, nudge, began)
+                nudges = await asyncio.to_thread(self._subscribers.nudges, nudge or 0)
+                if nudge is None:
+                    # What was asked for before we ran is over; by number, since the clock may have been ahead then.
+                    nudge, nudges = (nudges[-1].id if nudges else 0), []
             except register.RegisterUnusable as error:
                 if self._register_error != (reason := str(error)):
                     log.alarm("register cannot be read", reason=reason, effect="what was known of it goes on")

@@ -41,7 +41,7 @@ def test_where_nobody_signed_up_there_is_nothing_and_no_error(tmp_path: Path) ->
     reader = Subscribers(tmp_path)
     assert reader.changes() == 0
     assert reader.load(NOW).keys == reader.load(NOW).subscribers == ()
-    assert reader.nudges(0, 0.0) == []
+    assert reader.nudges(0) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +196,7 @@ def test_deletion_takes_all_that_hangs_on_it(signed: Signed) -> None:
     signed.servers.delete(signed.user, server)
     assert [each.server for each in signed.reader.load(NOW).subscribers] == [again]
     assert signed.reader.load(NOW).keys == ()
-    assert signed.reader.nudges(0, 0.0) == []
+    assert signed.reader.nudges(0) == []
     signed.servers.delete(signed.user, again)
     assert signed.servers.add(signed.user, signed.wish("third"), NOW) > again  # a number is never used again
 
@@ -207,13 +207,14 @@ def test_notifies_asked_for_are_read_once_and_are_few(signed: Signed) -> None:
         signed.servers.nudge(signed.user, server, ".", NOW)
     with pytest.raises(NotAccepted, match="later"):
         signed.servers.nudge(signed.user, server, ".", NOW)
-    found = signed.reader.nudges(0, NOW - 60)
+    found = signed.reader.nudges(0)
     assert [(each.server, each.zone) for each in found] == [(server, ".")] * servers.NUDGES_PER_HOUR
-    assert signed.reader.nudges(found[-1].id, NOW - 60) == []
-    assert signed.reader.nudges(0, NOW) == []
+    assert signed.reader.nudges(found[-1].id) == []
     with pytest.raises(NotFound):
         signed.servers.nudge(signed.user, server, "arpa.", NOW)
     signed.servers.nudge(signed.user, server, ".", NOW + 3601)
+    signed.servers.nudge(signed.user, server, ".", NOW)  # the clock was ahead, and is right again
+    assert [each.at for each in signed.reader.nudges(0)] == [NOW]
 
 
 # ── at rest ──

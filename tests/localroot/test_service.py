@@ -144,6 +144,9 @@ def test_notify_goes_to_proved_addresses_only_and_the_transfer_is_seen(running: 
         # Asked for on the page, it is sent again to whoever has the zone.
         running.servers.nudge(running.user, server, ARPA, time.time())
         assert resolver.notified() == ("arpa", FIRST + 1)
+        # Also after the clock was set back, to before the service began.
+        running.servers.nudge(running.user, server, ARPA, time.time() - 1800)
+        assert resolver.notified() == ("arpa", FIRST + 1)
     finally:
         resolver.socket.close()
         silent.socket.close()
