@@ -1,6 +1,7 @@
 """What the operator wished, kept where a restart finds it."""
 
 import json
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,9 @@ class Orders:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._giving = threading.Lock()
+        """Orders come in threads: of two at once neither may take the other back."""
+
         self._orders: dict[int, FamilyWish] = {}
         try:
             document = json_text.parse(path.read_text())
@@ -60,13 +64,14 @@ class Orders:
     def give(self, versions: tuple[int, ...], wish: Wish, reason: str, by: str, *, force: bool = False) -> None:
         """Wish *wish* from now on, by the order of *by*; WishNotKept if that could not be written."""
         order = FamilyWish(wish, reason or f"operator: {wish.value}", time.time(), force, by)
-        orders = self._orders | dict.fromkeys(versions, order)
-        document = {str(each): asdict(order) | {"wish": order.wish.value} for each, order in orders.items()}
-        try:
-            whole_file.replace(self._path, json.dumps(document).encode())
-        except OSError as error:
-            raise WishNotKept(f"{self._path}: {error.strerror}") from error
-        self._orders = orders
+        with self._giving:
+            orders = self._orders | dict.fromkeys(versions, order)
+            document = {str(each): asdict(order) | {"wish": order.wish.value} for each, order in orders.items()}
+            try:
+                whole_file.replace(self._path, json.dumps(document).encode())
+            except OSError as error:
+                raise WishNotKept(f"{self._path}: {error.strerror}") from error
+            self._orders = orders
 
 
 def _order(document: dict[str, Any]) -> FamilyWish:

@@ -1,12 +1,15 @@
 """The operator's wishes and the hold-down survive a restart."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rootsrv.anycast.flaps import keep_flaps, load_flaps
 from rootsrv.anycast.wishes import Orders, WishNotKept
 from rootsrv.health.state import Flaps, Wish
+from rootsrv.process import whole_file
 
 
 def test_a_wish_survives_a_restart(tmp_path: Path) -> None:
@@ -30,6 +33,25 @@ def test_wishes_that_cannot_be_read_keep_the_site_withdrawn(tmp_path: Path, text
     orders = Orders(path)
     assert orders[4].wish is Wish.WITHDRAW
     assert "orders.json: cannot be read" in orders[4].reason
+
+
+def test_of_two_wishes_at_once_both_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "orders.json"
+    orders = Orders(path)
+    second = threading.Thread(target=lambda: orders.give((6,), Wish.WITHDRAW, "", "ben"))
+    write = whole_file.replace
+
+    def slowly(*what: Any) -> None:
+        if second.ident is None:
+            second.start()
+            second.join(0.2)  # which does not end before the first one has
+        write(*what)
+
+    monkeypatch.setattr(whole_file, "replace", slowly)
+    orders.give((4,), Wish.DRAIN, "", "anna")
+    second.join()
+    for each in (orders, Orders(path)):
+        assert (each[4].wish, each[6].wish) == (Wish.DRAIN, Wish.WITHDRAW)
 
 
 def test_a_wish_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
