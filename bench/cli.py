@@ -44,6 +44,7 @@ from bench.engine_kernel import MAX_RING, Card, KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
 from bench.network import NetworkUnavailable
 from bench.peers import PeerFailed
+from bench.peers.daemon import ToolMissing, tool
 from bench.queries import QueriesUnusable, Query, read_names, read_pcap
 from bench.subjects import SUBJECTS, SubjectUnavailable
 from rootsrv.answer.compiler import compile_table
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     encrypting.add_argument("--rounds", type=_positive, default=3)
     encrypting.add_argument("--handshakes", type=_positive, default=300, help="of each server in a round")
     encrypting.add_argument("--queries", type=_positive, default=16_000, help="likewise, in either other manner")
+    encrypting.add_argument("--knot", metavar="PATH", help="the knotd to measure, 3.4 or newer")
     encrypting.set_defaults(command=_dot)
 
     comparing = commands.add_parser("compare", help="every server in turn on the same wire")
@@ -382,7 +384,12 @@ def _dot(arguments: argparse.Namespace) -> int:
     table = compile_table(root, verify_hosts(made.hosts, root, now))
     with tempfile.TemporaryDirectory(prefix="rootsrv-bench-") as name:
         served = dot.Zones(Path(name), made, table)
-        found = dot.run(served, rounds=arguments.rounds, handshakes=arguments.handshakes, queries=arguments.queries)
+        knotd = arguments.knot
+        with contextlib.suppress(ToolMissing):
+            knotd = knotd or tool("knotd")
+        found = dot.run(
+            served, rounds=arguments.rounds, handshakes=arguments.handshakes, queries=arguments.queries, knotd=knotd
+        )
     print(dot.to_text(found))
     return 0
 

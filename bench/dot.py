@@ -1,7 +1,8 @@
 """`python -m bench dot`: processor time of DNS over TLS, per handshake and per query, by engine and beside NSD.
 
 All servers run at once and are asked in turns; what is counted is the server's own processor time, so the client, which
-is Python, is no bound.  Knot DNS has DNS over TLS from 3.4 on: where that is installed it stands beside the others.
+is Python, is no bound.  Knot DNS has DNS over TLS from 3.4 on: where that is installed, or named by `--knot`, it stands
+beside the others.
 """
 
 import contextlib
@@ -18,14 +19,15 @@ from statistics import median
 
 from bench import instance, measure
 from bench.dot_engine import ENGINES
-from bench.peers import nsd
-from bench.peers.daemon import PeerFailed, free_port
+from bench.peers import knot, nsd
+from bench.peers.daemon import PeerFailed, free_port, release_of, version_of
 from rootsrv.demo.signed import GeneratedRoot
 from rootsrv.zone import presentation
 
 MANNERS = ("handshake and a query", "one outstanding", "pipelined by 16")
 CONNECTIONS = 16
 _START_SECONDS = 60.0
+_KNOT_WITH_TLS = 3, 4
 
 
 @dataclass
@@ -48,12 +50,17 @@ class Zones:
     table: bytes
 
 
-def run(zones: Zones, *, rounds: int, handshakes: int, queries: int) -> list[Server]:
-    """Every server, asked in turns: so many handshakes, and so many queries in the other manners, in a round."""
+def run(zones: Zones, *, rounds: int, handshakes: int, queries: int, knotd: str | None = None) -> list[Server]:
+    """Every server, asked in turns: so many handshakes, and so many queries in the other manners, in a round.
+
+    *knotd*: the knotd that stands beside them, if it can do DNS over TLS.
+    """
     with contextlib.ExitStack() as stack:
         (zones.directory / "root.zone").write_text(presentation.to_text(zones.generated.root))
         (zones.directory / "table").write_bytes(zones.table)
         servers = [stack.enter_context(_rootsrv(zones)), stack.enter_context(_nsd(zones))]
+        if knotd is not None and release_of(version_of([knotd, "--version"])) >= _KNOT_WITH_TLS:
+            servers.append(stack.enter_context(_knot(zones, knotd)))
         servers += [stack.enter_context(_engine(each, zones.directory / "table")) for each in ENGINES]
         for server in servers:
             _await(server)
@@ -226,3 +233,13 @@ def _nsd(zones: Zones) -> Iterator[Server]:
     )
     with nsd.serve({".": zones.directory / "root.zone"}, directory, options=options) as peer:
         yield Server(f"NSD {peer.version}", port, lambda: list(measure.processes(os.getsid(peer.pid))))
+
+
+@contextlib.contextmanager
+def _knot(zones: Zones, knotd: str) -> Iterator[Server]:
+    directory = zones.directory / "knot-tls"
+    directory.mkdir()
+    port = free_port("127.0.0.1")
+    files = {".": zones.directory / "root.zone"}
+    with knot.serve(files, directory, program=knotd, tls_port=port) as peer:
+        yield Server(f"Knot {peer.version}", port, lambda: list(measure.processes(os.getsid(peer.pid))))

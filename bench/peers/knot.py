@@ -6,6 +6,9 @@ from pathlib import Path
 
 from bench.peers.daemon import Peer, serve_daemon, tool, version_of
 
+_TLS_WORKERS = 32
+"""Knot 3.4.6 closes a connection over TLS when its worker takes another one, as seen: one each, and some to spare."""
+
 
 def configuration(
     workdir: Path,
@@ -52,8 +55,12 @@ def serve(
     processes: int = 1,
     program: str | None = None,
     xdp_interface: str | None = None,
+    tls_port: int | None = None,
 ) -> AbstractContextManager[Peer]:
-    """Serve *zones* from *processes* UDP workers and as many TCP workers; UDP on *xdp_interface* over AF_XDP."""
+    """Serve *zones* from *processes* UDP workers and as many TCP workers; UDP on *xdp_interface* over AF_XDP.
+
+    *tls_port*: DNS over TLS as well, with a certificate that it makes for itself (from Knot 3.4 on).
+    """
     knotd = program or tool("knotd")
 
     def configure(chosen: int) -> Sequence[str]:
@@ -66,8 +73,12 @@ def serve(
                 "    semantic-checks: off\n"
                 for name, path in zones.items()
             ],
-            options=("tcp-idle-timeout: 30",),
-            workers=processes,
+            options=(
+                "tcp-idle-timeout: 30",
+                # Between two records of a client that has others to serve pass more than its 500 ms.
+                *([f"listen-tls: {address}@{tls_port}", "tcp-io-timeout: 5000"] if tls_port is not None else []),
+            ),
+            workers=processes if tls_port is None else _TLS_WORKERS,
             clauses=f"xdp:\n    listen: {xdp_interface}@{chosen}\n" if xdp_interface else "",
         )
         return [knotd, "-c", str(path)]
