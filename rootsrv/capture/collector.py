@@ -163,7 +163,9 @@ class Collector:
         self._until, self._untold = 0, rings.Counts()
         self.state = CollectorState.CAPTURING
         self._connect(time.monotonic())  # others may have been handed over since the last turn
-        if self._taken is None and not self.why:
+        if self._taken is not None:
+            self.why = ""  # what the capture before had no room for
+        elif not self.why:
             self.why = "the role serve has not handed over its rings yet"
         if not resumed:
             for ring in self._rings():

@@ -221,6 +221,27 @@ def test_a_quota_that_is_reached_stops_it_and_what_comes_then_is_counted(tmp_pat
     bench.theirs.close()
 
 
+def test_a_capture_after_one_that_found_no_room_says_nothing_of_that(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "files", quota_octets=5_000)
+    bench.start(rotation=1)
+    for second in range(5):
+        bench.ask(MIDNIGHT - 300 + second, amount=40)
+        bench.collector._room_at = 0.0
+        bench.turn()
+    assert "quota" in bench.collector.why
+    bench.stop()
+    for each in bench.place.files():
+        each.unlink()
+    bench.start()
+    bench.collector._room_at = 0.0
+    bench.turn()
+
+    assert (bench.collector.state, bench.collector.why) == (CollectorState.CAPTURING, "")
+    bench.stop()
+    bench.collector.close()
+    bench.theirs.close()
+
+
 def test_the_oldest_files_go_where_that_is_wanted(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "files", quota_octets=20_000, removes_oldest=True)
     bench.start(rotation=1)
