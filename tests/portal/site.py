@@ -86,7 +86,7 @@ def wait_for(found: Callable[[], T]) -> T:
     ends = time.monotonic() + SECONDS
     while not (value := found()):
         assert time.monotonic() < ends, "that did not come"
-        time.sleep(0.02)
+        time.sleep(0.1)  # a page may be asked for ten times a second (portal/rates.py)
     return value
 
 
