@@ -212,6 +212,13 @@ def is_capturing(found: Captured) -> bool:
         return False
 
 
+def test_whoever_answers_goes_first_where_they_share_a_core(captured: Captured) -> None:
+    role = captured.order("status")["pid"]
+
+    assert os.getpriority(os.PRIO_PROCESS, role) == 10
+    assert all(os.getpriority(os.PRIO_PROCESS, each) < 10 for each in captured.instance.worker_pids())
+
+
 def test_it_ends_by_itself_when_its_time_is_over(captured: Captured) -> None:
     captured.start(format="pcap", compression="none", seconds=5.0)
     ask_over_udp(captured.instance.port, [query(1)])
