@@ -11,14 +11,14 @@ import contextlib
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import network, subjects
 from bench.compare import Comparison, Options
-from bench.load import BINS, Load
+from bench.load import Load
 from bench.subjects import FAILURES, Subject
 from bench.zones import Zones
 from rootsrv.commands import asking
@@ -31,6 +31,8 @@ ROUNDS = 3
 SECONDS = 2.0
 SHARE = 0.5
 """Of what the instance answers under overload."""
+
+PERCENTILES = 0.5, 0.99, 0.999
 
 _DISK_OCTETS = 512 << 20
 _KEPT_FREE_OCTETS = 64 << 10
@@ -48,7 +50,7 @@ class _Disk:
         self._place.mkdir()
         with image.open("wb") as file:
             file.truncate(_DISK_OCTETS)
-        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)  # no room that only root has
         subprocess.run(["mount", "-o", "loop", image, self._place], check=True)
 
     @property
@@ -95,17 +97,24 @@ class _Capture:
         """Begin what the *turn* wants captured, and wait until the rings are there."""
         form = turn.partition(",")[0]
         self.order("capture-start", format=form, compression="gzip" if form == "cdns" else "none")
-        self.wait(lambda: self.order("status")["why"] == "", "has no rings")
-
-    def wait(self, condition: Callable[[], bool], otherwise: str) -> None:
-        """Until *condition* holds; SubjectUnavailable when it never does."""
         deadline = time.monotonic() + _ORDER_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(client.NoAnswer):
-                if condition():
-                    return
+        while why := self.order("status")["why"]:
+            if time.monotonic() > deadline:
+                raise subjects.SubjectUnavailable(f"the role capture: {why}")
             time.sleep(_POLL_SECONDS)
-        raise subjects.SubjectUnavailable(f"the role capture {otherwise}")
+
+    def wait_until_there(self) -> None:
+        """Until it takes orders; SubjectUnavailable when it never does."""
+        deadline = time.monotonic() + _ORDER_SECONDS
+        while True:
+            try:
+                self.order("status")
+            except client.NoAnswer as error:
+                if time.monotonic() > deadline:
+                    raise subjects.SubjectUnavailable(f"the role capture: {error}") from error
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
 
 
 def run(zones: Zones, *, seconds: float = SECONDS, rounds: int = ROUNDS, share: float = SHARE) -> list[dict[str, Any]]:
@@ -138,7 +147,7 @@ def _measure(
     subject = Subject(name, start, "rootsrv", in_kernel=bool(mode))
     stack.enter_context(comparison.serving(subject, comparison.mean_reply_octets()))
     capture = made[0]
-    capture.wait(lambda: bool(capture.order("status")), "does not answer")
+    capture.wait_until_there()
     peak = statistics.median(comparison.generator.run(subject.overload, 0.5).answer_rate for _ in range(3))
     rate = share * peak
     found: dict[str, list[dict[str, Any]]] = {turn: [] for turn in TURNS}
@@ -167,7 +176,7 @@ def _figures(load: Load) -> dict[str, Any]:
         "answered": load.answered,
         "offered": load.offered_rate,
         "in_ring": load.ring_drops,
-        "latency": list(load.latency) or [0] * BINS,
+        "microseconds": {f"{at}": load.latency_at(at) * 1e6 for at in PERCENTILES},
     }
 
 
@@ -185,9 +194,8 @@ def to_lines(rows: list[dict[str, Any]]) -> list[str]:
         rounds = row["rounds"]
         sent, answered = (sum(each[what] for each in rounds) for what in ("sent", "answered"))
         least = min(each["answered"] / max(1, each["sent"]) for each in rounds)
-        every = [Load(1.0, None, 0, 0, 0, latency=each["latency"]) for each in rounds]
-        p50, p99, p999 = (statistics.median(each.latency_at(at) * 1e6 for each in every) for at in (0.5, 0.99, 0.999))
-        ends = sorted(each.latency_at(0.99) * 1e6 for each in every)
+        p50, p99, p999 = (statistics.median(each["microseconds"][f"{at}"] for each in rounds) for at in PERCENTILES)
+        ends = sorted(each["microseconds"]["0.99"] for each in rounds)
         lines.append(
             f"| {row['subject']} | {row['turn']} | {statistics.median(each['offered'] for each in rounds):,.0f}"
             f" | {answered / max(1, sent):.3%} | {least:.3%} | {p50:.0f} | {p99:.0f} | {ends[0]:.0f} … {ends[-1]:.0f}"
