@@ -11,7 +11,12 @@ from tests.leftovers import MARK
 from tests.needs import REPOSITORY, require_root
 
 CASES = {
-    "process": ("import subprocess; subprocess.Popen(['sleep', '97'], start_new_session=True)", "process"),
+    "process": (
+        "import subprocess; started = subprocess.Popen(['sleep', '97'], start_new_session=True); "
+        # Popen returns before the kernel has given the new program its environment.
+        "list(iter(lambda: open(f'/proc/{started.pid}/environ').read() != '', True))",
+        "process",
+    ),
     "file": ("import tempfile; tempfile.mkdtemp(prefix='lost-')", "lost-"),
     "namespace": (
         "import os, subprocess; subprocess.run(['ip', 'netns', 'add', f'rs-{os.getpid()}-9-lost'], check=True)",
