@@ -214,7 +214,10 @@ class Accounts:
         return Link(row["user"], row["purpose"], row["email"])
 
     def use_link(self, text: str, now: float) -> tuple[Link, User]:
-        """Do what the link permits: make the account, or the address its own.  NotFound, NotAccepted."""
+        """Do what the link permits: make the account, or the address its own.  NotFound, NotAccepted.
+
+        After one for recovery there is no way to sign in but what the caller adds.
+        """
         with self.register.writing() as database:
             link = self.link(text, now)
             database.execute("DELETE FROM links WHERE digest = ?", (digest(text),))
@@ -234,7 +237,10 @@ class Accounts:
             # What was mailed before is void: a thief who asked for another address would have the account back.
             database.execute("DELETE FROM links WHERE user = ?", (user,))
             if link.purpose == "recover":
-                database.execute("DELETE FROM sessions WHERE user = ?", (user,))
+                # So would one who is signed in, or has made a passkey or a token.
+                for table in ("sessions", "passkeys", "tokens"):
+                    database.execute(f"DELETE FROM {table} WHERE user = ?", (user,))
+                database.execute("UPDATE users SET password = '' WHERE id = ?", (user,))
             return link, self.user(user)
 
     @staticmethod

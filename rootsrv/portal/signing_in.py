@@ -88,8 +88,9 @@ def link(visit: Visit) -> Response:
         kept = portal.passwords.hash(password)
     except NotAccepted as error:
         return visit.again("link.html", error, **values)
-    _, user = portal.accounts.use_link(text, visit.now)
-    portal.accounts.set_password(user.id, kept)
+    with portal.accounts.register.writing():
+        _, user = portal.accounts.use_link(text, visit.now)
+        portal.accounts.set_password(user.id, kept)
     return _begun(visit, found, user)
 
 
@@ -97,10 +98,9 @@ def link_passkey_options(visit: Visit) -> Response:
     """For a passkey in place of a password."""
     portal, text = visit.portal, str(visit.parts["link"])
     found = _link(visit, text)
-    handle, known = handle_of(text), []
-    if found.user is not None:
-        handle, known = portal.accounts.user(found.user).handle, portal.accounts.passkeys(found.user)
-    return _json_text(portal.passkeys.creation(handle, found.email, known, visit.cookie, visit.now))
+    # An account that is recovered keeps no passkey: one for the same authenticator takes the place of what it had.
+    handle = handle_of(text) if found.user is None else portal.accounts.user(found.user).handle
+    return _json_text(portal.passkeys.creation(handle, found.email, [], visit.cookie, visit.now))
 
 
 def link_passkey(visit: Visit) -> Response:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,6 +189,32 @@ def test_who_recovers_an_account_voids_the_links_of_whoever_had_it(site: Site) -
     assert owner.send(site.mail.link_to("robbed@example.net"), password=new, again=new).status_code == 303
     assert thief.open(link).status_code == 404
     assert 'value="robbed@example.net"' in owner.open("/account").text
+
+
+def test_who_recovers_an_account_ends_every_other_way_into_it(site: Site) -> None:
+    """A passkey and a token that a thief has made; the password, where it is a passkey that is set."""
+    owner, thief = site.person(), site.person()
+    owner.sign_up("alone@example.net")
+    thief.send("/sign-in", email="alone@example.net", password=PASSWORD)
+    page = thief.send("/account", "/account/tokens", name="t", days="300", scopes=["read", "keys"]).text
+    found = re.search(r'id="token">(lr_[\w-]{43})<', page)
+    assert found
+    token = {"Authorization": f"Bearer {found[1]}"}
+    register = Register(site.state / DIRECTORY)
+    accounts = Accounts(register)
+    user = accounts.by_email("alone@example.net")
+    assert user
+    accounts.add_passkey(Passkey(b"theirs", user.id, b"key", 0, "thief's", 0.0, None))
+    assert site.person().client.get("/api/v1/servers", headers=token).status_code == 200
+
+    owner.send("/recover", email="alone@example.net")
+    link = site.mail.link_to("alone@example.net")
+    accounts.use_link(link.rpartition("/")[2], time.time())
+
+    assert accounts.passkeys(user.id) == []
+    assert accounts.password_of(user.id) == ""
+    register.close()
+    assert site.person().client.get("/api/v1/servers", headers=token).status_code == 401
 
 
 def test_a_changed_password_signs_all_other_browsers_out_and_voids_links(site: Site) -> None:
