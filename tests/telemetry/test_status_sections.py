@@ -40,8 +40,9 @@ begin = "at-once"
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with watched(tmp_path_factory.mktemp("sections"), more=EVERYTHING) as each:
-        runtime = each.instance.directory / "run"
-        wait_until(lambda: ask(runtime / "capture.sock", "status")["why"] == "", "it has the rings", SECONDS)
+        capture = each.instance.directory / "run" / "capture.sock"
+        wait_until(capture.exists, "the role capture listens", SECONDS)
+        wait_until(lambda: ask(capture, "status")["why"] == "", "it has the rings", SECONDS)
         each.load(1200)  # of fewer nothing stands out
         yield each
 
