@@ -250,8 +250,8 @@ class _Capture:
         now = time.time()
         until = max(now, order.at) + order.seconds if order.seconds else order.until
         for key, at in (("at", order.at), ("until", until)):
-            if at and not 0 < at <= now + 2 * _LONGEST_SECONDS:
-                raise Refused(f"{key}: must be within {2 * _LONGEST_SECONDS} s from now, got {at:g}")
+            if at and not 0 < at < 253_402_300_800:  # the year 10000
+                raise Refused(f"{key}: must be seconds since 1970, up to the year 9999, got {at:g}")
         if until and until <= max(now, order.at):
             raise Refused("until: is over already" if until <= now else "until: is before it begins")
         if self._order is not None:
