@@ -4,6 +4,7 @@ Others work on the same machine.  So everything is told by a mark: a directory t
 all that it starts, and in the environment of each of these processes.
 """
 
+import contextlib
 import ctypes
 import os
 import re
@@ -21,6 +22,7 @@ _PATIENCE_SECONDS = 15.0
 """How long what is ending may take to end, on a busy machine."""
 
 _GATEWAY = b"sys.stdin.readline()"  # of execnet: pytest-xdist's own processes
+_TRACKER = b"multiprocessing.resource_tracker"
 
 _BPF, _PROGRAM_NEXT_ID, _PROGRAM_BY_ID, _OBJECT_INFO = 321, 11, 13, 15  # linux/bpf.h; the call's number on x86_64
 _NAME_AT, _LOADED_AT = 64, 40  # in struct bpf_prog_info
@@ -69,7 +71,7 @@ def _left(directory: Path, own: Path) -> Iterator[str]:
             environment, command = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
         except OSError:
             continue  # it has ended
-        if mark in environment.split(b"\0") and _GATEWAY not in command:
+        if mark in environment.split(b"\0") and _GATEWAY not in command and not _ends_with_us(process, command):
             yield f"process {process.name}: {command.replace(bytes(1), b' ').decode(errors='replace')[:200]}"
     for name in _names("/run/netns"):
         if (found := re.match(r"rs-(\d+)-", name)) and found[1] in pids:
@@ -84,6 +86,14 @@ def _left(directory: Path, own: Path) -> Iterator[str]:
         if (found := re.match(r"rs-(\d+)-", name)) and found[1] in pids:
             yield f"file /tmp/{name}"
     yield from _programs(int((directory / ".bpf").read_text()))
+
+
+def _ends_with_us(process: Path, command: bytes) -> bool:
+    """Whether it is what multiprocessing has beside a process that used it, here: it ends with that."""
+    with contextlib.suppress(OSError):
+        parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        return _TRACKER in command and parent == os.getpid()
+    return True
 
 
 def _names(directory: str | Path) -> list[str]:

@@ -27,6 +27,11 @@ CASES = {
         "subprocess.run(['mount', '-t', 'tmpfs', 'none', tmp_path / 'm'], check=True)",
         "mount",
     ),
+    "what multiprocessing has": (
+        "from multiprocessing import resource_tracker as each; each.ensure_running(); "
+        "list(iter(lambda: open(f'/proc/{each._resource_tracker._pid}/environ').read() != '', True))",
+        "",
+    ),
     "nothing": ("import subprocess; subprocess.run(['true'])", ""),
 }
 
