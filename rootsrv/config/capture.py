@@ -10,6 +10,7 @@ Format = Literal["cdns", "pcap"]
 Compression = Literal["none", "gzip", "zstd"]
 
 _DAY_SECONDS = 86_400
+_GIGABYTE = 10**9
 _ROW_OCTETS = 128
 _CHUNK_ROWS = 512
 
@@ -74,6 +75,16 @@ class CaptureConfig:
 
     cores: tuple[int, ...] = ()
     """CPUs that the role may use; empty = any."""
+
+    @property
+    def quota_octets(self) -> int:
+        """What the files may take."""
+        return int(self.quota_gigabytes * _GIGABYTE)
+
+    @property
+    def keep_free_octets(self) -> int:
+        """What is left to others of the file system."""
+        return int(self.keep_free_gigabytes * _GIGABYTE)
 
     @property
     def filter(self) -> str:

@@ -76,8 +76,8 @@ def _octets_a_second(settings: CaptureConfig) -> float:
 
 def _room(settings: CaptureConfig, directory: Path) -> Finding:
     flags = os.statvfs(directory)
-    free = flags.f_bavail * flags.f_frsize - settings.keep_free_gigabytes * _GIGABYTE
-    quota = settings.quota_gigabytes * _GIGABYTE
+    free = flags.f_bavail * flags.f_frsize - settings.keep_free_octets
+    quota = settings.quota_octets
     hours = min(free, quota) / _octets_a_second(settings) / _HOUR
     about = f"capture space in {directory}"
     if free < quota:

@@ -35,11 +35,11 @@ from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import json_text, log, memory, service_manager, whole_file
 from rootsrv.process.persistence import failing, persistently
 from rootsrv.roles.account import keep_what_is_needed
+from rootsrv.zone import instant
 
 ORDER = "order.json"
 RATE_SECONDS = 5.0
 _AGAIN_SECONDS = 5.0
-_GIGABYTE = 10**9
 _LONGEST_SECONDS = 366 * 86_400
 _BITS = {"ipv4": rings.IPV4, "ipv6": rings.IPV6, "udp": rings.UDP, "tcp": rings.TCP}
 
@@ -108,8 +108,8 @@ class _Capture:
         self._settings = settings
         self._directory = CaptureDirectory(
             Path(settings.directory),
-            quota_octets=int(settings.quota_gigabytes * _GIGABYTE),
-            keep_free_octets=int(settings.keep_free_gigabytes * _GIGABYTE),
+            quota_octets=settings.quota_octets,
+            keep_free_octets=settings.keep_free_octets,
             retention_seconds=settings.retention_days * 86_400,
             removes_oldest=settings.when_full == "remove-oldest",
         )
@@ -250,7 +250,7 @@ class _Capture:
         now = time.time()
         until = max(now, order.at) + order.seconds if order.seconds else order.until
         for key, at in (("at", order.at), ("until", until)):
-            if at and not 0 < at < 253_402_300_800:  # the year 10000
+            if at and not 0 < at < instant.LAST + 1:
                 raise Refused(f"{key}: must be seconds since 1970, up to the year 9999, got {at:g}")
         if until and until <= max(now, order.at):
             raise Refused("until: is over already" if until <= now else "until: is before it begins")
@@ -396,5 +396,5 @@ class _Capture:
             "error": finisher.error,
             "directory_octets": used,
             "free_octets": free,
-            "quota_octets": int(self._settings.quota_gigabytes * _GIGABYTE),
+            "quota_octets": self._settings.quota_octets,
         }

@@ -35,7 +35,7 @@ RESTAGE_SECONDS = 60.0
 OUR_FAULT = f"rootsrv {rootsrv.__version__}"
 """What the reason of a void version begins with: another version of the software may do better."""
 
-_BY_THE_MESH = 253_402_300_799.0  # the end of the year 9999
+_BY_THE_MESH = instant.LAST
 """T in the ledger of what waits for the mesh and does not know its T yet: a restart stages it, and it waits, again."""
 
 Accepted = list[tuple[ZoneKeeper, Delivery, Assessment]]
@@ -331,28 +331,24 @@ class Activation:
         It may have ended between the flip and the telling, and what a member has not signed as done counts as not done.
         Of *unrecorded* the T came while nobody was there to write that down.
         """
-        for keeper in unrecorded:
-            assert keeper.life.serving is not None
-            serial = keeper.life.serving.serial
-            self._records.journal("zone served", zone=keeper.name, serial=serial, generation=generation)
-        if unrecorded:
-            self.zones.counters["switchovers"] += 1
-            self.zones.write_ledger()
         for keeper in self.zones:
-            if not isinstance(keeper.life.service, InService):
+            service = keeper.life.service
+            if not isinstance(service, InService):
                 continue
-            if keeper is self.zones.root or keeper in unrecorded:
-                self._note_resumed(keeper, keeper.life.service)
+            serial = service.version.serial
+            if keeper in unrecorded:
+                self._records.journal("zone served", zone=keeper.name, serial=serial, generation=generation)
+            if self._membership is not None and (keeper is self.zones.root or keeper in unrecorded):
+                reason = keeper.life.distrusted
+                since = self._time.now() - (self._time.boottime() - service.since)
+                subject = subject_of(keeper.name, service.version.contents)
+                self._membership.outcome = SwitchoverOutcome(subject, not reason, reason, since)
             if not keeper.life.distrusted:
                 for tell in self.on_activated:
                     tell(keeper)
-
-    def _note_resumed(self, keeper: ZoneKeeper, service: InService) -> None:
-        if self._membership is not None:
-            reason = keeper.life.distrusted
-            since = self._time.now() - (self._time.boottime() - service.since)
-            subject = subject_of(keeper.name, service.version.contents)
-            self._membership.outcome = SwitchoverOutcome(subject, not reason, reason, since)
+        if unrecorded:
+            self.zones.counters["switchovers"] += 1
+            self.zones.write_ledger()
 
     def put_off(self, keeper: ZoneKeeper, delivery: Delivery) -> None:
         """Put *delivery* off until the state directory can be written, or for a while if it can."""

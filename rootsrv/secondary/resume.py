@@ -13,6 +13,7 @@
 # A table for a set time that has not come is none of these.  Nothing here needs room on the disk: where none is left,
 # what was in service goes on, and what would be new waits.
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,14 @@ class Resumption:
             log.event("zones in service", generation=generation, serials=told, source=source)
         return True
 
+    def _say_resumed(self) -> None:
+        """An error that nobody expected is of the telling: what is in service goes on."""
+        try:
+            self._pipeline.activation.resumed(self._records.ledger.generation, self._unrecorded)
+        except Exception as error:
+            context = {"message": "what is in service again was not told", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
     async def _load_file(self, keeper: ZoneKeeper) -> None:
         """At start: a zone from a file, if it has no primary or nothing is kept yet."""
         file = self._files.get(keeper.name)
@@ -310,7 +319,7 @@ class Resumption:
                 self._page.set_deadline(number, 0)
         if adopted:
             await self._pipeline.verify_again(at_start=True)
-            self._pipeline.activation.resumed(self._records.ledger.generation, self._unrecorded)
+            self._say_resumed()
         elif self.zones.root.life.serving is not None:
             await self._pipeline.make_table_again()
         for keeper in self.zones:

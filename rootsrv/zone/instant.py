@@ -2,6 +2,9 @@
 
 import datetime
 
+LAST = 253_402_300_799.0
+"""The last second of the year 9999: beyond it nothing can be written."""
+
 
 def to_text_precise(seconds: float) -> str:
     """RFC 3339 in UTC, to the millisecond: 2025-09-20T12:00:00.250Z."""

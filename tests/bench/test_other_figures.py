@@ -67,8 +67,7 @@ def test_what_a_query_costs_as_cdns(served: zones.Zones) -> None:
 
 def test_from_notify_to_served() -> None:
     require_tool("nsd")
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+    require_root()
 
     result = notify.run(repeats=1, tlds=40, kinds=("rootsrv", "NSD"))
 

@@ -195,13 +195,17 @@ def test_it_ends_when_its_time_is_over(bench: Bench) -> None:
     assert [ring.shape for ring in bench.rings] == [rings.OFF, rings.OFF]
 
 
-def test_a_quota_that_is_reached_stops_it_and_what_comes_then_is_counted(tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "files", quota_octets=30_000)
-    bench.start(rotation=1)
-    for second in range(20):
+def until_there_is_no_room(bench: Bench, seconds: int) -> None:
+    for second in range(seconds):
         bench.ask(MIDNIGHT - 300 + second, amount=40)
         bench.collector._room_at = 0.0
         bench.turn()
+
+
+def test_a_quota_that_is_reached_stops_it_and_what_comes_then_is_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "files", quota_octets=30_000)
+    bench.start(rotation=1)
+    until_there_is_no_room(bench, seconds=20)
     assert bench.collector.state is CollectorState.FULL
     bench.finisher.wait()
     for each in bench.place.files()[:8]:
@@ -224,10 +228,7 @@ def test_a_quota_that_is_reached_stops_it_and_what_comes_then_is_counted(tmp_pat
 def test_a_capture_after_one_that_found_no_room_says_nothing_of_that(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "files", quota_octets=5_000)
     bench.start(rotation=1)
-    for second in range(5):
-        bench.ask(MIDNIGHT - 300 + second, amount=40)
-        bench.collector._room_at = 0.0
-        bench.turn()
+    until_there_is_no_room(bench, seconds=5)
     assert "quota" in bench.collector.why
     bench.stop()
     for each in bench.place.files():

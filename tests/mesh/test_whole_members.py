@@ -8,6 +8,7 @@ import pytest
 
 from rootsrv.mesh.envelope import Envelope, seal
 from rootsrv.mesh.orders import Decision, OperatorVerdict
+from rootsrv.secondary.activation import Activation
 from rootsrv.secondary.membership import subject_of
 from rootsrv.secondary.preparation import Preparation, PreparedTable
 from rootsrv.zone.contents import ZoneContents
@@ -104,6 +105,30 @@ def test_a_member_that_was_away_at_the_set_time_says_that_it_is_in_service_once_
             assert away.history == [FIRST, coming.serial]
             served = [each["serial"] for each in away.journal() if each["event"] == "zone served"]
             assert served == [FIRST, coming.serial]
+
+    run(work)
+
+
+def test_an_error_in_telling_what_is_in_service_again_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async def work(loop: ClockworkLoop) -> None:
+        async with whole_fleet(tmp_path, loop, mesh_of(4, timing=TIMING), versions.version(FIRST), versions.anchor()
+                               ) as fleet:  # fmt: skip
+            again = fleet.members["m2"]
+            told: list[str] = []
+            loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+            monkeypatch.setattr(Activation, "resumed", fails)
+            await again.end("maintain", killed=True)
+            again.start_maintain()
+            coming = versions.version(FIRST + 1)
+            fleet.publish(coming)
+            await fleet.wait(lambda: again.has(coming.serial), "it goes on", 120)
+            assert told == ["what is in service again was not told"]
 
     run(work)
 

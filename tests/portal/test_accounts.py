@@ -12,13 +12,21 @@ from rootsrv.localroot.register import DIRECTORY, Register
 from rootsrv.localroot.subscribers import Subscribers
 from rootsrv.portal.accounts import PROVED_SECONDS, Accounts, Passkey
 from tests.control.asking import ask
-from tests.portal.site import PASSWORD, Site, running, wait_for
+from tests.portal.site import PASSWORD, Person, Site, running, wait_for
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with running(tmp_path_factory.mktemp("portal")) as made:
         yield made
+
+
+def and_a_thief(site: Site, email: str) -> tuple[Person, Person]:
+    """Who has signed up, and who has signed in with the same password."""
+    owner, thief = site.person(), site.person()
+    owner.sign_up(email)
+    thief.send("/sign-in", email=email, password=PASSWORD)
+    return owner, thief
 
 
 def test_from_signing_up_to_deleting_everything(site: Site) -> None:
@@ -77,9 +85,7 @@ def test_a_link_is_good_once_and_opening_it_uses_nothing_up(site: Site) -> None:
 
 
 def test_a_lost_password_is_set_anew_and_other_browsers_are_out(site: Site) -> None:
-    person, thief = site.person(), site.person()
-    person.sign_up("lost@example.net")
-    thief.send("/sign-in", email="lost@example.net", password=PASSWORD)
+    _, thief = and_a_thief(site, "lost@example.net")
     assert thief.open("/account").status_code == 200
     again = site.person()
     again.send("/recover", email="LOST@example.net")
@@ -179,9 +185,7 @@ def test_looking_at_the_link_with_head_changes_nothing(site: Site) -> None:
 
 
 def test_who_recovers_an_account_voids_the_links_of_whoever_had_it(site: Site) -> None:
-    owner, thief = site.person(), site.person()
-    owner.sign_up("robbed@example.net")
-    thief.send("/sign-in", email="robbed@example.net", password=PASSWORD)
+    owner, thief = and_a_thief(site, "robbed@example.net")
     thief.send("/account", "/account/email", email="thief@example.net")
     link = site.mail.link_to("thief@example.net")
     owner.send("/recover", email="robbed@example.net")
@@ -193,9 +197,7 @@ def test_who_recovers_an_account_voids_the_links_of_whoever_had_it(site: Site) -
 
 def test_who_recovers_an_account_ends_every_other_way_into_it(site: Site) -> None:
     """A passkey and a token that a thief has made; the password, where it is a passkey that is set."""
-    owner, thief = site.person(), site.person()
-    owner.sign_up("alone@example.net")
-    thief.send("/sign-in", email="alone@example.net", password=PASSWORD)
+    owner, thief = and_a_thief(site, "alone@example.net")
     page = thief.send("/account", "/account/tokens", name="t", days="300", scopes=["read", "keys"]).text
     found = re.search(r'id="token">(lr_[\w-]{43})<', page)
     assert found
@@ -218,9 +220,7 @@ def test_who_recovers_an_account_ends_every_other_way_into_it(site: Site) -> Non
 
 
 def test_a_changed_password_signs_all_other_browsers_out_and_voids_links(site: Site) -> None:
-    owner, thief = site.person(), site.person()
-    owner.sign_up("changed@example.net")
-    thief.send("/sign-in", email="changed@example.net", password=PASSWORD)
+    owner, thief = and_a_thief(site, "changed@example.net")
     thief.send("/account", "/account/email", email="other-thief@example.net")
     link = site.mail.link_to("other-thief@example.net")
     owner.send("/account", "/account/password", password="another lantern under the heron")
@@ -230,9 +230,7 @@ def test_a_changed_password_signs_all_other_browsers_out_and_voids_links(site: S
 
 
 def test_a_deleted_passkey_signs_all_other_browsers_out(site: Site) -> None:
-    owner, thief = site.person(), site.person()
-    owner.sign_up("passkey@example.net")
-    thief.send("/sign-in", email="passkey@example.net", password=PASSWORD)
+    owner, thief = and_a_thief(site, "passkey@example.net")
     register = Register(site.state / DIRECTORY)
     accounts = Accounts(register)
     user = accounts.by_email("passkey@example.net")
