@@ -351,6 +351,11 @@ class ZoneKeeper:
             return
         if refresh.answered(source.name, answer.serial, self._time.boottime()):
             self._confirm(answer.expire_seconds)
+        promised = refresh.primaries[source.name].promised
+        if promised is not None and serial_is_newer(promised, answer.serial):
+            log.event(
+                "primary is behind its NOTIFY", zone=self.name, primary=source.name, has=answer.serial, named=promised
+            )
         elif refresh.serial is not None and serial_is_newer(refresh.serial, answer.serial):
             log.event("primary is behind", zone=self.name, primary=source.name, has=answer.serial, ours=refresh.serial)
         self.note_known()

@@ -24,6 +24,10 @@
 #        primary every NOTIFY_SECONDS at most (after NOTIFY_BURST at once), however many come: who floods us must not
 #        make us flood our primaries.
 # Law 4  A primary that names a newer serial and never delivers it changes nothing for the others.
+# Law 5  A signed NOTIFY is a promise: who then answers with something older, or fails, is asked again after each of
+#        AGAIN_SECONDS, and only then after SOA retry or its back-off.  The NOTIFY of several servers at one address,
+#        or of one that reloads, can be faster than the zone: NSD's old processes still answer, and reset connections,
+#        when its new ones have begun.
 #
 # `confirmed` in an answer means: this primary says that what we hold is current, so the lease may be renewed
 # (RFC 1034 §4.3.5: expire counts from the last successful refresh).
@@ -100,6 +104,15 @@ class Primary:
     due_at: float | None = None
     """When it is `due` because of one that came before that."""
 
+    promised: int | None = None
+    """The serial that a signed NOTIFY of it named, until it delivers that or a newer one."""
+
+    asked_again: int = 0
+    """How often it was since, because it answered with an older one, or failed."""
+
+    again_at: float | None = None
+    """When it is `due` because of that."""
+
     delivered: set[int] = field(default_factory=set)
     """Serials newer than ours that it has delivered already (they wait: held, or to be scheduled)."""
 
@@ -117,6 +130,9 @@ class Refresh:
 
     NOTIFY_BURST = 3
     """So many come at once from an honest primary: repeated, or of two versions soon after one another."""
+
+    AGAIN_SECONDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    """After each of these a primary is asked again whose NOTIFY named more than it then had or delivered."""
 
     def __init__(
         self,
@@ -144,11 +160,13 @@ class Refresh:
         peer = self.primaries[primary]
         if expired and serial == self.serial:
             serial = None
-        news = serial is not None and serial != peer.named
+        news = serial is not None and serial != peer.named and self._newer_than_promised(peer, serial)
         if serial is not None:
             if not self._wanted(serial):
                 return
             peer.named = serial
+            if news:
+                peer.promised, peer.asked_again, peer.again_at = serial, 0, None
         if now < peer.not_before and (not expired if serial is None else serial == peer.failed_with):
             return
         if not news:
@@ -181,6 +199,7 @@ class Refresh:
         peer.last_success = now
         if not self._wanted(serial):
             self._well(peer)
+        self._expect(peer, serial, now)
         return serial == self.serial
 
     def delivered(self, primary: str, serial: int, now: float) -> None:
@@ -190,10 +209,13 @@ class Refresh:
         peer.fetching = None
         peer.last_success = now
         peer.named = serial
+        if peer.promised is not None and not serial_is_newer(peer.promised, serial):
+            peer.promised = None
         if self._wanted(serial):
             peer.delivered.add(serial)
         else:
             self._well(peer)
+        self._expect(peer, serial, now)
 
     def failed(self, primary: str, reason: str, now: float) -> None:
         """Asking or fetching failed."""
@@ -201,6 +223,8 @@ class Refresh:
         if peer.fetching is not None:
             peer.failed_with = peer.named
         self._back_off(peer, reason, now)
+        if (wait := self._until_again(peer)) is not None:
+            peer.not_before = min(peer.not_before, now + wait)
 
     def rejected(self, primary: str, serial: int, reason: str, now: float) -> None:
         """What *primary* delivered as *serial* did not verify."""
@@ -253,6 +277,8 @@ class Refresh:
             if peer.due_at is not None and now >= peer.due_at:
                 peer.due, peer.due_at = True, None
                 peer.notify_paid = max(peer.notify_paid, now) + self.NOTIFY_SECONDS
+            if peer.again_at is not None and now >= peer.again_at:
+                peer.due, peer.again_at = True, None
             if now < peer.not_before or peer.asking or peer.fetching is not None:
                 continue
             if peer.due:
@@ -272,6 +298,8 @@ class Refresh:
         for peer in self.primaries.values():
             if peer.due_at is not None:
                 times.append(peer.due_at)
+            if peer.again_at is not None:
+                times.append(peer.again_at)
             if peer.due and not peer.asking and peer.fetching is None:
                 times.append(peer.not_before)
             if peer.fetching is not None:
@@ -304,6 +332,25 @@ class Refresh:
             if now < other.fetching_since + self.HEDGE_SECONDS:
                 return False
         return True
+
+    def _newer_than_promised(self, peer: Primary, serial: int) -> bool:
+        return peer.promised is None or serial_is_newer(serial, peer.promised)
+
+    def _expect(self, peer: Primary, serial: int, now: float) -> None:
+        """*peer* has *serial*: ask it again if it promised a newer one."""
+        if peer.promised is None or not serial_is_newer(peer.promised, serial):
+            return
+        if (wait := self._until_again(peer)) is not None:
+            peer.again_at = now + wait
+        elif self._wanted(peer.promised):
+            self.next_refresh = min(self.next_refresh, now + self.timers.retry)
+
+    def _until_again(self, peer: Primary) -> float | None:
+        """Seconds until *peer* is asked again because of what it promised; None: it was asked often enough."""
+        if peer.promised is None or not self._wanted(peer.promised) or peer.asked_again == len(self.AGAIN_SECONDS):
+            return None
+        peer.asked_again += 1
+        return self.AGAIN_SECONDS[peer.asked_again - 1]
 
     def _well(self, peer: Primary) -> None:
         peer.failures = 0

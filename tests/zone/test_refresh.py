@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -91,7 +91,78 @@ def test_a_signed_notify_that_is_replayed_asks_seldom() -> None:
         for action in refresh.decide(10 + step / 100):
             asked += action == AskSerial("a")
             refresh.failed("a", "timed out", 10 + step / 100)  # it is a serial that it never delivers
-    assert asked <= 1 + Refresh.NOTIFY_BURST + 60 / Refresh.NOTIFY_SECONDS
+    assert asked <= 1 + Refresh.NOTIFY_BURST + 60 / Refresh.NOTIFY_SECONDS + len(Refresh.AGAIN_SECONDS)
+
+
+def times_asked(refresh: Refresh, until: float, then: Callable[[float], None]) -> list[float]:
+    """When the SOA is asked for; *then*: how that ends."""
+    times = []
+    while (now := refresh.wakeup) < until:
+        for action in refresh.decide(now):
+            assert action == AskSerial("a")
+            times.append(now)
+            then(now)
+    return times
+
+
+@pytest.mark.parametrize("ending", ["older", "older transferred", "failed", "transfer failed"])
+def test_whoever_is_behind_its_own_notify_or_fails_is_asked_again_soon_and_then_seldom(ending: str) -> None:
+    refresh = zone_in_service("a")
+
+    def then(now: float) -> None:
+        match ending:
+            case "older":
+                assert refresh.answered("a", SERIAL, now)
+            case "older transferred":
+                refresh.delivered("a", SERIAL - 1, now)
+            case "failed":
+                refresh.failed("a", "connection reset", now)
+            case _:
+                refresh.answered("a", SERIAL + 1, now)
+                assert refresh.decide(now) == [Fetch("a", SERIAL + 1)]
+                refresh.failed("a", "connection reset", now)
+
+    refresh.notified("a", SERIAL + 1, 0)
+    assert refresh.decide(0) == [AskSerial("a")]
+    then(0)
+    times = times_asked(refresh, 1000, then)
+
+    waits = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
+    assert waits[:7] == list(Refresh.AGAIN_SECONDS)
+    assert len(times) <= 7 + 4
+    assert times[7] - times[6] >= 10
+    assert times[-1] - times[-2] >= 400
+
+
+def test_replays_of_notifies_that_are_not_kept_ask_no_more_often() -> None:
+    refresh = zone_in_service("a")
+    asked = 0
+    for step in range(6000):
+        refresh.notified("a", SERIAL + 1 + step % 2, 10 + step / 100)
+        for action in refresh.decide(10 + step / 100):
+            asked += action == AskSerial("a")
+            refresh.answered("a", SERIAL, 10 + step / 100)
+    assert asked <= 2 + Refresh.NOTIFY_BURST + 60 / Refresh.NOTIFY_SECONDS + len(Refresh.AGAIN_SECONDS)
+
+
+def test_a_promise_ends_with_what_was_promised_wherever_it_came_from() -> None:
+    kept = zone_in_service("a")
+    kept.notified("a", SERIAL + 1, 0)
+    kept.decide(0)
+    kept.answered("a", SERIAL + 2, 0)
+    kept.decide(0)
+    kept.delivered("a", SERIAL + 2, 0)
+    kept.accepted(SERIAL + 2, TIMERS, 0)
+    assert kept.wakeup == TIMERS.refresh
+
+    elsewhere = zone_in_service("a", "b")
+    elsewhere.notified("a", SERIAL + 1, 0)
+    elsewhere.decide(0)
+    elsewhere.answered("a", SERIAL, 0)
+    elsewhere.accepted(SERIAL + 1, TIMERS, 0.1)
+    assert elsewhere.decide(elsewhere.wakeup) == [AskSerial("a")]
+    elsewhere.answered("a", SERIAL, 0.3)
+    assert elsewhere.wakeup == 0.1 + TIMERS.refresh
 
 
 def test_the_last_notify_of_a_burst_is_not_lost() -> None:
