@@ -178,9 +178,12 @@ def _parser() -> argparse.ArgumentParser:
         "--gather", type=float, default=Card.gather_seconds * 1e6, metavar="MICROSECONDS",
         help="between two bursts of the network card (ethtool -C rx-usecs)",
     )  # fmt: skip
-    peaking.add_argument(
-        "--share", action="store_true", help="the kernel's threads do not go before the worker, but share its core"
-    )
+    order = peaking.add_mutually_exclusive_group()
+    for option, name in ("--share", peak.SHARED), ("--in-turns", peak.IN_TURNS):
+        order.add_argument(
+            option, action="store_const", dest="order", const=name, default=peak.KERNEL_FIRST,
+            help=f"the kernel's threads do not go before the workers: they {peak.ORDERS[name]}",
+        )  # fmt: skip
     peaking.add_argument("--cores", default="0,1", help="what answers has the second for itself")
     peaking.add_argument("--tlds", type=_positive, default=signed.REAL_ROOT_TLDS, help="of the generated zone")
     _add_results(peaking)
@@ -536,7 +539,7 @@ def _peak(arguments: argparse.Namespace) -> int:
         generator_cpu=generator_cpu,
         server_cpu=server_cpu,
         card=Card(arguments.ring, arguments.gather / 1e6) if arguments.ring else None,
-        kernel_first=not arguments.share,
+        order=arguments.order,
         tlds=arguments.tlds,
     )
     with _progress() as progress:

@@ -9,9 +9,12 @@
 # clients, the server's other roles and the import.  There the TCP client goes first, since it has little to do and
 # stands for many machines, and the import last.
 #
-# On the first core the kernel's threads go before the worker, as softirqs do (`kernel_first`): each burst of the card
-# takes the core from it, and what TCP waits for is that.  So the report says how often, and how long the worker was
-# ready and had no core.  As ordinary processes, which is what threaded NAPI has them be, they share the core with it.
+# On the first core the kernel's threads go before the worker, as softirqs do: each burst of the card takes the core
+# from it, and what TCP waits for is that.  So the report says how often, and how long the worker was ready and had no
+# core.  As ordinary processes, which is what threaded NAPI has them be, they share the core with it.  In turns
+# (SCHED_RR, all of one priority) neither takes the core from the other before that has nothing to do, or a clock tick
+# is over: a third less time in the kernel, for caches stay warm, but what comes while a worker is busy waits in the
+# card's ring.
 #
 # A third of the way through each minute a successor zone is imported, as an operator would; two thirds through, the
 # metrics are scraped where there are any.  Responses may come from either zone: the Responder says beforehand what each
@@ -62,6 +65,15 @@ TCP_SHARE = 0.0217
 
 PASS_SHARE = 0.9999
 PASS_P99_SECONDS = 0.010
+KERNEL_FIRST, SHARED, IN_TURNS = "kernel first", "shared", "in turns"
+ORDERS = {
+    KERNEL_FIRST: "run before the workers (SCHED_FIFO)",
+    SHARED: "run as ordinary processes",
+    IN_TURNS: "and the workers run in turns (SCHED_RR, a clock tick at most)",
+}
+"""Who has the server's core when the kernel's threads and the workers want it, and how a report puts it."""
+
+_SLICE = Path("/proc/sys/kernel/sched_rr_timeslice_ms")
 _SWITCH_WITHIN_SECONDS = 30.0
 _GENERATOR_NICENESS, _IMPORT_NICENESS = -10, 15
 
@@ -81,8 +93,8 @@ class Options:
     card: Card | None = field(default_factory=Card)
     """None = each query goes when it is due, and what finds veth's ring of 256 full is lost."""
 
-    kernel_first: bool = True
-    """Whether the kernel's threads go before the worker (SCHED_FIFO); else they share its core as processes do."""
+    order: str = KERNEL_FIRST
+    """Who has the core when both want it, one of `ORDERS`."""
 
     tlds: int = signed.REAL_ROOT_TLDS
 
@@ -139,7 +151,7 @@ class Step:
 def run(options: Options, progress: Callable[[str, float], None] = lambda step, seconds: None) -> dict[str, Any]:
     """Offer each multiple of the peak in turn; the result as it is written to bench/results."""
     result: dict[str, Any] = {"machine": machine.describe(), "peak": options.peak, "seconds": options.seconds,
-                              "server": options.subject, "kernel_first": options.kernel_first,
+                              "server": options.subject, "order": options.order,
                               "card": dataclasses.asdict(options.card) if options.card else None,
                               "steps": [], "remarks": []}  # fmt: skip
     with report.kept(result), contextlib.ExitStack() as stack:
@@ -162,7 +174,7 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
         generator = stack.enter_context(_udp_engine(udp, wire, options))
         connections = functools.partial(TcpEngine, queries, TARGET, sources=SOURCES, connections=64, window=8)
         tcp = stack.enter_context(EngineProcess(connections, namespace=wire.client.path, cpu=options.generator_cpu))
-        _place(running, generator.process, tcp, options)
+        stack.enter_context(_placed(running, generator.process, tcp, options))
         for number, multiple in enumerate(options.multiples):
             pair = references[number], references[number + 1]
             if generator.is_kernel:
@@ -173,16 +185,32 @@ def run(options: Options, progress: Callable[[str, float], None] = lambda step, 
     return result
 
 
-def _place(running: Running, udp: EngineProcess, tcp: EngineProcess, options: Options) -> None:
-    """What answers has the server's core for itself; see above who goes first on the other."""
+@contextlib.contextmanager
+def _placed(running: Running, udp: EngineProcess, tcp: EngineProcess, options: Options) -> Iterator[None]:
+    """What answers has the server's core for itself; see above who goes first on it, and on the other."""
+    workers = []
     for pid in measure.processes(running.session):
-        for task in () if cores.is_worker(pid) else os.listdir(f"/proc/{pid}/task"):
-            os.sched_setaffinity(int(task), {options.generator_cpu})
-    if not options.kernel_first:
-        for thread in running.threads:
-            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+        if cores.is_worker(pid):
+            workers.append(pid)
+        else:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                os.sched_setaffinity(int(task), {options.generator_cpu})
     os.setpriority(os.PRIO_PROCESS, udp.pid, _GENERATOR_NICENESS)
     os.sched_setscheduler(tcp.pid, os.SCHED_FIFO, os.sched_param(1))
+    slice_before = _SLICE.read_text()
+    try:
+        if options.order == SHARED:
+            for thread in running.threads:
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+        elif options.order == IN_TURNS:
+            _SLICE.write_text("1")  # rounded up to a tick of the clock
+            # Threads that a worker starts are ordinary: one maps a new table, which takes long.
+            for pid in (*running.threads, *workers):
+                os.sched_setscheduler(pid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        yield
+    finally:
+        if options.order == IN_TURNS:
+            _SLICE.write_text(slice_before)
 
 
 def _versions(directory: Path, tlds: int, count: int) -> list[Zones]:
@@ -312,8 +340,7 @@ def to_markdown(result: dict[str, Any]) -> str:
               f" persistent connections; server: {result['server']}"]  # fmt: skip
     if (card := result.get("card")) is not None:
         lines.append(f"* network card: bursts every {card['gather_seconds'] * 1e6:g} µs, a ring of {card['ring']:,}")
-    first = "before the workers (SCHED_FIFO)" if result.get("kernel_first", True) else "as ordinary processes"
-    lines.append(f"* the kernel's threads that answer run {first}")
+    lines.append(f"* the kernel's threads that answer {ORDERS[result.get('order', KERNEL_FIRST)]}")
     lines += [f"* {remark}" for remark in result["remarks"]]
     lines += ["", f"**{'passed' if result['passed'] else 'not passed'}**", "",
               "| × peak | offered/s | answered | lost | of those in the ring | wrong | compared whole | UDP p99 ms |"
