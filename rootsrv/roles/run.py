@@ -69,7 +69,7 @@ def _run(config: Config, path: Path, role: Role | None) -> None:
                 with _alone(runtime / "serve.lock"), _managed_addresses(config):
                     _run_until_signalled(lambda stop, reload: _serve(config, path, stop, reload))
             case "maintain":
-                with _alone(state / "maintain.lock"):
+                with _alone(state / "maintain.lock", runtime / "maintain.lock"):
                     _run_until_signalled(lambda stop, reload: _maintain(config, path, stop, reload))
             case "advertise":
                 with _alone(runtime / "advertise.lock"):
@@ -88,14 +88,14 @@ def _run(config: Config, path: Path, role: Role | None) -> None:
                 with _alone(runtime / "portal.lock"):
                     _run_until_signalled(lambda stop, _: _portal(config, stop))
             case "hyperlocal":
-                with _alone(state / "maintain.lock"):
+                with _alone(state / "maintain.lock", runtime / "maintain.lock"):
                     # A megabyte less, and a resolver's few queries need no more.
                     _run_until_signalled(lambda stop, _: _hyperlocal(config, path, stop), asyncio.new_event_loop)
             case "localroot":
-                with _alone(state / "maintain.lock"):
+                with _alone(state / "maintain.lock", runtime / "maintain.lock"):
                     _run_until_signalled(lambda stop, _: _localroot(config, path, stop))
             case None:
-                with _alone(state / "run.lock"):
+                with _alone(state / "run.lock", runtime / "run.lock"):
                     absent = {
                         "advertise": config.anycast is None,
                         "mesh": config.mesh is None,
@@ -116,18 +116,21 @@ def _tell_open_secrets(config: Config, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock at *path*; CannotRun if another process does."""
-    try:
-        descriptor = lock.hold(path, 0o644)
-    except BlockingIOError as error:
-        raise CannotRun(f"{path}: another instance is running on this directory") from error
-    except OSError as error:
-        raise CannotRun(f"{path}: {error.strerror}") from error
-    try:
+def _alone(*paths: Path) -> Iterator[None]:
+    """Hold the locks at *paths*; CannotRun if another process does.
+
+    Who keeps zones has two: of two on one state the second would undo what the first keeps, and of two that share the
+    runtime directory only, the second would take its page and sockets.
+    """
+    with contextlib.ExitStack() as held:
+        for path in dict.fromkeys(path.parent.resolve() / path.name for path in paths):
+            try:
+                held.callback(os.close, lock.hold(path, 0o644))
+            except BlockingIOError as error:
+                raise CannotRun(f"{path}: another instance is running on this directory") from error
+            except OSError as error:
+                raise CannotRun(f"{path}: {error.strerror}") from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -274,6 +274,26 @@ def test_a_second_instance_on_one_directory_is_refused(tmp_path: Path) -> None:
         assert instance.ask(".", "SOA").answer
 
 
+@pytest.mark.parametrize("role", [None, "maintain", "serve"])
+def test_what_shares_only_the_runtime_directory_is_refused_too(tmp_path: Path, role: str | None) -> None:
+    with running(tmp_path) as instance:
+        text = (tmp_path / "rootsrv.toml").read_text()
+        (state,) = re.findall(r'^directory = "(.*)"$', text, re.MULTILINE)
+        other = tmp_path / "other.toml"
+        other.write_text(text.replace(f'directory = "{state}"\n', 'directory = "another"\n'))
+        sockets = {each: each.stat().st_ino for each in (tmp_path / "run").glob("*.sock")}
+
+        command = [sys.executable, "-m", "rootsrv", "run", "--config", str(other), *(("--role", role) if role else ())]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+        assert ended.returncode == 1
+        assert f"{tmp_path}/run/{role or 'run'}.lock: another instance" in ended.stderr
+        assert sockets
+        assert {each: each.stat().st_ino for each in (tmp_path / "run").glob("*.sock")} == sockets
+        assert instance.status()["workers"]
+        assert instance.ask(".", "SOA").answer
+
+
 def test_a_role_that_is_killed_is_started_again_and_the_other_goes_on(tmp_path: Path) -> None:
     with running(tmp_path) as instance:
         workers = instance.worker_pids()
