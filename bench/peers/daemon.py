@@ -19,6 +19,8 @@ START_SECONDS = 60.0
 
 STOP_SECONDS = 10.0
 
+_GIVEN_SECONDS = 120.0
+
 
 class PeerFailed(Exception):
     """A daemon did not start, did not answer or ended by itself."""
@@ -56,19 +58,30 @@ class Peer:
     log: Path
 
 
+_given: list[tuple[float, socket.socket]] = []
+"""Until when, CLOCK_MONOTONIC, a port is nobody else's, and what says so to other processes."""
+
+
 def free_port(*addresses: str) -> int:
     """A port that neither UDP nor TCP uses at *addresses* (none given: loopback, of both IP versions).
 
-    It is outside the range that the kernel gives to clients.
+    It is outside the range that the kernel gives to clients, and given to nobody else for `_GIVEN_SECONDS`, here or in
+    another process of this machine, so that it can be bound later: a name is kept that only one socket can have.
     """
     addresses = addresses or ("127.0.0.1", "::1")
-    for _ in range(100):
+    now = time.monotonic()
+    while _given and _given[0][0] < now:
+        _given.pop(0)[1].close()
+    for _ in range(1000):
         port = random.SystemRandom().randrange(10000, 32000)
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            name = stack.enter_context(socket.socket(socket.AF_UNIX))
+            name.bind(f"\0rootsrv port {port}")
             for address in addresses:
                 family = socket.AF_INET6 if ":" in address else socket.AF_INET
                 for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
                     stack.enter_context(socket.socket(family, kind)).bind((address, port))
+            _given.append((now + _GIVEN_SECONDS, name.dup()))
             return port
     raise PeerFailed(f"{', '.join(addresses)}: no free port found")
 

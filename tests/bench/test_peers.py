@@ -1,6 +1,8 @@
 """The peers that other tests rely on are real, answer what they were given, and leave nothing behind."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dns.message
@@ -9,6 +11,7 @@ import dns.rcode
 import pytest
 
 from bench.peers import AUTHORITATIVE, PeerFailed, Serve
+from bench.peers.daemon import free_port
 
 FLAT_ZONE = """$TTL 3600
 @ SOA a.{name} hostmaster.{name} 17 3600 900 86400 300
@@ -48,3 +51,17 @@ def test_a_peer_that_cannot_start_says_why(tmp_path: Path) -> None:
         with pytest.raises(PeerFailed, match="BIND: ended with status 1 at start"):
             with AUTHORITATIVE["BIND"]({"nonsense..": zone}, tmp_path / "second", port=peer.port):
                 pass
+
+
+def test_a_port_is_given_once_to_all_processes() -> None:
+    port = free_port()
+    program = (
+        "from bench.peers import daemon\n"
+        f"drawn = iter([{port}, {port}, *range(20000, 20100)])\n"
+        "daemon.random.SystemRandom.randrange = lambda *_: next(drawn)\n"
+        "print(daemon.free_port('127.0.0.9'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert int(done.stdout) != port
+    assert len({free_port("127.0.0.9") for _ in range(200)}) == 200
