@@ -4,6 +4,7 @@
 
 All in namespaces; the addresses are those of deploy/network/network.conf.
 """
+# Over 500 lines: one site, whose making is half of it, for the filter and the rules.
 
 import contextlib
 import os
@@ -288,11 +289,11 @@ def test_up_may_be_repeated_and_down_leaves_nothing(site: Site) -> None:
 
 
 @contextlib.contextmanager
-def routing_kept(site: Site) -> Iterator[None]:
+def routing_kept(site: Site, path: str = os.environ["PATH"]) -> Iterator[None]:
     """What the unit rootsrv-routing runs."""
     process = subprocess.Popen(
         [*site.box.prefix, str(SCRIPT), "routing", "keep"],
-        env={**os.environ, "ROOTSRV_NETWORK": str(site.directory)}, start_new_session=True,
+        env={**os.environ, "ROOTSRV_NETWORK": str(site.directory), "PATH": path}, start_new_session=True,
     )  # fmt: skip
     try:
         yield
@@ -381,6 +382,34 @@ def test_the_rules_come_back_while_the_service_interface_is_down(site: Site) -> 
             site.box.ip("link", "set", "eth1", "up")
         answers = lambda: probe(site.client, "udp", CLIENT[4], SERVICE[4], 53, 1) == "answers"  # noqa: E731
         wait_until(answers, "the service is reached", 20)
+
+
+@pytest.mark.parametrize("change", ["rule add priority 0 lookup local", "route flush table 53"])
+def test_what_changes_while_they_are_put_up_for_the_first_time_is_not_kept(
+    site: Site, change: str, tmp_path: Path
+) -> None:
+    before, routes = rules(site.box), site.box.ip("route", "show", "table", "53")
+    # An `ip` that changes something by itself, once, when the last of the rules has been put up.
+    command, changed = tmp_path / "ip", tmp_path / "changed"
+    command.write_text(
+        f"""#!/bin/sh
+{shutil.which("ip")} "$@"
+status=$?
+[ "$*" = "-6 rule del priority 0 lookup local" ] || exit $status
+if ! mkdir {tmp_path}/rules 2>/dev/null && mkdir {changed} 2>/dev/null
+then
+    {shutil.which("ip")} -4 {change}
+    {shutil.which("ip")} -6 {change}
+fi
+exit $status
+"""
+    )
+    command.chmod(0o755)
+
+    with routing_kept(site, f"{tmp_path}:{os.environ['PATH']}"):
+        wait_until(changed.exists, "something has changed", 20)
+        wait_until(lambda: rules(site.box) == before, "the rules are back", 20)
+        wait_until(lambda: site.box.ip("route", "show", "table", "53") == routes, "the routes are back", 20)
 
 
 def test_every_rule_is_one_that_networkd_leaves_alone(site: Site) -> None:
