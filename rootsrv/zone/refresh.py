@@ -27,7 +27,8 @@
 # Law 5  A signed NOTIFY is a promise: who then answers with something older, or fails, is asked again after each of
 #        AGAIN_SECONDS, and only then after SOA retry or its back-off.  The NOTIFY of several servers at one address,
 #        or of one that reloads, can be faster than the zone: NSD's old processes still answer, and reset connections,
-#        when its new ones have begun.
+#        when its new ones have begun.  A NOTIFY that names nothing, or proves nothing, may come too early as well: who
+#        then has nothing newer is asked again after each of HINT_SECONDS, within what Law 3 allows.
 #
 # `confirmed` in an answer means: this primary says that what we hold is current, so the lease may be renewed
 # (RFC 1034 §4.3.5: expire counts from the last successful refresh).
@@ -110,8 +111,11 @@ class Primary:
     asked_again: int = 0
     """How often it was since, because it answered with an older one, or failed."""
 
+    hints: int = 0
+    """How often it is asked again after its last NOTIFY that promised nothing, as long as it has nothing newer."""
+
     again_at: float | None = None
-    """When it is `due` because of that."""
+    """When it is `due` because of that, or of what it promised."""
 
     delivered: set[int] = field(default_factory=set)
     """Serials newer than ours that it has delivered already (they wait: held, or to be scheduled)."""
@@ -133,6 +137,9 @@ class Refresh:
 
     AGAIN_SECONDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
     """After each of these a primary is asked again whose NOTIFY named more than it then had or delivered."""
+
+    HINT_SECONDS = (1.0, 4.0)
+    """After each of these one is asked again that had nothing newer after a NOTIFY that promises nothing."""
 
     def __init__(
         self,
@@ -170,11 +177,13 @@ class Refresh:
         if now < peer.not_before and (not expired if serial is None else serial == peer.failed_with):
             return
         if not news:
-            earliest = peer.notify_paid - (self.NOTIFY_BURST - 1) * self.NOTIFY_SECONDS
-            if now < earliest:
+            peer.hints = len(self.HINT_SECONDS)
+            if peer.promised is None:
+                peer.again_at = None
+            if now < (earliest := self._paid_until(peer)):
                 peer.due_at = earliest
                 return
-            peer.notify_paid = max(peer.notify_paid, now) + self.NOTIFY_SECONDS
+            self._pay(peer, now)
         peer.due_at = None
         peer.not_before = now
         peer.notified_at = now
@@ -223,7 +232,11 @@ class Refresh:
         if peer.fetching is not None:
             peer.failed_with = peer.named
         self._back_off(peer, reason, now)
-        if (wait := self._until_again(peer)) is not None:
+        wait = self._until_again(peer)
+        if wait is None and peer.failures == 1 and peer.hints:
+            wait = self.HINT_SECONDS[-peer.hints]
+            peer.hints -= 1
+        if wait is not None:
             peer.not_before = min(peer.not_before, now + wait)
 
     def rejected(self, primary: str, serial: int, reason: str, now: float) -> None:
@@ -276,9 +289,14 @@ class Refresh:
         for peer in self.primaries.values():
             if peer.due_at is not None and now >= peer.due_at:
                 peer.due, peer.due_at = True, None
-                peer.notify_paid = max(peer.notify_paid, now) + self.NOTIFY_SECONDS
+                self._pay(peer, now)
             if peer.again_at is not None and now >= peer.again_at:
-                peer.due, peer.again_at = True, None
+                peer.again_at = None
+                if peer.promised is not None:
+                    peer.due = True
+                elif now >= self._paid_until(peer):
+                    peer.due = True
+                    self._pay(peer, now)
             if now < peer.not_before or peer.asking or peer.fetching is not None:
                 continue
             if peer.due:
@@ -336,8 +354,20 @@ class Refresh:
     def _newer_than_promised(self, peer: Primary, serial: int) -> bool:
         return peer.promised is None or serial_is_newer(serial, peer.promised)
 
+    def _paid_until(self, peer: Primary) -> float:
+        """From when on a NOTIFY that promises nothing has *peer* asked at once."""
+        return peer.notify_paid - (self.NOTIFY_BURST - 1) * self.NOTIFY_SECONDS
+
+    def _pay(self, peer: Primary, now: float) -> None:
+        peer.notify_paid = max(peer.notify_paid, now) + self.NOTIFY_SECONDS
+
     def _expect(self, peer: Primary, serial: int, now: float) -> None:
-        """*peer* has *serial*: ask it again if it promised a newer one."""
+        """*peer* has *serial*: ask it again if it promised a newer one, or hinted that there is one."""
+        if peer.promised is None and peer.hints and not self._wanted(serial):
+            at = now + self.HINT_SECONDS[-peer.hints]
+            if at >= self._paid_until(peer):
+                peer.again_at = at
+            peer.hints -= 1
         if peer.promised is None or not serial_is_newer(peer.promised, serial):
             return
         if (wait := self._until_again(peer)) is not None:

@@ -134,6 +134,60 @@ def test_whoever_is_behind_its_own_notify_or_fails_is_asked_again_soon_and_then_
     assert times[-1] - times[-2] >= 400
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_notify_that_names_nothing_and_comes_before_the_zone_is_asked_about_twice_more(signed: bool) -> None:
+    refresh = zone_in_service("a")
+    if signed:  # what it named before is known, and promises nothing any more
+        refresh.notified("a", SERIAL + 1, 5)
+        refresh.decide(5)
+        refresh.answered("a", SERIAL + 1, 5)
+        refresh.decide(5)
+        refresh.delivered("a", SERIAL + 1, 5)
+        refresh.accepted(SERIAL + 1, TIMERS, 5)
+    ours = refresh.serial
+    assert ours is not None
+
+    def have_ours(now: float) -> None:
+        refresh.answered("a", ours, now)
+
+    refresh.notified("a", None, 10)
+    assert refresh.decide(10) == [AskSerial("a")]
+    refresh.answered("a", ours, 10)
+
+    assert times_asked(refresh, 1000, have_ours) == [11, 15]
+
+    refresh.notified("a", None, 1000)
+    assert refresh.decide(1000) == [AskSerial("a")]
+    refresh.answered("a", ours + 1, 1000)
+    assert refresh.decide(1000) == [Fetch("a", ours + 1)]
+    refresh.delivered("a", ours + 1, 1000)
+    refresh.accepted(ours + 1, TIMERS, 1000)
+    assert refresh.wakeup == 1000 + TIMERS.refresh
+
+
+def test_a_connection_that_was_reset_after_a_notify_that_promises_nothing_is_tried_again_once_soon() -> None:
+    refresh = zone_in_service("a")
+    refresh.notified("a", None, 10)
+    assert refresh.decide(10) == [AskSerial("a")]
+    times = []
+    refresh.failed("a", "connection reset", 10)
+    while (now := refresh.wakeup) < 200:
+        refresh.notified("a", None, now - 0.01)  # whoever repeats it gains nothing
+        for _ in refresh.decide(now):
+            times.append(now)
+            refresh.failed("a", "connection reset", now)
+
+    assert times == [11, 31, 71, 151]
+
+
+def test_who_sent_no_notify_is_not_asked_again() -> None:
+    refresh = zone_in_service("a")
+    refresh.demand(0)
+    assert refresh.decide(0) == [AskSerial("a")]
+    refresh.answered("a", SERIAL, 0)
+    assert refresh.wakeup == TIMERS.refresh
+
+
 def test_replays_of_notifies_that_are_not_kept_ask_no_more_often() -> None:
     refresh = zone_in_service("a")
     asked = 0
