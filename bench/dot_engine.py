@@ -24,7 +24,8 @@ from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
 from rootsrv.dot import certificate
 from rootsrv.dot.connection import TlsConnections
-from rootsrv.dot.libssl import READ_OCTETS, Context
+from rootsrv.dot.libssl import Context
+from rootsrv.server.connection import READ_OCTETS
 from rootsrv.server.tcp import TcpLimits
 
 ENGINES = ("libssl", "bio", "uvloop")
@@ -88,17 +89,16 @@ class _BioContext:
 class _BioSession:
     """What Session is: octets go through two BIOs, and are read and written here."""
 
+    is_at_end = False
+
     def __init__(self, context: ssl.SSLContext, descriptor: int) -> None:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
         self._descriptor = descriptor
         self.is_established = False
 
-    def read(self) -> bytes:
+    def read(self, octets: bytes) -> bytes:
         """The plain text of all records there are: nothing would wake us for those that stay in the BIO."""
-        octets = os.read(self._descriptor, READ_OCTETS)
-        if not octets:
-            return b""
         self._in.write(octets)
         plain: list[bytes] = []
         with contextlib.suppress(ssl.SSLWantReadError):
@@ -108,11 +108,10 @@ class _BioSession:
             while True:
                 plain.append(self._tls.read(READ_OCTETS))
                 if not plain[-1]:
+                    self.is_at_end = True
                     break
         if self._out.pending:
             os.write(self._descriptor, self._out.read())
-        if not plain:
-            raise BlockingIOError
         return b"".join(plain)
 
     def write(self, octets: bytes) -> int:

@@ -19,14 +19,25 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import takewhile
+from operator import attrgetter
 
 from rootsrv.answer.responder import Transport
 from rootsrv.capture.facts import TransportCode as Told
 from rootsrv.capture.messages import MessageWriter
-from rootsrv.dot.libssl import READ_OCTETS, Context, TlsFailed, TlsSession, TlsUnavailable
+from rootsrv.dot.libssl import (
+    RECORD_OCTETS,
+    STEP_SESSIONS,
+    Context,
+    TlsFailed,
+    TlsSession,
+    read_each,
+    write_each,
+)
 from rootsrv.dot.padding import padded
-from rootsrv.server.connection import Connection
+from rootsrv.server.connection import FEW_OCTETS, LENGTHS, READ_OCTETS, Connection
 from rootsrv.server.counters import Counters
+from rootsrv.server.in_step import call_for_each
 from rootsrv.server.serving import Serving
 from rootsrv.server.tcp import Connections, Due, TcpLimits, older_than
 from rootsrv.server.turns import Turns
@@ -37,13 +48,13 @@ HANDSHAKE_SECONDS = 3.0
 TURN_HANDSHAKES = 8
 """Of which a step is done in a turn: two or three milliseconds, in which who is established waits."""
 
-_PAUSE_READS = 16
-"""Reads of a connection after one behind which there was nothing, until it is looked again."""
-
 EXPECTED_MICROSECONDS = 400
 """Processor time of a handshake until it is known better."""
 
 _SMOOTHING = 16
+
+_HEAD_OCTETS = 5  # of a record: its type, version and length (RFC 8446 §5.1)
+_APPLICATION_DATA = 23
 
 
 class PaddedServing(Serving):
@@ -63,110 +74,118 @@ class PaddedServing(Serving):
 class TlsConnection(Connection):
     """One client's connection."""
 
-    __slots__ = ("_is_at_end", "_is_established", "_session", "_spent_ns", "_tls", "_until_more")
+    __slots__ = ("_begun", "_spent_ns", "_tls", "session")
 
     def __init__(self, connections: "TlsConnections", descriptor: int, source: bytes) -> None:
         super().__init__(connections, descriptor, source)
         self._tls = connections
-        self._session: TlsSession | None = None
-        self._is_established = False
+        self._begun: TlsSession | None = None
         self._spent_ns = 0
-        self._is_at_end = False
-        self._until_more = 0
+        self.session: TlsSession | None = None
+        """None before its handshake is over, and when it is closed."""
 
     @property
     def is_established(self) -> bool:
         """Whether its handshake is over."""
-        return self._is_established
+        return self.session is not None
 
     def read(self) -> bytes:
         """What there is to be read, after the handshake."""
         self._check_open()
-        session = self._session
-        if session is not None and self._is_established:
-            return self._read_on(session, session.read())
+        if self.session is not None:
+            return self.plain(super().read())
         began = time.thread_time_ns()
         try:
-            return self._shake_hands(session)
+            return self._shake_hands()
         finally:
             self._spent_ns += time.thread_time_ns() - began
-            if self._is_established or self.descriptor < 0:
-                self._tls.took(self._spent_ns // 1000, completed=self._is_established)
+            if self.session is not None or self.descriptor < 0:
+                self._tls.took(self._spent_ns // 1000, completed=self.session is not None)
 
-    def _read_on(self, session: TlsSession, octets: bytes) -> bytes:
-        """With *octets*, those of a record, the records behind it that are there.
+    def plain(self, octets: bytes) -> bytes:
+        """The plain text of *octets*, which were read after the handshake; b"" at its end.
 
-        A client that sends each query in a record of its own gets its answers together.  With one that waits for each
-        answer there is nothing behind, so it is not tried again for a while: a try costs a system call.
+        BlockingIOError: there is none in them.
         """
-        if self._until_more:
-            self._until_more -= 1
+        session = self.session
+        assert session is not None
+        if not octets:
             return octets
-        records = [octets]
-        size = len(octets)
-        try:
-            while records[-1] and size < READ_OCTETS:
-                records.append(session.read())
-                size += len(records[-1])
-        except BlockingIOError:
-            if len(records) == 1:
-                self._until_more = _PAUSE_READS
-        self._is_at_end = not records[-1] and len(records) > 1
-        return b"".join(records)
+        plain = session.read(octets)
+        if not plain and not session.is_at_end:
+            raise BlockingIOError
+        return plain
 
-    def take(self, octets: bytes) -> bytes | None:
-        """As over TCP; the end of what it sends may have come with *octets*."""
-        request = super().take(octets)
-        if self._is_at_end and self.is_open:  # nothing would wake us for it again
-            self._is_at_end = False
-            if request is not None:
-                self._respond([request])
+    def receive(self) -> None:
+        """As over TCP; the end of what it sends may have come with the rest: nothing would wake us for it again."""
+        if self.session is not None:
+            try:
+                octets = os.read(self.descriptor, READ_OCTETS)
+            except OSError as error:
+                self.cannot_read(error)
+                return
+            self.receive_these(octets)
+            return
+        super().receive()
+        if (session := self.session) is not None and session.is_at_end:
             self._receive_eof()
-            return None
-        return request
 
-    def _shake_hands(self, session: TlsSession | None) -> bytes:
+    def receive_these(self, octets: bytes) -> None:
+        """`receive`, after the handshake, where *octets* have been read already."""
+        session = self.session
+        assert session is not None
+        try:
+            plain = self.plain(octets)
+        except OSError as error:
+            self.cannot_read(error)
+            return
+        request = self.take(plain)
+        if request is not None:
+            self._respond_to_one(request)
+        self.sends_much = len(octets) >= FEW_OCTETS
+        if session.is_at_end and self.is_open:
+            self._receive_eof()
+
+    def _shake_hands(self) -> bytes:
         """Go on with the handshake; what comes behind it.  BlockingIOError: nothing yet, or it is over."""
         everybody = self._tls
         context = everybody.context
         wrong = context.wrong_protocols
         try:
+            session = self._begun
             if session is None:
                 if everybody.turns.refuses_handshake(self.source, everybody.expected_microseconds):
                     everybody.counters.count_tls("refused")
                     self._over("refused-rate", reset=True)
                     raise BlockingIOError
-                session = self._session = context.accept(self.descriptor)
-            try:
-                octets = session.read()
-            except BlockingIOError:
-                if not session.is_established:
-                    raise
-                self._established()
-                try:
-                    octets = session.read()  # the first query comes right behind
-                except BlockingIOError:
-                    _acknowledge(self.descriptor)
-                    raise
-            if not self._is_established:
-                self._established()
-        except (TlsFailed, TlsUnavailable):
-            if self._is_established:
-                raise
+                session = self._begun = context.accept(self.descriptor)
+            octets = os.read(self.descriptor, READ_OCTETS)
+            if not octets:
+                raise TlsFailed(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            plain = session.read(octets)
+            if not session.is_established:
+                raise BlockingIOError
+        except BlockingIOError:
+            raise
+        except OSError:
             everybody.counters.count_tls("wrong-protocol" if context.wrong_protocols > wrong else "failed")
             self._over("closed-handshake")
             raise BlockingIOError from None
-        return octets
-
-    def _established(self) -> None:
-        self._is_established = True
-        self._tls.established(self)
+        self.session = session
+        everybody.established(self)
+        if plain or session.is_at_end:
+            return plain
+        try:
+            return self.plain(os.read(self.descriptor, READ_OCTETS))  # the first query comes right behind
+        except BlockingIOError:
+            _acknowledge(self.descriptor)
+            raise
 
     def write(self, octets: bytes | bytearray) -> int:
         """Write what there is room for; how much that was."""
         self._check_open()
-        assert self._session is not None
-        return self._session.write(octets)
+        assert self.session is not None
+        return self.session.write(octets)
 
     def _check_open(self) -> None:
         """What the kernel says over TCP: it may have gone for another one while its event waited for its turn."""
@@ -174,9 +193,9 @@ class TlsConnection(Connection):
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def _close(self, descriptor: int, *, reset: bool) -> None:
-        if self._session is not None:
-            self._session.end(politely=not reset)
-            self._session = None
+        session, self._begun, self.session = self._begun, None, None
+        if session is not None:
+            session.end(politely=not reset)
         super()._close(descriptor, reset=reset)
 
 
@@ -221,23 +240,48 @@ class TlsConnections(Connections):
         self._handshakes.update(dict.fromkeys(connections, self.now))
 
     def _read_from(self, connections: Sequence[Connection]) -> Sequence[bytes | OSError]:
-        read: list[bytes | OSError] = []
-        left = READ_OCTETS
+        together = _sessions_of(connections)
+        if together:
+            return self._read_together(connections[: len(together)], together)
+        # Handshakes come last.
         for connection in connections:
             try:
-                octets = connection.read()
-                read.append(octets)
-                left -= len(octets)
-            except OSError as error:
-                read.append(error.with_traceback(None))  # as in server/in_step.py
+                connection.receive()
             except Exception as error:
                 self.end_for_fault(connection, error)
-                read.append(BlockingIOError())
-            if left <= 0:
-                break
+        return [BlockingIOError()] * len(connections)
+
+    def _read_together(
+        self, connections: Sequence[Connection], sessions: Sequence[TlsSession]
+    ) -> Sequence[bytes | OSError]:
+        """What came from each; where that is more or less than one record it is answered at once, by itself."""
+        read = call_for_each(os.read, [each.descriptor for each in connections], [FEW_OCTETS] * len(connections))
+        whole: list[int] = []
+        for number, octets in enumerate(read):
+            if not isinstance(octets, bytes) or not octets:
+                continue
+            if octets[0] == _APPLICATION_DATA and octets[3:_HEAD_OCTETS] == LENGTHS[len(octets) - _HEAD_OCTETS]:
+                whole.append(number)
+            else:
+                connection = connections[number]
+                read[number] = BlockingIOError()
+                try:
+                    connection.receive_these(octets)  # type: ignore[attr-defined]
+                except Exception as error:
+                    self.end_for_fault(connection, error)
+        if len(whole) == len(read):  # and nothing was done since
+            return read_each(sessions, read)  # type: ignore[arg-type]
+        # What was answered may have cost another one its place.
+        whole = [number for number in whole if connections[number].is_open]
+        plain = read_each([sessions[number] for number in whole], [read[number] for number in whole])  # type: ignore[misc]
+        for number, each in zip(whole, plain, strict=True):
+            read[number] = each
         return read
 
     def _write_to(self, connections: Sequence[Connection], octets: Sequence[bytes]) -> Sequence[int | OSError]:
+        sessions = _sessions_of(connections)
+        if len(sessions) == len(connections) and max(map(len, octets), default=0) <= RECORD_OCTETS:
+            return write_each(sessions, octets)
         written: list[int | OSError] = []
         for connection, each in zip(connections, octets, strict=True):
             try:
@@ -278,3 +322,11 @@ class TlsConnections(Connections):
             self.counters.count_tls("late")
             connection.abort("closed-handshake")
         super().tick()
+
+
+_session_of = attrgetter("session")
+
+
+def _sessions_of(connections: Sequence[Connection]) -> list[TlsSession]:
+    """The sessions of the first of *connections*: of those whose handshake is over."""
+    return [*takewhile(bool, map(_session_of, connections[:STEP_SESSIONS]))]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import select
 import ssl
 import time
@@ -98,21 +99,28 @@ def test_it_costs_no_session_and_no_second_count(
         assert sessions["accept"] == sessions["end"] == 2
 
 
-class Silent:
-    """A connection on which there is nothing."""
+@pytest.mark.parametrize("octets", [b"", bytes(40), b"\x17\x03\x03\0\x20" + bytes(32)], ids=["none", "some", "wrong"])
+def test_who_sends_nothing_or_nothing_of_use_leaves_nothing_to_collect(tmp_path: Path, octets: bytes) -> None:
+    shown = certificate.read(*write_certificate(tmp_path, "dot"), time.time())
+    ListeningForTls.context = Context(*certificate.from_document(shown.to_document()))
 
-    def read(self) -> bytes:
-        """As Connection has it."""
-        raise BlockingIOError
+    async def made() -> Listening:
+        return ListeningForTls(Page.create(tmp_path / "page"), stack, TcpLimits())
 
-
-def test_who_has_sent_nothing_yet_leaves_nothing_to_collect() -> None:
-    everybody: Any = None
-    silent: Any = [Silent()] * 3
-    gc.collect()
-    gc.disable()
-    try:
-        assert [type(each) for each in TlsConnections._read_from(everybody, silent)] == [BlockingIOError] * 3
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+    with contextlib.ExitStack() as stack:
+        loop = asyncio.new_event_loop()
+        stack.callback(loop.close)
+        listening = loop.run_until_complete(made())
+        clients = [stack.enter_context(shake_hands(listening)) for _ in range(3)]
+        those: list[Any] = [*listening.connections._by_descriptor.values()]
+        listening.turns_until(lambda: all(each.is_established for each in those))
+        for client in clients:
+            os.write(client.fileno(), octets)
+        gc.collect()
+        gc.disable()
+        try:
+            assert [isinstance(each, OSError) for each in listening.connections._read_from(those)] == [True] * 3
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
+        listening.connections.abort_all()
