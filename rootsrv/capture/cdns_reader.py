@@ -14,6 +14,14 @@ from rootsrv.capture import cdns
 MAX_BLOCK_OCTETS = 256 << 20
 """A block of more is refused, and so is what only says that it is longer: it is held in memory."""
 
+DECODED_AT_ONCE_OCTETS = 1 << 20
+"""A longer one is counted before it is decoded: an octet (an empty map) can become a hundred of memory."""
+
+MAX_BLOCK_THINGS = 2_000_000
+"""Numbers, strings, arrays and maps of a block; one of 10,000 queries has some 250,000."""
+
+_DEEPEST = 16
+
 _PORTION = 1 << 20
 
 
@@ -113,16 +121,79 @@ class CdnsFile:
     def _item(self) -> Any:
         """The next CBOR item, whole."""
         while True:
-            stream = io.BytesIO(self._octets)
+            known = len(self._octets) <= DECODED_AT_ONCE_OCTETS
+            stream = io.BytesIO(self._octets[:DECODED_AT_ONCE_OCTETS])
             try:
-                item = cbor2.CBORDecoder(stream, max_depth=16).decode()
+                item = cbor2.CBORDecoder(stream, max_depth=_DEEPEST).decode()
             except cbor2.CBORDecodeEOF:
-                self._more()
+                if known:
+                    self._more()
+                    continue
+                break
             except (cbor2.CBORDecodeError, ValueError, TypeError, MemoryError, OverflowError) as error:
                 raise self._wrong(f"is not CBOR where it should be: {error}") from error
             else:
                 self._octets = self._octets[stream.tell() :]
                 return item
+        return self._long_item()
+
+    def _long_item(self) -> Any:
+        """The next CBOR item, whole, which is longer than DECODED_AT_ONCE_OCTETS."""
+        while True:
+            try:
+                end = _end(self._octets)
+            except IndexError:
+                self._more()
+            except ValueError as error:
+                raise self._wrong(str(error)) from error
+            else:
+                break
+        try:
+            item = cbor2.CBORDecoder(io.BytesIO(self._octets[:end]), max_depth=_DEEPEST).decode()
+        except (cbor2.CBORDecodeError, ValueError, TypeError, MemoryError, OverflowError) as error:
+            raise self._wrong(f"is not CBOR where it should be: {error}") from error
+        self._octets = self._octets[end:]
+        return item
+
+
+def _end(octets: bytes) -> int:
+    """Where the CBOR item (RFC 8949 §3) that *octets* begin with ends.
+
+    IndexError if it does not end in them, ValueError for one of too many things.
+    """
+    at = things = 0
+    left = [1]
+    """Of the containers that are open how many things are to come, the innermost last; -1: until a break."""
+
+    while left:
+        if not left[-1]:
+            left.pop()
+            continue
+        first = octets[at]
+        at += 1
+        if first == 0xFF and left[-1] < 0:
+            left.pop()
+            continue
+        things += 1
+        if things > MAX_BLOCK_THINGS:
+            raise ValueError(f"has a block of more than {MAX_BLOCK_THINGS:,} things")
+        left[-1] -= left[-1] > 0
+        major, number = first >> 5, first & 31
+        if 24 <= number < 28:
+            size = 1 << number - 24
+            number = int.from_bytes(octets[at : at + size])
+            at += size
+        elif number > 27:
+            number = -1
+        if major in (2, 3) and number >= 0:
+            at += number
+        elif 2 <= major <= 6:
+            left.append(1 if major == 6 else 2 * number if major == 5 and number > 0 else number)
+        if len(left) > 2 * _DEEPEST:
+            raise ValueError("is nested too deeply")
+    if at > len(octets):
+        raise IndexError
+    return at
 
 
 def _are_parameters(found: Any) -> bool:
@@ -178,8 +249,11 @@ def _zstd() -> Any:
 _COMPRESSIONS: tuple[tuple[bytes, Callable[[], Any]], ...] = (
     (b"\x1f\x8b", _gzip),
     (b"\x28\xb5\x2f\xfd", _zstd),
-    (b"\xfd7zXZ\x00", lzma.LZMADecompressor),
+    (b"\xfd7zXZ\x00", lambda: lzma.LZMADecompressor(memlimit=_DICTIONARY_OCTETS)),
 )
+
+_DICTIONARY_OCTETS = 256 << 20
+"""What a file of xz may want for its dictionary, which it says in its head: `xz -9` wants 65 MiB."""
 
 # Compressed octets that are taken at once: what they become is held in memory, at worst some 100 MB of them.
 _BITE = 4096

@@ -28,6 +28,10 @@ NO_RESPONSE = -1
 _KEPT = 20_000  # entries of each list of the most frequent
 _MAX_INTERVALS = 4_000  # 13 days at five minutes; with more, intervals grow
 _MAX_SECONDS = 1 << 40  # of the wall clock: 34,000 years
+_COUNT, _SHORT, _NAME_OCTETS = (1 << 64) - 1, 0xFFFF, 255
+"""The greatest count, the greatest number of 16 bits (types, RCODEs, sizes of messages), the longest name."""
+
+_ABOUT = 100  # things that files say about themselves, and characters of each
 
 _Thing = TypeVar("_Thing", bound=Hashable)
 
@@ -137,8 +141,9 @@ class Tally:
                 ("sampled", storage.get(10)),
                 ("anonymised", storage.get(11)),
             ):
-                if told:
-                    self.about[key, str(told)] += 1
+                # Text, and short: whoever made the file chose it, and it may be an array of arrays of arrays.
+                if isinstance(told, str) and told and ((key, told[:_ABOUT]) in self.about or len(self.about) < _ABOUT):
+                    self.about[key, told[:_ABOUT]] += 1
 
     def add_block(self, block: dict[int, Any], parameters: list[dict[int, Any]]) -> None:
         """Count a block of C-DNS (RFC 8618 §7.5); CaptureUnreadable if its indexes or times make no sense."""
@@ -150,27 +155,27 @@ class Tally:
     def _add_block(self, block: dict[int, Any], parameters: list[dict[int, Any]]) -> None:
         preamble, statistics = block[BlockKey.PREAMBLE], block.get(BlockKey.STATISTICS, {})
         items, malformed = block.get(BlockKey.QUERY_RESPONSES, []), block.get(BlockKey.MALFORMED_MESSAGES, [])
-        self.lost += statistics.get(StatisticsKey.LOST, 0)
-        self.not_sampled += statistics.get(StatisticsKey.NOT_SAMPLED, 0)
+        self.lost += _number(statistics.get(StatisticsKey.LOST, 0), _COUNT)
+        self.not_sampled += _number(statistics.get(StatisticsKey.NOT_SAMPLED, 0), _COUNT)
         if not items and not malformed:
             return
         stored = parameters[preamble.get(PreambleKey.PARAMETERS, 0)][0]
         ticks = stored[0]
         seconds, fraction = preamble.get(PreambleKey.EARLIEST_TIME, (0, 0))
-        earliest = seconds * ticks + fraction
-        if not 0 <= seconds < _MAX_SECONDS or not 0 <= fraction < ticks:
-            raise ValueError(f"a time that no clock has: {seconds} s and {fraction} of {ticks}")
+        earliest = _number(seconds, _MAX_SECONDS - 1) * ticks + _number(fraction, ticks - 1)
         tables = block.get(BlockKey.TABLES, {})
         described = [_Described.of(signature, tables) for signature in tables.get(Table.SIGNATURES, [])]
         unknown = _Described()
 
         def what(number: int | None) -> _Described:
-            return unknown if number is None else described[number]
+            return unknown if number is None else _entry(described, number)
 
-        latest = earliest + max(each.get(Item.TIME_OFFSET, 0) for each in (*items, *malformed))
-        begin, end = earliest // ticks, latest // ticks
-        if not isinstance(end, int) or end >= _MAX_SECONDS:
-            raise ValueError(f"a time that no clock has: {end} s")
+        offsets = [each.get(Item.TIME_OFFSET, 0) for each in (*items, *malformed)]
+        sizes = [item[Item.RESPONSE_SIZE] for item in items if Item.RESPONSE_SIZE in item]
+        if not {*map(type, offsets), *map(type, sizes)} <= {int} or min(offsets) < 0:
+            raise ValueError("a time or a size that is no number, or a time before the earliest")
+        latest = earliest + max(offsets)
+        begin, end = earliest // ticks, _number(latest // ticks, _MAX_SECONDS - 1)
         self._met(earliest * 10**6 // ticks, latest * 10**6 // ticks)
         signatures = Counter([item.get(Item.SIGNATURE) for item in items])
         self.queries += len(items)
@@ -187,19 +192,17 @@ class Tally:
         for (number, step), count in Counter(
             [(item.get(Item.SIGNATURE), item[Item.RESPONSE_SIZE] // SIZE_STEP_OCTETS) for item in items if 9 in item]
         ).items():
-            if not isinstance(step, int) or step < 0:
-                raise TypeError("a size that is none")
-            self.sizes[what(number).rcode, step] += count
+            self.sizes[what(number).rcode, _number(step, _SHORT // SIZE_STEP_OCTETS)] += count
         names = tables.get(Table.NAMES, [])
         asked = Counter([(item.get(Item.SIGNATURE), item.get(Item.QUERY_NAME)) for item in items])
         for (number, name), count in asked.items():
             if name is not None:
-                self._name(names[name], what(number).rcode, count)
+                self._name(_entry(names, name), what(number).rcode, count)
         clients = Counter([item.get(Item.CLIENT_ADDRESS) for item in items])
         addresses = tables.get(Table.ADDRESSES, [])
         for number, count in clients.items():
             if number is not None:
-                self._client(addresses[number], count, stored)
+                self._client(_entry(addresses, number), count, stored)
         if begin // self.grain_seconds == end // self.grain_seconds:
             interval = self._interval(begin)
             for number, count in signatures.items():
@@ -249,7 +252,7 @@ class Tally:
         self.last = last if self.last is None else max(self.last, last)
 
     def _name(self, name: bytes, rcode: int, count: int) -> None:
-        self.name_octets[len(name)] += count
+        self.name_octets[_number(len(name), _NAME_OCTETS)] += count
         if rcode == NXDOMAIN:
             self._undelegated(name, count)
 
@@ -299,24 +302,41 @@ class _Described:
 
     @classmethod
     def of(cls, signature: dict[int, int], tables: dict[int, Any]) -> "_Described":
-        if not all(isinstance(value, int) for value in signature.values()):
+        if not all(isinstance(value, int) and value <= _COUNT for value in signature.values()):
             raise TypeError("a signature of something else than numbers")
         transport = signature.get(Signature.TRANSPORT_FLAGS, 0)
         flags = signature.get(Signature.SIGNATURE_FLAGS, 0)
         dns_flags = signature.get(Signature.DNS_FLAGS, 0)
         classtype = signature.get(Signature.CLASSTYPE)
         responded = flags & SignatureFlags.RESPONSE or Signature.SIGNATURE_FLAGS not in signature
-        qtype = None if classtype is None else tables[Table.CLASSTYPES][classtype][0]
-        if not isinstance(qtype, int | None):
-            raise TypeError("a type that is no number")
+        qtype = None if classtype is None else _number(_entry(tables[Table.CLASSTYPES], classtype)[0], _SHORT)
         return cls(
             source=(6 if transport & 1 else 4, transport >> 1 & 15),
             qtype=qtype,
-            rcode=signature.get(Signature.RESPONSE_RCODE, NO_RESPONSE) if responded else NO_RESPONSE,
+            rcode=_number(signature[Signature.RESPONSE_RCODE], _SHORT)
+            if responded and Signature.RESPONSE_RCODE in signature
+            else NO_RESPONSE,
             has_opt=bool(flags & SignatureFlags.QUERY_HAS_OPT) or Signature.EDNS_VERSION in signature,
             has_do=bool(dns_flags & 0x80),
             has_rd=bool(dns_flags & 0x10),
         )
+
+
+def _number(value: Any, greatest: int) -> int:
+    """*value*, if it is an integer from 0 on that is no greater.
+
+    What files say is added up, printed and kept as a key: a fraction, or an integer of a million digits, must not be.
+    """
+    if type(value) is not int or not 0 <= value <= greatest:
+        raise ValueError(f"a number that is none, or more than {greatest}")
+    return value
+
+
+def _entry(table: list[Any], number: int) -> Any:
+    """An entry of a block's table, counted from 0."""
+    if number < 0:
+        raise LookupError("an entry before the first")
+    return table[number]
 
 
 def prefix_text(family: int, octets: bytes) -> str:

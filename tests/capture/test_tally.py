@@ -1,17 +1,21 @@
 import gzip
+import json
 import lzma
 import random
 import struct
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cbor2
 import pytest
 import zstandard
 
 from rootsrv.answer.responder import Responder, Transport
-from rootsrv.capture import cdns
+from rootsrv.capture import cdns, cdns_reader
 from rootsrv.capture import tally as tallying
 from rootsrv.capture.anonymise import Truncation
 from rootsrv.capture.cdns import Collection
@@ -337,6 +341,82 @@ def test_whatever_the_values_only_one_exception_comes(tmp_path: Path) -> None:
         except CaptureUnreadable:
             continue
         assert page(counted)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (1, -7), (1, -8), (0, 0, 0), (0, 0, 1), (3, 0, 0), (3, 0, 4), (3, 0, 7), (3, 0, 1), (3, 0, 9), (2, 1, 0, 0),
+        (2, 3, 0, 8), (2, 3, 0, 16),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [-1, 2**64, 10**5000, 1.0, float("nan"), float("inf"), Decimal("1E+99"), Fraction(1300, 7), "7"],
+    ids=["-1", "2**64", "10**5000", "1.0", "nan", "inf", "decimal", "fraction", "text"],
+)
+def test_a_number_that_none_can_be_is_said_and_not_added_up(
+    tmp_path: Path, path: tuple[int, ...], value: object
+) -> None:
+    block: Any = {
+        0: {0: [1_700_000_000, 0]},
+        1: {-7: 1},
+        2: {0: [b"abcd"], 1: [{0: 1, 1: 1}], 2: [b"\3com\0"], 3: [{0: 0, 2: 0, 4: 3, 8: 0, 16: 3}]},
+        3: [{0: 0, 1: 0, 4: 0, 7: 0, 8: 30, 9: 100}],
+    }
+    assert tally_of(kept(tmp_path, head(1) + b"\x81" + cbor2.dumps(block))).lost == 1
+    at = block
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    counted = Tally()
+    with pytest.raises(CaptureUnreadable, match="makes no sense"):
+        counted.read(kept(tmp_path, head(1) + b"\x81" + cbor2.dumps(block)))
+    assert json.dumps(summary(counted), allow_nan=False)
+    assert page(counted)
+
+
+def test_what_a_file_says_about_itself_is_short_text_or_not_shown(tmp_path: Path) -> None:
+    described = [{0: {0: 1, 2: {}}, 1: {7: [["x"]], 8: {1: 2}, 9: "h" * 100_000}}]
+    described += [{0: {0: 1, 2: {}}, 1: {9: f"host {number}"}} for number in range(5000)]
+    octets = b"\x83\x65C-DNS" + cbor2.dumps({0: 1, 1: 0, 3: described}) + b"\x80"
+    about = summary(tally_of(kept(tmp_path, octets)))["about"]
+    assert set(about) == {"format", "host"}
+    assert "h" * 100 in about["host"]
+    assert len(about["host"]) < 101
+
+
+@pytest.mark.parametrize("thing", [b"\xa0", b"\x9f\xff"], ids=bytes.hex)
+def test_a_block_of_too_many_things_is_not_decoded(tmp_path: Path, thing: bytes) -> None:
+    """Some kilobytes in the file, and in memory some hundred million octets."""
+    most = cdns_reader.MAX_BLOCK_THINGS
+    octets = cdns.head(Collection()) + b"\x9a" + (2 * most).to_bytes(4) + 2 * most * thing
+    with pytest.raises(CaptureUnreadable, match="has a block of more than 2,000,000 things"):
+        tally_of(kept(tmp_path, gzip.compress(octets, 1)))
+
+
+def test_long_blocks_are_read_as_short_ones_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = random_facts.facts(12, 500, malformed_share=0.2)
+    octets = written(ColumnWriter, found[:400])
+    other = cbor2.loads(octets)
+    other[2][0][-99] = [1.5, None, {"a": [b"x" * 70_000, "y" * 300]}, 2**70]
+    indefinite = octets[:-1] + b"\xbf\x00\xa0\x01\xbf\x26\x07\xff\x20\x5f\x41a\x41b\xff\xff" + cdns.END
+    for each in (octets, cbor2.dumps(other), indefinite):
+        short = summary(tally_of(kept(tmp_path, each)))
+        with monkeypatch.context() as patched:
+            patched.setattr(cdns_reader, "DECODED_AT_ONCE_OCTETS", 500)
+            assert summary(tally_of(kept(tmp_path, each))) == short
+            for size in range(1000, len(each), 4999):
+                counted = tally_of(kept(tmp_path, each[:size]))
+                assert counted.cut_off
+
+
+def test_xz_that_wants_gigabytes_for_its_dictionary_is_refused(tmp_path: Path) -> None:
+    huge = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
+    octets = lzma.compress(written(ColumnWriter, random_facts.facts(6, 50)), filters=huge)
+    with pytest.raises(CaptureUnreadable, match="cannot be decompressed: Memory usage limit"):
+        tally_of(kept(tmp_path, octets))
 
 
 # ── memory ──
