@@ -12,7 +12,9 @@
 # POLL_SECONDS and does one round: nothing here sleeps, waits for anybody or has a thread.
 #
 # The wall clock is CLOCK_BOOTTIME and an offset that is read every turn.  Small steps of it, as of a clock that is kept
-# in time, move nothing: a time is never before the one before it.  A larger one ends the file and begins another.
+# in time, move nothing: a time is never before the one before it.  A larger one ends the file and begins another.  One
+# that says that the capture's time is over is not believed before it has stood for a while: what was not captured for a
+# clock that somebody had set wrong is gone.
 #
 # What is lost is told where it is lost: by the kernel and by the workers in their rings, which go on counting while
 # nobody reads; by the disk here.  Each loss is in the file that was open when it became known, or in the next: in its
@@ -33,9 +35,9 @@ from typing import Any
 
 from rootsrv.capture import offer, rings, sequence
 from rootsrv.capture.compression import SUFFIXES, Compressor
-from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile, is_full, is_taken
+from rootsrv.capture.files import STEADY_SECONDS, CaptureDirectory, Finisher, OutputFile, is_full, is_taken
 from rootsrv.capture.formats import Format
-from rootsrv.process import log
+from rootsrv.process import clocks, log
 from rootsrv.process.children import describe_error
 from rootsrv.process.clock import boottime_ns
 from rootsrv.process.troubles import Troubles
@@ -43,6 +45,9 @@ from rootsrv.process.troubles import Troubles
 POLL_SECONDS = 0.02
 ROOM_SECONDS = 1.0
 """How often it is looked whether there is room for more."""
+
+AGED_SECONDS = 60.0
+"""How often it is looked whether files are too old, whether or not anything is captured."""
 
 STOPPING_SECONDS = 5.0
 """How long workers whose parent is gone may still be answering."""
@@ -122,7 +127,12 @@ class Collector:
         self._until = 0
         """Where the file's window ends, wall time."""
 
-        self._offset = 0
+        self._offset = self._trusted_offset = 0
+        """From CLOCK_BOOTTIME to the wall clock: as it is, and as it was before it was stepped forward lately."""
+
+        self._trusted_at = 0
+        """When it is trusted again, CLOCK_BOOTTIME."""
+
         self._old: list[tuple[offer.Taken, float]] = []
         """Rings that a role serve wrote which is gone, and until when its workers may still be at it."""
 
@@ -139,7 +149,8 @@ class Collector:
 
         self._errors = Troubles("capture lost queries to an error")
         self._failed: dict[str, tuple[float, str]] = {}
-        self._room_at = 0.0
+        self._room_at = self._aged_at = 0.0
+        self._unaged = Troubles("capture cannot look for files that are too old")
         self.state = CollectorState.IDLE
         self.totals = Totals()
         self.why = ""
@@ -159,7 +170,8 @@ class Collector:
             self.stop()
         self._wanted = wanted
         self._format = wanted.make_format()
-        self._offset = self._wall_ns() - boottime_ns()
+        self._offset = self._trusted_offset = self._wall_ns() - boottime_ns()
+        self._trusted_at = 0
         self._until, self._untold = 0, rings.Counts()
         self.state = CollectorState.CAPTURING
         self._connect(time.monotonic())  # others may have been handed over since the last turn
@@ -209,15 +221,21 @@ class Collector:
         """Take what there is, write what is due."""
         now = time.monotonic()
         self.settle()
-        if not self._connect(now):
-            return
+        if now >= self._aged_at:
+            self._aged_at = now + AGED_SECONDS
+            self._look_for_age()
+        is_connected = self._connect(now)
         if self._wanted is None:
             return
         wall = self._wall_ns()
-        if self._wanted.until and wall >= self._wanted.until * _SECOND:
+        if is_connected:
+            self._follow_clock(wall)
+        trusted = wall if boottime_ns() >= self._trusted_at else boottime_ns() + self._trusted_offset
+        if self._wanted.until and trusted >= self._wanted.until * _SECOND:
             self.stop("its time is over")
             return
-        self._follow_clock(wall)
+        if not is_connected:
+            return
         if now >= self._room_at:
             self._room_at = now + ROOM_SECONDS
             self._look_for_room()
@@ -477,6 +495,7 @@ class Collector:
             "every": self._wanted.every,
             "window_end": self._until // _SECOND,
             "written_at": int(self._wall_ns() // _SECOND),
+            "clock_error_seconds": clocks.greatest_error_seconds(),
         }
 
     def _writing_failed(self, error: Exception) -> None:
@@ -542,6 +561,14 @@ class Collector:
             self._hear_losses(ring)
         self._lose(self._refused_where, self._in_hand)
 
+    def _look_for_age(self) -> None:
+        try:
+            self._directory.remove_aged()
+        except OSError as error:
+            self._unaged.met(error.strerror or str(error))
+        else:
+            self._unaged.over()
+
     def _look_for_room(self) -> None:
         try:
             room = self._directory.has_room()
@@ -567,6 +594,12 @@ class Collector:
         if abs(offset - self._offset) < STEP_NS:
             return
         self.totals.clock_steps += 1
+        if boottime_ns() >= self._trusted_at:
+            self._trusted_offset = self._offset
+        if offset > self._trusted_offset:
+            self._trusted_at = boottime_ns() + int(STEADY_SECONDS * _SECOND)
+        else:  # it is back, or was ahead until now
+            self._trusted_at = 0
         log.alarm("capture sees a step of the clock", seconds=round((offset - self._offset) / 1e9, 3))
         if self.state is CollectorState.CAPTURING:
             self._take(_END_OF_TIME)

@@ -20,10 +20,13 @@ import errno
 import hashlib
 import json
 import os
+import re
+import stat
 import subprocess
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +36,7 @@ from rootsrv.capture.compression import SUFFIXES, Compressor
 from rootsrv.capture.rings import Counts
 from rootsrv.process import json_text, log
 from rootsrv.process.children import describe_error
+from rootsrv.process.clock import boottime_ns
 from rootsrv.process.troubles import place_of
 
 PART, INCOMPLETE = ".part", ".incomplete"
@@ -49,6 +53,22 @@ _RESERVED_OCTETS = 64 << 10
 """Kept for the end of a file and what is beside it: a disk that others fill to the last block takes them, too."""
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+
+_MODE, _DIRECTORY_MODE = 0o640, 0o750
+"""For the account and its group, whatever the umask is: who collects is in the group, and nobody else reads it."""
+
+_NAME = re.compile(
+    r"([A-Za-z0-9_-]{1,80}\.\d{8}\.\d{6}\.\d{6}\.pcap|\d{8}-\d{6}\.\d{6}_[A-Za-z0-9_-]{1,80}\.cdns)(\.gz|\.zst|\.xz)?"
+)
+"""What a file is called when it is whole (formats.py)."""
+
+_INCOMPLETE_NAME = re.compile(rf"{_NAME.pattern}(\.\d+)?\{INCOMPLETE}")
+_LEFT_BY_A_CRASH = re.compile(r"order\.json\.[0-9a-f]{16}\.writing")  # whole_file.py
+
+STEADY_SECONDS = 600.0
+"""So long a clock must not have been stepped before files go for their age."""
+
+_STEP_SECONDS = 1.0
 
 
 @dataclass
@@ -85,9 +105,7 @@ class OutputFile:
         self.contents = Contents()
         self._begin_member = begin_member
         self._end = end
-        self._descriptor = os.open(
-            path.with_name(path.name + PART), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640
-        )
+        self._descriptor = _new(path.with_name(path.name + PART))
         self._reserved = _reserve(path.parent)
         self.octets = 0
         """On the disk, as far as it has been written."""
@@ -154,11 +172,7 @@ class OutputFile:
         _write(self.path.with_name(self.path.name + CHECKSUM), f"{digest}  {self.path.name}\n".encode())
         os.rename(part, self.path)
         self.has_its_name = True
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync(self.path.parent)
 
     def abandon(self) -> None:
         """Nothing can be done with it; what there is stays, as `.incomplete`."""
@@ -195,11 +209,29 @@ def _reserve(directory: Path) -> int | None:
     return descriptor
 
 
+def _new(path: Path) -> int:
+    """The descriptor of a file that was not there before, and is where *path* says: no link is followed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
+    with contextlib.suppress(OSError):  # a file system without modes
+        os.fchmod(descriptor, _MODE)
+    return descriptor
+
+
 def _write(path: Path, octets: bytes) -> None:
-    with path.open("wb") as stream:
+    path.unlink(missing_ok=True)
+    with os.fdopen(_new(path), "wb") as stream:
         stream.write(octets)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Have the names in *directory* on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def set_aside(part: Path) -> None:
@@ -212,7 +244,11 @@ def set_aside(part: Path) -> None:
         if not whole.exists():
             _remove_beside(whole)
         if part.stat().st_size and not _packed_from(whole):
-            part.rename(part.with_name(whole.name + INCOMPLETE))
+            target, number = part.with_name(whole.name + INCOMPLETE), 1
+            while os.path.lexists(target):  # of another file that would have had this name
+                number += 1
+                target = part.with_name(f"{whole.name}.{number}{INCOMPLETE}")
+            part.rename(target)
         else:
             part.unlink()
 
@@ -225,7 +261,7 @@ def _remove_beside(path: Path) -> None:
 def is_taken(path: Path) -> bool:
     """Whether a file of that name is there, or being written, or was and has been compressed again."""
     packed = _packed(path)
-    return any(each.exists() for each in (path, packed, path.with_name(path.name + PART)))
+    return any(os.path.lexists(each) for each in (path, packed, path.with_name(path.name + PART)))
 
 
 def _packed(path: Path) -> Path:
@@ -255,62 +291,139 @@ class CaptureDirectory:
         self.removed = 0
         """Files that went to make room, or for their age."""
 
-        path.mkdir(parents=True, exist_ok=True, mode=0o750)
-        for part in sorted(path.glob(f"*{PART}")):
+        self._offset, self._steady_since = _clock_offset(), boottime_ns()
+        """What the wall clock is ahead of the other one, and since when."""
+
+        make_directory(path)
+        for part in sorted(each for each in path.glob(f"*{PART}") if _is_named(each, _NAME, PART)):
             log.alarm("capture file incomplete", file=part.name, reason="the role was ended while it was written")
             set_aside(part)
         for each in self.files():  # those that had just been compressed again
-            for source in _packed_from(each):
-                source.unlink()
+            if each.suffix == _XZ and _is_whole(each):
+                for source in _packed_from(each):
+                    _unlink(source)
         for each in path.iterdir():
-            if each.suffix in (METADATA, CHECKSUM) and _is_capture(each.name) and not each.with_suffix("").exists():
-                each.unlink()
+            beside = each.suffix in (METADATA, CHECKSUM) and _is_named(each, _NAME, each.suffix)
+            if (beside and not each.with_suffix("").exists()) or _is_named(each, _LEFT_BY_A_CRASH):
+                _unlink(each)
 
     def files(self) -> list[Path]:
-        """What there is, the oldest first, without metadata and checksums."""
-        beside = (METADATA, CHECKSUM, PART)
-        found = [each for each in self.path.iterdir() if each.is_file() and not each.name.endswith(beside)]
-        return sorted((each for each in found if _is_capture(each.name)), key=_age)
+        """What there is and was made here, the oldest first, without metadata and checksums.
+
+        What others have put here is none of it, whatever it is called: our files have their metadata beside them.
+        """
+        found = []
+        for each in self.path.iterdir():
+            whole = _is_named(each, _NAME) and each.with_name(each.name + METADATA).is_file()
+            if whole or _is_named(each, _INCOMPLETE_NAME):
+                found.append(each)
+        return sorted(found, key=_age)
 
     def octets(self) -> int:
-        """What all of them take."""
-        total = 0
-        for each in self.path.iterdir():
-            with contextlib.suppress(OSError):
-                total += each.stat().st_size
-        return total
+        """What all files in it take."""
+        return sum(_size(each) for each in self.path.iterdir())
 
     def free_octets(self) -> int:
         """What is free on the file system, for us."""
         state = os.statvfs(self.path)
         return state.f_bavail * state.f_frsize
 
-    def has_room(self) -> bool:
-        """Whether more may be written; the oldest files go for it, where that is wanted."""
-        if self._retention:
-            limit = time.time() - self._retention
-            for each in self.files():
-                if _age(each)[0] < limit:
-                    self._remove(each, "older than retention_days")
-        while self.octets() > self._quota or self.free_octets() < self._keep_free:
-            files = self.files() if self._removes_oldest else []
-            if not files:
-                return False
-            self._remove(files[0], "the quota, or what is to stay free")
-        return True
+    def room_octets(self) -> int:
+        """How much more may be written before the quota is reached, or what is to stay free; below 0: too much."""
+        return min(self._quota - self.octets(), self.free_octets() - self._keep_free)
 
-    def _remove(self, path: Path, reason: str) -> None:
+    def remove_aged(self) -> None:
+        """Let files go that are older than they may become; OSError if nobody can look.
+
+        A clock that was stepped may be wrong, and what went for it is gone: not before it has been steady for a while.
+        """
+        if not self._retention:
+            return
+        offset, now = _clock_offset(), boottime_ns()
+        if abs(offset - self._offset) > _STEP_SECONDS:
+            self._offset, self._steady_since = offset, now
+        if now - self._steady_since < STEADY_SECONDS * 10**9:
+            return
+        limit = time.time() - self._retention
+        for each in self.files():
+            if _age(each)[0] < limit:
+                self._remove(each, "older than retention_days")
+
+    def has_room(self) -> bool:
+        """Whether more may be written; the oldest files go for it, where that is wanted and all together are enough."""
+        missing = -self.room_octets()
+        if missing <= 0:
+            return True
+        files = self.files() if self._removes_oldest else []
+        if sum(map(_size, files)) < missing:  # it is others that take the room
+            return False
+        for each in files:
+            # By what it is said to take: while somebody reads a file that is gone, nothing becomes free.
+            size = _size(each)
+            if self._remove(each, "the quota, or what is to stay free"):
+                missing -= size
+            if missing <= 0:
+                return True
+        return False
+
+    def _remove(self, path: Path, reason: str) -> bool:
+        """Whether it could be removed."""
+        if not _unlink(path):
+            return False
         log.event("capture file removed", file=path.name, reason=reason)
         self.removed += 1
+        with contextlib.suppress(OSError):
+            _remove_beside(path)
+        return True
+
+
+def make_directory(path: Path) -> None:
+    """The directory *path*, if it is not there, for the account and its group; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        path.chmod(_DIRECTORY_MODE)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def _is_named(path: Path, pattern: re.Pattern[str], suffix: str = "") -> bool:
+    """Whether *path* is a file, no link to one, whose name is as ours are, with *suffix* behind it."""
+    if not path.name.endswith(suffix) or not pattern.fullmatch(path.name.removesuffix(suffix)):
+        return False
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether *path* is as long as its metadata says."""
+    try:
+        about = json_text.parse(path.with_name(path.name + METADATA).read_bytes())
+        return isinstance(about, dict) and about.get("octets") == path.stat().st_size
+    except (OSError, ValueError):
+        return False
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        state = path.lstat()
+        return state.st_size if stat.S_ISREG(state.st_mode) else 0
+    return 0
+
+
+def _unlink(path: Path) -> bool:
+    try:
         path.unlink(missing_ok=True)
-        _remove_beside(path)
+    except OSError as error:
+        log.alarm("capture file cannot be removed", file=path.name, reason=error.strerror)
+        return False
+    return True
 
 
-_NAMES = (".pcap", ".cdns")
-
-
-def _is_capture(name: str) -> bool:
-    return any(each in name for each in _NAMES)
+def _clock_offset() -> float:
+    return time.time() - boottime_ns() / 1e9
 
 
 def _age(path: Path) -> tuple[float, str]:
@@ -329,6 +442,12 @@ class Finisher:
         self._thread = ThreadPoolExecutor(1, "capture-finisher")
         self._slow = ThreadPoolExecutor(1, "capture-xz")
         self._under_way: list[Future[None]] = []
+        self._packing: list[Future[None]] = []
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._is_closed = False
+        self._lock = threading.Lock()
+        """Of what the thread that packs shares with who closes."""
+
         self._unfinished: deque[tuple[Contents, Exception]] = deque()
         self.finished = 0
         self.failed = 0
@@ -367,7 +486,9 @@ class Finisher:
             return
         for path in paths:
             if path.suffix not in (_XZ, INCOMPLETE):
-                self._under_way.append(self._slow.submit(self._to_xz, path))
+                with contextlib.suppress(RuntimeError):  # no thread is to be had, or it is closed: at the next start
+                    self._packing = [each for each in self._packing if not each.done()]
+                    self._packing.append(self._slow.submit(self._to_xz, path))
 
     def _to_xz(self, path: Path) -> None:
         """As `.xz`, by a child at the lowest priority; the file itself goes when that is whole."""
@@ -375,15 +496,10 @@ class Finisher:
         unpack = {".gz": ["gzip", "-dc"], ".zst": ["zstd", "-dcq"]}.get(path.suffix, ["cat"])
         part = target.with_name(target.name + PART)
         try:
-            with part.open("xb") as stream:
-                reading = subprocess.Popen(["nice", "-n", "19", *unpack, str(path)], stdout=subprocess.PIPE)
-                packing = subprocess.run(
-                    ["nice", "-n", "19", "xz", "-6"], stdin=reading.stdout, stdout=stream, check=False
-                )
-                assert reading.stdout is not None
-                reading.stdout.close()
-                if reading.wait() or packing.returncode:
-                    raise OSError(errno.EIO, "xz, or what reads the file, failed")
+            with os.fdopen(_new(part), "wb") as stream:
+                self._pack(["nice", "-n", "19", *unpack, str(path)], ["nice", "-n", "19", "xz", "-6"], stream.fileno())
+                age = path.stat()  # by which it is removed, one day
+                os.utime(stream.fileno(), ns=(age.st_atime_ns, age.st_mtime_ns))
                 os.fsync(stream.fileno())
             with part.open("rb") as packed:
                 digest = hashlib.file_digest(packed, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -392,6 +508,7 @@ class Finisher:
             _write(target.with_name(target.name + METADATA), json.dumps(about, indent=1).encode() + b"\n")
             _write(target.with_name(target.name + CHECKSUM), f"{digest}  {target.name}\n".encode())
             part.rename(target)
+            _sync(target.parent)
             path.unlink(missing_ok=True)
             _remove_beside(path)
         except Exception as error:  # whatever it is, the file stays as it is
@@ -399,14 +516,58 @@ class Finisher:
                 part.unlink(missing_ok=True)
             log.alarm("capture file not made xz", file=path.name, reason=describe_error(error), at=place_of(error))
 
-    def wait(self) -> None:
-        """Until the files that were given by now are finished, or cannot be."""
+    def _pack(self, reads: list[str], packs: list[str], descriptor: int) -> None:
+        """What the command *reads* prints through *packs* into *descriptor*; OSError if either fails."""
+        with (
+            self._child(reads, stdout=subprocess.PIPE) as reading,
+            self._child(packs, stdin=reading.stdout, stdout=descriptor) as packing,
+        ):
+            assert reading.stdout is not None
+            reading.stdout.close()
+            statuses = packing.wait(), reading.wait()
+        if any(statuses):
+            reason = "the role ends" if self._is_closed else f"{packs[-2]}, or what reads the file, failed"
+            raise OSError(errno.EIO, reason)
+
+    @contextlib.contextmanager
+    def _child(self, command: list[str], **streams: Any) -> Iterator["subprocess.Popen[bytes]"]:
+        """A child that is gone behind the context, and that `close` ends."""
+        with self._lock:
+            if self._is_closed:
+                raise OSError(errno.ECANCELED, "the role ends")
+            child = subprocess.Popen(command, **streams)
+            self._children.add(child)
+        try:
+            yield child
+        finally:
+            with self._lock:
+                self._children.discard(child)
+            child.kill()
+            child.wait()
+
+    @property
+    def packing(self) -> int:
+        """How many files wait to be compressed again, or are."""
+        return sum(not each.done() for each in self._packing)
+
+    def wait(self, *, until_packed: bool = False) -> None:
+        """Until the files that were given by now have their names, or cannot have them.
+
+        *until_packed*: also until they are compressed again, which takes as long as it takes.
+        """
         for each in list(self._under_way):
+            each.exception()
+        for each in list(self._packing) if until_packed else ():
             each.exception()
 
     def close(self) -> None:
-        """Wait until the files that were given are finished."""
+        """Wait until the files that were given have their names; compressing again goes on at the next start."""
         self._thread.shutdown()
+        self._slow.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._is_closed = True
+            for each in self._children:
+                each.terminate()
         self._slow.shutdown()
 
 

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import re
+import shlex
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ DITL_HOURS = 50
 DITL_CLOCK_SECONDS = 0.5
 """DNS-OARC's scripts stop at a clock that is further off."""
 
+_GREATEST_RATE = 10**9
 _GIGABYTE = 10**9
 
 
@@ -141,8 +143,14 @@ def _left(told: dict[str, Any]) -> str:
     """For how long there is room at the rate of now."""
     if not told["octets_a_second"]:
         return ""
-    room = min(told["free_octets"], told["quota_octets"] - told["directory_octets"])
-    return f", room for {max(0, room) / told['octets_a_second'] / 3600:.1f} h"
+    return f", room for {_room(told) / told['octets_a_second'] / 3600:.1f} h"
+
+
+def _room(told: dict[str, Any]) -> float:
+    """Octets that the files may still take, what is to stay free left alone."""
+    if "room_octets" in told:
+        return float(told["room_octets"])
+    return float(max(0, min(told["free_octets"], told["quota_octets"] - told["directory_octets"])))  # an older role
 
 
 def run_ditl(arguments: argparse.Namespace) -> int:
@@ -154,6 +162,10 @@ def run_ditl(arguments: argparse.Namespace) -> int:
         begin = parse_time(arguments.begin) if arguments.begin else time.time()
         if not 1 <= arguments.hours <= _LONGEST_SECONDS // 3600:
             raise NotSo(f"--hours: must be 1..{_LONGEST_SECONDS // 3600}")
+        if not 0 <= arguments.rate <= _GREATEST_RATE:  # nor is it one if it is no number
+            raise NotSo(f"--rate: must be 0..{_GREATEST_RATE}")
+        if not 0 <= arguments.every < 1 << 31:
+            raise NotSo("--every: must be 1..2147483647")
     except NotSo as error:
         complain(error)
         return 2
@@ -193,7 +205,8 @@ def upload(directory: str, name: str, to: str | None) -> str:
     """A command that brings whole files with their checksums away, and goes on where it was when called again."""
     return (
         "rsync --archive --partial --append-verify --exclude '*.part' --exclude '*.incomplete'"
-        f" --include '{name}*.pcap*' --exclude '*' {directory}/ {to or 'HOST:DIRECTORY'}/"
+        f" --include {shlex.quote(f'{name}*.pcap*')} --exclude '*'"
+        f" {shlex.quote(f'{directory}/')} {shlex.quote(f'{to}/') if to else 'HOST:DIRECTORY/'}"
     )
 
 
@@ -209,7 +222,13 @@ def _hindrances(config: Config, told: dict[str, Any], rate: float, hours: int, o
         found.append("a capture is under way, or waits (rootsrv capture stop ends it)")
     rate = rate or told["rate"] or told["queries_a_second"]
     needed = rate * hours * 3600 * octets
-    room = min(told["free_octets"], told["quota_octets"] - told["directory_octets"])
+    room = _room(told)
+    assert config.capture is not None
+    if 0 < config.capture.retention_days * 24 <= hours:
+        found.append(
+            f"retention_days = {config.capture.retention_days:g} takes its first files away before its {hours} hours"
+            " are over"
+        )
     if needed > room:
         found.append(
             f"{told['directory']}: room for {room / _GIGABYTE:.0f} GB, and {hours} hours of {rate:.0f} queries a second"

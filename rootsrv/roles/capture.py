@@ -1,4 +1,6 @@
 """The role *capture*: writes what was asked to files, as long as it is told to."""
+# Over 400 lines: an order's life, from the socket over restarts to its end, is told in one place.
+#
 # A process of its own, on cores of its own if so configured: it reads what kernel and workers leave in shared memory,
 # and nobody waits for it.  What it is told (until when, in which format) is kept beside the files, so that it goes on
 # after a restart, of itself or of the machine, with what has been lost meanwhile counted.
@@ -6,6 +8,8 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import ipaddress
 import json
 import os
@@ -15,7 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import rootsrv
 from rootsrv.capture import formats, offer, rings, sequence
@@ -23,7 +27,7 @@ from rootsrv.capture.anonymise import KeyLengthWrong, anonymiser
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState, WantedCapture
 from rootsrv.capture.compression import CompressionUnavailable, compressors
-from rootsrv.capture.files import CaptureDirectory, Finisher
+from rootsrv.capture.files import CaptureDirectory, Finisher, make_directory
 from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
@@ -40,6 +44,12 @@ from rootsrv.zone import instant
 ORDER = "order.json"
 RATE_SECONDS = 5.0
 _AGAIN_SECONDS = 5.0
+_DISK_SECONDS = 1.0
+_ALIVE_SECONDS = 1.0
+
+_LONGEST_TURN_SECONDS = 900.0
+"""So long a disk may let us wait before we say no more that we are alive: an end would cost what is in hand."""
+
 _LONGEST_SECONDS = 366 * 86_400
 _BITS = {"ipv4": rings.IPV4, "ipv6": rings.IPV6, "udp": rings.UDP, "tcp": rings.TCP}
 
@@ -82,13 +92,19 @@ async def capture(config: Config, stop: asyncio.Event) -> None:
         except (OSError, ValueError) as error:
             log.alarm("capture runs on any core", reason=f"capture.cores: {error}")
     directory, runtime = Path(settings.directory), Path(config.state.runtime_directory)
+    with contextlib.suppress(OSError):  # it is said below
+        make_directory(directory)
     if closed := keep_what_is_needed(config, directory, (runtime,)):
         log.alarm("capture keeps running as root", reason=closed)
     told = ""
     while not stop.is_set():
+        held = None
         try:
+            held = _hold(directory)
             working = _Capture(config, settings)
         except OSError as error:
+            if held is not None:
+                os.close(held)
             # A disk that is not there yet, or full, ends nothing: the instance answers, and we look again.
             if told != (reason := f"{error.filename}: {error.strerror}"):
                 log.alarm("capture has no directory", reason=reason, again_in=_AGAIN_SECONDS)
@@ -97,7 +113,39 @@ async def capture(config: Config, stop: asyncio.Event) -> None:
                 async with asyncio.timeout(_AGAIN_SECONDS):
                     await stop.wait()
             continue
-        await working.run(stop)
+        try:
+            await working.run(stop)
+        finally:
+            os.close(held)
+
+
+def _hold(directory: Path) -> int:
+    """The descriptor of *directory*, while which is open no other role writes into it; OSError if one does."""
+    make_directory(directory)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OSError(errno.EBUSY, "another role capture writes into it", str(directory)) from None
+    except OSError as error:  # a file system without locks
+        log.event("capture directory not held", directory=directory, reason=error.strerror)
+    return descriptor
+
+
+class _Disk(NamedTuple):
+    """What there was, when it was looked last: asking may take as long as a write does."""
+
+    used: int
+    free: int
+    room: int
+
+    @classmethod
+    def of(cls, directory: CaptureDirectory) -> "_Disk":
+        try:
+            return cls(directory.octets(), directory.free_octets(), max(0, directory.room_octets()))
+        except OSError:
+            return cls(0, 0, 0)
 
 
 class _Capture:
@@ -132,6 +180,9 @@ class _Capture:
         self._thread = ThreadPoolExecutor(1, "capture")
         """All that the collector does is done here, so that a disk that makes it wait delays no answer about it."""
 
+        self._turned_at = time.monotonic()
+        self._disk = _Disk.of(self._directory)
+        self._disk_at = 0.0
         self._rate = self._octets_rate = self._counted_rate = 0.0
         self._rate_from = (time.monotonic(), 0, 0, 0)
 
@@ -142,6 +193,7 @@ class _Capture:
         tasks = [
             asyncio.create_task(persistently("collect", self._collect), name="collect"),
             asyncio.create_task(persistently("status socket", self._listen), name="status"),
+            asyncio.create_task(self._say_that_it_lives(), name="alive"),
         ]
         try:
             await stop.wait()
@@ -163,18 +215,27 @@ class _Capture:
         loop = asyncio.get_running_loop()
         while True:
             await loop.run_in_executor(self._thread, self._turn)
-            service_manager.alive()
+            self._turned_at = time.monotonic()
             service_manager.ready("capture listens for orders")
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _say_that_it_lives(self) -> None:
+        while True:
+            if time.monotonic() - self._turned_at < _LONGEST_TURN_SECONDS:
+                service_manager.alive()
+            await asyncio.sleep(_ALIVE_SECONDS)
 
     def _turn(self) -> None:
         if self._waits and self._order is not None and self._order.at <= time.time():
             self._begin(self._order, resumed=False)
+            self._keep_order()
         self._collector.turn()
         if self._order is not None and not self._waits and self._collector.state is CollectorState.IDLE:
             self._finisher.wait()
             self._forget_order()  # its time is over
         now = time.monotonic()
+        if now - self._disk_at >= _DISK_SECONDS:
+            self._disk, self._disk_at = _Disk.of(self._directory), now
         since, *before = self._rate_from
         if now - since >= RATE_SECONDS:
             totals = self._collector.totals
@@ -186,7 +247,9 @@ class _Capture:
 
     def _counted_since(self) -> int | None:
         counted = self._counted()
-        return None if counted is None or self._before is None else counted - self._before
+        if counted is None or self._before is None or counted < self._before:  # counts of before the machine's start
+            return None
+        return counted - self._before
 
     # ── orders ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,6 +287,7 @@ class _Capture:
                 return
         except (OSError, ValueError, TypeError) as error:
             log.alarm("capture order cannot be read", file=self._order_file, reason=error)
+            self._collector.why = f"{self._order_file} cannot be read: {error}"
             return
         if kept.get("stopped"):
             return
@@ -238,6 +302,7 @@ class _Capture:
             self._begin(order, resumed=True)
         except Refused as error:
             log.alarm("capture cannot go on", reason=error)
+            self._collector.why = f"the capture that was ordered cannot go on: {error}"
             return
         counted = kept.get("counted")
         self._before = counted if isinstance(counted, int) else self._before
@@ -322,6 +387,7 @@ class _Capture:
                 "service_addresses": list(service),
                 "filter": collection.filter,
                 "anonymisation": settings.anonymisation,
+                "anonymisation_method": "" if how is None else how.method,
                 "software": f"rootsrv {rootsrv.__version__}",
             },
         )
@@ -363,11 +429,7 @@ class _Capture:
     def status(self) -> dict[str, Any]:
         """What the status socket tells."""
         collector, totals, finisher = self._collector, self._collector.totals, self._finisher
-        try:
-            free, used = self._directory.free_octets(), self._directory.octets()
-        except OSError:
-            free = used = 0
-        order = self._order
+        order, disk = self._order, self._disk
         return {
             "role": "capture",
             "pid": os.getpid(),
@@ -394,7 +456,9 @@ class _Capture:
             "files_failed": finisher.failed,
             "files_removed": self._directory.removed,
             "error": finisher.error,
-            "directory_octets": used,
-            "free_octets": free,
+            "files_packing": finisher.packing,
+            "directory_octets": disk.used,
+            "free_octets": disk.free,
+            "room_octets": disk.room,
             "quota_octets": self._settings.quota_octets,
         }

@@ -145,7 +145,8 @@ def _capture_state(said: Said, now: float) -> str:
 def _disk(said: Said) -> str:
     used, quota = said.number("directory_octets") or 0.0, said.number("quota_octets") or 0.0
     free, speed = said.number("free_octets") or 0.0, said.number("octets_a_second") or 0.0
-    room = min(free, quota - used)
+    room = said.number("room_octets")
+    room = min(free, quota - used) if room is None else room  # an older role does not say it
     left = f"; room for {span(max(0.0, room) / speed)}" if speed else ""
     text = f"{used / _GIGABYTE:,.2f} GB of {quota / _GIGABYTE:,.0f}, {free / _GIGABYTE:,.1f} GB free{left}"
     return f"{escape(text)}<br>{_dim(said.text('directory'))}"

@@ -50,7 +50,7 @@ def write_a_file(directory: Path, cuts_back: bool) -> None:
         file.cut_back()
     file.end()
     finisher.finish(file, {})
-    finisher.wait()
+    finisher.wait(until_packed=True)
     finisher.close()
 
 
@@ -116,7 +116,7 @@ def test_no_broken_file_under_its_name_whenever_it_is_killed(tmp_path: Path, cut
         assert all(name in told or name.endswith(INCOMPLETE) for name in left)
         finisher = Finisher("xz")
         finisher.recompress(made.files())
-        finisher.wait()
+        finisher.wait(until_packed=True)
         finisher.close()
         assert [path.suffix for path in check(directory, expected)] == [".xz"] * len(found)
     assert call > 20

@@ -1,0 +1,38 @@
+"""When a capture ends: in time, whoever is away, and not because a clock is set wrong for a while."""
+
+import pytest
+
+from rootsrv.capture import collector as collecting
+from rootsrv.capture.collector import CollectorState
+from rootsrv.process.clock import boottime_ns
+from tests.capture.test_collector import MIDNIGHT, SECOND, Bench, bench  # noqa: F401  (fixture)
+from tests.server.live import wait_until
+
+
+def test_a_clock_that_is_set_wrong_for_a_while_ends_no_capture(
+    bench: Bench,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench.start(until=MIDNIGHT + 3600)
+    for step in (7200, -7200, 86_400, 5):
+        bench.wall_offset += step * SECOND
+        bench.turn()
+        bench.ask((boottime_ns() + bench.wall_offset) / SECOND - 1)
+        bench.turn()
+        assert bench.collector.state is CollectorState.CAPTURING
+    monkeypatch.setattr(collecting, "STEADY_SECONDS", 0.0)
+    bench.wall_offset += SECOND
+    bench.turn()
+    assert bench.collector.state is CollectorState.IDLE, "it stood for long enough"
+    bench.finisher.wait()
+    assert sum(map(len, bench.times().values())) == 4
+
+
+def test_it_ends_in_time_though_the_role_serve_is_away(
+    bench: Bench,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collecting, "STOPPING_SECONDS", -1.0)
+    bench.start(until=MIDNIGHT - 30 + 0.2)
+    bench.theirs.close()
+    wait_until(lambda: bench.collector.turn() or bench.collector.until is None, "its time is over")

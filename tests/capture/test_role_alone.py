@@ -1,0 +1,172 @@
+"""The role capture without an instance beside it: its directory, its orders, what it says while a disk lets it wait."""
+
+import asyncio
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootsrv.capture.compression import CompressionUnavailable
+from rootsrv.capture.files import CaptureDirectory
+from rootsrv.commands import capture as commands
+from rootsrv.config.capture import CaptureConfig
+from rootsrv.config.file import Config, StateConfig
+from rootsrv.config.zones import ClockConfig
+from rootsrv.process import service_manager
+from rootsrv.roles import capture as role
+
+
+def made(tmp_path: Path, **settings: Any) -> role._Capture:
+    (tmp_path / "run").mkdir(exist_ok=True)
+    configured = CaptureConfig(directory=str(tmp_path / "files"), keep_free_gigabytes=0.0, **settings)
+    config = Config(
+        state=StateConfig(directory=str(tmp_path), runtime_directory=str(tmp_path / "run")), capture=configured
+    )
+    return role._Capture(config, configured)
+
+
+def order(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "files" / "order.json").read_text())
+
+
+def test_a_second_role_does_not_write_into_the_same_directory(tmp_path: Path) -> None:
+    held = role._hold(tmp_path / "files")
+    with pytest.raises(OSError, match="another role capture writes into it") as refused:
+        role._hold(tmp_path / "files")
+    assert refused.value.filename == str(tmp_path / "files")
+    os.close(held)
+    os.close(role._hold(tmp_path / "files"))
+
+
+def test_it_says_that_it_lives_and_how_it_is_while_a_disk_lets_it_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = made(tmp_path)
+    goes_on, waits = threading.Event(), threading.Event()
+    beats: list[None] = []
+
+    def never(_: CaptureDirectory) -> int:
+        waits.set()
+        goes_on.wait(60)
+        return 0
+
+    async def see() -> dict[str, Any]:
+        stop, living = asyncio.Event(), asyncio.Event()
+
+        def alive() -> None:
+            beats.extend([None] * waits.is_set())
+            if len(beats) >= 3:
+                living.set()
+
+        monkeypatch.setattr(role, "_ALIVE_SECONDS", 0.01)
+        monkeypatch.setattr(service_manager, "alive", alive)
+        monkeypatch.setattr(CaptureDirectory, "octets", never)
+        running = asyncio.create_task(working.run(stop))
+        await living.wait()
+        found = working.status()
+        goes_on.set()
+        stop.set()
+        await running
+        return found
+
+    told = asyncio.run(asyncio.wait_for(see(), 60))
+    assert told["free_octets"] > told["room_octets"] > 0
+
+
+def test_a_turn_without_end_is_no_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    working = made(tmp_path)
+    alive: list[None] = []
+    monkeypatch.setattr(role, "_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(service_manager, "alive", lambda: alive.append(None))
+    working._turned_at -= role._LONGEST_TURN_SECONDS
+
+    async def see() -> None:
+        task = asyncio.create_task(working._say_that_it_lives())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(see())
+    assert alive == []
+
+
+def test_an_order_that_cannot_go_on_is_said_in_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    working = made(tmp_path)
+    (tmp_path / "files" / "order.json").write_text('{"compression": "zstd"}')
+
+    def missing(method: str) -> None:
+        raise CompressionUnavailable(f"{method} is not installed")
+
+    monkeypatch.setattr(role, "compressors", missing)
+    working._resume()
+    assert working.status()["why"] == "the capture that was ordered cannot go on: zstd is not installed"
+    (tmp_path / "files" / "order.json").write_text("{")
+    working._resume()
+    assert "order.json cannot be read" in working.status()["why"]
+
+
+def test_what_was_counted_when_a_collection_began_is_kept_with_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = made(tmp_path)
+    counted = [700]
+    monkeypatch.setattr(working, "_counted", lambda: counted[0])
+    working._start(role.StartOrder(at=time.time() + 0.2))
+    assert (order(tmp_path)["begun"], order(tmp_path)["counted"]) == (0.0, None)
+    counted[0] = 1000
+    while working._waits:
+        working._turn()
+    assert order(tmp_path)["begun"] > 0
+    assert order(tmp_path)["counted"] == 1000
+    counted[0] = 1010
+    assert working.status()["queries_counted"] == 10
+    counted[0] = 3  # the machine was started anew, and counts from 0
+    assert working.status()["queries_counted"] is None
+    working._stop()
+    working._collector.close()
+
+
+def ditl(tmp_path: Path, told: dict[str, Any], **settings: Any) -> list[str]:
+    configured = CaptureConfig(directory=str(tmp_path), **settings)
+    config = Config(capture=configured, clock=ClockConfig(source="trusted"))
+    status = {"state": "idle", "begins": 0.0, "rate": 1000.0, "queries_a_second": 0.0, "directory": "/x"}
+    return commands._hindrances(config, status | told, 0.0, 50, 50.0)
+
+
+def test_a_collection_counts_on_no_room_that_is_to_stay_free(tmp_path: Path) -> None:
+    needed = 1000 * 50 * 3600 * 50
+    disk = {"free_octets": 2 * needed, "quota_octets": 2 * needed, "directory_octets": 0}
+    assert ditl(tmp_path, disk | {"room_octets": needed}) == []
+    assert "room for 9 GB" in ditl(tmp_path, disk | {"room_octets": needed - 1})[0]
+    working = made(tmp_path)
+    assert working._directory.room_octets() < working._directory.free_octets()
+
+
+@pytest.mark.parametrize(("days", "hindered"), [(0.0, False), (0.5, True), (2.0, True), (3.0, False)])
+def test_a_collection_does_not_begin_whose_first_files_go_before_its_end(
+    tmp_path: Path, days: float, hindered: bool
+) -> None:
+    found = ditl(tmp_path, {"room_octets": 1 << 60}, retention_days=days)
+    assert [each.partition(" = ")[0] for each in found] == ["retention_days"] * hindered
+
+
+@pytest.mark.parametrize("what", [("--rate", "nan"), ("--rate", "-1"), ("--rate", "inf"), ("--every", "-2")], ids=str)
+def test_a_collection_of_what_is_no_number_is_not_checked(
+    tmp_path: Path, what: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rootsrv.commands.parser import main
+
+    (tmp_path / "rootsrv.toml").write_text(f'[state]\ndirectory = "{tmp_path}"\n[capture]\n')
+    assert main(["capture", "ditl", *what, "--check", "--config", str(tmp_path / "rootsrv.toml")]) == 2
+    assert f"{what[0]}: must be" in capsys.readouterr().err
+
+
+def test_the_command_that_brings_files_away_is_one_for_a_shell() -> None:
+    printed = commands.upload("/srv/it's ours", "a b", "host:/data/$x;")
+    assert "'/srv/it'\"'\"'s ours/'" in printed
+    assert printed.endswith(" 'host:/data/$x;/'")
+    assert "--include 'a b*.pcap*'" in printed
