@@ -219,7 +219,7 @@ def _sign_up(directory: Path) -> dict[str, LiveKey]:
     accounts = Register(directory / "state" / register.DIRECTORY)
     servers = Servers(accounts, NAME, ZONES, private=True)
     users = Accounts(accounts)
-    _, user = users.use_link(users.new_link("begin", "demo@example.net", None, now), now)
+    _, user = users.use_link(users.links.new("begin", "demo@example.net", None, now), now)
     keys = {}
     for name, software, address in (("Unbound", "unbound", UNBOUND), ("BIND", "bind", BIND)):
         server = servers.add(user.id, ServerWish(name, software, (address,), (".",)), now)

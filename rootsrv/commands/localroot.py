@@ -209,7 +209,7 @@ def _invite(service: _Service, arguments: argparse.Namespace) -> None:
     known = service.accounts.by_email(email)
     if known is not None and known.suspended:
         raise NotAccepted("email", f"{email} is suspended: {known.suspended}")
-    link = service.accounts.new_link("recover" if known else "begin", email, known.id if known else None, service.now)
+    link = service.accounts.links.new("recover" if known else "begin", email, known.id if known else None, service.now)
     say(f"{service.settings.url}/link/{link}")
 
 

@@ -111,7 +111,7 @@ CREATE TABLE tokens (
 CREATE TABLE links (
     digest BLOB PRIMARY KEY,        -- SHA-256 of what the mail's link says
     user INTEGER REFERENCES users ON DELETE CASCADE,    -- NULL = there is none yet
-    purpose TEXT NOT NULL,          -- begin, recover, email
+    purpose TEXT NOT NULL,          -- begin, recover, email, undo
     email TEXT NOT NULL,
     ends REAL NOT NULL
 ) WITHOUT ROWID;

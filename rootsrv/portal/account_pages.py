@@ -46,8 +46,8 @@ def email(visit: Visit) -> Response:
     portal, user = visit.portal, visit.need_proof().user
     try:
         wanted = checked_email(visit.field("email"))
-        portal.rates.take("mails_to_address", wanted.lower())
-        link = portal.accounts.new_link("email", wanted, user.id, visit.now)
+        visit.count_mail(wanted)
+        link = portal.accounts.links.new("email", wanted, user.id, visit.now)
         portal.mails.put(wanted, *letters.new_address(portal.config, link), visit.now)
     except NotAccepted as error:
         return account(visit, error)
@@ -150,7 +150,7 @@ def export(visit: Visit) -> Response:
     """All that is kept of the account but its secrets, as a file."""
     portal, user = visit.portal, visit.user
     document = {
-        "account": portal.accounts.export(user.id),
+        "account": portal.accounts.export(user.id, visit.now),
         "tokens": [
             {"name": each.name, "scopes": sorted(each.scopes), "created": each.created, "ends": each.ends}
             for each in portal.tokens.of_user(user.id)

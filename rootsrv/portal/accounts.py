@@ -1,25 +1,26 @@
-"""Accounts: users, sessions, what a mail's link permits, passkeys as they are kept, export and deletion."""
+"""Accounts: users, sessions, what the use of a mail's link changes, passkeys as they are kept, export and deletion."""
 # Theory of operation
 # -------------------
 #     address given ──mail──▶ link opened ──passkey or password chosen──▶ account
 #
 # Nothing of an account exists before its address is proved: a thousand sign-ups leave a thousand links, which end in a
-# day, and nobody can prepare an account for somebody else's address.  A lost password goes the same way.
+# day, and nobody can prepare an account for somebody else's address.  A lost password goes the same way, and so does an
+# address that somebody else has changed (links.py).
 #
 # Cookies, links and tokens are 256 random bits; what is kept is their SHA-256, so that a copy of the register lets
 # nobody in.
 
 import dataclasses
-import hashlib
 import re
-import secrets
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rootsrv.localroot.register import Register
 from rootsrv.localroot.servers import NotAccepted, NotFound
+from rootsrv.portal import links
+from rootsrv.portal.links import Link, Links, digest
 
 SESSION_SECONDS = 30 * 86_400.0
 """Since it was used last."""
@@ -31,10 +32,6 @@ PROVED_SECONDS = 15 * 60.0
 SEEN_SECONDS = 3600.0
 """How exactly it is kept when a session or token was used last."""
 
-LINK_SECONDS = {"begin": 86_400.0, "recover": 3600.0, "email": 86_400.0}
-Purpose = Literal["begin", "recover", "email"]
-
-MAX_LINKS = 10_000
 MAX_PASSKEYS = 20
 MAILS = {
     "notify": "a NOTIFY stays unconfirmed",
@@ -74,15 +71,6 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """What the link of a mail permits, until it is used or ends."""
-
-    user: int | None
-    purpose: Purpose
-    email: str
-
-
-@dataclass(frozen=True, slots=True)
 class Passkey:
     """A passkey (WebAuthn credential), of which the private part is with its user."""
 
@@ -97,11 +85,6 @@ class Passkey:
     def of(self, user: int) -> "Passkey":
         """The same, of *user*, who was not there when it was made."""
         return dataclasses.replace(self, user=user)
-
-
-def digest(text: str) -> bytes:
-    """As which a cookie, link or token is kept."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def handle_of(link: str) -> bytes:
@@ -123,6 +106,7 @@ class Accounts:
 
     def __init__(self, register: Register) -> None:
         self.register = register
+        self.links = Links(register)
 
     # ── users ──
 
@@ -187,39 +171,19 @@ class Accounts:
             if row is None:
                 raise NotFound("there is no such account")
             database.execute("DELETE FROM mails WHERE recipient = ? COLLATE NOCASE", (row["email"],))
-            database.execute("DELETE FROM links WHERE email = ? COLLATE NOCASE", (row["email"],))
+            # Not what others may have again: the account may be in its place (signed up anew, the stolen one back).
+            database.execute("DELETE FROM links WHERE email = ? COLLATE NOCASE AND purpose != 'undo'", (row["email"],))
             database.execute("DELETE FROM users WHERE id = ?", (user,))
 
     # ── links in mails ──
 
-    def new_link(self, purpose: Purpose, email: str, user: int | None, now: float) -> str:
-        """What the link says; the ones before with the same purpose and address end.  NotAccepted when all wait."""
-        text = secrets.token_urlsafe(32)
-        with self.register.writing() as database:
-            database.execute("DELETE FROM links WHERE ends <= ?", (now,))
-            database.execute("DELETE FROM links WHERE email = ? AND purpose = ?", (email, purpose))
-            if database.execute("SELECT count(*) FROM links").fetchone()[0] >= MAX_LINKS:
-                raise NotAccepted("email", "too many people are signing up just now: please try again tomorrow")
-            database.execute(
-                "INSERT INTO links VALUES (?, ?, ?, ?, ?)",
-                (digest(text), user, purpose, email, now + LINK_SECONDS[purpose]),
-            )
-        return text
-
-    def link(self, text: str, now: float) -> Link:
-        """NotFound if there is no such link, or its time is over."""
-        row = self.register.row("SELECT * FROM links WHERE digest = ? AND ends > ?", digest(text), now)
-        if row is None:
-            raise NotFound("this link was used, or its time is over: ask for another one")
-        return Link(row["user"], row["purpose"], row["email"])
-
     def use_link(self, text: str, now: float) -> tuple[Link, User]:
         """Do what the link permits: make the account, or the address its own.  NotFound, NotAccepted.
 
-        After one for recovery there is no way to sign in but what the caller adds.
+        After one to recover or undo there is no way to sign in but what the caller adds.
         """
         with self.register.writing() as database:
-            link = self.link(text, now)
+            link = self.links.find(text, now)
             database.execute("DELETE FROM links WHERE digest = ?", (digest(text),))
             if link.purpose == "begin":
                 if self.by_email(link.email) is not None:
@@ -227,17 +191,16 @@ class Accounts:
                 user = self._add(database, link.email, handle_of(text), now)
             else:
                 user = link.user or 0
-            if link.purpose == "email":
+            if link.purpose in ("email", "undo"):
                 try:
                     database.execute(
                         "UPDATE users SET email = ?, email_verified = ? WHERE id = ?", (link.email, now, user)
                     )
                 except sqlite3.IntegrityError:
                     raise NotAccepted("email", "there is another account with this address") from None
-            # What was mailed before is void: a thief who asked for another address would have the account back.
-            database.execute("DELETE FROM links WHERE user = ?", (user,))
-            if link.purpose == "recover":
-                # So would one who is signed in, or has made a passkey or a token.
+            links.used(database, link, user)
+            if link.purpose in ("recover", "undo"):
+                # A thief may be signed in, or have made a passkey or a token.
                 for table in ("sessions", "passkeys", "tokens"):
                     database.execute(f"DELETE FROM {table} WHERE user = ?", (user,))
                 database.execute("UPDATE users SET password = '' WHERE id = ?", (user,))
@@ -291,7 +254,7 @@ class Accounts:
     def sign_out_others(self, session: Session) -> int:
         """All other browsers, and links that were mailed; how many browsers."""
         with self.register.writing() as database:
-            database.execute("DELETE FROM links WHERE user = ?", (session.user.id,))
+            self.links.void(session.user.id)
             return database.execute(
                 "DELETE FROM sessions WHERE user = ? AND digest != ?", (session.user.id, session.digest)
             ).rowcount
@@ -341,11 +304,12 @@ class Accounts:
                 raise NotAccepted("passkey", "it is the only way to sign in: set a password first")
             database.execute("DELETE FROM passkeys WHERE id = ?", (credential,))
 
-    def export(self, user: int) -> dict[str, Any]:
+    def export(self, user: int, now: float) -> dict[str, Any]:
         """All that is kept of an account but the secrets, as JSON has it; tokens and servers are others'."""
         found = self.user(user)
         return {
             "email": found.email,
+            "emails before": [{"email": each.email, "ends": each.ends} for each in self.links.to_undo(user, now)],
             "name": found.name,
             "created": found.created,
             "suspended": found.suspended,

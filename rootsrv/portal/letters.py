@@ -40,7 +40,32 @@ def new_address(config: PortalConfig, link: str) -> tuple[str, str]:
     return (
         f"Your new address at {config.title}",
         f"An account at {config.url} is to have this address.\n\n"
-        f"If that is yours, open this within a day:\n\n{config.url}/link/{link}\n\nIf not, do nothing.\n",
+        f"If that is yours, open this within a day:\n\n{config.url}/link/{link}\n\nIf not, do nothing.\n\n"
+        "For a week after that, whoever reads mail to the address that the account had can undo it, and has the account"
+        " then.\n",
+    )
+
+
+def address_changed(config: PortalConfig, link: str, until: str) -> tuple[str, str]:
+    """An account has this address no more."""
+    return (
+        f"The address of your account at {config.title} was changed",
+        f"Your account at {config.url} has another e-mail address now.  If that was you, do nothing.\n\n"
+        f"If it was not you, open this before {until}:\n\n{config.url}/link/{link}\n\n"
+        "There you set a new password or passkey.  The account has this address again then, and all browsers, the"
+        " password, passkeys and tokens that it has now end.\n\n"
+        "The link is good once, for whoever reads this mailbox: if you leave it to somebody else, delete this mail.\n",
+    )
+
+
+def put_back(config: PortalConfig) -> tuple[str, str]:
+    """An account has this address no more, since its change was undone."""
+    ask = f"  Ask: {config.contact}" if config.contact else ""
+    return (
+        f"Your account at {config.title} has another address again",
+        f"Your account at {config.url} has the e-mail address again that it had before this one: whoever reads mail there"
+        " has opened the link by which that can be done for a week, and has the account now.\n\n"
+        f"If that is not right, only who runs the service can help.{ask}\n",
     )
 
 

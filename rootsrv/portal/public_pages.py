@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from rootsrv.localroot import contributions
 from rootsrv.localroot.observations import Fresh, ObservationsUnusable
-from rootsrv.portal.accounts import LINK_SECONDS, SESSION_SECONDS
+from rootsrv.portal.accounts import SESSION_SECONDS
+from rootsrv.portal.links import LINK_SECONDS
 from rootsrv.portal.mails import KEPT_SECONDS
 from rootsrv.portal.visits import Visit
 
@@ -33,6 +34,7 @@ def privacy(visit: Visit) -> Response:
     days = {
         "session": round(SESSION_SECONDS / 86_400),
         "link": round(LINK_SECONDS["begin"] / 86_400),
+        "undo": round(LINK_SECONDS["undo"] / 86_400),
         "mail": round(KEPT_SECONDS / 86_400),
         "open": contributions.OPEN_DAYS,
         "counts": contributions.KEPT_DAYS,

@@ -7,8 +7,9 @@ from starlette.responses import JSONResponse, Response
 
 from rootsrv.localroot.servers import NotAccepted, NotFound
 from rootsrv.portal import letters, passwords
-from rootsrv.portal.accounts import Link, User, checked_email, handle_of
-from rootsrv.portal.visits import Visit, local
+from rootsrv.portal.accounts import User, checked_email, handle_of
+from rootsrv.portal.links import Link
+from rootsrv.portal.visits import Visit, local, when
 from rootsrv.process import log
 
 # Whether an address has an account is told to whoever reads its mail, and to nobody else: the page says the same in
@@ -25,10 +26,10 @@ def sign_up(visit: Visit) -> Response:
         return visit.page("sign_up.html", email="")
     try:
         email = checked_email(visit.field("email"))
-        _count_mail(visit, email)
+        visit.count_mail(email)
         known = portal.accounts.by_email(email)
         if known is None:
-            link = portal.accounts.new_link("begin", email, None, visit.now)
+            link = portal.accounts.links.new("begin", email, None, visit.now)
             portal.mails.put(email, *letters.begin(portal.config, link), visit.now)
         elif not known.suspended:
             portal.mails.put(email, *letters.is_known(portal.config), visit.now)
@@ -45,23 +46,17 @@ def recover(visit: Visit) -> Response:
         return visit.page("recover.html", email="", can_send=portal.mails.can_send)
     try:
         email = checked_email(visit.field("email"))
-        _count_mail(visit, email)
+        visit.count_mail(email)
         known = portal.accounts.by_email(email)
         if known is not None and not known.suspended:
-            link = portal.accounts.new_link("recover", known.email, known.id, visit.now)
+            link = portal.accounts.links.new("recover", known.email, known.id, visit.now)
             portal.mails.put(known.email, *letters.recover(portal.config, link), visit.now)
+        elif known is None and (again := portal.accounts.links.again(email, visit.now)) is not None:
+            # Who has it changed the address.
+            portal.mails.put(email, *letters.address_changed(portal.config, again[0], when(again[1])), visit.now)
     except NotAccepted as error:
         return visit.again("recover.html", error, email=visit.field("email"), can_send=portal.mails.can_send)
     return visit.page("sent.html", text=_LOOK.format(hours="an hour"))
-
-
-def _count_mail(visit: Visit, email: str) -> None:
-    rates = visit.portal.rates
-    rates.check("mails_by_source", visit.source)
-    rates.check("mails_to_address", email.lower())
-    rates.take("mails")
-    rates.take("mails_by_source", visit.source)
-    rates.take("mails_to_address", email.lower())
 
 
 # ── the link of a mail ──
@@ -75,10 +70,7 @@ def link(visit: Visit) -> Response:
     if visit.method == "GET":
         return visit.page("link.html", **values)
     if found.purpose == "email":
-        before = portal.accounts.user(found.user or 0).email
-        portal.accounts.use_link(text, visit.now)
-        if before.lower() != found.email.lower():
-            visit.tell(before, "your e-mail address was changed")
+        _change_address(visit, found, text)
         return visit.page("done.html", text=f"{found.email} is the address of your account now.", on="/account")
     try:
         password = visit.field("password")
@@ -88,10 +80,27 @@ def link(visit: Visit) -> Response:
         kept = portal.passwords.hash(password)
     except NotAccepted as error:
         return visit.again("link.html", error, **values)
+    former = _address(visit, found)
     with portal.accounts.register.writing():
         _, user = portal.accounts.use_link(text, visit.now)
         portal.accounts.set_password(user.id, kept)
-    return _begun(visit, found, user)
+    return _begun(visit, found, user, former)
+
+
+def _change_address(visit: Visit, found: Link, text: str) -> None:
+    """Whose address it was is told, or it does not become another: by that mail they have the account back."""
+    portal = visit.portal
+    before = portal.accounts.user(found.user or 0)
+    is_another = before.email.lower() != found.email.lower()
+    if is_another:
+        visit.count_mail(before.email)
+    with portal.accounts.register.writing():
+        portal.accounts.use_link(text, visit.now)
+        if is_another:
+            undo = portal.accounts.links.new("undo", before.email, before.id, visit.now)
+            until = when(portal.accounts.links.find(undo, visit.now).ends)
+            portal.mails.put(before.email, *letters.address_changed(portal.config, undo, until), visit.now)
+    log.event("address of account changed", user=before.id)
 
 
 def link_passkey_options(visit: Visit) -> Response:
@@ -111,29 +120,41 @@ def link_passkey(visit: Visit) -> Response:
         raise NotFound("this link is for something else")
     name = visit.json.get("name", "") if isinstance(visit.json, dict) else ""
     passkey = portal.passkeys.created(_credential(visit), found.user or 0, str(name), visit.cookie, visit.now)
+    former = _address(visit, found)
     with portal.accounts.register.writing():
         _, user = portal.accounts.use_link(text, visit.now)
         portal.accounts.add_passkey(passkey.of(user.id))
-    _begun(visit, found, user)
+    _begun(visit, found, user, former)
     return JSONResponse({"next": "/servers"})
 
 
 def _link(visit: Visit, text: str) -> Link:
     visit.portal.rates.check("link_by_source", visit.source)
     try:
-        return visit.portal.accounts.link(text, visit.now)
+        return visit.portal.accounts.links.find(text, visit.now)
     except NotFound:
         visit.portal.rates.take("link_by_source", visit.source)
         raise
 
 
-def _begun(visit: Visit, found: Link, user: User) -> Response:
-    if found.purpose == "recover":
-        visit.tell(user.email, "a new way to sign in was set by a link that was mailed to you")
-    else:
+def _address(visit: Visit, found: Link) -> str:
+    """That of the account for which the link is; empty if there is none yet."""
+    return visit.portal.accounts.user(found.user).email if found.user is not None else ""
+
+
+def _begun(visit: Visit, found: Link, user: User, former: str) -> Response:
+    """*former*: the address before the link was used."""
+    if found.purpose == "begin":
         visit.portal.happened.add("sign-ups", "begun")
-    log.event("account begun" if found.purpose == "begin" else "account recovered", user=user.id)
+    else:
+        visit.tell(user.email, "a new way to sign in was set by a link that was mailed to you")
+    if found.purpose == "undo" and former.lower() != user.email.lower():
+        visit.mail(former, letters.put_back(visit.portal.config), about="address put back")
+    log.event(_BEGUN.get(found.purpose, ""), user=user.id)
     return _signed_in(visit, user, "/servers")
+
+
+_BEGUN = {"begin": "account begun", "recover": "account recovered", "undo": "account recovered, address put back"}
 
 
 # ── signing in ──

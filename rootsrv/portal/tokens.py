@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rootsrv.localroot.servers import NotAccepted, NotFound
-from rootsrv.portal.accounts import SEEN_SECONDS, Accounts, User, digest
+from rootsrv.portal.accounts import SEEN_SECONDS, Accounts, User
+from rootsrv.portal.links import digest
 
 MAX_TOKENS = 20
 TOKEN_PREFIX = "lr_"

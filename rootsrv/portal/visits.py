@@ -172,12 +172,25 @@ class Visit:
         self.cookie, self.is_new = secrets.token_urlsafe(32), True
         return self.cookie
 
+    def count_mail(self, email: str) -> None:
+        """One more mail that this visitor brings about, to *email*; TooOften."""
+        rates = self.portal.rates
+        rates.check("mails_by_source", self.source)
+        rates.check("mails_to_address", email.lower())
+        rates.take("mails")
+        rates.take("mails_by_source", self.source)
+        rates.take("mails_to_address", email.lower())
+
     def tell(self, email: str, what: str) -> None:
-        """Mail that *what* happened to the account, whether mails are wanted or not; as far as any can be sent."""
+        """Mail that *what* happened to the account."""
+        self.mail(email, letters.changed(self.portal.config, what), about=what)
+
+    def mail(self, email: str, letter: tuple[str, str], *, about: str) -> None:
+        """*letter*, whether mails are wanted or not; as far as any can be sent."""
         try:
-            self.portal.mails.put(email, *letters.changed(self.portal.config, what), self.now)
+            self.portal.mails.put(email, *letter, self.now)
         except NotAccepted as error:
-            self.portal.unsent.met(error, about=what)
+            self.portal.unsent.met(error, about=about)
         else:
             self.portal.unsent.over()
 

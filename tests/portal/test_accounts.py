@@ -165,7 +165,9 @@ def test_another_address_is_ones_own_once_its_link_was_opened(site: Site) -> Non
     assert "old@example.net" in person.open("/account").text
     assert "is the address of your account now" in person.send(link).text
     assert 'value="new@example.net"' in person.open("/account").text
-    assert wait_for(lambda: [text for text in site.mail.to("old@example.net") if "address was changed" in text])
+    assert wait_for(
+        lambda: [text for text in site.mail.to("old@example.net") if "has another e-mail address now" in text]
+    )
 
 
 def test_looking_at_the_link_with_head_changes_nothing(site: Site) -> None:
