@@ -211,6 +211,10 @@ def _configure(arguments: argparse.Namespace, config: Config) -> int:
     if kept is not None:
         print(f"what was there: {kept}")
     print(f"now: {software.then.format(file=target)}")
+    from rootsrv.hyperlocal import beside
+
+    for each in beside.warnings(arguments.configure, target):
+        complain(f"beware: {each}")
     return 0
 
 

@@ -63,8 +63,8 @@ def put_back(config: PortalConfig) -> tuple[str, str]:
     ask = f"  Ask: {config.contact}" if config.contact else ""
     return (
         f"Your account at {config.title} has another address again",
-        f"Your account at {config.url} has the e-mail address again that it had before this one: whoever reads mail there"
-        " has opened the link by which that can be done for a week, and has the account now.\n\n"
+        f"Your account at {config.url} has the e-mail address again that it had before this one: whoever reads mail"
+        " there has opened the link by which that can be done for a week, and has the account now.\n\n"
         f"If that is not right, only who runs the service can help.{ask}\n",
     )
 

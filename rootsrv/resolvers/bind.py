@@ -1,7 +1,7 @@
 """BIND's configuration (named.conf(5)), 9.18 and 9.20."""
 # Tried: `type secondary` takes a bad root and answers without AD, so it is a mirror, which validates but knows no
-# ZONEMD: what the publisher gives out must be right.  An unsigned zone cannot be a mirror.  A zone "." of type hint
-# beside a mirror is an error.
+# ZONEMD: what the publisher gives out must be right.  An unsigned zone cannot be a mirror.  9.18 takes a zone "." of
+# type hint beside a mirror; with any other second zone "." it does not start.
 
 from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverSetup
 

@@ -83,7 +83,8 @@ SOFTWARE: Mapping[str, Software] = {
         powerdns.configuration_4,
         Path("/etc/powerdns/rootsrv-root.lua"),
         "/var/lib/powerdns",
-        "set lua-config-file={file} in recursor.conf; systemctl restart pdns-recursor",
+        "set lua-config-file={file} in recursor.conf or, where it names a file already (it takes one alone), add to"
+        ' that: dofile("{file}"); systemctl restart pdns-recursor',
     ),
     "pdns5": Software(
         "PowerDNS Recursor 5",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.localroot.register import DIRECTORY, Register
+from rootsrv.localroot.register import Register
 from rootsrv.localroot.servers import NotAccepted, NotFound
 from rootsrv.portal.accounts import Accounts, Passkey
 from rootsrv.portal.links import LINK_SECONDS, MAX_LINKS, MAX_UNDO

@@ -1,0 +1,209 @@
+"""What in a resolver's own configuration has the root from elsewhere than the part that is generated for it."""
+# Tried: Unbound 1.17 takes a second auth-zone "." without a word, and the one that comes first answers; a forward-zone
+# "." has every name that exists, a stub-zone "." is asked when the copy is over.  BIND 9.18 refuses to start with a
+# second zone ".", and with a zone outside views where there are views; one of type hint beside the mirror is taken, and
+# harms nothing.  Knot Resolver 5 has one prefill, PowerDNS Recursor 4.8 one zoneToCache for a zone and one
+# lua-config-file: the last one counts.  auth-zones with "." answers in place of the recursor's cache.  The version 6 of
+# the one and 5 of the other were not tried: there it is said that something is there twice.
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Reading:
+    """What one file says."""
+
+    rivals: list[tuple[int, str]] = field(default_factory=list)
+    """Lines, and what stands there."""
+
+    includes: "list[tuple[str, Read]]" = field(default_factory=list)
+    """Further files, as patterns (glob), and how they are read."""
+
+    directory: str = ""
+    """To which later relative names belong; empty = nothing is said of it."""
+
+
+Read = Callable[[str], Reading]
+
+_TWICE = 'takes the root from elsewhere, too; whether "." may stand there twice was not tried'
+
+
+def _lines(text: str, tokens: "re.Pattern[str]") -> Iterator[tuple[int, re.Match[str]]]:
+    """What *tokens* finds one after the other, with the line where it begins."""
+    line, at = 1, 0
+    for found in tokens.finditer(text):
+        line += text.count("\n", at, found.start())
+        at = found.start()
+        yield line, found
+
+
+# ── Unbound: words that end in a colon are keys, line ends mean nothing ──
+
+_UNBOUND = re.compile(r"""\#[^\n]*|"(?P<q>[^"\n]*)"|'(?P<s>[^'\n]*)'|(?P<word>[^\s"']+)""")
+_UNBOUND_RIVALS = {
+    "auth-zone:": 'is a second auth-zone ".": Unbound answers from the first of both, and does not say so',
+    "forward-zone:": 'is a forward-zone ".": names that exist are asked for there, not from the root on',
+    "stub-zone:": 'is a stub-zone ".": it is asked in place of the root servers when the copy is over',
+}
+_UNBOUND_CLAUSES = {*_UNBOUND_RIVALS} | {
+    f"{each}:"
+    for each in [
+        "server",
+        "view",
+        "remote-control",
+        "python",
+        "dynlib",
+        "rpz",
+        "cachedb",
+        "redis",
+        "dnscrypt",
+        "ipset",
+        "dnstap",
+    ]
+}
+
+
+def unbound(text: str) -> Reading:
+    """unbound.conf(5)."""
+    made, clause, key = Reading(), "", ""
+    for line, found in _lines(text, _UNBOUND):
+        word = found["word"]
+        if word is None and found["q"] is None and found["s"] is None:
+            continue  # a comment
+        if word in _UNBOUND_CLAUSES:
+            clause, key = word, ""
+        elif not key and word is not None and word.endswith(":"):
+            key = word
+        else:
+            value = word or found["q"] or found["s"] or ""
+            if key in ("include:", "include-toplevel:"):
+                made.includes.append((value, unbound))
+            elif key == "directory:":
+                made.directory = value
+            elif key == "name:" and value == "." and clause in _UNBOUND_RIVALS:
+                made.rivals.append((line, _UNBOUND_RIVALS[clause]))
+            key = ""
+    return made
+
+
+# ── BIND: statements with blocks ──
+
+_BIND = re.compile(r"""//[^\n]*|\#[^\n]*|/\*.*?\*/|"(?P<q>[^"]*)"|(?P<word>[^\s"{};]+)|(?P<mark>[{};])""", re.DOTALL)
+
+
+def bind(text: str) -> Reading:
+    """named.conf(5)."""
+    made = Reading()
+    words: list[str] = []
+    blocks: list[list[str]] = []
+    begun = zone = 0
+    for line, found in _lines(text, _BIND):
+        mark = found["mark"]
+        if mark is None:
+            if (word := found["q"] if found["q"] is not None else found["word"]) is not None:
+                begun = begun if words else line
+                words.append(word)
+            continue
+        if words[:1] == ["include"] and len(words) == 2:
+            made.includes.append((words[1], bind))
+        elif words[:1] == ["directory"] and len(words) == 2:
+            made.directory = words[1]
+        elif words[:1] == ["type"] and len(words) == 2 and zone and words[1] != "hint":
+            made.rivals.append((zone, f'is a second zone "." ({words[1]}): BIND refuses to start'))
+        if mark == "{":
+            if words[:2] == ["zone", "."]:
+                zone = begun
+            elif words[:1] == ["view"]:
+                made.rivals.append(
+                    (begun, "is a view: BIND takes a zone in views alone then, so include the part there")
+                )
+            blocks.append(words)
+            words = []
+        elif mark == "}" and blocks and blocks.pop()[:1] == ["zone"]:
+            zone = 0
+        words = []
+    return made
+
+
+# ── Lua: Knot Resolver 5, PowerDNS Recursor 4 ──
+
+_LUA = re.compile(
+    r"""--\[(?P<level>=*)\[.*?\](?P=level)\]|--[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL
+)
+_DOFILE = re.compile(r"""\bdofile\s*\(?\s*(?:'([^'\n]*)'|"([^"\n]*)")""")
+
+
+def _lua(text: str, rivals: "Mapping[re.Pattern[str], str]", read: Read) -> Reading:
+    def without_comments(found: "re.Match[str]") -> str:
+        return "\n" * found[0].count("\n") if found[0].startswith("--") else found[0]
+
+    text = _LUA.sub(without_comments, text)
+    made = Reading(includes=[(each[1] or each[2] or "", read) for each in _DOFILE.finditer(text)])
+    for pattern, says in rivals.items():
+        made.rivals += [(text.count("\n", 0, each.start()) + 1, says) for each in pattern.finditer(text)]
+    made.rivals.sort()
+    return made
+
+
+_KRESD_RIVALS = {
+    re.compile(r"\bprefill\s*\.\s*config\b|\bprefill\s*=\s*\{"): "configures prefill, too: the last one counts",
+    re.compile(r"\bpolicy\s*\.\s*all\s*\(\s*policy\s*\.\s*(?:TLS_)?(?:FORWARD|STUB)\b"): (
+        "forwards everything: what is not in the cache is asked for there, not from the root on"
+    ),
+}
+_PDNS_LUA_RIVALS = {
+    re.compile(r"""\bzoneToCache\s*\(\s*(?:'\.'|"\.")"""): 'is another zoneToCache of ".": the last one counts',
+}
+
+
+def kresd(text: str) -> Reading:
+    """kresd.conf of Knot Resolver 5."""
+    return _lua(text, _KRESD_RIVALS, kresd)
+
+
+def pdns_lua(text: str) -> Reading:
+    """What lua-config-file of PowerDNS Recursor names."""
+    return _lua(text, _PDNS_LUA_RIVALS, pdns_lua)
+
+
+# ── PowerDNS Recursor 4: key=value ──
+
+_PDNS_RIVALS = {
+    "auth-zones": 'has "." in auth-zones: it answers from that file, not from the copy',
+    "forward-zones": 'forwards ".": what is not in the cache is asked for there, not from the root on',
+    "forward-zones-recurse": 'forwards ".": what is not in the cache is asked for there, not from the root on',
+}
+
+
+def pdns(text: str) -> Reading:
+    """recursor.conf of PowerDNS Recursor 4."""
+    made = Reading()
+    for line, written in enumerate(text.splitlines(), 1):
+        key, _, value = written.partition("#")[0].partition("=")
+        key, value = key.strip().rstrip("+").rstrip(), value.strip()
+        if key == "include-dir" and value:
+            made.includes.append((f"{value}/*.conf", pdns))
+        elif key in _PDNS_RIVALS and any(each.strip().startswith(".=") for each in value.split(",")):
+            made.rivals.append((line, _PDNS_RIVALS[key]))
+        elif key in ("forward-zones-file", "lua-config-file") and value:
+            made.includes.append((value, pdns if key == "forward-zones-file" else pdns_lua))
+        elif re.fullmatch(r"[+^]*\.", key):  # in a forward-zones-file
+            made.rivals.append((line, _PDNS_RIVALS["forward-zones"]))
+    return made
+
+
+# ── YAML, which the standard library does not read: by the line ──
+
+
+def _yaml(pattern: str) -> Read:
+    def read(text: str) -> Reading:
+        found = re.finditer(pattern, text, re.MULTILINE)
+        return Reading([(text.count("\n", 0, each.start()) + 1, _TWICE) for each in found])
+
+    return read
+
+
+kresd6 = _yaml(r"^ *prefill *:")
+pdns5 = _yaml(r"""^ *(?:- *)?zone *: *['"]?\.['"]? *(?:#.*)?$""")
