@@ -19,6 +19,7 @@
 # cannot hurry it, and what passes while nobody looks does not count.  A host that runs by day needs twice the 30 days;
 # the root's own keys are published a year before they sign.
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -151,14 +152,22 @@ class KeyRolls:
             f"{_line(each.rdata)} ;;state={_NUMBERS[each.state]} [{each.state}] ;;held={each.held_seconds:.0f}\n"
             for each in self.keys.values()
         )
-        return f"{_TITLE}\n{looked}{keys}"
+        text = f"{_TITLE}{_WHOLE}\n{looked}{keys}"
+        return f"{text}{_last_line(text)}\n"
 
     @classmethod
     def from_text(cls, text: str, shipped: TrustAnchors) -> "KeyRolls":
         """Read what `to_text` wrote; KeysMalformed names the line."""
         made = cls(shipped)
         states = {number: state for state, number in _NUMBERS.items()}
-        if not text.startswith(_TITLE):  # an empty one, say: what it forgot of revoked keys must not go unsaid
+        # An empty file, say, or one that was cut: what it forgot of revoked keys must not go unsaid.
+        if text.startswith(f"{_TITLE}{_WHOLE}\n"):
+            above, _, last = text.removesuffix("\n").rpartition("\n")
+            if not text.endswith("\n") or last != _last_line(f"{above}\n"):
+                raise KeysMalformed(
+                    f"line {text.count(chr(10))}: is not the last one of this file: it was cut, or changed"
+                )
+        elif not text.startswith(f"{_TITLE}\n"):  # an older version's, which ends anywhere
             raise KeysMalformed("line 1: is not that of a file of kept keys")
         for number, line in enumerate(text.splitlines(), 1):
             if look := _LOOKED.fullmatch(line):
@@ -177,8 +186,14 @@ class KeyRolls:
 
 
 _TITLE = "; Keys of the root (RFC 5011), kept by rootsrv hyperlocal: not to be changed by hand."
+_WHOLE = "  The last line has the digest of those above."
 _KEPT = re.compile(r"(?P<record>\. IN DNSKEY [^;]+) ;;state=(?P<state>\d) \[[A-Z]+\] ;;held=(?P<held>\d{1,12})")
 _LOOKED = re.compile(r"; looked boot=([0-9a-f-]{1,64}) boottime=(\d{1,12})")
+
+
+def _last_line(above: str) -> str:
+    """What ends the file: lines can be taken away from any other, and it looks whole."""
+    return f"; sha256={hashlib.sha256(above.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
 def _line(rdatas: bytes) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Reading:
+class Clauses:
     """What one file says."""
 
     rivals: list[tuple[int, str]] = field(default_factory=list)
@@ -25,7 +25,7 @@ class Reading:
     """To which later relative names belong; empty = nothing is said of it."""
 
 
-Read = Callable[[str], Reading]
+Read = Callable[[str], Clauses]
 
 _TWICE = 'takes the root from elsewhere, too; whether "." may stand there twice was not tried'
 
@@ -65,9 +65,9 @@ _UNBOUND_CLAUSES = {*_UNBOUND_RIVALS} | {
 }
 
 
-def unbound(text: str) -> Reading:
+def unbound(text: str) -> Clauses:
     """unbound.conf(5)."""
-    made, clause, key = Reading(), "", ""
+    made, clause, key = Clauses(), "", ""
     for line, found in _lines(text, _UNBOUND):
         word = found["word"]
         if word is None and found["q"] is None and found["s"] is None:
@@ -93,9 +93,9 @@ def unbound(text: str) -> Reading:
 _BIND = re.compile(r"""//[^\n]*|\#[^\n]*|/\*.*?\*/|"(?P<q>[^"]*)"|(?P<word>[^\s"{};]+)|(?P<mark>[{};])""", re.DOTALL)
 
 
-def bind(text: str) -> Reading:
+def bind(text: str) -> Clauses:
     """named.conf(5)."""
-    made = Reading()
+    made = Clauses()
     words: list[str] = []
     blocks: list[list[str]] = []
     begun = zone = 0
@@ -135,12 +135,12 @@ _LUA = re.compile(
 _DOFILE = re.compile(r"""\bdofile\s*\(?\s*(?:'([^'\n]*)'|"([^"\n]*)")""")
 
 
-def _lua(text: str, rivals: "Mapping[re.Pattern[str], str]", read: Read) -> Reading:
+def _lua(text: str, rivals: "Mapping[re.Pattern[str], str]", read: Read) -> Clauses:
     def without_comments(found: "re.Match[str]") -> str:
         return "\n" * found[0].count("\n") if found[0].startswith("--") else found[0]
 
     text = _LUA.sub(without_comments, text)
-    made = Reading(includes=[(each[1] or each[2] or "", read) for each in _DOFILE.finditer(text)])
+    made = Clauses(includes=[(each[1] or each[2] or "", read) for each in _DOFILE.finditer(text)])
     for pattern, says in rivals.items():
         made.rivals += [(text.count("\n", 0, each.start()) + 1, says) for each in pattern.finditer(text)]
     made.rivals.sort()
@@ -158,12 +158,12 @@ _PDNS_LUA_RIVALS = {
 }
 
 
-def kresd(text: str) -> Reading:
+def kresd(text: str) -> Clauses:
     """kresd.conf of Knot Resolver 5."""
     return _lua(text, _KRESD_RIVALS, kresd)
 
 
-def pdns_lua(text: str) -> Reading:
+def pdns_lua(text: str) -> Clauses:
     """What lua-config-file of PowerDNS Recursor names."""
     return _lua(text, _PDNS_LUA_RIVALS, pdns_lua)
 
@@ -177,9 +177,9 @@ _PDNS_RIVALS = {
 }
 
 
-def pdns(text: str) -> Reading:
+def pdns(text: str) -> Clauses:
     """recursor.conf of PowerDNS Recursor 4."""
-    made = Reading()
+    made = Clauses()
     for line, written in enumerate(text.splitlines(), 1):
         key, _, value = written.partition("#")[0].partition("=")
         key, value = key.strip().rstrip("+").rstrip(), value.strip()
@@ -198,9 +198,9 @@ def pdns(text: str) -> Reading:
 
 
 def _yaml(pattern: str) -> Read:
-    def read(text: str) -> Reading:
+    def read(text: str) -> Clauses:
         found = re.finditer(pattern, text, re.MULTILINE)
-        return Reading([(text.count("\n", 0, each.start()) + 1, _TWICE) for each in found])
+        return Clauses([(text.count("\n", 0, each.start()) + 1, _TWICE) for each in found])
 
     return read
 

@@ -176,7 +176,7 @@ def _key_alarms(keys: Iterable[ZoneKey], apex: bytes, anchors: Iterable[TrustAnc
             if _is_covered(unrevoked, apex, anchors):
                 yield f"key {unrevoked.tag} is revoked (as {key.tag}, RFC 5011): its trust anchor no longer counts"
         elif key.flags & SEP and not _is_covered(key, apex, anchors):
-            yield f"SEP key {key.tag} {UNCOVERED}: a roll of the key is coming"
+            yield f"SEP key {key.tag} {UNCOVERED}: a roll of the key is coming, or the file of anchors lost it"
 
 
 def _is_covered(key: ZoneKey, apex: bytes, anchors: Iterable[TrustAnchor]) -> bool:

@@ -191,13 +191,44 @@ def test_what_is_kept_is_read_back() -> None:
     assert tags == {NEW.tag}
 
 
+def as_before(text: str) -> str:
+    """As versions wrote it whose file ended anywhere."""
+    title, _, rest = text.partition("\n")
+    return f"{title.partition('  ')[0]}\n{rest.rpartition('; sha256=')[0]}"
+
+
 @pytest.mark.parametrize(
     "text", ["garbage", ". IN DNSKEY 257 3 8 AAAA", ". IN DNSKEY 257 3 13 %% ;;state=2 [VALID] ;;held=0", "\0", "é"]
 )
 def test_a_damaged_file_is_an_error_that_names_the_line(text: str) -> None:
     shipped = TrustAnchors.from_text(versions.anchor())
+    whole = KeyRolls(shipped).to_text()
     with pytest.raises(KeysMalformed, match="line 2"):
-        KeyRolls.from_text(KeyRolls(shipped).to_text() + text, shipped)
+        KeyRolls.from_text(as_before(whole) + text, shipped)
+    with pytest.raises(KeysMalformed, match="is not the last one"):
+        KeyRolls.from_text(whole + text, shipped)
+
+
+def test_a_file_that_was_cut_is_an_error_wherever_it_was() -> None:
+    host = Host()
+    host.look(root(OLD, NEW))
+    host.look(root(NEW, revoked=(OLD,)), after=60.0)
+    text = host.rolls.to_text()
+    assert KeyRolls.from_text(text, host.rolls.shipped).keys == host.rolls.keys
+    for end in range(len(text)):
+        with pytest.raises(KeysMalformed):
+            KeyRolls.from_text(text[:end], host.rolls.shipped)
+    lines = text.splitlines(keepends=True)
+    for at in range(len(lines)):
+        with pytest.raises(KeysMalformed):
+            KeyRolls.from_text("".join(lines[:at] + lines[at + 1 :]), host.rolls.shipped)
+
+
+def test_what_an_older_version_kept_is_read() -> None:
+    host = Host()
+    host.look(root(OLD, NEW))
+    again = KeyRolls.from_text(as_before(host.rolls.to_text()), host.rolls.shipped)
+    assert (again.keys, again.looked) == (host.rolls.keys, host.rolls.looked)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "\0" * 512, "; Keys of the root"])
