@@ -107,10 +107,8 @@ def test_a_response_whose_port_does_not_belong_to_its_id_is_wrong(sink: Sink) ->
     assert sink.seen == {"answered": 1, "wrong_id": 1}
 
 
-@pytest.mark.parametrize(("ring", "lost"), [(8192, (0.0, 0.0)), (100, (0.9, 1.0))], ids=["it all waits", "it does not"])
-def test_a_burst_waits_in_the_cards_ring_and_what_has_no_place_there_is_lost(
-    ring: int, lost: tuple[float, float], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("ring", [8192, 100], ids=["it all waits", "it does not"])
+def test_a_burst_waits_in_the_cards_ring_and_what_has_no_place_there_is_lost(ring: int, tmp_path: Path) -> None:
     require_root()
     require_tool("clang")
     cores = sorted(os.sched_getaffinity(0))
@@ -126,6 +124,11 @@ def test_a_burst_waits_in_the_cards_ring_and_what_has_no_place_there_is_lost(
         with SUBJECTS["blind kernel"].start(bench), EngineProcess(build, namespace=wire.client.path) as engine:
             load = engine.run(256_000, 0.3)
 
-    assert load.sent == load.answered + load.lost > 10_000
+    # What was due while the generator had no core is neither sent nor lost: only what goes is bounded.
+    bursts = 0.3 / card.gather_seconds + 2
+    assert load.sent == load.answered + load.lost > 5000
     assert load.lost == load.ring_drops
-    assert lost[0] <= load.lost / load.sent <= lost[1]
+    if ring == 8192:
+        assert load.lost == 0
+    else:
+        assert load.answered <= ring * bursts
