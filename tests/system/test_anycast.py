@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.commands.parser import main
 from tests.server.live import wait_until, zone_files
 from tests.system.anycast_network import PREFIX, SERVICE, VERSIONS, Anycast, Site, anycast_network, nsd_on
 
@@ -249,11 +250,15 @@ def test_a_drain_loses_nothing_and_is_taken_back_by_undrain(net: Anycast, measur
     net.a.await_state("up")
 
 
-def test_withdraw_now_withdraws_now_one_ip_version_if_so_wished(net: Anycast, measured: list[str]) -> None:
+def test_withdraw_now_withdraws_now_one_ip_version_if_so_wished(
+    net: Anycast, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(net.a.directory)
     start = time.time()
-    net.a.rootsrv("withdraw", "--now", "--family", "6", "--reason", "emergency")
+    # Here and not as a process of its own, whose start on a busy machine takes longer than all that follows.
+    assert main(["withdraw", "--now", "--family", "6", "--reason", "emergency", "--config", "rootsrv.toml"]) == 0
     try:
-        moves_to_b(net, start, AT_ONCE_SECONDS + 1.5, measured, "rootsrv withdraw --now (with its start)", (6,))
+        moves_to_b(net, start, AT_ONCE_SECONDS, measured, "rootsrv withdraw --now", (6,))
     finally:
         net.a.rootsrv("undrain")
     assert net.watch.since(start, 4) == []
