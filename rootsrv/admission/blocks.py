@@ -24,6 +24,8 @@ _WIDEST = {4: 8, 6: 16}  # prefix lengths; wider is never narrow enough
 MAPPED = 0xFFFF << 32
 """IPv4 addresses as IPv6 ones (RFC 4291 §2.5.5.2): one table for both."""
 
+_MAPPED_NETWORK = ipaddress.IPv6Network("::ffff:0:0/96")
+
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -84,6 +86,20 @@ def parse_prefix(text: str) -> Network:
     if network.prefixlen < _WIDEST[network.version]:
         raise BlockRefused(f"{text}: wider than /{_WIDEST[network.version]}; block as narrowly as possible (RFC 7720)")
     return network
+
+
+def what_is_odd(network: Network) -> str:
+    """Why a prefix cannot be one of a rule; empty if it can.
+
+    IPv4 addresses stand among those of IPv6 as ::ffff:0:0/96, so ::/16, say, would be every IPv4 client's.
+    """
+    if network.version == 4:
+        return ""
+    if getattr(network.network_address, "scope_id", None):
+        return f"{network}: a scope says nothing about where a query comes from"
+    if network.overlaps(_MAPPED_NETWORK):
+        return f"{network} holds {_MAPPED_NETWORK}, which stands for IPv4 (write 192.0.2.0/24); all of IPv6 is 2000::/3"
+    return ""
 
 
 def words_of_prefix(text: str) -> tuple[int, int, int]:
@@ -168,6 +184,8 @@ class Blocks:
     def block(self, prefix: str, seconds: int, reason: str, who: str) -> Block:
         """Block *prefix* from now on for so many seconds; a block of the same prefix is replaced."""
         network = parse_prefix(prefix)
+        if odd := what_is_odd(network):
+            raise BlockRefused(odd)
         if not reason.strip():
             raise BlockRefused("a block needs a reason")
         if not 0 < seconds <= MAX_SECONDS:

@@ -134,7 +134,7 @@ class Policy:
         return {
             "mode": self._config.mode,
             "in_force": self.settings().mode,
-            "falls_back": self._occupancy is not None and self._occupancy.falls_back,
+            "falls_back": self._config.mode != "off" and self._occupancy is not None and self._occupancy.falls_back,
             "cells_over": 0.0 if self._occupancy is None else round(self._occupancy.share, 5),
             "judged": words[counts.JUDGED],
             "judged_with_cookie": words[counts.JUDGED + 1],
@@ -159,9 +159,7 @@ class Policy:
             self._refuse_contradiction(match, action)
             if not really:
                 self._refuse_nearly_all(match)
-        place = next((place for place in range(MAX_RULES) if place not in self._sheds), None)
-        if place is None:
-            raise ShedRefused(f"there are {MAX_RULES} rules already")
+        place = self._place_for(match, action, dry=dry)
         rule = Rule(place=place, match=match, action=action, until_ns=self._now_ns() + seconds * 10**9, dry=dry)
         shed = Shed(rule=rule, reason=reason, who=who, counted_before=self._counted(place))
         self._sheds[place] = shed
@@ -170,6 +168,24 @@ class Policy:
         say = log.event if dry else log.alarm
         say("shed rule made", rule=place, match=match, do=action, dry_run=dry, seconds=seconds, reason=reason, who=who)
         return shed
+
+    def _place_for(self, match: Match, action: Action, *, dry: bool) -> int:
+        """The first free place behind every rule that does something else with some of these, or that would be void."""
+        if len(self._sheds) == MAX_RULES:
+            raise ShedRefused(f"there are {MAX_RULES} rules already")
+        inside = [
+            other.place
+            for other in self.rules
+            if not (dry or other.dry) and other.action != action and match.covers(other.match)
+        ]
+        first = max(inside, default=-1) + 1
+        place = next((place for place in range(first, MAX_RULES) if place not in self._sheds), None)
+        if place is None:
+            raise ShedRefused(
+                f"rule {max(inside)} does something else with some of these, and there is no place behind it: end it"
+                f" first (rootsrv unshed {max(inside)})"
+            )
+        return place
 
     def _refuse_contradiction(self, match: Match, action: Action) -> None:
         for other in self.rules:

@@ -6,6 +6,7 @@
 
 import ipaddress
 import mmap
+import shlex
 import struct
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -270,5 +271,6 @@ def suggestions(document: dict[str, Any]) -> list[str]:
             if dimension == "qname-suffix" and value.count(".") < 2:
                 continue  # all of a TLD, or the root
             key = "prefix" if dimension == "address" else dimension
-            found.append(f"rootsrv shed --match {key}={value} --do tc-unless-cookie --dry-run")
+            match = shlex.quote(f"{key}={value}")  # a name is a stranger's words, and is pasted into a shell
+            found.append(f"rootsrv shed --match {match} --do tc-unless-cookie --dry-run")
     return list(dict.fromkeys(found))

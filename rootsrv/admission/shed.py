@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rootsrv.admission.blocks import MAPPED, Network, words_of_prefix
+from rootsrv.admission.blocks import MAPPED, Network, what_is_odd, words_of_prefix
 from rootsrv.answer.question import Query
 from rootsrv.control.protocol import Refused
 from rootsrv.wire import name as names
@@ -66,8 +66,8 @@ class Match:
         """From texts like `qname-suffix=example.`; ShedRefused says what is wrong."""
         found: dict[str, Any] = {}
         for text in conditions:
-            key, equals, value = text.partition("=")
-            if not equals or key not in KEYS:
+            key, _, value = text.partition("=")
+            if not value or key not in KEYS:
                 raise ShedRefused(f"--match {text}: must be KEY=VALUE with one of {', '.join(KEYS)}")
             field, parse = _PARSERS[key]
             if field in found:
@@ -212,9 +212,12 @@ def _parse_opt(text: str, value: str) -> str:
 
 def _parse_prefix(text: str, value: str) -> Network:
     try:
-        return ipaddress.ip_network(value)
+        network = ipaddress.ip_network(value)
     except ValueError as error:
         raise ShedRefused(f"--match {text}: {error}") from error
+    if odd := what_is_odd(network):
+        raise ShedRefused(f"--match {text}: {odd}")
+    return network
 
 
 _PARSERS: dict[str, tuple[str, Any]] = {
@@ -249,6 +252,8 @@ class Rule:
         """Inverse of `to_document`; ShedRefused, KeyError or TypeError for what is none."""
         if document["action"] not in ACTIONS or not 0 <= document["place"] < MAX_RULES:
             raise ShedRefused(f"{document['action']} in place {document['place']}: is no rule")
+        if not isinstance(document["until_ns"], int) or not isinstance(document["dry"], bool):
+            raise ShedRefused(f"until {document['until_ns']}, dry {document['dry']}: is no rule")
         return cls(
             place=document["place"], match=Match.parse(document["match"]), action=document["action"],
             until_ns=document["until_ns"], dry=document["dry"],

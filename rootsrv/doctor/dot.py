@@ -13,6 +13,7 @@ from rootsrv.dot import certificate
 from rootsrv.dot.beside import EXPIRES_SOON_SECONDS
 from rootsrv.dot.certificate import CertificateUnusable, Shown
 from rootsrv.dot.libssl import Context, TlsUnavailable
+from rootsrv.dot.trial import tried
 from rootsrv.zone import instant
 
 _DAY = 86_400
@@ -35,9 +36,10 @@ def _certificate(settings: DotConfig) -> Iterator[Finding]:
     try:
         if settings.certificate:
             shown = certificate.read(Path(settings.certificate), Path(settings.key), now)
+            tried(shown, settings.certificate)
         else:
             shown = certificate.make("doctor", (), now)
-        Context(shown.chain, shown.key)
+            Context(shown.chain, shown.key)
     except CertificateUnusable as error:
         yield bad(about, str(error), _RENEW)
         return

@@ -11,7 +11,7 @@ from typing import Any
 from rootsrv.config.dot import DotConfig
 from rootsrv.dot import certificate
 from rootsrv.dot.certificate import CertificateUnusable, Shown
-from rootsrv.dot.libssl import Context, TlsUnavailable
+from rootsrv.dot.trial import tried
 from rootsrv.page.layout import TLS_SLOT
 from rootsrv.process import log
 from rootsrv.server.sockets import ServiceSocket, listen_at
@@ -60,10 +60,7 @@ class DnsOverTls:
         if not config.certificate:
             return self._made()
         shown = certificate.read(Path(config.certificate), Path(config.key), self._now())
-        try:
-            Context(shown.chain, shown.key)  # OpenSSL has the last word: a key may be too short for it
-        except TlsUnavailable as error:
-            raise CertificateUnusable(f"dot.certificate: {config.certificate}: {error.strerror}") from error
+        tried(shown, config.certificate)  # OpenSSL has the last word: a key may be too short for it
         return shown
 
     def _made(self) -> Shown:

@@ -3,6 +3,8 @@
 import base64
 import datetime
 import ipaddress
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +109,10 @@ def make(name: str, addresses: Sequence[str], now: float) -> Shown:
 
 def _octets(path: Path) -> bytes:
     try:
-        with path.open("rb") as stream:
+        # Not blocking: a FIFO that nobody writes to would hold up whoever watches over the workers.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise CertificateUnusable(f"{path}: is no file")
             return stream.read(_MAX_FILE_OCTETS)
     except OSError as error:
         raise CertificateUnusable(f"{path}: {error.strerror}") from error

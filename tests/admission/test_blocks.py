@@ -107,6 +107,14 @@ def test_prefixes_that_are_refused(prefix: str, said: str) -> None:
         parse_prefix(prefix)
 
 
+@pytest.mark.parametrize("prefix", ["::/16", "::/80", "::ffff:0:0/96", "::ffff:192.0.2.0/120"])
+def test_no_prefix_of_ipv6_blocks_ipv4(page: Page, tmp_path: Path, prefix: str) -> None:
+    blocks = Blocks(page, tmp_path / "blocks.json")
+    with pytest.raises(BlockRefused, match="stands for IPv4"):
+        blocks.block(prefix, 60, "odd", "anna")
+    assert page.blocks() == []
+
+
 @pytest.mark.parametrize("text", ["0s", "10", "m", "25h", "-1m", "1d", ""])
 def test_durations_that_are_refused(text: str) -> None:
     with pytest.raises(BlockRefused, match="must be like 90s, 10m or 2h, and at most 24h"):

@@ -1,6 +1,8 @@
 """Rules in force: told to everybody, kept over a restart, ended by themselves; refused where they make no sense."""
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,17 @@ import pytest
 
 from rootsrv.admission.limits import CELLS, cells_in_memory
 from rootsrv.admission.policy import Policy
-from rootsrv.admission.samples import ANSWERED, NOTE, NotesReader, NotesWriter, make_ring, map_ring, suffix_of
+from rootsrv.admission.samples import (
+    ANSWERED,
+    DIMENSIONS,
+    NOTE,
+    NotesReader,
+    NotesWriter,
+    make_ring,
+    map_ring,
+    suffix_of,
+    suggestions,
+)
 from rootsrv.admission.shed import MAX_RULES, Match, ShedRefused
 from rootsrv.answer.question import Query
 from rootsrv.config.limits import LimitsConfig
@@ -91,7 +103,8 @@ def test_a_damaged_rule_among_good_ones_is_passed_over(desk: Desk, tmp_path: Pat
     document = json.loads(desk.path.read_text())
     (good,) = document["rules"]
     document["rules"] = [
-        {**good, "action": "x"}, {**good, "place": 99}, {**good, "match": ["nosuch=1"]}, {"place": 1}, good, None,
+        {**good, "action": "x"}, {**good, "place": 99}, {**good, "until_ns": "soon"}, {**good, "dry": None},
+        {**good, "match": ["nosuch=1"]}, {"place": 1}, good, None,
     ]  # fmt: skip
     desk.path.write_text(json.dumps(document))
     assert len(Desk(tmp_path, desk.page).policy.rules) == 1
@@ -105,7 +118,7 @@ def test_a_damaged_rule_among_good_ones_is_passed_over(desk: Desk, tmp_path: Pat
     ("qname-suffix=a.x.com qtype=A", "drop", {}, "end it first"),
     ("qname-suffix=x.com", "tc", {}, "rule 0 says so already"),
     ("qname-suffix=.", "tc", {}, "is 100% of all queries; if that is what you want, say --really"),
-    ("prefix=::/0", "tc", {}, "say --really"),
+    ("prefix=0.0.0.0/0", "tc", {}, "say --really"),
     ("size=0-65535 source-port=0-65535", "drop", {}, "say --really"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(desk: Desk, conditions: str, do: str, more: dict[str, Any], says: str) -> None:
@@ -114,6 +127,52 @@ def test_what_makes_no_sense_is_refused(desk: Desk, conditions: str, do: str, mo
         desk.shed(conditions, do=do, **more)
     assert len(desk.policy.rules) == 1
     assert desk.told[-1]["rules"] == [rule.to_document() for rule in desk.policy.rules]
+
+
+def test_a_wider_rule_does_not_hide_a_narrower_one_that_was_there_before(desk: Desk) -> None:
+    first = desk.shed("qtype=MX")
+    narrow = desk.shed("prefix=192.0.2.0/24", "drop")
+    desk.policy.unshed(first, "anna")
+    assert desk.shed("prefix=198.51.100.0/24", "drop") == first  # nothing in common: any place will do
+    desk.policy.unshed(first, "anna")
+    assert desk.shed("prefix=192.0.0.0/16", "tc") > narrow
+
+
+def test_there_must_be_a_place_behind_a_narrower_rule(desk: Desk) -> None:
+    for number in range(MAX_RULES - 1):
+        desk.shed(f"source-port={number}")
+    last = desk.shed("prefix=192.0.2.0/24", "drop")
+    with pytest.raises(ShedRefused, match="there are 16 rules already"):
+        desk.shed("prefix=192.0.0.0/16", "tc")
+    desk.policy.unshed(3, "anna")
+    with pytest.raises(ShedRefused, match=f"no place behind it: end it first .rootsrv unshed {last}"):
+        desk.shed("prefix=192.0.0.0/16", "tc")
+    assert desk.shed("prefix=192.0.0.0/16", "tc", dry=True) == 3
+
+
+def test_limits_that_are_off_have_not_fallen_back(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, mode="on")
+    for place in range(0, CELLS, 2):
+        desk.cells[place] = desk.clock.now + 60 * SECOND
+    desk.policy.tick()
+    assert desk.policy.limits_document()["falls_back"]
+    desk.policy.reconfigure(LimitsConfig(mode="off"))
+    assert not desk.policy.limits_document()["falls_back"]
+
+
+@pytest.mark.parametrize(
+    "name", [b"\3`x`\4evil\0", b"\5a|x&;\4evil\0", b"\4$(x)\4evil\0", b"\3a b\4evil\0", b"\2'\"\4evil\0"]
+)
+def test_what_is_suggested_is_one_word_to_a_shell_whatever_names_are_asked_for(name: bytes) -> None:
+    value = names.to_text(name)
+    top: dict[str, Any] = {dimension: [] for dimension in DIMENSIONS}
+    top["qname-suffix"] = [{"value": value, "share": 1.0}]
+    (command,) = suggestions({"queries": 10**6, "top": top})
+    words = shlex.split(command)
+    assert words[:4] == ["rootsrv", "shed", "--match", f"qname-suffix={value}"]
+    shell = ["sh", "-c", command.replace("rootsrv shed", "printf '%s\n'")]
+    assert subprocess.run(shell, capture_output=True, text=True, check=True).stdout.splitlines() == words[2:]
+    assert Match.parse(words[3:4]).suffix == name
 
 
 def test_a_dry_run_needs_no_second_word_and_contradicts_nobody(desk: Desk) -> None:
@@ -177,6 +236,8 @@ def test_limits_are_reconfigured_but_not_from_off(tmp_path: Path) -> None:
     ({"ipv4_multipliers": (0, 1, 1, 1)}, "limits.ipv4_multipliers: must be 1"),
     ({"exempt": ("10.0.0.1/8",)}, "limits.exempt: .* has host bits set"),
     ({"exempt": tuple(f"10.0.{n // 256}.{n % 256}" for n in range(1025))}, "limits.exempt: at most 1024, got 1025"),
+    ({"exempt": ("::/0",)}, "limits.exempt: ::/0 holds ::ffff:0:0/96, which stands for IPv4"),
+    ({"exempt": ("::ffff:192.0.2.1",)}, "limits.exempt: .* stands for IPv4"),
     ({"sample_every": -1}, "limits.sample_every"),
 ])  # fmt: skip
 def test_limits_that_cannot_be_are_refused(values: dict[str, Any], says: str) -> None:

@@ -64,7 +64,6 @@ WWW = asked(b"\3WwW\7eXample\3com\0")
     ("prefix=198.51.100.0/24", WWW, True),
     ("prefix=198.51.101.0/24", WWW, False),
     ("prefix=2001:db8::/32", WWW, False),
-    ("prefix=::/0", WWW, True),
     ("prefix=0.0.0.0/0", WWW, True),
     ("prefix=198.51.100.0/24 qtype=AAAA", WWW, False),
     ("qname-suffix=com", b"\0" * 20, False),
@@ -95,6 +94,11 @@ def test_ipv6_sources() -> None:
     (["opt=maybe"], "must be one of absent, present, do, no-do"),
     (["prefix=10.0.0.1/8"], "has host bits set"),
     (["prefix=x"], "does not appear to be"),
+    (["prefix=::/0"], "holds ::ffff:0:0/96, which stands for IPv4 .*; all of IPv6 is 2000::/3"),
+    (["prefix=::/16"], "stands for IPv4"),
+    (["prefix=::ffff:192.0.2.0/120"], "stands for IPv4"),
+    (["prefix=fe80::1%eth0"], "a scope says nothing"),
+    (["qname-suffix="], "must be KEY=VALUE"),
 ])  # fmt: skip
 def test_what_is_no_match_is_refused_with_its_cause(conditions: list[str], says: str) -> None:
     with pytest.raises(ShedRefused, match=says):

@@ -1,6 +1,7 @@
 """Certificates: those that can be shown, those that cannot, and why."""
 
 import datetime
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -168,3 +169,46 @@ def test_orders_differ_from_the_workers_by_limits_certificate_and_idle_time() ->
     assert orders["tcp"] == {"connections": 7, "connections_per_client": 3, "idle_seconds": 4}
     assert common["tcp"] == {"connections": 8000}
     assert made.slot == TLS_SLOT
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp256k1"],
+        ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-224"],
+        ["-newkey", "rsa:1024"],
+    ],
+    ids=["secp256k1", "P-224", "RSA 1024"],
+)
+def test_a_certificate_with_which_no_handshake_succeeds_is_not_shown(tmp_path: Path, made: list[str]) -> None:
+    bad, bad_key = tmp_path / "bad.crt", tmp_path / "bad.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", *made, "-nodes", "-subj", "/CN=bad", "-days", "90", "-keyout", bad_key,
+         "-out", bad],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    good = DotConfig(certificate=str(write_certificate(tmp_path, "good")[0]), key=str(tmp_path / "good.key"))
+    dot = DnsOverTls(good, addresses=["127.0.0.1"], identity="x")
+    shown = dot.orders({"responder": {}})["tls"]
+    assert str(bad) in dot.reload(DotConfig(certificate=str(bad), key=str(bad_key)))
+    assert dot.orders({"responder": {}})["tls"] == shown
+    assert dot.reload(good) == ""
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa:3072"])
+def test_keys_that_tls_knows_are_shown(tmp_path: Path, kind: str) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", kind, "-nodes", "-subj", "/CN=good", "-days", "90", "-keyout",
+         tmp_path / "key", "-out", tmp_path / "crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    config = DotConfig(certificate=str(tmp_path / "crt"), key=str(tmp_path / "key"))
+    assert DnsOverTls(config, addresses=["127.0.0.1"], identity="x").problem == ""
+
+
+def test_what_is_no_file_holds_nobody_up(tmp_path: Path) -> None:
+    _, key = write_certificate(tmp_path, "good")
+    os.mkfifo(tmp_path / "fifo")
+    assert refusal((tmp_path / "fifo", key)).endswith("is no file")
+    assert "directory" in refusal((tmp_path, key))
+    assert refusal((Path("/dev/zero"), key)).endswith("is no file")

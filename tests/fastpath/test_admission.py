@@ -211,7 +211,9 @@ def random_rule(rng: random.Random, zones: Zones, place: int, at: int) -> Rule:
     if rng.random() < 0.3:
         said.append(f"opt={rng.choice(OPT_STATES)}")
     if rng.random() < 0.3 or not said:
-        said.append("prefix=" + rng.choice(["198.51.96.0/20", "2001:db8:1::/48", "0.0.0.0/0", "::/0", "198.51.100.1"]))
+        said.append(
+            "prefix=" + rng.choice(["198.51.96.0/20", "2001:db8:1::/48", "0.0.0.0/0", "2000::/3", "198.51.100.1"])
+        )
     until = at + rng.choice((1, 20, 400)) * SECOND
     return Rule(
         place=place, match=Match.parse(said), action=rng.choice(ACTIONS), until_ns=until, dry=rng.random() < 0.3
