@@ -259,6 +259,16 @@ class Accounts:
                 "DELETE FROM sessions WHERE user = ? AND digest != ?", (session.user.id, session.digest)
             ).rowcount
 
+    def forget(self, now: float) -> None:
+        """What has ended: sessions, links and the addresses in them, tokens; nothing asks for them any more."""
+        with self.register.writing() as database:
+            database.execute("DELETE FROM links WHERE ends <= ?", (now,))
+            database.execute("DELETE FROM tokens WHERE ends <= ?", (now,))
+            database.execute(
+                "DELETE FROM sessions WHERE seen <= ? OR created <= ?",
+                (now - SESSION_SECONDS, now - SESSION_LONGEST_SECONDS),
+            )
+
     def sessions_of(self, user: int) -> list[tuple[float, float]]:
         """When each began and was seen last."""
         rows = self.register.rows("SELECT created, seen FROM sessions WHERE user = ? ORDER BY seen DESC", user)

@@ -29,6 +29,7 @@ from rootsrv.roles.account import keep_what_is_needed
 
 _BEAT_SECONDS = 1.0
 _MAIL_SECONDS = 5.0
+_FORGET_SECONDS = 3600.0
 _CERTIFICATE = "portal.tls_certificate"
 _CERTIFICATE_SECONDS = 10.0
 
@@ -61,6 +62,7 @@ async def portal(config: Config, stop: asyncio.Event) -> None:
         tasks = [
             asyncio.create_task(persistently("mails", lambda: _send_mails(made)), name="mails"),
             asyncio.create_task(persistently("troubles", lambda: _look(Watch(made))), name="troubles"),
+            asyncio.create_task(persistently("what has ended", lambda: _forget(made)), name="ended"),
             asyncio.create_task(_beat(), name="beat"),
         ]
         if certificate is not None:
@@ -124,6 +126,13 @@ async def _look(watch: Watch) -> None:
     while True:
         await asyncio.to_thread(watch.look, time.time())
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _forget(made: Portal) -> None:
+    """What has ended is not kept until somebody signs up or in."""
+    while True:
+        await asyncio.sleep(_FORGET_SECONDS)  # first: a clock that is ahead at boot is set right by then
+        await asyncio.to_thread(made.accounts.forget, time.time())
 
 
 async def _beat() -> None:

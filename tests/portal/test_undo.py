@@ -8,14 +8,14 @@ import pytest
 
 from rootsrv.localroot.register import Register
 from rootsrv.localroot.servers import NotAccepted, NotFound
-from rootsrv.portal.accounts import Accounts, Passkey
+from rootsrv.portal.accounts import SESSION_SECONDS, Accounts, Passkey
 from rootsrv.portal.links import LINK_SECONDS, MAX_LINKS, MAX_UNDO
 from rootsrv.portal.rates import RATES
 from rootsrv.portal.tokens import Tokens
 from tests.portal.site import PASSWORD, Person, Site, running, wait_for
 
 NEW = "another lantern under the heron"
-WEEK = LINK_SECONDS["undo"]
+DAY, WEEK = 86_400.0, LINK_SECONDS["undo"]
 
 
 @pytest.fixture(scope="module")
@@ -211,8 +211,6 @@ def test_nothing_that_a_thief_can_do_ends_the_link_and_its_week_does(accounts: A
     accounts.sign_in(user, 1.0, "cookie")
     session = accounts.session("cookie", 1.0)
     assert session
-    accounts.add_passkey(Passkey(b"theirs", user, b"key", 0, "thief's", 0.0, None))
-    token = Tokens(accounts).add(user, "t", ["read"], 300, 1.0)
     for deed in (
         lambda: accounts.sign_out_others(session),
         lambda: accounts.use_link(accounts.links.new("recover", "t@example.net", user, 2.0), 2.0),
@@ -225,7 +223,13 @@ def test_nothing_that_a_thief_can_do_ends_the_link_and_its_week_does(accounts: A
     assert accounts.links.find(link, WEEK - 1).purpose == "undo"
     with pytest.raises(NotFound):
         accounts.links.find(link, WEEK + 1)
+    accounts.suspend(user, "")
+    accounts.set_password(user, "theirs")
+    accounts.add_passkey(Passkey(b"theirs", user, b"key", 0, "thief's", 0.0, None))
+    token = Tokens(accounts).add(user, "t", ["read"], 300, 5.0)
+    accounts.sign_in(user, 5.0, "cookie")
     accounts.use_link(link, WEEK - 1)
+    assert accounts.session("cookie", 5.0) is None
     assert (accounts.passkeys(user), accounts.password_of(user)) == ([], "")
     assert Tokens(accounts).owner(token, 5.0) is None
 
@@ -286,3 +290,27 @@ def test_a_deleted_account_leaves_no_link(accounts: Accounts) -> None:
     accounts.delete(user)
     with pytest.raises(NotFound):
         accounts.links.find(link, 1.0)
+
+
+def test_what_has_ended_is_forgotten_though_nobody_comes(accounts: Accounts) -> None:
+    user = begun(accounts, "a@example.net")
+    changed(accounts, user, "b@example.net", 0.0)
+    accounts.links.new("begin", "nobody@example.net", None, 0.0)
+    accounts.sign_in(user, 0.0, "cookie")
+    Tokens(accounts).add(user, "t", ["read"], 1, 0.0)
+
+    def kept() -> dict[str, int]:
+        return {
+            table: accounts.register.rows(f"SELECT count(*) FROM {table}")[0][0]
+            for table in ("links", "sessions", "tokens")
+        }
+
+    accounts.forget(DAY - 1)
+    assert kept() == {"links": 2, "sessions": 1, "tokens": 1}
+    accounts.forget(DAY)
+    assert kept() == {"links": 1, "sessions": 1, "tokens": 0}
+    accounts.forget(WEEK + 1)
+    assert kept() == {"links": 0, "sessions": 1, "tokens": 0}
+    accounts.forget(SESSION_SECONDS)
+    assert kept() == {"links": 0, "sessions": 0, "tokens": 0}
+    assert accounts.user(user).email == "b@example.net"
