@@ -24,7 +24,9 @@ def clone(directory: Path) -> Path:
 
 def build(source: Path, target: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(target), str(source)],
+        # With what is installed here: a build of its own would ask the registry, and wait for it.
+        [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps",
+         "--wheel-dir", str(target), str(source)],
         env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
 
