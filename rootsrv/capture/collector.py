@@ -492,6 +492,7 @@ class Collector:
         assert self._wanted is not None
         return {
             **self._wanted.about,
+            "anonymisation_method": "" if self._format is None else self._format.method,
             "every": self._wanted.every,
             "window_end": self._until // _SECOND,
             "written_at": int(self._wall_ns() // _SECOND),

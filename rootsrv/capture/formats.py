@@ -28,6 +28,9 @@ class Format(Protocol):
         Those of C-DNS are told in its blocks' statistics already.
         """
 
+    method: str
+    """How addresses are anonymised, with a digest of the key (anonymise.py); empty: they are not."""
+
     @property
     def held(self) -> rings.Counts:
         """What was added, and is in no octets that have been returned."""
@@ -59,6 +62,7 @@ class Pcap:
 
     def __init__(self, collection: Collection) -> None:
         self._anonymiser: Anonymiser | None = collection.anonymiser
+        self.method = _method(collection)
         self._service_addresses = frozenset(collection.server_addresses)
         self._streams = pcap.Streams()
         self.left_out = 0
@@ -107,6 +111,7 @@ class Cdns:
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
+        self.method = _method(collection)
         self._writer = cdns.block_writer(collection)
         self._other_rows = 0
 
@@ -147,6 +152,10 @@ class Cdns:
     def file_name(self, name: str, at: int) -> str:
         """As compactor's and the visualizer's: the time is in front."""
         return f"{_utc(at):%Y%m%d-%H%M%S}.{at % _SECOND // 1000:06}_{name}.cdns"
+
+
+def _method(collection: Collection) -> str:
+    return "" if collection.anonymiser is None else collection.anonymiser.method
 
 
 def _amount(rows: bytes, kind: int) -> tuple[int, int]:

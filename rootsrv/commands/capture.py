@@ -126,7 +126,11 @@ def lines(told: dict[str, Any]) -> list[str]:
     if told["late"]:
         found.append(f"{told['late']} came late, and stand out of order")
     if told["queries_counted"] is not None:
-        found.append(f"the instance counted {told['queries_counted']} meanwhile (RSSAC002)")
+        of_it = told.get("capture", told | {"lost": sum(told["lost"].values())})  # an older role has no other numbers
+        found.append(
+            f"this capture: {of_it['items']} in files or on their way, {of_it['lost']} lost, {of_it['passed_over']} not"
+            f" wanted; the instance counted {told['queries_counted']} meanwhile (RSSAC002)"
+        )
     found.append(f"file {told['file'] or '-'}; {told['files_finished']} finished, {told['files_failed']} failed")
     found.append(
         f"{told['directory']}: {told['directory_octets'] / _GIGABYTE:.2f} GB of {told['quota_octets'] / _GIGABYTE:.0f},"

@@ -67,8 +67,11 @@ class CaptureConfig:
     secret: str = ""
     """Key of the anonymisation, hexadecimal digits: 64 for cryptopan, 32 for aes-128.
 
-    Empty = made anew for each capture, and known to nobody.
+    Empty = made anew, and known to nobody.
     """
+
+    key_of: Literal["capture", "file"] = "capture"
+    """What a key that is made anew belongs to: "file" lets no client be followed from one file to the next."""
 
     buffer_megabytes: int = 16
     """Room for what has not been written yet, of each CPU and each worker: a power of two, 131,072 facts by default."""
@@ -109,6 +112,8 @@ class CaptureConfig:
         digits = {"cryptopan": 64, "aes-128": 32}.get(self.anonymisation, 0)
         if self.secret and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", self.secret):
             raise ConfigError(f"capture.secret: must be {digits} hexadecimal digits")
+        if self.secret and self.key_of == "file":
+            raise ConfigError('capture.key_of: "file" is for keys that are made anew, and there is a capture.secret')
 
     @property
     def ring_rows(self) -> int:

@@ -46,6 +46,7 @@ RATE_SECONDS = 5.0
 _AGAIN_SECONDS = 5.0
 _DISK_SECONDS = 1.0
 _ALIVE_SECONDS = 1.0
+_KEPT_SECONDS = 60.0  # what a role that is killed had counted since is not in what its capture has, by the status
 
 _LONGEST_TURN_SECONDS = 900.0
 """So long a disk may let us wait before we say no more that we are alive: an end would cost what is in hand."""
@@ -133,6 +134,19 @@ def _hold(directory: Path) -> int:
     return descriptor
 
 
+class _Amounts(NamedTuple):
+    """Queries of one capture."""
+
+    items: int = 0
+    lost: int = 0
+    passed_over: int = 0
+
+    @classmethod
+    def of(cls, collector: Collector) -> "_Amounts":
+        totals = collector.totals
+        return cls(totals.items, sum(totals.lost.values()), totals.passed_over)
+
+
 class _Disk(NamedTuple):
     """What there was, when it was looked last: asking may take as long as a write does."""
 
@@ -170,9 +184,17 @@ class _Capture:
         self._waits = False
         """Whether the order's time is still to come."""
 
+        self._begins_by_itself = False
+        """Whether nobody ordered it: then nothing is kept that would go on when the configuration says otherwise."""
+
         self._begun = 0.0
         self._before: int | None = None
         """What the instance had counted when it began."""
+
+        self._from = self._kept = _Amounts()
+        """The collector's totals when it began, and what roles before this one have told of the same capture."""
+
+        self._kept_at = 0.0
 
         self._most = 0.0
         """Queries a second that plain Python takes, of the format that is written; 0: there are columns."""
@@ -202,9 +224,14 @@ class _Capture:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-            await loop.run_in_executor(self._thread, self._collector.close)
+            await loop.run_in_executor(self._thread, self._close)
             self._thread.shutdown()
             (self._runtime / "capture.sock").unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._collector.close()
+        if self._order is not None:
+            self._keep_order()
 
     async def _listen(self) -> None:
         server = await ControlServer(self.commands()).listen(self._runtime / "capture.sock")
@@ -234,6 +261,8 @@ class _Capture:
             self._finisher.wait()
             self._forget_order()  # its time is over
         now = time.monotonic()
+        if self._order is not None and not self._waits and now - self._kept_at >= _KEPT_SECONDS:
+            self._keep_order()
         if now - self._disk_at >= _DISK_SECONDS:
             self._disk, self._disk_at = _Disk.of(self._directory), now
         since, *before = self._rate_from
@@ -244,6 +273,11 @@ class _Capture:
             if before[2]:
                 self._rate, self._octets_rate, self._counted_rate = rates
             self._rate_from = now, *amounts
+
+    def _amounts(self) -> "_Amounts":
+        """Of this capture, as far as roles before this one could tell."""
+        now = _Amounts.of(self._collector)
+        return _Amounts(*(kept + each - at for kept, each, at in zip(self._kept, now, self._from, strict=True)))
 
     def _counted_since(self) -> int | None:
         counted = self._counted()
@@ -285,6 +319,7 @@ class _Capture:
             kept, order = {}, StartOrder()
             if self._settings.begin != "at-once":
                 return
+            self._begins_by_itself = True
         except (OSError, ValueError, TypeError) as error:
             log.alarm("capture order cannot be read", file=self._order_file, reason=error)
             self._collector.why = f"{self._order_file} cannot be read: {error}"
@@ -306,6 +341,9 @@ class _Capture:
             return
         counted = kept.get("counted")
         self._before = counted if isinstance(counted, int) else self._before
+        amounts = kept.get("amounts")
+        if isinstance(amounts, list) and len(amounts) == len(_Amounts._fields) and {*map(type, amounts)} == {int}:
+            self._kept = _Amounts(*amounts)
         begun = kept.get("begun")
         self._begun = begun if isinstance(begun, int | float) and begun else self._begun
 
@@ -323,6 +361,7 @@ class _Capture:
             raise Refused("a capture is under way (rootsrv capture stop ends it)")
         settled = StartOrder(**{**asdict(order), "seconds": 0.0, "until": until})
         self._chosen(settled)
+        self._begins_by_itself = False
         if settled.at > time.time():
             self._order, self._waits = settled, True
         else:
@@ -331,7 +370,11 @@ class _Capture:
 
     def _keep_order(self) -> None:
         assert self._order is not None
-        document = {**asdict(self._order), "begun": self._begun, "counted": self._before}
+        self._kept_at = time.monotonic()
+        if self._begins_by_itself:
+            return
+        amounts = self._amounts() if not self._waits else _Amounts()
+        document = {**asdict(self._order), "begun": self._begun, "counted": self._before, "amounts": amounts}
         try:
             whole_file.replace(self._order_file, json.dumps(document).encode(), 0o640)
         except OSError as error:
@@ -372,8 +415,15 @@ class _Capture:
             sampling=f"one query of {chosen.every}, of each CPU and worker" if chosen.every > 1 else "",
             anonymiser=how,
         )
+
+        def make_format() -> formats.Format:
+            if how is None or settings.key_of == "capture":
+                return formats.make(chosen.format, collection)
+            its_own = anonymiser(settings.anonymisation)
+            return formats.make(chosen.format, dataclasses.replace(collection, anonymiser=its_own))
+
         wanted = WantedCapture(
-            make_format=lambda: formats.make(chosen.format, collection),
+            make_format=make_format,
             begin_member=compressors(chosen.compression),
             compression=chosen.compression,
             name=chosen.name,
@@ -387,11 +437,11 @@ class _Capture:
                 "service_addresses": list(service),
                 "filter": collection.filter,
                 "anonymisation": settings.anonymisation,
-                "anonymisation_method": "" if how is None else how.method,
                 "software": f"rootsrv {rootsrv.__version__}",
             },
         )
         # First the wish: of rings that come at this moment either the role serve sees it, or we see the rings.
+        self._from, self._kept = _Amounts.of(self._collector), _Amounts()
         with contextlib.ExitStack() as failed:
             failed.callback(offer.CaptureWish.withdraw, self._runtime)
             offer.CaptureWish(wanted.make_format().shape, wanted.every, wanted.bits).leave(self._runtime)
@@ -447,6 +497,7 @@ class _Capture:
             "octets_a_second": round(self._octets_rate, 1),
             "queries_counted": self._counted_since(),
             "queries_a_second": round(self._counted_rate, 1),
+            "capture": self._amounts()._asdict(),
             **asdict(totals),
             "behind_seconds": round(collector.behind_seconds, 3),
             "ring_fill": round(collector.fill, 4),

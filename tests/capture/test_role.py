@@ -332,3 +332,26 @@ def test_a_whole_collection_ends_by_itself_and_is_brought_away(tmp_path: Path) -
         found = [packet[28:] for _, packet in packets(gzip.decompress((away / file.name).read_bytes()))]
         assert sorted(found) == sorted(asked)
         assert json.loads((away / f"{file.name}.json").read_text())["lost"] == 0
+
+
+def test_of_each_capture_the_status_has_what_the_instance_counted_over_a_restart(captured: Captured) -> None:
+    """A second one, whose role ends in between and is started again: its numbers are its own, and whole."""
+    captured.start(format="pcap")
+    ask_over_udp(captured.instance.port, [query(number) for number in range(30)])
+    captured.order("capture-stop")
+    captured.start(format="cdns")
+    ask_over_udp(captured.instance.port, [query(number) for number in range(50)])
+    wait_until(lambda: captured.order("status")["capture"]["items"] == 50, "they are written", START_SECONDS)
+    role = captured.order("status")["pid"]
+    os.kill(role, signal.SIGTERM)
+    ask_over_udp(captured.instance.port, [query(number) for number in range(20)])
+    wait_until(lambda: is_capturing(captured) and captured.order("status")["pid"] != role, "it goes on", START_SECONDS)
+    wait_until(lambda: captured.order("status")["capture"]["items"] == 70, "what waited is written", START_SECONDS)
+
+    told = captured.order("status")
+    shown = command(captured, "status").stdout
+    captured.order("capture-stop")
+
+    assert told["capture"] == {"items": 70, "lost": 0, "passed_over": 0}
+    assert told["queries_counted"] == 70
+    assert "this capture: 70 in files or on their way, 0 lost" in shown

@@ -12,8 +12,10 @@ import pytest
 
 from rootsrv.capture.compression import CompressionUnavailable
 from rootsrv.capture.files import CaptureDirectory
+from rootsrv.capture.tally import Tally
 from rootsrv.commands import capture as commands
 from rootsrv.config.capture import CaptureConfig
+from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config, StateConfig
 from rootsrv.config.zones import ClockConfig
 from rootsrv.process import service_manager
@@ -170,3 +172,43 @@ def test_the_command_that_brings_files_away_is_one_for_a_shell() -> None:
     assert "'/srv/it'\"'\"'s ours/'" in printed
     assert printed.endswith(" 'host:/data/$x;/'")
     assert "--include 'a b*.pcap*'" in printed
+
+
+@pytest.mark.parametrize(("key_of", "different"), [("capture", 1), ("file", 3)])
+@pytest.mark.parametrize("kind", ["cdns", "pcap"])
+def test_a_key_belongs_to_the_capture_or_to_each_file(tmp_path: Path, kind: str, key_of: str, different: int) -> None:
+    working = made(tmp_path, anonymisation="cryptopan", key_of=key_of)
+    working._start(role.StartOrder(format=kind))  # type: ignore[arg-type]
+    collector = working._collector
+    for number in range(3):
+        assert collector._begin(1_795_824_000 * 10**9 + number * 400 * 10**9)
+        collector._end_file()
+    working._stop()
+    collector.close()
+    told = [json.loads(each.read_text())["anonymisation_method"] for each in (tmp_path / "files").glob("*.json")]
+    assert len(told) == 3
+    assert len(set(told)) == different
+    if kind == "cdns":
+        assert {each.encode() for each in told} == {
+            method.encode() for path in (tmp_path / "files").glob("*.gz") for method in methods(path)
+        }
+
+
+def methods(path: Path) -> list[str]:
+    tally = Tally()
+    tally.read(path)
+    return [told for key, told in tally.about if key == "anonymised"]
+
+
+def test_a_key_of_each_file_is_not_one_that_is_kept() -> None:
+    with pytest.raises(ConfigError, match=r"capture\.key_of"):
+        CaptureConfig(anonymisation="aes-128", secret="0" * 32, key_of="file")
+
+
+def test_what_began_by_itself_does_not_go_on_when_the_configuration_says_otherwise(tmp_path: Path) -> None:
+    working = made(tmp_path, begin="at-once")
+    working._resume()
+    working._turn()
+    assert working.status()["state"] == "capturing"
+    working._close()
+    assert not (tmp_path / "files" / "order.json").exists()
