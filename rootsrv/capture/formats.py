@@ -162,7 +162,7 @@ def _amount(rows: bytes, kind: int) -> tuple[int, int]:
     """How many queries in *rows* are of that *kind*, and how many of another."""
     kinds = rows[8 :: facts.FACT_OCTETS]
     found = kinds.count(kind)
-    return found, len(kinds) - kinds.count(facts.Kind.CONTINUATION) - found
+    return found, len(kinds) - kinds.count(facts.Kind.CONTINUATION) - kinds.count(rings.FURTHER_PACKET) - found
 
 
 def _facts_only(rows: bytes) -> bytes:
@@ -170,7 +170,7 @@ def _facts_only(rows: bytes) -> bytes:
     kinds = rows[8 :: facts.FACT_OCTETS]
     kept, keeps = [], True
     for number, kind in enumerate(kinds):
-        keeps = keeps if kind == facts.Kind.CONTINUATION else kind != rings.PACKET
+        keeps = keeps if kind == facts.Kind.CONTINUATION else kind not in (rings.PACKET, rings.FURTHER_PACKET)
         if keeps:
             kept.append(rows[number * facts.FACT_OCTETS : (number + 1) * facts.FACT_OCTETS])
     return b"".join(kept)

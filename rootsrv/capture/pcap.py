@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rootsrv.capture.facts import CONTINUATION_OCTETS, Kind
 from rootsrv.capture.messages import CapturedMessage
-from rootsrv.capture.rings import PACKET, ROW_OCTETS
+from rootsrv.capture.rings import FURTHER, FURTHER_PACKET, PACKET, ROW_OCTETS
 
 try:
     import numpy
@@ -60,12 +60,10 @@ class Streams:
 
 def rows_of(message: CapturedMessage, sequence: int = 1) -> bytes:
     """The rows of the packets that *message* came in, or might have; *sequence*: over TCP, its place in the stream."""
-    rows = []
+    rows: list[bytes] = []
     for packet in packets_of(message, sequence):
-        size = CONTINUATION_OCTETS
-        rows.append(
-            _ROW_HEAD.pack(message.time, PACKET, message.family, len(packet)) + packet[:size].ljust(size, b"\0")
-        )
+        size, kind = CONTINUATION_OCTETS, FURTHER_PACKET if rows else PACKET
+        rows.append(_ROW_HEAD.pack(message.time, kind, message.family, len(packet)) + packet[:size].ljust(size, b"\0"))
         for at in range(size, len(packet), size):
             head = _ROW_HEAD.pack(message.time, Kind.CONTINUATION, 0, 0)
             rows.append(head + packet[at : at + size].ljust(size, b"\0"))
@@ -111,7 +109,7 @@ def records(rows: bytes, wall_offset: int) -> bytes:
         return _plain_records(rows, wall_offset)
     table = _of_packets(numpy.frombuffer(rows, numpy.uint8).reshape(-1, ROW_OCTETS))
     words = table.view("<u4")
-    heads = numpy.flatnonzero(table[:, 8] == PACKET)
+    heads = numpy.flatnonzero(table[:, 8] & ~numpy.uint8(FURTHER) == PACKET)
     lengths = words[heads, 3].astype(numpy.intp)
     here = numpy.empty(len(table), numpy.intp)
     here[heads] = numpy.minimum(lengths, CONTINUATION_OCTETS) + _HEAD_OCTETS
@@ -134,7 +132,7 @@ def records(rows: bytes, wall_offset: int) -> bytes:
 
 def _of_packets(table: "NDArray[numpy.uint8]") -> "NDArray[numpy.uint8]":
     """A copy of the rows of *table* that belong to packets."""
-    kinds = table[:, 8]
+    kinds = table[:, 8] & ~numpy.uint8(FURTHER)
     is_head = kinds != Kind.CONTINUATION
     if is_head[0] and ((kinds == PACKET) | ~is_head).all():
         return table.copy()
@@ -157,7 +155,7 @@ def _plain_records(rows: bytes, wall_offset: int) -> bytes:
         while at < end and rows[at + 8] == Kind.CONTINUATION:
             packet += rows[at + _HEAD_OCTETS : at + ROW_OCTETS]
             at += ROW_OCTETS
-        if kind != PACKET:
+        if kind & ~FURTHER != PACKET:
             continue
         packet = packet[:length]
         seconds, rest = divmod(time + wall_offset, _SECOND)

@@ -43,6 +43,10 @@ EVERYTHING = IPV4 | IPV6 | UDP | TCP
 PACKET, MESSAGE = 3, 4
 """Kinds of rows besides those of facts.py: an IP packet; a message as a worker got it (messages.py)."""
 
+FURTHER = 0x80
+FURTHER_PACKET = FURTHER | PACKET
+"""A packet that goes on with the query of the one before it, which is one query."""
+
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 

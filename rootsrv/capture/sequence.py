@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rootsrv.capture.facts import Kind
-from rootsrv.capture.rings import ROW_OCTETS
+from rootsrv.capture.rings import FURTHER_PACKET, ROW_OCTETS
 
 try:
     import numpy
@@ -91,7 +91,7 @@ def has_columns() -> bool:
 def items(rows: bytes) -> int:
     """How many queries *rows* are about."""
     kinds = rows[8::ROW_OCTETS]
-    return len(kinds) - kinds.count(Kind.CONTINUATION)
+    return len(kinds) - kinds.count(Kind.CONTINUATION) - kinds.count(FURTHER_PACKET)
 
 
 def _each(rows: bytes) -> list[bytes]:
