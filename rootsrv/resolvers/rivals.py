@@ -27,7 +27,7 @@ class Clauses:
 
 Read = Callable[[str], Clauses]
 
-_TWICE = 'takes the root from elsewhere, too; whether "." may stand there twice was not tried'
+_TWICE = 'has the root already: if that is not this part itself, whether "." may stand twice was not tried'
 
 
 def _lines(text: str, tokens: "re.Pattern[str]") -> Iterator[tuple[int, re.Match[str]]]:

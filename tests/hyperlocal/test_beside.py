@@ -82,7 +82,7 @@ RIVALS = {
     "knot resolver 6": (
         "kresd6",
         {"config.yaml": "cache:\n  prefill:\n    - origin: .\n"},
-        ["config.yaml:2: takes the root from elsewhere"],
+        ["config.yaml:2: has the root already"],
     ),
     "powerdns, in its own file, in Lua and in a list": (
         "pdns",
@@ -98,7 +98,7 @@ RIVALS = {
     "powerdns 5": (
         "pdns5",
         {"recursor.yml": "recordcache:\n  zonetocaches:\n    - zone: .\n      method: url\n"},
-        ["recursor.yml:3: takes the root from elsewhere"],
+        ["recursor.yml:3: has the root already"],
     ),
 }
 
