@@ -46,7 +46,7 @@ remote-control:
 
 
 def bind(directory: Path, part: str, address: str, own: str) -> list[str]:
-    """BIND, likewise; a refresh may come after a second."""
+    """BIND, likewise, with a zone of type hint as Debian has one; a refresh may come after a second."""
     ksk = versions.keys()[0].dnskey
     path = directory / "named.conf"
     path.write_text(
@@ -71,6 +71,7 @@ options {{
 }};
 controls {{ }};
 trust-anchors {{ . static-key 257 3 {ksk[3]} "{base64.b64encode(ksk[4:]).decode()}"; }};
+zone "." {{ type hint; file "{directory}/hints"; }};
 {part}"""
     )
     return [require_tool("named"), "-4", "-g", "-n", "1", "-c", str(path)]

@@ -141,7 +141,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         require_tool(tool)
     directory = tmp_path_factory.mktemp("hyperlocal")
     directory.chmod(0o755)
-    # BIND with a mirror has no hints of its own: it goes to the genuine addresses, which exist only here.
+    # BIND knows root servers of its own beside hints: the genuine addresses, which exist only here.
     roots = root_addresses(root(FIRST))
     with network() as net, contextlib.ExitStack() as stack:
         host = net.host("host")
