@@ -23,6 +23,14 @@ _OF_RESPONSE = slice(2, 18)
 _CLIENT_SUBNET = 8  # option code (RFC 7871 §6)
 
 
+class _TooLong(bytes):
+    __slots__ = ()
+
+
+TOO_LONG = _TooLong()
+"""In place of a datagram that was too long to be received.  An empty one is no such: it came, and is all there."""
+
+
 class CapturedMessage(NamedTuple):
     """A message as a worker got it."""
 
@@ -69,8 +77,8 @@ class MessageWriter:
     ) -> None:
         """Tell of *requests* that came at *time* to *own* (packed address, port); a response of None: not answered.
 
-        A request of no octets is one that was too long to be received: it is counted as lost.  Raises nothing: over
-        TCP it is called before the responses are sent, and the ring's words are another process's to write.
+        Of requests those that are TOO_LONG are counted as lost.  Raises nothing: over TCP it is called before the
+        responses are sent, and the ring's words are another process's to write.
         """
         counted = self._ring.counted
         try:
@@ -104,7 +112,7 @@ class MessageWriter:
         rows = []
         for number in self._ring.choose(len(requests), needed):
             octets, source, response = requests[number], sources[number], responses[number]
-            if not octets:
+            if octets is TOO_LONG:
                 self._ring.lose(1)
                 continue
             size, kept = (0, b"") if response is None else (len(response), response[_OF_RESPONSE])

@@ -17,6 +17,7 @@ from itertools import accumulate
 from operator import add
 from typing import Any
 
+from rootsrv.capture.messages import TOO_LONG
 from rootsrv.process.c_declarations import declared
 
 MAX_QUERY_OCTETS = 4096
@@ -97,7 +98,9 @@ class Batch:
     def receive(self, descriptor: int) -> tuple[list[bytes], list[bytes]]:
         """What waits on the socket, without blocking: datagrams and their packed source addresses; empty if nothing.
 
-        A datagram longer than MAX_QUERY_OCTETS is given as b"".  Raises OSError for what is not "nothing there".
+        A datagram longer than MAX_QUERY_OCTETS is given as TOO_LONG, of no octets.
+
+        Raises OSError for what is not "nothing there".
         """
         count = self._receive(descriptor, self._incoming, self.size, _DONT_WAIT, _ffi.NULL)
         if count <= 0:
@@ -112,7 +115,7 @@ class Batch:
         flags = self._flags[:count].tolist()
         if any(flags):  # MSG_TRUNC is the only flag that a UDP socket sets here
             datagrams = [
-                b"" if each & socket.MSG_TRUNC else whole for whole, each in zip(datagrams, flags, strict=True)
+                TOO_LONG if each & socket.MSG_TRUNC else whole for whole, each in zip(datagrams, flags, strict=True)
             ]
             self.oversized = sum(1 for each in flags if each & socket.MSG_TRUNC)
         return datagrams, list(map(addresses.__getitem__, self._address_slices[:count]))

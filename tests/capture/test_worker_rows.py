@@ -74,7 +74,13 @@ def test_datagrams_are_told_with_their_ends_and_what_was_answered(
 ) -> None:
     start = wanted(taken)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    asked = [query(b"\3com\0", 1), query(b"\1x" * 100 + b"\0", 2, padding=300), b"\0\1\0\0\0\2" + bytes(6), b"short"]
+    asked = [
+        query(b"\3com\0", 1),
+        query(b"\1x" * 100 + b"\0", 2, padding=300),
+        b"\0\1\0\0\0\2" + bytes(6),
+        b"short",
+        b"",
+    ]
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
@@ -84,15 +90,18 @@ def test_datagrams_are_told_with_their_ends_and_what_was_answered(
         for octets in asked[:3]:
             client.send(octets)
             answers.append(client.recv(4096))
-        client.send(asked[3])
-        wait_until(lambda: (counts(taken) - start).items == 4, "all are told")
+        for octets in asked[3:]:
+            client.send(octets)
+        wait_until(lambda: (counts(taken) - start).items == 5, "all are told")
+        client.send(bytes(5000))
+        wait_until(lambda: counts(taken) - start == rings.Counts(5, 1), "what was too long is counted")
     after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     found = told(taken)
 
     assert [each.octets for each in found] == asked
     packed = socket.inet_pton(family, address).ljust(16, b"\0")
-    for message, answer in zip(found, [*answers, b""], strict=True):
+    for message, answer in zip(found, [*answers, b"", b""], strict=True):
         assert (message.source, message.source_port) == (packed, port)
         assert (message.destination, message.destination_port) == (packed, instance.port)
         assert (message.family, message.transport) == (6 if ":" in address else 4, 0)
@@ -100,7 +109,7 @@ def test_datagrams_are_told_with_their_ends_and_what_was_answered(
         assert message.response == answer[2:18].ljust(16, b"\0")
         assert before <= message.time <= after
     kinds = [messages.fact_of(message).kind for message in found]
-    assert kinds == [facts.Kind.QUERY, facts.Kind.QUERY, facts.Kind.MALFORMED, facts.Kind.MALFORMED]
+    assert kinds == [facts.Kind.QUERY] * 2 + [facts.Kind.MALFORMED] * 3
 
 
 def test_messages_over_tcp_are_told_however_long(instance: Instance, taken: offer.Taken) -> None:

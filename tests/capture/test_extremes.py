@@ -1,12 +1,18 @@
-"""A message over TCP that needs two packets is one query, in the file, its metadata and the totals."""
+"""The longest messages and the shortest: each is one query, in the file, its metadata and the totals."""
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 
 from rootsrv.capture import formats, messages, pcap, rings, sequence
 from rootsrv.capture.cdns import Collection
+from rootsrv.capture.cdns_columns import ColumnWriter
+from rootsrv.capture.cdns_plain import PlainWriter
+from rootsrv.capture.tally import Tally
+from tests.capture import random_facts
+from tests.capture.test_cdns import Writer, written
 from tests.capture.test_collector import MIDNIGHT, SECOND, Bench, bench  # noqa: F401  (fixture)
 from tests.capture.test_role import packets
 
@@ -47,3 +53,19 @@ def test_as_c_dns_it_is_one_that_is_lost_where_the_rows_are_packets() -> None:
     writer = formats.make("cdns", Collection())
     assert writer.add(pcap.rows_of(message), 0, 0, 0) == b""
     assert (writer.left_out, writer.held) == (1, rings.Counts(0, 1))
+
+
+@pytest.mark.parametrize("writer", [ColumnWriter, PlainWriter])
+def test_a_message_of_no_octets_is_kept_as_one(tmp_path: Path, writer: Writer) -> None:
+    """A datagram of nothing but its header, or a length of 0 over TCP: it came, and nothing of it is lost."""
+    found = [messages.CapturedMessage(at, 4, at, bytes(16), 4000, bytes(16), 53, 0, b"", b"") for at in (0, 1)]
+    for compare in (1, 2):  # alone, and beside others
+        facts = [messages.fact_of(each) for each in found] + random_facts.facts(1, 20) * (compare - 1)
+        (tmp_path / "x.cdns").write_bytes(written(writer, facts))
+        counted = Tally()
+        counted.read(tmp_path / "x.cdns")
+        assert counted.queries + counted.malformed == len(facts)
+        assert counted.lost == 0
+    rows = b"".join(map(pcap.rows_of, found))
+    records = pcap.records(rows, 0)
+    assert (sequence.items(rows), len(records)) == (2, 2 * 16 + 28 + 42)
