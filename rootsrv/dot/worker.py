@@ -36,7 +36,7 @@ async def work() -> None:
         except TlsUnavailable as error:  # the parent has looked at it; the old one stays
             log.alarm("certificate cannot be shown", reason=error.strerror)
 
-    follower = asyncio.create_task(worker.follow_changes(begun.lines, begun.serving, show), name="orders")
+    follower = worker.follow_changes(begun, show)
     connections.listen([socket.socket(fileno=descriptor) for descriptor in begun.orders.sockets])
     asyncio.get_running_loop().add_reader(connections.fileno(), connections.on_readable)
     await worker.tick_until_stopped(begun, connections)

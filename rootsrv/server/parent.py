@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -229,7 +229,7 @@ class Parent:
             with contextlib.suppress(OSError):  # it has ended, or the CPU is gone: it runs where we do
                 os.sched_setaffinity(process.pid, self._cpus)
         assert process.stdin is not None
-        process.stdin.write(orders.to_json().encode() + b"\n")
+        process.stdin.write(replace(orders, **self._orders_of(slot)).to_json().encode() + b"\n")  # as they are by now
         return process
 
     def change_responder(self, responder: dict[str, Any]) -> None:

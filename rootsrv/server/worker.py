@@ -36,7 +36,7 @@ from rootsrv.server.serving import Serving
 from rootsrv.server.tcp import Connections, TcpLimits
 from rootsrv.server.turns import Turns
 from rootsrv.server.udp import BATCH_SIZE, Datagrams, Drain, drain_for
-from rootsrv.server.worker_orders import WorkerOrders
+from rootsrv.server.worker_orders import LONGEST_LINE_OCTETS, WorkerOrders
 
 TICK_SECONDS = 0.1
 """How often an idle worker reads the shared page, and everyone looks after time limits."""
@@ -73,7 +73,7 @@ async def begin(serves: type[Serving] = Serving, prepare: Callable[[WorkerOrders
     *serves*: what answers; *prepare*: what is to be done while files can still be opened.
     """
     loop = asyncio.get_running_loop()
-    lines = asyncio.StreamReader()
+    lines = asyncio.StreamReader(limit=LONGEST_LINE_OCTETS)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     orders = WorkerOrders.from_json(await lines.readline())
     stop = asyncio.Event()
@@ -115,7 +115,7 @@ async def work() -> None:
     loop = asyncio.get_running_loop()
     orders, serving, counters, told = begun.orders, begun.serving, begun.counters, begun.told
 
-    follower = asyncio.create_task(follow_changes(begun.lines, serving), name="orders")
+    follower = follow_changes(begun)
     turns = Turns(serving, counters)
     connections = Connections(turns, counters, tcp_limits(orders), told)
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
@@ -180,10 +180,25 @@ async def finish(connections: Connections, meanwhile: Callable[[], None] = lambd
     await asyncio.sleep(0)
 
 
-async def follow_changes(
-    lines: asyncio.StreamReader, serving: Serving, on_tls: Callable[[dict[str, Any]], None] | None = None
+def follow_changes(begun: Begun, on_tls: Callable[[dict[str, Any]], None] | None = None) -> "asyncio.Task[None]":
+    """Take further orders until they end; *on_tls*: called with another value of `WorkerOrders.tls`.
+
+    Who can take no more of them stops: the next one has all of them from the beginning.
+    """
+
+    def ended(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.alarm("worker cannot follow", slot=begun.orders.slot, error=f"{type(error).__name__}: {error}")
+            begun.stop.set()
+
+    task = asyncio.create_task(_follow(begun.lines, begun.serving, on_tls), name="orders")
+    task.add_done_callback(ended)
+    return task
+
+
+async def _follow(
+    lines: asyncio.StreamReader, serving: Serving, on_tls: Callable[[dict[str, Any]], None] | None
 ) -> None:
-    """Take further orders until they end; *on_tls*: called with another value of `WorkerOrders.tls`."""
     while line := await lines.readline():
         document = json.loads(line)
         if "admission" in document:

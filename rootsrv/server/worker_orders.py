@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # the parent has read it; a worker starts sooner without
     from rootsrv.config.file import Config
 
 
+LONGEST_LINE_OCTETS = 1 << 24
+"""Of an order: a thousand exempt prefixes are 50 kB, the largest chain of certificates 1.4 MB."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOrders:
     """All that a worker needs to know."""

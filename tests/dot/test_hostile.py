@@ -317,3 +317,24 @@ def test_handshakes_are_charged_to_their_source_by_time(tmp_path: Path) -> None:
         assert dot.counted("microseconds") > 0
         with dot.connect():  # our own addresses are exempt: the probe's
             pass
+
+
+def test_a_long_chain_is_shown_by_this_process_and_the_next_and_keeps_no_order_away(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path, "first")
+    with serving_dot(tmp_path, f'certificate = "{certificate.name}"\nkey = "{key.name}"') as dot:
+        certificate.write_bytes(certificate.read_bytes() * 200)  # 90 kB of PEM
+        assert reload(dot) == ""
+        pid = dot.status()["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: dot.status()["ready"] and dot.status()["pid"] != pid, "another one")
+        assert is_answered(dot)
+        second = write_certificate(tmp_path, "second")
+        second[0].replace(certificate)
+        second[1].replace(key)
+        assert reload(dot) == ""
+
+        def name_now() -> str:
+            with dot.connect() as connection:
+                return shown_name(connection)
+
+        wait_until(lambda: name_now() == "second", "it follows")
