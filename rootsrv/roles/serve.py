@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # and imported where it is configured: cryptography takes a s
     from rootsrv.dot.beside import DnsOverTls
 
 _PAGE_POLL_SECONDS = 0.1
-_CERTIFICATE_SECONDS = 600.0
+_CERTIFICATE_SECONDS = 60.0
 
 
 async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio.Event) -> None:

@@ -212,3 +212,36 @@ def test_what_is_no_file_holds_nobody_up(tmp_path: Path) -> None:
     assert refusal((tmp_path / "fifo", key)).endswith("is no file")
     assert "directory" in refusal((tmp_path, key))
     assert refusal((Path("/dev/zero"), key)).endswith("is no file")
+
+
+def test_a_clock_that_is_set_after_the_start_mends_what_was_shown(tmp_path: Path) -> None:
+    files = write_certificate(tmp_path, "good")
+    config = DotConfig(certificate=str(files[0]), key=str(files[1]))
+    for wrong in (0.0, NOW + 3000 * 86_400):  # no clock on the board; a battery that is not ours
+        clock = [wrong]
+        made = DnsOverTls(config, addresses=["127.0.0.1"], identity="x", now=lambda clock=clock: clock[0])
+        assert made.status()["certificate"] == "self-signed"
+        assert made.problem
+        clock[0] = NOW
+        made.tick()
+        assert (made.problem, made.status()["certificate"]) == ("", str(files[0]))
+        clock[0] = wrong
+        own = DnsOverTls(DotConfig(), addresses=["127.0.0.1"], identity="x", now=lambda clock=clock: clock[0])
+        clock[0] = NOW
+        own.tick()
+        assert abs(own.status()["certificate_expires_seconds"] - 90 * 86_400) < 60
+
+
+def test_a_pair_that_became_one_after_the_reload_is_shown_a_minute_later(tmp_path: Path) -> None:
+    old, new = write_certificate(tmp_path, "old"), write_certificate(tmp_path, "new")
+    made, shown, clock = beside(DotConfig(certificate=str(old[0]), key=str(old[1])))
+    late = tmp_path / "late.key"
+    assert made.reload(DotConfig(certificate=str(new[0]), key=str(late))) != ""
+    assert made.status()["certificate"] == str(old[0])
+    new[1].rename(late)
+    made.tick()
+    assert shown == []
+    clock[0] += 61
+    made.tick()
+    assert len(shown) == 1
+    assert (made.problem, made.status()["certificate"]) == ("", str(new[0]))
