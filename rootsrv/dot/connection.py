@@ -260,7 +260,8 @@ class TlsConnections(Connections):
         for number, octets in enumerate(read):
             if not isinstance(octets, bytes) or not octets:
                 continue
-            if octets[0] == _APPLICATION_DATA and octets[3:_HEAD_OCTETS] == LENGTHS[len(octets) - _HEAD_OCTETS]:
+            size = len(octets) - _HEAD_OCTETS
+            if size > 0 and octets[0] == _APPLICATION_DATA and octets[3:_HEAD_OCTETS] == LENGTHS[size]:
                 whole.append(number)
             else:
                 connection = connections[number]

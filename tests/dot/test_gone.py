@@ -99,7 +99,41 @@ def test_it_costs_no_session_and_no_second_count(
         assert sessions["accept"] == sessions["end"] == 2
 
 
-@pytest.mark.parametrize("octets", [b"", bytes(40), b"\x17\x03\x03\0\x20" + bytes(32)], ids=["none", "some", "wrong"])
+ODD = {
+    "none": b"",
+    "some": bytes(40),
+    "wrong": b"\x17\x03\x03\0\x20" + bytes(32),
+    "an octet of a head": b"\x17",
+    "most of a head": b"\x17\x03\x03\0",
+    "a head": b"\x17\x03\x03\0\x20",
+    "an empty record": b"\x17\x03\x03\0\0",
+}
+
+
+@pytest.mark.parametrize("octets", ODD.values(), ids=ODD)
+def test_what_one_sends_costs_nobody_else_of_its_step_an_answer(tmp_path: Path, octets: bytes) -> None:
+    shown = certificate.read(*write_certificate(tmp_path, "dot"), time.time())
+    ListeningForTls.context = Context(*certificate.from_document(shown.to_document()))
+
+    async def made() -> Listening:
+        return ListeningForTls(Page.create(tmp_path / "page"), stack, TcpLimits())
+
+    with contextlib.ExitStack() as stack:
+        loop = asyncio.new_event_loop()
+        stack.callback(loop.close)
+        listening = loop.run_until_complete(made())
+        odd, *others = [stack.enter_context(shake_hands(listening)) for _ in range(5)]
+        os.write(odd.fileno(), octets)
+        for number, client in enumerate(others):
+            client.sendall(asked(number))
+        listening.turns_until(lambda: listening.words[counts.RESPONSES + TCP4] == 4)
+        for number, client in enumerate(others):
+            assert right(client.recv(4096), number)
+        assert listening.words[counts.FAULTS] == 0
+        listening.connections.abort_all()
+
+
+@pytest.mark.parametrize("octets", [ODD["none"], ODD["some"], ODD["wrong"]], ids=["none", "some", "wrong"])
 def test_who_sends_nothing_or_nothing_of_use_leaves_nothing_to_collect(tmp_path: Path, octets: bytes) -> None:
     shown = certificate.read(*write_certificate(tmp_path, "dot"), time.time())
     ListeningForTls.context = Context(*certificate.from_document(shown.to_document()))
