@@ -9,7 +9,6 @@ from rootsrv.config.checks import ConfigError, check_range
 Mode = Literal["off", "dry-run", "on"]
 
 _LEVELS = 4
-_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _MAX_EXEMPT = 1024  # the kernel has room for 4,096, of which service addresses take some
 _LARGEST_COST = 4  # of one query (admission/limits.py)
 
@@ -80,10 +79,6 @@ class LimitsConfig:
             raise ConfigError(f"limits.exempt: at most {_MAX_EXEMPT}, got {len(self.exempt)}")
         for text in self.exempt:
             try:
-                network = ipaddress.ip_network(text)
+                ipaddress.ip_network(text)
             except ValueError as error:
                 raise ConfigError(f"limits.exempt: {error}") from error
-            if network.version == 6 and network.overlaps(_MAPPED):
-                raise ConfigError(
-                    f"limits.exempt: {text} holds {_MAPPED}, which stands for IPv4; all of IPv6 is 2000::/3"
-                )
