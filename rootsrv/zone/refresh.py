@@ -167,10 +167,11 @@ class Refresh:
         peer = self.primaries[primary]
         if expired and serial == self.serial:
             serial = None
-        news = serial is not None and serial != peer.named and self._newer_than_promised(peer, serial)
+        news = False
         if serial is not None:
             if not self._wanted(serial):
                 return
+            news = serial != peer.named and (peer.promised is None or serial_is_newer(serial, peer.promised))
             peer.named = serial
             if news:
                 peer.promised, peer.asked_again, peer.again_at = serial, 0, None
@@ -233,9 +234,8 @@ class Refresh:
             peer.failed_with = peer.named
         self._back_off(peer, reason, now)
         wait = self._until_again(peer)
-        if wait is None and peer.failures == 1 and peer.hints:
-            wait = self.HINT_SECONDS[-peer.hints]
-            peer.hints -= 1
+        if wait is None and peer.failures == 1:
+            wait = self._until_hinted(peer)
         if wait is not None:
             peer.not_before = min(peer.not_before, now + wait)
 
@@ -314,10 +314,7 @@ class Refresh:
         """When `decide` has to be called again if nothing happens before."""
         times = [self.next_refresh]
         for peer in self.primaries.values():
-            if peer.due_at is not None:
-                times.append(peer.due_at)
-            if peer.again_at is not None:
-                times.append(peer.again_at)
+            times += [at for at in (peer.due_at, peer.again_at) if at is not None]
             if peer.due and not peer.asking and peer.fetching is None:
                 times.append(peer.not_before)
             if peer.fetching is not None:
@@ -351,9 +348,6 @@ class Refresh:
                 return False
         return True
 
-    def _newer_than_promised(self, peer: Primary, serial: int) -> bool:
-        return peer.promised is None or serial_is_newer(serial, peer.promised)
-
     def _paid_until(self, peer: Primary) -> float:
         """From when on a NOTIFY that promises nothing has *peer* asked at once."""
         return peer.notify_paid - (self.NOTIFY_BURST - 1) * self.NOTIFY_SECONDS
@@ -363,14 +357,13 @@ class Refresh:
 
     def _expect(self, peer: Primary, serial: int, now: float) -> None:
         """*peer* has *serial*: ask it again if it promised a newer one, or hinted that there is one."""
-        if peer.promised is None and peer.hints and not self._wanted(serial):
-            at = now + self.HINT_SECONDS[-peer.hints]
-            if at >= self._paid_until(peer):
-                peer.again_at = at
-            peer.hints -= 1
-        if peer.promised is None or not serial_is_newer(peer.promised, serial):
+        if peer.promised is None:
+            wait = None if self._wanted(serial) else self._until_hinted(peer)
+            if wait is not None and now + wait >= self._paid_until(peer):
+                peer.again_at = now + wait
+        elif not serial_is_newer(peer.promised, serial):
             return
-        if (wait := self._until_again(peer)) is not None:
+        elif (wait := self._until_again(peer)) is not None:
             peer.again_at = now + wait
         elif self._wanted(peer.promised):
             self.next_refresh = min(self.next_refresh, now + self.timers.retry)
@@ -381,6 +374,13 @@ class Refresh:
             return None
         peer.asked_again += 1
         return self.AGAIN_SECONDS[peer.asked_again - 1]
+
+    def _until_hinted(self, peer: Primary) -> float | None:
+        """Seconds until *peer* is asked again because of a NOTIFY that promised nothing; None: often enough."""
+        if not peer.hints:
+            return None
+        peer.hints -= 1
+        return self.HINT_SECONDS[-peer.hints - 1]
 
     def _well(self, peer: Primary) -> None:
         peer.failures = 0

@@ -7,6 +7,7 @@ import os
 import select
 import ssl
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ class ListeningForTls(Listening):
     def connections_of(self, turns: Turns, counters: Counters, limits: TcpLimits) -> TlsConnections:
         """Those that are tried."""
         return TlsConnections(turns, counters, limits, self.context)
+
+
+@contextlib.contextmanager
+def listening_for_tls(directory: Path) -> Iterator[tuple[Listening, contextlib.ExitStack]]:
+    """One of its own, and what closes what a test has opened before it ends."""
+    shown = certificate.read(*write_certificate(directory, "dot"), time.time())
+    ListeningForTls.context = Context(*certificate.from_document(shown.to_document()))
+
+    async def made() -> Listening:
+        return ListeningForTls(Page.create(directory / "page"), stack, TcpLimits())
+
+    with contextlib.ExitStack() as stack:
+        loop = asyncio.new_event_loop()
+        stack.callback(loop.close)
+        yield loop.run_until_complete(made()), stack
 
 
 def shake_hands(listening: Listening) -> ssl.SSLSocket:
@@ -68,16 +84,7 @@ def test_it_costs_no_session_and_no_second_count(
 
     counted(Context, "accept")
     counted(TlsSession, "end")
-    shown = certificate.read(*write_certificate(tmp_path, "dot"), time.time())
-    ListeningForTls.context = Context(*certificate.from_document(shown.to_document()))
-
-    async def made() -> Listening:
-        return ListeningForTls(Page.create(tmp_path / "page"), stack, TcpLimits())
-
-    with contextlib.ExitStack() as stack:
-        loop = asyncio.new_event_loop()
-        stack.callback(loop.close)
-        listening = loop.run_until_complete(made())
+    with listening_for_tls(tmp_path) as (listening, stack):
         asking = stack.enter_context(shake_hands(listening))
         half = [listening.client(b"\x16\x03\x01"), listening.client()]
         listening.turns_until(lambda: len(listening.connections) == 3 and sessions["accept"] == 2)
@@ -112,16 +119,7 @@ ODD = {
 
 @pytest.mark.parametrize("octets", ODD.values(), ids=ODD)
 def test_what_one_sends_costs_nobody_else_of_its_step_an_answer(tmp_path: Path, octets: bytes) -> None:
-    shown = certificate.read(*write_certificate(tmp_path, "dot"), time.time())
-    ListeningForTls.context = Context(*certificate.from_document(shown.to_document()))
-
-    async def made() -> Listening:
-        return ListeningForTls(Page.create(tmp_path / "page"), stack, TcpLimits())
-
-    with contextlib.ExitStack() as stack:
-        loop = asyncio.new_event_loop()
-        stack.callback(loop.close)
-        listening = loop.run_until_complete(made())
+    with listening_for_tls(tmp_path) as (listening, stack):
         odd, *others = [stack.enter_context(shake_hands(listening)) for _ in range(5)]
         os.write(odd.fileno(), octets)
         for number, client in enumerate(others):
@@ -135,16 +133,7 @@ def test_what_one_sends_costs_nobody_else_of_its_step_an_answer(tmp_path: Path, 
 
 @pytest.mark.parametrize("octets", [ODD["none"], ODD["some"], ODD["wrong"]], ids=["none", "some", "wrong"])
 def test_who_sends_nothing_or_nothing_of_use_leaves_nothing_to_collect(tmp_path: Path, octets: bytes) -> None:
-    shown = certificate.read(*write_certificate(tmp_path, "dot"), time.time())
-    ListeningForTls.context = Context(*certificate.from_document(shown.to_document()))
-
-    async def made() -> Listening:
-        return ListeningForTls(Page.create(tmp_path / "page"), stack, TcpLimits())
-
-    with contextlib.ExitStack() as stack:
-        loop = asyncio.new_event_loop()
-        stack.callback(loop.close)
-        listening = loop.run_until_complete(made())
+    with listening_for_tls(tmp_path) as (listening, stack):
         clients = [stack.enter_context(shake_hands(listening)) for _ in range(3)]
         those: list[Any] = [*listening.connections._by_descriptor.values()]
         listening.turns_until(lambda: all(each.is_established for each in those))
