@@ -260,6 +260,7 @@ class Refresh:
         self.next_refresh = now + timers.refresh
         for peer in self.primaries.values():
             peer.delivered = {each for each in peer.delivered if self._wanted(each)}
+            peer.promised = None if peer.promised is None or not self._wanted(peer.promised) else peer.promised
             if peer.named == serial:
                 self._well(peer)
         self._dropped = {each for each in self._dropped if serial_is_newer(each, serial)}

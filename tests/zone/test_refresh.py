@@ -218,6 +218,12 @@ def test_a_promise_ends_with_what_was_promised_wherever_it_came_from() -> None:
     elsewhere.answered("a", SERIAL, 0.3)
     assert elsewhere.wakeup == 0.1 + TIMERS.refresh
 
+    # What was promised then is past: a hint counts again.
+    elsewhere.notified("a", None, 10)
+    assert elsewhere.decide(10) == [AskSerial("a")]
+    elsewhere.answered("a", SERIAL + 1, 10)
+    assert elsewhere.wakeup == 11
+
 
 def test_the_last_notify_of_a_burst_is_not_lost() -> None:
     refresh = zone_in_service("a")
