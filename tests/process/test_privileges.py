@@ -68,7 +68,10 @@ def test_neither_worker_nor_report_keeps_a_capability_that_the_parent_was_given(
         (worker,) = instance.worker_pids()
 
         assert capabilities(process.pid)["CapEff"]
-        for pid in (worker, role_pid(instance, "report")):
+        report = role_pid(instance, "report")
+        # It has begun when serve is ready, and may not have come to it yet.
+        wait_until(lambda: not capabilities(report)["CapEff"], "the role report keeps none")
+        for pid in (worker, report):
             held = capabilities(pid)
             assert (held["CapInh"], held["CapPrm"], held["CapEff"], held["CapAmb"]) == (0, 0, 0, 0)
         assert instance.ask(".", "SOA").answer
