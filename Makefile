@@ -10,6 +10,8 @@ BPF_SOURCES := $(wildcard rootsrv/fastpath/bpf/*.c rootsrv/fastpath/bpf/*.h)
 # Two for two cores, and one more that is nice and only computes (tests/sharing.py): three alike are done no sooner, and
 # what counts lost queries then counts those of a client that did not get its turn.
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --durations=25
+# What stands still outside Python, where a test's time limit (300 s) cannot reach it, ends its process and is named.
+STUCK := -o faulthandler_timeout=420 -o faulthandler_exit_on_timeout=true
 
 # A process of the tests or a benchmark that finds no compiled modules compiles them all, 0.2 to 0.4 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -79,7 +81,7 @@ lint: $(VENV)/.installed-for-tests
 	$(BIN)/deptry .
 
 test: system-packages lint bpf
-	$(PYTEST) $(PARALLEL)
+	$(PYTEST) $(PARALLEL) $(STUCK)
 
 test-long: system-packages bpf $(VENV)/.installed-for-tests
 	$(PYTEST) $(PARALLEL) -m long

@@ -251,19 +251,21 @@ def test_a_page_that_is_cut_off_ends_with_a_reset(
         port = free_port("127.0.0.2")
         await http.listen(("127.0.0.2",), port, context=ours if over_tls else None)
         names = {"ssl": theirs, "server_hostname": "127.0.0.2"} if over_tls else {}
-        reader, writer = await asyncio.open_connection("127.0.0.2", port, limit=1024, **names)
-        writer.write(b"GET /large HTTP/1.1\r\n\r\n")
-        await reader.readexactly(100)
-        if why == "server ends":
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.2", port, limit=1024, **names)
+            writer.write(b"GET /large HTTP/1.1\r\n\r\n")
+            await reader.readexactly(100)
+            if why == "server ends":
+                http.close()
+            else:
+                while is_established(writer):  # noqa: ASYNC110  (it is the kernel that knows)
+                    await asyncio.sleep(0.01)
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.transport.abort()
+        finally:
             http.close()
-        else:
-            while is_established(writer):  # noqa: ASYNC110  (it is the kernel that knows)
-                await asyncio.sleep(0.01)
-        with pytest.raises(ConnectionResetError):
-            await reader.read()
-        writer.transport.abort()
-        http.close()
-        await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(asyncio.wait_for(run(), 20))
