@@ -58,8 +58,8 @@ class Peer:
     log: Path
 
 
-_given: list[tuple[float, socket.socket]] = []
-"""Until when, CLOCK_MONOTONIC, a port is nobody else's, and what says so to other processes."""
+_given: list[tuple[float, int]] = []
+"""Until when, CLOCK_MONOTONIC, a port is nobody else's, and the socket that says so to other processes."""
 
 
 def free_port(*addresses: str) -> int:
@@ -71,7 +71,7 @@ def free_port(*addresses: str) -> int:
     addresses = addresses or ("127.0.0.1", "::1")
     now = time.monotonic()
     while _given and _given[0][0] < now:
-        _given.pop(0)[1].close()
+        os.close(_given.pop(0)[1])
     for _ in range(1000):
         port = random.SystemRandom().randrange(10000, 32000)
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
@@ -81,7 +81,8 @@ def free_port(*addresses: str) -> int:
                 family = socket.AF_INET6 if ":" in address else socket.AF_INET
                 for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
                     stack.enter_context(socket.socket(family, kind)).bind((address, port))
-            _given.append((now + _GIVEN_SECONDS, name.dup()))
+            # A bare descriptor: the kernel closes it with the process, where Python would warn of a socket left open.
+            _given.append((now + _GIVEN_SECONDS, name.dup().detach()))
             return port
     raise PeerFailed(f"{', '.join(addresses)}: no free port found")
 

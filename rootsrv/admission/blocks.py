@@ -98,7 +98,7 @@ def what_is_odd(network: Network) -> str:
     if getattr(network.network_address, "scope_id", None):
         return f"{network}: a scope says nothing about where a query comes from"
     if network.overlaps(_MAPPED_NETWORK):
-        return f"{network} holds {_MAPPED_NETWORK}, which stands for IPv4 (write 192.0.2.0/24); all of IPv6 is 2000::/3"
+        return f"{network} holds ::ffff:0:0/96, which stands for IPv4 (write 192.0.2.0/24); all of IPv6 is 2000::/3"
     return ""
 
 

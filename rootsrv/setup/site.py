@@ -148,6 +148,8 @@ def check_hosts(key: str, values: tuple[str, ...]) -> None:
             address = ipaddress.ip_address(each)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from error
+        if address.version == 6 and address.ipv4_mapped:
+            raise ConfigError(f"{key}: {each}: write {address.ipv4_mapped}")
         if str(address) != each:
             raise ConfigError(f"{key}: {each}: write {address}")
         if address.is_multicast or address.is_unspecified or address.is_loopback:

@@ -118,6 +118,7 @@ WRONG = {
     "routers: one of IPv4 is needed": {"routers": ["198.51.100.2", "198.51.100.3", "2001:db8:ffff::2"]},
     "routers: 127.0.0.1": {"routers": ["127.0.0.1"]},
     "routers: 2001:db8:ffff::0:2: write 2001:db8:ffff::2": {"routers": ["198.51.100.2", "2001:db8:ffff::0:2"]},
+    "routers: ::ffff:192.0.2.1: write 192.0.2.1": {"routers": ["198.51.100.2", "::ffff:192.0.2.1"]},
     "service_addresses: 203.0.113.10 is also": {"service_addresses": ["203.0.113.10"]},
     "service_addresses: at least one": {"service_addresses": [], "prefixes": []},
     "service_addresses: one is there twice": {"service_addresses": ["192.0.2.53", "192.0.2.53"]},
