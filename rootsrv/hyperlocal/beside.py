@@ -12,15 +12,15 @@ MAX_FILES = 500
 MAX_OCTETS = 4 << 20
 """Of one file: lists of names to block are larger, and have no root."""
 
-_MAIN: Mapping[str, tuple[str, rivals.Read]] = {
-    "unbound": ("unbound.conf", rivals.unbound),
-    "bind": ("named.conf", rivals.bind),
-    "kresd": ("kresd.conf", rivals.kresd),
-    "kresd6": ("config.yaml", rivals.kresd6),
-    "pdns": ("recursor.conf", rivals.pdns),
-    "pdns5": ("recursor.yml", rivals.pdns5),
+_MAIN: Mapping[str, tuple[tuple[str, ...], rivals.Read]] = {
+    "unbound": (("unbound.conf",), rivals.unbound),
+    "bind": (("named.conf",), rivals.bind),
+    "kresd": (("kresd.conf",), rivals.kresd),
+    "kresd6": (("config.yaml",), rivals.kresd6),
+    "pdns": (("recursor.conf",), rivals.pdns),
+    "pdns5": (("recursor.yml", "recursor.conf"), rivals.pdns5),  # Debian's package has YAML in the second
 }
-"""The file in which each begins to read, and how that is read."""
+"""The file in which each begins to read, the first that is there, and how that is read."""
 
 
 def warnings(kind: str, part: Path) -> list[str]:
@@ -28,12 +28,12 @@ def warnings(kind: str, part: Path) -> list[str]:
 
     A file that cannot be looked at is named, too.
     """
-    name, read = _MAIN[kind]
+    names, read = _MAIN[kind]
     usual = HERE[kind].file
     places = dict.fromkeys((part.parent, part.parent.parent, usual.parent, usual.parent.parent))
-    main = next((each / name for each in places if (each / name).is_file()), None)
+    main = next((each / name for each in places for name in names if (each / name).is_file()), None)
     if main is None:
-        return [f"{name} was not found: whether the root stands there, too, was not looked at"]
+        return [f"{names[0]} was not found: whether the root stands there, too, was not looked at"]
     return list(_warnings(main, read, part))
 
 

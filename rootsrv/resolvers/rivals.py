@@ -206,4 +206,27 @@ def _yaml(pattern: str) -> Read:
 
 
 kresd6 = _yaml(r"^ *prefill *:")
-pdns5 = _yaml(r"""^ *(?:- *)?zone *: *['"]?\.['"]? *(?:#.*)?$""")
+
+_pdns5_zones = _yaml(r"""^(?:[^#\n]*[{,\[-])? *zone *: *(?:\.|'\.'|"\.") *(?:[,}].*|#.*)?$""")
+_PDNS5_FILE = re.compile(
+    r"""(?:^|[{,]) *(include_dir|lua_config_file|forward_zones_file) *: *['"]?([^'"#,}\n]+?)['"]? *(?:[,}].*|#.*)?$""",
+    re.MULTILINE,
+)
+
+
+def pdns5(text: str) -> Clauses:
+    """recursor.yml of PowerDNS Recursor 5, which may be named recursor.conf, and what its include_dir has."""
+    made = _pdns5_zones(text)
+    for found in _PDNS5_FILE.finditer(text):
+        key, value = found[1], found[2].strip()
+        made.includes.append(
+            {"include_dir": (f"{value}/*.yml", pdns5), "lua_config_file": (value, pdns_lua)}.get(
+                key, (value, _forwarded)
+            )
+        )
+    return made
+
+
+def _forwarded(text: str) -> Clauses:
+    """A forward_zones_file, which is YAML or as PowerDNS Recursor 4 has it."""
+    return Clauses([*_pdns5_zones(text).rivals, *pdns(text).rivals])

@@ -50,7 +50,7 @@ def _pi_hole(wanted: ResolverSetup, storage: str) -> str:
 
 SOFTWARE: Mapping[str, Software] = {
     "unbound": Software(
-        "Unbound 1.17 … 1.22",
+        "Unbound 1.17 … 1.26",
         unbound.configuration,
         Path("/etc/unbound/unbound.conf.d/rootsrv-root.conf"),
         "/var/lib/unbound",
@@ -92,7 +92,6 @@ SOFTWARE: Mapping[str, Software] = {
         Path("/etc/powerdns/recursor.d/rootsrv-root.yml"),
         "/var/lib/powerdns",
         "systemctl restart pdns-recursor",
-        checked=False,
     ),
     "opnsense": Software(
         "OPNsense's Unbound",

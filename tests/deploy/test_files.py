@@ -93,7 +93,9 @@ def test_chronyd_accepts_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["global", "local"])
 def test_bird_accepts_its_configuration(kind: str) -> None:
     done = run(require_tool("bird"), "-p", "-c", str(DEPLOY / "bird" / f"{kind}.conf"))
-    assert (done.returncode, done.stderr) == (0, "")
+    # BIRD 2.17 wants `authentication md5` said beside a password, which 2.0 of Debian 12 does not know.
+    complaints = [line for line in done.stderr.splitlines() if not line.endswith("option, assuming MD5")]
+    assert (done.returncode, complaints) == (0, [])
 
 
 def test_the_shell_accepts_the_script_and_its_settings() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.peers.bind import lock_option
+from bench.peers.daemon import release_of, version_of
 from rootsrv.demo import generate
 from rootsrv.hyperlocal import generated
 from tests.hyperlocal.stand_ins import ROOT
@@ -77,11 +78,42 @@ zone "." {{ type hint; file "{directory}/hints"; }};
     return [require_tool("named"), "-4", "-g", "-n", "1", "-c", str(path)]
 
 
+def software(kind: str) -> str:
+    """By which name our commands know the release of *kind* that is here: PowerDNS 5 reads YAML where 4 read Lua."""
+    if kind != "pdns":
+        return kind
+    return "pdns5" if release_of(version_of([require_tool("pdns_recursor"), "--version"])) >= (5,) else "pdns"
+
+
 def pdns(directory: Path, part: str, address: str, own: str) -> list[str]:
     """PowerDNS Recursor."""
     ksk = versions.keys()[0]
-    digest = hashlib.sha256(ROOT + ksk.dnskey).hexdigest()
-    (directory / "recursor.lua").write_text(f'clearTA(".")\naddTA(".", "{ksk.tag} {ksk.algorithm} 2 {digest}")\n{part}')
+    anchor = f"{ksk.tag} {ksk.algorithm} 2 {hashlib.sha256(ROOT + ksk.dnskey).hexdigest()}"
+    command = [require_tool("pdns_recursor"), f"--config-dir={directory}", "--daemon=no", "--write-pid=no"]
+    if software("pdns") == "pdns5":
+        (directory / "recursor.d").mkdir(exist_ok=True)
+        (directory / "recursor.d" / "rootsrv-root.yml").write_text(part)
+        (directory / "recursor.yml").write_text(
+            f"""
+incoming:
+  listen: ['{address}']
+outgoing:
+  source_address: ['{own}']
+  dont_query: []
+dnssec:
+  trustanchors:
+    - name: .
+      dsrecords: ['{anchor}']
+recursor:
+  include_dir: '{directory}/recursor.d'
+  socket_dir: '{directory}'
+  hint_file: '{directory}/hints'
+  threads: 1
+  security_poll_suffix: ''
+"""
+        )
+        return command
+    (directory / "recursor.lua").write_text(f'clearTA(".")\naddTA(".", "{anchor}")\n{part}')
     (directory / "recursor.conf").write_text(
         f"""
 local-address={address}
@@ -95,7 +127,7 @@ threads=1
 security-poll-suffix=
 """
     )
-    return [require_tool("pdns_recursor"), f"--config-dir={directory}", "--daemon=no", "--write-pid=no"]
+    return command
 
 
 def kresd(directory: Path, part: str, address: str, own: str) -> list[str]:

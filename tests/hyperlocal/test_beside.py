@@ -100,6 +100,23 @@ RIVALS = {
         {"recursor.yml": "recordcache:\n  zonetocaches:\n    - zone: .\n      method: url\n"},
         ["recursor.yml:3: has the root already"],
     ),
+    "powerdns 5 as Debian has it, in all that it takes in": (
+        "pdns5",
+        {
+            "recursor.conf": "recursor:\n  include_dir: DIR/parts.d\n  lua_config_file: 'DIR/own.lua' # x\n",
+            "parts.d/part.conf": "recordcache:\n  zonetocaches:\n    - zone: .\n",
+            "parts.d/mine.yml": "recursor:\n  forward_zones: [{zone: example}, {zone: '.', recurse: true}]\n"
+            "  forward_zones_file: DIR/list\n  auth_zones:\n    - {file: /x, zone: .}\n",
+            "own.lua": 'zoneToCache(".", "url", "https://…")\n',
+            "list": "- zone: example\n- zone: .\n  forwarders: [192.0.2.1]\n",
+        },
+        [
+            "parts.d/mine.yml:2: has the root already",
+            "parts.d/mine.yml:5: has the root already",
+            "own.lua:1: is another zoneToCache",
+            "list:2: has the root already",
+        ],
+    ),
 }
 
 
@@ -120,7 +137,7 @@ HARMLESS = {
     "policy.add(policy.suffix(policy.FORWARD('::1'), x))\n",
     "kresd6": "cache:\n  size-max: 100M\n  # prefill:\n",
     "pdns": "hint-file=/h\nforward-zones=example=192.0.2.1\n# auth-zones=.=x\n",
-    "pdns5": "recursor:\n  auth_zones:\n    - zone: example.\n",
+    "pdns5": "recursor:\n  # zone: .\n  auth_zones:\n    - zone: example.\n    - {file: x, zone: ..}\n",
 }
 
 

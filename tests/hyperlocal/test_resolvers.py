@@ -19,7 +19,7 @@ import pytest
 
 from bench.peers.daemon import running
 from rootsrv.hyperlocal import resolvers
-from tests.hyperlocal.programs import STARTS
+from tests.hyperlocal.programs import STARTS, software
 from tests.hyperlocal.stand_ins import FIRST, PUBLISHER, answers, nsd, root, root_addresses
 from tests.needs import REPOSITORY, require_tool
 from tests.network import Host, network
@@ -191,7 +191,7 @@ primary = [{{ name = "publisher", address = "{PUBLISHER}" }}]
 def generated(kind: str, directory: Path) -> str:
     """What `--configure` prints for it."""
     copy = resolvers.Copy(ADDRESS, PORT, HTTPS_PORT, str(directory / "run" / "https.pem"))
-    return resolvers.HERE[kind].configuration(copy.wanted(kind, str(directory)))
+    return resolvers.HERE[software(kind)].configuration(copy.wanted(kind, str(directory)))
 
 
 MAY_ASK = {"unbound": 0, "bind": 0, "kresd": 0, "pdns": versions.TLDS + 2}

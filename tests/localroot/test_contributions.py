@@ -2,6 +2,7 @@
 
 import datetime
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,10 @@ class Operators:
 
 
 @pytest.fixture
-def operators(tmp_path: Path) -> Operators:
-    return Operators(tmp_path)
+def operators(tmp_path: Path) -> Iterator[Operators]:
+    made = Operators(tmp_path)
+    yield made
+    made.register.close()
 
 
 # ── the document ──

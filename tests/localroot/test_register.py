@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,9 @@ class Signed:
 
 
 @pytest.fixture
-def signed(tmp_path: Path) -> Signed:
+def signed(tmp_path: Path) -> Iterator[Signed]:
     made = Signed(tmp_path / "register")
-    yield made  # type: ignore[misc]
+    yield made
     made.register.close()
 
 

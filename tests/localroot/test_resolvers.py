@@ -26,7 +26,7 @@ from rootsrv.resolvers.software import SOFTWARE
 from rootsrv.resolvers.wanted import Publisher, ResolverKey, ResolverSetup
 from rootsrv.wire.serial import serial_is_newer
 from tests.control.asking import ask
-from tests.hyperlocal.programs import STARTS
+from tests.hyperlocal.programs import STARTS, software
 from tests.hyperlocal.stand_ins import FIRST, PUBLISHER, answers, nsd, root, root_addresses
 from tests.localroot.accounts import add_user
 from tests.needs import require_tool
@@ -239,7 +239,7 @@ def generated(name: str, directory: Path, authority: Path, keys: dict[str, LiveK
             wanted = ResolverSetup(publishers=(plain,), storage=str(directory / "plain"), canary=canary)
     Path(wanted.storage).mkdir(exist_ok=True)
     Path(wanted.storage).chmod(0o777)
-    part = SOFTWARE[RESOLVERS[name].software].configuration(wanted)
+    part = SOFTWARE[software(RESOLVERS[name].software)].configuration(wanted)
     if name == "Unbound with a url":  # whose url's certificate is believed as every other
         part = part.replace("server:\n", f'server:\n    tls-cert-bundle: "{SYSTEMS_CERTIFICATES}"\n', 1)
     return part.replace(SYSTEMS_CERTIFICATES, str(authority))

@@ -10,6 +10,7 @@ from rootsrv.commands.parser import main
 from rootsrv.hyperlocal.generated import TRUST_ANCHORS
 from rootsrv.resolvers.software import SOFTWARE
 from rootsrv.resolvers.wanted import CannotConfigure, Publisher, ResolverKey, ResolverSetup
+from tests.hyperlocal.programs import software as installed
 from tests.needs import require_tool
 
 V4, V6 = Publisher("192.0.2.1"), Publisher("2001:db8::1", 5353)
@@ -56,6 +57,9 @@ def check(software: str, text: str, directory: Path) -> None:
         case "kresd":
             path.write_text(f"{text}\nquit()\n")
             command = [require_tool("kresd"), "-n", "-c", str(path), str(directory)]
+        case "pdns5" if installed("pdns") == "pdns5":
+            path.rename(directory / "recursor.yml")
+            command = [require_tool("pdns_recursor"), f"--config-dir={directory}", "--config=check"]
         case _:
             return
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
