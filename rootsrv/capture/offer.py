@@ -104,9 +104,7 @@ class BufferOffer:
 
     def listen(self) -> None:
         """Hand out from now on; OSError where the socket cannot be made."""
-        listening = socket_for_the_group(self._path)
-        listening.listen(8)
-        self._listening = listening
+        self._listening = socket_for_the_group(self._path)
         self._watch()
 
     def _watch(self) -> None:

@@ -26,6 +26,8 @@ from rootsrv.process.persistence import persistently
 
 _LONGEST_LOGGED = 1000
 _LINGER_SECONDS = 1.0
+_BACKLOG = 100
+"""Of connections that wait until the loop takes them."""
 
 MAX_CONNECTIONS = 64
 """At a time; over it the one goes that we have waited for longest.
@@ -51,17 +53,25 @@ def reachable(path: Path) -> Iterator[str]:
 
 
 def socket_for_the_group(path: Path) -> socket.socket:
-    """A stream socket at *path* for owner and group only, where nobody listens yet; OSError if it cannot be made."""
-    path.unlink(missing_ok=True)
+    """A stream socket that listens at *path*, for owner and group only; OSError if it cannot be made.
+
+    It takes the place of what was there in one step: whoever finds a socket there can connect to it.
+    """
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    aside = path.with_name(f".{path.name}.new")
     try:
-        with reachable(path) as name:
+        aside.unlink(missing_ok=True)
+        with reachable(aside) as name:
             made.bind(name)
             # Not by the umask, which is the whole process's: files that others make meanwhile would have it, too.
             # Until somebody listens nobody can connect.
             os.chmod(name, 0o660)
+        made.listen(_BACKLOG)
+        aside.replace(path)
     except OSError:
         made.close()
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise
     return made
 
@@ -105,7 +115,9 @@ class ControlServer:
         """Listen on the Unix socket *path*, for owner and group only."""
         listening = socket_for_the_group(path)
         try:
-            return await asyncio.start_unix_server(self._converse, sock=listening, limit=LONGEST_LINE_OCTETS)
+            return await asyncio.start_unix_server(
+                self._converse, sock=listening, limit=LONGEST_LINE_OCTETS, backlog=_BACKLOG
+            )
         except BaseException:
             listening.close()
             raise

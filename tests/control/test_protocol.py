@@ -31,7 +31,7 @@ from rootsrv.control.protocol import (
     read_request,
     response_line,
 )
-from rootsrv.control.server import MAX_CONNECTIONS, ControlServer
+from rootsrv.control.server import MAX_CONNECTIONS, ControlServer, socket_for_the_group
 from rootsrv.process import persistence
 from tests.control.asking import ask, ask_for_octets
 from tests.needs import REPOSITORY, require_root
@@ -287,6 +287,37 @@ def test_a_socket_is_reached_however_long_its_path_is(tmp_path: Path, length: in
             return await client.ask(path, {"command": "echo", "text": "x"}, timeout=30)
 
     assert asyncio.run(both_ends())["text"] == "x"
+
+
+def test_whoever_finds_a_socket_can_connect_to_it(tmp_path: Path) -> None:
+    """Also while it takes the place of another one: there is one at any time, and somebody listens at it."""
+    path, ended = tmp_path / "s", threading.Event()
+    first = socket_for_the_group(path)
+    refused: list[OSError] = []
+
+    def connect() -> None:
+        while not ended.is_set():
+            with socket.socket(socket.AF_UNIX) as client:
+                client.setblocking(False)
+                with contextlib.suppress(BlockingIOError):  # so many wait already
+                    try:
+                        client.connect(str(path))
+                    except (FileNotFoundError, ConnectionRefusedError) as error:
+                        refused.append(error)
+
+    connecting = threading.Thread(target=connect)
+    connecting.start()
+    made = [first]
+    try:
+        for _ in range(200):
+            made.append(socket_for_the_group(path))
+    finally:
+        ended.set()
+        connecting.join()
+        for each in made:
+            each.close()
+    assert not refused, f"{len(refused)}: {refused[0]}"
+    assert [each.name for each in tmp_path.iterdir()] == ["s"]
 
 
 def answers(server: Path) -> bool:
