@@ -27,7 +27,7 @@ help:
 	@echo 'make demo-fleet  a mesh of five in network namespaces, under load, and what it stands (root)'
 	@echo 'make test       everything that is to pass before a change lands (some 20 minutes on two cores)'
 	@echo 'make test-long  longer fuzzing, kill loops, and what takes more than some ten seconds'
-	@echo 'make test-machines  packages, containers and Ansible on machines made from nothing, an hour'
+	@echo 'make test-machines  packages, containers and Ansible on machines made from nothing, more than an hour'
 	@echo 'make test-kernel61  the kernel fast path on Debian 12'"'"'s kernel, in QEMU'
 	@echo 'make check      lint, then the tests that need no other program, in this order'
 	@echo 'make lint       ruff, mypy --strict, import-linter, deptry'

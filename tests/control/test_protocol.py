@@ -1,4 +1,5 @@
 """One server for all roles: whatever is asked, one kind of response; who asked is what the kernel says."""
+# Over 500 lines: the one protocol that all roles speak, with every odd input and both of its ends.
 
 import asyncio
 import contextlib

@@ -13,17 +13,20 @@ from tests.needs import genuine_zones_directory
 from tests.network import network
 from tests.system.fresh_machine import FreshMachine, fresh_machine
 
-pytestmark = [pytest.mark.machine, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.machine, pytest.mark.timeout(3300)]
 
 THERE = "src/rootsrv"
 RELEASES = {"12": "bookworm", "13": "trixie"}
-PARALLEL = ("-n", "2", "--dist", "loadfile", "--durations=15")
+NOT_THERE = (
+    # What of net.core is the whole kernel's is seen from the first network namespace alone.
+    "tests/deploy/test_files.py::test_sysctl_accepts_every_line",
+    "tests/deploy/test_network.py::test_every_deployed_sysctl_is_one_of_this_kernel",
+    # Nothing can be fetched from within.
+    "tests/deploy/test_files.py::test_chronyd_accepts_its_file",
+)
 RUN_THERE = (
-    *("tests/zone", "tests/wire", "tests/answer", "tests/health", "tests/config", "tests/conformance"),
-    *("tests/store", "tests/page", "tests/control", "tests/http", "tests/demo", "tests/server/test_live.py"),
-    # Where the release's TLS, engine, primaries, secondaries, resolver and routing daemon are spoken to.
-    *("tests/engine", "tests/secondary/test_sources.py", "tests/secondary/test_neighbours.py"),
-    *("tests/system/test_resolver.py", "tests/anycast/test_bird.py"),
+    *("-q", "-p", "no:cacheprovider", "-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "--durations=15"),
+    *(word for test in NOT_THERE for word in ("--deselect", test)),
 )
 
 
@@ -40,12 +43,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshMachine]:
         yield made
 
 
-def test_units_conformance_and_the_comparison_with_other_servers_pass_there(machine: FreshMachine) -> None:
-    wanted = ("-q", "-p", "no:cacheprovider", *PARALLEL, *RUN_THERE)
+def test_all_of_make_test_passes_there(machine: FreshMachine) -> None:
     with network() as net:
         printed = machine.run(
-            *("sh", "-c", f"cd /{THERE} && CI=true .venv/bin/python -m pytest {' '.join(wanted)}"),
+            *("sh", "-c", f"cd /{THERE} && CI=true .venv/bin/python -m pytest {' '.join(RUN_THERE)}"),
             prefix=net.host("other").prefix,
-            seconds=1500,
+            seconds=2100,
         )
     assert " passed" in printed
