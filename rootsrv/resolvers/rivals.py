@@ -3,8 +3,9 @@
 # "." has every name that exists, a stub-zone "." is asked when the copy is over.  BIND 9.18 refuses to start with a
 # second zone ".", and with a zone outside views where there are views; one of type hint beside the mirror is taken, and
 # harms nothing.  Knot Resolver 5 has one prefill, PowerDNS Recursor 4.8 one zoneToCache for a zone and one
-# lua-config-file: the last one counts.  auth-zones with "." answers in place of the recursor's cache.  The version 6 of
-# the one and 5 of the other were not tried: there it is said that something is there twice.
+# lua-config-file: the last one counts.  Of two zonetocaches of "." PowerDNS Recursor 5.2 takes the one it reads first,
+# recursor.yml before what its include_dir has.  auth-zones with "." answers in place of the recursor's cache.  Knot
+# Resolver 6 was not tried: there it is said that something is there twice.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -170,10 +171,11 @@ def pdns_lua(text: str) -> Clauses:
 
 # ── PowerDNS Recursor 4: key=value ──
 
+_FORWARDS = 'forwards ".": what is not in the cache is asked for there, not from the root on'
 _PDNS_RIVALS = {
     "auth-zones": 'has "." in auth-zones: it answers from that file, not from the copy',
-    "forward-zones": 'forwards ".": what is not in the cache is asked for there, not from the root on',
-    "forward-zones-recurse": 'forwards ".": what is not in the cache is asked for there, not from the root on',
+    "forward-zones": _FORWARDS,
+    "forward-zones-recurse": _FORWARDS,
 }
 
 
@@ -197,17 +199,24 @@ def pdns(text: str) -> Clauses:
 # ── YAML, which the standard library does not read: by the line ──
 
 
-def _yaml(pattern: str) -> Read:
-    def read(text: str) -> Clauses:
-        found = re.finditer(pattern, text, re.MULTILINE)
-        return Clauses([(text.count("\n", 0, each.start()) + 1, _TWICE) for each in found])
-
-    return read
+_PREFILL = re.compile(r"^ *prefill *:", re.MULTILINE)
 
 
-kresd6 = _yaml(r"^ *prefill *:")
+def kresd6(text: str) -> Clauses:
+    """config.yaml of Knot Resolver 6."""
+    return Clauses([(text.count("\n", 0, each.start()) + 1, _TWICE) for each in _PREFILL.finditer(text)])
 
-_pdns5_zones = _yaml(r"""^(?:[^#\n]*[{,\[-])? *zone *: *(?:\.|'\.'|"\.") *(?:[,}].*|#.*)?$""")
+
+_PDNS5_LISTS = {
+    "zonetocaches": 'is another entry of zonetocaches for ".": the one that is read first counts, recursor.yml first',
+    "auth_zones": 'has "." in auth_zones: it answers from that file, not from the copy',
+    "forward_zones": _FORWARDS,
+    "forward_zones_recurse": _FORWARDS,
+}
+_YAML_COMMENT = re.compile(r"(?:^|\s)#.*")
+_PDNS5_WORD = re.compile(
+    rf"""\b(?P<list>{"|".join(_PDNS5_LISTS)})\s*:|(?:^|[\s{{,\[-])zone\s*:\s*(?:\.|'\.'|"\.")\s*(?=[,}}\]]|$)"""
+)
 _PDNS5_FILE = re.compile(
     r"""(?:^|[{,]) *(include_dir|lua_config_file|forward_zones_file) *: *['"]?([^'"#,}\n]+?)['"]? *(?:[,}].*|#.*)?$""",
     re.MULTILINE,
@@ -216,17 +225,29 @@ _PDNS5_FILE = re.compile(
 
 def pdns5(text: str) -> Clauses:
     """recursor.yml of PowerDNS Recursor 5, which may be named recursor.conf, and what its include_dir has."""
-    made = _pdns5_zones(text)
+    made = Clauses(_pdns5_zones(text))
     for found in _PDNS5_FILE.finditer(text):
         key, value = found[1], found[2].strip()
-        made.includes.append(
-            {"include_dir": (f"{value}/*.yml", pdns5), "lua_config_file": (value, pdns_lua)}.get(
-                key, (value, _forwarded)
-            )
-        )
+        if key == "include_dir":
+            made.includes.append((f"{value}/*.yml", pdns5))
+        else:
+            made.includes.append((value, pdns_lua if key == "lua_config_file" else _forwarded))
     return made
 
 
 def _forwarded(text: str) -> Clauses:
     """A forward_zones_file, which is YAML or as PowerDNS Recursor 4 has it."""
-    return Clauses([*_pdns5_zones(text).rivals, *pdns(text).rivals])
+    return Clauses([*_pdns5_zones(text), *pdns(text).rivals])
+
+
+def _pdns5_zones(text: str) -> list[tuple[int, str]]:
+    """Where "." is an entry of a list; outside of all lists it is one of a forward_zones_file."""
+    found, says = [], _FORWARDS
+    for line, written in enumerate(text.splitlines(), 1):
+        plain = _YAML_COMMENT.sub("", written)
+        for each in _PDNS5_WORD.finditer(plain):
+            if each["list"]:
+                says = _PDNS5_LISTS[each["list"]]
+            else:
+                found.append((line, says))
+    return found

@@ -98,7 +98,7 @@ RIVALS = {
     "powerdns 5": (
         "pdns5",
         {"recursor.yml": "recordcache:\n  zonetocaches:\n    - zone: .\n      method: url\n"},
-        ["recursor.yml:3: has the root already"],
+        ["recursor.yml:3: is another entry of zonetocaches"],
     ),
     "powerdns 5 as Debian has it, in all that it takes in": (
         "pdns5",
@@ -111,10 +111,10 @@ RIVALS = {
             "list": "- zone: example\n- zone: .\n  forwarders: [192.0.2.1]\n",
         },
         [
-            "parts.d/mine.yml:2: has the root already",
-            "parts.d/mine.yml:5: has the root already",
+            'parts.d/mine.yml:2: forwards "."',
+            'parts.d/mine.yml:5: has "." in auth_zones',
             "own.lua:1: is another zoneToCache",
-            "list:2: has the root already",
+            'list:2: forwards "."',
         ],
     ),
 }
