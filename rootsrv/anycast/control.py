@@ -72,6 +72,7 @@ class RouteControl:
             "version": rootsrv.__version__,
             "families": [_family(each, self._standing[each.version]) for each in self._controller.families],
             "floor": _floor(self._controller.floor),
+            "files": [self._standing.file.as_document()],
         }
 
 

@@ -251,7 +251,7 @@ class Controller:
             family.traffic.sample(now, self._replies_to_others(family, after))
             self._observe(family, family.judgement, now, floor)
             over_tls = () if self._dot is None else self._dot.alarms(family.version)
-            self._report_alarms(family, (*alarms, *over_tls, *family.judgement.alarms))
+            self._report_alarms(family, (*alarms, *self._orders.alarms, *over_tls, *family.judgement.alarms))
         await asyncio.gather(*(self._act(family) for family in self.families))
         self._keep_flaps()
 

@@ -66,7 +66,8 @@ def _put_aside(store: Store, runtime: Path, zone: str, served: int, reason: str)
     for pattern in _PAGE_PARTS:
         for part in runtime.glob(pattern):
             part.unlink()
-    for each in (store.directory / "ledger.json", store.tables, store.zone_directory(name.from_text(zone))):
+    ledger = store.ledger_file
+    for each in (ledger.twin, ledger.path, store.tables, store.zone_directory(name.from_text(zone))):
         if each.exists():
             shutil.move(each, aside / each.name)
     return aside

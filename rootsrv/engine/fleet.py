@@ -22,6 +22,7 @@ from rootsrv.mesh.quorum import Done, failed_canaries
 from rootsrv.mesh.roster import KEY, Roster, RosterBook, Timing, public_key
 from rootsrv.mesh.tables import StagedTable
 from rootsrv.process import log, whole_file
+from rootsrv.process.twice import BothDamaged, Twice
 from rootsrv.zone import instant
 
 _MOST_MAINTENANCES = 1000
@@ -71,6 +72,15 @@ class Fleet:
 
     _public: dict[str, Ed25519PublicKey] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._kept_roster = Twice(self.remembered)
+        self._kept_signers = Twice(_signers_file(self.remembered))
+
+    @property
+    def files(self) -> tuple[Twice, ...]:
+        """What is kept for the next start."""
+        return self._kept_signers, self._kept_roster
+
     @property
     def roster(self) -> Roster | None:
         """The one in force."""
@@ -83,14 +93,21 @@ class Fleet:
 
     def recall(self, now: Now) -> None:
         """Take the roster that was in force when we ended, and the maintenance that had been announced."""
+
+        def parse(octets: bytes) -> bool:
+            try:
+                return self.adopt_roster(octets, float("-inf"), "remembered")
+            except EnvelopeRefused as error:
+                raise ValueError(str(error)) from error
+
         try:
             # Its signer may be one that the configuration has never heard of: a roster before it had named it.
-            self.book.trust(signers_of(self.remembered))
-            self.offer_roster(self.remembered.read_bytes(), float("-inf"), "remembered")
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            log.alarm("roster not recalled", path=self.remembered, reason=error.strerror)
+            with contextlib.suppress(BothDamaged):
+                self.book.trust(self._kept_signers.read(_listed) or ())
+            self._kept_roster.read(parse)
+        except BothDamaged as error:
+            self.refused += 1
+            log.alarm("roster not recalled", path=self.remembered, reason=error)
         with contextlib.suppress(OSError):
             for path in sorted(self._announced.iterdir())[:_MOST_MAINTENANCES]:
                 key = maintenance.board_key(path.name)
@@ -127,9 +144,8 @@ class Fleet:
         if source != "remembered":
             try:
                 self.remembered.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-                needed = "".join(f"{each}\n" for each in signers)
-                whole_file.replace(_signers_file(self.remembered), needed.encode())
-                whole_file.replace(self.remembered, octets)
+                self._kept_signers.write("".join(f"{each}\n" for each in signers).encode())
+                self._kept_roster.write(octets)
             except OSError as error:
                 log.alarm("roster not remembered", path=self.remembered, reason=error.strerror)
         return True
@@ -297,9 +313,17 @@ def _signers_file(remembered: Path) -> Path:
 def signers_of(remembered: Path) -> tuple[str, ...]:
     """The public keys of those; none if that is not known."""
     try:
-        listed = _signers_file(remembered).read_text().split()
-        for each in listed:
-            public_key(each, "a remembered signer")
-    except (OSError, UnicodeDecodeError, ConfigError):
+        return _listed(_signers_file(remembered).read_bytes())
+    except (OSError, ValueError):
         return ()
-    return tuple(listed)
+
+
+def _listed(octets: bytes) -> tuple[str, ...]:
+    """The public keys in *octets*, one a line; ValueError if one is none."""
+    listed = tuple(octets.decode().split())
+    for each in listed:
+        try:
+            public_key(each, "a remembered signer")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+    return listed

@@ -38,17 +38,18 @@ from rootsrv.distribution.offered import OfferedZone
 from rootsrv.distribution.requests import Requests
 from rootsrv.http.server import CannotListen
 from rootsrv.hyperlocal.generated import ROOT_SERVERS, settings_of
-from rootsrv.hyperlocal.key_rolls import KeyRolls, KeysMalformed
+from rootsrv.hyperlocal.key_rolls import KeyRolls
 from rootsrv.hyperlocal.loopback import ThisHost, told_address
 from rootsrv.hyperlocal.over_https import ZoneOverHttps
 from rootsrv.page.layout import Page
-from rootsrv.process import log, memory, whole_file
+from rootsrv.process import log, memory
 from rootsrv.process.background import Background
 from rootsrv.process.child import ChildFailed
 from rootsrv.process.clocks import boot_id, clocks
 from rootsrv.process.persistence import persistently
 from rootsrv.process.security import SecurityEvents
 from rootsrv.process.troubles import Troubles
+from rootsrv.process.twice import BothDamaged, Twice
 from rootsrv.roles import maintain_status
 from rootsrv.secondary.confirmed import JITTER, Confirmed, stale, withheld
 from rootsrv.secondary.control import ZoneControl
@@ -94,10 +95,11 @@ class Hyperlocal:
         self._path = path
         self._settings = settings_of(config)
         self._told = [told_address(each) for each in self._settings.notify]
-        self._keys_file = Path(config.state.directory) / KEYS_FILE
+        self.keys_file = Twice(Path(config.state.directory) / KEYS_FILE, 0o644)
         self._socket = Path(config.state.runtime_directory) / "maintain.sock"
         page = Page.keep_head(Path(config.state.runtime_directory) / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
+        self.maintainer.files.append(self.keys_file)
         self.root = self.maintainer.zones.root
         in_turn = InTurn(list(self.root.sources.values()), lambda: self.root.refresh.serial, self._spread)
         self.root.set_sources({in_turn.name: in_turn})
@@ -132,12 +134,11 @@ class Hyperlocal:
         except AnchorsUnreadable as error:
             raise LoadingFailed(str(error)) from error
         try:
-            return KeyRolls.from_text(self._keys_file.read_text(), shipped)
-        except FileNotFoundError:
-            pass
-        except (OSError, UnicodeDecodeError, KeysMalformed) as error:
-            log.alarm("kept keys of the root unusable", file=self._keys_file, reason=error, goes_on_from="shipped ones")
-        return KeyRolls(shipped)
+            kept = self.keys_file.read(lambda octets: KeyRolls.from_text(octets.decode(), shipped))
+        except BothDamaged as error:
+            log.alarm("kept keys of the root unusable", reason=error, goes_on_from="shipped ones")
+            kept = None
+        return KeyRolls(shipped) if kept is None else kept
 
     def _look_at_keys(self) -> None:
         """What the root says of its keys, each time that a publisher has confirmed it."""
@@ -153,7 +154,7 @@ class Hyperlocal:
             else:
                 log.alarm("the root's keys change (RFC 5011)", serial=serving.serial, change=change)
         try:
-            whole_file.replace(self._keys_file, self.rolls.to_text().encode(), 0o644)
+            self.keys_file.write(self.rolls.to_text().encode())
         except OSError as error:
             self._unwritten_keys.met(error)
         else:

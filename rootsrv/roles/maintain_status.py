@@ -68,6 +68,7 @@ def status(
         security_events=dict(security.counts),
         counters=dict(maintainer.zones.counters),
         state_writable=not maintainer.records.error,
+        files=[each.as_document() for each in maintainer.files],
         alarms=[text for text, _ in alarms],
         alarm_entries=[entry for _, entry in alarms],
         health=_health(maintainer, boottime),
@@ -144,6 +145,9 @@ def _alarms(maintainer: Maintainer) -> Iterator[tuple[str, str]]:
         yield f"clock {trusted.state}, {abs(trusted.distance):.1f} s off the trusted time", "RootsrvClockUnsynchronised"
     if maintainer.records.error:
         yield f"state cannot be written: {maintainer.records.error}", "state cannot be written"
+    for file in maintainer.files:
+        if file.trouble:
+            yield f"one good copy of two: {file.trouble}", "file damaged, its twin was read"
     if switchover.state in {SwitchoverState.VOID, SwitchoverState.FAILED}:
         entry = "switchover void" if switchover.state is SwitchoverState.VOID else "switchover failed"
         yield f"switchover {switchover.state}: {switchover.reason}", entry

@@ -123,6 +123,7 @@ def document(presence: Presence) -> dict[str, Any]:
         },
         "maintain": presence.maintain or "answers",
         "failing": dict(failing),
+        "files": [each.as_document() for each in fleet.files],
         "roster_version": None if roster is None else roster.version,
         "hold_seconds": fleet.timing.hold,
         "operators": {} if roster is None else {public_text(key): name for name, key in roster.operator_keys().items()},

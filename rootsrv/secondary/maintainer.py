@@ -44,6 +44,9 @@ class Maintainer:
 
         self.config = config
         self.store = store
+        self.files = [store.ledger_file]
+        """What is kept twice for the next start."""
+
         self.page = page
         self.records = Records(store, clocks)
         self.time = self.records.time

@@ -195,6 +195,9 @@ class Status:
 
     counters: dict[str, int]
     state_writable: bool
+    files: list[dict[str, str]]
+    """What is kept twice: `name`, and what is the `trouble` with one of the copies, empty if there is none."""
+
     alarms: list[str]
     """What a person should look at now."""
 

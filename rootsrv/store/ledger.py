@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rootsrv.store.store import StoreFailed
-from rootsrv.zone.lease import Lease, TrustedClock
+from rootsrv.zone.lease import Lease, Reading, TrustedClock
 
 FORMAT = 1
 
@@ -106,7 +106,12 @@ class Ledger:
                 last_seen_wall=last_seen,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreFailed(f"ledger.json: damaged ({type(error).__name__}: {error}); move it away") from error
+            raise StoreFailed(f"ledger.json: damaged ({type(error).__name__}: {error})") from error
+
+
+def check(record: dict[str, Any]) -> None:
+    """StoreFailed if `Ledger.from_record` could not read it, whatever the time is."""
+    Ledger.from_record(record, "", TrustedClock(Reading(0.0, 0.0, synchronised=False)), 0.0)
 
 
 def _served(record: dict[str, Any]) -> Served:

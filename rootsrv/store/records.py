@@ -5,7 +5,7 @@ from typing import Any
 
 from rootsrv.process import log
 from rootsrv.process.clocks import Clocks, Timekeeper, boot_id
-from rootsrv.store.ledger import Ledger, Served
+from rootsrv.store.ledger import Ledger, Served, check
 from rootsrv.store.store import Store, StoreFailed
 from rootsrv.zone import instant
 from rootsrv.zone.lease import Lease
@@ -22,7 +22,7 @@ class Records:
 
     def __init__(self, store: Store, clocks: Clocks) -> None:
         """StoreFailed if what is kept cannot be read."""
-        record = store.read_ledger()
+        record = store.read_ledger(check)
         last_seen = record.get("last_seen_wall", 0.0)
         self.time = Timekeeper(clocks, last_seen if isinstance(last_seen, float) else 0.0)
         self._store = store

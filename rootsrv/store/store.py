@@ -2,7 +2,8 @@
 # Theory of operation
 # -------------------
 #   lock                      held while a maintainer runs: a second one is refused
-#   ledger.json               what is in service, its leases, what comes next (ledger.py); rewritten at every change
+#   ledger.json               what is in service, its leases, what comes next (ledger.py); rewritten at every change,
+#                             and kept twice (process/twice.py)
 #   journal.jsonl             one decision per line, UTC
 #   zones/ZONE/SERIAL.zone    one version: a comment line with its provenance and the digest of the rest, then the zone
 #   tables/GENERATION.table   answer tables, and beside each (.mac) the proof that we made it (table_mac.py)
@@ -17,13 +18,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rootsrv.answer.table import AnswerTable, TableUnusable, digest_in
 from rootsrv.process import json_text, lock, whole_file
+from rootsrv.process.twice import BothDamaged, Twice
 from rootsrv.store.table_file import open_table
 from rootsrv.store.table_mac import TableKey, mac_path
 from rootsrv.wire.name import to_text
@@ -95,6 +97,7 @@ class Store:
         with contextlib.suppress(OSError):  # what cannot be kept is made anew at the next start
             (directory / "secret").mkdir(mode=0o700, exist_ok=True)
         self._key = TableKey(directory / "secret" / "table.key")
+        self.ledger_file = Twice(directory / "ledger.json", 0o640)
         self._open_to_readers()
         pattern = f"*{whole_file.SUFFIX}"  # of ours only: other roles may be writing in the same state directory
         ledgers = directory.glob(f"ledger.json{pattern}")
@@ -118,24 +121,34 @@ class Store:
 
     # The ledger.
 
-    def read_ledger(self) -> dict[str, Any]:
-        """What `write_ledger` wrote last; empty if nothing yet.  StoreFailed if it cannot be read."""
-        path = self.directory / "ledger.json"
+    def read_ledger(self, check: Callable[[dict[str, Any]], object] | None = None) -> dict[str, Any]:
+        """What `write_ledger` wrote last; empty if nothing yet.  StoreFailed if it cannot be read, nor can its twin.
+
+        *check* raises StoreFailed for what cannot be gone on from.
+        """
+
+        def parse(octets: bytes) -> dict[str, Any]:
+            ledger = json_text.parse(octets)
+            if not isinstance(ledger, dict):
+                raise ValueError("not an object")
+            if check is not None:
+                try:
+                    check(ledger)
+                except StoreFailed as error:
+                    raise ValueError(str(error)) from error
+            return ledger
+
         try:
-            ledger = json_text.parse(path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise StoreFailed(f"{path}: {error.strerror}") from error
-        except ValueError as error:
-            raise StoreFailed(f"{path}: damaged ({error}); move it away to start from the kept zones") from error
-        if not isinstance(ledger, dict):
-            raise StoreFailed(f"{path}: damaged (not an object); move it away to start from the kept zones")
-        return ledger
+            return self.ledger_file.read(parse) or {}
+        except BothDamaged as error:
+            raise StoreFailed(f"{error}; move both away to start from the kept zones") from error
 
     def write_ledger(self, ledger: dict[str, Any]) -> None:
         """Replace the ledger; on disk when this returns."""
-        write_atomically(self.directory / "ledger.json", json.dumps(ledger, indent=1).encode() + b"\n")
+        try:
+            self.ledger_file.write(json.dumps(ledger, indent=1).encode() + b"\n")
+        except OSError as error:
+            raise StoreFailed(f"{self.ledger_file.path}: {error.strerror}") from error
 
     # The journal.
 

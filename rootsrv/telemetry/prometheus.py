@@ -126,6 +126,7 @@ class Exposition:
             "rootsrv_tcp_listen_overflows", "Connections that found an accept queue full.", sockets.listen_overflows
         )
 
+        yield from _files(view)
         maintain = view.role("maintain")
         if (state := maintain.text("clock")) or maintain:
             yield _gauge(
@@ -364,6 +365,16 @@ def _fleet(mesh: Said) -> Iterator[Metric]:
         here = [row for row in rows if row.said.text("site") == site.text("name")]
         sites.add_metric([site.text("name")], float(sum(not row.trouble for row in here)))
     yield sites
+
+
+def _files(view: View) -> Iterator[Metric]:
+    whole = GaugeMetricFamily(
+        "rootsrv_state_file_whole", "Whether both copies of what is kept twice are good.", labels=["role", "file"]
+    )
+    for role in ("maintain", "advertise", "mesh"):
+        for said in view.role(role).objects("files"):
+            whole.add_metric([role, said.text("name")], float(not said.text("trouble")))
+    yield whole
 
 
 def _routes(view: View) -> Iterator[Metric]:

@@ -37,7 +37,7 @@ def test_an_instance_takes_lower_serials_again_once_a_person_has_said_so(tmp_pat
             done = instance.command(*reset, str(FAR), "--json")
             assert done.returncode == 0, done.stderr
             aside = Path(json.loads(done.stdout)["put_aside"])
-            assert {each.name for each in aside.iterdir()} >= {"ledger.json", "tables"}
+            assert {each.name for each in aside.iterdir()} >= {"ledger.json", "ledger.json.twin", "tables"}
             instance.start()
             instance.wait_for_serial(FIRST)
             (line,) = [each for each in instance.journal() if each["event"] == "serial floor reset"]

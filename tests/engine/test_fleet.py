@@ -97,5 +97,14 @@ def test_a_roster_is_recalled_whose_signer_the_configuration_has_never_heard_of(
     assert again.roster == three
     assert not again.offer_roster(rosters.sign(replace(two, version=4), key_of(second), 0.0), 0.0, "engine")
     for damage in (b"\xff garbage", b"x" * 64):
-        (tmp_path / "mesh" / "roster-signers").write_bytes(damage)
+        for name in ("roster-signers", "roster"):  # each is kept twice
+            (tmp_path / "mesh" / name).write_bytes(damage)
+            damaged = fleet(tmp_path)
+            assert damaged.roster == three
+            assert [each.path.name for each in damaged.files if each.trouble] == [name]
+        for name in ("roster-signers", "roster-signers.twin"):
+            (tmp_path / "mesh" / name).write_bytes(damage)
         assert fleet(tmp_path).roster is None  # as if nothing had been remembered
+        one.adopt_roster(rosters.sign(replace(three, version=three.version + 1), key_of(third), 0.0), 1.0, "engine")
+        assert one.roster is not None
+        three = one.roster

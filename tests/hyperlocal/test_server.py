@@ -255,3 +255,5 @@ def test_the_root_keys_are_kept(world: World) -> None:
     wait_until(kept.exists, "the keys are kept")
     assert f"key {ksk.tag}: START -> VALID" in world.log("relay")
     assert ";;state=2 [VALID]" in kept.read_text()
+    twin = kept.with_name("root.key.twin")  # process/twice.py
+    wait_until(lambda: twin.exists() and twin.read_text().partition("\n")[2] == kept.read_text(), "kept twice")

@@ -45,7 +45,7 @@ def test_a_damaged_file_is_no_exception(tmp_path: Path, reader: str, damage: str
     name, read = READERS[reader]
     (tmp_path / name).write_bytes(DAMAGED[damage])
     found = read(tmp_path)
-    if reader == "orders" and damage not in {"wrong_types", "huge_numbers"}:
+    if reader == "orders" and damage != "wrong_types":
         assert found is Wish.WITHDRAW  # a site that was drained for good reason does not come back
 
 

@@ -90,7 +90,8 @@ def test_a_start_never_goes_back_whatever_the_ledger_says(tmp_path: Path) -> Non
             # … and without any ledger, while the primary offers something older.
             instance.kill()
             _forget_the_page(instance)
-            ledger.unlink()
+            for each in (ledger, ledger.with_name("ledger.json.twin")):
+                each.unlink()
             primary.publish(version(FIRST))
             instance.start()
             instance.wait(lambda: instance.serial() is not None, "answers")
@@ -99,7 +100,8 @@ def test_a_start_never_goes_back_whatever_the_ledger_says(tmp_path: Path) -> Non
             # Its table is gone, too.
             instance.kill()
             _forget_the_page(instance)
-            ledger.unlink()
+            for each in (ledger, ledger.with_name("ledger.json.twin")):
+                each.unlink()
             for table in (instance.directory / "state" / "tables").glob("*.table"):
                 table.unlink()
             instance.start()

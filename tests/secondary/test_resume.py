@@ -93,15 +93,38 @@ def test_a_kept_zone_that_no_anchor_covers_any_more_is_not_answered_until_one_is
 def test_a_damaged_ledger_is_a_clear_error_and_moving_it_away_heals(stopped: Fixture) -> None:
     instance, primary = stopped
     ledger = instance.directory / "state" / "ledger.json"
-    ledger.write_text("{")
+    twin = ledger.with_name("ledger.json.twin")
+    for each in (ledger, twin):
+        each.write_text("{")
     refused = instance.command("run", "--role", "maintain")
     assert refused.returncode == 1
     assert "damaged" in refused.stderr
-    assert "move it away" in refused.stderr
+    assert "move both away" in refused.stderr
     ledger.unlink()
+    twin.unlink()
     primary.publish(version(FIRST + 2))
     instance.start()
     instance.wait(lambda: (instance.serial() or 0) >= FIRST + 1, "serves again")
+
+
+@pytest.mark.parametrize("damage", ["{", '{"format": 1}', None])
+def test_a_damaged_or_lost_ledger_is_read_from_its_twin_and_people_are_told(
+    stopped: Fixture, damage: str | None
+) -> None:
+    instance, _ = stopped
+    ledger = instance.directory / "state" / "ledger.json"
+    before = json.loads(ledger.read_text())
+    ledger.unlink()
+    if damage is not None:
+        ledger.write_text(damage)
+    instance.start()
+    instance.wait(lambda: instance.serial() is not None, "serves again")
+    assert "ledger was behind" not in instance.log
+    instance.wait(lambda: "its twin was read" in " ".join(instance.status().get("alarms", [])), "told")
+    (file,) = instance.status()["files"]
+    assert file["name"] == "ledger.json"
+    assert "ledger.json" in file["trouble"]
+    assert json.loads(ledger.read_text())["highest"] >= before["highest"]
 
 
 def test_what_was_staged_for_a_set_time_goes_into_service_although_it_was_killed_meanwhile(tmp_path: Path) -> None:

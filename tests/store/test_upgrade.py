@@ -28,6 +28,7 @@ def as_0_1_left_it(state: Path) -> None:
     for each in state.glob("tables/*.mac"):
         each.unlink()
     shutil.rmtree(state / "secret")
+    (state / "ledger.json.twin").unlink()
     (state / "sources.key").unlink()
 
 

@@ -276,6 +276,7 @@ def test_what_the_roles_say_becomes_metrics() -> None:
             "clock": "free-running",
             "clock_distance_seconds": 0.25,
             "state_writable": True,
+            "files": [{"name": "ledger.json", "trouble": ""}],
             "switchover": {"state": "void"},
             "security_events": {"tsig_failed": 3},
             "zones": [
@@ -287,6 +288,7 @@ def test_what_the_roles_say_becomes_metrics() -> None:
             ],
         },
         advertise={
+            "files": [{"name": "orders.json", "trouble": "orders.json: damaged; its twin was read"}],
             "families": [
                 {
                     "ip_version": 4, "announced": True, "route": "degraded", "state": "degraded",
@@ -301,6 +303,8 @@ def test_what_the_roles_say_becomes_metrics() -> None:
 
     assert metrics["rootsrv_clock_synchronised"] == 0
     assert metrics["rootsrv_switchover_in_order"] == 0
+    assert metrics['rootsrv_state_file_whole{file="ledger.json",role="maintain"}'] == 1
+    assert metrics['rootsrv_state_file_whole{file="orders.json",role="advertise"}'] == 0
     assert metrics['rootsrv_security_events_total{event="tsig_failed"}'] == 3
     assert metrics['rootsrv_zone_serial{stage="known",zone="."}'] == 5
     assert metrics['rootsrv_zone_current{zone="."}'] == 0
