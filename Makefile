@@ -53,17 +53,21 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
+$(VENV)/.installed-for-portal: pyproject.toml $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[portal]'
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-for-tests: pyproject.toml $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --editable '.[test,bench]'
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-for-portal $@
 
 # DEMO='--tour' adds options; the kernel answers, too, where there is a compiler for it.
 demo: venv
 	@if command -v clang >/dev/null; then $(MAKE) --no-print-directory bpf-objects || true; fi
 	$(BIN)/python -m rootsrv demo $(DEMO)
 
-# Needs Unbound and BIND.
-demo-localroot: venv
+# Needs Unbound and BIND, and what the pages are made with.
+demo-localroot: $(VENV)/.installed-for-portal
 	$(BIN)/python -m rootsrv demo --localroot
 
 demo-fleet: system-packages bpf $(VENV)/.installed-for-tests

@@ -27,7 +27,7 @@ from rootsrv.server import counters
 SECONDS = 4.0
 REPEATS = 4
 SCRAPES_PER_SECOND = 4.0
-REPORT = (demo.REPORT_ADDRESS, demo.REPORT_PORT)
+REPORT = (demo.REPORT_ADDRESS, demo.REPORT_PORTS[0])
 PORT = 15_300
 
 NAMES = ". SOA\ncom. NS\nwww.example. A\nno-such-tld. A\nhost.no-such-tld. AAAA\na.root-servers.net. A\n"

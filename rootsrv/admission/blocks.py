@@ -223,8 +223,8 @@ class Blocks:
         now = self._now_ns()
         return {
             "blocks": [
-                {"prefix": each.prefix, "ends_in_seconds": round((each.until_ns - now) / 1e9, 1), "reason": each.reason,
-                 "who": each.who}
+                {"prefix": each.prefix, "ends_in_seconds": round(max(0, each.until_ns - now) / 1e9, 1),
+                 "reason": each.reason, "who": each.who}
                 for each in self._blocks.values()
             ]
         }  # fmt: skip

@@ -240,7 +240,7 @@ class Policy:
                     "match": str(shed.rule.match),
                     "do": shed.rule.action,
                     "dry_run": shed.rule.dry,
-                    "ends_in_seconds": round((shed.rule.until_ns - now) / 1e9, 1),
+                    "ends_in_seconds": round(max(0, shed.rule.until_ns - now) / 1e9, 1),
                     "reason": shed.reason,
                     "who": shed.who,
                     "queries": judged,

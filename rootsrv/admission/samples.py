@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rootsrv.admission.blocks import MAPPED
-from rootsrv.admission.shed import Match
+from rootsrv.admission.shed import Match, ShedRefused
 from rootsrv.answer.question import Query
 from rootsrv.process.shared_memory import make_shared, map_shared
 from rootsrv.wire import edns
@@ -271,6 +271,10 @@ def suggestions(document: dict[str, Any]) -> list[str]:
             if dimension == "qname-suffix" and value.count(".") < 2:
                 continue  # all of a TLD, or the root
             key = "prefix" if dimension == "address" else dimension
+            try:
+                Match.parse([f"{key}={value}"])
+            except ShedRefused:  # loopback's ::/64 holds all that stands for IPv4
+                continue
             match = shlex.quote(f"{key}={value}")  # a name is a stranger's words, and is pasted into a shell
             found.append(f"rootsrv shed --match {match} --do tc-unless-cookie --dry-run")
     return list(dict.fromkeys(found))

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,8 +42,11 @@ _VALIDITY_SECONDS = 13 * 86_400  # as the root's signatures
 _READY_SECONDS = 120.0  # a loaded machine; on an idle one it takes three
 _STOP_SECONDS = 15.0
 MAX_RATE = 1000  # one thread that asks; bench/ has what loads
-REPORT_ADDRESS, REPORT_PORT = "127.0.0.2", 9353
-"""Of the status page: on loopback, but no service address; of two demos the second one has none."""
+REPORT_ADDRESS, REPORT_PORTS = "127.0.0.2", range(9353, 9363)
+"""Of the status page: on loopback, but no service address; the first port that nobody has."""
+
+GENERATING = "Generating and signing a root zone of {tlds} TLDs (RSA-2048, ZONEMD)"
+STARTING = "Verifying, compiling and starting workers, as with a real one"
 
 _HOST_ZONE = "root-servers.net."
 
@@ -80,8 +84,9 @@ def _ds(key: SigningKey) -> bytes:
 
 
 def write_configuration(
-    zones: DemoZones, directory: Path, *, addresses: tuple[str, ...], port: int, workers: int
-) -> Path:
+    zones: DemoZones, directory: Path, *, addresses: tuple[str, ...], port: int, workers: int,
+    report_port: int = REPORT_PORTS[0],
+) -> Path:  # fmt: skip
     """Write *zones* and a configuration that serves them into *directory*; returns the configuration's path."""
     (directory / "root.zone").write_text(presentation.to_text(zones.root))
     (directory / "root-servers.net.zone").write_text(presentation.to_text(zones.hosts))
@@ -116,7 +121,7 @@ runtime_directory = "run"
 
 [report]
 addresses = ["{REPORT_ADDRESS}"]
-port = {REPORT_PORT}
+port = {report_port}
 sources_key_file = "sources.key"
 
 [clock]
@@ -179,13 +184,14 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], wanted: 
     output = directory / "log"
     try:
         with _progress(console) as progress:
-            step = progress.add_task(
-                f"Generating and signing a root zone of {wanted.tlds} TLDs (RSA-2048, ZONEMD SHA-384)"
-            )
+            step = progress.add_task(GENERATING.format(tlds=wanted.tlds))
             zones = generate_zones(wanted.tlds, clock.validity_now())
             progress.update(step, completed=1, total=1)
-            step = progress.add_task("Verifying, compiling and starting workers, as with a real one")
-            path = write_configuration(zones, directory, addresses=addresses, port=wanted.port, workers=wanted.workers)
+            step = progress.add_task(STARTING)
+            report_port = _free_report_port()
+            path = write_configuration(
+                zones, directory, addresses=addresses, port=wanted.port, workers=wanted.workers, report_port=report_port
+            )
             with output.open("wb") as stream:
                 server = subprocess.Popen(
                     (sys.executable, "-m", "rootsrv", "run", "--config", str(path)),
@@ -198,12 +204,12 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], wanted: 
             progress.update(step, completed=1, total=1)
         if not ready:
             console.print("The server did not start:")
-            console.print(output.read_text(), end="")
+            _print_log(console, output)
             return 1
-        _print_welcome(console, zones, addresses, wanted, time.monotonic() - began, path)
+        _print_welcome(console, zones, addresses, wanted, time.monotonic() - began, path, report_port)
         asyncio.run(_show(console, server, zones, addresses, wanted, path))
         status = server.wait()
-        console.print(output.read_text(), end="")
+        _print_log(console, output)
         console.print(f"The server ended with exit status {status}.")
         return 1
     except KeyboardInterrupt:
@@ -226,7 +232,7 @@ async def _show(
     asker = DemoAsker(zones.root, addresses, wanted.port, wanted.rate) if wanted.rate else None
     tour = None
     if wanted.tour_seconds:
-        tour = asyncio.create_task(Tour(zones.root, zones.signing, path, wanted.tour_seconds, tell).run())
+        tour = asyncio.create_task(Tour(zones.root, zones.signing, path, wanted.tour_seconds, tell, typed_name()).run())
     if asker:
         asker.start()
     try:
@@ -236,6 +242,20 @@ async def _show(
             tour.cancel()
         if asker:
             asker.stop()
+
+
+def _free_report_port() -> int:
+    """Where the status page of an earlier demo is not."""
+    for port in REPORT_PORTS:
+        with contextlib.suppress(CannotBind):
+            refuse_if_taken(REPORT_ADDRESS, port, (socket.SOCK_STREAM,))
+            return port
+    return REPORT_PORTS[0]  # the role says in its log that it cannot have it
+
+
+def _print_log(console: Console, output: Path) -> None:
+    """What the roles said, in lines as they are, so that one can be found and copied."""
+    console.print(output.read_text(), end="", highlight=False, soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
@@ -261,8 +281,9 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", page_path: Path) -> boo
 
 
 def _print_welcome(
-    console: Console, zones: DemoZones, addresses: tuple[str, ...], wanted: DemoWanted, seconds: float, path: Path
-) -> None:
+    console: Console, zones: DemoZones, addresses: tuple[str, ...], wanted: DemoWanted, seconds: float, path: Path,
+    report_port: int,
+) -> None:  # fmt: skip
     port = wanted.port
     listening = " and ".join(addresses)
     tld, rootsrv = _a_signed_tld(zones.root), typed_name()
@@ -281,7 +302,7 @@ def _print_welcome(
         *((f"  {rootsrv} fastpath status --config {path}",) if os.geteuid() == 0 else ()),
         *(() if wanted.tour_seconds else (f"  {rootsrv} demo --tour: new versions, one refused, one held",)),
         "",
-        f"Status page and metrics: http://{REPORT_ADDRESS}:{REPORT_PORT}/ and /metrics",
+        f"Status page and metrics: http://{REPORT_ADDRESS}:{report_port}/ and /metrics",
         "",
         *(() if kernel_says_synchronised() else ("Laboratory clock: it is believed, synchronised or not.",)),
         f"Ctrl-C stops it. Each second, with {wanted.rate} queries a second of its own:",

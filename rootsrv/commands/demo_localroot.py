@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -41,6 +42,9 @@ from rootsrv.zone.dnssec import ECDSAP256SHA256
 
 SERVICE, PORT = "127.0.0.20", 5320
 UNBOUND, BIND, RESOLVER_PORT = "127.0.0.21", "127.0.0.1", 5321  # BIND listens where an interface has the address
+UNBOUND_ASKS_FROM = (UNBOUND, "127.0.0.1")
+"""Over TCP Unbound binds no `outgoing-interface` when it transfers: the kernel chooses, and not what it listens at."""
+
 PAGES_PORT = 8453
 NAME = "localroot.demo.example"
 ZONES = (".", "root-servers.net.")
@@ -82,7 +86,8 @@ class _Parts:
         while not condition():
             ended = self.processes[name].poll() is not None
             if ended or time.monotonic() > began + _PATIENCE_SECONDS:
-                raise DemoFailed(f"{name}: {'ended' if ended else 'not in time'}: {what}\n{self.log(name)[-2000:]}")
+                how = "it has ended" if ended else f"not so after {_PATIENCE_SECONDS:.0f} s"
+                raise DemoFailed(f"{name}: {how}; awaited: {what}\n{self.log(name)[-2000:]}")
             time.sleep(0.01)
         return time.monotonic() - began
 
@@ -123,6 +128,7 @@ def run(*, once: bool = False) -> int:
 
 def _show(console: Console, parts: _Parts) -> None:
     began = time.monotonic()
+    _refuse_without_what_the_pages_need()
     programs = {name: _program(name) for name in ("unbound", "named")}
     console.print(f"A root of {TLDS} TLDs, generated and signed; the service verifies it as a real one.")
     now = time.time()
@@ -141,7 +147,8 @@ def _show(console: Console, parts: _Parts) -> None:
     parts.start("pages", [*command, "portal"])
     parts.wait("service", "the root is given out", lambda: "zone is given out zone=." in parts.log("service"))
     parts.wait("service", "the servers are known", lambda: "register read servers=2" in parts.log("service"))
-    _prove(keys["Unbound"])
+    for address in UNBOUND_ASKS_FROM:
+        _prove(keys["Unbound"], address)
     parts.start("Unbound", [programs["unbound"], "-d", "-c", str(_unbound(directory))])
     parts.start("BIND", [programs["named"], "-4", "-g", "-n", "1", "-c", str(_bind(directory, first, keys["BIND"]))])
     for name, address in (("Unbound", UNBOUND), ("BIND", BIND)):
@@ -157,6 +164,7 @@ def _show(console: Console, parts: _Parts) -> None:
     for name, address in (("Unbound", UNBOUND), ("BIND", BIND)):
         parts.wait(name, "the new root", lambda address=address: _serial(address) == second.root.serial)  # type: ignore[misc]
         console.print(f"{name} has the new root {time.monotonic() - published:.1f} s after it was published.")
+    _shown_as_good(parts)
     parts.wait("pages", "they answer", _answers_http)
     link = subprocess.run(
         [sys.executable, "-m", "rootsrv", "localroot", "invite", "you@example.net",
@@ -172,6 +180,29 @@ def _show(console: Console, parts: _Parts) -> None:
         f"  {typed_name()} localroot servers --config {directory}/rootsrv.toml"
     )
     console.print(f"\nReady after {time.monotonic() - began:.1f} s.")
+
+
+def _shown_as_good(parts: _Parts) -> None:
+    """Wait until the service's own view is that both have it; DemoFailed."""
+    directory = parts.directory
+    command = [sys.executable, "-m", "rootsrv", "localroot", "servers", "--json", "--config",
+               str(directory / "rootsrv.toml")]  # fmt: skip
+
+    def good() -> bool:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+        return [each["state"] for each in json.loads(told or "[]")] == ["good", "good"]
+
+    parts.wait("service", "it saw both servers fetch the new root", good)
+
+
+def _refuse_without_what_the_pages_need() -> None:
+    try:
+        import rootsrv.roles.portal  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise DemoFailed(
+            f"the pages need {error.name}, which is not installed: {sys.executable} -m pip install 'rootsrv[portal]'"
+            " (in a clone: make demo-localroot)"
+        ) from error
 
 
 def _program(name: str) -> str:
@@ -221,21 +252,21 @@ def _sign_up(directory: Path) -> dict[str, LiveKey]:
     users = Accounts(accounts)
     _, user = users.use_link(users.links.new("begin", "demo@example.net", None, now), now)
     keys = {}
-    for name, software, address in (("Unbound", "unbound", UNBOUND), ("BIND", "bind", BIND)):
-        server = servers.add(user.id, ServerWish(name, software, (address,), (".",)), now)
+    for name, software, addresses in (("Unbound", "unbound", UNBOUND_ASKS_FROM), ("BIND", "bind", (BIND,))):
+        server = servers.add(user.id, ServerWish(name, software, addresses, (".",)), now)
         keys[name] = servers.new_key(user.id, server, now)
     accounts.close()
     return keys
 
 
-def _prove(key: LiveKey) -> None:
-    """What `dig -y … +tcp` does beside Unbound, which knows no TSIG: its address is proved."""
+def _prove(key: LiveKey, address: str) -> None:
+    """What `dig -y … +tcp` does beside Unbound, which knows no TSIG: its *address* is proved."""
     query = dns.message.make_query(".", "SOA")
     query.use_tsig(dns.tsig.Key(key.name, key.secret, key.algorithm))
     try:
-        dns.query.tcp(query, SERVICE, port=PORT, timeout=10, source=UNBOUND)
+        dns.query.tcp(query, SERVICE, port=PORT, timeout=10, source=address)
     except (OSError, dns.exception.DNSException) as error:
-        raise DemoFailed(f"the service does not answer {UNBOUND}: {error}") from error
+        raise DemoFailed(f"the service does not answer {address}: {error}") from error
 
 
 def _unbound(directory: Path) -> Path:

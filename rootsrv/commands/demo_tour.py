@@ -21,8 +21,11 @@ class Tour:
     """Versions after the one that the demo began with, one every *seconds*: good, good, wrong ZONEMD, too different."""
 
     def __init__(
-        self, root: ZoneContents, signing: Signing, configuration: Path, seconds: float, tell: Callable[[str], object]
-    ) -> None:
+        self, root: ZoneContents, signing: Signing, configuration: Path, seconds: float, tell: Callable[[str], object],
+        typed: str,
+    ) -> None:  # fmt: skip
+        """*typed*: how a person here types `rootsrv`."""
+        self._typed = typed
         self._root, self._signing = root, signing
         self._serial = root.serial
         self._configuration = configuration
@@ -64,13 +67,13 @@ class Tour:
     async def _too_different(self) -> None:
         tlds = len(self._root.delegations)
         contents = await self._signed(max(generate.MIN_TLDS, tlds * 9 // 10))
-        self._tell(f"tour: serial {contents.serial} is offered; all of it verifies, and a tenth of the TLDs is gone")
+        self._tell(f"tour: serial {contents.serial} is offered; all of it verifies, and many of the TLDs are gone")
         told = await self._import(contents)
         if told["state"] != "held":
             self._root = contents
             return
         self._tell(f"tour: held: {'; '.join(told['reasons'])}; the status page says so, too")
-        self._tell(f"tour: decide: rootsrv zone approve {contents.serial} --config {self._configuration}")
+        self._tell(f"tour: decide: {self._typed} zone approve {contents.serial} --config {self._configuration}")
         await asyncio.sleep(self._seconds)
         try:
             await ask(self._maintain, {"command": "zone-reject", "serial": contents.serial}, timeout=5.0)

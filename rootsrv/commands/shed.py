@@ -2,13 +2,15 @@
 
 import argparse
 import json
+import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from rootsrv.admission import shed
 from rootsrv.admission.blocks import BlockRefused, parse_seconds
-from rootsrv.commands.asking import add_config, ask, failed
+from rootsrv.commands.asking import DEFAULT_CONFIG, add_config, ask, failed
 from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
 from rootsrv.config.file import Config
@@ -122,6 +124,8 @@ def _watch(arguments: argparse.Namespace, config: Config, rule: int, seconds: in
         _told(config, {"command": "unshed", "rule": rule})
     if arguments.json:
         print(json.dumps(latest, indent=2))
+    elif latest and not latest["queries"]:
+        say("no query came over UDP that rules look at: from service addresses and limits.exempt nobody is judged")
     return 0
 
 
@@ -156,7 +160,7 @@ def _top(arguments: argparse.Namespace, config: Config) -> int:
         if arguments.json:
             print(json.dumps(told, indent=2))
             return 0
-        lines = top_lines(told)
+        lines = top_lines(told, arguments.config)
         if live:
             sys.stdout.write(_CLEAR)
         for line in lines:
@@ -167,8 +171,9 @@ def _top(arguments: argparse.Namespace, config: Config) -> int:
         time.sleep(_LOOK_SECONDS)
 
 
-def top_lines(told: dict[str, Any]) -> list[str]:
-    """What `rootsrv top` prints."""
+def top_lines(told: dict[str, Any], config: Path = DEFAULT_CONFIG) -> list[str]:
+    """What `rootsrv top` prints of the instance that *config* describes."""
+    whose = "" if config == DEFAULT_CONFIG else f" --config {shlex.quote(str(config))}"
     flood, limits = told["flood"], told["limits"]
     mode = limits["mode"] + (" (too many over their rate: dry-run)" if limits["falls_back"] else "")
     lines = [
@@ -181,5 +186,6 @@ def top_lines(told: dict[str, Any]) -> list[str]:
         lines += ["", dimension]
         lines += [f"  {each['share']:7.1%}  {each['value']}" for each in values]
     if flood["suggestions"]:
-        lines += ["", "to look at what stands out (nothing is run by itself):", *flood["suggestions"]]
+        lines += ["", "to look at what stands out (nothing is run by itself):"]
+        lines += [f"{each}{whose}" for each in flood["suggestions"]]
     return lines

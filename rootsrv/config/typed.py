@@ -64,7 +64,7 @@ def _convert(hint: Any, value: Any, key: str, unknown: Unknown) -> Any:
     if origin is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            raise ConfigError(f"{key}: must be one of {', '.join(map(str, choices))}; got {value!r}")
+            raise ConfigError(f"{key}: must be one of {', '.join(map(str, choices))}; got {_shown(value)}")
         return value
     if origin in (typing.Union, types.UnionType):
         (inner,) = (each for each in typing.get_args(hint) if each is not type(None))
@@ -99,6 +99,9 @@ _TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "tru
 
 def _toml_type(value: Any) -> str:
     names = {**_TYPE_NAMES, list: "an array", dict: "a table"}
+    return f"{names.get(type(value), type(value).__name__)} ({_shown(value)})"
+
+
+def _shown(value: Any) -> str:
     shown = repr(value)
-    shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
-    return f"{names.get(type(value), type(value).__name__)} ({shown})"
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"

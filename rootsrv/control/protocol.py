@@ -33,7 +33,7 @@ LONGEST_LINE_OCTETS = 262_144
 LONGEST_REASON = 500
 """Characters; every order that changes much has one, and it is shown wherever what was ordered is."""
 
-_LONGEST_NUMBER = 40
+_LONGEST_QUOTED = 40
 _LONGEST_ERROR = 2000
 """Characters: what was odd is told, not all of it."""
 
@@ -186,7 +186,7 @@ def read_request(line: bytes, commands: Commands) -> RequestLine:
 
 def _object(line: bytes) -> Document:
     try:
-        document = json.loads(line, parse_constant=_no_number, parse_float=_finite)
+        document = json.loads(line, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
     except RecursionError:
         raise Refused("not JSON: nested too deeply") from None
     except ValueError as error:
@@ -196,13 +196,23 @@ def _object(line: bytes) -> Document:
     return document
 
 
+def _once(pairs: list[tuple[str, Any]]) -> Document:
+    """An object, in which each key is said once: of two, one would be obeyed, and both be in the log."""
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in document if keys.count(key) > 1)
+        raise ValueError(f"{twice[:_LONGEST_QUOTED]!r} is said twice")
+    return document
+
+
 def _no_number(text: str) -> float:
     raise ValueError(f"{text} is not a number")
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    return number if math.isfinite(number) else _no_number(text[:_LONGEST_NUMBER])
+    return number if math.isfinite(number) else _no_number(text[:_LONGEST_QUOTED])
 
 
 def response_line(document: Mapping[str, Any], octets: int = 0) -> bytes:

@@ -183,7 +183,7 @@ class ControlServer:
             async with self._waits_for(writer, OCTETS_SECONDS):
                 given = await reader.readexactly(asked.octets)
         except Refused as error:
-            self._refused(str(caller), str(error))
+            self._refused(str(caller), str(error)[:_LONGEST_LOGGED])
             response = response_line(failure(str(error)))
         else:
             response, octets = await self._carry_out(asked, caller, given)

@@ -80,6 +80,14 @@ def test_a_block_is_ended_by_hand(page: Page, tmp_path: Path) -> None:
         blocks.unblock("198.51.100.0/24", "bert")
 
 
+def test_a_block_whose_time_is_over_is_not_said_to_last_less_than_nothing(page: Page, tmp_path: Path) -> None:
+    clock = Clock()
+    blocks = Blocks(page, tmp_path / "blocks.json", clock)
+    blocks.block("198.51.100.0/24", 60, "flood", "anna")
+    clock.now += 61 * SECOND  # and nobody has looked since
+    assert [each["ends_in_seconds"] for each in blocks.as_document()["blocks"]] == [0]
+
+
 def test_blocks_outlive_the_process_but_not_the_machine(page: Page, tmp_path: Path) -> None:
     clock = Clock()
     Blocks(page, tmp_path / "blocks.json", clock).block("198.51.100.0/24", 60, "flood", "anna")

@@ -185,6 +185,22 @@ def test_what_is_suggested_is_one_word_to_a_shell_whatever_names_are_asked_for(n
     assert Match.parse(words[3:4]).suffix == name
 
 
+def test_what_is_suggested_is_never_what_would_be_refused() -> None:
+    """Whoever asks from ::1 is of ::/64, which holds all that stands for IPv4: a rule for that is refused."""
+    top: dict[str, Any] = {dimension: [] for dimension in DIMENSIONS}
+    top["address"] = [{"value": "::/64", "share": 0.5}, {"value": "2001:db8::/64", "share": 0.5}]
+    top["prefix"] = [{"value": "::/48", "share": 0.5}, {"value": "198.51.100.0/24", "share": 0.5}]
+    found = [shlex.split(command)[3] for command in suggestions({"queries": 10**6, "top": top})]
+    assert found == ["prefix=2001:db8::/64", "prefix=198.51.100.0/24"]
+    assert [str(Match.parse([each])) for each in found] == found
+
+
+def test_a_rule_whose_time_is_over_is_not_said_to_last_less_than_nothing(desk: Desk) -> None:
+    desk.shed("qtype=A", seconds=1)
+    desk.clock.now += 2 * SECOND  # and nobody has looked since
+    assert [rule["ends_in_seconds"] for rule in desk.policy.as_document()["rules"]] == [0]
+
+
 def test_a_dry_run_needs_no_second_word_and_contradicts_nobody(desk: Desk) -> None:
     desk.shed("qname-suffix=x.com")
     desk.shed("qname-suffix=.", do="drop", dry=True)

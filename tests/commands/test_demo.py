@@ -1,14 +1,18 @@
 """`rootsrv demo` in a network of its own: what it shows, what its tour does, and what it leaves behind: nothing."""
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from bench.peers.daemon import free_port
 from rootsrv.commands import demo, demo_watch
 from rootsrv.page import counts
 from rootsrv.page.layout import COUNTER_WORDS
@@ -67,6 +71,27 @@ def test_commands_are_shown_as_they_can_be_typed(tmp_path: Path, monkeypatch: py
     assert demo.typed_name() == "rootsrv"
 
 
+def test_of_two_demos_each_has_a_status_page_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address that the second one prints is not the page of the first."""
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.create_server(("127.0.0.2", 0))) for _ in range(2)]
+        ports = [each.getsockname()[1] for each in taken]
+        free = free_port("127.0.0.2")
+        monkeypatch.setattr(demo, "REPORT_PORTS", (*ports, free))
+        assert demo._free_report_port() == free
+
+
+def test_what_is_shown_of_the_first_steps_fits_into_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """The seconds at its end, too."""
+    console = Console(stderr=True, markup=False, width=80)
+    with demo._progress(console) as progress:
+        for step in (demo.GENERATING.format(tlds=20_000), demo.STARTING):
+            progress.update(progress.add_task(step), completed=1, total=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "…" in line] == []
+    assert all(re.search(r"\d:\d\d:\d\d$", line.rstrip()) for line in lines if line.strip())
+
+
 @pytest.mark.long
 def test_the_tour_shows_a_new_version_a_refusal_and_a_hold_and_raises_no_alarm_of_a_laboratory(tmp_path: Path) -> None:
     log = tmp_path / "log"
@@ -87,7 +112,7 @@ def test_the_tour_shows_a_new_version_a_refusal_and_a_hold_and_raises_no_alarm_o
 
             wait_until(lambda: told("queries/s"), "a line of what is answered", 60)
             look = "import urllib.request as r; print(r.urlopen('http://%s:%d/').read().decode())"
-            look %= demo.REPORT_ADDRESS, demo.REPORT_PORT
+            look %= demo.REPORT_ADDRESS, demo.REPORT_PORTS[0]
             wait_until(lambda: "Somebody should look" not in host.run(sys.executable, "-c", look), "no alarm", 30)
             wait_until(lambda: told("tour: held: "), "a version is held", 60)
             wait_until(lambda: told("is rejected"), "nobody decided", 60)
@@ -105,6 +130,7 @@ def test_the_tour_shows_a_new_version_a_refusal_and_a_hold_and_raises_no_alarm_o
     assert re.search(r"tour: refused: .*ZONEMD", text)
     assert f"tour: serial {serials[1]} is answered on" in text
     assert re.search(r"tour: held: .*TLDs", text)
+    assert re.search(rf"tour: decide: {re.escape(demo.typed_name())} zone approve \d+ --config /", text)
     rates = [int(each) for each in re.findall(r"(\d+) queries/s", text)]
     assert max(rates) > 10
     if OBJECT.exists():

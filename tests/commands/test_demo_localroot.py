@@ -21,3 +21,12 @@ def test_the_demo_shows_a_new_root_with_both_resolvers_and_leaves_nothing() -> N
     assert len(re.findall(r"(?:Unbound|BIND) has the new root [0-9.]+ s after it was published", done.stderr)) == 2
     assert re.search(r"An account of your own: http://localhost:\d+/link/\S+", done.stderr)
     assert re.search(r"Ready after [0-9.]+ s", done.stderr)
+
+
+def test_without_what_the_pages_need_it_says_so_before_it_begins() -> None:
+    without = "import sys; sys.modules['uvicorn'] = None; from rootsrv.commands.demo_localroot import run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", without], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr.startswith("rootsrv: the pages need uvicorn, which is not installed: ")
+    assert "make demo-localroot" in done.stderr

@@ -37,6 +37,7 @@ from rootsrv.process import persistence
 from tests.control.asking import ask, ask_for_octets
 from tests.needs import REPOSITORY, require_root
 from tests.server.live import wait_until
+from tests.waiting import until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +160,7 @@ ODD = {
     "nested_deeply": b'{"command": "echo", "text": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
     "nested_where_a_list_belongs": b'{"command": "echo", "text": "", "numbers": [[4]]}',
     "unhashable_values": b'{"command": "echo", "text": "", "numbers": [{}, []]}',
+    "a_key_that_is_said_twice": b'{"command": "refuse", "text": "", "command": "echo"}',
     "half_a_surrogate_pair": b'{"command": "echo", "text": "\\ud800"}',
     "half_a_surrogate_pair_in_a_key": b'{"command": "echo", "text": "", "\\ud800": 1}',
     "not_utf_8": b'{"command": "echo", "text": "\xff"}',
@@ -190,6 +192,31 @@ def test_a_line_that_is_too_long_is_an_error_like_any_other(server: Path) -> Non
     (told,) = lines_of(server, b'{"command": "echo", "text": "' + b"x" * (2 * LONGEST_LINE_OCTETS) + b'"}\n')
 
     assert told == {"ok": False, "error": f"a request is at most {LONGEST_LINE_OCTETS} octets"}
+
+
+@pytest.mark.parametrize("case", ["a_choice_that_there_is_not", "a_key_that_is_long"])
+def test_what_is_odd_is_logged_and_not_all_of_it(server: Path, caplog: pytest.LogCaptureFixture, case: str) -> None:
+    """A line of 200,000 characters in a log is 200 writes in the loop, and no journal keeps it in one piece."""
+    odd = {**ODD, "a_key_that_is_long": b'{"command": "echo", "text": "", "' + b"x" * 200_000 + b'": 1}'}
+    with caplog.at_level(logging.INFO, "rootsrv"):
+        (told,) = lines_of(server, odd[case] + b"\n")
+    (line,) = [record.getMessage() for record in caplog.records if "control refused" in record.getMessage()]
+    assert max(len(line), len(told["error"])) < 1200
+
+
+def test_a_refusal_is_told_no_longer_than_a_line_of_the_log(tmp_path: Path) -> None:
+    """Whatever makes it long: names of a hundred commands, here."""
+    noted: list[str] = []
+    many = {f"{'x' * 60}{number}": commands()["refuse"] for number in range(100)}
+
+    async def ask_oddly() -> None:
+        role = ControlServer(many, lambda _, reason: noted.append(reason))
+        async with await role.listen(tmp_path / "role.sock"):
+            with pytest.raises(client.NotDone):
+                await client.ask(tmp_path / "role.sock", {"command": "?"}, timeout=30)
+
+    asyncio.run(ask_oddly())
+    assert [len(each) for each in noted] == [1000]
 
 
 def test_our_own_fault_is_told_and_logged(server: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -342,12 +369,6 @@ def test_who_opens_and_asks_nothing_takes_no_socket_from_others(server: Path) ->
         assert b'"ok": true' in silent[-1].recv(10_000)
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not is_so():  # noqa: ASYNC110  (of a server's insides nobody tells)
-            await asyncio.sleep(0)
-
-
 KEEPERS = {
     "ask_nothing": b"",
     "send_half_a_line": b'{"command": "echo", ',
@@ -395,8 +416,7 @@ def test_a_socket_that_cannot_be_made_is_made_when_it_can(tmp_path: Path, monkey
         role.start(path)
         await asyncio.sleep(0)
         path.parent.mkdir()
-        while not path.exists():  # noqa: ASYNC110  (of a file nobody tells)
-            await asyncio.sleep(0.01)
+        await until(path.exists)
         try:
             return await client.ask(path, {"command": "echo", "text": "x"}, timeout=30)
         finally:

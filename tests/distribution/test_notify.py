@@ -20,6 +20,7 @@ from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.message import parse
 from rootsrv.wire.tsig import Checker, Key, Signer
 from rootsrv.zone.contents import Soa
+from tests.waiting import until
 
 ROOT = b"\0"
 ONE, TWO = (generate.root_contents(serial=serial, tlds=12, seed=serial) for serial in (1, 2))
@@ -83,12 +84,6 @@ def run(work: Coroutine[Any, Any, None]) -> None:
             await asyncio.sleep(0)
 
     asyncio.run(all_of_it())
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  (conditions that have no event)
-            await asyncio.sleep(0.005)
 
 
 async def listening(peers: Peers, address: str = "127.0.0.1") -> int:

@@ -22,6 +22,7 @@ from rootsrv.fastpath.program import FastPathUnavailable, Interface
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
 from tests.fastpath.conftest import DAY, NOW, SERVICE, SETTINGS, compiled, require_program
+from tests.waiting import until
 
 ORPHAN_SECONDS = 60.0
 KEY = SourcesKey.random()
@@ -201,12 +202,6 @@ def test_silenced_it_passes_everything_and_comes_back(followed: Followed) -> Non
     followed.page.silenced = False
     followed.follow()
     assert followed.serial() == 100
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  (it is asked of the kernel)
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
