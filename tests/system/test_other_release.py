@@ -43,6 +43,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshMachine]:
         yield made
 
 
+def test_lint_passes_there(machine: FreshMachine) -> None:
+    """Whose Python gets other versions of what is linted with, and of the types of libraries."""
+    machine.run("make", "-C", f"/{THERE}", "lint", seconds=400)
+
+
 def test_all_of_make_test_passes_there(machine: FreshMachine) -> None:
     with network() as net:
         printed = machine.run(
