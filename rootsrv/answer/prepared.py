@@ -1,7 +1,11 @@
 """The table's answers, made ready to be sent."""
+# All of them take 70 ms of Python, most of it for names that nobody asks for in the next second.  So an answer is
+# prepared when it is first wanted (10 µs), or before that, a little at a time, by who has nothing else to do
+# (`PreparedAnswers.put_together`): a new table can be answered from after a few milliseconds.
 
+import itertools
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 
@@ -65,7 +69,7 @@ class Prepared:
         else:
             first, before, last = b"", b"".join((first, body, last)) if first or last else body, b""
         if pointer_count:
-            shared.shifted.longest = max(shared.shifted.longest, 16 + anchor_size + size)
+            shared.shifted.reach(16 + anchor_size + size)
         keep = shared.numbers.setdefault
         ends = keep(size, size), 11 + anchor_size
         header_tails = shared.header_tails(self._flags | (_TC if cut_flags & CUT_TRUNCATED else 0), *counts)
@@ -153,11 +157,16 @@ TARGETS = [struct.pack("!H", 0xC000 | target) for target in range(0x4000)]
 class _Shifted(dict[int, list[bytes]]):
     """By how far an answer is moved (0 … 254): where its pointers then point to, by where they pointed before."""
 
-    longest = 0
-    """Octets of the longest message that has pointers to move, before it is moved."""
+    _longest = 0
+
+    def reach(self, octets: int) -> None:
+        """Have pointers for a message of so many octets, before it is moved."""
+        if octets > self._longest:
+            self._longest = octets
+            self.clear()
 
     def __missing__(self, moved_by: int) -> list[bytes]:
-        self[moved_by] = pointers = TARGETS[moved_by : moved_by + self.longest]
+        self[moved_by] = pointers = TARGETS[moved_by : moved_by + self._longest]
         return pointers
 
 
@@ -212,35 +221,60 @@ _TAKEN_APART = 128  # answers at a time, some 0.1 ms
 
 _CUTS_KEPT = 4096  # and as many older ones; 0.2 kB each
 
+_NEVER_FITS = 1 << 30  # octets; more than any message has room for, and less than what _ZONEVERSION_ASKED leaves
+
+
+class _NotYet(Prepared):
+    """Stands for every denial that nobody has asked for yet: it seems not to fit, and so finds the one that is meant."""
+
+    __slots__ = ("_find",)
+
+    def __init__(self, find: Callable[[bytes, int], Prepared]) -> None:
+        """*find*: the denial for a qname and a qtype."""
+        self._find = find
+        self.zone = 0
+        self.ready = (_NEVER_FITS, 0, (), b"", _NOT_ONE_POINTER, b"", False, b"", b"", self)
+
+    def fitted(self, octets: bytes, question: bytes, opt: bytes, room: int) -> bytes:
+        """The response of the answer that is meant."""
+        qtype = question[-4] << 8 | question[-3]
+        return self._find(question[:-4].lower(), qtype).fitted(octets, question, opt, room)
+
+    def take_apart(self) -> None:
+        """It refers to who refers to it."""
+        del self.ready, self._find
+
 
 class PreparedAnswers:
     """All answers of a table and the ways to find them."""
 
     def __init__(self, table: AnswerTable) -> None:
-        shared = _Shared(table)
-        self.shifted = shared.shifted
-        prepared: dict[int, Prepared] = {}
+        self._shared = _Shared(table)
+        self.shifted = self._shared.shifted
+        self._prepared: dict[int, Prepared] = {}
+        self._not_yet = _NotYet(lambda qname, qtype: self.find(qname, qtype, do=True))
+        infos = list(table.names())
 
-        def at(offset: int) -> Prepared:
-            found = prepared.get(offset)
-            if found is None:
-                found = prepared[offset] = Prepared(shared, offset)
-            return found
-
-        self.labels: list[bytes] = []
+        self.labels = [info.label for info in infos]
         """NSEC owners of the root zone in canonical order; the first is the root's, empty."""
 
-        self.denials: list[Prepared] = []
-        """For each of `labels`: the nxdomain, DO=1, for names behind it."""
+        self._denials = [info.nxdomain for info in infos]
+        """For each of `labels`: where the nxdomain, DO=1, for names behind it stands."""
 
-        self.delegations: dict[bytes, tuple[Prepared, ...]] = {}
-        """By TLD label: referral with DO=0 and DO=1, answer to qtype DS with DO=0 and DO=1."""
+        self._referrals = {info.label: (*info.referral, *info.ds) for info in infos if info.label}
+        """By TLD label: where referral with DO=0 and DO=1, answer to qtype DS with DO=0 and DO=1 stand."""
 
-        for info in table.names():
-            self.labels.append(info.label)
-            self.denials.append(at(info.nxdomain))
-            if info.label:
-                self.delegations[info.label] = tuple(at(offset) for offset in (*info.referral, *info.ds))
+        self._found: dict[bytes, tuple[Prepared, ...]] = {}
+        """Those that are prepared."""
+
+        self.delegations: dict[bytes, tuple[Ready, ...]] = dict.fromkeys(self._referrals, ())
+        """For the shortcut: `_found`, ready to be sent; empty for what `find` must be asked for."""
+
+        self.denials = _by_first_octet(self.labels, [self._not_yet.ready] * len(infos))
+        """For the shortcut, by the first octet of a label: the labels that begin with it, and the nxdomain, DO=1, for
+        what comes before them and behind each of them."""
+
+        at = self._at
         self.owners = {
             owner.name: (
                 {rtype: (at(plain), at(do)) for rtype, (plain, do) in owner.types.items()},
@@ -253,27 +287,47 @@ class PreparedAnswers:
         self.nxdomain = at(table.zones[0].nxdomain[0])
         """For any name that does not exist in the root zone, DO=0."""
 
-        self.host_label: bytes | None = None
-        """The last label of the host zone: names that end in it must be compared whole."""
-
+        self._host_label: bytes | None = None  # the last of the host zone: names that end in it are compared whole
         self._host_apex = names.ROOT  # an empty suffix would be found below every name; the root never is
         if len(table.zones) > 1:
             zone = table.zones[1]
             self._host_apex = zone.name
-            self.host_label = names.labels(zone.name)[-1]
+            self._host_label = names.labels(zone.name)[-1]
+            self.delegations[self._host_label] = ()
             self._host_nxdomain = at(zone.nxdomain[0])
             hosts = [owner for owner in table.owners() if owner.zone]  # the apex first, then in canonical order
             self._host_labels = [b"", *(names.labels(owner.name)[0] for owner in hosts[1:])]
             self._host_denials = [(at(owner.nxdomain[0]), at(owner.nxdomain[1])) for owner in hosts]
-        self._all = list(prepared.values())
+
+    def _at(self, offset: int) -> Prepared:
+        """The answer that stands at *offset* of the table."""
+        found = self._prepared.get(offset)
+        if found is None:
+            found = self._prepared[offset] = Prepared(self._shared, offset)
+        return found
+
+    def put_together(self) -> Iterator[None]:
+        """Prepare what nobody has asked for yet, the answers of one name at a time: some 50 µs."""
+        for number, label in enumerate(self.labels):
+            if label and label not in self._found:
+                self._prepare_delegation(label)
+            self._prepare_denial(number)
+            yield
 
     def take_apart(self) -> Iterator[None]:
         """Let go of the answers, some at a time: each refers to itself by `ready`."""
-        while self._all:
-            for answer in self._all[-_TAKEN_APART:]:
+        self._not_yet.take_apart()
+        while self.denials or self.delegations:
+            del self.denials[-8:]
+            for label in list(itertools.islice(self.delegations, 64)):
+                del self.delegations[label]
+                self._found.pop(label, None)
+            yield
+        while self._prepared:
+            for _ in range(min(_TAKEN_APART, len(self._prepared))):
+                _, answer = self._prepared.popitem()
                 del answer.ready
                 answer.parts.clear()
-            del self._all[-_TAKEN_APART:]
             yield
 
     def find(self, qname: bytes, qtype: int, *, do: bool) -> Prepared:
@@ -290,12 +344,42 @@ class PreparedAnswers:
             start = at
             at += 1 + qname[at]
         label = qname[start + 1 : at]
-        delegation = self.delegations.get(label)
+        delegation = self._found.get(label)
+        if delegation is None and label in self._referrals:
+            delegation = self._prepare_delegation(label)
         if delegation is not None:
             return delegation[(2 if qtype == _TYPE_DS and start == 0 else 0) + do]
-        return self.denials[bisect_right(self.labels, label) - 1] if do else self.nxdomain
+        return self._prepare_denial(bisect_right(self.labels, label) - 1) if do else self.nxdomain
+
+    def _prepare_delegation(self, label: bytes) -> tuple[Prepared, ...]:
+        found = self._found[label] = tuple(map(self._at, self._referrals[label]))
+        if label != self._host_label:
+            self.delegations[label] = tuple(answer.ready for answer in found)
+        return found
+
+    def _prepare_denial(self, number: int) -> Prepared:
+        """The nxdomain, DO=1, for names behind label *number*, from now on also where the shortcut looks for it."""
+        answer = self._at(self._denials[number])
+        # It is the first of those who begin with an octet that comes behind it, up to the octet of the next label.
+        label, behind = self.labels[number], self.labels[number + 1 : number + 2]
+        first, last = label[0] if label else -1, behind[0][0] if behind else 255
+        if label:
+            own, ready = self.denials[first]
+            ready[1 + bisect_left(own, label)] = answer.ready
+        for octet in range(first + 1, last + 1):
+            self.denials[octet][1][0] = answer.ready
+        return answer
 
     def _host_denial(self, label: bytes) -> Prepared:
         """The nxdomain, DO=1, for a name of the host zone whose last label before its apex is *label*."""
         number = bisect_right(self._host_labels, label) - 1
         return self._host_denials[number][self._host_labels[number] == label]
+
+
+def _by_first_octet(labels: list[bytes], denials: list[Ready]) -> list[tuple[list[bytes], list[Ready]]]:
+    """For each first octet: the *labels* that begin with it, the denial for what comes before them, and theirs."""
+    low = [bisect_left(labels, bytes((octet,))) for octet in range(1, 256)]
+    return [
+        (labels[first:last], denials[first - 1 : last])
+        for first, last in zip([1, *low], [*low, len(labels)], strict=True)
+    ]

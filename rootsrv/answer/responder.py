@@ -19,9 +19,8 @@
 # pointers are picked from a list that is shifted by d (one call, in C), and everything is joined.
 
 import enum
-import itertools
 import struct
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -123,7 +122,7 @@ class Responder:
     """
 
     def __init__(self, table: AnswerTable, settings: ResponderSettings) -> None:
-        """Prepare all answers of *table*: some 7,000, in about a tenth of a second."""
+        """Answer from *table*; what is to be sent is prepared when first asked for, or by `put_together`."""
         self.table = table
         self._settings = settings
         self._chaos = identity.chaos_answers(settings.nsid, settings.version)
@@ -135,17 +134,16 @@ class Responder:
         self._fast = self._shortcut()
         self.respond = self._fast
 
+    def put_together(self) -> Iterator[None]:
+        """Prepare all answers that nobody has asked for yet, part by part, each in a fraction of a millisecond."""
+        return self._answers.put_together()
+
     def take_apart(self) -> Iterator[None]:
         """Nobody uses this any more: part by part it goes, each in a fraction of a millisecond, without a collection.
 
         The parts refer to each other in circles, which end here.
         """
         del self.respond
-        while self._denials or self._delegations:
-            del self._denials[-8:]
-            for label in list(itertools.islice(self._delegations, 64)):
-                del self._delegations[label]
-            yield
         yield from self._answers.take_apart()
         del self._fast
 
@@ -267,13 +265,7 @@ class Responder:
     def _shortcut(self) -> Respond:
         """Build `respond`."""
         answers, fully = self._answers, self.respond_fully
-        delegations: dict[bytes, tuple[Ready, ...]] = {
-            label: tuple(answer.ready for answer in found) for label, found in answers.delegations.items()
-        }
-        if answers.host_label is not None:
-            delegations[answers.host_label] = ()  # the whole name decides
-        self._delegations = delegations
-        denials = self._denials = _by_first_octet(answers.labels, [answer.ready for answer in answers.denials])
+        delegations, denials = answers.delegations, answers.denials
         nxdomain = answers.nxdomain.ready
         root_types, root_nodata = answers.owners[names.ROOT]
         tails, cookie_tails = _Remembered(self._common_tails()), _Remembered()
@@ -463,15 +455,6 @@ class Responder:
                 if meaning is not None:
                     tails[tail] = meaning
         return tails
-
-
-def _by_first_octet(labels: list[bytes], denials: list[Ready]) -> list[tuple[list[bytes], list[Ready]]]:
-    """For each first octet: the *labels* that begin with it, the denial for what comes before them, and theirs."""
-    low = [bisect_left(labels, bytes((octet,))) for octet in range(1, 256)]
-    return [
-        (labels[first:last], denials[first - 1 : last])
-        for first, last in zip([1, *low], [*low, len(labels)], strict=True)
-    ]
 
 
 # Offset from a label's length octet to the next; far away for what is not an ordinary label's length.

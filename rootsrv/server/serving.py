@@ -12,9 +12,10 @@
 # A generation that becomes active without having been staged (start, a missed turn) is mapped on the spot.  One that
 # cannot be used leaves the worker on the old generation: slot.active tells, and whoever switched decides what follows.
 #
-# A responder is some 50,000 objects that live as long as its table.  No collection walks them: they are made with the
-# collector off, are frozen then, and in the end are taken apart a little at each tick; else a switchover would hold up
-# whoever asks for 20 to 100 ms (bench/switchover.py).
+# A responder is some 50,000 objects that live as long as its table.  Most are made after it is mapped, a little at a time
+# between the turns (`prepare_some`), unless somebody asks for one before: whoever asks would wait, in a thread for Python's
+# lock too.  No collection walks them: they are made with the collector off, are frozen then, and in the end are taken
+# apart a little at each tick; else a switchover would hold up whoever asks for 20 to 100 ms (bench/switchover.py).
 #
 # A zone whose lease is over is answered SERVFAIL (D27); a new lease heals that at the next wake-up.
 #
@@ -81,6 +82,7 @@ class Serving:
         self._mapping: asyncio.Future[Responder | None] | None = None
         self._retry_at = 0.0
         self._retired: Iterator[None] = iter(())
+        self._preparing: tuple[Responder, Iterator[None]] | None = None  # meanwhile the collector is off
         self._blocks = Matcher((), 0)
         self._fault_logged_at = -_FAULT_LOG_SECONDS
 
@@ -259,6 +261,7 @@ class Serving:
                 responder, self._mapped = self._mapped[1], None
             else:
                 responder = self._map(generation)
+                self._begin_to_prepare(responder)
                 self._drop_mapped()
             if responder is None:
                 self._retry_at = time.monotonic() + (_RETRY_SECONDS if self._generation else _RETRY_FIRST_SECONDS)
@@ -285,21 +288,48 @@ class Serving:
         self._slot.staged = self._slot.active = generation
 
     def _map(self, generation: int) -> Responder | None:
-        """A Responder on answer table *generation*; None, with an alarm, if that cannot be used."""
-        gc.collect()  # what is frozen below is never collected; there is little to walk, the rest is frozen already
+        """A Responder on answer table *generation*; None, with an alarm, if that cannot be used.
+
+        The collector is off then: `_begin_to_prepare` is told what came of it.
+        """
+        gc.collect()  # what is frozen later is never collected; there is little to walk, the rest is frozen already
         gc.disable()
         try:
-            responder = Responder(open_table(table_name(generation), directory=self._tables), self._settings)
-            if isinstance(mapping := responder.table.octets.obj, mmap.mmap):
-                # The responder has taken out what it sends; what it still reads is paged in again from the cache.
-                mapping.madvise(mmap.MADV_DONTNEED)
-            return responder
+            return Responder(open_table(table_name(generation), directory=self._tables), self._settings)
         except (OSError, TableUnusable) as error:
             log.alarm("table unusable", generation=generation, serving=self._generation, error=error)
             return None
-        finally:
-            gc.freeze()
+        except BaseException:
             gc.enable()
+            raise
+
+    def _begin_to_prepare(self, responder: Responder | None) -> None:
+        """`_map` gave *responder*."""
+        self._preparing = None if responder is None else (responder, responder.put_together())
+        if responder is None:
+            self._end_preparing()
+
+    def prepare_some(self) -> bool:
+        """Prepare some more of the latest table, in a fraction of a millisecond; whether anything may be left."""
+        if self._preparing is None:
+            return False
+        responder, steps = self._preparing
+        try:
+            next(steps)
+            return True
+        except StopIteration:
+            if isinstance(mapping := responder.table.octets.obj, mmap.mmap):
+                # The responder has taken out what it sends; what it still reads is paged in again from the cache.
+                mapping.madvise(mmap.MADV_DONTNEED)
+        except Exception as error:  # who asks for that answer gets SERVFAIL; the others are prepared when asked for
+            self._note_fault(error, b"")
+        self._end_preparing()
+        return False
+
+    def _end_preparing(self) -> None:
+        self._preparing = None
+        gc.freeze()
+        gc.enable()
 
     def _drop_mapped(self) -> None:
         """What was mapped will not be switched to."""
@@ -310,11 +340,13 @@ class Serving:
     def _retire(self, responder: Responder | None) -> None:
         """Nobody is or will be answered from *responder*."""
         if responder is not None:
+            if self._preparing is not None and self._preparing[0] is responder:
+                self._end_preparing()
             collections.deque(self._retired, maxlen=0)  # what is left of the one before: two in memory are enough
             self._retired = responder.take_apart()
 
     def _stage(self, generation: int) -> None:
-        # In a thread: mapping takes some 0.1 s of Python, in which datagrams would overflow their queue.
+        # In a thread: to read the file may take long, and to find out what stands in it takes 5 ms of Python.
         loop = asyncio.get_running_loop()
         settings = self._settings
         self._mapping = loop.run_in_executor(None, self._map, generation)
@@ -322,6 +354,7 @@ class Serving:
         def mapped(done: asyncio.Future[Responder | None]) -> None:
             self._mapping = None
             responder = done.result()
+            self._begin_to_prepare(responder)
             if responder is None:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
                 return
