@@ -225,7 +225,7 @@ _NEVER_FITS = 1 << 30  # octets; more than any message has room for, and less th
 
 
 class _NotYet(Prepared):
-    """Stands for every denial that nobody has asked for yet: it seems not to fit, and so finds the one that is meant."""
+    """Stands for every denial that nobody has asked for: it seems not to fit, and finds the one that is meant then."""
 
     __slots__ = ("_find",)
 
@@ -349,7 +349,10 @@ class PreparedAnswers:
             delegation = self._prepare_delegation(label)
         if delegation is not None:
             return delegation[(2 if qtype == _TYPE_DS and start == 0 else 0) + do]
-        return self._prepare_denial(bisect_right(self.labels, label) - 1) if do else self.nxdomain
+        if not do:
+            return self.nxdomain
+        number = bisect_right(self.labels, label) - 1
+        return self._prepared.get(self._denials[number]) or self._prepare_denial(number)
 
     def _prepare_delegation(self, label: bytes) -> tuple[Prepared, ...]:
         found = self._found[label] = tuple(map(self._at, self._referrals[label]))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from rootsrv.answer import identity
 from rootsrv.answer.cookies import FULL_COOKIE_OCTETS, ServerCookies
-from rootsrv.answer.prepared import TARGETS, PreparedAnswers, Ready
+from rootsrv.answer.prepared import TARGETS, PreparedAnswers
 from rootsrv.answer.question import HEADER_OCTETS, Query, QueryMalformed, TsigEcho
 from rootsrv.answer.table import AnswerTable
 from rootsrv.wire import edns

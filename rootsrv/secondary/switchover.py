@@ -36,7 +36,8 @@ from rootsrv.process import log
 from rootsrv.zone import instant
 from rootsrv.zone.lease import TrustedClock
 
-_POLL_SECONDS = 0.01
+_LOOK_SECONDS = 0.002  # at the page, in which workers say what they have: a few words of memory
+_POLL_SECONDS = 0.01  # at others, who are asked over a socket
 _WAIT_SECONDS = 0.5
 
 PARENT_SECONDS = 3.0
@@ -154,7 +155,7 @@ class Switchover:
                     raise SwitchoverVoid(self.reason)
                 log.alarm("not all workers have staged", generation=generation, slots=lagging)
                 break
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)
         if wrong := await self._examined_by_kernel(generation, deadline):
             self.void(generation, f"fast path {wrong}")
             raise SwitchoverVoid(self.reason, differs=True)
@@ -287,7 +288,7 @@ class Switchover:
         while not condition():
             if self.boottime() >= deadline:
                 return False
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)
         return True
 
     def _lagging(self, predicate: Callable[[int], bool]) -> list[int]:

@@ -12,10 +12,8 @@
 # A generation that becomes active without having been staged (start, a missed turn) is mapped on the spot.  One that
 # cannot be used leaves the worker on the old generation: slot.active tells, and whoever switched decides what follows.
 #
-# A responder is some 50,000 objects that live as long as its table.  Most are made after it is mapped, a little at a time
-# between the turns (`prepare_some`), unless somebody asks for one before: whoever asks would wait, in a thread for Python's
-# lock too.  No collection walks them: they are made with the collector off, are frozen then, and in the end are taken
-# apart a little at each tick; else a switchover would hold up whoever asks for 20 to 100 ms (bench/switchover.py).
+# What a responder sends is prepared after it was mapped, a little at a time between the turns (preparing.py), unless
+# somebody asks for it before; in the end it is taken apart a little at each tick.
 #
 # A zone whose lease is over is answered SERVFAIL (D27); a new lease heals that at the next wake-up.
 #
@@ -24,8 +22,6 @@
 
 import asyncio
 import collections
-import gc
-import mmap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
@@ -37,6 +33,7 @@ from rootsrv.answer.table import TableUnusable
 from rootsrv.page.layout import MAX_ZONES, Page, WorkerSlot
 from rootsrv.process import log
 from rootsrv.server.counters import Counters
+from rootsrv.server.preparing import Preparing
 from rootsrv.store.table_file import open_table, table_name
 
 _NEVER = 1 << 63
@@ -82,12 +79,12 @@ class Serving:
         self._mapping: asyncio.Future[Responder | None] | None = None
         self._retry_at = 0.0
         self._retired: Iterator[None] = iter(())
-        self._preparing: tuple[Responder, Iterator[None]] | None = None  # meanwhile the collector is off
+        self.preparing = Preparing(self._note_fault)
         self._blocks = Matcher((), 0)
         self._fault_logged_at = -_FAULT_LOG_SECONDS
 
     def change_settings(self, settings: ResponderSettings) -> None:
-        """Respond with *settings* as soon as the answers are prepared anew: in about a tenth of a second."""
+        """Respond with *settings* as soon as the table is mapped once more."""
         self._settings = settings
         self._outdated = self._responder is not None
         self._drop_mapped()
@@ -261,13 +258,14 @@ class Serving:
                 responder, self._mapped = self._mapped[1], None
             else:
                 responder = self._map(generation)
-                self._begin_to_prepare(responder)
                 self._drop_mapped()
+                if responder is not None:
+                    self.preparing.begin(responder)
             if responder is None:
                 self._retry_at = time.monotonic() + (_RETRY_SECONDS if self._generation else _RETRY_FIRST_SECONDS)
                 return
         # Told before it is done: whoever takes the flip back because nobody has followed (Switchover.stay) looks for
-        # this first.  Mapping takes a tenth of a second, in which that may have happened.
+        # this first.  Mapping takes some milliseconds, in which that may have happened.
         self._slot.active = generation
         if self._page.active != generation:
             self._slot.active = self._generation
@@ -288,48 +286,16 @@ class Serving:
         self._slot.staged = self._slot.active = generation
 
     def _map(self, generation: int) -> Responder | None:
-        """A Responder on answer table *generation*; None, with an alarm, if that cannot be used.
+        """A Responder on answer table *generation*; None, with an alarm, if that cannot be used."""
 
-        The collector is off then: `_begin_to_prepare` is told what came of it.
-        """
-        gc.collect()  # what is frozen later is never collected; there is little to walk, the rest is frozen already
-        gc.disable()
-        try:
+        def make() -> Responder:
             return Responder(open_table(table_name(generation), directory=self._tables), self._settings)
+
+        try:
+            return self.preparing.made(make)
         except (OSError, TableUnusable) as error:
             log.alarm("table unusable", generation=generation, serving=self._generation, error=error)
             return None
-        except BaseException:
-            gc.enable()
-            raise
-
-    def _begin_to_prepare(self, responder: Responder | None) -> None:
-        """`_map` gave *responder*."""
-        self._preparing = None if responder is None else (responder, responder.put_together())
-        if responder is None:
-            self._end_preparing()
-
-    def prepare_some(self) -> bool:
-        """Prepare some more of the latest table, in a fraction of a millisecond; whether anything may be left."""
-        if self._preparing is None:
-            return False
-        responder, steps = self._preparing
-        try:
-            next(steps)
-            return True
-        except StopIteration:
-            if isinstance(mapping := responder.table.octets.obj, mmap.mmap):
-                # The responder has taken out what it sends; what it still reads is paged in again from the cache.
-                mapping.madvise(mmap.MADV_DONTNEED)
-        except Exception as error:  # who asks for that answer gets SERVFAIL; the others are prepared when asked for
-            self._note_fault(error, b"")
-        self._end_preparing()
-        return False
-
-    def _end_preparing(self) -> None:
-        self._preparing = None
-        gc.freeze()
-        gc.enable()
 
     def _drop_mapped(self) -> None:
         """What was mapped will not be switched to."""
@@ -340,8 +306,7 @@ class Serving:
     def _retire(self, responder: Responder | None) -> None:
         """Nobody is or will be answered from *responder*."""
         if responder is not None:
-            if self._preparing is not None and self._preparing[0] is responder:
-                self._end_preparing()
+            self.preparing.let_go(responder)
             collections.deque(self._retired, maxlen=0)  # what is left of the one before: two in memory are enough
             self._retired = responder.take_apart()
 
@@ -354,10 +319,10 @@ class Serving:
         def mapped(done: asyncio.Future[Responder | None]) -> None:
             self._mapping = None
             responder = done.result()
-            self._begin_to_prepare(responder)
             if responder is None:
                 self._retry_at = time.monotonic() + _RETRY_SECONDS
                 return
+            self.preparing.begin(responder)
             self._head = b""
             if settings is not self._settings:
                 self._retire(responder)  # they changed meanwhile: the next wake-up begins again

@@ -166,7 +166,7 @@ async def tick_until_stopped(begun: Begun, connections: Connections) -> None:
             break
         try:
             async with asyncio.timeout(TICK_SECONDS):
-                while begun.serving.prepare_some():
+                while begun.serving.preparing.step():  # noqa: ASYNC110  (a step is work)
                     await asyncio.sleep(PREPARE_SECONDS)
                 await begun.stop.wait()
         except TimeoutError:

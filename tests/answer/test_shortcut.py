@@ -1,6 +1,8 @@
 """Invariant: whatever the octets, `respond` gives what `respond_fully` gives, and never raises."""
 
+import gc
 import struct
+import weakref
 
 import dns.message
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from rootsrv.answer import prepared
 from rootsrv.answer.responder import Responder, Transport
-from tests.answer.conftest import NOW
+from tests.answer.conftest import NOW, SETTINGS, Compiled
 
 LABELS = st.one_of(
     st.sampled_from([b"com", b"CoM", b"net", b"root-servers", b"a", b"m", b"arpa", b"nosuch", b"\0", b"\0\0", b"zz"]),
@@ -87,3 +89,65 @@ def test_cuts_that_are_kept_do_not_grow_without_bound_and_stay_right(
         assert parsed.question[0].name.to_wire() == question[:-4]
         assert len(kept) <= 8
         assert len(kept._older) <= 8
+
+
+def queries_about_every_name(compiled: Compiled) -> list[bytes]:
+    """Delegations and what is denied in front of, between and behind them, of each kind of room and options."""
+    labels = [info.label for info in compiled.table.names() if info.label]
+    asked = [*labels, *(label + b"\0" for label in labels), *(bytes((octet,)) for octet in range(256))]
+    found = []
+    for number, label in enumerate(asked):
+        for qtype, size, flags in ((1, 1232, 0x8000), (43, 1232, 0x8000), (2, 4096, 0), (28, 512, 0x8000)):
+            option = struct.pack("!HH", 19, 0) if number % 3 == 0 else b""  # ZONEVERSION
+            opt = struct.pack("!BHHBBHH", 0, 41, size, 0, 0, flags, len(option)) + option
+            prefix = b"\1x" * ((number + qtype) % 3)
+            qname = prefix + bytes((len(label),)) + label + b"\0"
+            found.append(b"\0\7\0\0\0\1\0\0\0\0\0\1" + qname + struct.pack("!HH", qtype, 1) + opt)
+    return found
+
+
+@pytest.mark.parametrize("transport", Transport)
+@pytest.mark.parametrize("backwards", [False, True], ids=["in order", "backwards"])
+def test_an_answer_is_the_same_before_at_and_after_it_was_prepared(
+    compiled: Compiled, transport: Transport, backwards: bool
+) -> None:
+    queries = queries_about_every_name(compiled)[:: -1 if backwards else 1]
+    prepared_before, fresh = Responder(compiled.table, SETTINGS), Responder(compiled.table, SETTINGS)
+    steps = sum(1 for _ in prepared_before.put_together())
+    assert steps == len(prepared_before._answers.labels)
+    expected = [prepared_before.respond_fully(each, bytes(4), transport, NOW) for each in queries]
+    for _ in ("prepared when asked for", "prepared"):
+        assert [fresh.respond(each, bytes(4), transport, NOW) for each in queries] == expected
+    assert [prepared_before.respond(each, bytes(4), transport, NOW) for each in queries] == expected
+
+
+def test_what_is_put_together_needs_no_second_look_and_nothing_is_prepared_that_nobody_asked_for(
+    compiled: Compiled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responder = Responder(compiled.table, SETTINGS)
+    few = len(responder._answers._prepared)
+    assert few < compiled.table.answer_count / 4
+    for _ in responder.put_together():
+        pass
+    assert len(responder._answers._prepared) == compiled.table.answer_count
+    monkeypatch.setattr(prepared.PreparedAnswers, "_prepare_delegation", None)
+    monkeypatch.setattr(prepared.PreparedAnswers, "_prepare_denial", None)
+    monkeypatch.setattr(prepared._NotYet, "fitted", None)
+    for octets in queries_about_every_name(compiled):
+        assert responder.respond(octets, bytes(4), Transport.UDP, NOW)
+
+
+def test_a_responder_that_is_half_prepared_is_taken_apart_without_a_collection(compiled: Compiled) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        responder = Responder(compiled.table, SETTINGS)
+        for _, octets in zip(range(40), queries_about_every_name(compiled), strict=False):
+            responder.respond(octets, bytes(4), Transport.UDP, NOW)
+        answers = weakref.ref(responder._answers)
+        for _ in responder.take_apart():
+            pass
+        del responder
+        assert answers() is None
+    finally:
+        gc.enable()

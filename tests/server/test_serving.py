@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.answer.responder import ResponderSettings
+from rootsrv.answer.prepared import Prepared, PreparedAnswers
+from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
 from rootsrv.page.layout import Page
 from rootsrv.server import serving as module
@@ -33,6 +34,7 @@ def serving_the_first(directory: Path, compiled: Compiled) -> Iterator[tuple[Pag
         serving.wake_up()
         yield page, serving
     finally:
+        gc.enable()
         gc.unfreeze()
         os.close(descriptor)
 
@@ -110,3 +112,92 @@ def test_a_table_that_was_staged_and_is_not_wanted_any_more_is_let_go_of(
             assert serving._mapped is None
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("how", ["on the spot", "in a thread"])
+def test_answers_are_prepared_after_the_table_is_mapped_and_no_collection_walks_them(
+    tmp_path: Path,
+    compiled: Compiled,  # noqa: F811
+    how: str,
+) -> None:
+    async def work() -> None:
+        with serving_the_first(tmp_path, compiled) as (page, serving):
+            assert serving.preparing.step()
+            if how == "in a thread":
+                while serving.preparing.step():
+                    pass
+                page.staged = 2
+                async with asyncio.timeout(20):
+                    while page.worker(0).staged != 2:
+                        serving.tick()
+                        await asyncio.sleep(0.01)
+            assert not gc.isenabled()
+            steps = 0
+            while serving.preparing.step():
+                steps += 1
+            assert steps > len(list(compiled.table.names())) / 2
+            assert gc.isenabled()
+            walked = [each for each in gc.get_objects() if isinstance(each, Prepared)]
+            assert walked == []
+            if how == "in a thread":
+                page.active = 2
+                serving.wake_up()
+                assert page.worker(0).active == 2
+                assert not serving.preparing.step()
+
+    asyncio.run(work())
+
+
+def test_the_collector_is_on_again_whatever_becomes_of_a_table(
+    tmp_path: Path,
+    compiled: Compiled,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving_the_first(tmp_path, compiled) as (page, serving):
+        slot = page.worker(0)
+        assert not gc.isenabled()
+        table_path(tmp_path, 2).write_bytes(b"no table")
+        page.active = 2
+        serving.wake_up()
+        assert (gc.isenabled(), slot.active) == (True, 1)
+
+        table_path(tmp_path, 3).write_bytes(compiled.octets)
+        page.active = 3
+        serving.wake_up()
+        assert (gc.isenabled(), slot.active) == (False, 3)
+        page.active = 0  # nothing is answered: what was being prepared is let go of
+        serving.wake_up()
+        assert (gc.isenabled(), slot.active, serving.preparing.step()) == (True, 0, False)
+
+        def cannot(*_: object) -> Responder:
+            raise MemoryError
+
+        monkeypatch.setattr(module, "Responder", cannot)
+        page.active = 4
+        table_path(tmp_path, 4).write_bytes(compiled.octets)
+        with pytest.raises(MemoryError):
+            serving.wake_up()
+        assert gc.isenabled()
+
+
+def test_an_answer_that_cannot_be_prepared_keeps_nothing_else_from_being_answered(
+    tmp_path: Path,
+    compiled: Compiled,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving_the_first(tmp_path, compiled) as (page, serving):
+        page.set_deadline(0, 1 << 62)
+        serving.wake_up()
+
+        def cannot(*_: object) -> tuple[Prepared, ...]:
+            raise MemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(PreparedAnswers, "_prepare_delegation", cannot)
+            while serving.preparing.step():
+                pass
+            assert gc.isenabled()
+            serving.tick()
+        query = bytes.fromhex("0007000000010000000000000378787803636f6d0000010001")
+        assert (response := serving.respond_to(query, bytes(4), Transport.UDP)) is not None
+        assert response[3] & 15 == 0
