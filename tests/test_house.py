@@ -155,3 +155,16 @@ def test_no_class_goes_by_another_ones_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(str(path.relative_to(REPOSITORY)))
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def test_no_class_is_imported_under_another_name() -> None:
+    """Of our own; nor would a search for it find that place."""
+    renamed = [
+        f"{path}: {name.name} as {name.asname}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse((REPOSITORY / path).read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ("rootsrv", "bench", "tests")
+        for name in node.names
+        if name.asname and name.name[:1].isupper() and name.name != name.name.upper()
+    ]
+    assert renamed == []

@@ -27,8 +27,7 @@ import dns.rcode
 
 from rootsrv.answer.responder import Responder, Transport
 from rootsrv.answer.table import NAME_IS_DELEGATION, TableUnusable
-from rootsrv.health.evidence import Probe, ProbeOutcome
-from rootsrv.health.evidence import ProbeTransport as ProbedTransport
+from rootsrv.health.evidence import Probe, ProbeOutcome, ProbeTransport
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.wire import edns
 
@@ -174,16 +173,16 @@ class Prober:
         self, address: Address, questions: Sequence[ProbeQuestion], host_addresses: frozenset[Address]
     ) -> tuple[Probe, ...]:
         if address not in host_addresses:
-            return (Probe(str(address), ProbedTransport.UDP, "anything", ProbeOutcome.ABSENT),)
+            return (Probe(str(address), ProbeTransport.UDP, "anything", ProbeOutcome.ABSENT),)
         if not self._expected.ready:
-            return (Probe(str(address), ProbedTransport.UDP, "anything", ProbeOutcome.CANNOT_TELL, "no answer table"),)
+            return (Probe(str(address), ProbeTransport.UDP, "anything", ProbeOutcome.CANNOT_TELL, "no answer table"),)
         over_tcp = asyncio.create_task(self._probe_tcp(address, questions))
         over_udp = await asyncio.gather(*(self._probe_udp(address, each) for each in questions))
         return (*over_udp, *await over_tcp)
 
     async def _probe_udp(self, address: Address, asked: ProbeQuestion) -> Probe:
         outcome, detail = await self._ask_udp(address, asked, self._timeout)
-        return Probe(str(address), ProbedTransport.UDP, asked.name, outcome, detail)
+        return Probe(str(address), ProbeTransport.UDP, asked.name, outcome, detail)
 
     async def _ask_udp(
         self, address: Address, asked: ProbeQuestion, timeout: float, again: bool = False
@@ -229,7 +228,7 @@ class Prober:
                     outcome, detail = ProbeOutcome.RIGHT, ""
                 else:
                     outcome, detail = ProbeOutcome.WRONG, _summary(again)
-            probes.append(Probe(str(address), ProbedTransport.TCP, asked.name, outcome, detail))
+            probes.append(Probe(str(address), ProbeTransport.TCP, asked.name, outcome, detail))
         return tuple(probes)
 
     async def _is_right(self, asked: ProbeQuestion, reply: bytes, address: Address, transport: Transport) -> bool:
@@ -242,7 +241,7 @@ class Prober:
 
 
 def _not_asked(address: Address, asked: ProbeQuestion, why: str) -> Probe:
-    return Probe(str(address), ProbedTransport.TCP, asked.name, ProbeOutcome.NOT_ASKED, why)
+    return Probe(str(address), ProbeTransport.TCP, asked.name, ProbeOutcome.NOT_ASKED, why)
 
 
 class _Datagrams(asyncio.DatagramProtocol):

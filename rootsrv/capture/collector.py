@@ -55,6 +55,8 @@ STOPPING_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
 """How long after the role serve handed out no rings it is asked again."""
 
+_TRIES = 10  # serve may start last, and its sockets and tables take a moment: what stays so is worth an alarm
+
 STEP_NS = 500_000_000
 """A step of the wall clock from which on the file ends."""
 
@@ -151,6 +153,9 @@ class Collector:
         self._failed: dict[str, tuple[float, str]] = {}
         self._room_at = self._aged_at = 0.0
         self._unaged = Troubles("capture cannot look for files that are too old")
+        self._tries, self._alarmed = 0, ""
+        """In a row in which there were no rings; the reason that was told of them."""
+
         self.state = CollectorState.IDLE
         self.totals = Totals()
         self.why = ""
@@ -260,11 +265,13 @@ class Collector:
             try:
                 self._taken = offer.take(self._source)
             except offer.NoRings as error:
-                if str(error) != self.why:
+                self._tries += 1
+                if self._tries >= _TRIES and str(error) != self._alarmed:
                     log.alarm("capture has no rings", reason=error)
+                    self._alarmed = str(error)
                 self.why = str(error)
             else:
-                self.why = ""
+                self.why, self._tries, self._alarmed = "", 0, ""
                 if self._wanted is not None:
                     self._switch_on()
                 else:

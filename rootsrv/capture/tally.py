@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rootsrv.capture.cdns import BlockKey, PreambleKey, Signature, SignatureFlags, StatisticsKey, Table
-from rootsrv.capture.cdns import QueryResponse as Item
+from rootsrv.capture.cdns import BlockKey, PreambleKey, QueryResponse, Signature, SignatureFlags, StatisticsKey, Table
 from rootsrv.capture.cdns_reader import CaptureUnreadable, CdnsFile, open_capture
 from rootsrv.capture.facts import Fact, Kind, OptBits
 from rootsrv.capture.pcap_reader import PcapFile
@@ -170,14 +169,14 @@ class Tally:
         def what(number: int | None) -> _Described:
             return unknown if number is None else _entry(described, number)
 
-        offsets = [each.get(Item.TIME_OFFSET, 0) for each in (*items, *malformed)]
-        sizes = [item[Item.RESPONSE_SIZE] for item in items if Item.RESPONSE_SIZE in item]
+        offsets = [each.get(QueryResponse.TIME_OFFSET, 0) for each in (*items, *malformed)]
+        sizes = [item[QueryResponse.RESPONSE_SIZE] for item in items if QueryResponse.RESPONSE_SIZE in item]
         if not {*map(type, offsets), *map(type, sizes)} <= {int} or min(offsets) < 0:
             raise ValueError("a time or a size that is no number, or a time before the earliest")
         latest = earliest + max(offsets)
         begin, end = earliest // ticks, _number(latest // ticks, _MAX_SECONDS - 1)
         self._met(earliest * 10**6 // ticks, latest * 10**6 // ticks)
-        signatures = Counter([item.get(Item.SIGNATURE) for item in items])
+        signatures = Counter([item.get(QueryResponse.SIGNATURE) for item in items])
         self.queries += len(items)
         self.malformed += len(malformed)
         for number, count in signatures.items():
@@ -190,15 +189,19 @@ class Tally:
             self.with_do += count * of.has_do
             self.with_rd += count * of.has_rd
         for (number, step), count in Counter(
-            [(item.get(Item.SIGNATURE), item[Item.RESPONSE_SIZE] // SIZE_STEP_OCTETS) for item in items if 9 in item]
+            [
+                (item.get(QueryResponse.SIGNATURE), item[QueryResponse.RESPONSE_SIZE] // SIZE_STEP_OCTETS)
+                for item in items
+                if 9 in item
+            ]
         ).items():
             self.sizes[what(number).rcode, _number(step, _SHORT // SIZE_STEP_OCTETS)] += count
         names = tables.get(Table.NAMES, [])
-        asked = Counter([(item.get(Item.SIGNATURE), item.get(Item.QUERY_NAME)) for item in items])
+        asked = Counter([(item.get(QueryResponse.SIGNATURE), item.get(QueryResponse.QUERY_NAME)) for item in items])
         for (number, name), count in asked.items():
             if name is not None:
                 self._name(_entry(names, name), what(number).rcode, count)
-        clients = Counter([item.get(Item.CLIENT_ADDRESS) for item in items])
+        clients = Counter([item.get(QueryResponse.CLIENT_ADDRESS) for item in items])
         addresses = tables.get(Table.ADDRESSES, [])
         for number, count in clients.items():
             if number is not None:
@@ -211,7 +214,7 @@ class Tally:
             interval.malformed += len(malformed)
             return
         for (second, number), count in Counter(
-            [((earliest + item.get(0, 0)) // ticks, item.get(Item.SIGNATURE)) for item in items]
+            [((earliest + item.get(0, 0)) // ticks, item.get(QueryResponse.SIGNATURE)) for item in items]
         ).items():
             interval = self._interval(int(second))
             interval.sources[what(number).source] += count

@@ -58,9 +58,9 @@ class Caller:
     """The account that logged in and became *user* (sudo, su), where the kernel keeps that and it is another one."""
 
     def __str__(self) -> str:
-        name = self.user or f"uid {self.uid}"
-        by = f"{self.login} as {name}" if self.login else name
-        return f"{by} (uid {self.uid}, pid {self.pid})"
+        who = f"uid {self.uid}, pid {self.pid}"
+        name = f"{self.login} as {self.user or f'uid {self.uid}'}" if self.login else self.user
+        return f"{name} ({who})" if name else who
 
     @classmethod
     def of(cls, connection: socket.socket) -> "Caller":

@@ -23,7 +23,7 @@ from itertools import takewhile
 from operator import attrgetter
 
 from rootsrv.answer.responder import Transport
-from rootsrv.capture.facts import TransportCode as Told
+from rootsrv.capture.facts import TransportCode
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.dot.libssl import (
     RECORD_OCTETS,
@@ -214,7 +214,7 @@ def _acknowledge(descriptor: int) -> None:
 class TlsConnections(Connections):
     """All connections of the process."""
 
-    told_as = Told.TLS
+    told_as = TransportCode.TLS
     accepts = 16
 
     def __init__(

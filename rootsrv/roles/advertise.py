@@ -20,7 +20,7 @@ from rootsrv.anycast.wishes import Orders
 from rootsrv.anycast.witness import Witness, boottime
 from rootsrv.config.file import Config
 from rootsrv.control.server import ControlServer
-from rootsrv.health.evidence import ProbeTransport as ProbedTransport
+from rootsrv.health.evidence import ProbeTransport
 from rootsrv.page import counts
 from rootsrv.page.layout import Page
 from rootsrv.process.clocks import boot_id
@@ -83,8 +83,8 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
             bird.close()
 
 
-def _replies(page: Page) -> dict[tuple[ProbedTransport, int], int]:
+def _replies(page: Page) -> dict[tuple[ProbeTransport, int], int]:
     """Replies that the workers have sent, by transport and IP version."""
     slots = [page.worker(slot).counters for slot in range(page.workers)]
-    paths = ((transport, version) for transport in ProbedTransport for version in (4, 6))  # as in counts.PATHS
+    paths = ((transport, version) for transport in ProbeTransport for version in (4, 6))  # as in counts.PATHS
     return {path: sum(words[counts.RESPONSES + number] for words in slots) for number, path in enumerate(paths)}

@@ -1,7 +1,7 @@
 """What a worker answers from at this instant (generation, leases, silence): the shared page, once per wake-up."""
 # Theory of operation
 # -------------------
-# Whatever wakes the worker (datagrams, a read on a connection, the timer) calls `wake_up` first and then answers all
+# Whatever wakes the worker (datagrams, a read on a connection, the timer) calls `read_page` first and then answers all
 # it has from what that left: so a batch never mixes two generations, and nothing sent later than one wake-up after the
 # flip comes from the old one.
 #
@@ -65,7 +65,7 @@ class Serving:
         self._head = b""
         self._now = 0.0
         self.woken_at = 0
-        """CLOCK_BOOTTIME of the latest `wake_up`, nanoseconds."""
+        """CLOCK_BOOTTIME of the latest `read_page`, nanoseconds."""
 
         self.gate = gate or Gate(slot.counters, None, None)
         self._generation = 0
@@ -95,7 +95,7 @@ class Serving:
         """Whether there is a table in service, and this process could not map any yet."""
         return self._responder is None and self._page.active != 0
 
-    def wake_up(self) -> None:
+    def read_page(self) -> None:
         """Read the page.  Everything answered until the next call comes from what it says now."""
         self._slot.heartbeat = self.woken_at = boottime = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._now = time.time()
@@ -358,7 +358,7 @@ class Serving:
         if self._retry_at and time.monotonic() >= self._retry_at:
             self._retry_at = 0.0
             self._head = b""
-        self.wake_up()
+        self.read_page()
         next(self._retired, None)
 
 

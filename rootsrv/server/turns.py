@@ -35,13 +35,13 @@ class Turns:
         if not self._begun:
             self._begun = True
             self._loop.call_soon(self.end)
-            self._serving.wake_up()
+            self._serving.read_page()
 
     def begin_here(self) -> None:
         """`begin` for who calls `end` itself, before the loop goes on."""
         if not self._begun:
             self._begun = True
-            self._serving.wake_up()
+            self._serving.read_page()
 
     def respond(self, path: int, octets: bytes, source: bytes, transport: Transport, port: int = 0) -> bytes | None:
         """The response to one message, counted with those of this turn (`begin` has been called)."""

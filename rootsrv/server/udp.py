@@ -1,6 +1,6 @@
 """DNS over UDP: receive what waits, answer it, send the responses from the address that was asked."""
 # One socket per address and worker, bound to that address: the response leaves from where the query went.  At each
-# wake-up one batch is drained; the rest wakes us again at once, so that sockets take turns and the shared page is read
+# wake-up one batch is answered; the rest wakes us again at once, so that sockets take turns and the shared page is read
 # between any two batches.  On Linux a batch is two system calls (mmsg.py); elsewhere an asyncio datagram endpoint.
 #
 # Nothing here blocks or retries: what the kernel has no room for is counted and lost, as in a full queue of a router.
@@ -22,7 +22,7 @@ BATCH_SIZE = 64
 """Datagrams per wake-up.  32 … 128 do equally well; more only adds to the latency of the first."""
 
 
-class Drain:
+class BatchedDatagrams:
     """Answers all that arrives on one UDP socket, many datagrams per system call."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Drain:
     def on_readable(self) -> int:
         """Answer one batch; returns how many datagrams were received."""
         serving, counters = self._serving, self._counters
-        serving.wake_up()
+        serving.read_page()
         try:
             requests, sources = self._batch.receive(self._descriptor)
         except OSError:
@@ -138,7 +138,7 @@ def own_end(sock: socket.socket) -> tuple[bytes, int]:
     return socket.inet_pton(sock.family, address.partition("%")[0]), port
 
 
-def drain_for(seconds: float, readers: Sequence[Callable[[], int]]) -> None:
+def answer_what_waits(seconds: float, readers: Sequence[Callable[[], int]]) -> None:
     """Answer what still waits in the sockets' queues, at most for *seconds*."""
     end = time.monotonic() + seconds
     while sum(reader() for reader in readers) and time.monotonic() < end:

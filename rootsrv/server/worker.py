@@ -35,7 +35,7 @@ from rootsrv.server.counters import Counters
 from rootsrv.server.serving import Serving
 from rootsrv.server.tcp import Connections, TcpLimits
 from rootsrv.server.turns import Turns
-from rootsrv.server.udp import BATCH_SIZE, Datagrams, Drain, drain_for
+from rootsrv.server.udp import BATCH_SIZE, BatchedDatagrams, Datagrams, answer_what_waits
 from rootsrv.server.worker_orders import LONGEST_LINE_OCTETS, WorkerOrders
 
 TICK_SECONDS = 0.1
@@ -131,7 +131,7 @@ async def work() -> None:
         if orders.batched and mmsg.available():
             if each.family not in batches:
                 batches[each.family] = mmsg.Batch(BATCH_SIZE, each.family)
-            reader = Drain(each, batches[each.family], serving, counters, told).on_readable
+            reader = BatchedDatagrams(each, batches[each.family], serving, counters, told).on_readable
             loop.add_reader(each.fileno(), reader)
             readers.append(reader)
         else:
@@ -146,19 +146,19 @@ async def work() -> None:
     await tick_until_stopped(begun, connections)
     follower.cancel()
     # What is in flight is answered: datagrams queued, connections the kernel has accepted, responses written.
-    drain_for(DRAIN_UDP_SECONDS, readers)
+    answer_what_waits(DRAIN_UDP_SECONDS, readers)
     await asyncio.sleep(TICK_SECONDS)
     connections.stop_listening()
     for endpoint in endpoints:
         endpoint.close()
-    await finish(connections, lambda: drain_for(0, readers))
+    await finish(connections, lambda: answer_what_waits(0, readers))
     begun.slot.pid = 0
 
 
 async def tick_until_stopped(begun: Begun, connections: Connections) -> None:
     """Follow the page at once; do what is to be done ten times a second; until told to stop or the parent is gone."""
     if begun.orders.changes is not None:
-        Changes(begun.orders.changes, begun.serving.wake_up)
+        Changes(begun.orders.changes, begun.serving.read_page)
     while not begun.stop.is_set():
         begun.serving.tick()
         connections.tick()

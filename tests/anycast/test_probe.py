@@ -18,8 +18,7 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.anycast.probe import Address, Expectations, Prober
-from rootsrv.health.evidence import Probe, ProbeOutcome
-from rootsrv.health.evidence import ProbeTransport as ProbedTransport
+from rootsrv.health.evidence import Probe, ProbeOutcome, ProbeTransport
 from rootsrv.page.layout import Page
 from rootsrv.wire.name import ROOT
 from rootsrv.zone.anchors import TrustAnchors
@@ -30,7 +29,7 @@ from tests.server.live import zone_files
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 SOURCE = LOOPBACK.packed
 HOSTS = b"\x0croot-servers\x03net\0"
-UDP, TCP = ProbedTransport.UDP, ProbedTransport.TCP
+UDP, TCP = ProbeTransport.UDP, ProbeTransport.TCP
 
 Answer = Callable[[bytes, Transport], bytes | None]
 
@@ -121,7 +120,7 @@ def probe(
     return asyncio.run(once())
 
 
-def outcomes(probes: tuple[Probe, ...], transport: ProbedTransport) -> set[ProbeOutcome]:
+def outcomes(probes: tuple[Probe, ...], transport: ProbeTransport) -> set[ProbeOutcome]:
     return {each.outcome for each in probes if each.transport is transport}
 
 

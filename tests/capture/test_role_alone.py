@@ -212,3 +212,15 @@ def test_what_began_by_itself_does_not_go_on_when_the_configuration_says_otherwi
     assert working.status()["state"] == "capturing"
     working._close()
     assert not (tmp_path / "files" / "order.json").exists()
+
+
+def test_a_role_serve_that_comes_a_moment_later_is_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is one that starts anew; one that stays away is, once."""
+    collector = made(tmp_path)._collector
+    for second in range(9):
+        assert not collector._connect(float(second))
+    assert caplog.text == ""
+    assert "No such file" in collector.why
+    for second in range(9, 20):
+        collector._connect(float(second))
+    assert caplog.text.count("capture has no rings") == 1

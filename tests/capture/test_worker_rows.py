@@ -218,7 +218,7 @@ def test_who_has_the_rings_is_in_the_log_as_the_kernel_says(tmp_path: Path, capl
 
     with caplog.at_level(logging.INFO, "rootsrv"):
         asyncio.run(handed_over())
-    assert f"(uid {os.getuid()}, pid {os.getpid()})" in caplog.text
+    assert f'to="uid {os.getuid()}, pid {os.getpid()}"' in caplog.text
 
 
 def test_who_is_not_served_is_told_why(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_fault_of_our_own_is_servfail_and_is_counted(
     try:
         slot = page.worker(0)
         serving = Serving(page, slot, Counters(slot), tables, responder_settings(SETTINGS))
-        serving.wake_up()
+        serving.read_page()
         query = dns.message.make_query("com.", "A").to_wire()
         sources = [b"\xc0\0\2\1", b"\xc0\0\2\2"]
         together = serving.respond_to_all([query, query], sources, Transport.UDP)

@@ -31,7 +31,7 @@ def serving_the_first(directory: Path, compiled: Compiled) -> Iterator[tuple[Pag
         for generation in (1, 2):
             table_path(directory, generation).write_bytes(compiled.octets)
         page.active = 1
-        serving.wake_up()
+        serving.read_page()
         yield page, serving
     finally:
         gc.enable()
@@ -60,7 +60,7 @@ def test_a_table_that_is_no_longer_answered_from_is_let_go_of_without_a_collecti
         for generation in (1, 2, 3):
             table_path(tmp_path, generation).write_bytes(compiled.octets)
             page.active = generation
-            serving.wake_up()
+            serving.read_page()
             assert slot.active == generation
         gc.disable()
         for _ in range(1000):
@@ -86,9 +86,9 @@ def test_a_flip_that_is_taken_back_while_a_worker_maps_the_table_is_not_followed
 
         monkeypatch.setattr(module, "open_table", taken_back)
         page.active = 2
-        serving.wake_up()
+        serving.read_page()
         assert (slot.active, page.active) == (1, 1)
-        serving.wake_up()
+        serving.read_page()
         assert slot.active == 1
 
 
@@ -107,7 +107,7 @@ def test_a_table_that_was_staged_and_is_not_wanted_any_more_is_let_go_of(
                     serving.tick()
                     await asyncio.sleep(0.01)
             page.staged = 0
-            serving.wake_up()
+            serving.read_page()
             assert (slot.staged, slot.active) == (1, 1)
             assert serving._mapped is None
 
