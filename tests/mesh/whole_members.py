@@ -98,7 +98,7 @@ class WorkerUnderTest(Serving):
 
     def serial(self) -> int | None:
         """What it answers for the root's SOA; None without a good answer."""
-        self.wake_up()
+        self.read_page()
         return _serial_of(lambda octets, source, transport, _: self.respond_to(octets, source, transport))
 
 
