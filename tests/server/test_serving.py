@@ -141,7 +141,7 @@ def test_answers_are_prepared_after_the_table_is_mapped_and_no_collection_walks_
             assert walked == []
             if how == "in a thread":
                 page.active = 2
-                serving.wake_up()
+                serving.read_page()
                 assert page.worker(0).active == 2
                 assert not serving.preparing.step()
 
@@ -158,15 +158,15 @@ def test_the_collector_is_on_again_whatever_becomes_of_a_table(
         assert not gc.isenabled()
         table_path(tmp_path, 2).write_bytes(b"no table")
         page.active = 2
-        serving.wake_up()
+        serving.read_page()
         assert (gc.isenabled(), slot.active) == (True, 1)
 
         table_path(tmp_path, 3).write_bytes(compiled.octets)
         page.active = 3
-        serving.wake_up()
+        serving.read_page()
         assert (gc.isenabled(), slot.active) == (False, 3)
         page.active = 0  # nothing is answered: what was being prepared is let go of
-        serving.wake_up()
+        serving.read_page()
         assert (gc.isenabled(), slot.active, serving.preparing.step()) == (True, 0, False)
 
         def cannot(*_: object) -> Responder:
@@ -176,7 +176,7 @@ def test_the_collector_is_on_again_whatever_becomes_of_a_table(
         page.active = 4
         table_path(tmp_path, 4).write_bytes(compiled.octets)
         with pytest.raises(MemoryError):
-            serving.wake_up()
+            serving.read_page()
         assert gc.isenabled()
 
 
@@ -187,7 +187,7 @@ def test_an_answer_that_cannot_be_prepared_keeps_nothing_else_from_being_answere
 ) -> None:
     with serving_the_first(tmp_path, compiled) as (page, serving):
         page.set_deadline(0, 1 << 62)
-        serving.wake_up()
+        serving.read_page()
 
         def cannot(*_: object) -> tuple[Prepared, ...]:
             raise MemoryError
