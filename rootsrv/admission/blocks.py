@@ -160,6 +160,8 @@ class Blocks:
         for document in documents if isinstance(documents, list) else ():
             try:
                 block = Block(**{each.name: document[each.name] for each in fields(Block)})
+                if not isinstance(block.prefix, str) or not isinstance(block.until_ns, int):
+                    continue
                 block.words()
             except (TypeError, KeyError, ValueError, AttributeError):
                 continue

@@ -266,9 +266,10 @@ class Policy:
             return
         for each in found:
             try:
+                hits, with_cookie, judged, judged_with_cookie = map(int, each["counted_before"])
                 yield Shed(
                     rule=Rule.from_document(each), reason=str(each["reason"]), who=str(each["who"]),
-                    counted_before=tuple(map(int, each["counted_before"])),  # type: ignore[arg-type]
+                    counted_before=(hits, with_cookie, judged, judged_with_cookie),
                 )  # fmt: skip
             except (ShedRefused, TypeError, KeyError, ValueError, AttributeError):
                 continue

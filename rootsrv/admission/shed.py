@@ -250,9 +250,10 @@ class Rule:
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Rule":
         """Inverse of `to_document`; ShedRefused, KeyError or TypeError for what is none."""
-        if document["action"] not in ACTIONS or not 0 <= document["place"] < MAX_RULES:
-            raise ShedRefused(f"{document['action']} in place {document['place']}: is no rule")
-        if not isinstance(document["until_ns"], int) or not isinstance(document["dry"], bool):
+        place, until_ns = document["place"], document["until_ns"]
+        if document["action"] not in ACTIONS or not isinstance(place, int) or place not in range(MAX_RULES):
+            raise ShedRefused(f"{document['action']} in place {place}: is no rule")
+        if not isinstance(until_ns, int) or not 0 <= until_ns < 1 << 63 or not isinstance(document["dry"], bool):
             raise ShedRefused(f"until {document['until_ns']}, dry {document['dry']}: is no rule")
         return cls(
             place=document["place"], match=Match.parse(document["match"]), action=document["action"],

@@ -24,6 +24,7 @@ from rootsrv.control.protocol import Refused
 from rootsrv.health.state import Wish
 from rootsrv.process import json_text, log
 from rootsrv.process.twice import BothDamaged, Twice
+from rootsrv.zone import instant
 
 _VERSIONS = (4, 6)
 
@@ -146,4 +147,6 @@ def _parse(octets: bytes) -> dict[int, FamilyWish]:
 
 def _order(document: dict[str, Any]) -> FamilyWish:
     wish, reason, since = Wish(document["wish"]), str(document["reason"]), float(document["since"])
+    if not 0 <= since <= instant.LAST:
+        raise ValueError(f"since {since:g}")
     return FamilyWish(wish, reason, since, document.get("force") is True, str(document.get("by", "")))

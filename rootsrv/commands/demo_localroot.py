@@ -7,7 +7,6 @@ import asyncio
 import base64
 import contextlib
 import http.client
-import json
 import os
 import re
 import shutil
@@ -34,6 +33,7 @@ from rootsrv.localroot.register import Register
 from rootsrv.localroot.servers import Servers, ServerWish
 from rootsrv.localroot.subscribers import LiveKey
 from rootsrv.portal.accounts import Accounts
+from rootsrv.process import json_text
 from rootsrv.process.children import environment
 from rootsrv.resolvers.software import SOFTWARE
 from rootsrv.resolvers.wanted import Publisher, ResolverKey, ResolverSetup
@@ -190,7 +190,7 @@ def _shown_as_good(parts: _Parts) -> None:
 
     def good() -> bool:
         told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
-        return [each["state"] for each in json.loads(told or "[]")] == ["good", "good"]
+        return [each["state"] for each in json_text.parse(told or "[]")] == ["good", "good"]
 
     parts.wait("service", "it saw both servers fetch the new root", good)
 

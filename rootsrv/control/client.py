@@ -39,7 +39,7 @@ async def exchange(
             answer = await reader.readline()
             if not answer:
                 raise NoAnswer(f"{path}: closed without an answer")
-            document = json_text.parse(answer)
+            document = json_text.parse(answer, infinite=True)
             if not isinstance(document, dict):
                 raise NoAnswer(f"{path}: not a JSON object")
             follow = document.pop("octets", 0)

@@ -167,7 +167,7 @@ class Health:
         self._cause = wish_cause
         if must_announce and self.announcement is Announcement.WITHDRAWN:
             self._flap(announced_since=now)
-            self._announce(judgement, now)
+            self._announce(judgement)
         elif wish is not Wish.SERVE:
             self._drain(judgement, now, gone, drained or wish is Wish.WITHDRAW, wish_reason)
         elif self.state is State.DRAINED:
@@ -179,7 +179,7 @@ class Health:
         elif failed:
             self.state, self.reason = State.FALLING, judgement.reason
         elif self.state is not State.FALLING or judgement.verdict is RoundVerdict.PASS:
-            self._announce(judgement, now)
+            self._announce(judgement)
 
         self._promise_until = now
         if self.announcement is not Announcement.WITHDRAWN:
@@ -235,17 +235,15 @@ class Health:
         elif judgement.verdict is RoundVerdict.PASS:
             if self._passes >= self.limits.rise and not self.hold_down_left(now):
                 self._flap(announced_since=now)
-                self._announce(judgement, now)
+                self._announce(judgement)
             elif self.state is not State.RISING:
                 self.state, self.reason = State.RISING, "passing"
 
-    def _announce(self, judgement: Judgement, now: float) -> None:
+    def _announce(self, judgement: Judgement) -> None:
         self.state = State.DEGRADED if judgement.degrade else State.UP
         self.announcement = _ANNOUNCED[self.state]
         self.reason = judgement.reason or "passing"
         self._cause = Cause.STALE if judgement.degrade else Cause.HEALTHY
-        if self.flaps.announced_since is None:
-            self._flap(announced_since=now)
 
     def _withdraw(self, judgement: Judgement, now: float) -> None:
         since = self.flaps.announced_since
@@ -274,7 +272,7 @@ class Health:
                 self._withdraw(judgement, now)
             self.state, self.reason, self._passes = State.DOWN, judgement.reason or "undrained", 0
         else:
-            self._announce(judgement, now)
+            self._announce(judgement)
 
     def _flap(self, **changes: float | None) -> None:
         values = {name: getattr(self.flaps, name) for name in ("withdrawals", "quiet_since", "announced_since")}

@@ -270,12 +270,17 @@ class DayRecord:
                 key: {int(number): int(amount) for number, amount in document["sizes"].get(key, {}).items()}
                 for key in SIZE_KEYS
             }
+            rcodes = {int(rcode): int(amount) for rcode, amount in document["rcodes"].items()}
+            load_times = {int(serial): float(seconds) for serial, seconds in document["load_times"].items()}
+            counted: tuple[Mapping[Any, float], ...] = (volume, *sizes.values(), rcodes, load_times)
+            if any(number < 0 for each in counted for number in each.values()):
+                raise RecordDamaged("a number below nought")
             return cls(
                 datetime.date.fromisoformat(document["day"]),
                 volume,
                 sizes,
-                {int(rcode): int(amount) for rcode, amount in document["rcodes"].items()},
-                {int(serial): float(seconds) for serial, seconds in document["load_times"].items()},
+                rcodes,
+                load_times,
                 {name: sketch for name, sketch in sorted(sketches.items()) if sketch != _NO_REGISTERS},
             )
         except RecordDamaged:

@@ -167,6 +167,15 @@ def test_who_has_to_be_announced_is_so_from_now_on() -> None:
     assert (health.announcement, health.flaps.announced_since) == (Announcement.UP, 1001.0)
 
 
+def test_who_is_announced_without_a_round_that_counts_has_failed_at_nothing_either() -> None:
+    health = Health(Steadiness(fall=2), 1000.0)
+    health.observe(LOADED, 1001.0, must_announce=True)
+
+    health.observe(SILENT, 1002.0)
+
+    assert (health.state, health.announcement) == (State.FALLING, Announcement.UP)
+
+
 def test_a_drain_that_is_taken_back_before_it_ended_interrupts_nothing() -> None:
     health = Health(Steadiness(rise=1), 1000.0)
     health.observe(PASS, 1001.0)
