@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -62,7 +63,14 @@ def socket_for_the_group(path: Path) -> socket.socket:
     try:
         aside.unlink(missing_ok=True)
         with reachable(aside) as name:
-            made.bind(name)
+            try:
+                made.bind(name)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                # A file system without an inode left (a full /run) has that of the one whose place it takes.
+                path.unlink(missing_ok=True)
+                made.bind(name)
             # Not by the umask, which is the whole process's: files that others make meanwhile would have it, too.
             # Until somebody listens nobody can connect.
             os.chmod(name, 0o660)

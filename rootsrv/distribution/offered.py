@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from rootsrv.process.aside import aside
 from rootsrv.wire import name as names
 from rootsrv.wire.record import Record
 from rootsrv.wire.serial import serial_is_newer
@@ -168,7 +169,7 @@ class OfferedZone:
         """Add the difference from *older* to *newer* to the chain *differences*, behind the *earlier* one."""
         if earlier is not None:
             await asyncio.wait((earlier,))
-        removed, added = difference(older, newer)
+        removed, added = await aside(lambda: difference(older, newer))
         differences.append(Difference(older.serial, newer.serial, removed, added))
         del differences[:-MAX_DIFFERENCES]
         if self._offer is None or self._offer.contents is not newer:

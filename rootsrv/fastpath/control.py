@@ -1,7 +1,7 @@
 """What the control socket of *serve* does for the fast path."""
 
+import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +38,14 @@ class SuspendOrder:
 def commands(fastpath: FastPath) -> Commands:
     """What can be asked of *fastpath*."""
 
+    # What waits for tables that are being changed, or for the kernel, is in a thread: the loop looks after the workers.
+
     async def attach(order: Order[AttachOrder]) -> Mapping[str, Any]:
-        # In a thread of its own: netlink sockets do not go with the event loop that runs here.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(fastpath.attach_again, replace=order.wanted.replace).result()
+        await asyncio.to_thread(fastpath.attach_again, replace=order.wanted.replace)
         return fastpath.status()
 
     async def detach(order: Order[DetachOrder]) -> Mapping[str, Any]:
-        fastpath.detach(order.wanted.reason or "by order")
+        await asyncio.to_thread(fastpath.detach, order.wanted.reason or "by order")
         return fastpath.status()
 
     async def suspend(order: Order[SuspendOrder]) -> Mapping[str, Any]:
@@ -64,7 +64,7 @@ def commands(fastpath: FastPath) -> Commands:
         return fastpath.status()
 
     async def probe(_: Order[Nothing]) -> Mapping[str, Any]:
-        return dict(fastpath.probe())
+        return dict(await asyncio.to_thread(fastpath.probe))
 
     return {
         "fastpath-count": Command(count, Nothing, changes=False),

@@ -26,7 +26,9 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,10 @@ class FastPath:
         self._changing = threading.RLock()
         """Held while attachments or tables change: long calls run in threads, commands come in between."""
 
+        self._late = ThreadPoolExecutor(1, "fastpath-late")
+        self._waiting: deque[Callable[[], None]] = deque()
+        """Changes that wait for `changing`, in order."""
+
         self._staging = Staging(open_table, responses, addresses, port, self._changing)
 
     # ── living ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -209,6 +215,7 @@ class FastPath:
                 self.program = None
             if self._note is not None:
                 self._note.unlink(missing_ok=True)
+        self._late.shutdown(wait=False)
 
     def count(self) -> None:
         """Show in the page what the program has counted up to now."""
@@ -488,9 +495,32 @@ class FastPath:
         self._suspended_by_order = True
         self._suspend()
 
+    def _once_unchanging(self, work: Callable[[], None]) -> None:
+        """Do *work* with `changing` held: at once if nobody holds it, else when it is free, and in order.
+
+        A table is copied and tested for tenths of a second; the event loop, which looks after the workers, does not
+        wait for it.
+        """
+        if not self._waiting and self._changing.acquire(blocking=False):
+            try:
+                work()
+            finally:
+                self._changing.release()
+            return
+        self._waiting.append(work)
+        self._late.submit(self._do_late)
+
+    def _do_late(self) -> None:
+        try:
+            with self._changing:
+                self._waiting.popleft()()
+        except Exception as error:
+            log.alarm("fast path failed", reason=f"{type(error).__name__}: {error}")
+
     def respond_as(self, responses: ResponderSettings) -> None:
         """Respond as *responses* say, which the workers are told as well; while it changes, queries pass to them."""
-        with self._changing:
+
+        def change() -> None:
             self._responses = responses
             self._staging.expect(responses)
             program = self.program
@@ -500,9 +530,12 @@ class FastPath:
             program.set_responses(responses)
             self._renew(time.monotonic(), at_once=True)
 
+        self._once_unchanging(change)
+
     def admit_as(self, admission: dict[str, Any]) -> None:
         """Limit and shed as *admission* says (Policy.to_document), which the workers are told as well."""
-        with self._changing:
+
+        def change() -> None:
             self._admission = admission
             if self.program is None:
                 return
@@ -513,6 +546,8 @@ class FastPath:
                 log.alarm("fast path cannot limit or shed", reason=error.strerror, effect="passes everything")
                 self._suspended_by_order = True
                 self._suspend()
+
+        self._once_unchanging(change)
 
     def notes(self) -> list[bytes]:
         """Notes of queries since the last call (admission/samples.py); none if they cannot be had just now."""

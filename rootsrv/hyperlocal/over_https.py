@@ -6,7 +6,7 @@
 import datetime
 import ipaddress
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
@@ -25,7 +25,7 @@ _FOR_EVER = datetime.datetime(1990, 1, 1), datetime.datetime(2100, 1, 1)
 class ZoneOverHttps:
     """Serves what *zone* says."""
 
-    def __init__(self, zone: Callable[[], bytes | None], directory: Path) -> None:
+    def __init__(self, zone: Callable[[], Awaitable[bytes | None]], directory: Path) -> None:
         """*zone*: the zone file, or None while the copy is withheld; *directory*: for certificate and key."""
         self._zone = zone
         self._directory = directory
@@ -46,7 +46,7 @@ class ZoneOverHttps:
         self._server.close()
 
     async def _page(self, request: Request) -> Response:
-        octets = self._zone()
+        octets = await self._zone()
         if octets is None:
             # The resolver drops what it has of it, and asks the root servers.
             return Response(b"the copy is withheld\n", "text/plain", HTTPStatus.SERVICE_UNAVAILABLE)

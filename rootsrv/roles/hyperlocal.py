@@ -43,6 +43,7 @@ from rootsrv.hyperlocal.loopback import ThisHost, told_address
 from rootsrv.hyperlocal.over_https import ZoneOverHttps
 from rootsrv.page.layout import Page
 from rootsrv.process import log, memory
+from rootsrv.process.aside import aside
 from rootsrv.process.background import Background
 from rootsrv.process.child import ChildFailed
 from rootsrv.process.clocks import boot_id, clocks
@@ -236,13 +237,13 @@ class Hyperlocal:
         else:
             log.event("zone by https", addresses=",".join(addresses), port=self._settings.https_port)
 
-    def _text(self) -> bytes | None:
+    async def _text(self) -> bytes | None:
         """The zone file, while it is given out."""
         serving, now = self.root.life.serving, self.maintainer.time.boottime()
         if serving is None or withheld(self.root, now):
             return None
         self._trim_at = now + TRIM_SECONDS
-        return presentation.to_text(serving.contents).encode()
+        return await aside(lambda: presentation.to_text(serving.contents).encode())
 
     def _reload(self) -> tuple[bool, str]:
         return False, "hyperlocal reads its configuration at the start only: restart it"

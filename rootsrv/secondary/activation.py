@@ -212,7 +212,7 @@ class Activation:
             for tell in self.on_activated:
                 tell(keeper)
             for serial in list(keeper.life.held):
-                keeper.redeliver(serial, approved=False)
+                await keeper.redeliver(serial, approved=False)
 
     def _note_next(self, generation: int, activate_at: float | None) -> bool:
         """Write down what goes into service next, and when; whether it is on disk when this returns."""

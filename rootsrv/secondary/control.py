@@ -8,6 +8,7 @@ from typing import Any
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused, Reply, refusing
+from rootsrv.process.aside import aside
 from rootsrv.secondary.keeper import ZoneKeeper
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.secondary.membership import subject_of
@@ -118,8 +119,8 @@ class ZoneControl:
     async def _do_mesh_digest(self, order: Order[VersionOrder]) -> Mapping[str, Any]:
         """What a version is called in the mesh besides its serial: the one in service or a kept one."""
         keeper = self._zone(order.wanted.zone)
-        contents = keeper.contents(_serial(order.wanted.serial, keeper))
-        return {"digest": (await asyncio.to_thread(subject_of, keeper.name, contents)).digest}
+        contents = await keeper.contents(_serial(order.wanted.serial, keeper))
+        return {"digest": (await aside(lambda: subject_of(keeper.name, contents))).digest}
 
     async def _do_reload(self, _: Order[Nothing]) -> Mapping[str, Any]:
         done, told = self._reload()
@@ -156,7 +157,7 @@ class ZoneControl:
             raise Refused(f"zone {keeper.name}: serial {serial} is not held (held: {_list(keeper.life.held)})")
         if is_beyond_us(keeper.life.held[serial].reasons):
             raise Refused(f"zone {keeper.name}: serial {serial}: {'; '.join(keeper.life.held[serial].reasons)}")
-        self._maintainer.approve(keeper, serial)
+        await self._maintainer.approve(keeper, serial)
         return {}
 
     async def _do_reject(self, order: Order[VersionOrder]) -> Mapping[str, Any]:
@@ -198,8 +199,8 @@ class ZoneControl:
 
     async def _do_export(self, order: Order[VersionOrder]) -> Reply:
         keeper = self._zone(order.wanted.zone)
-        contents = keeper.contents(order.wanted.serial)
-        octets = presentation.to_text(contents).encode()
+        contents = await keeper.contents(order.wanted.serial)
+        octets = await aside(lambda: presentation.to_text(contents).encode())
         return Reply({"serial": contents.serial, "records": contents.record_count}, octets)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from rootsrv.config.file import Config
 from rootsrv.config.localroot import DistributeConfig
 from rootsrv.process import log
+from rootsrv.process.aside import aside
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.process.persistence import persistently
 from rootsrv.process.troubles import Troubles
@@ -135,14 +136,14 @@ class DistributedZones:
 
     async def run(self) -> None:
         """Until cancelled."""
-        self._resume()
+        await self._resume()
         async with asyncio.TaskGroup() as tasks:
             for keeper in self.keepers.values():
                 tasks.create_task(keeper.run(), name=f"zone {keeper.name}")
             tasks.create_task(persistently("distributed zones", self._take_all), name="distributed zones")
             tasks.create_task(persistently("leases of distributed zones", self._tick_forever), name="tick")
 
-    def _resume(self) -> None:
+    async def _resume(self) -> None:
         """What was given out before a restart goes through the same door, with what is left of its lease."""
         for keeper in self.keepers.values():
             lease = self._records.ledger.leases.get(keeper.name)
@@ -152,7 +153,7 @@ class DistributedZones:
             if (own := self._own.get(keeper.name)) is not None:
                 own.source.newest = lease.serial
             try:
-                provenance, contents = keeper.stored.read(lease.serial)
+                provenance, contents = await aside(lambda: keeper.stored.read(lease.serial))  # noqa: B023  (awaited here)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=lease.serial, reason=error)
                 continue

@@ -161,18 +161,18 @@ class InStep:
             at = instant.to_text(self._time.trusted.wall(boottime) + answer.at - boottime)
         log.event("set time", zone=keeper.name, serial=subject.serial, activate_at=at, by=answer.why)
 
-    def decide_held(self, keeper: ZoneKeeper) -> tuple[int, Decision] | None:
+    async def decide_held(self, keeper: ZoneKeeper) -> tuple[int, Decision] | None:
         """A decision of the mesh's operator on a zone that is held here (D23): a fleet-wide one counts as the human."""
-        for serial in keeper.life.held:
+        for serial in list(keeper.life.held):
             verdict = self.membership.verdict_on(keeper.name, serial)
             if verdict is None:
                 continue
             try:
-                contents = keeper.contents(serial)
+                contents = await keeper.contents(serial)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=serial, reason=error)
                 continue
-            if subject_of(keeper.name, contents) == verdict.subject:
+            if serial in keeper.life.held and subject_of(keeper.name, contents) == verdict.subject:
                 log.event("decided by the mesh", zone=keeper.name, serial=serial, by=verdict.by, order=verdict.decision)
                 return serial, verdict.decision
         return None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from rootsrv.process import log
+from rootsrv.process.aside import aside
 from rootsrv.process.children import describe_error
 from rootsrv.process.clocks import Timekeeper
 from rootsrv.secondary.preparation import ZonePolicy
@@ -197,14 +198,14 @@ class ZoneKeeper:
         """Keep `known_since` true."""
         self.life.note_known(self.refresh.known, self._time.boottime())
 
-    def contents(self, serial: int | None) -> ZoneContents:
+    async def contents(self, serial: int | None) -> ZoneContents:
         """A version: the one in service (None) or a kept one.  StoreFailed if there is none."""
         serving = self.life.serving
         if serving is not None and serial in {None, serving.serial}:
             return serving.contents
         if serial is None:
             raise StoreFailed(f"zone {self.name}: nothing is in service")
-        return self.stored.read(serial)[1]
+        return (await aside(lambda: self.stored.read(serial)))[1]
 
     # Delivered from outside.
 
@@ -213,10 +214,10 @@ class ZoneKeeper:
         self.life.queue_up(delivery, len(self.sources) + 1)
         self._offer()
 
-    def redeliver(self, serial: int, *, approved: bool) -> None:
+    async def redeliver(self, serial: int, *, approved: bool) -> None:
         """Put a kept version before the pipeline again; one that cannot be read is told, and fetched again."""
         try:
-            provenance, contents = self.stored.read(serial)
+            provenance, contents = await aside(lambda: self.stored.read(serial))
         except StoreFailed as error:
             log.alarm("kept zone unusable", zone=self.name, serial=serial, reason=error)
             self.refresh.lost(serial)

@@ -123,7 +123,7 @@ class Maintainer:
         failed = ""
         while True:
             try:
-                self._tick()
+                await self._tick()
                 failed = ""
             except Exception as error:  # one turn, not the role: the next one may go well
                 if failed != (failed := f"{type(error).__name__}: {error}"):
@@ -136,7 +136,7 @@ class Maintainer:
                 service_manager.ready("no zone yet: waiting for the primaries")
             await asyncio.sleep(TICK_SECONDS)
 
-    def _tick(self) -> None:
+    async def _tick(self) -> None:
         self._keep_page()
         state = self.time.trusted.state
         self.time.observe()
@@ -155,8 +155,8 @@ class Maintainer:
         for keeper in self.zones:
             keeper.watch_lease()
             keeper.note_known()
-            self._end_hold(keeper)
-            self._follow_mesh(keeper)
+            await self._end_hold(keeper)
+            await self._follow_mesh(keeper)
 
     def _keep_page(self) -> None:
         if not self.page.lost_head():
@@ -171,7 +171,7 @@ class Maintainer:
             self._page_lost = ""
             log.alarm("shared page was lost, and is put back", generation=self.page.active)
 
-    def _end_hold(self, keeper: ZoneKeeper) -> None:
+    async def _end_hold(self, keeper: ZoneKeeper) -> None:
         """A hold that nobody decided, when the zone in service gets too old."""
         # What is beyond this version of the software stays held, however old what is in service gets.
         held = {serial: each for serial, each in keeper.life.held.items() if not is_beyond_us(each.reasons)}
@@ -189,16 +189,19 @@ class Maintainer:
         log.alarm("hold ended without a decision", zone=keeper.name, serial=newest, reason=why)
         self.records.journal("hold timed out", zone=keeper.name, serial=newest, reason=why)
         keeper.life.decided(newest)
-        keeper.redeliver(newest, approved=True)
+        await keeper.redeliver(newest, approved=True)
 
-    def _follow_mesh(self, keeper: ZoneKeeper) -> None:
+    async def _follow_mesh(self, keeper: ZoneKeeper) -> None:
         """What the mesh's operator decided of a held zone."""
         in_step = self.activation.in_step
-        decided = in_step.decide_held(keeper) if in_step is not None and keeper.life.held else None
+        decided = await in_step.decide_held(keeper) if in_step is not None and keeper.life.held else None
         if decided is not None:
             serial, decision = decided
             with contextlib.suppress(StoreFailed):  # told by who could not write; the next turn tries again
-                (self.reject if decision is Decision.REJECT else self.approve)(keeper, serial)
+                if decision is Decision.REJECT:
+                    self.reject(keeper, serial)
+                else:
+                    await self.approve(keeper, serial)
 
     async def import_zone(self, keeper: ZoneKeeper, octets: bytes, name: str, *, now: bool) -> tuple[int, str]:
         """Take the zone file *octets*, called *name*: its serial, and what is wrong at first sight.
@@ -213,11 +216,11 @@ class Maintainer:
         keeper.life.last_rejection = ""
         return read.contents.serial, keeper.offer_file(read, "import")
 
-    def approve(self, keeper: ZoneKeeper, serial: int) -> None:
+    async def approve(self, keeper: ZoneKeeper, serial: int) -> None:
         """Activate a held zone; KeyError if *serial* is not held."""
         keeper.life.decided(serial)
         self.records.journal("zone approved", zone=keeper.name, serial=serial)
-        keeper.redeliver(serial, approved=True)
+        await keeper.redeliver(serial, approved=True)
 
     def reject(self, keeper: ZoneKeeper, serial: int) -> None:
         """Drop a held zone; KeyError if *serial* is not held, StoreFailed if the decision cannot be written down."""

@@ -295,7 +295,7 @@ class Pipeline:
         took = round(1000 * self.verify_seconds)
         for each, what, verdict in ((self.zones.root, root, prepared.root), (self.zones.hosts, hosts, prepared.hosts)):
             if each is not None and what is not None and verdict is not None:
-                self._note_verdict(each, what, verdict, took, prepared)
+                await self._note_verdict(each, what, verdict, took, prepared)
         if not prepared.table_octets and not prepared.void:
             if root is not None and hosts is not None and self.zones.hosts is not None:
                 self.zones.hosts.life.waiting = hosts
@@ -347,7 +347,7 @@ class Pipeline:
             return keeper.life.queue.pop(0)
         return None
 
-    def _note_verdict(
+    async def _note_verdict(
         self, keeper: ZoneKeeper, delivery: Delivery, verdict: Assessment, took: int, prepared: PreparedTable
     ) -> None:
         facts: dict[str, Any] = {
@@ -379,7 +379,7 @@ class Pipeline:
                     # It may be the zone for a root that is still to come.
                     keeper.life.waiting = delivery
                     for serial in list(self.zones.root.life.held):
-                        self.zones.root.redeliver(serial, approved=False)
+                        await self.zones.root.redeliver(serial, approved=False)
                 log.alarm("zone rejected", **facts, reason=verdict.reasons[0])
                 keeper.reject(delivery, verdict.reasons[0])
         self._records.journal(

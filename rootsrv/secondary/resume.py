@@ -21,6 +21,7 @@ from pathlib import Path
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.page.layout import MAX_ZONES, Page
 from rootsrv.process import log
+from rootsrv.process.aside import aside
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.activation import OUR_FAULT
 from rootsrv.secondary.keeper import ZoneKeeper
@@ -122,7 +123,7 @@ class Resumption:
                 log.alarm("table unusable", generation=generation, reason=error)
                 continue
             served = generation == page.active
-            versions = self._versions_of(table, served=served)
+            versions = await self._versions_of(table, served=served)
             if versions is None:
                 continue
             if not served and (wrong := await self._examine(generation, versions)):
@@ -134,7 +135,7 @@ class Resumption:
             self._records.save()
             return
 
-    def _versions_of(self, table: AnswerTable, *, served: bool) -> dict[ZoneKeeper, Version] | None:
+    async def _versions_of(self, table: AnswerTable, *, served: bool) -> dict[ZoneKeeper, Version] | None:
         """The kept versions that *table* is of; None if they are not kept, or one is older than what was served.
 
         *served*: it is in service, so what it is of need not have been decided.
@@ -148,7 +149,7 @@ class Resumption:
             if lease is not None and lease.serial != info.serial and not serial_is_newer(info.serial, lease.serial):
                 return None
             try:
-                provenance, contents = keeper.stored.read(info.serial)
+                provenance, contents = await aside(lambda: keeper.stored.read(info.serial))  # noqa: B023  (awaited here)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=info.serial, reason=error)
                 return None
@@ -207,7 +208,7 @@ class Resumption:
         log.event("stored table answers", generation=ledger.generation, until="the kept zones have been read")
         return True
 
-    def _recall(self, keeper: ZoneKeeper) -> None:
+    async def _recall(self, keeper: ZoneKeeper) -> None:
         """The version in service, and those that were kept but not (yet) served."""
         lease = self._records.ledger.leases.get(keeper.name)
         kept = [each for each in keeper.stored.versions() if not _is_void(each)]
@@ -222,7 +223,7 @@ class Resumption:
         if lease is not None:
             keeper.life.recall_floor(lease.serial)
             try:
-                provenance, contents = keeper.stored.read(lease.serial)
+                provenance, contents = await aside(lambda: keeper.stored.read(lease.serial))
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=lease.serial, reason=error)
                 # Nothing older may be served: only what is newer will do, or the same again from a primary.
@@ -247,11 +248,11 @@ class Resumption:
             if not newer or provenance.serial in self._records.ledger.dropped.get(keeper.name, []):
                 continue
             if self._was_next.get(keeper.name) == provenance.serial:
-                keeper.redeliver(provenance.serial, approved=True)  # it was staged: nobody need decide again
+                await keeper.redeliver(provenance.serial, approved=True)  # it was staged: nobody need decide again
             elif provenance.verdict == "held" and not is_beyond_us(provenance.reasons):  # this software may be newer
                 keeper.life.hold(held_of(provenance))
             else:
-                keeper.redeliver(provenance.serial, approved=False)
+                await keeper.redeliver(provenance.serial, approved=False)
 
     def _adopt_table(self) -> bool:
         """Go on with the table of the last run, if it is there and is of the zones that were kept."""
@@ -311,7 +312,7 @@ class Resumption:
         await self._catch_up()
         answers = self._answer_from_table()
         for keeper in self.zones:
-            self._recall(keeper)
+            await self._recall(keeper)
         adopted = self.zones.root.life.serving is not None and self._adopt_table()
         if answers and not adopted:
             log.alarm("stored table is not answered from any more", generation=self._page.active)

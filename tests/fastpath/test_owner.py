@@ -2,20 +2,24 @@
 
 import asyncio
 import errno
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.control.protocol import Caller, Order
 from rootsrv.demo.signed import generate_root, generate_successor
 from rootsrv.fastpath import owner as owner_module
 from rootsrv.fastpath import staging
 from rootsrv.fastpath.attachment import FoundInterface
+from rootsrv.fastpath.control import commands
 from rootsrv.fastpath.layout import constant
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.program import FastPathUnavailable, Interface
@@ -202,6 +206,61 @@ def test_silenced_it_passes_everything_and_comes_back(followed: Followed) -> Non
     followed.page.silenced = False
     followed.follow()
     assert followed.serial() == 100
+
+
+@pytest.mark.parametrize("order", ["admit_as", "respond_as"])
+def test_orders_that_come_while_a_table_is_changed_hold_nobody_up_and_are_done_in_order(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    fastpath, done = followed.fastpath, []
+    assert fastpath.program is not None
+    if order == "admit_as":
+        monkeypatch.setattr(fastpath.program.admission, "change", done.append)
+    else:
+        monkeypatch.setattr(fastpath.program, "set_responses", done.append)
+    begun, given = threading.Event(), threading.Event()
+    waited = []
+
+    def copy_and_test() -> None:
+        with fastpath._changing:
+            begun.set()
+            waited.append(given.wait(30))
+
+    staging_it = threading.Thread(target=copy_and_test)
+    staging_it.start()
+    assert begun.wait(30)
+    orders: list[Any] = [{"number": number} for number in (1, 2)] if order == "admit_as" else [SETTINGS, SETTINGS]
+    for each in orders:
+        getattr(fastpath, order)(each)
+    assert done == []
+    given.set()
+    staging_it.join()
+    assert waited == [True]  # the orders came back before it was over
+    asyncio.run(until(lambda: len(done) == 2))
+    assert done == orders
+    getattr(fastpath, order)(orders[0])
+    assert len(done) == 3  # nobody changes anything: at once
+
+
+@pytest.mark.parametrize("command", ["fastpath-attach", "fastpath-detach", "fastpath-probe"])
+def test_commands_that_wait_for_the_kernel_do_so_beside_the_loop(command: str) -> None:
+    threads = []
+
+    class Slow:
+        def __getattr__(self, _: str) -> Callable[..., dict[str, str]]:
+            def noted(*_: object, **__: object) -> dict[str, str]:
+                threads.append(threading.get_ident())
+                return {}
+
+            return noted
+
+        def status(self) -> dict[str, str]:
+            return {}
+
+    asked = commands(Slow())[command]  # type: ignore[arg-type]
+    assert asyncio.run(asked.run(Order(asked.takes(), Caller(0, 1)))) == {}
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])

@@ -394,7 +394,7 @@ def test_what_is_held_or_was_dropped_is_so_after_a_crash(tmp_path: Path, reboote
         assert list(root.life.held) == [FIRST + 1]
         assert served(tmp_path) == FIRST
         assert root.refresh.dropped_serials == {FIRST + 2}
-        maintainer.approve(root, FIRST + 1)
+        asyncio.run(maintainer.approve(root, FIRST + 1))
         take_all(maintainer)
         assert served(tmp_path) == FIRST + 1
 
@@ -432,12 +432,12 @@ def test_what_is_held_and_cannot_be_read_any_more_is_fetched_again(tmp_path: Pat
         fetch = Fetch("one", FIRST + 1)
         assert fetch not in root.refresh.decide(clock.boottime)
         maintainer.store.forget_version(b"\0", FIRST + 1)
-        maintainer.approve(root, FIRST + 1)
+        asyncio.run(maintainer.approve(root, FIRST + 1))
         root.refresh.answered("one", FIRST + 1, clock.boottime)
         assert fetch in root.refresh.decide(clock.boottime)
         take(maintainer, clock, held)
         assert list(root.life.held) == [FIRST + 1]
-        maintainer.approve(root, FIRST + 1)
+        asyncio.run(maintainer.approve(root, FIRST + 1))
         take_all(maintainer)
         assert served(tmp_path) == FIRST + 1
 
