@@ -14,12 +14,10 @@ import uvloop
 
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config.fastpath import FastPathConfig
-from rootsrv.control.protocol import Caller, Order
 from rootsrv.demo.signed import generate_root, generate_successor
 from rootsrv.fastpath import owner as owner_module
 from rootsrv.fastpath import staging
 from rootsrv.fastpath.attachment import FoundInterface
-from rootsrv.fastpath.control import commands
 from rootsrv.fastpath.layout import constant
 from rootsrv.fastpath.owner import FastPath
 from rootsrv.fastpath.program import FastPathUnavailable, Interface
@@ -240,27 +238,6 @@ def test_orders_that_come_while_a_table_is_changed_hold_nobody_up_and_are_done_i
     assert done == orders
     getattr(fastpath, order)(orders[0])
     assert len(done) == 3  # nobody changes anything: at once
-
-
-@pytest.mark.parametrize("command", ["fastpath-attach", "fastpath-detach", "fastpath-probe"])
-def test_commands_that_wait_for_the_kernel_do_so_beside_the_loop(command: str) -> None:
-    threads = []
-
-    class Slow:
-        def __getattr__(self, _: str) -> Callable[..., dict[str, str]]:
-            def noted(*_: object, **__: object) -> dict[str, str]:
-                threads.append(threading.get_ident())
-                return {}
-
-            return noted
-
-        def status(self) -> dict[str, str]:
-            return {}
-
-    asked = commands(Slow())[command]  # type: ignore[arg-type]
-    assert asyncio.run(asked.run(Order(asked.takes(), Caller(0, 1)))) == {}
-    assert len(threads) == 1
-    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
