@@ -198,11 +198,11 @@ def _object(line: bytes) -> Document:
 
 def _once(pairs: list[tuple[str, Any]]) -> Document:
     """An object, in which each key is said once: of two, one would be obeyed, and both be in the log."""
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in document if keys.count(key) > 1)
-        raise ValueError(f"{twice[:_LONGEST_QUOTED]!r} is said twice")
+    document: Document = {}
+    for key, value in pairs:
+        if key in document:
+            raise ValueError(f"{key[:_LONGEST_QUOTED]!r} is said twice")
+        document[key] = value
     return document
 
 
