@@ -64,8 +64,16 @@ class FreshMachine:
         assert process.returncode == 0, failed
         return printed
 
+    def clone_repository(self, at: str) -> None:
+        """A clone of this repository, with its history and with the tracked files as they are now."""
+        subprocess.run(
+            ["git", "clone", "--quiet", "--no-hardlinks", REPOSITORY, self.root / at],
+            stdin=subprocess.DEVNULL, timeout=120, check=True,
+        )  # fmt: skip
+        self.put_repository(at)
+
     def put_repository(self, at: str) -> None:
-        """What a clone of this repository would be there: the tracked files as they are now."""
+        """The tracked files as they are now."""
         listed = subprocess.run(
             ["git", "-C", REPOSITORY, "ls-files", "-z"], capture_output=True, text=True, timeout=60, check=True
         )

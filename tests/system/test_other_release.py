@@ -35,7 +35,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshMachine]:
     here = platform.freedesktop_os_release().get("VERSION_ID", "")
     other = next(suite for version, suite in RELEASES.items() if version != here)
     with fresh_machine(tmp_path_factory.mktemp("other"), other) as made:
-        made.put_repository(THERE)
+        made.clone_repository(THERE)
         if zones := genuine_zones_directory():
             shutil.copytree(zones, made.root / "src/shared/zones")
         made.run("env", "CI=true", f"/{THERE}/tests/install_system_packages.sh", seconds=900)
