@@ -36,10 +36,10 @@ _NOT_ONE_POINTER = -1
 class Prepared:
     """One answer, ready to be fitted and moved."""
 
-    __slots__ = ("_at", "_flags", "_shared", "_sizes", "parts", "pick", "ready", "zone")
+    __slots__ = ("_at", "_flags", "_shared", "_sizes", "pick", "ready", "template", "zone")
 
-    pick: Callable[[Sequence[bytes]], Sequence[bytes]]
-    """Takes all pointers of the body, in order, out of a list of `_Shifted`.  Set with `parts`."""
+    pick: Callable[[Sequence[bytes]], tuple[bytes, ...]]
+    """Takes all pointers of the body, in order, out of a list of `_Shifted`.  Set with `template`."""
 
     def __init__(self, shared: "_Shared", at: int) -> None:
         """Prepare the answer at offset *at*."""
@@ -51,8 +51,8 @@ class Prepared:
         self._shared = shared
         self._at = at
         self._flags: int = _QR | flags
-        self.parts: list[bytes] = []
-        """id, header tail, question, a part of the body, a pointer, a part of the body …, OPT; empty until `split`."""
+        self.template = b""
+        """The body, for `%` and what `pick` gives: "%b" in place of each pointer; empty until `make_template`."""
 
         self._sizes: list[int] = []  # of the cuts; filled when first needed
 
@@ -85,9 +85,9 @@ class Prepared:
         cut = bisect_right(sizes, room) or 1
         key = self._at << 16 | cut
         try:
-            size, header_tails, count, last_part = shared.cuts[key]
+            size, header_tails, count, template_octets = shared.cuts[key]
         except KeyError:
-            size, header_tails, count, last_part = shared.cuts.keep(key, self._cut(cut - 1))
+            size, header_tails, count, template_octets = shared.cuts.keep(key, self._cut(cut - 1))
         _, anchor_end, _, before, target, behind, several, first, last, _ = self.ready
         header_tail = header_tails[2 * (octets[2] & 1) + bool(opt)]
         moved_by = len(question) + 7 - anchor_end
@@ -96,11 +96,9 @@ class Prepared:
         if not several:
             body = b"".join((first, before, TARGETS[target + moved_by], behind, last))
             return b"".join((octets[:2], header_tail, question, body[:size], opt))
-        parts = (self.parts or self.split())[: _FIRST_PART + 2 * count]
-        parts[0], parts[1], parts[2] = octets[:2], header_tail, question
-        parts[_FIRST_PART + 1 :: 2] = self.pick(shared.shifted[moved_by])[:count]
-        parts += (last_part, opt)
-        return b"".join(parts)
+        template = (self.template or self.make_template())[:template_octets]
+        body = template % self.pick(shared.shifted[moved_by])[:count]
+        return b"".join((octets[:2], header_tail, question, body, opt))
 
     @property
     def _cuts_at(self) -> int:
@@ -115,40 +113,32 @@ class Prepared:
         )
         flags = self._flags | (_TC if cut_flags & CUT_TRUNCATED else 0)
         count = even + odd
-        last_part = b""
-        if self.ready[6] and count:
-            (last_pointer,) = struct.unpack_from("<H", octets, self._at + ANSWER.size + 2 * (count - 1))
-            last_part = self.ready[3][last_pointer + 2 : size]
-        return size, self._shared.header_tails(flags, ancount, nscount, arcount), count, last_part
+        template_octets = 0
+        if self.ready[6]:
+            pointers = struct.unpack_from(f"<{count}H", octets, self._at + ANSWER.size)
+            template_octets = len(_template(self.ready[3][:size], pointers))
+        return size, self._shared.header_tails(flags, ancount, nscount, arcount), count, template_octets
 
-    def split(self) -> list[bytes]:
-        """Fill `parts` and `pick` of a body with several pointers; returns the former.
-
-        What is not of the body is the caller's to set, and so are the pointers.
-        """
+    def make_template(self) -> bytes:
+        """Fill `template` and `pick` of a body with several pointers; returns the former."""
         shared = self._shared
         body, octets = self.ready[3], shared.table.octets
         pointer_count = ANSWER.unpack_from(octets, self._at)[4]
         offsets = struct.unpack_from(f"<{pointer_count}H", octets, self._at + ANSWER.size)
-        keep, keep_number = shared.pieces.setdefault, shared.numbers.setdefault
-        self.parts = [b"", b"", b""]
-        targets = []
-        at = 0
-        for offset in offsets:
-            piece = body[at:offset]
-            self.parts += (keep(piece, piece), b"")
-            target = (body[offset] << 8 | body[offset + 1]) & 0x3FFF
-            targets.append(keep_number(target, target))
-            at = offset + 2
-        self.parts += (body[at:], b"")
-        self.pick = itemgetter(*targets)
-        return self.parts
+        targets = ((body[offset] << 8 | body[offset + 1]) & 0x3FFF for offset in offsets)
+        self.pick = itemgetter(*(shared.numbers.setdefault(target, target) for target in targets))
+        self.template = _template(body, offsets)
+        return self.template
 
 
-_FIRST_PART = 3  # of the body, in Prepared.parts
+def _template(body: bytes, pointers: Sequence[int]) -> bytes:
+    """*body* with "%b" in place of the *pointers* at these offsets, and each "%" twice, as `%` wants it."""
+    starts, ends = (0, *(offset + 2 for offset in pointers)), (*pointers, len(body))
+    return b"%b".join(body[start:end].replace(b"%", b"%%") for start, end in zip(starts, ends, strict=True))
 
-_Cut = tuple[int, tuple[bytes, ...], int, bytes]
-"""Size of the body up to a cut, header tails, pointers, what is behind the last of several pointers."""
+
+_Cut = tuple[int, tuple[bytes, ...], int, int]
+"""Size of the body up to a cut, header tails, pointers, octets of the template of a body with several."""
 
 TARGETS = [struct.pack("!H", 0xC000 | target) for target in range(0x4000)]
 """Compression pointers (RFC 1035 §4.1.4) by the offset that they point to."""
@@ -199,7 +189,7 @@ class _Shared:
         self.numbers: dict[int, int] = {}
 
         self.pieces: dict[bytes, bytes] = {}
-        """Parts of bodies: type, class, TTL and the like are the same in many."""
+        """Parts of bodies that are the same in many: SOA and NSEC of the root, say."""
 
         self.shifted = _Shifted()
         self.cuts = _Recent()
@@ -327,7 +317,6 @@ class PreparedAnswers:
             for _ in range(min(_TAKEN_APART, len(self._prepared))):
                 _, answer = self._prepared.popitem()
                 del answer.ready
-                answer.parts.clear()
             yield
 
     def find(self, qname: bytes, qtype: int, *, do: bool) -> Prepared:
