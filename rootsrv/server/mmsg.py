@@ -6,15 +6,20 @@ and `available` says whether that is where we are.
 # A Batch owns everything that the two calls need and is used for one socket at a time.  What is done per datagram is
 # done by C loops of Python: lengths are read and written as strided slices of memoryviews over the C arrays, the
 # responses are joined into one bytes object, and the addresses of the parts are running sums.
+#
+# What stands at equal distances is taken by one call of `struct` for the whole batch: addresses, ports, and the
+# datagrams themselves.  Each is received behind an octet that is free; its length is put there, and then it is what
+# `struct` calls a Pascal string.  Slices, one for each, took 0.2 us a datagram more (bench/README.md).
 
 import errno
 import os
 import socket
+import struct
 import sys
 from array import array
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
-from operator import add
 from typing import Any
 
 from rootsrv.capture.messages import TOO_LONG
@@ -40,7 +45,14 @@ _ffi = declared(
 )
 
 _NAME_OCTETS = 32  # a sockaddr_in6 (28 octets) rounded up
-_STRIDE = MAX_QUERY_OCTETS + 64  # of receive buffers: a multiple of the page size would crowd a few cache lines
+_FREE_OCTETS = 64  # before each datagram
+_STRIDE = _FREE_OCTETS + MAX_QUERY_OCTETS  # of buffers: a multiple of the page size would crowd a few cache lines
+
+# One datagram, source address or port of a batch.
+_SHORT_OCTETS = 255  # what fits into a Pascal string
+_DATAGRAM = f"{_FREE_OCTETS - 1}x{1 + _SHORT_OCTETS}p{MAX_QUERY_OCTETS - _SHORT_OCTETS}x"
+_ADDRESSES = {socket.AF_INET: "4x4s24x", socket.AF_INET6: "8x16s8x"}
+_PORT = "2xH28x"
 _MESSAGE_OCTETS = 64  # of struct mmsghdr
 
 _LENGTH_WORD = 14  # of msg_len, in 32-bit words of struct mmsghdr
@@ -60,6 +72,12 @@ def available() -> bool:
         return False
 
 
+@cache
+def _many(format: str, count: int) -> struct.Struct:
+    """*count* times *format*, in network order."""
+    return struct.Struct("!" + format * count)
+
+
 class Batch:
     """Room to receive up to *size* datagrams and to send as many responses to where they came from."""
 
@@ -76,7 +94,7 @@ class Batch:
         self._outgoing = _ffi.new("struct mmsghdr[]", size)
         name_octets = 28 if family == socket.AF_INET6 else 16
         for index in range(size):
-            self._vectors[index].iov_base = self._buffers + index * _STRIDE
+            self._vectors[index].iov_base = self._buffers + index * _STRIDE + _FREE_OCTETS
             self._vectors[index].iov_len = MAX_QUERY_OCTETS
             for messages, vector in ((self._incoming, index), (self._outgoing, size + index)):
                 header = messages[index].msg_hdr
@@ -88,14 +106,12 @@ class Batch:
         self._lengths, self._flags = incoming[_LENGTH_WORD::16], incoming[_FLAGS_WORD::16]
         outgoing = memoryview(_ffi.buffer(self._vectors + size, 16 * size)).cast("B").cast("Q")
         self._out_bases, self._out_lengths = outgoing[0::2], outgoing[1::2]
-        self._octets = _ffi.buffer(self._buffers)
-        self._addresses = _ffi.buffer(self._names)
-        self._starts = [index * _STRIDE for index in range(size)]
-        first, last = (8, 24) if family == socket.AF_INET6 else (4, 8)
-        self._port_slices = [slice(at + 2, at + 4) for at in range(0, size * _NAME_OCTETS, _NAME_OCTETS)]
-        self._address_slices = [slice(at + first, at + last) for at in range(0, size * _NAME_OCTETS, _NAME_OCTETS)]
+        self._octets = memoryview(_ffi.buffer(self._buffers)).cast("B")
+        self._short_lengths = self._octets[_FREE_OCTETS - 1 :: _STRIDE]
+        self._names_octets = _ffi.buffer(self._names)
+        self._address = _ADDRESSES[socket.AddressFamily(family)]
 
-    def receive(self, descriptor: int) -> tuple[list[bytes], list[bytes]]:
+    def receive(self, descriptor: int) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """What waits on the socket, without blocking: datagrams and their packed source addresses; empty if nothing.
 
         A datagram longer than MAX_QUERY_OCTETS is given as TOO_LONG, of no octets.
@@ -106,11 +122,17 @@ class Batch:
         if count <= 0:
             if count < 0 and _ffi.errno not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR):
                 raise OSError(_ffi.errno, os.strerror(_ffi.errno))
-            return [], []
-        octets, addresses = self._octets, self._addresses
+            return (), ()
         lengths = self._lengths[:count].tolist()
-        ends = map(add, self._starts, lengths)
-        datagrams = list(map(octets.__getitem__, map(slice, self._starts, ends)))
+        datagrams: Sequence[bytes]
+        try:
+            self._short_lengths[:count] = bytes(lengths)
+            datagrams = _many(_DATAGRAM, count).unpack_from(self._octets)
+        except ValueError:  # some are longer
+            datagrams = [
+                self._octets[at : at + length].tobytes()
+                for at, length in zip(range(_FREE_OCTETS, len(self._octets), _STRIDE), lengths, strict=False)
+            ]
         self.oversized = 0
         flags = self._flags[:count].tolist()
         if any(flags):  # MSG_TRUNC is the only flag that a UDP socket sets here
@@ -118,11 +140,11 @@ class Batch:
                 TOO_LONG if each & socket.MSG_TRUNC else whole for whole, each in zip(datagrams, flags, strict=True)
             ]
             self.oversized = sum(1 for each in flags if each & socket.MSG_TRUNC)
-        return datagrams, list(map(addresses.__getitem__, self._address_slices[:count]))
+        return datagrams, _many(self._address, count).unpack_from(self._names_octets)
 
-    def ports(self, count: int) -> list[int]:
+    def ports(self, count: int) -> Sequence[int]:
         """The source ports of the first *count* datagrams of the latest `receive`."""
-        return [int.from_bytes(self._addresses[each], "big") for each in self._port_slices[:count]]
+        return _many(_PORT, count).unpack_from(self._names_octets)
 
     def send(self, descriptor: int, first: int, responses: Sequence[bytes]) -> list[int]:
         """Send `responses[i]` to where received datagram *first* + i came from, without blocking.

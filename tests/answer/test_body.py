@@ -122,6 +122,21 @@ def test_every_cut_of_every_answer_parses_behind_a_longer_qname(
                     assert {each.to_digestable() for each in rrset} == set(ours.rdatas)
 
 
+@pytest.mark.parametrize("by", [0, 1, 17, 254])
+def test_every_cut_of_every_prepared_answer_is_the_tables_octets_with_each_pointer_moved(
+    responder: Responder, compiled: Compiled, by: int
+) -> None:
+    cut_behind_a_percent_sign = False
+    for prepared in responder._answers._all:
+        answer = compiled.table.answer(prepared._at)
+        question = bytes(answer.anchor_size + by + 4)
+        for cut in answer.cuts[1:]:
+            response = prepared.fitted(bytes(12), question, b"opt", cut.size)
+            assert response[12 + len(question) :] == moved(answer, cut.size, by) + b"opt"
+            cut_behind_a_percent_sign |= len(answer.pointers) > 1 and b"%" in answer.body[: cut.size]
+    assert cut_behind_a_percent_sign  # `%` has a meaning of its own where a body is made
+
+
 def test_targets_are_compression_pointers() -> None:
     assert TARGETS[12] == b"\xc0\x0c"
     assert TARGETS[-1] == b"\xff\xff"
