@@ -73,9 +73,9 @@ def available() -> bool:
 
 
 @cache
-def _many(format: str, count: int) -> struct.Struct:
-    """*count* times *format*, in network order."""
-    return struct.Struct("!" + format * count)
+def _many(row: str, count: int) -> struct.Struct:
+    """*count* times the format *row*, in network order."""
+    return struct.Struct("!" + row * count)
 
 
 class Batch:
