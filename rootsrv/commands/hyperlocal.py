@@ -223,11 +223,12 @@ def _check(resolver: str, config: Config) -> int:
 
     # It runs here, but need not listen on loopback: a household's has the address that its clients know.
     address, port = loopback.resolver_at("--check", resolver)
+    ours_at = f"{config.admin.addresses[0]}@{config.admin.port}"
     source = check.over_udp(config.admin.addresses[0], config.admin.port)
     try:
         ours = check.serial_of(source)
     except (OSError, dns.exception.DNSException, ValueError) as error:
-        print(f"FAIL  the copy is not given out: {error} (rootsrv status tells why)")
+        print(f"FAIL  the copy is not given out at {ours_at}: {error} (rootsrv status tells why)")
         return 1
     findings = check.examine(check.over_udp(address, port), ours)
     for each in findings:

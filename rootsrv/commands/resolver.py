@@ -81,6 +81,10 @@ def _wanted(arguments: argparse.Namespace) -> ResolverSetup:
         url = url or next((each.url for each in listed if each.url), "")
         if arguments.software == "bind":
             url = ""
+    if not publishers and not url:
+        raise CannotConfigure(
+            "publisher: there is none: --publisher or --publications says who gives the root, --url where a file is"
+        )
     return ResolverSetup(
         publishers=publishers,
         fallbacks=tuple(map(Publisher.from_text, arguments.fallback)),

@@ -281,3 +281,11 @@ def test_a_resolver_that_takes_zones_by_https_needs_the_port(capsys: pytest.Capt
     assert "'/run/rootsrv-hyperlocal/https.pem'" in printed
     assert main(["hyperlocal", "--configure", "kresd", "--https-port", "0"]) == 2
     assert "a url is needed" in capsys.readouterr().err
+
+
+def test_a_check_names_where_nobody_gives_out_the_copy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "_TIMEOUT_SECONDS", 0.05)
+    assert main(["hyperlocal", "--address=127.88.88.88", "--port=1", "--check=127.0.0.1"]) == 1
+    assert capsys.readouterr().out.startswith("FAIL  the copy is not given out at 127.88.88.88@1: ")

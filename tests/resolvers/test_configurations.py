@@ -161,7 +161,7 @@ def test_the_command_prints_it_and_names_what_is_wrong(tmp_path: Path, capsys: p
     assert main(["resolver", "kresd6", f"--url={URL}"]) == 0
     assert "which no test has tried" in capsys.readouterr().out
     for wrong, reason in (
-        (["bind"], "publisher: there is none"),
+        (["bind"], "publisher: there is none: --publisher or --publications"),
         (["bind", "--publisher=x"], "publisher: 'x' does not appear"),
         (["bind", "--publisher=192.0.2.1", "--key=k."], "go together"),
         (["bind", "--publisher=192.0.2.1", "--key=k.", "--secret-file=/nowhere"], "No such file"),
