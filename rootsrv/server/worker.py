@@ -28,7 +28,7 @@ from rootsrv.capture.rings import RingWriter
 from rootsrv.page.changes import Changes
 from rootsrv.page.layout import Page, WorkerSlot
 from rootsrv.page.unique_sources import SourcesKey
-from rootsrv.process import log, privileges, sandbox
+from rootsrv.process import log, privileges, sandbox, time_slice
 from rootsrv.process.descriptors import raise_limit
 from rootsrv.server import mmsg
 from rootsrv.server.counters import Counters
@@ -43,6 +43,9 @@ TICK_SECONDS = 0.1
 
 PREPARE_SECONDS = 0.001
 """How often a worker with a new table prepares the answers of one name, in some 50 µs: a root in about 1.6 s."""
+
+SLICE_SECONDS = 0.0001
+"""How long who answers runs at a time where others want the core: a turn with a query or two takes about as long."""
 
 GIL_SECONDS = 50e-6
 """How long who answers waits for the thread that maps the next table; Python has 5 ms, at each system call anew."""
@@ -93,6 +96,7 @@ async def begin(serves: type[Serving] = Serving, prepare: Callable[[WorkerOrders
     serving, counters = _prepare(orders, page, serves)
     if prepare is not None:
         prepare(orders)
+    time_slice.ask_for(SLICE_SECONDS)
     confinement = sandbox.Confinement((orders.tables,))
     if orders.account is not None:
         privileges.drop(*orders.account)

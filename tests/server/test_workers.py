@@ -15,6 +15,7 @@ import pytest
 from rootsrv.page import counts
 from rootsrv.process import clock
 from tests.needs import require_root
+from tests.process.test_time_slice import KNOWS_SLICES, attributes
 from tests.server.live import SERIALS, Instance, serving, start, wait_until
 
 
@@ -90,6 +91,12 @@ def test_a_killed_worker_is_replaced_and_what_waits_in_its_queues_is_answered(tw
     assert "ended by SIGKILL" in two_workers.log
     # What it had received and not yet answered is lost, and nothing else: at most one batch.
     assert load.sent - len(load.responses) <= 64
+
+
+def test_who_answers_has_asked_for_a_short_slice_and_the_parent_has_not(two_workers: Instance) -> None:
+    slices = [attributes(pid)[2] for pid in (*two_workers.worker_pids(), two_workers.status()["pid"])]
+    assert slices[:2] == [100_000, 100_000] or not KNOWS_SLICES
+    assert slices[2] != 100_000
 
 
 def test_a_killed_worker_takes_at_most_one_batch_of_counts_with_it(two_workers: Instance) -> None:
