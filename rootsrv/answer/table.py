@@ -119,8 +119,7 @@ class ZoneInfo:
     """Answer offsets (DO=0, DO=1).  For the root only DO=0: with DO the covering NSEC decides, see NameInfo."""
 
 
-@dataclass(frozen=True, slots=True)
-class NameInfo:
+class NameInfo(NamedTuple):
     """One NSEC owner of the root zone; all numbers are answer offsets."""
 
     label: bytes
@@ -234,13 +233,12 @@ class AnswerTable:
 
     def names(self) -> Iterator[NameInfo]:
         """All NSEC owners of the root in canonical order; the first is the root itself (empty label)."""
-        for number in range(self._name_count):
-            key, size, flags, _, referral, referral_do, ds, ds_do, nxdomain = NAME.unpack_from(
-                self.octets, self._names_at + number * NAME.size
-            )
-            rest = REST.unpack_from(self.octets, self._rests_at + number * REST.size)
-            label = struct.pack(">8Q", key, *rest)[:size]
-            yield NameInfo(label, flags, (referral, referral_do), (ds, ds_do), nxdomain)
+        names = self.octets[self._names_at : self._names_at + self._name_count * NAME.size]
+        for number, (key, size, flags, _, *referral, ds, ds_do, nxdomain) in enumerate(NAME.iter_unpack(names)):
+            label = key.to_bytes(8)
+            if size > 8:
+                label += struct.pack(">7Q", *REST.unpack_from(self.octets, self._rests_at + number * REST.size))
+            yield NameInfo(label[:size], flags, (referral[0], referral[1]), (ds, ds_do), nxdomain)
 
     def owners(self) -> Iterator[OwnerInfo]:
         """The names at which we answer with authority."""
