@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.commands.parser import parser
 from tests.conftest import SECONDS
 from tests.needs import REPOSITORY
 
@@ -102,6 +103,17 @@ def test_the_picture_of_the_house_names_every_room_and_only_files_that_exist() -
         if not (REPOSITORY / "rootsrv" / room / file).exists()
     ]
     assert missing == []
+
+
+def test_every_role_is_in_the_picture_and_among_the_processes() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    (running,) = (each for each in parser(["run"])._actions if isinstance(each.choices, dict))
+    assert isinstance(running.choices, dict)
+    (roles,) = (each.choices for each in running.choices["run"]._actions if "--role" in each.option_strings)
+    processes = text[text.index("## Processes") : text.index("## Two clocks")]
+    assert [role for role in roles if f"**{role}**" not in processes] == []
+    picture = text[text.index("      roles/ ") : text.index("      doctor/ ")]
+    assert [role for role in roles if f"{role}.py" not in picture] == []
 
 
 def test_the_files_that_start_first_exist() -> None:

@@ -129,6 +129,7 @@ def test_a_controller_that_cannot_ask_withdraws_nothing_that_answers_others(udp:
 
     idle = judge(Round(probes(udp, ProbeOutcome.NOT_ASKED), load(3 * (udp is ProbeOutcome.RIGHT), 0)), GOOD, POLICY)
     assert (idle.verdict, idle.cause) == (RoundVerdict.FAIL, Cause.CANNOT_TELL)
+    assert idle.reasons[-1] == f"TCP {SERVICE}: not asked to . SOA"
 
 
 def test_some_lost_probes_are_an_alarm() -> None:
