@@ -59,6 +59,11 @@ _NANOSECONDS_PER_TICK = 10**9 // TICKS_PER_SECOND
 
 _HALF = numpy.uint64(32)
 
+_NAME_OCTETS_AT = 70
+"""In a row, and what that is in its ninth word."""
+
+_NAME_OCTETS = numpy.uint64(0xFF << 48)
+
 
 class ColumnWriter:
     """The `BlockWriter` that numpy makes fast."""
@@ -154,7 +159,11 @@ def _whole(words: Words) -> tuple[Words, Integers, int]:
     """Those facts that have all of their rows, where each begins, and how many have not."""
     octets = _octets(words)
     heads = _heads(words)
-    if len(heads) == len(words) and octets[:, 68].max(initial=0) <= INLINE_OCTETS and not octets[:, 8].any():
+    if (
+        len(heads) == len(words)
+        and octets[:, _NAME_OCTETS_AT].max(initial=0) <= INLINE_OCTETS
+        and not octets[:, 8].any()
+    ):
         return words, heads, 0
     rows = octets[heads]
     wanted = continuations(_sizes(rows.view(_ROW).reshape(-1)))
@@ -173,7 +182,7 @@ def _whole(words: Words) -> tuple[Words, Integers, int]:
 def _name_hashes(words: Words, heads: Integers) -> Words:
     """One word for the name of each of the facts at *heads*."""
     rows = words[heads] if len(heads) < len(words) else words
-    sizes = rows[:, 8] >> _HALF & numpy.uint64(0xFF)
+    sizes = rows[:, 8] >> numpy.uint64(48) & numpy.uint64(0xFF)
     found = hashed(rows[:, 9] & ~numpy.uint64(0xFF) | sizes, *(rows[:, word] for word in range(10, 16)))
     for number, least in enumerate((INLINE_OCTETS, INLINE_OCTETS + CONTINUATION_OCTETS), 1):
         longer = numpy.flatnonzero(sizes > numpy.uint64(least))
@@ -188,15 +197,17 @@ def _name_hashes(words: Words, heads: Integers) -> Words:
 def _signature_hashes(rows: Words) -> Words:
     """One word for what of each of *rows* goes into a signature (§7.5.3.2)."""
     responded = (rows[:, 7] >> numpy.uint64(48) != 0).astype(numpy.uint64)
-    asked = (rows[:, 8] & numpy.uint64(0xFF << 32) != 0).astype(numpy.uint64)
-    kept_opt_bits = int(OptBits.PRESENT | OptBits.DO)
-    # family, transport, OPT bits, EDNS version, extended RCODE; where hop limit and traffic class were: two flags
-    first = rows[:, 1] & numpy.uint64(0xFFFF << 48 | kept_opt_bits << 40 | 0xFFFF << 8)
+    asked = (rows[:, 8] & _NAME_OCTETS != 0).astype(numpy.uint64)
+    other_opt_bits = 0xFF & ~int(OptBits.PRESENT | OptBits.DO)
+    # family, transport, counts, EDNS version; where the kind was the last count, where hop limit and traffic class were two flags
+    first = rows[:, 1] & numpy.uint64(0xFFFFFF << 40 | 0xFFFF << 8)
     first |= rows[:, 9] & numpy.uint64(0xFF) | responded << numpy.uint64(24) | asked << _HALF
-    ports_and_flags = rows[:, 6] & numpy.uint64(0xFFFF0000FFFF0000)
-    question = rows[:, 7] & numpy.uint64(0xFFFF) | (rows[:, 7] & numpy.uint64(0xFFFF0000)) << numpy.uint64(16)
-    flags_and_counts = rows[:, 8] & ~numpy.uint64(0xFF << 32)
-    return hashed(first, ports_and_flags | question, flags_and_counts, rows[:, 4], rows[:, 5])
+    port_and_flags = rows[:, 6] & numpy.uint64(0x0000FFFF0000FFFF)
+    question = (rows[:, 7] & numpy.uint64(0xFFFF)) << numpy.uint64(16) | (
+        rows[:, 7] & numpy.uint64(0xFFFF0000)
+    ) << _HALF
+    response_and_opt = rows[:, 8] & ~(_NAME_OCTETS | numpy.uint64(other_opt_bits << 16))
+    return hashed(first, port_and_flags | question, response_and_opt, rows[:, 4], rows[:, 5])
 
 
 # ── strings ──
@@ -208,7 +219,7 @@ _SHORT_OCTETS = 23
 
 def _names(octets: Octets, heads: Integers) -> tuple[bytes, Integers]:
     """The names of the facts at *heads* as CBOR byte strings, and the place of each among them."""
-    sizes = octets[heads, 68].astype(numpy.intp)
+    sizes = octets[heads, _NAME_OCTETS_AT].astype(numpy.intp)
     written, places = [], numpy.empty(len(heads), numpy.intp)
     at = 0
     # Short ones, those that have no continuation, others: none is as wide a line as the longest of all.
@@ -267,7 +278,7 @@ def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymise
     if count:
         first, signature = entries(_signature_hashes(queries))
         signature_rows = queries[first]
-        named = queries[:, 8] & numpy.uint64(0xFF << 32) != 0
+        named = queries[:, 8] & _NAME_OCTETS != 0
         name = numpy.zeros(count, numpy.intp)
         if named.any():
             firsts, numbers = entries(_name_hashes(words, query_heads[named]))

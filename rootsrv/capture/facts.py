@@ -68,25 +68,25 @@ FIELDS = (
     ("transport", "B", 10),
     ("hop_limit", "B", 11),  # IPv4 TTL or IPv6 hop limit of the query; 0: not known
     ("traffic_class", "B", 12),
-    ("opt_bits", "B", 13),
-    ("edns_version", "B", 14),
-    ("extended_rcode", "B", 15),  # upper eight bits of the response's RCODE (RFC 6891 §6.1.3)
+    ("ancount", "B", 13),
+    ("nscount", "B", 14),
+    ("edns_version", "B", 15),
     ("source", "16s", 16),  # IPv4 in the first four octets, the rest 0
     ("destination", "16s", 32),  # the service address
-    ("source_port", "H", 48),
-    ("destination_port", "H", 50),
-    ("id", "H", 52),
-    ("query_flags", "H", 54),  # the second word of the header
+    ("query_flags", "H", 48),  # the second word of the header
+    ("id", "H", 50),
+    ("destination_port", "H", 52),
+    ("source_port", "H", 54),
     ("qtype", "H", 56),
     ("qclass", "H", 58),
     ("query_octets", "H", 60),  # of the DNS message, without TCP's length; of MALFORMED: how many raw octets follow
     ("response_octets", "H", 62),  # 0: none was sent
-    ("response_flags", "H", 64),  # the second word of the header, with the lower four bits of RCODE
-    ("opt_udp_size", "H", 66),
-    ("name_octets", "B", 68),  # wire length with the root's label; 0: no question
-    ("qdcount", "B", 69),
-    ("ancount", "B", 70),
-    ("nscount", "B", 71),
+    ("opt_udp_size", "H", 64),
+    ("opt_bits", "B", 66),
+    ("extended_rcode", "B", 67),  # upper eight bits of the response's RCODE (RFC 6891 §6.1.3)
+    ("response_flags", "H", 68),  # the second word of the header, with the lower four bits of RCODE
+    ("name_octets", "B", 70),  # wire length with the root's label; 0: no question
+    ("qdcount", "B", 71),
     ("arcount", "B", 72),
     ("octets", f"{INLINE_OCTETS}s", 73),  # of the name, or of the raw message
 )
@@ -105,25 +105,25 @@ class Fact(NamedTuple):
     transport: int
     hop_limit: int
     traffic_class: int
-    opt_bits: int
+    ancount: int
+    nscount: int
     edns_version: int
-    extended_rcode: int
     source: bytes
     destination: bytes
-    source_port: int
-    destination_port: int
-    id: int
     query_flags: int
+    id: int
+    destination_port: int
+    source_port: int
     qtype: int
     qclass: int
     query_octets: int
     response_octets: int
-    response_flags: int
     opt_udp_size: int
+    opt_bits: int
+    extended_rcode: int
+    response_flags: int
     name_octets: int
     qdcount: int
-    ancount: int
-    nscount: int
     arcount: int
     octets: bytes
 

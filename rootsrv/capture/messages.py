@@ -156,7 +156,7 @@ def fact_of(message: CapturedMessage) -> Fact:
     flags = int.from_bytes(response[:2], "big")
     extended = _extended_rcode(response) if message.response_octets else 0
     known = (message.family, message.transport, 0, 0)
-    where = (message.source, message.destination, message.source_port, message.destination_port)
+    addresses, ports = (message.source, message.destination), (message.destination_port, message.source_port)
     try:
         if len(octets) < HEADER_OCTETS:
             raise QueryMalformed("shorter than a header")
@@ -165,16 +165,16 @@ def fact_of(message: CapturedMessage) -> Fact:
         # With as much of the header as there is.
         ident, query_flags = struct.unpack("!HH", octets[:4].ljust(4, b"\0"))
         return Fact(
-            message.time, Kind.MALFORMED, *known, 0, 0, extended, *where, ident, query_flags, 0, 0,
-            len(octets), message.response_octets, flags, 0, 0, 0, 0, 0, 0, octets,
+            message.time, Kind.MALFORMED, *known, 0, 0, 0, *addresses, query_flags, ident, *ports, 0, 0,
+            len(octets), message.response_octets, 0, 0, extended, flags, 0, 0, 0, octets,
         )  # fmt: skip
     ident, query_flags, qdcount, ancount, nscount, arcount = struct.unpack_from("!6H", octets)
     opt_bits, offered, version = _opt(octets, len(query.question), query.edns, flags)
     qname = query.question[:-4]
     return Fact(
-        message.time, Kind.QUERY, *known, opt_bits, version, extended, *where, ident, query_flags, query.qtype,
-        query.qclass, len(octets), message.response_octets, flags, offered, len(qname), qdcount, ancount, nscount,
-        arcount, qname,
+        message.time, Kind.QUERY, *known, ancount, nscount, version, *addresses, query_flags, ident, *ports,
+        query.qtype, query.qclass, len(octets), message.response_octets, offered, opt_bits, extended, flags,
+        len(qname), qdcount, arcount, qname,
     )  # fmt: skip
 
 

@@ -27,6 +27,9 @@ NAME = "capture-rings.sock"
 WANTED = "capture-wanted.json"
 """What the role capture has written while it captures: beside the socket."""
 
+ROWS = 2
+"""Which order of fields rows have (facts.py): who knows another one must not read them."""
+
 _ACCEPT_AGAIN_SECONDS = 1
 _LONGEST_OCTETS = 65_536
 _MOST_DESCRIPTORS = 66  # two maps, and a ring for each of 64 workers
@@ -147,7 +150,7 @@ class BufferOffer:
             return
         self._unaccepted.over()
         descriptors = list(self._workers.values())
-        document: dict[str, object] = {"workers": list(self._workers)}
+        document: dict[str, object] = {"rows": ROWS, "workers": list(self._workers)}
         if self._kernel is not None:
             heads, rows, cpus, chunks = self._kernel
             descriptors += [heads, rows]
@@ -198,6 +201,8 @@ def take(path: Path, timeout: float = 5.0) -> Taken:
             connection.connect(name)
         line, descriptors, _, _ = socket.recv_fds(connection, _LONGEST_OCTETS, _MOST_DESCRIPTORS)
         document = json_text.parse(line)
+        if document.get("rows") != ROWS:
+            raise ValueError("the role serve is of another version: restart serve and capture")
         workers = len(document["workers"])
         found = [open_memory(each) for each in descriptors[:workers]]
         if "cpus" in document:

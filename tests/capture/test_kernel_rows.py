@@ -239,23 +239,23 @@ def flooded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
 
 
 @pytest.mark.parametrize("shape", [rings.FACTS, rings.PACKETS])
-def test_of_queries_that_come_fast_at_most_sixteen_have_one_time_and_of_others_each_its_own(
+def test_of_queries_that_come_fast_at_most_64_have_one_time_and_of_others_each_its_own(
     flooded: Source, shape: int
 ) -> None:
     for ring in flooded.rings:
         ring.want(shape)
     with one_cpu():
         before = clock_ns()
-        flooded.ask(2000)
+        flooded.ask(4000)
         times = heads_times(taken(flooded.rings))
         assert before <= times[0]
         assert times[-1] <= clock_ns()
         assert times == sorted(times)
         at_one_time = [len(list(group)) for _, group in itertools.groupby(times)]
-        assert max(at_one_time) == 16
+        assert 1 < max(at_one_time) <= 64
         assert len(at_one_time) < len(times) / 2
         # What comes later is not fast: soon each has its own time.
-        for _ in range(16):
+        for _ in range(64):
             flooded.ask(1)
         taken(flooded.rings)
         for _ in range(20):

@@ -6,8 +6,12 @@
  * does not fit into a row goes on in rows behind it.  Where there is no room a loss is counted; nobody is ever waited for.
  *
  * Reading the clock costs more than all else of a row.  So as long as queries come to a CPU faster than one in CLOCK_PACE, some have the
- * time of the one before them: first every other, then three of four, at last CLOCK_SPARED in a row.  With a new tick the clock is
- * read in any case, and one query that comes later than that ends it.
+ * time of the one before them: first every other, then three of four, at last CLOCK_SPARED in a row, as long as that takes
+ * less than CLOCK_REACH.  With a new tick the clock is read in any case, and one query that comes later than that ends it.
+ *
+ * What a row costs is how many instructions it takes, and how often the processor guesses wrong.  So `struct fact` has its fields in
+ * the order in which they are at hand, what headers and options tell of them is put together where these are read, and which of two
+ * values it is decides no branch.
  *
  * `written` is stored behind the rows by a plain store.  The reader takes no row before it has seen `written` a second time,
  * milliseconds later, when on every machine the rows are seen as well.
@@ -16,13 +20,9 @@
 #define CAPTURED_HERE 112 /* octets of a packet in one row, behind 16 of head */
 #define NAME_HERE 55
 #define CAPTURE_HEAD (CAPTURE_ROW - CAPTURED_HERE)
-#define CLOCK_SPARED 15 /* queries in a row, one less than a power of two */
+#define CLOCK_SPARED 63 /* queries in a row, one less than a power of two */
 #define CLOCK_PACE 5000 /* nanoseconds: 200,000 queries a second */
-#define FACT_OPT 1
-#define FACT_DO 2
-#define FACT_COOKIE 4
-#define FACT_COOKIE_VALID 8
-#define FACT_CLIENT_SUBNET 16
+#define CLOCK_REACH 80000 /* nanoseconds */
 
 struct capture_chunk {
 	uint64_t words[CAPTURE_CHUNK_ROWS][CAPTURE_ROW / 8];
@@ -73,7 +73,11 @@ static __always_inline uint64_t time_of_query(struct scratch *s)
 		return s->capture_time;
 	}
 	uint64_t now = bpf_ktime_get_boot_ns();
-	s->clock_spares = now - s->capture_time < CLOCK_PACE * (spared + 1) ? (spares << 1 | 1) & CLOCK_SPARED : 0;
+	uint64_t passed = now - s->capture_time;
+	if (passed >= CLOCK_PACE * (spared + 1) || passed >= CLOCK_REACH)
+		s->clock_spares = 0;
+	else if (passed < CLOCK_REACH / 2)
+		s->clock_spares = (spares << 1 | 1) & CLOCK_SPARED;
 	s->clock_spared = 0;
 	s->capture_jiffies = jiffies;
 	s->capture_time = now;
@@ -179,29 +183,21 @@ static const uint8_t octets_kept[63 + 56] = { [0 ... NAME_HERE] = 0xff };
 /* A fact of the query and its response, at row *number*; rows behind it with the end of a long name. */
 static __always_inline int write_fact(struct scratch *s, uint64_t number, int is_answered)
 {
-	uint64_t *row = row_of(number);
+	uint64_t time = time_of_query(s), *row = row_of(number);
 	if (!row)
 		return -1;
-	uint64_t name_size = s->name_size, opt_bits = 0, offered = 0, is_ipv4 = s->family == IPV4;
-	uint64_t response_size = is_answered ? s->response_size : 0, flags = is_answered ? bpf_ntohs(s->reply_flags) : 0;
+	uint64_t name_size = s->name_size, response_size = is_answered ? s->response_size : 0;
+	uint64_t flags = is_answered ? bpf_ntohs(s->reply_flags) : 0;
 
-	if (s->has_opt) {
-		opt_bits = FACT_OPT | (s->do_flag ? FACT_DO : 0) | (s->has_client_subnet ? FACT_CLIENT_SUBNET : 0);
-		if (s->cookie_size)
-			opt_bits |= FACT_COOKIE | (s->cookie_is_good ? FACT_COOKIE_VALID : 0);
-		offered = bpf_ntohs(LOAD16(message_at(s, s->question_end + 3)));
-	}
-	row[0] = time_of_query(s);
-	row[1] = CAPTURE_QUERY | (is_ipv4 ? 4 : 6) << 8 | (uint64_t)s->hop_limit << 24 |
-		 (uint64_t)(s->traffic_class & 0xff) << 32 | opt_bits << 40;
-	row[2] = is_ipv4 ? (uint32_t)s->source[0] : s->source[0];
-	row[3] = is_ipv4 ? 0 : s->source[1];
-	row[4] = is_ipv4 ? (uint32_t)s->service[0] : s->service[0];
-	row[5] = is_ipv4 ? 0 : s->service[1];
-	row[6] = bpf_ntohs(s->source_port) | (uint64_t)bpf_ntohs(s->service_port) << 16 |
-		 (uint64_t)bpf_ntohs(LOAD16(s->message)) << 32 | (uint64_t)bpf_ntohs(LOAD16(s->message + 2)) << 48;
+	row[0] = time;
+	row[1] = s->fact_head;
+	row[2] = s->source[0];
+	row[3] = s->source[1];
+	row[4] = s->service[0];
+	row[5] = s->service[1];
+	row[6] = bpf_be64_to_cpu(LOAD32(&s->source_port) | (uint64_t)LOAD32(s->message) << 32);
 	row[7] = s->qtype | 1ULL << 16 | (uint64_t)s->size << 32 | response_size << 48;
-	row[8] = flags | offered << 16 | name_size << 32 | 1ULL << 40;
+	row[8] = s->fact_opt | (uint64_t)s->cookie_is_good << FACT_COOKIE_VALID_AT | flags << 32 | name_size << 48 | 1ULL << 56;
 	/* The header's last octet, which is the number of OPT records, and the name behind it. */
 	uint64_t beyond = name_size < NAME_HERE ? NAME_HERE - name_size : 0;
 	BOUND(beyond, 63);
@@ -218,7 +214,7 @@ static __always_inline int write_fact(struct scratch *s, uint64_t number, int is
 static __always_inline void append(struct scratch *s, struct capture_ring *ring, uint64_t shape, int is_answered)
 {
 	uint64_t every = READ_ONCE(ring->every), written = ring->written, rows;
-	uint64_t needed = CAPTURE_UDP | (s->family == IPV4 ? CAPTURE_IPV4 : CAPTURE_IPV6);
+	uint64_t needed = CAPTURE_UDP | (CAPTURE_IPV4 + s->family);
 
 	if ((ring->wanted & needed) != needed ||
 	    (every > 1 && (ring->items + ring->lost + ring->passed_over) % every)) {

@@ -153,8 +153,8 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 			return PASS_IP_CHECKSUM;
 		s->family = IPV4;
 		if (capturing.chunks) {
-			s->hop_limit = ip->hop_limit;
-			s->traffic_class = ip->service;
+			s->fact_head = CAPTURE_QUERY | 4 << 8 | (uint64_t)ip->hop_limit << 24 | (uint64_t)ip->service << 32;
+			s->source[1] = s->service[1] = 0;
 		}
 		s->source[0] = ip->from;
 		s->service[0] = ip->to;
@@ -174,8 +174,8 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		if (udp_size < UDP_HEADER || network_at + IPV6_HEADER + udp_size > frame_size)
 			return PASS_IP_LENGTH;
 		if (capturing.chunks) {
-			s->hop_limit = ip->hop_limit;
-			s->traffic_class = bpf_ntohl(ip->version_and_flow) >> 20;
+			uint64_t traffic_class = bpf_ntohl(ip->version_and_flow) >> 20 & 0xff;
+			s->fact_head = CAPTURE_QUERY | 6 << 8 | (uint64_t)ip->hop_limit << 24 | traffic_class << 32;
 		}
 		s->family = IPV6;
 		s->source[0] = ip->from[0];

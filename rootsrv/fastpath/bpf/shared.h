@@ -251,11 +251,13 @@ struct capture_ring {
 /* A query and its response (rootsrv/capture/facts.py says what each field is; tests/capture compares the two). */
 struct fact {
 	uint64_t time;
-	uint8_t kind, family, transport, hop_limit, traffic_class, opt_bits, edns_version, extended_rcode;
+	uint8_t kind, family, transport, hop_limit, traffic_class, ancount, nscount, edns_version;
 	uint8_t source[16], destination[16]; /* IPv4: the first four octets */
-	uint16_t source_port, destination_port, id, query_flags;
+	uint16_t query_flags, id, destination_port, source_port;
 	uint16_t qtype, qclass, query_octets, response_octets;
-	uint16_t response_flags, opt_udp_size;
-	uint8_t name_octets, qdcount, ancount, nscount, arcount;
+	uint16_t opt_udp_size;
+	uint8_t opt_bits, extended_rcode;
+	uint16_t response_flags;
+	uint8_t name_octets, qdcount, arcount;
 	uint8_t octets[55];
 };

@@ -87,7 +87,8 @@ struct scratch {
 	uint32_t cells[2 * LIMIT_LEVELS];
 	uint32_t not_noted;
 	/* For capture (capture.h). */
-	uint32_t hop_limit, traffic_class, has_client_subnet;
+	uint64_t fact_head;        /* the second word of `struct fact` */
+	uint64_t fact_opt;         /* what its ninth word tells of the query's OPT record */
 	uint32_t kept_rows;        /* of the packet, written ahead and not shown yet; 0: there was no room */
 	uint64_t capture_time, capture_jiffies; /* the clock as it was last read for a row */
 	uint32_t clock_spared, clock_spares; /* queries since that had its time; how many may */
@@ -232,6 +233,12 @@ static __always_inline uint64_t first_octets(uint64_t word, int64_t octets)
 
 	return word & ~0ULL >> (uint64_t)(missing * 8 & ~(missing >> 63));
 }
+
+#define FACT_OPT (1ULL << 16)
+#define FACT_DO_AT 17
+#define FACT_COOKIE (1ULL << 18)
+#define FACT_COOKIE_VALID_AT 19
+#define FACT_CLIENT_SUBNET (1ULL << 20)
 
 #define CACHE_LINE 64
 
