@@ -199,7 +199,7 @@ def _signature_hashes(rows: Words) -> Words:
     responded = (rows[:, 7] >> numpy.uint64(48) != 0).astype(numpy.uint64)
     asked = (rows[:, 8] & _NAME_OCTETS != 0).astype(numpy.uint64)
     other_opt_bits = 0xFF & ~int(OptBits.PRESENT | OptBits.DO)
-    # family, transport, counts, EDNS version; where the kind was the last count, where hop limit and traffic class were two flags
+    # family, transport, counts, EDNS version; the last count where the kind was, flags where hop limit and class were
     first = rows[:, 1] & numpy.uint64(0xFFFFFF << 40 | 0xFFFF << 8)
     first |= rows[:, 9] & numpy.uint64(0xFF) | responded << numpy.uint64(24) | asked << _HALF
     port_and_flags = rows[:, 6] & numpy.uint64(0x0000FFFF0000FFFF)

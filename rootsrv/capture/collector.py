@@ -66,7 +66,7 @@ NOISE_NS = 100_000
 FAILING_SECONDS = 60.0
 """For how long the status tells an exception that nobody expected."""
 
-LOST_WHERE = ("kernel", "worker", "disk", "format", "writer")
+LOST_WHERE = ("kernel", "worker", "disk", "format", "writer", "interrupted")
 
 _SECOND = 10**9
 _END_OF_TIME = 1 << 63
@@ -120,6 +120,8 @@ class Collector:
         self._source = source
         self._directory = directory
         self._finisher = finisher
+        self._hand = finisher.hand
+        self._interrupted = self._hand.recover(directory.has)
         self._wall_ns = wall_ns
         self._taken: offer.Taken | None = None
         self._again_at = 0.0
@@ -177,7 +179,10 @@ class Collector:
         self._format = wanted.make_format()
         self._offset = self._trusted_offset = self._wall_ns() - boottime_ns()
         self._trusted_at = 0
-        self._until, self._untold = 0, rings.Counts()
+        self._until = 0
+        self._tell_interrupted()
+        if not resumed:
+            self._forget()
         self.state = CollectorState.CAPTURING
         self._connect(time.monotonic())  # others may have been handed over since the last turn
         if self._taken is not None:
@@ -202,6 +207,7 @@ class Collector:
         self._drain()
         self._wanted = self._format = None
         self.state = CollectorState.IDLE
+        self._forget()
         log.event("capture stopped", reason=reason, items=self.totals.items)
 
     @property
@@ -231,6 +237,8 @@ class Collector:
             self._look_for_age()
         is_connected = self._connect(now)
         if self._wanted is None:
+            self._tell_interrupted()
+            self._forget()
             return
         wall = self._wall_ns()
         if is_connected:
@@ -272,6 +280,7 @@ class Collector:
                 self.why = str(error)
             else:
                 self.why, self._tries, self._alarmed = "", 0, ""
+                self._hand.resume(self._taken.rings)
                 if self._wanted is not None:
                     self._switch_on()
                 else:
@@ -314,23 +323,26 @@ class Collector:
         found = self._rings()
         self.fill = max((ring.waiting / ring.capacity for ring in found), default=0.0)
         for ring in found:
-            if pieces := ring.take():
-                octets = b"".join(pieces)
-                # Before the next ring is looked at: of rings that are handed over again it may be the same.
-                ring.done(len(octets) // rings.ROW_OCTETS)
-                try:
-                    rows = octets if ring.where == "kernel" else self._format.rows(octets)
-                    self._in_hand += sequence.items(rows)
-                    taken.append(rows)
-                except Exception as error:
-                    items = sequence.items(octets)
-                    self._in_hand += items
-                    self._unexpected("format", items, error)
-            self._hear_losses(ring)
+            octets = b"".join(ring.take())
+            items = sequence.items(octets)
+            # Before the next ring is looked at: of rings that are handed over again it may be the same.
+            self._take_in_hand(ring, len(octets), items)
+            if not octets:
+                continue
+            try:
+                rows = octets if ring.where == "kernel" else self._format.rows(octets)
+                understood = sequence.items(rows)
+                self._hand.correct(understood - items)
+                self._in_hand += understood - items
+                taken.append(rows)
+            except Exception as error:
+                self._unexpected("format", items, error)
         return taken
 
-    def _hear_losses(self, ring: rings.Ring) -> None:
-        news = ring.news()
+    def _take_in_hand(self, ring: rings.Ring, octets: int, items: int) -> None:
+        """Take account of so much of *ring*, which may be written over now, and of what was lost there."""
+        news = self._hand.take(ring, octets // rings.ROW_OCTETS, items)
+        self._in_hand += items
         self.totals.lost[ring.where] += news.lost
         self.totals.passed_over += news.passed_over
         self._untold += news
@@ -378,6 +390,8 @@ class Collector:
             self._writing_failed(error)
             return
         self._count_written(file)
+        if file.octets >= self._directory.largest_octets:
+            self._end_file()
 
     def _formatted(self, file: OutputFile, rows: bytes, items: int) -> bytes | None:
         """What *rows*, which tell of *items*, add to *file*, and of what has not been told; None: they are lost."""
@@ -539,6 +553,22 @@ class Collector:
             self._lose_written(contents.counts, where)
             if where == "writer":
                 self._tell_error(where, error, contents.items)
+        if self._wanted is None:
+            self._forget()
+
+    def _tell_interrupted(self) -> None:
+        """Count what a role that was killed had in hand as lost."""
+        found, self._interrupted = self._interrupted, rings.Counts()
+        if found != rings.Counts():
+            log.alarm("capture lost what a role that was killed had in hand", queries=found.lost)
+            self.totals.lost["interrupted"] += found.lost
+            self.totals.passed_over += found.passed_over
+            self._untold += found
+
+    def _forget(self) -> None:
+        """There is no file that could be told what has not been told: it is in the totals alone."""
+        self._hand.forget(self._untold)
+        self._untold = rings.Counts()
 
     def _lose(self, where: str, items: int) -> None:
         """*items* of what is in hand."""
@@ -563,10 +593,8 @@ class Collector:
         """What is in the rings finds no room: it is lost, and counted."""
         self._waiting = []
         for ring in self._rings():
-            for piece in ring.take():
-                self._in_hand += sequence.items(bytes(piece))
-                ring.done(len(piece) // rings.ROW_OCTETS)
-            self._hear_losses(ring)
+            octets = b"".join(ring.take())
+            self._take_in_hand(ring, len(octets), sequence.items(octets))
         self._lose(self._refused_where, self._in_hand)
 
     def _look_for_age(self) -> None:
@@ -643,6 +671,7 @@ class Collector:
         with contextlib.suppress(OSError):
             self._finisher.close()
         self.settle()
+        self._forget()
 
 
 def _where(error: Exception | None) -> str:

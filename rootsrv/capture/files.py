@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.capture.compression import SUFFIXES, Compressor
+from rootsrv.capture.hand import Hand
 from rootsrv.capture.rings import Counts
 from rootsrv.process import json_text, log
 from rootsrv.process.children import describe_error
@@ -158,8 +159,11 @@ class OutputFile:
         self.contents.counts = self._whole_counts
         return cut
 
-    def finish(self, about: dict[str, Any]) -> None:
-        """Bring it to the disk and under its name, with its metadata and checksum beside it; raises OSError."""
+    def finish(self, about: dict[str, Any], hand: Hand) -> None:
+        """Bring it to the disk and under its name, with its metadata and checksum beside it; raises OSError.
+
+        *hand*: what is in it is settled with its name.
+        """
         part = self.path.with_name(self.path.name + PART)
         os.fsync(self._descriptor)
         os.close(self._descriptor)
@@ -170,7 +174,8 @@ class OutputFile:
         document = {**about, **vars(self.contents), "octets": self.octets, "md5": digest}
         _write(self.path.with_name(self.path.name + METADATA), json.dumps(document, indent=1).encode() + b"\n")
         _write(self.path.with_name(self.path.name + CHECKSUM), f"{digest}  {self.path.name}\n".encode())
-        os.rename(part, self.path)
+        with hand.settling(self.path.name, self.contents.counts):
+            os.rename(part, self.path)
         self.has_its_name = True
         _sync(self.path.parent)
 
@@ -288,6 +293,9 @@ class CaptureDirectory:
         self._keep_free = max(keep_free_octets, LEAST_FREE_OCTETS)
         self._retention = retention_seconds
         self._removes_oldest = removes_oldest
+        self.largest_octets = quota_octets // 4 if removes_oldest else quota_octets
+        """With how many a file ends early: the oldest, which goes for a new one, shall not be all there is."""
+
         self.removed = 0
         """Files that went to make room, or for their age."""
 
@@ -318,6 +326,10 @@ class CaptureDirectory:
             if whole or _is_named(each, _INCOMPLETE_NAME):
                 found.append(each)
         return sorted(found, key=_age)
+
+    def has(self, name: str) -> bool:
+        """Whether the file of that name is there, or what it has been compressed to."""
+        return any(os.path.lexists(each) for each in (self.path / name, _packed(self.path / name)))
 
     def octets(self) -> int:
         """What all files in it take."""
@@ -436,9 +448,10 @@ def _age(path: Path) -> tuple[float, str]:
 class Finisher:
     """Finishes files in a thread of its own, and compresses them again where that is wanted."""
 
-    def __init__(self, recompress: str) -> None:
-        """*recompress*: "xz", or "none"."""
+    def __init__(self, recompress: str, hand: Hand | None = None) -> None:
+        """*recompress*: "xz", or "none"; *hand*: in which is what is in no file yet."""
         self._recompress = recompress
+        self.hand = hand or Hand.in_memory()
         self._thread = ThreadPoolExecutor(1, "capture-finisher")
         self._slow = ThreadPoolExecutor(1, "capture-xz")
         self._under_way: list[Future[None]] = []
@@ -467,7 +480,7 @@ class Finisher:
 
     def _finish(self, file: OutputFile, about: dict[str, Any]) -> None:
         try:
-            file.finish(about)
+            file.finish(about, self.hand)
         except Exception as error:  # whatever it is, it costs this file and nothing else
             self.failed += 1
             self.error = f"{file.path.name}: {getattr(error, 'strerror', None) or describe_error(error)}"

@@ -201,7 +201,7 @@ def take(path: Path, timeout: float = 5.0) -> Taken:
             connection.connect(name)
         line, descriptors, _, _ = socket.recv_fds(connection, _LONGEST_OCTETS, _MOST_DESCRIPTORS)
         document = json_text.parse(line)
-        if document.get("rows") != ROWS:
+        if not isinstance(document, dict) or document.get("rows") != ROWS:
             raise ValueError("the role serve is of another version: restart serve and capture")
         workers = len(document["workers"])
         found = [open_memory(each) for each in descriptors[:workers]]

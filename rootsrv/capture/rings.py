@@ -18,7 +18,9 @@
 import fcntl
 import mmap
 import os
+import secrets
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rootsrv.capture.facts import FACT_OCTETS
 
@@ -29,7 +31,7 @@ CHUNK_ROWS = 512
 HEAD_OCTETS = 128
 _HEAD_WORDS = HEAD_OCTETS // 8
 WRITTEN, ITEMS, LOST, PASSED_OVER = 0, 1, 2, 3
-READ, SHAPE, EVERY, WANTED, TOLD_LOST, TOLD_PASSED_OVER = 8, 9, 10, 11, 12, 13
+READ, SHAPE, EVERY, WANTED, TOLD_LOST, TOLD_PASSED_OVER, IDENTITY = 8, 9, 10, 11, 12, 13, 14
 """Words of the head: the writer's, the reader's."""
 
 OFF, FACTS, PACKETS = 0, 1, 2
@@ -47,6 +49,9 @@ FURTHER = 0x80
 FURTHER_PACKET = FURTHER | PACKET
 """A packet that goes on with the query of the one before it, which is one query."""
 
+MOST_LOST = 1 << 40
+"""No ring loses more queries while nobody looks: at ten million a second that is a day."""
+
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -63,6 +68,14 @@ class Counts:
 
     def __sub__(self, other: "Counts") -> "Counts":
         return Counts(self.items - other.items, self.lost - other.lost, self.passed_over - other.passed_over)
+
+
+class Position(NamedTuple):
+    """Up to where its reader has taken account of a ring: rows, and counts of its writer."""
+
+    read: int
+    told_lost: int
+    told_passed_over: int
 
 
 class Ring:
@@ -102,10 +115,14 @@ class Ring:
         words, capacity = self._words, self._capacity
         read, until, self._seen = words[READ], self._seen, words[WRITTEN]
         if not 0 <= self._seen - read <= capacity:
-            # Nothing but a writer gone wrong stores such a number: what it wrote is not to be believed.
-            self._damaged += 1
-            words[READ] = self._seen
-            return []
+            # Nothing but a writer gone wrong stores such a number.  What was there before, when all was well, is taken;
+            # what it wrote since is not to be believed, and how much that was nobody can tell.
+            if read < until <= read + capacity:
+                self._seen = until
+            else:
+                self._damaged += 1
+                words[READ] = self._seen
+                return []
         if not read < until <= self._seen:
             return []
         start, end = read % capacity, until % capacity
@@ -123,12 +140,39 @@ class Ring:
         self._words[READ] = self._seen = self._words[WRITTEN]
         self.news()
 
-    def news(self) -> Counts:
-        """What was lost and passed over since the last call, by whichever reader that was; without items."""
+    @property
+    def identity(self) -> int:
+        """A number that no other ring has, as long as it is there."""
+        if not self._words[IDENTITY]:
+            self._words[IDENTITY] = secrets.randbits(63) | 1
+        return self._words[IDENTITY]
+
+    def after(self, rows: int) -> tuple[Position, Counts]:
+        """Where it is when *rows* more are done and all that was lost is told of; and how many queries that is."""
         words = self._words
         lost, passed_over = words[LOST], words[PASSED_OVER]
-        found = Counts(0, lost - words[TOLD_LOST], passed_over - words[TOLD_PASSED_OVER])
-        words[TOLD_LOST], words[TOLD_PASSED_OVER] = lost, passed_over
+        news = Counts(0, lost - words[TOLD_LOST], passed_over - words[TOLD_PASSED_OVER])
+        if not (0 <= news.lost <= MOST_LOST and 0 <= news.passed_over <= MOST_LOST):
+            # A writer gone wrong: what it says it lost is not believed.
+            self._damaged += 1
+            news = Counts()
+        return Position(words[READ] + rows, lost, passed_over), news
+
+    def can_be_at(self, position: Position) -> bool:
+        """Whether a reader before this one can have meant *position*: between what it had read and what there is."""
+        words = self._words
+        return words[READ] <= position.read <= words[WRITTEN] <= words[READ] + self._capacity
+
+    def move(self, position: Position) -> None:
+        """Account was taken of all up to *position*: it may be written over."""
+        self._words[TOLD_LOST], self._words[TOLD_PASSED_OVER] = position.told_lost, position.told_passed_over
+        self._words[READ] = position.read
+        self._seen = max(self._seen, position.read)
+
+    def news(self) -> Counts:
+        """What was lost and passed over since the last call, by whichever reader that was; without items."""
+        position, found = self.after(0)
+        self.move(position)
         return found
 
     def counts(self) -> Counts:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import rootsrv
-from rootsrv.capture import formats, offer, rings, sequence
+from rootsrv.capture import formats, hand, offer, rings, sequence
 from rootsrv.capture.anonymise import KeyLengthWrong, anonymiser
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState, WantedCapture
 from rootsrv.capture.compression import CompressionUnavailable, compressors
 from rootsrv.capture.files import CaptureDirectory, Finisher, make_directory
+from rootsrv.capture.hand import Hand
 from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
@@ -46,7 +47,7 @@ RATE_SECONDS = 5.0
 _AGAIN_SECONDS = 5.0
 _DISK_SECONDS = 1.0
 _ALIVE_SECONDS = 1.0
-_KEPT_SECONDS = 60.0  # what a role that is killed had counted since is not in what its capture has, by the status
+_KEPT_SECONDS = 60.0  # what a machine that stops had counted since is not in what its capture has, by the status
 
 _LONGEST_TURN_SECONDS = 900.0
 """So long a disk may let us wait before we say no more that we are alive: an end would cost what is in hand."""
@@ -176,9 +177,10 @@ class _Capture:
             removes_oldest=settings.when_full == "remove-oldest",
         )
         self._order_file = self._directory.path / ORDER
-        self._finisher = Finisher(settings.recompress)
-        self._finisher.recompress(self._directory.files())
         self._runtime = Path(config.state.runtime_directory)
+        self._hand = Hand.open(self._runtime / hand.NAME)
+        self._finisher = Finisher(settings.recompress, self._hand)
+        self._finisher.recompress(self._directory.files())
         self._collector = Collector(self._runtime / offer.NAME, self._directory, self._finisher)
         self._order: StartOrder | None = None
         self._waits = False
@@ -193,6 +195,9 @@ class _Capture:
 
         self._from = self._kept = _Amounts()
         """The collector's totals when it began, and what roles before this one have told of the same capture."""
+
+        self._settled_from = rings.Counts()
+        """What was settled when it began."""
 
         self._kept_at = 0.0
 
@@ -344,6 +349,10 @@ class _Capture:
         amounts = kept.get("amounts")
         if isinstance(amounts, list) and len(amounts) == len(_Amounts._fields) and {*map(type, amounts)} == {int}:
             self._kept = _Amounts(*amounts)
+            born, *before = settled if isinstance(settled := kept.get("settled"), list) else [0]
+            if born == self._hand.born and len(before) == len(amounts) and {*map(type, before)} == {int}:
+                since = dataclasses.astuple(self._settled_from - rings.Counts(*before))
+                self._kept = _Amounts(*map(sum, zip(amounts, since, strict=True)))
         begun = kept.get("begun")
         self._begun = begun if isinstance(begun, int | float) and begun else self._begun
 
@@ -373,8 +382,19 @@ class _Capture:
         self._kept_at = time.monotonic()
         if self._begins_by_itself:
             return
-        amounts = self._amounts() if not self._waits else _Amounts()
-        document = {**asdict(self._order), "begun": self._begun, "counted": self._before, "amounts": amounts}
+        # What is in hand is left out: a role that comes after one that was killed counts it as lost.
+        settled = self._hand.settled
+        since = dataclasses.astuple(settled - self._settled_from)
+        amounts = (
+            [before + now for before, now in zip(self._kept, since, strict=True)] if not self._waits else _Amounts()
+        )
+        document = {
+            **asdict(self._order),
+            "begun": self._begun,
+            "counted": self._before,
+            "amounts": amounts,
+            "settled": [self._hand.born, *dataclasses.astuple(settled)],
+        }
         try:
             whole_file.replace(self._order_file, json.dumps(document).encode(), 0o640)
         except OSError as error:
@@ -441,7 +461,7 @@ class _Capture:
             },
         )
         # First the wish: of rings that come at this moment either the role serve sees it, or we see the rings.
-        self._from, self._kept = _Amounts.of(self._collector), _Amounts()
+        self._from, self._kept, self._settled_from = _Amounts.of(self._collector), _Amounts(), self._hand.settled
         with contextlib.ExitStack() as failed:
             failed.callback(offer.CaptureWish.withdraw, self._runtime)
             offer.CaptureWish(wanted.make_format().shape, wanted.every, wanted.bits).leave(self._runtime)

@@ -15,6 +15,7 @@ import pytest
 from rootsrv.capture import files
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import INCOMPLETE, METADATA, PART, CaptureDirectory, Finisher, OutputFile
+from rootsrv.capture.hand import Hand
 from tests.needs import require_root, require_tool
 from tests.server.live import wait_until
 
@@ -34,7 +35,7 @@ def write(path: Path, number: int, octets: bytes = b"x" * 1000, age_seconds: flo
     file = OutputFile(path / NAME.format(number), compressors("none"), b"", b"")
     file.write(octets)
     file.end()
-    file.finish({})
+    file.finish({}, Hand.in_memory())
     os.utime(file.path, (time.time() - age_seconds,) * 2)
     return file.path
 

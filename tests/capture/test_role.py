@@ -197,10 +197,13 @@ def test_killed_at_any_instant_it_leaves_no_broken_file_and_goes_on(captured: Ca
 
     told = captured.order("capture-stop")
 
-    assert set(told["lost"].values()) == {0}
+    # What it had in hand is told by the next one, in the metadata too.
+    assert {where: lost for where, lost in told["lost"].items() if lost} == {"interrupted": 100}
+    assert told["capture"] == {"items": 100, "lost": 100, "passed_over": 0}
     (file,) = captured.files(".pcap.gz")
     found = packets(gzip.decompress(file.read_bytes()))
     assert sorted(packet[28:] for _, packet in found) == [query(number) for number in range(100, 200)]
+    assert json.loads(file.with_name(file.name + ".json").read_text())["lost"] == 100
     (left,) = captured.files(".incomplete")
     assert left.name.removesuffix(".incomplete") != file.name
 

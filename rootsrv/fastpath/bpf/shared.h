@@ -245,7 +245,8 @@ struct capture_ring {
 	uint64_t every;            /* keep one of so many */
 	uint64_t wanted;           /* enum capture_wanted */
 	uint64_t told_lost, told_passed_over; /* what the reader has taken account of */
-	uint64_t reader_unused[2];
+	uint64_t identity;         /* the reader's, to know it again */
+	uint64_t reader_unused;
 };
 
 /* A query and its response (rootsrv/capture/facts.py says what each field is; tests/capture compares the two). */
