@@ -47,7 +47,7 @@ from rootsrv.capture.cdns import (
     StatisticsKey,
     Table,
 )
-from rootsrv.capture.entries import entries, hashed, mixed
+from rootsrv.capture.entries import NAME_OCTETS, entries, hashed, mixed, signature_hashes
 from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, FACT_OCTETS, INLINE_OCTETS, Kind, OptBits
 from rootsrv.capture.rings import Counts
 
@@ -56,13 +56,6 @@ Words = NDArray[numpy.uint64]
 
 _ROW = facts.dtype()
 _NANOSECONDS_PER_TICK = 10**9 // TICKS_PER_SECOND
-
-_HALF = numpy.uint64(32)
-
-_NAME_OCTETS_AT = 70
-"""In a row, and what that is in its ninth word."""
-
-_NAME_OCTETS = numpy.uint64(0xFF << 48)
 
 
 class ColumnWriter:
@@ -161,7 +154,7 @@ def _whole(words: Words) -> tuple[Words, Integers, int]:
     heads = _heads(words)
     if (
         len(heads) == len(words)
-        and octets[:, _NAME_OCTETS_AT].max(initial=0) <= INLINE_OCTETS
+        and octets[:, facts.NAME_OCTETS_AT].max(initial=0) <= INLINE_OCTETS
         and not octets[:, 8].any()
     ):
         return words, heads, 0
@@ -194,22 +187,6 @@ def _name_hashes(words: Words, heads: Integers) -> Words:
     return found
 
 
-def _signature_hashes(rows: Words) -> Words:
-    """One word for what of each of *rows* goes into a signature (§7.5.3.2)."""
-    responded = (rows[:, 7] >> numpy.uint64(48) != 0).astype(numpy.uint64)
-    asked = (rows[:, 8] & _NAME_OCTETS != 0).astype(numpy.uint64)
-    other_opt_bits = 0xFF & ~int(OptBits.PRESENT | OptBits.DO)
-    # family, transport, counts, EDNS version; the last count where the kind was, flags where hop limit and class were
-    first = rows[:, 1] & numpy.uint64(0xFFFFFF << 40 | 0xFFFF << 8)
-    first |= rows[:, 9] & numpy.uint64(0xFF) | responded << numpy.uint64(24) | asked << _HALF
-    port_and_flags = rows[:, 6] & numpy.uint64(0x0000FFFF0000FFFF)
-    question = (rows[:, 7] & numpy.uint64(0xFFFF)) << numpy.uint64(16) | (
-        rows[:, 7] & numpy.uint64(0xFFFF0000)
-    ) << _HALF
-    response_and_opt = rows[:, 8] & ~(_NAME_OCTETS | numpy.uint64(other_opt_bits << 16))
-    return hashed(first, port_and_flags | question, response_and_opt, rows[:, 4], rows[:, 5])
-
-
 # ── strings ──
 
 
@@ -219,7 +196,7 @@ _SHORT_OCTETS = 23
 
 def _names(octets: Octets, heads: Integers) -> tuple[bytes, Integers]:
     """The names of the facts at *heads* as CBOR byte strings, and the place of each among them."""
-    sizes = octets[heads, _NAME_OCTETS_AT].astype(numpy.intp)
+    sizes = octets[heads, facts.NAME_OCTETS_AT].astype(numpy.intp)
     written, places = [], numpy.empty(len(heads), numpy.intp)
     at = 0
     # Short ones, those that have no continuation, others: none is as wide a line as the longest of all.
@@ -276,9 +253,9 @@ def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymise
     tables: dict[int, bytes] = {}
     signature_rows = queries[:0]
     if count:
-        first, signature = entries(_signature_hashes(queries))
+        first, signature = entries(signature_hashes(queries))
         signature_rows = queries[first]
-        named = queries[:, 8] & _NAME_OCTETS != 0
+        named = queries[:, 8] & NAME_OCTETS != 0
         name = numpy.zeros(count, numpy.intp)
         if named.any():
             firsts, numbers = entries(_name_hashes(words, query_heads[named]))

@@ -5,6 +5,8 @@ import secrets
 import numpy
 from numpy.typing import NDArray
 
+from rootsrv.capture.facts import NAME_OCTETS_AT, OptBits
+
 Words = NDArray[numpy.uint64]
 Integers = NDArray[numpy.intp]
 
@@ -12,6 +14,9 @@ Integers = NDArray[numpy.intp]
 _SEED = numpy.uint64(secrets.randbits(64))
 _FACTOR = numpy.uint64(secrets.randbits(64) | 1)
 _HALF = numpy.uint64(32)
+
+NAME_OCTETS = numpy.uint64(0xFF << 8 * (NAME_OCTETS_AT % 8))
+"""A fact's name_octets in its ninth word."""
 
 
 def mixed(words: Words, column: Words) -> Words:
@@ -44,3 +49,18 @@ def entries(words: Words) -> tuple[Integers, Integers]:
     numbers = numpy.empty(count, numpy.intp)
     numbers[order] = numpy.cumsum(new) - 1
     return order[new], numbers
+
+
+def signature_hashes(rows: Words) -> Words:
+    """One word for what of each of *rows* goes into a signature (RFC 8618 §7.5.3.2)."""
+    responded = (rows[:, 7] >> numpy.uint64(48) != 0).astype(numpy.uint64)
+    asked = (rows[:, 8] & NAME_OCTETS != 0).astype(numpy.uint64)
+    other_opt_bits = 0xFF & ~int(OptBits.PRESENT | OptBits.DO)
+    # family, transport, counts, EDNS version; the last count where the kind was, flags where hop limit and class were
+    first = rows[:, 1] & numpy.uint64(0xFFFFFF << 40 | 0xFFFF << 8)
+    first |= rows[:, 9] & numpy.uint64(0xFF) | responded << numpy.uint64(24) | asked << _HALF
+    port_and_flags = rows[:, 6] & numpy.uint64(0x0000FFFF0000FFFF)
+    qtype, qclass = rows[:, 7] & numpy.uint64(0xFFFF), rows[:, 7] & numpy.uint64(0xFFFF0000)
+    question = qtype << numpy.uint64(16) | qclass << _HALF
+    response_and_opt = rows[:, 8] & ~(NAME_OCTETS | numpy.uint64(other_opt_bits << 16))
+    return hashed(first, port_and_flags | question, response_and_opt, rows[:, 4], rows[:, 5])

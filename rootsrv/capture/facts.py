@@ -28,6 +28,7 @@ FACT_OCTETS = 128
 INLINE_OCTETS = 55
 """Octets of the name or of the raw message in the row itself."""
 
+NAME_OCTETS_AT = 70
 CONTINUATION_AT = 16
 CONTINUATION_OCTETS = FACT_OCTETS - CONTINUATION_AT
 """Octets that a continuation carries."""
