@@ -226,7 +226,16 @@ def _restore(service: _Service, arguments: argparse.Namespace) -> None:
 
 
 def _delete_user(service: _Service, arguments: argparse.Namespace) -> None:
-    service.accounts.delete(_user(service, arguments))
+    from rootsrv.portal import letters
+    from rootsrv.portal.counting import Happenings
+    from rootsrv.portal.mails import Mails
+
+    user = _user(service, arguments)
+    addresses = service.accounts.addresses(user, service.now)
+    service.accounts.delete(user)
+    mails = Mails(service.register, service.settings, Happenings())
+    for each in addresses if mails.can_send else ():
+        mails.put(each, *letters.deleted(service.settings), service.now)
 
 
 def _revoke(service: _Service, arguments: argparse.Namespace) -> None:

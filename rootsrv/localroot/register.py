@@ -10,8 +10,8 @@ it through subscribers.py and writes nothing here (what it sees is kept in obser
 # or deleted, and not when somebody signs in.  So a reader asks for one number, and reads all of it again when that has
 # changed.
 #
-# A key is live until it is deleted or its time ends (a successor is in use and the grace is over).  The name of a key
-# is random and belongs to one key for ever: 80 bits, so that none comes twice.
+# A key is live until it is deleted or its time ends (a successor is in use, or its account was taken back, and the
+# grace is over).  The name of a key is random and belongs to one key for ever: 80 bits, so that none comes twice.
 
 import contextlib
 import sqlite3
@@ -79,7 +79,7 @@ CREATE TABLE keys (
     algorithm TEXT NOT NULL,
     secret BLOB NOT NULL,           -- sealed
     created REAL NOT NULL,
-    ends REAL                       -- its successor is in use: live until then; NULL = it has none
+    ends REAL                       -- live until then: its successor is in use, or its account was taken back
 ) WITHOUT ROWID;
 CREATE INDEX keys_of ON keys (server);
 CREATE TABLE passkeys (

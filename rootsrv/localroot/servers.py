@@ -52,7 +52,7 @@ class ServerKey:
     algorithm: str
     created: float
     ends: float | None
-    """When it stops to be live, since its successor is in use; None = it does not."""
+    """When it stops to be live, since its successor is in use or its account was taken back; None = it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,11 @@ class Servers:
             self.get(user, server)
             (label,) = database.execute("SELECT label FROM servers WHERE id = ?", (server,)).fetchone()
             database.execute("DELETE FROM keys WHERE server = ? AND ends <= ?", (server, now))
-            if database.execute("SELECT count(*) FROM keys WHERE server = ?", (server,)).fetchone()[0] >= MAX_KEYS:
+            live, lasting = database.execute(
+                "SELECT count(*), count(*) - count(ends) FROM keys WHERE server = ?", (server,)
+            ).fetchone()
+            # Do all of them end (the account was taken back), there has to be room for one that does not.
+            if live >= MAX_KEYS and lasting:
                 raise NotAccepted("key", "a server has two live keys at most: delete the one that is not used any more")
             random = base64.b32encode(secrets.token_bytes(10)).decode().lower()
             name = f"{random}.{label}.{self._service}."

@@ -32,6 +32,9 @@ PROVED_SECONDS = 15 * 60.0
 SEEN_SECONDS = 3600.0
 """How exactly it is kept when a session or token was used last."""
 
+KEY_GRACE_SECONDS = 72 * 3600.0
+"""How long servers of an account that is taken back may use the keys that they have (`portal.key_grace_hours`)."""
+
 MAX_PASSKEYS = 20
 MAILS = {
     "notify": "a NOTIFY stays unconfirmed",
@@ -164,6 +167,10 @@ class Accounts:
             if why:
                 database.execute("DELETE FROM sessions WHERE user = ?", (user,))
 
+    def addresses(self, user: int, now: float) -> list[str]:
+        """The one that it has, and those of the last week: a thief may have given it another."""
+        return sorted({self.user(user).email, *(each.email for each in self.links.to_undo(user, now))})
+
     def delete(self, user: int) -> None:
         """With all that hangs on it, mails that wait among that."""
         with self.register.writing() as database:
@@ -177,10 +184,11 @@ class Accounts:
 
     # ── links in mails ──
 
-    def use_link(self, text: str, now: float) -> tuple[Link, User]:
+    def use_link(self, text: str, now: float, key_grace_seconds: float = KEY_GRACE_SECONDS) -> tuple[Link, User]:
         """Do what the link permits: make the account, or the address its own.  NotFound, NotAccepted.
 
-        After one to recover or undo there is no way to sign in but what the caller adds.
+        After one to recover or undo there is no way to sign in but what the caller adds, and what keys its servers have
+        ends after *key_grace_seconds*.
         """
         with self.register.writing() as database:
             link = self.links.find(text, now)
@@ -204,6 +212,12 @@ class Accounts:
                 for table in ("sessions", "passkeys", "tokens"):
                     database.execute(f"DELETE FROM {table} WHERE user = ?", (user,))
                 database.execute("UPDATE users SET password = '' WHERE id = ?", (user,))
+                # Or have seen a key's secret, by making one; its servers go on until they have others.
+                database.execute(
+                    "UPDATE keys SET ends = ? WHERE (ends IS NULL OR ends > ?)"
+                    " AND server IN (SELECT id FROM servers WHERE user = ?)",
+                    (now + key_grace_seconds, now + key_grace_seconds, user),
+                )
             return link, self.user(user)
 
     @staticmethod

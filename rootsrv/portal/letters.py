@@ -77,6 +77,32 @@ def changed(config: PortalConfig, what: str) -> tuple[str, str]:
     )
 
 
+def deleted(config: PortalConfig) -> tuple[str, str]:
+    """There is no such account any more."""
+    ask = f" Ask: {config.contact}" if config.contact else ""
+    return (
+        f"Your account at {config.title} was deleted",
+        f"The account that you had at {config.url} was deleted, with its servers and their keys: what they sign is"
+        " refused from now on.  If that was you, there is nothing left to do.\n\n"
+        "If it was not, somebody else could sign in as you.  What was deleted cannot be brought back: sign up again"
+        f" with this address ({config.url}/sign-up), add your servers and make new keys.{ask}\n",
+    )
+
+
+def taken_back(config: PortalConfig, keys: Sequence[str], until: str) -> tuple[str, str]:
+    """An account has a new way to sign in, the only one; *keys* of its servers end."""
+    what = "a new way to sign in was set by a link that was mailed to you"
+    listed = "".join(f"* {each}\n" for each in keys)
+    subject, text = changed(config, what)
+    if not keys:
+        return subject, text
+    return subject, (
+        f"{text}\nWhoever could sign in as you may have seen or made keys of your servers.  So these end by themselves,"
+        f" {until}:\n\n{listed}\nMake new ones before, and put them into your servers' configuration:"
+        f" {config.url}/servers\n"
+    )
+
+
 def troubles(config: PortalConfig, server: str, number: int, lines: Sequence[str]) -> tuple[str, str]:
     """What a server's operator should look at."""
     listed = "\n\n".join(f"* {line}" for line in lines)

@@ -82,7 +82,7 @@ def link(visit: Visit) -> Response:
         return visit.again("link.html", error, **values)
     former = _address(visit, found)
     with portal.accounts.register.writing():
-        _, user = portal.accounts.use_link(text, visit.now)
+        _, user = portal.accounts.use_link(text, visit.now, portal.config.key_grace_hours * 3600)
         portal.accounts.set_password(user.id, kept)
     return _begun(visit, found, user, former)
 
@@ -95,7 +95,7 @@ def _change_address(visit: Visit, found: Link, text: str) -> None:
     if is_another:
         visit.count_mail(before.email)
     with portal.accounts.register.writing():
-        portal.accounts.use_link(text, visit.now)
+        portal.accounts.use_link(text, visit.now, portal.config.key_grace_hours * 3600)
         if is_another:
             undo = portal.accounts.links.new("undo", before.email, before.id, visit.now)
             until = when(portal.accounts.links.find(undo, visit.now).ends)
@@ -122,7 +122,7 @@ def link_passkey(visit: Visit) -> Response:
     passkey = portal.passkeys.created(_credential(visit), found.user or 0, str(name), visit.cookie, visit.now)
     former = _address(visit, found)
     with portal.accounts.register.writing():
-        _, user = portal.accounts.use_link(text, visit.now)
+        _, user = portal.accounts.use_link(text, visit.now, portal.config.key_grace_hours * 3600)
         portal.accounts.add_passkey(passkey.of(user.id))
     _begun(visit, found, user, former)
     return JSONResponse({"next": "/servers"})
@@ -147,7 +147,10 @@ def _begun(visit: Visit, found: Link, user: User, former: str) -> Response:
     if found.purpose == "begin":
         visit.portal.happened.add("sign-ups", "begun")
     else:
-        visit.tell(user.email, "a new way to sign in was set by a link that was mailed to you")
+        servers = visit.portal.servers.of_user(user.id)
+        keys = [f"{key.name} ({each.name})" for each in servers for key in each.keys if key.ends is not None]
+        until = when(visit.now + visit.portal.config.key_grace_hours * 3600)
+        visit.mail(user.email, letters.taken_back(visit.portal.config, keys, until), about="account taken back")
     if found.purpose == "undo" and former.lower() != user.email.lower():
         visit.mail(former, letters.put_back(visit.portal.config), about="address put back")
     log.event(_BEGUN.get(found.purpose, ""), user=user.id)

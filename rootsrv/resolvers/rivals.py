@@ -1,11 +1,13 @@
 """What in a resolver's own configuration has the root from elsewhere than the part that is generated for it."""
-# Tried: Unbound 1.17 takes a second auth-zone "." without a word, and the one that comes first answers; a forward-zone
-# "." has every name that exists, a stub-zone "." is asked when the copy is over.  BIND 9.18 refuses to start with a
-# second zone ".", and with a zone outside views where there are views; one of type hint beside the mirror is taken, and
-# harms nothing.  Knot Resolver 5 has one prefill, PowerDNS Recursor 4.8 one zoneToCache for a zone and one
-# lua-config-file: the last one counts.  Of two zonetocaches of "." PowerDNS Recursor 5.2 takes the one it reads first,
-# recursor.yml before what its include_dir has.  auth-zones with "." answers in place of the recursor's cache.  Knot
-# Resolver 6 was not tried: there it is said that something is there twice.
+# Tried: Unbound 1.17 takes a second auth-zone "." without a word, and the one that comes first answers; an rpz "." that
+# comes first takes its place, and nothing is answered (another rpz changes the answers that it names, and does nothing
+# to the copy).  A forward-zone "." has every name that exists, a stub-zone "." is asked when the copy is over; a
+# local-zone "." answers in place of everything, but for six types.  BIND 9.18 refuses to start with a second zone ".",
+# and with a zone outside views where there are views; one of type hint beside the mirror is taken, and harms nothing;
+# forwarders in its options are asked for every name that exists.  Knot Resolver 5 has one prefill, PowerDNS Recursor
+# 4.8 one zoneToCache for a zone and one lua-config-file: the last one counts.  Of two zonetocaches of "." PowerDNS
+# Recursor 5.2 takes the one it reads first, recursor.yml before what its include_dir has.  auth-zones with "." answers
+# in place of the recursor's cache.  Knot Resolver 6 was not tried: there it is said that something is there twice.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -46,8 +48,11 @@ _UNBOUND = re.compile(r"""\#[^\n]*|"(?P<q>[^"\n]*)"|'(?P<s>[^'\n]*)'|(?P<word>[^
 _UNBOUND_RIVALS = {
     "auth-zone:": 'is a second auth-zone ".": Unbound answers from the first of both, and does not say so',
     "forward-zone:": 'is a forward-zone ".": names that exist are asked for there, not from the root on',
+    "rpz:": 'is an rpz ".": where it comes first, Unbound has the root from it and answers nothing',
     "stub-zone:": 'is a stub-zone ".": it is asked in place of the root servers when the copy is over',
 }
+_LOCAL_ZONE = 'is a local-zone "." ({type}): Unbound answers all names itself, and asks for none'
+_HARMLESS_TYPES = {"transparent", "typetransparent", "always_transparent", "inform", "nodefault", "noview"}
 _UNBOUND_CLAUSES = {*_UNBOUND_RIVALS} | {
     f"{each}:"
     for each in [
@@ -56,7 +61,6 @@ _UNBOUND_CLAUSES = {*_UNBOUND_RIVALS} | {
         "remote-control",
         "python",
         "dynlib",
-        "rpz",
         "cachedb",
         "redis",
         "dnscrypt",
@@ -68,12 +72,16 @@ _UNBOUND_CLAUSES = {*_UNBOUND_RIVALS} | {
 
 def unbound(text: str) -> Clauses:
     """unbound.conf(5)."""
-    made, clause, key = Clauses(), "", ""
+    made, clause, key, local = Clauses(), "", "", 0
     for line, found in _lines(text, _UNBOUND):
         word = found["word"]
         if word is None and found["q"] is None and found["s"] is None:
             continue  # a comment
-        if word in _UNBOUND_CLAUSES:
+        if local:
+            if (kind := word or found["q"] or found["s"] or "") not in _HARMLESS_TYPES:
+                made.rivals.append((local, _LOCAL_ZONE.format(type=kind)))
+            local = 0
+        elif word in _UNBOUND_CLAUSES:
             clause, key = word, ""
         elif not key and word is not None and word.endswith(":"):
             key = word
@@ -83,6 +91,8 @@ def unbound(text: str) -> Clauses:
                 made.includes.append((value, unbound))
             elif key == "directory:":
                 made.directory = value
+            elif key == "local-zone:" and value == ".":
+                local = line
             elif key == "name:" and value == "." and clause in _UNBOUND_RIVALS:
                 made.rivals.append((line, _UNBOUND_RIVALS[clause]))
             key = ""
@@ -93,13 +103,15 @@ def unbound(text: str) -> Clauses:
 
 _BIND = re.compile(r"""//[^\n]*|\#[^\n]*|/\*.*?\*/|"(?P<q>[^"]*)"|(?P<word>[^\s"{};]+)|(?P<mark>[{};])""", re.DOTALL)
 
+_BIND_FORWARDS = "are forwarders for everything: names that exist are asked for there, not from the root on"
+
 
 def bind(text: str) -> Clauses:
     """named.conf(5)."""
     made = Clauses()
     words: list[str] = []
     blocks: list[list[str]] = []
-    begun = zone = 0
+    begun = zone = forwarders = 0
     for line, found in _lines(text, _BIND):
         mark = found["mark"]
         if mark is None:
@@ -116,6 +128,8 @@ def bind(text: str) -> Clauses:
         if mark == "{":
             if words[:2] == ["zone", "."]:
                 zone = begun
+            elif words[:1] == ["forwarders"]:
+                forwarders = begun if blocks and blocks[-1] == ["options"] else 0
             elif words[:1] == ["view"]:
                 made.rivals.append(
                     (begun, "is a view: BIND takes a zone in views alone then, so include the part there")
@@ -124,6 +138,9 @@ def bind(text: str) -> Clauses:
             words = []
         elif mark == "}" and blocks and blocks.pop()[:1] == ["zone"]:
             zone = 0
+        elif mark == ";" and forwarders and blocks and blocks[-1][:1] == ["forwarders"] and words:
+            made.rivals.append((forwarders, _BIND_FORWARDS))
+            forwarders = 0
         words = []
     return made
 

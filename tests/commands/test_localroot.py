@@ -71,6 +71,8 @@ def test_who_is_suspended_is_no_subscriber_until_restored(config: Path, capsys: 
     assert len(reader.load(NOW).subscribers) == 1
     told(capsys, "delete-user", *where, "a@example.net")
     assert reader.load(NOW).subscribers == ()
+    (mail,) = json.loads(told(capsys, "mails", *where, "--json"))
+    assert "was deleted" in str(mail)
 
 
 def test_an_invitation_is_a_link_that_begins_an_account(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,17 @@
 """What the resolver's own configuration has beside the part that `--write` put there."""
 
+import socket
 import subprocess
 from pathlib import Path
 
+import dns.exception
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 
+from bench.peers.bind import lock_option
+from bench.peers.daemon import free_port, running
 from rootsrv.commands.parser import main
 from rootsrv.hyperlocal import beside
 from tests.needs import require_tool
@@ -53,6 +60,26 @@ RIVALS = {
         "unbound",
         {"unbound.conf": 'server:\n  directory: "DIR/sub"\n  include: more.conf\n', "sub/more.conf": UNBOUND_ZONE},
         ["sub/more.conf:2: is a second auth-zone"],
+    ),
+    "unbound, what answers in place of the copy": (
+        "unbound",
+        {
+            "unbound.conf": 'server:\n  local-zone: "example." static\n  local-zone: "." # all\n    "static"\n'
+            '  local-zone: . always_nxdomain local-data: "a. A 192.0.2.1"\nrpz:\n  name: "."\n  zonefile: "z"\n'
+        },
+        [
+            'unbound.conf:3: is a local-zone "." (static)',
+            'unbound.conf:5: is a local-zone "." (always_nxdomain)',
+            'unbound.conf:7: is an rpz "."',
+        ],
+    ),
+    "bind, forwarders for everything": (
+        "bind",
+        {
+            "named.conf": "options {\n  forward first;\n  forwarders port 853 {\n    192.0.2.1; ::1 port 5; };\n};\n"
+            'zone "corp" { type forward; forwarders { 192.0.2.2; }; };\n'
+        },
+        ["named.conf:3: are forwarders for everything"],
     ),
     "bind, a second zone behind two includes": (
         "bind",
@@ -131,8 +158,10 @@ def test_whatever_has_the_root_from_elsewhere_is_named_with_its_line(case: str, 
 
 HARMLESS = {
     "unbound": 'server:\n  root-hints: "h"\n  local-zone: "." transparent\nauth-zone:\n  name: "example."\n'
+    'rpz:\n  name: "rpz.example"\n  zonefile: "."\n'
     'forward-zone:\n  name: "home.example"\n  # name: "."\nremote-control:\n  control-enable: no\n',
-    "bind": 'options { forwarders { }; };\nzone "." { type hint; file "h"; };\nzone "a" { type primary; file "."; };\n',
+    "bind": 'options { forwarders { }; };\nzone "." { type hint; file "h"; };\nzone "b" { type primary; file "b";'
+    ' forwarders { 192.0.2.1; }; };\nzone "a" { type primary; file "."; };\n',
     "kresd": "modules = { 'hints > iterate' }\nhints.root_file('h')\n"
     "policy.add(policy.suffix(policy.FORWARD('::1'), x))\n",
     "kresd6": "cache:\n  size-max: 100M\n  # prefill:\n",
@@ -198,3 +227,86 @@ def test_what_unbound_takes_without_a_word_and_bind_refuses(tmp_path: Path) -> N
     assert (twice.returncode, "already exists" in twice.stdout) == (1, True)
     views = checked("named-checkconf", "c", mirror + 'view "a" { };\n')
     assert (views.returncode, "all zones must be in views" in views.stdout) == (1, True)
+
+
+ROOT_ZONE = """\
+. 86400 IN SOA a. b. 1 1800 900 604800 86400
+. 86400 IN NS a.nic.tld.
+tld. 86400 IN NS a.nic.tld.
+a.nic.tld. 86400 IN A 127.0.0.1
+"""
+
+
+def answered(directory: Path, name: str, own: str, first: str = "", forwarders: str = "") -> tuple[str, bool]:
+    """(rcode that Unbound, or BIND with *forwarders*, has for *name*, whether the forwarder was asked).
+
+    It has the root from a file; *own* is in its server clause, *first* before the copy.
+    """
+    (directory / "root").write_text(ROOT_ZONE)
+    (directory / "rpz").write_text("@ 60 IN SOA a. b. 1 1 1 1 1\n@ 60 IN NS a.\nbad.tld 60 IN CNAME .\n")
+    port = free_port()
+    configuration = directory / "conf"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forwarder:
+        forwarder.bind(("127.0.0.1", 0))
+        if forwarders:
+            here = forwarders.replace("PORT", str(forwarder.getsockname()[1]))
+            configuration.write_text(
+                f"""options {{ directory "{directory}"; pid-file none; session-keyfile none;
+                {lock_option(require_tool("named"))} listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+                dnssec-validation no; empty-zones-enable no; allow-recursion {{ 127.0.0.0/8; }}; {here} }};
+                controls {{ }};
+                zone "." {{ type primary; file "{directory}/root"; }};"""
+            )
+            command = [require_tool("named"), "-4", "-g", "-n", "1", "-c", str(configuration)]
+        else:
+            configuration.write_text(
+                f"""{first}
+                auth-zone: name: "." zonefile: "{directory}/root" for-downstream: no for-upstream: yes
+                server: interface: 127.0.0.1 port: {port} do-ip6: no username: "" chroot: "" directory: "{directory}"
+                pidfile: "" use-syslog: no do-not-query-localhost: no module-config: "respip validator iterator" {own}
+                remote-control: control-enable: no"""
+            )
+            command = [require_tool("unbound"), "-d", "-c", str(configuration)]
+
+        def asked(name: str, seconds: float = 5.0) -> str:
+            try:
+                answer = dns.query.udp(dns.message.make_query(name, "A"), "127.0.0.1", seconds, port)
+            except (dns.exception.Timeout, OSError):
+                return "none"
+            return dns.rcode.to_text(answer.rcode())
+
+        with running(command[0], command, directory / "log", lambda: asked("version.invalid.", 0.5) != "none"):
+            if not forwarders:
+                return asked(name), False
+            asked(name, 0.5)
+            forwarder.settimeout(10)
+            try:
+                return "", b"\3tld" in forwarder.recv(4096)
+            except TimeoutError:
+                return "", False
+
+
+@pytest.mark.parametrize(
+    ("own", "first", "rcode"),
+    [
+        pytest.param("", "", "NXDOMAIN", id="nothing"),
+        pytest.param('local-zone: "." transparent', "", "NXDOMAIN", id="a local-zone that harms nothing"),
+        pytest.param('local-zone: "." refuse', "", "REFUSED", id="a local-zone"),
+        pytest.param("", 'rpz: name: "." zonefile: "rpz"', "SERVFAIL", id="an rpz in its place"),
+        pytest.param("", 'rpz: name: "rpz.example" zonefile: "rpz"', "NXDOMAIN", id="another rpz"),
+    ],
+)
+def test_what_answers_in_place_of_unbounds_copy_is_what_is_named(
+    tmp_path: Path, own: str, first: str, rcode: str
+) -> None:
+    assert answered(tmp_path, "no-such-name.", own, first)[0] == rcode
+    said = found("unbound", tmp_path, {"unbound.conf": f"{first}\nserver: {own}\n"})
+    assert bool(said) == (rcode != "NXDOMAIN")
+
+
+@pytest.mark.parametrize("forwarders", ["forwarders { 127.0.0.1 port PORT; };", "forwarders { };"])
+def test_forwarders_of_bind_are_asked_for_what_the_copy_delegates(tmp_path: Path, forwarders: str) -> None:
+    is_asked = "PORT" in forwarders
+    assert answered(tmp_path, "www.tld.", "", forwarders=forwarders)[1] == is_asked
+    said = found("bind", tmp_path, {"named.conf": f"options {{ {forwarders.replace('PORT', '53')} }};\n"})
+    assert bool(said) == is_asked

@@ -55,8 +55,12 @@ def test_from_signing_up_to_deleting_everything(site: Site) -> None:
     assert person.open("/servers").headers["location"].startswith("/sign-in")
     assert Subscribers(site.state / DIRECTORY).load(0.0).subscribers == ()
     assert "do not belong together" in person.send("/sign-in", email="all@example.net", password=PASSWORD).text
-    register = b"".join(each.read_bytes() for each in (site.state / DIRECTORY).glob("*.sqlite"))
-    assert b"all@example.net" not in register
+    wait_for(lambda: any("was deleted" in str(each) for each in site.mail.to("all@example.net")))
+
+    def register() -> bytes:
+        return b"".join(each.read_bytes() for each in (site.state / DIRECTORY).glob("*.sqlite"))
+
+    wait_for(lambda: b"all@example.net" not in register())  # when the last mail has gone
 
 
 def test_whether_an_address_has_an_account_is_told_to_its_mailbox_alone(site: Site) -> None:
@@ -219,6 +223,56 @@ def test_who_recovers_an_account_ends_every_other_way_into_it(site: Site) -> Non
     assert accounts.password_of(user.id) == ""
     register.close()
     assert site.person().client.get("/api/v1/servers", headers=token).status_code == 401
+
+
+def test_who_recovers_an_account_ends_the_keys_that_a_thief_saw_after_a_grace(site: Site) -> None:
+    owner, thief = and_a_thief(site, "keys@example.net")
+    number = owner.add_server("one", addresses="192.0.2.7")
+    owner.send(f"/servers/{number}", f"/servers/{number}/keys")
+    thief.send(f"/servers/{number}", f"/servers/{number}/keys")
+    subscribers = Subscribers(site.state / DIRECTORY)
+
+    def keys() -> dict[str, float | None]:
+        return {each.name: each.ends for each in subscribers.load(0.0).keys}
+
+    old = keys()
+    assert [*old.values()] == [None, None]
+    owner.send("/recover", email="keys@example.net")
+    new = "another lantern under the heron"
+    before = time.time()
+    assert owner.send(site.mail.link_to("keys@example.net"), password=new, again=new).status_code == 303
+
+    grace = 72 * 3600
+    assert {*keys()} == {*old}
+    for ends in keys().values():
+        assert ends is not None
+        assert before + grace <= ends <= time.time() + grace
+    page = owner.open(f"/servers/{number}").text
+    assert page.count(": its successor is in use, or the account was taken back") == 2
+
+    def told() -> bool:
+        mails = [str(each) for each in site.mail.to("keys@example.net")]
+        return any(all(name in each for name in old) and "end by themselves" in each for each in mails)
+
+    wait_for(told)
+
+    # They work until then, and no longer; a new one takes their place at once, and none but one.
+    assert {each.name for each in subscribers.load(before + grace - 60).keys} == {*old}
+    assert subscribers.load(time.time() + grace + 60).keys == ()
+    assert owner.send(f"/servers/{number}", f"/servers/{number}/keys").status_code == 200
+    assert len(keys()) == 3
+    assert [*keys().values()].count(None) == 1
+    assert "two live keys at most" in owner.send(f"/servers/{number}", f"/servers/{number}/keys").text
+
+
+def test_whoever_had_the_account_is_told_that_it_was_deleted(site: Site) -> None:
+    """Also if a thief has given it another address first."""
+    _, thief = and_a_thief(site, "had-it@example.net")
+    thief.send("/account", "/account/email", email="has-it@example.net")
+    thief.send(site.mail.link_to("has-it@example.net"))
+    assert "is deleted" in thief.send("/account/delete", sure="yes").text
+    for address in ("had-it@example.net", "has-it@example.net"):
+        wait_for(lambda address=address: any("was deleted" in str(each) for each in site.mail.to(address)))
 
 
 def test_a_changed_password_signs_all_other_browsers_out_and_voids_links(site: Site) -> None:
