@@ -37,7 +37,7 @@ from rootsrv.page.counts import (
 )
 from rootsrv.page.layout import WorkerSlot
 from rootsrv.page.unique_sources import SourcesKey
-from rootsrv.wire.codes import BADVERS, FORMERR
+from rootsrv.wire.codes import BADCOOKIE, BADVERS, FORMERR
 
 # Messages up to which a loop is cheaper than what a batch costs, whatever is in it: for one 2.0 against 3.4 us.
 _FEW = 2
@@ -339,8 +339,8 @@ def response_rcode(head: bytes) -> int:
     record is OPT, not truncated.  Without a question that may be an answer to a COOKIE, too (RFC 7873 §5.4): _OPT_SAYS.
     """
     rcode = head[1] & 15
-    if rcode == 7:
-        return 23
+    if rcode == BADCOOKIE & 15:
+        return BADCOOKIE
     if rcode == 0 and not head[0] & 2:
         if head[2:] == b"\0\1\0\0\0\0\0\1":
             return BADVERS

@@ -10,18 +10,7 @@ import pytest
 from rootsrv.admission.blocks import Block, BlockRefused, Blocks, Matcher, parse_prefix, parse_seconds
 from rootsrv.control.protocol import Caller, Order, Refused, Reply, read_request
 from rootsrv.page.layout import MAX_BLOCKS, Page
-
-SECOND = 10**9
-
-
-class Clock:
-    """CLOCK_BOOTTIME, as a test wants it."""
-
-    def __init__(self) -> None:
-        self.now = 1000 * SECOND
-
-    def __call__(self) -> int:
-        return self.now
+from tests.admission.clock import SECOND, Clock
 
 
 @pytest.fixture

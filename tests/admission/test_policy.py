@@ -30,18 +30,7 @@ from rootsrv.page import counts
 from rootsrv.page.layout import Page
 from rootsrv.wire import edns
 from rootsrv.wire import name as names
-
-SECOND = 10**9
-
-
-class Clock:
-    """CLOCK_BOOTTIME, as a test wants it."""
-
-    def __init__(self) -> None:
-        self.now = 1000 * SECOND
-
-    def __call__(self) -> int:
-        return self.now
+from tests.admission.clock import SECOND, Clock
 
 
 class Desk:
