@@ -15,6 +15,7 @@ from rootsrv.config.file import Config
 from rootsrv.control.client import NoAnswer
 from rootsrv.doctor.capture import QUERY_OCTETS
 from rootsrv.process import clocks
+from rootsrv.telemetry.capture_room import room_octets
 
 _PATIENCE_SECONDS = 30.0  # a stop waits until the last file is on the disk
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -147,14 +148,7 @@ def _left(told: dict[str, Any]) -> str:
     """For how long there is room at the rate of now."""
     if not told["octets_a_second"]:
         return ""
-    return f", room for {_room(told) / told['octets_a_second'] / 3600:.1f} h"
-
-
-def _room(told: dict[str, Any]) -> float:
-    """Octets that the files may still take, what is to stay free left alone."""
-    if "room_octets" in told:
-        return float(told["room_octets"])
-    return float(max(0, min(told["free_octets"], told["quota_octets"] - told["directory_octets"])))  # an older role
+    return f", room for {room_octets(told.get) / told['octets_a_second'] / 3600:.1f} h"
 
 
 def run_ditl(arguments: argparse.Namespace) -> int:
@@ -226,7 +220,7 @@ def _hindrances(config: Config, told: dict[str, Any], rate: float, hours: int, o
         found.append("a capture is under way, or waits (rootsrv capture stop ends it)")
     rate = rate or told["rate"] or told["queries_a_second"]
     needed = rate * hours * 3600 * octets
-    room = _room(told)
+    room = room_octets(told.get)
     assert config.capture is not None
     if 0 < config.capture.retention_days * 24 <= hours:
         found.append(

@@ -9,6 +9,7 @@ from html import escape
 from rootsrv.admission.samples import DIMENSIONS, PREFIX_DIMENSIONS
 from rootsrv.config.file import Config
 from rootsrv.page import counts
+from rootsrv.telemetry.capture_room import room_octets
 from rootsrv.telemetry.page_style import mark, rate, rows_table, section, span
 from rootsrv.telemetry.view import ADMISSION, Said, View
 from rootsrv.zone import instant
@@ -145,9 +146,7 @@ def _capture_state(said: Said, now: float) -> str:
 def _disk(said: Said) -> str:
     used, quota = said.number("directory_octets") or 0.0, said.number("quota_octets") or 0.0
     free, speed = said.number("free_octets") or 0.0, said.number("octets_a_second") or 0.0
-    room = said.number("room_octets")
-    room = min(free, quota - used) if room is None else room  # an older role does not say it
-    left = f"; room for {span(max(0.0, room) / speed)}" if speed else ""
+    left = f"; room for {span(room_octets(said.number) / speed)}" if speed else ""
     text = f"{used / _GIGABYTE:,.2f} GB of {quota / _GIGABYTE:,.0f}, {free / _GIGABYTE:,.1f} GB free{left}"
     return f"{escape(text)}<br>{_dim(said.text('directory'))}"
 

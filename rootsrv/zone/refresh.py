@@ -108,11 +108,11 @@ class Primary:
     promised: int | None = None
     """The serial that a signed NOTIFY of it named, until it delivers that or a newer one."""
 
-    asked_again: int = 0
-    """How often it was since, because it answered with an older one, or failed."""
+    after_promise: list[float] = field(default_factory=list)
+    """What is left of AGAIN_SECONDS since that promise: it answers with an older one, or fails."""
 
-    hints: int = 0
-    """How often it is asked again after its last NOTIFY that promised nothing, as long as it has nothing newer."""
+    after_hint: list[float] = field(default_factory=list)
+    """What is left of HINT_SECONDS since its last NOTIFY that promised nothing, as long as it has nothing newer."""
 
     again_at: float | None = None
     """When it is `due` because of that, or of what it promised."""
@@ -174,11 +174,11 @@ class Refresh:
             news = serial != peer.named and (peer.promised is None or serial_is_newer(serial, peer.promised))
             peer.named = serial
             if news:
-                peer.promised, peer.asked_again, peer.again_at = serial, 0, None
+                peer.promised, peer.after_promise, peer.again_at = serial, [*self.AGAIN_SECONDS], None
         if now < peer.not_before and (not expired if serial is None else serial == peer.failed_with):
             return
         if not news:
-            peer.hints = len(self.HINT_SECONDS)
+            peer.after_hint = [*self.HINT_SECONDS]
             if peer.promised is None:
                 peer.again_at = None
             if now < (earliest := self._paid_until(peer)):
@@ -371,17 +371,11 @@ class Refresh:
 
     def _until_again(self, peer: Primary) -> float | None:
         """Seconds until *peer* is asked again because of what it promised; None: it was asked often enough."""
-        if peer.promised is None or not self._wanted(peer.promised) or peer.asked_again == len(self.AGAIN_SECONDS):
-            return None
-        peer.asked_again += 1
-        return self.AGAIN_SECONDS[peer.asked_again - 1]
+        return _next(peer.after_promise) if peer.promised is not None and self._wanted(peer.promised) else None
 
     def _until_hinted(self, peer: Primary) -> float | None:
         """Seconds until *peer* is asked again because of a NOTIFY that promised nothing; None: often enough."""
-        if not peer.hints:
-            return None
-        peer.hints -= 1
-        return self.HINT_SECONDS[-peer.hints - 1]
+        return _next(peer.after_hint)
 
     def _well(self, peer: Primary) -> None:
         peer.failures = 0
@@ -398,3 +392,8 @@ class Refresh:
         # did not answer would be RFC 1035's rule, but a root's retry (900 s) is long for a lost packet.
         wait = self._backoff_seconds * 2 ** min(peer.failures - 1, 16)
         peer.not_before = now + min(wait, max(self.timers.retry, self._backoff_seconds))
+
+
+def _next(left: list[float]) -> float | None:
+    """The next step of a ladder of which *left* is left, taken from it; None: it is at its end."""
+    return left.pop(0) if left else None
