@@ -35,8 +35,9 @@ from typing import Any
 
 from rootsrv.capture import offer, rings, sequence
 from rootsrv.capture.compression import SUFFIXES, Compressor
-from rootsrv.capture.files import STEADY_SECONDS, CaptureDirectory, Finisher, OutputFile, is_full, is_taken
+from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile, is_full, is_taken
 from rootsrv.capture.formats import Format
+from rootsrv.capture.retention import STEADY_SECONDS
 from rootsrv.process import clocks, log
 from rootsrv.process.children import describe_error
 from rootsrv.process.clock import boottime_ns
@@ -390,7 +391,7 @@ class Collector:
             self._writing_failed(error)
             return
         self._count_written(file)
-        if file.octets >= self._directory.largest_octets:
+        if file.octets >= self._directory.room.largest_octets:
             self._end_file()
 
     def _formatted(self, file: OutputFile, rows: bytes, items: int) -> bytes | None:

@@ -24,7 +24,6 @@ import re
 import stat
 import subprocess
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,10 +33,11 @@ from typing import Any
 
 from rootsrv.capture.compression import SUFFIXES, Compressor
 from rootsrv.capture.hand import Hand
+from rootsrv.capture.retention import Retention, age
 from rootsrv.capture.rings import Counts
+from rootsrv.capture.room import Room
 from rootsrv.process import json_text, log
 from rootsrv.process.children import describe_error
-from rootsrv.process.clock import boottime_ns
 from rootsrv.process.troubles import place_of
 
 PART, INCOMPLETE = ".part", ".incomplete"
@@ -46,9 +46,6 @@ _XZ = ".xz"
 
 MEMBER_OCTETS = 8 << 20
 """Octets before compression that a disk which gets full can cost, and then the next member begins."""
-
-LEAST_FREE_OCTETS = 1 << 20
-"""Below it nothing is begun: a file that ends needs room for what is beside it."""
 
 _RESERVED_OCTETS = 64 << 10
 """Kept for the end of a file and what is beside it: a disk that others fill to the last block takes them, too."""
@@ -65,11 +62,6 @@ _NAME = re.compile(
 
 _INCOMPLETE_NAME = re.compile(rf"{_NAME.pattern}(\.\d+)?\{INCOMPLETE}")
 _LEFT_BY_A_CRASH = re.compile(r"order\.json\.[0-9a-f]{16}\.writing")  # whole_file.py
-
-STEADY_SECONDS = 600.0
-"""So long a clock must not have been stepped before files go for their age."""
-
-_STEP_SECONDS = 1.0
 
 
 @dataclass
@@ -289,18 +281,10 @@ class CaptureDirectory:
     ) -> None:
         """*path*: made if it is not there; OSError where it cannot be."""
         self.path = path
-        self._quota = quota_octets
-        self._keep_free = max(keep_free_octets, LEAST_FREE_OCTETS)
-        self._retention = retention_seconds
-        self._removes_oldest = removes_oldest
-        self.largest_octets = quota_octets // 4 if removes_oldest else quota_octets
-        """With how many a file ends early: the oldest, which goes for a new one, shall not be all there is."""
-
+        self.room = Room(path, quota_octets, keep_free_octets, removes_oldest=removes_oldest)
+        self._retention = Retention(retention_seconds)
         self.removed = 0
         """Files that went to make room, or for their age."""
-
-        self._offset, self._steady_since = _clock_offset(), boottime_ns()
-        """What the wall clock is ahead of the other one, and since when."""
 
         make_directory(path)
         for part in sorted(each for each in path.glob(f"*{PART}") if _is_named(each, _NAME, PART)):
@@ -325,58 +309,19 @@ class CaptureDirectory:
             whole = _is_named(each, _NAME) and each.with_name(each.name + METADATA).is_file()
             if whole or _is_named(each, _INCOMPLETE_NAME):
                 found.append(each)
-        return sorted(found, key=_age)
+        return sorted(found, key=age)
 
     def has(self, name: str) -> bool:
         """Whether the file of that name is there, or what it has been compressed to."""
         return any(os.path.lexists(each) for each in (self.path / name, _packed(self.path / name)))
 
-    def octets(self) -> int:
-        """What all files in it take."""
-        return sum(_size(each) for each in self.path.iterdir())
-
-    def free_octets(self) -> int:
-        """What is free on the file system, for us."""
-        state = os.statvfs(self.path)
-        return state.f_bavail * state.f_frsize
-
-    def room_octets(self) -> int:
-        """How much more may be written before the quota is reached, or what is to stay free; below 0: too much."""
-        return min(self._quota - self.octets(), self.free_octets() - self._keep_free)
-
     def remove_aged(self) -> None:
-        """Let files go that are older than they may become; OSError if nobody can look.
-
-        A clock that was stepped may be wrong, and what went for it is gone: not before it has been steady for a while.
-        """
-        if not self._retention:
-            return
-        offset, now = _clock_offset(), boottime_ns()
-        if abs(offset - self._offset) > _STEP_SECONDS:
-            self._offset, self._steady_since = offset, now
-        if now - self._steady_since < STEADY_SECONDS * 10**9:
-            return
-        limit = time.time() - self._retention
-        for each in self.files():
-            if _age(each)[0] < limit:
-                self._remove(each, "older than retention_days")
+        """Let files go that are older than they may become; OSError if nobody can look."""
+        self._retention.apply(self.files, self._remove)
 
     def has_room(self) -> bool:
         """Whether more may be written; the oldest files go for it, where that is wanted and all together are enough."""
-        missing = -self.room_octets()
-        if missing <= 0:
-            return True
-        files = self.files() if self._removes_oldest else []
-        if sum(map(_size, files)) < missing:  # it is others that take the room
-            return False
-        for each in files:
-            # By what it is said to take: while somebody reads a file that is gone, nothing becomes free.
-            size = _size(each)
-            if self._remove(each, "the quota, or what is to stay free"):
-                missing -= size
-            if missing <= 0:
-                return True
-        return False
+        return self.room.make(self.files, self._remove)
 
     def _remove(self, path: Path, reason: str) -> bool:
         """Whether it could be removed."""
@@ -418,13 +363,6 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _size(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        state = path.lstat()
-        return state.st_size if stat.S_ISREG(state.st_mode) else 0
-    return 0
-
-
 def _unlink(path: Path) -> bool:
     try:
         path.unlink(missing_ok=True)
@@ -432,17 +370,6 @@ def _unlink(path: Path) -> bool:
         log.alarm("capture file cannot be removed", file=path.name, reason=error.strerror)
         return False
     return True
-
-
-def _clock_offset() -> float:
-    return time.time() - boottime_ns() / 1e9
-
-
-def _age(path: Path) -> tuple[float, str]:
-    try:
-        return path.stat().st_mtime, path.name
-    except OSError:
-        return 0.0, path.name
 
 
 class Finisher:

@@ -157,8 +157,9 @@ class _Disk(NamedTuple):
 
     @classmethod
     def of(cls, directory: CaptureDirectory) -> "_Disk":
+        room = directory.room
         try:
-            return cls(directory.octets(), directory.free_octets(), max(0, directory.room_octets()))
+            return cls(room.octets(), room.free_octets(), max(0, room.more_octets()))
         except OSError:
             return cls(0, 0, 0)
 

@@ -256,7 +256,7 @@ def test_the_oldest_files_go_where_that_is_wanted(tmp_path: Path) -> None:
 
     assert bench.place.removed > 0
     assert bench.collector.totals.lost["disk"] == 0
-    assert bench.place.octets() < 30_000
+    assert bench.place.room.octets() < 30_000
     bench.collector.close()
     bench.theirs.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rootsrv.capture import files
+from rootsrv.capture import files, retention, room
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import INCOMPLETE, METADATA, PART, CaptureDirectory, Finisher, OutputFile
 from rootsrv.capture.hand import Hand
@@ -83,7 +83,7 @@ def test_what_others_have_put_there_stays_whatever_it_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_tool("xz")
-    monkeypatch.setattr(files, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(retention, "STEADY_SECONDS", 0.0)
     path = tmp_path / "files"
     theirs = foreign(path)
     place = directory(path, quota_octets=500, retention_seconds=DAY, removes_oldest=True)
@@ -118,7 +118,7 @@ def test_one_file_goes_for_the_room_of_one_though_a_reader_has_it_open(
     path = tmp_path / "files"
     place = directory(path, removes_oldest=True)
     ours = [write(path, number, age_seconds=100 - number) for number in range(5)]
-    monkeypatch.setattr(CaptureDirectory, "free_octets", lambda _: files.LEAST_FREE_OCTETS - 500)
+    monkeypatch.setattr(room.Room, "free_octets", lambda _: room.LEAST_FREE_OCTETS - 500)
     assert place.has_room()
     assert place.files() == ours[1:]
 
@@ -126,7 +126,7 @@ def test_one_file_goes_for_the_room_of_one_though_a_reader_has_it_open(
 def test_a_file_that_cannot_be_removed_keeps_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_root()
     chattr = require_tool("chattr")
-    monkeypatch.setattr(files, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(retention, "STEADY_SECONDS", 0.0)
     path = tmp_path / "files"
     place = directory(path, quota_octets=3_500, retention_seconds=DAY, removes_oldest=True)
     stuck, other, young = (write(path, number, age_seconds=days * DAY) for number, days in enumerate((3, 2, 0)))
@@ -149,13 +149,13 @@ def test_a_clock_that_was_stepped_takes_no_files_away(tmp_path: Path, monkeypatc
     path = tmp_path / "files"
     place = directory(path, retention_seconds=DAY)
     ours = write(path, 0)
-    real, now = time.time, files.boottime_ns()
-    monkeypatch.setattr(files, "boottime_ns", lambda: now + int(files.STEADY_SECONDS * 10**9))
-    monkeypatch.setattr(time, "time", lambda: real() + files.STEADY_SECONDS + 20 * 365 * DAY)
+    real, now = time.time, retention.boottime_ns()
+    monkeypatch.setattr(retention, "boottime_ns", lambda: now + int(retention.STEADY_SECONDS * 10**9))
+    monkeypatch.setattr(time, "time", lambda: real() + retention.STEADY_SECONDS + 20 * 365 * DAY)
     place.remove_aged()
     assert place.files() == [ours]
-    monkeypatch.setattr(files, "boottime_ns", lambda: now + 2 * int(files.STEADY_SECONDS * 10**9))
-    monkeypatch.setattr(time, "time", lambda: real() + 2 * files.STEADY_SECONDS + 20 * 365 * DAY)
+    monkeypatch.setattr(retention, "boottime_ns", lambda: now + 2 * int(retention.STEADY_SECONDS * 10**9))
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * retention.STEADY_SECONDS + 20 * 365 * DAY)
     place.remove_aged()
     assert place.files() == [], "it stands: it was right"
 
