@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rootsrv.capture import files, retention, room
+from rootsrv.capture import retention, room
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import INCOMPLETE, METADATA, PART, CaptureDirectory, Finisher, OutputFile
 from rootsrv.capture.hand import Hand
