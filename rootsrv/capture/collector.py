@@ -332,7 +332,7 @@ class Collector:
                 continue
             try:
                 rows = octets if ring.where == "kernel" else self._format.rows(octets)
-                understood = sequence.items(rows)
+                understood = items if rows is octets else sequence.items(rows)
                 self._hand.correct(understood - items)
                 self._in_hand += understood - items
                 taken.append(rows)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rootsrv.capture.compression import CompressionUnavailable
-from rootsrv.capture.files import CaptureDirectory
+from rootsrv.capture.room import Room
 from rootsrv.capture.tally import Tally
 from rootsrv.commands import capture as commands
 from rootsrv.config.capture import CaptureConfig
@@ -51,7 +51,7 @@ def test_it_says_that_it_lives_and_how_it_is_while_a_disk_lets_it_wait(
     goes_on, waits = threading.Event(), threading.Event()
     beats: list[None] = []
 
-    def never(_: CaptureDirectory) -> int:
+    def never(_: Room) -> int:
         waits.set()
         goes_on.wait(60)
         return 0
@@ -66,7 +66,7 @@ def test_it_says_that_it_lives_and_how_it_is_while_a_disk_lets_it_wait(
 
         monkeypatch.setattr(role, "_ALIVE_SECONDS", 0.01)
         monkeypatch.setattr(service_manager, "alive", alive)
-        monkeypatch.setattr(CaptureDirectory, "octets", never)
+        monkeypatch.setattr(Room, "octets", never)
         running = asyncio.create_task(working.run(stop))
         await living.wait()
         found = working.status()
