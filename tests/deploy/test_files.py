@@ -55,6 +55,23 @@ def test_there_is_a_unit_for_each_role() -> None:
     assert roles - APART == set(ROLES)
 
 
+def test_who_is_nice_has_as_little_weight_among_units() -> None:
+    """The kernel compares nice values within a session alone (sched(7)), and each unit is one of its own."""
+    from rootsrv.roles import maintain
+
+    weights = {nice: round(100 * share / 1024) or 1 for nice, share in ((5, 335), (10, 110), (19, 15))}
+    seen = {}
+    for unit in SERVICES:
+        text = unit.read_text()
+        if found := re.search(r"^Nice=(\d+)$", text, re.M):
+            seen[unit.stem] = int(found[1])
+    seen["rootsrv-maintain"] = maintain.NICENESS
+    assert len(seen) > 5
+    for unit in SERVICES:
+        weight = re.search(r"^CPUWeight=(\d+)$", unit.read_text(), re.M)
+        assert (weight and int(weight[1])) == (weights[seen[unit.stem]] if unit.stem in seen else None), unit.stem
+
+
 # ── the rest ──
 
 
