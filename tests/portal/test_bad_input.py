@@ -188,7 +188,7 @@ def test_script_in_every_field_is_shown_as_text(site: Site) -> None:
     for page in pages:
         assert page.status_code < 500
         assert not re.search(r"<script>|<svg|<img|<b>", page.text), page.url
-        assert "{{7*7}}" in page.text or "49" not in re.sub(r"\d{3,}|[0-9a-f]{64}", "", page.text)
+        assert "{{7*7}}" in page.text or "49" not in re.sub(r"[0-9a-f]{64}|\d{3,}", "", page.text)
 
 
 def test_sql_in_every_field_is_text(site: Site) -> None:

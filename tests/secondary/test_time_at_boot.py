@@ -58,14 +58,14 @@ def test_without_a_battery_and_off_for_days_a_lease_is_over_once_somebody_says_w
         assert 0 < left(maintainer, clock) <= expire
         clock.later(90)  # longer than it is waited for
         maintainer.time.trusted.settle()
-        maintainer._tick()
+        asyncio.run(maintainer._tick())
         assert left(maintainer, clock) > 0
         clock.wall, clock.synchronised = off_at + expire - 100, True
-        maintainer._tick()
+        asyncio.run(maintainer._tick())
         assert maintainer.time.trusted.state is ClockState.SYNCHRONISED
         assert 0 < left(maintainer, clock) <= 100
         clock.later(101)
-        maintainer._tick()
+        asyncio.run(maintainer._tick())
         assert left(maintainer, clock) <= 0
 
 
@@ -74,7 +74,7 @@ def test_a_boot_years_ahead_does_not_shut_out_every_zone_after_it(tmp_path: Path
     clock = Booted(wall=off_at + 70 * YEAR, synchronised=True)
     with unattended(tmp_path, clock) as maintainer:
         asyncio.run(maintainer.resume())
-        maintainer._tick()
+        asyncio.run(maintainer._tick())
         assert left(maintainer, clock) <= 0
         assert maintainer.zones.write_ledger()
         until = maintainer.zones.root.life.serving.lease.signatures_until  # type: ignore[union-attr]
@@ -83,7 +83,7 @@ def test_a_boot_years_ahead_does_not_shut_out_every_zone_after_it(tmp_path: Path
     clock = Booted(wall=off_at + 60, boottime=100.0, synchronised=True)
     with unattended(tmp_path, clock) as maintainer:
         asyncio.run(maintainer.resume())
-        maintainer._tick()
+        asyncio.run(maintainer._tick())
         assert left(maintainer, clock) <= 0
         assert maintainer.time.now() <= until + 1
     clock = Booted(wall=until + 60, boottime=200.0, synchronised=True)
