@@ -78,6 +78,7 @@ def test_a_restart_goes_on_with_the_version_and_the_day(tmp_path: Path) -> None:
     assert statistics.tick()
     statistics.write()
     before = fresh(observations)
+    observations.close()
 
     again, observations = made(tmp_path, clock)
     again.recall(1, ".", 2, NOON)
