@@ -254,10 +254,10 @@ class Rule:
         if document["action"] not in ACTIONS or not isinstance(place, int) or place not in range(MAX_RULES):
             raise ShedRefused(f"{document['action']} in place {place}: is no rule")
         if not isinstance(until_ns, int) or not 0 <= until_ns < 1 << 63 or not isinstance(document["dry"], bool):
-            raise ShedRefused(f"until {document['until_ns']}, dry {document['dry']}: is no rule")
+            raise ShedRefused(f"until {until_ns}, dry {document['dry']}: is no rule")
         return cls(
-            place=document["place"], match=Match.parse(document["match"]), action=document["action"],
-            until_ns=document["until_ns"], dry=document["dry"],
+            place=place, match=Match.parse(document["match"]), action=document["action"], until_ns=until_ns,
+            dry=document["dry"],
         )  # fmt: skip
 
 

@@ -72,6 +72,15 @@ def test_a_table_that_is_no_longer_answered_from_is_let_go_of_without_a_collecti
         os.close(directory)
 
 
+async def stage_the_second(page: Page, serving: Serving) -> None:
+    """Have *serving* map generation 2 in its thread, and say so."""
+    page.staged = 2
+    async with asyncio.timeout(20):
+        while page.worker(0).staged != 2:
+            serving.tick()
+            await asyncio.sleep(0.01)
+
+
 def test_a_flip_that_is_taken_back_while_a_worker_maps_the_table_is_not_followed(
     tmp_path: Path,
     compiled: Compiled,  # noqa: F811
@@ -101,11 +110,7 @@ def test_a_table_that_was_staged_and_is_not_wanted_any_more_is_let_go_of(
     async def work() -> None:
         with serving_the_first(tmp_path, compiled) as (page, serving):
             slot = page.worker(0)
-            page.staged = 2
-            async with asyncio.timeout(20):
-                while slot.staged != 2:
-                    serving.tick()
-                    await asyncio.sleep(0.01)
+            await stage_the_second(page, serving)
             page.staged = 0
             serving.read_page()
             assert (slot.staged, slot.active) == (1, 1)
@@ -126,11 +131,7 @@ def test_answers_are_prepared_after_the_table_is_mapped_and_no_collection_walks_
             if how == "in a thread":
                 while serving.preparing.step():
                     pass
-                page.staged = 2
-                async with asyncio.timeout(20):
-                    while page.worker(0).staged != 2:
-                        serving.tick()
-                        await asyncio.sleep(0.01)
+                await stage_the_second(page, serving)
             assert not gc.isenabled()
             steps = 0
             while serving.preparing.step():
