@@ -350,8 +350,11 @@ class _Capture:
         amounts = kept.get("amounts")
         if isinstance(amounts, list) and len(amounts) == len(_Amounts._fields) and {*map(type, amounts)} == {int}:
             self._kept = _Amounts(*amounts)
-            born, *before = settled if isinstance(settled := kept.get("settled"), list) else [0]
-            if born == self._hand.born and len(before) == len(amounts) and {*map(type, before)} == {int}:
+            settled = kept.get("settled")
+            if not isinstance(settled, list) or {*map(type, settled)} != {int}:
+                settled = [0]
+            born, *before = settled
+            if born == self._hand.born and len(before) == len(amounts):
                 since = dataclasses.astuple(self._settled_from - rings.Counts(*before))
                 self._kept = _Amounts(*map(sum, zip(amounts, since, strict=True)))
         begun = kept.get("begun")

@@ -23,7 +23,6 @@ from typing import Any
 from rootsrv.config.file import Config
 from rootsrv.config.localroot import DistributeConfig
 from rootsrv.process import log
-from rootsrv.process.aside import aside
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.process.persistence import persistently
 from rootsrv.process.troubles import Troubles
@@ -153,7 +152,7 @@ class DistributedZones:
             if (own := self._own.get(keeper.name)) is not None:
                 own.source.newest = lease.serial
             try:
-                provenance, contents = await aside(lambda: keeper.stored.read(lease.serial))  # noqa: B023  (awaited here)
+                provenance, contents = await keeper.read_kept(lease.serial)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=lease.serial, reason=error)
                 continue

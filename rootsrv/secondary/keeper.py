@@ -16,7 +16,7 @@ from rootsrv.secondary.preparation import ZonePolicy
 from rootsrv.secondary.primary import SerialAnswer, Transferred, describe
 from rootsrv.secondary.sources import ZoneSource
 from rootsrv.secondary.stored import StoredVersions, delivery_of
-from rootsrv.store.store import StoreFailed
+from rootsrv.store.store import Provenance, StoreFailed
 from rootsrv.wire.serial import serial_is_newer
 from rootsrv.zone.contents import Soa, ZoneContents
 from rootsrv.zone.delivery import Delivery, Origin, Version
@@ -205,7 +205,11 @@ class ZoneKeeper:
             return serving.contents
         if serial is None:
             raise StoreFailed(f"zone {self.name}: nothing is in service")
-        return (await aside(lambda: self.stored.read(serial)))[1]
+        return (await self.read_kept(serial))[1]
+
+    async def read_kept(self, serial: int) -> tuple[Provenance, ZoneContents]:
+        """A kept version, and where it came from, read beside the loop.  StoreFailed."""
+        return await aside(lambda: self.stored.read(serial))
 
     # Delivered from outside.
 
@@ -217,7 +221,7 @@ class ZoneKeeper:
     async def redeliver(self, serial: int, *, approved: bool) -> None:
         """Put a kept version before the pipeline again; one that cannot be read is told, and fetched again."""
         try:
-            provenance, contents = await aside(lambda: self.stored.read(serial))
+            provenance, contents = await self.read_kept(serial)
         except StoreFailed as error:
             log.alarm("kept zone unusable", zone=self.name, serial=serial, reason=error)
             self.refresh.lost(serial)

@@ -21,7 +21,6 @@ from pathlib import Path
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.page.layout import MAX_ZONES, Page
 from rootsrv.process import log
-from rootsrv.process.aside import aside
 from rootsrv.process.child import ChildFailed, in_child
 from rootsrv.secondary.activation import OUR_FAULT
 from rootsrv.secondary.keeper import ZoneKeeper
@@ -149,7 +148,7 @@ class Resumption:
             if lease is not None and lease.serial != info.serial and not serial_is_newer(info.serial, lease.serial):
                 return None
             try:
-                provenance, contents = await aside(lambda: keeper.stored.read(info.serial))  # noqa: B023  (awaited here)
+                provenance, contents = await keeper.read_kept(info.serial)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=info.serial, reason=error)
                 return None
@@ -223,7 +222,7 @@ class Resumption:
         if lease is not None:
             keeper.life.recall_floor(lease.serial)
             try:
-                provenance, contents = await aside(lambda: keeper.stored.read(lease.serial))
+                provenance, contents = await keeper.read_kept(lease.serial)
             except StoreFailed as error:
                 log.alarm("kept zone unusable", zone=keeper.name, serial=lease.serial, reason=error)
                 # Nothing older may be served: only what is newer will do, or the same again from a primary.

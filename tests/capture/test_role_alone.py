@@ -205,6 +205,15 @@ def test_a_key_of_each_file_is_not_one_that_is_kept() -> None:
         CaptureConfig(anonymisation="aes-128", secret="0" * 32, key_of="file")
 
 
+@pytest.mark.parametrize("settled", ["[]", "[1]", "{}", '[1, "2", 3, 4]', "null"])
+def test_an_account_that_is_none_ends_no_role(tmp_path: Path, settled: str) -> None:
+    working = made(tmp_path)
+    (tmp_path / "files" / "order.json").write_text(f'{{"amounts": [7, 0, 0], "settled": {settled}}}')
+    working._resume()
+    assert "cannot" not in working.status()["why"]
+    assert working._kept[0] == 7
+
+
 def test_what_began_by_itself_does_not_go_on_when_the_configuration_says_otherwise(tmp_path: Path) -> None:
     working = made(tmp_path, begin="at-once")
     working._resume()
