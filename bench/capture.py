@@ -26,6 +26,7 @@ from typing import Any
 import numpy
 
 from bench import capture_service, cdns, machine, report
+from bench.guardian import guarded
 from bench.mix import Mix
 from bench.parts import HOOKS, PARTS, QUERIES, Measuring
 from bench.queries import Query
@@ -38,6 +39,7 @@ from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.fastpath import libbpf
 from rootsrv.process import memory
 from rootsrv.process.clock import boottime_ns
+from rootsrv.process.privileges import die_with_parent
 
 CHUNKS = 256
 """16 MiB a CPU, as is configured by default."""
@@ -145,6 +147,7 @@ class Load:
         if pid == 0:
             status = 1
             try:
+                die_with_parent(os.getppid())
                 told.close()
                 os.sched_setaffinity(0, {core})
                 _go_first()
@@ -490,4 +493,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded("ROOTSRV_BENCH_RUN"):
+        sys.exit(main())

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.guardian import guarded
 from rootsrv.commands import demo
 from rootsrv.page.layout import Page
 from rootsrv.process.children import environment
@@ -155,4 +156,5 @@ def run(arguments: Any = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run())
+    with guarded("ROOTSRV_BENCH_RUN"):
+        raise SystemExit(run())

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import steady
+from bench.guardian import guarded
 from bench.peers import bind
 from bench.peers.daemon import free_port
 from rootsrv.page.layout import Page, PageUnusable
@@ -288,4 +289,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with guarded("ROOTSRV_BENCH_RUN"):
+        main()

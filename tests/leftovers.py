@@ -10,10 +10,13 @@ import os
 import re
 import shutil
 import struct
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from bench import guardian
 
 MARK = "ROOTSRV_TEST_RUN"
 """In the environment: the directory of this run."""
@@ -32,6 +35,9 @@ _began: list[str] = []
 """The run's directory, in the process that made it: a run within the run, which some tests start, ends nothing."""
 
 
+_guardians: list["subprocess.Popen[bytes]"] = []
+
+
 def begin() -> None:
     """At the start of a run, and of each process that it is spread over: note the process."""
     if MARK not in os.environ:
@@ -43,6 +49,8 @@ def begin() -> None:
         os.environ |= {MARK: str(directory), "TMPDIR": str(directory)}
         _began.append(str(directory))
         tempfile.tempdir = None
+        # Who is killed does not come to `end`.
+        _guardians.append(guardian.watch(f"{MARK}={directory}"))
     (Path(os.environ[MARK]) / ".pids" / str(os.getpid())).touch()
 
 
@@ -50,6 +58,8 @@ def end(own: Path) -> list[str]:
     """What is left of this run, described; *own*: the directory that its tests had for their files."""
     if os.environ[MARK] not in _began:
         return []
+    while _guardians:
+        guardian.dismiss(_guardians.pop())
     directory = Path(os.environ[MARK])
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while (left := list(_left(directory, own))) and time.monotonic() < deadline:

@@ -34,7 +34,7 @@ from rootsrv.localroot.servers import Servers, ServerWish
 from rootsrv.localroot.subscribers import LiveKey
 from rootsrv.portal.accounts import Accounts
 from rootsrv.process import json_text
-from rootsrv.process.children import environment
+from rootsrv.process.children import ends_with_us, environment
 from rootsrv.resolvers.software import SOFTWARE
 from rootsrv.resolvers.wanted import Publisher, ResolverKey, ResolverSetup
 from rootsrv.roles.supervisor import SUPERVISOR
@@ -65,7 +65,9 @@ class _Parts:
     processes: dict[str, "subprocess.Popen[bytes]"]
 
     def start(self, name: str, command: list[str]) -> None:
-        """Begin a process that ends with us."""
+        """Begin a process that ends with us: of `rootsrv run`, which sees to it, or of another program."""
+        if command[0] != sys.executable:
+            command = ends_with_us(command)
         with (self.directory / f"{name}.log").open("wb") as output:
             self.processes[name] = subprocess.Popen(
                 command,

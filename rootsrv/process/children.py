@@ -1,6 +1,8 @@
 """Child processes of this very program."""
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import rootsrv
@@ -17,3 +19,21 @@ def environment() -> dict[str, str]:
     """Environment in which a child process finds this very package."""
     package = str(Path(rootsrv.__file__).parent.parent)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+
+
+# What another program is to do first is done by this one, which then becomes it: between fork and exec of a process
+# that may have threads nothing is to be done in Python.
+_BECOME = """\
+import os, sys
+from rootsrv.process.privileges import die_with_parent
+if die_with_parent(int(sys.argv[1])):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+def ends_with_us(command: Sequence[str]) -> list[str]:
+    """*command*, of any program, so that it gets SIGTERM when this process ends, whatever ends it.
+
+    To be started with `environment()`, from a thread that lives as long as the process.
+    """
+    return [sys.executable, "-c", _BECOME, str(os.getpid()), *command]

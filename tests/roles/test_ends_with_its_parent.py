@@ -1,6 +1,5 @@
 """What a demo and a supervisor start ends with them, whatever ends them."""
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -10,19 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.guardian import marked
 from bench.peers.daemon import free_port
 from tests.needs import REPOSITORY
 from tests.server.live import running, wait_until
-
-
-def marked(mark: str) -> list[int]:
-    """The processes that have *mark* in their environment and have not ended."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"MARK={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                found.append(int(process.name))
-    return found
 
 
 def test_all_processes_of_a_demo_that_is_killed_end() -> None:
@@ -42,14 +32,14 @@ def test_all_processes_of_a_demo_that_is_killed_end() -> None:
 
         try:
             wait_until(is_ready, "the demo answers", 90)
-            assert len(marked(mark)) >= 5  # itself, the supervisor, maintain, serve, a worker, perhaps report
+            assert len(marked(f"MARK={mark}")) >= 5  # itself, the supervisor, maintain, serve, a worker, perhaps report
             demo.kill()
             demo.wait()
-            wait_until(lambda: not marked(mark), "all have ended", 30)
+            wait_until(lambda: not marked(f"MARK={mark}"), "all have ended", 30)
         finally:
             demo.kill()
             demo.wait()
-            for pid in marked(mark):
+            for pid in marked(f"MARK={mark}"):
                 os.kill(pid, signal.SIGKILL)
             shutil.rmtree(directory)
 
@@ -57,7 +47,7 @@ def test_all_processes_of_a_demo_that_is_killed_end() -> None:
 def test_all_roles_end_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     mark = secrets.token_hex(8)
     with running(tmp_path, environment={"MARK": mark}) as instance:
-        assert len(marked(mark)) >= 4
+        assert len(marked(f"MARK={mark}")) >= 4
         os.kill(instance.process.pid, signal.SIGKILL)
         instance.process.wait()
-        wait_until(lambda: not marked(mark), "all have ended", 30)
+        wait_until(lambda: not marked(f"MARK={mark}"), "all have ended", 30)

@@ -22,6 +22,7 @@ from urllib.request import urlopen
 
 from pyroute2 import netns
 
+from bench.guardian import guarded
 from bench.peers.daemon import PeerFailed, ToolMissing
 from rootsrv.commands.demo import ended_by_signals
 from rootsrv.wire.rdata import ZONEMD
@@ -276,7 +277,11 @@ def main() -> int:
 
     interrupted = False
     try:
-        with ended_by_signals(), tempfile.TemporaryDirectory(prefix="rootsrv-fleet-") as name:
+        with (
+            guarded("ROOTSRV_DEMO_FLEET"),
+            ended_by_signals(),
+            tempfile.TemporaryDirectory(prefix="rootsrv-fleet-") as name,
+        ):
             directory = Path(name)
             directory.chmod(0o755)
             tours = show(directory, tell, wanted.pictures)
