@@ -231,11 +231,10 @@ def _delete_user(service: _Service, arguments: argparse.Namespace) -> None:
     from rootsrv.portal.mails import Mails
 
     user = _user(service, arguments)
-    addresses = service.accounts.addresses(user, service.now)
-    service.accounts.delete(user)
+    told = service.accounts.delete(user, service.now)
     mails = Mails(service.register, service.settings, Happenings())
-    for each in addresses if mails.can_send else ():
-        mails.put(each, *letters.deleted(service.settings), service.now)
+    if hindered := mails.put_what_can_be(told, letters.deleted(service.settings), service.now):
+        complain(f"it is deleted, but not all of {', '.join(told)} can be told by mail: {hindered}")
 
 
 def _revoke(service: _Service, arguments: argparse.Namespace) -> None:

@@ -173,11 +173,9 @@ def delete(visit: Visit) -> Response:
     if visit.field("sure") != "yes":
         missing = NotAccepted("sure", "please say that you are sure")
         return visit.again("delete_account.html", missing, servers=portal.servers.of_user(user.id))
-    addresses = portal.accounts.addresses(user.id, visit.now)
-    portal.accounts.delete(user.id)
+    told = portal.accounts.delete(user.id, visit.now)
     log.event("account deleted", user=user.id)
-    for each in addresses:
-        visit.mail(each, letters.deleted(portal.config), about="account deleted")
+    visit.mail(told, letters.deleted(portal.config), about="account deleted")
     visit.session = None
     visit.new_cookie()
     return visit.page("done.html", text="Your account is deleted, with its servers and keys. A mail says so.", on="/")

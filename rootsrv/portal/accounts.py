@@ -167,20 +167,21 @@ class Accounts:
             if why:
                 database.execute("DELETE FROM sessions WHERE user = ?", (user,))
 
-    def addresses(self, user: int, now: float) -> list[str]:
-        """The one that it has, and those of the last week: a thief may have given it another."""
-        return sorted({self.user(user).email, *(each.email for each in self.links.to_undo(user, now))})
+    def delete(self, user: int, now: float) -> list[str]:
+        """With all that hangs on it, mails that wait among that; the addresses that are to be told of it.
 
-    def delete(self, user: int) -> None:
-        """With all that hangs on it, mails that wait among that."""
+        They are the one that it had, and those of the last week: a thief may have given it another.
+        """
         with self.register.writing() as database:
             row = database.execute("SELECT email FROM users WHERE id = ?", (user,)).fetchone()
             if row is None:
                 raise NotFound("there is no such account")
+            told = {row["email"], *(each.email for each in self.links.to_undo(user, now))}
             database.execute("DELETE FROM mails WHERE recipient = ? COLLATE NOCASE", (row["email"],))
             # Not what others may have again: the account may be in its place (signed up anew, the stolen one back).
             database.execute("DELETE FROM links WHERE email = ? COLLATE NOCASE AND purpose != 'undo'", (row["email"],))
             database.execute("DELETE FROM users WHERE id = ?", (user,))
+        return sorted(told)
 
     # ── links in mails ──
 

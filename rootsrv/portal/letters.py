@@ -60,12 +60,11 @@ def address_changed(config: PortalConfig, link: str, until: str) -> tuple[str, s
 
 def put_back(config: PortalConfig) -> tuple[str, str]:
     """An account has this address no more, since its change was undone."""
-    ask = f"  Ask: {config.contact}" if config.contact else ""
     return (
         f"Your account at {config.title} has another address again",
         f"Your account at {config.url} has the e-mail address again that it had before this one: whoever reads mail"
         " there has opened the link by which that can be done for a week, and has the account now.\n\n"
-        f"If that is not right, only who runs the service can help.{ask}\n",
+        f"If that is not right, only who runs the service can help.{_ask(config)}\n",
     )
 
 
@@ -79,13 +78,12 @@ def changed(config: PortalConfig, what: str) -> tuple[str, str]:
 
 def deleted(config: PortalConfig) -> tuple[str, str]:
     """There is no such account any more."""
-    ask = f" Ask: {config.contact}" if config.contact else ""
     return (
         f"Your account at {config.title} was deleted",
         f"The account that you had at {config.url} was deleted, with its servers and their keys: what they sign is"
         " refused from now on.  If that was you, there is nothing left to do.\n\n"
         "If it was not, somebody else could sign in as you.  What was deleted cannot be brought back: sign up again"
-        f" with this address ({config.url}/sign-up), add your servers and make new keys.{ask}\n",
+        f" with this address ({config.url}/sign-up), add your servers and make new keys.{_ask(config)}\n",
     )
 
 
@@ -112,3 +110,8 @@ def troubles(config: PortalConfig, server: str, number: int, lines: Sequence[str
         f"How it fares now, and what to do: {config.url}/servers/{number}\n\n"
         f"Each of these is mailed once.  Which mails you want: {config.url}/account\n",
     )
+
+
+def _ask(config: PortalConfig) -> str:
+    """Whom, behind the end of a sentence."""
+    return f"  Ask: {config.contact}" if config.contact else ""

@@ -11,7 +11,7 @@ import email.policy
 import email.utils
 import smtplib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -66,6 +66,16 @@ class Mails:
             )
         self._happened.add("mails", "queued")
         self.on_put()
+
+    def put_what_can_be(self, recipients: Iterable[str], letter: tuple[str, str], now: float) -> NotAccepted | None:
+        """Have *letter* sent to each; why one of them cannot be told, if so: what it tells of is done already."""
+        hindered = None
+        for each in recipients:
+            try:
+                self.put(each, *letter, now)
+            except NotAccepted as error:
+                hindered = error
+        return hindered
 
     def waiting(self) -> int:
         """How many."""

@@ -150,9 +150,9 @@ def _begun(visit: Visit, found: Link, user: User, former: str) -> Response:
         servers = visit.portal.servers.of_user(user.id)
         keys = [f"{key.name} ({each.name})" for each in servers for key in each.keys if key.ends is not None]
         until = when(visit.now + visit.portal.config.key_grace_hours * 3600)
-        visit.mail(user.email, letters.taken_back(visit.portal.config, keys, until), about="account taken back")
+        visit.mail([user.email], letters.taken_back(visit.portal.config, keys, until), about="account taken back")
     if found.purpose == "undo" and former.lower() != user.email.lower():
-        visit.mail(former, letters.put_back(visit.portal.config), about="address put back")
+        visit.mail([former], letters.put_back(visit.portal.config), about="address put back")
     log.event(_BEGUN.get(found.purpose, ""), user=user.id)
     return _signed_in(visit, user, "/servers")
 

@@ -12,7 +12,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -183,14 +183,12 @@ class Visit:
 
     def tell(self, email: str, what: str) -> None:
         """Mail that *what* happened to the account."""
-        self.mail(email, letters.changed(self.portal.config, what), about=what)
+        self.mail([email], letters.changed(self.portal.config, what), about=what)
 
-    def mail(self, email: str, letter: tuple[str, str], *, about: str) -> None:
-        """*letter*, whether mails are wanted or not; as far as any can be sent."""
-        try:
-            self.portal.mails.put(email, *letter, self.now)
-        except NotAccepted as error:
-            self.portal.unsent.met(error, about=about)
+    def mail(self, emails: Sequence[str], letter: tuple[str, str], *, about: str) -> None:
+        """*letter* to each, whether mails are wanted or not; as far as any can be sent."""
+        if hindered := self.portal.mails.put_what_can_be(emails, letter, self.now):
+            self.portal.unsent.met(hindered, about=about)
         else:
             self.portal.unsent.over()
 

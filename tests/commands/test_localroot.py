@@ -75,6 +75,16 @@ def test_who_is_suspended_is_no_subscriber_until_restored(config: Path, capsys: 
     assert "was deleted" in str(mail)
 
 
+def test_who_deletes_an_account_hears_who_could_not_be_told(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootsrv.portal.mails.MAX_WAITING", 0)
+    assert main(["localroot", "delete-user", "--config", str(config), "a@example.net"]) == 0
+    heard = capsys.readouterr().err
+    assert "it is deleted, but not all of a@example.net can be told by mail" in heard
+    assert json.loads(told(capsys, "users", "--config", str(config), "--json")) == []
+
+
 def test_an_invitation_is_a_link_that_begins_an_account(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     link = re.search(r"/link/(\S+)", told(capsys, "invite", "--config", str(config), "new@example.net"))
     assert link

@@ -248,7 +248,7 @@ def test_a_link_of_one_account_says_nothing_about_another(accounts: Accounts) ->
     with pytest.raises(NotAccepted, match="another account"):
         accounts.use_link(to_one, 4.0)
     assert accounts.user(one).email == "b@example.net"
-    accounts.delete(two)
+    assert accounts.delete(two, 4.0) == ["a@example.net"]
     accounts.use_link(to_one, 5.0)
     assert accounts.user(one).email == "a@example.net"
 
@@ -287,7 +287,7 @@ def test_an_address_that_comes_back_by_itself_leaves_nothing_to_undo(accounts: A
 def test_a_deleted_account_leaves_no_link(accounts: Accounts) -> None:
     user = begun(accounts, "a@example.net")
     link = changed(accounts, user, "b@example.net", 0.0)
-    accounts.delete(user)
+    assert accounts.delete(user, 0.5) == ["a@example.net", "b@example.net"]
     with pytest.raises(NotFound):
         accounts.links.find(link, 1.0)
 
