@@ -12,6 +12,9 @@ MAX_FILES = 500
 MAX_OCTETS = 4 << 20
 """Of one file: lists of names to block are larger, and have no root."""
 
+MAX_POLICY_OCTETS = 64 << 20
+"""Of a response policy zone, which may be a list of names to block: it takes some seconds."""
+
 _MAIN: Mapping[str, tuple[tuple[str, ...], rivals.Read]] = {
     "unbound": (("unbound.conf",), rivals.unbound),
     "bind": (("named.conf",), rivals.bind),
@@ -39,6 +42,7 @@ def warnings(kind: str, part: Path) -> list[str]:
 
 def _warnings(main: Path, read: rivals.Read, part: Path) -> Iterator[str]:
     waiting, seen, directory = [(main, read)], set[Path](), main.parent
+    policies, files = list[rivals.PolicyZone](), dict[str, str]()
     while waiting:
         path, read = waiting.pop(0)
         if (real := path.resolve()) in seen or real == part.resolve():
@@ -48,12 +52,9 @@ def _warnings(main: Path, read: rivals.Read, part: Path) -> Iterator[str]:
             yield f"{path}: is one of more than {MAX_FILES} files; no more were looked at"
             return
         try:
-            if path.stat().st_size > MAX_OCTETS:
-                yield f"{path}: was not looked at, it is larger than {MAX_OCTETS >> 20} MiB"
-                continue
-            text = path.read_bytes().decode("utf-8", "replace")
-        except OSError as error:
-            yield f"{path}: was not looked at: {error.strerror}"
+            text = _read(path, MAX_OCTETS)
+        except _NotLookedAt as error:
+            yield str(error)
             continue
         found = read(text)
         for line, says in found.rivals:
@@ -63,3 +64,26 @@ def _warnings(main: Path, read: rivals.Read, part: Path) -> Iterator[str]:
             # A name without wildcards that is not there keeps the resolver from starting: that it says itself.
             names = sorted(glob.glob(os.path.join(glob.escape(str(directory)), pattern)))
             waiting += [(Path(name), how) for name in names]
+        policies += found.policies
+        files |= found.files
+    for policy in policies:
+        # One that came from elsewhere and is in no file, or in none yet, cannot be looked at.
+        name = policy.file or files.get(policy.zone, "")
+        if (path := directory / name).is_file():
+            try:
+                yield from (f"{path}:{line}: {says}" for line, says in policy.rivals(_read(path, MAX_POLICY_OCTETS)))
+            except _NotLookedAt as error:
+                yield str(error)
+
+
+class _NotLookedAt(Exception):
+    """The text names the file and says why."""
+
+
+def _read(path: Path, most: int) -> str:
+    try:
+        if path.stat().st_size > most:
+            raise _NotLookedAt(f"{path}: was not looked at, it is larger than {most >> 20} MiB")
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise _NotLookedAt(f"{path}: was not looked at: {error.strerror}") from error

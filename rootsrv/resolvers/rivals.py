@@ -1,17 +1,19 @@
 """What in a resolver's own configuration has the root from elsewhere than the part that is generated for it."""
-# Tried: Unbound 1.17 takes a second auth-zone "." without a word, and the one that comes first answers; an rpz "." that
-# comes first takes its place, and nothing is answered (another rpz changes the answers that it names, and does nothing
-# to the copy).  A forward-zone "." has every name that exists, a stub-zone "." is asked when the copy is over; a
-# local-zone "." answers in place of everything, but for six types.  BIND 9.18 refuses to start with a second zone ".",
-# and with a zone outside views where there are views; one of type hint beside the mirror is taken, and harms nothing;
-# forwarders in its options are asked for every name that exists.  Knot Resolver 5 has one prefill, PowerDNS Recursor
-# 4.8 one zoneToCache for a zone and one lua-config-file: the last one counts.  Of two zonetocaches of "." PowerDNS
-# Recursor 5.2 takes the one it reads first, recursor.yml before what its include_dir has.  auth-zones with "." answers
-# in place of the recursor's cache.  Knot Resolver 6 was not tried: there it is said that something is there twice.
+# Tried: Unbound 1.17 takes a second auth-zone "." without a word, and the one that comes first answers; an rpz "."
+# that comes first takes its place, and nothing is answered (of another rpz see policy_zone.py).  A forward-zone "."
+# has every name that exists, a stub-zone "." is asked when the copy is over; a local-zone "." answers in place of
+# everything, but for six types.  BIND 9.18 refuses to start with a second zone ".", and with a zone outside views
+# where there are views; one of type hint beside the mirror is taken, and harms nothing; forwarders in its options are
+# asked for every name that exists.  Knot Resolver 5 has one prefill, PowerDNS Recursor 4.8 one zoneToCache for a zone
+# and one lua-config-file: the last one counts.  Of two zonetocaches of "." PowerDNS Recursor 5.2 takes the one it
+# reads first, recursor.yml before what its include_dir has.  auth-zones with "." answers in place of the recursor's
+# cache.  Knot Resolver 6 was not tried: there it is said that something is there twice.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+from rootsrv.resolvers.policy_zone import EVERY_NAME, EVERY_QUERY, answers_all
 
 
 @dataclass
@@ -26,6 +28,30 @@ class Clauses:
 
     directory: str = ""
     """To which later relative names belong; empty = nothing is said of it."""
+
+    policies: "list[PolicyZone]" = field(default_factory=list)
+    """Response policy zones that are asked."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    """By zone the file that it is in, where policies do not say that."""
+
+
+@dataclass(frozen=True)
+class PolicyZone:
+    """A response policy zone."""
+
+    zone: str
+    """Its name; empty = the file tells it."""
+
+    file: str
+    """Where it is; empty = `Clauses.files` may tell."""
+
+    triggers: frozenset[str] = EVERY_NAME
+    """What has the software answer everything from it."""
+
+    def rivals(self, text: str) -> list[tuple[int, str]]:
+        """As Clauses has them, of the file."""
+        return list(answers_all(text, self.zone, self.triggers))
 
 
 Read = Callable[[str], Clauses]
@@ -52,6 +78,7 @@ _UNBOUND_RIVALS = {
     "stub-zone:": 'is a stub-zone ".": it is asked in place of the root servers when the copy is over',
 }
 _LOCAL_ZONE = 'is a local-zone "." ({type}): Unbound answers all names itself, and asks for none'
+_NO_ACTION = {"disabled", "log-only", "passthru"}
 _HARMLESS_TYPES = {"transparent", "typetransparent", "always_transparent", "inform", "nodefault", "noview"}
 _UNBOUND_CLAUSES = {*_UNBOUND_RIVALS} | {
     f"{each}:"
@@ -73,6 +100,13 @@ _UNBOUND_CLAUSES = {*_UNBOUND_RIVALS} | {
 def unbound(text: str) -> Clauses:
     """unbound.conf(5)."""
     made, clause, key, local = Clauses(), "", "", 0
+    policy: dict[str, str] = {}
+
+    def end_policy() -> None:
+        if policy.get("zonefile:") and policy.get("rpz-action-override:") not in _NO_ACTION:
+            made.policies.append(PolicyZone(policy.get("name:", ""), policy["zonefile:"], EVERY_QUERY))
+        policy.clear()
+
     for line, found in _lines(text, _UNBOUND):
         word = found["word"]
         if word is None and found["q"] is None and found["s"] is None:
@@ -82,6 +116,7 @@ def unbound(text: str) -> Clauses:
                 made.rivals.append((local, _LOCAL_ZONE.format(type=kind)))
             local = 0
         elif word in _UNBOUND_CLAUSES:
+            end_policy()
             clause, key = word, ""
         elif not key and word is not None and word.endswith(":"):
             key = word
@@ -95,7 +130,10 @@ def unbound(text: str) -> Clauses:
                 local = line
             elif key == "name:" and value == "." and clause in _UNBOUND_RIVALS:
                 made.rivals.append((line, _UNBOUND_RIVALS[clause]))
+            if clause == "rpz:":
+                policy[key] = value
             key = ""
+    end_policy()
     return made
 
 
@@ -125,6 +163,12 @@ def bind(text: str) -> Clauses:
             made.directory = words[1]
         elif words[:1] == ["type"] and len(words) == 2 and zone and words[1] != "hint":
             made.rivals.append((zone, f'is a second zone "." ({words[1]}): BIND refuses to start'))
+        elif words[:1] == ["file"] and len(words) == 2 and blocks and blocks[-1][:1] == ["zone"]:
+            made.files[blocks[-1][1].lower().rstrip(".")] = words[1]
+        elif words[:1] == ["zone"] and len(words) > 1 and blocks and blocks[-1][:1] == ["response-policy"]:
+            action = words[words.index("policy") + 1 :][:1] if "policy" in words[2:] else []
+            if not _NO_ACTION.intersection(action):
+                made.policies.append(PolicyZone(words[1].lower().rstrip("."), ""))
         if mark == "{":
             if words[:2] == ["zone", "."]:
                 zone = begun
@@ -162,8 +206,16 @@ def _lua(text: str, rivals: "Mapping[re.Pattern[str], str]", read: Read) -> Clau
     for pattern, says in rivals.items():
         made.rivals += [(text.count("\n", 0, each.start()) + 1, says) for each in pattern.finditer(text)]
     made.rivals.sort()
+    for policy in _LUA_POLICIES.finditer(text):
+        if "NoAction" not in policy["options"]:
+            made.policies.append(PolicyZone("", policy["file"], EVERY_NAME if policy["action"] else EVERY_QUERY))
     return made
 
+
+_LUA_POLICIES = re.compile(
+    r"""\b(?:policy\s*\.\s*rpz\s*\(\s*(?P<action>policy\.\w+)(?:\([^)\n]*\))?\s*,|rpzFile\s*\()"""
+    r"""\s*(?P<quote>['"])(?P<file>[^'"\n]*)(?P=quote)(?P<options>[^\n]*)"""
+)
 
 _KRESD_RIVALS = {
     re.compile(r"\bprefill\s*\.\s*config\b|\bprefill\s*=\s*\{"): "configures prefill, too: the last one counts",
