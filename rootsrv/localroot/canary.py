@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from rootsrv.config.localroot import LocalRootConfig
 from rootsrv.demo.sign import Signing, SigningKey, sign_root
-from rootsrv.process import log, whole_file
+from rootsrv.process import log
+from rootsrv.process.twice import BothDamaged, Twice
 from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.serial import serial_is_newer
@@ -85,30 +86,33 @@ class Canary:
         return sign_root(unsigned, signing)
 
 
-def configured_canary(settings: LocalRootConfig, state: Path) -> Canary | None:
-    """What makes the canary zone, if there is to be one; its keys are kept in the directory *state*."""
+def configured_canary(settings: LocalRootConfig, keys: Twice) -> Canary | None:
+    """What makes the canary zone, if there is to be one; its *keys* are kept."""
     if not settings.canary_zone:
         return None
-    made = Canary(settings.canary_zone, settings.name, settings.canary_seconds, kept_keys(state))
+    made = Canary(settings.canary_zone, settings.name, settings.canary_seconds, kept_keys(keys))
     log.event("canary zone", zone=made.zone, every_seconds=settings.canary_seconds, ds=made.ds_text)
     return made
 
 
-def kept_keys(directory: Path) -> tuple[SigningKey, SigningKey]:
-    """KSK and ZSK in the file in *directory*, which are made if there are none, or none that can be used."""
-    path = directory / KEYS_FILE
+def keys_file(state: Path) -> Twice:
+    """Where the keys are kept, in the directory *state*."""
+    return Twice(state / KEYS_FILE, 0o600)
+
+
+def kept_keys(file: Twice) -> tuple[SigningKey, SigningKey]:
+    """KSK and ZSK in *file*, which are made if there are none, or none that can be used."""
     try:
-        return _read(path.read_bytes())
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        log.alarm("keys of the canary zone are made anew", file=path, reason=error, effect="a DS above it is wrong now")
+        if (kept := file.read(_read)) is not None:
+            return kept
+    except BothDamaged as error:
+        log.alarm("keys of the canary zone are made anew", reason=error, effect="a DS above it is wrong now")
     made = (_key(is_sep=True), _key(is_sep=False))
     try:
-        whole_file.replace(path, b"".join(map(_pem, made)), 0o600)
+        file.write(b"".join(map(_pem, made)))
     except OSError as error:
         log.alarm(
-            "keys of the canary zone cannot be kept", file=path, reason=error.strerror, effect="others at a start"
+            "keys of the canary zone cannot be kept", file=file.path, reason=error.strerror, effect="others at a start"
         )
     return made
 
@@ -122,11 +126,14 @@ def _pem(key: SigningKey) -> bytes:
 
 
 def _read(octets: bytes) -> tuple[SigningKey, SigningKey]:
-    """ValueError or what cryptography says, if it is not two keys."""
+    """ValueError, if it is not two keys."""
     parts = [each + _END for each in octets.split(_END) if each.strip()]
     if len(parts) != 2:
         raise ValueError(f"must hold two private keys, holds {len(parts)}")
-    found = [load_pem_private_key(each, None) for each in parts]
+    try:
+        found = [load_pem_private_key(each, None) for each in parts]
+    except (TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(str(error)) from error
     keys = [each for each in found if isinstance(each, ec.EllipticCurvePrivateKey) and each.key_size == 256]
     if len(keys) != 2:
         raise ValueError("must hold two P-256 keys")

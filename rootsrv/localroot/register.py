@@ -190,6 +190,11 @@ def told(path: Path) -> Iterator[None]:
         raise RegisterUnusable(f"{path}: {error}") from error
 
 
+def sealed_in(database: sqlite3.Connection) -> list[tuple[bytes, str]]:
+    """Some of the secrets that the key opens: more than one, since one may be damaged."""
+    return [(row["secret"], row["name"]) for row in database.execute("SELECT secret, name FROM keys LIMIT 16")]
+
+
 class Register:
     """The writer's side: one connection, whose transactions follow each other, from whichever thread."""
 
@@ -197,13 +202,11 @@ class Register:
         """*directory*: where the register is, or is begun.  RegisterUnusable if it cannot be."""
         self.path = directory / FILE
         self._lock = threading.RLock()
+        self.key_file = sealing.twin_of_key(directory / SEALING_KEY)
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.seal = sealing.read_or_make(directory / SEALING_KEY)
         except OSError as error:
             raise RegisterUnusable(f"{directory}: {error.strerror}") from error
-        except SealingKeyUnusable as error:
-            raise RegisterUnusable(str(error)) from error
         with told(self.path):
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
@@ -211,6 +214,10 @@ class Register:
             self._connection.row_factory = sqlite3.Row
             try:
                 self._prepare()
+                self.seal = sealing.read_or_make(self.key_file, sealed_in(self._connection))
+            except SealingKeyUnusable as error:
+                self._connection.close()
+                raise RegisterUnusable(str(error)) from error
             except BaseException:
                 self._connection.close()
                 raise

@@ -1,10 +1,13 @@
 """TSIG secrets at rest: encrypted under a key that is kept beside the register, not in it."""
 # A copy of the register alone (a backup, a file handed on to look at) gives no secret away, and neither does a way to
-# read it by SQL.
+# read it by SQL.  The key is kept twice: without it every key of every server is lost.  Any 32 octets look like one, so
+# the right one is told by what it opens.
 
 import contextlib
+import errno
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -12,6 +15,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from rootsrv.process import log
+from rootsrv.process.twice import BothDamaged, Twice
+
+_MODE = 0o600
 _KEY_OCTETS = 32
 _NONCE_OCTETS = 12
 
@@ -48,31 +55,68 @@ class Seal:
         except (InvalidTag, ValueError) as error:
             raise SealBroken(f"{name}: its secret cannot be opened with this key") from error
 
+    def opens(self, sealed: bytes, name: str) -> bool:
+        """Whether `open` would."""
+        with contextlib.suppress(SealBroken):
+            return bool(self.open(sealed, name))
+        return False
 
-def read(path: Path) -> Seal:
-    """With the key in the file at *path*; SealingKeyUnusable says what is wrong with it."""
+
+Sealed = Sequence[tuple[bytes, str]]
+"""Some of what was sealed, each with the name that it is for: the right key opens one of them."""
+
+
+def read(path: Path, sealed: Sealed = ()) -> Seal:
+    """With the key in the file at *path*, or in its twin, by who only reads; SealingKeyUnusable says what is wrong."""
+    return _found(twin_of_key(path), sealed, mend=False)
+
+
+def read_or_make(file: Twice, sealed: Sealed = ()) -> Seal:
+    """With the key in *file*, which is made if there is none; whoever makes it at the same time gets the same one."""
+    if not file.path.exists() and not file.twin.exists():
+        beside = file.path.with_name(f"{file.path.name}.{secrets.token_hex(8)}.writing")
+        try:
+            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE), "wb") as opened:
+                opened.write(secrets.token_bytes(_KEY_OCTETS))
+                opened.flush()
+                os.fsync(opened.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(beside, file.path)
+        except OSError as error:
+            raise SealingKeyUnusable(f"{file.path}: {error.strerror}") from error
+        finally:
+            beside.unlink(missing_ok=True)
+    return _found(file, sealed, mend=True)
+
+
+def _found(file: Twice, sealed: Sealed, *, mend: bool) -> Seal:
+    def right(octets: bytes) -> Seal:
+        seal = _seal(octets)
+        if sealed and not any(seal.opens(*each) for each in sealed):
+            raise ValueError("it opens nothing that was sealed")
+        return seal
+
     try:
-        octets = path.read_bytes()
-    except OSError as error:
-        raise SealingKeyUnusable(f"{path}: {error.strerror}") from error
+        found = file.read(right, mend=mend)
+    except BothDamaged as error:
+        # Of a register whose key is lost the accounts are left, and whatever is sealed from now on.
+        try:
+            found = _seal(file.path.read_bytes())
+        except (OSError, ValueError):
+            raise SealingKeyUnusable(str(error)) from error
+        if mend:
+            log.alarm("key of the register opens nothing", reason=error)
+    if found is None:
+        raise SealingKeyUnusable(f"{file.path}: {os.strerror(errno.ENOENT)}")
+    return found
+
+
+def _seal(octets: bytes) -> Seal:
     if len(octets) != _KEY_OCTETS:
-        raise SealingKeyUnusable(f"{path}: must be {_KEY_OCTETS} octets, got {len(octets)}")
+        raise ValueError(f"must be {_KEY_OCTETS} octets, got {len(octets)}")
     return Seal(octets)
 
 
-def read_or_make(path: Path) -> Seal:
-    """With the key at *path*, which is made if there is none; whoever makes it at the same time gets the same one."""
-    if not path.exists():
-        beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.writing")
-        try:
-            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(_KEY_OCTETS))
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):
-                os.link(beside, path)
-        except OSError as error:
-            raise SealingKeyUnusable(f"{path}: {error.strerror}") from error
-        finally:
-            beside.unlink(missing_ok=True)
-    return read(path)
+def twin_of_key(path: Path) -> Twice:
+    """The key at *path*, for `read_or_make` and for a status."""
+    return Twice(path, _MODE)

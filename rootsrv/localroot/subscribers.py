@@ -128,7 +128,7 @@ class Subscribers:
     def _opened(self, rows: list[sqlite3.Row]) -> Iterator[LiveKey]:
         if not rows:
             return
-        seal = self._seal()
+        seal = self._seal([(row["secret"], row["name"]) for row in rows[:16]])
         for row in rows:
             try:
                 secret = seal.open(row["secret"], row["name"])
@@ -137,9 +137,9 @@ class Subscribers:
                 continue
             yield LiveKey(row["name"], row["server"], row["algorithm"], secret, row["ends"])
 
-    def _seal(self) -> Seal:
+    def _seal(self, sealed: sealing.Sealed) -> Seal:
         try:
-            return sealing.read(self._directory / SEALING_KEY)
+            return sealing.read(self._directory / SEALING_KEY, sealed)
         except SealingKeyUnusable as error:
             raise RegisterUnusable(str(error)) from error
 

@@ -55,10 +55,10 @@ class Twice:
         """For a role's status."""
         return {"name": self.path.name, "trouble": self.trouble}
 
-    def read(self, parse: Callable[[bytes], T]) -> T | None:
+    def read(self, parse: Callable[[bytes], T], *, mend: bool = True) -> T | None:
         """What *parse* makes of it, which raises ValueError for what is damaged; None if there is nothing.
 
-        BothDamaged if neither can be read.
+        BothDamaged if neither can be read.  Without *mend* nothing is written or told: by who only reads.
         """
         try:
             octets = self.path.read_bytes()
@@ -72,7 +72,8 @@ class Twice:
         except ValueError as error:
             why = f"damaged ({error})"
         else:
-            self._settle(octets)
+            if mend:
+                self._settle(octets)
             return found
         try:
             octets = self._read_twin()
@@ -82,6 +83,8 @@ class Twice:
         except ValueError as error:
             raise BothDamaged(f"{self.path}: {why}; {self.twin.name}: {error}") from error
         self.fell_back = f"{self.path}: {why}; its twin was read"
+        if not mend:
+            return found
         log.alarm("file damaged, its twin was read", file=self.path, reason=why)
         try:
             whole_file.replace(self.path, octets, self._mode)

@@ -37,7 +37,7 @@ from rootsrv.distribution.requests import ConfiguredPeers, Requests
 from rootsrv.localroot import observations as observed
 from rootsrv.localroot import register
 from rootsrv.localroot.by_https import ZonesByHttps
-from rootsrv.localroot.canary import configured_canary
+from rootsrv.localroot.canary import configured_canary, keys_file
 from rootsrv.localroot.directory import RegisteredServers, ZoneRule
 from rootsrv.localroot.observations import Notified, Observations, ObservationsUnusable, Observed
 from rootsrv.localroot.settings import limits_of, listening_of, refuse
@@ -101,13 +101,15 @@ class LocalRoot:
         at_once = dataclasses.replace(config.switchover, align_seconds=0, lead_seconds=0)
         config = dataclasses.replace(config, switchover=at_once)
         state = Path(config.state.directory)
-        canary = configured_canary(self.settings, state)
+        canary_keys = keys_file(state)
+        canary = configured_canary(self.settings, canary_keys)
         self._runtime = Path(config.state.runtime_directory)
         page = Page.keep_head(self._runtime / "page")
         self.maintainer = Maintainer(config, store, page, clocks(config.clock.source))
         zones = self.maintainer.zones
         own = []
         if canary is not None:
+            self.maintainer.files.append(canary_keys)
             made = MadeSource(lambda newest: canary.make(newest, self.maintainer.time.now()))
             of_ours = DistributeConfig(name=canary.zone, owner=self.settings.name, zonemd="required")
             own.append(OwnZone(of_ours, made, canary.delegation))

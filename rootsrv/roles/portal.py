@@ -97,6 +97,7 @@ def _status(made: Portal) -> dict[str, Any]:
         "observations_error": "",
         "mails_error": made.mails.error,
         "failing": dict(failing),
+        "files": [made.accounts.register.key_file.as_document()],
     }
     try:
         said |= made.accounts.register.numbers(made.now())

@@ -371,7 +371,7 @@ def _files(view: View) -> Iterator[Metric]:
     whole = GaugeMetricFamily(
         "rootsrv_state_file_whole", "Whether both copies of what is kept twice are good.", labels=["role", "file"]
     )
-    for role in ("maintain", "advertise", "mesh"):
+    for role in ("maintain", "advertise", "mesh", "portal"):
         for said in view.role(role).objects("files"):
             whole.add_metric([role, said.text("name")], float(not said.text("trouble")))
     yield whole

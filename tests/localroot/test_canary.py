@@ -8,7 +8,7 @@ import pytest
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.localroot import DistributeConfig, LocalRootConfig, check_localroot
-from rootsrv.localroot.canary import EXPIRE_SECONDS, KEYS_FILE, Canary, kept_keys
+from rootsrv.localroot.canary import EXPIRE_SECONDS, KEYS_FILE, Canary, kept_keys, keys_file
 from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.serial import serial_is_newer
@@ -22,7 +22,7 @@ NOW = 1_800_000_000.0
 
 
 def canary(directory: Path, refresh_seconds: float = 300.0) -> Canary:
-    return Canary(CANARY, "localroot.example", refresh_seconds, kept_keys(directory))
+    return Canary(CANARY, "localroot.example", refresh_seconds, kept_keys(keys_file(directory)))
 
 
 @pytest.mark.parametrize("newest", [None, 5, int(NOW) - 1, int(NOW), int(NOW) + 1000, 2**32 - 1])
@@ -36,7 +36,7 @@ def test_each_version_is_newer_and_verified_by_its_own_key(tmp_path: Path, newes
     assert (version.soa.refresh, version.soa.expire) == (300, EXPIRE_SECONDS)
 
 
-def test_keys_are_kept_and_made_anew_when_they_are_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_are_kept_twice_and_made_anew_with_both_damaged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = canary(tmp_path)
     assert canary(tmp_path).ds_text == first.ds_text
     assert (tmp_path / KEYS_FILE).stat().st_mode & 0o777 == 0o600
@@ -50,10 +50,16 @@ def test_keys_are_kept_and_made_anew_when_they_are_damaged(tmp_path: Path, caplo
     ):
         (tmp_path / KEYS_FILE).write_bytes(damaged)
         caplog.clear()
+        before = canary(tmp_path).ds_text
+        assert "file damaged, its twin was read" in caplog.text
+        assert (before == first.ds_text, (tmp_path / KEYS_FILE).read_bytes() == whole) == (True, True)
+        for name in (KEYS_FILE, f"{KEYS_FILE}.twin"):
+            (tmp_path / name).write_bytes(damaged)
         again = canary(tmp_path)
         assert again.ds_text != first.ds_text
         assert "keys of the canary zone are made anew" in caplog.text
         assert canary(tmp_path).ds_text == again.ds_text
+        first, whole = again, (tmp_path / KEYS_FILE).read_bytes()
 
 
 def settings(canary_zone: str) -> LocalRootConfig:

@@ -10,7 +10,7 @@ import pytest
 from rootsrv.localroot import sealing, servers
 from rootsrv.localroot.register import FILE, SEALING_KEY, Register, RegisterUnusable
 from rootsrv.localroot.servers import NotAccepted, NotFound, Servers, ServerWish
-from rootsrv.localroot.subscribers import Subscriber, Subscribers
+from rootsrv.localroot.subscribers import LiveKey, Subscriber, Subscribers
 from tests.localroot.accounts import add_user
 
 NOW = 1_000_000.0
@@ -240,12 +240,52 @@ def test_one_key_that_was_tampered_with_takes_no_other_with_it(
     assert bad.name != good.name
 
 
-def test_without_its_key_the_register_says_so(signed: Signed) -> None:
+def with_a_key(signed: Signed) -> LiveKey:
     server = signed.servers.add(signed.user, signed.wish(), NOW)
-    signed.servers.new_key(signed.user, server, NOW)
-    (signed.directory / SEALING_KEY).write_bytes(b"short")
+    return signed.servers.new_key(signed.user, server, NOW)
+
+
+def test_without_its_key_the_register_says_so(signed: Signed) -> None:
+    with_a_key(signed)
+    for name in (SEALING_KEY, f"{SEALING_KEY}.twin"):
+        (signed.directory / name).write_bytes(b"short")
     with pytest.raises(RegisterUnusable, match="32 octets"):
         signed.reader.load(NOW)
+    with pytest.raises(RegisterUnusable, match="32 octets"):
+        Register(signed.directory)
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"short", bytes(32)], ids=["gone", "empty", "cut", "another"])
+def test_a_key_that_is_damaged_or_gone_is_read_from_its_twin(signed: Signed, damage: bytes | None) -> None:
+    """Another one of the right size, too: it opens nothing."""
+    key, path = with_a_key(signed), signed.directory / SEALING_KEY
+    whole = path.read_bytes()
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+    assert [each.secret for each in signed.reader.load(NOW).keys] == [key.secret]
+    assert not path.exists() or path.read_bytes() == damage  # who only reads writes nothing
+    again = Register(signed.directory)
+    assert (path.read_bytes(), "its twin was read" in again.key_file.trouble) == (whole, True)
+    assert again.seal.derived("x") == signed.register.seal.derived("x")
+    assert all(each.stat().st_mode & 0o777 == 0o600 for each in (path, again.key_file.twin))
+    again.close()
+
+
+def test_with_another_key_there_are_accounts_but_no_keys_of_before(
+    signed: Signed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An operator who has lost it begins with a new one."""
+    lost = with_a_key(signed)
+    for each in signed.directory.glob(f"{SEALING_KEY}*"):
+        each.unlink()
+    again = Register(signed.directory)
+    assert "key of the register opens nothing" in caplog.text
+    assert signed.reader.load(NOW).keys == ()
+    assert len(signed.reader.load(NOW).subscribers) == 1
+    Servers(again, "localroot.example", ZONES).delete_key(signed.user, lost.server, lost.name)
+    again.close()
 
 
 def test_a_file_that_is_no_register_is_told_of(tmp_path: Path) -> None:
@@ -313,9 +353,10 @@ def test_many_threads_and_two_writers_lose_nothing(signed: Signed) -> None:
 
 
 def test_the_sealing_key_is_made_once(tmp_path: Path) -> None:
-    sealed = sealing.read_or_make(tmp_path / "key").close(b"secret", "a.")
-    assert sealing.read_or_make(tmp_path / "key").open(sealed, "a.") == b"secret"
+    file = sealing.twin_of_key(tmp_path / "key")
+    sealed = sealing.read_or_make(file).close(b"secret", "a.")
+    assert sealing.read_or_make(file).open(sealed, "a.") == b"secret"
     for name, octets in (("b.", sealed), ("a.", sealed[:-1]), ("a.", b"")):
         with pytest.raises(sealing.SealBroken):
             sealing.read(tmp_path / "key").open(octets, name)
-    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["key", "key.twin"]
