@@ -2,7 +2,7 @@
 
 import functools
 import ipaddress
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 
 class ConfigError(ValueError):
@@ -59,3 +59,12 @@ def endpoint(key: str, text: str) -> tuple[str, int]:
         raise ConfigError(f"{key}: must be ADDRESS:PORT, an IPv6 address in brackets, got {text!r:.80}") from None
     check_range(key, int(port[:9]), 1, 65535)
     return address, int(port)
+
+
+def split_url(key: str, url: str) -> tuple[SplitResult, int | None]:
+    """*url* in its parts, and its port; ConfigError names *key* where it is none."""
+    try:
+        parts = urlsplit(url)
+        return parts, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error

@@ -10,7 +10,7 @@ import ipaddress
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from rootsrv.config.anycast import AnycastConfig, check_anycast
 from rootsrv.config.capture import CaptureConfig
@@ -283,59 +283,38 @@ def load(path: Path) -> Config:
     return _with_absolute_paths(read(document), path.absolute().parent)
 
 
+Section = TypeVar("Section")
+
+
 def _with_absolute_paths(config: Config, base: Path) -> Config:
     def absolute(text: str) -> str:
         return str(base / text) if text else ""
 
-    zones = tuple(
-        dataclasses.replace(zone, file=absolute(zone.file), trust_anchors=absolute(zone.trust_anchors))
-        for zone in config.zone
+    def of(section: Section, *names: str) -> Section:
+        if section is None:
+            return section
+        paths: dict[str, Any] = {name: absolute(getattr(section, name)) for name in names}
+        return cast(Section, dataclasses.replace(cast(Any, section), **paths))
+
+    def at_least(section: Section, name: str, place: str) -> Section:
+        """In the state directory, where nothing is said."""
+        if section is None or getattr(section, name):
+            return section
+        there: dict[str, Any] = {name: str(Path(state.directory) / place)}
+        return cast(Section, dataclasses.replace(cast(Any, section), **there))
+
+    zones = tuple(of(zone, "file", "trust_anchors") for zone in config.zone)
+    state = of(config.state, "directory", "runtime_directory")
+    report = at_least(
+        of(config.report, "statistics_directory", "sources_key_file"), "statistics_directory", "statistics"
     )
-    state = dataclasses.replace(
-        config.state,
-        directory=absolute(config.state.directory),
-        runtime_directory=absolute(config.state.runtime_directory),
+    capture = at_least(of(config.capture, "directory"), "directory", "capture")
+    dot = of(config.dot, "certificate", "key")
+    portal = of(config.portal, "tls_certificate", "tls_key", "password_file")
+    mesh = of(config.mesh, "key", "roster", "tls_ca", "tls_certificate", "tls_key")
+    localroot = at_least(
+        of(config.localroot, "tls_certificate", "tls_key", "statistics_directory"), "statistics_directory", "statistics"
     )
-    statistics = absolute(config.report.statistics_directory) or str(Path(state.directory) / "statistics")
-    report = dataclasses.replace(
-        config.report,
-        statistics_directory=statistics,
-        sources_key_file=absolute(config.report.sources_key_file),
-    )
-    capture = config.capture
-    if capture is not None:
-        capture = dataclasses.replace(
-            capture, directory=absolute(capture.directory) or str(Path(state.directory) / "capture")
-        )
-    dot = config.dot
-    if dot is not None:
-        dot = dataclasses.replace(dot, certificate=absolute(dot.certificate), key=absolute(dot.key))
-    portal = config.portal
-    if portal is not None:
-        portal = dataclasses.replace(
-            portal,
-            tls_certificate=absolute(portal.tls_certificate),
-            tls_key=absolute(portal.tls_key),
-            password_file=absolute(portal.password_file),
-        )
-    mesh = config.mesh
-    if mesh is not None:
-        mesh = dataclasses.replace(
-            mesh,
-            key=absolute(mesh.key),
-            roster=absolute(mesh.roster),
-            tls_ca=absolute(mesh.tls_ca),
-            tls_certificate=absolute(mesh.tls_certificate),
-            tls_key=absolute(mesh.tls_key),
-        )
-    localroot = config.localroot
-    if localroot is not None:
-        localroot = dataclasses.replace(
-            localroot,
-            tls_certificate=absolute(localroot.tls_certificate),
-            tls_key=absolute(localroot.tls_key),
-            statistics_directory=absolute(localroot.statistics_directory) or str(Path(state.directory) / "statistics"),
-        )
     return dataclasses.replace(
         config,
         zone=zones,

@@ -3,9 +3,8 @@
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
-from rootsrv.config.checks import ConfigError, check_range
+from rootsrv.config.checks import ConfigError, check_range, split_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +47,7 @@ class HyperlocalConfig:
 
 
 def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"hyperlocal.contribute_to: {error}") from error
+    parts, port = split_url("hyperlocal.contribute_to", url)
     # A token is not sent to whoever listens on the way.
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname == "localhost"):
         raise ConfigError(f"hyperlocal.contribute_to: must be https (http for localhost only), got {url!r}")

@@ -1,9 +1,8 @@
 """`[mesh]`: this instance as a member of a mesh (docs/mesh.md)."""
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from rootsrv.config.checks import ConfigError, check_addresses, check_range
+from rootsrv.config.checks import ConfigError, check_addresses, check_range, split_url
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -65,14 +64,10 @@ class MeshConfig:
             self._check_endpoint(each)
 
     def _check_endpoint(self, text: str) -> None:
-        try:
-            url = urlsplit(text)
-            host, port = url.hostname, url.port
-        except ValueError as error:
-            raise ConfigError(f"mesh.endpoints: {text}: {error}") from error
-        if url.scheme not in {"http", "https"} or not host or not port or url.path not in {"", "/"}:
+        url, port = split_url(f"mesh.endpoints: {text}", text)
+        if url.scheme not in {"http", "https"} or not url.hostname or not port or url.path not in {"", "/"}:
             raise ConfigError(f"mesh.endpoints: must be https://HOST:PORT, got {text}")
-        if url.scheme == "http" and host not in _LOOPBACK:
+        if url.scheme == "http" and url.hostname not in _LOOPBACK:
             raise ConfigError(f"mesh.endpoints: {text}: plain http only on loopback; the engine is reached by https")
         if url.scheme == "https":
             for name in ("tls_ca", "tls_certificate", "tls_key"):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from rootsrv.config.checks import ConfigError, check_addresses, check_range
+from rootsrv.config.checks import ConfigError, check_addresses, check_range, split_url
 from rootsrv.resolvers.wanted import CannotConfigure, Publisher
 
 _NAME = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*"
@@ -133,11 +133,7 @@ class PortalConfig:
 
 
 def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"portal.url: {error}") from error
+    parts, port = split_url("portal.url", url)
     host = parts.hostname or ""
     if not re.fullmatch(r"https?://[a-z0-9.-]+(:\d+)?", url) or not re.fullmatch(_NAME, host) or port == 0:
         raise ConfigError(f"portal.url: must be https://NAME or https://NAME:PORT and no more, got {url!r}")

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
-from rootsrv.config.checks import ConfigError, check_addresses, check_range, plain_address, without_query
+from rootsrv.config.checks import ConfigError, check_addresses, check_range, plain_address, split_url, without_query
 from rootsrv.wire import name as names
 from rootsrv.wire.tsig import Key
 
@@ -153,11 +152,7 @@ class PrimaryConfig:
         if not self.zones:
             raise ConfigError(f"{where}.zones: at least one zone is needed")
         if self.url:
-            try:
-                parts = urlsplit(self.url)
-                parts.port  # noqa: B018  (raises if it is not a port)
-            except ValueError as error:
-                raise ConfigError(f"{where}.url: {error}") from error
+            parts, _ = split_url(f"{where}.url", self.url)
             if parts.scheme != "https" or not parts.hostname:
                 raise ConfigError(f"{where}.url: must be https://…, got {without_query(self.url)!r}")
             if parts.username is not None:

@@ -83,10 +83,7 @@ def root_contents(*, serial: int, tlds: int, seed: int) -> ZoneContents:
         raise ValueError(f"tlds: must be at least {MIN_TLDS}, got {tlds}")
     builder = ContentsBuilder(ROOT)
     builder.add(ROOT, SOA, _SOA_TTL, _soa(serial, 1800, 900, 604800, 86400))
-    for host in root_hosts():
-        builder.add(ROOT, NS, _APEX_NS_TTL, host)
-        for rtype, address in _root_addresses(host):
-            builder.add(host, rtype, _APEX_NS_TTL, address)
+    _add_root_hosts(builder, ROOT, _APEX_NS_TTL)
     hosts_done: set[bytes] = set()
     for tld in tld_labels(tlds, seed):
         draw = Draw(seed, "tld", tld)
@@ -168,11 +165,16 @@ def hosts_contents(*, serial: int) -> ZoneContents:
     """The zone root-servers.net that goes with every generated root; unsigned, as the real one."""
     builder = ContentsBuilder(HOSTS_APEX)
     builder.add(HOSTS_APEX, SOA, _HOSTS_TTL, _soa(serial, 14400, 7200, 1209600, 3600000))
-    for host in root_hosts():
-        builder.add(HOSTS_APEX, NS, _HOSTS_TTL, host)
-        for rtype, address in _root_addresses(host):
-            builder.add(host, rtype, _HOSTS_TTL, address)
+    _add_root_hosts(builder, HOSTS_APEX, _HOSTS_TTL)
     return builder.contents()
+
+
+def _add_root_hosts(builder: ContentsBuilder, apex: bytes, ttl: int) -> None:
+    """The NS of *apex*, with their addresses."""
+    for host in root_hosts():
+        builder.add(apex, NS, ttl, host)
+        for rtype, address in _root_addresses(host):
+            builder.add(host, rtype, ttl, address)
 
 
 def root_hosts() -> list[bytes]:

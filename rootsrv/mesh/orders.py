@@ -6,9 +6,11 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rootsrv.mesh.envelope import Envelope, EnvelopeMalformed
+
+E = TypeVar("E", bound=enum.StrEnum)
 
 
 class Stage(enum.StrEnum):
@@ -86,13 +88,9 @@ class SetTime:
     def of(cls, envelope: Envelope) -> "SetTime":
         """From an envelope that was opened; Malformed."""
         content = envelope.content
-        try:
-            stage = Stage(content.get("stage", ""))
-        except ValueError as error:
-            raise EnvelopeMalformed(f"{envelope.key}: {error}") from error
         return cls(
             Subject.of(content, envelope.key),
-            stage,
+            _one_of(Stage, content, envelope.key),
             _time(content, "at", envelope.key),
             envelope.sender,
             envelope.epoch,
@@ -130,18 +128,22 @@ class OperatorVerdict:
     def of(cls, envelope: Envelope) -> "OperatorVerdict":
         """From an envelope that was opened; Malformed."""
         content = envelope.content
-        try:
-            decision = Decision(content.get("decision", ""))
-        except ValueError as error:
-            raise EnvelopeMalformed(f"{envelope.key}: {error}") from error
         return cls(
             Subject.of(content, envelope.key),
-            decision,
+            _one_of(Decision, content, envelope.key),
             envelope.sender,
             envelope.sent,
             str(content.get("reason", ""))[:500],
             _time(content, "at", envelope.key),
         )
+
+
+def _one_of(kind: type[E], content: Mapping[str, Any], where: str) -> E:
+    """What stands under the name of *kind*."""
+    try:
+        return kind(content.get(kind.__name__.lower(), ""))
+    except ValueError as error:
+        raise EnvelopeMalformed(f"{where}: {error}") from error
 
 
 def _time(content: Mapping[str, Any], name: str, where: str) -> float:

@@ -219,13 +219,7 @@ def _counters(words: Sequence[int]) -> Iterator[Metric]:
     )  # fmt: skip
     yield _counter("rootsrv_faults", "Exceptions of our own that a message raised.", words[counts.FAULTS])
     yield _counter("rootsrv_unsent_responses", "UDP responses that the kernel had no room for.", words[counts.UNSENT])
-    tcp = {name: words[counts.TCP + at] for at, name in enumerate(counts.TCP_COUNTERS)}
-    yield _counter("rootsrv_tcp_connections", "TCP connections accepted.", tcp.pop("accepted"))
-    yield _gauge("rootsrv_tcp_open_connections", "TCP connections that are open.", tcp.pop("open"))
-    yield _labelled_counter(
-        "rootsrv_tcp_closed_connections", "TCP connections closed, by reason.", "reason",
-        {name.removeprefix("closed-"): number for name, number in tcp.items()},
-    )  # fmt: skip
+    yield from _connections(words, "rootsrv_tcp", "TCP connections")
     signals = {str(tag): number for tag, number in counts.signals(words).items()}
     if words[counts.SIGNALS]:
         signals["other"] = words[counts.SIGNALS]
@@ -465,13 +459,7 @@ def _over_tls(view: View) -> Iterator[Metric]:
     handshakes["completed"] = handshakes.pop("handshakes")
     yield _labelled_counter("rootsrv_tls_handshakes", "TLS handshakes, by what became of them.", "outcome", handshakes)
     yield _counter("rootsrv_tls_handshake_cpu_seconds", "Processor time of handshakes.", microseconds / 1e6)
-    connections = {name: words[counts.TCP + at] for at, name in enumerate(counts.TCP_COUNTERS)}
-    yield _counter("rootsrv_tls_connections", "Connections for TLS accepted.", connections.pop("accepted"))
-    yield _gauge("rootsrv_tls_open_connections", "Connections for TLS that are open.", connections.pop("open"))
-    yield _labelled_counter(
-        "rootsrv_tls_closed_connections", "Connections for TLS closed, by reason.", "reason",
-        {name.removeprefix("closed-"): number for name, number in connections.items()},
-    )  # fmt: skip
+    yield from _connections(words, "rootsrv_tls", "Connections for TLS")
     yield _gauge(
         "rootsrv_tls_certificate_as_configured", "0: that of the configuration is unusable, and another one is shown.",
         not said.text("certificate_problem"),
@@ -582,6 +570,15 @@ def _of_statistics(statistics: Statistics) -> Iterator[Metric]:
     for key, number in statistics.sources.items():
         sources.add_metric([key.removeprefix("num-sources-")], number)
     yield sources
+
+
+def _connections(words: Sequence[int], stem: str, what: str) -> Iterator[Metric]:
+    """What became of connections; *what* they are begins the help texts."""
+    became = {name: words[counts.TCP + at] for at, name in enumerate(counts.TCP_COUNTERS)}
+    yield _counter(f"{stem}_connections", f"{what} accepted.", became.pop("accepted"))
+    yield _gauge(f"{stem}_open_connections", f"{what} that are open.", became.pop("open"))
+    closed = {name.removeprefix("closed-"): number for name, number in became.items()}
+    yield _labelled_counter(f"{stem}_closed_connections", f"{what} closed, by reason.", "reason", closed)
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

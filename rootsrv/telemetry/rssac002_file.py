@@ -212,20 +212,20 @@ def _rcode_problems(file: Rssac002File) -> Iterator[str]:
 
 
 def _load_time_problems(file: Rssac002File) -> Iterator[str]:
-    yield from _foreign(file, ("time",))
-    for serial, seconds in file.mapping("time").items():
-        if not re.fullmatch(r"\d{1,10}", serial):
-            yield f"time: {serial}: must be a serial"
-        yield from _amount(f"time: {serial}", seconds)
+    return _problems_by_serial(file, "time")
 
 
 def _zone_size_problems(file: Rssac002File) -> Iterator[str]:
     """The root zone maintainer's part of RSSAC002: octets of the zone, by serial."""
-    yield from _foreign(file, ("size",))
-    for serial, octets in file.mapping("size").items():
+    return _problems_by_serial(file, "size")
+
+
+def _problems_by_serial(file: Rssac002File, key: str) -> Iterator[str]:
+    yield from _foreign(file, (key,))
+    for serial, amount in file.mapping(key).items():
         if not re.fullmatch(r"\d{1,10}", serial):
-            yield f"size: {serial}: must be a serial"
-        yield from _amount(f"size: {serial}", octets)
+            yield f"{key}: {serial}: must be a serial"
+        yield from _amount(f"{key}: {serial}", amount)
 
 
 def _sizes_problems(file: Rssac002File) -> Iterator[str]:

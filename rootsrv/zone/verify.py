@@ -3,6 +3,8 @@
 # the DNSKEY RRset, from there to every RRset, so that the NSEC chain can be believed, which proves whether there is a
 # ZONEMD, which in turn covers what is not signed: delegations and glue.
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, field, replace
 
 from rootsrv.wire.name import to_text
@@ -67,16 +69,13 @@ def verify(
 ) -> VerifiedZone:
     """Judge a root zone at *now* (seconds since 1970); a member of the ZoneRejected family says why it is refused."""
     checks: list[str] = []
-    try:
+    with _telling(checks):
         unusual = shape.check_root(contents)
         checks.append(_shape_line(contents))
         keys, key_alarms = _keys_covered(contents, trust_anchors, now, checks, "a trust anchor")
         signatures = _check_signatures(contents, keys, now, checks)
         digest_line, digest_alarms = digest.check(contents, zonemd)
         checks.append(digest_line)
-    except ZoneRejected as rejection:
-        rejection.passed = tuple(checks)
-        raise
     return VerifiedZone(
         contents=contents,
         verified_at=now,
@@ -111,7 +110,7 @@ def verify_hosts(
     checks = [f"hosts: NS and addresses of {zone} equal those in the root zone, serial {serial}"]
     alarms = list(unusual.alarms)
     signatures: dnssec.Signatures | None = None
-    try:
+    with _telling(checks):
         if shape.is_signed(contents):
             keys, key_alarms = _host_keys(contents, trust_anchors, now, checks)
             signatures = _check_signatures(contents, keys, now, checks)
@@ -122,9 +121,6 @@ def verify_hosts(
             line, digest_alarms = digest.check(contents, zonemd)
             checks.append(line)
             alarms += digest_alarms
-    except ZoneRejected as rejection:
-        rejection.passed = tuple(checks)
-        raise
     return VerifiedZone(
         contents=contents,
         verified_at=now,
@@ -150,7 +146,7 @@ def verify_delegated(
     ZONEMD notices that something is missing; whether it has one, the NSEC3 record of its apex says.
     """
     checks: list[str] = []
-    try:
+    with _telling(checks):
         if not shape.has_records(contents, contents.apex, NS):
             raise ZoneRejected(f"{to_text(contents.apex)}: the apex has no NS")
         anchors = _anchors_of(contents.apex, delegation)
@@ -161,9 +157,6 @@ def verify_delegated(
             raise DigestMissing(f"{to_text(contents.apex)}: the NSEC3 record of the apex contradicts its ZONEMD")
         line, digest_alarms = digest.check(contents, zonemd)
         checks.append(line)
-    except ZoneRejected as rejection:
-        rejection.passed = tuple(checks)
-        raise
     return VerifiedZone(
         contents=contents,
         verified_at=now,
@@ -174,6 +167,16 @@ def verify_delegated(
         signatures_until=signatures.until,
         made_by=_BY_VERIFY,
     )
+
+
+@contextlib.contextmanager
+def _telling(checks: list[str]) -> Iterator[None]:
+    """Who is told that a zone is rejected hears what it had passed."""
+    try:
+        yield
+    except ZoneRejected as rejection:
+        rejection.passed = tuple(checks)
+        raise
 
 
 def _anchors_of(apex: bytes, delegation: RRset | None) -> TrustAnchors:
