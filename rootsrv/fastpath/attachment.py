@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rootsrv.fastpath import libbpf
+from rootsrv.fastpath import libbpf, tcx
 from rootsrv.fastpath.layout import ffi
 from rootsrv.fastpath.program import Interface, Program
 
@@ -39,6 +39,7 @@ _OWNER_GONE_SECONDS = 5.0  # an owner renews every second
 
 _ARPHRD_ETHERNET, _ARPHRD_LOOPBACK = 1, 772
 _XDP_IF_NOEXIST = 1
+_XDP_MODES = (libbpf.XDP_DRIVER_MODE, libbpf.XDP_GENERIC_MODE, libbpf.XDP_HARDWARE_MODE)
 _CLSACT_HANDLE, _CLSACT_PRIORITY = 1, 53
 
 # Interfaces whose frames may come from a sender on this very host, with the checksum left to be finished.
@@ -74,11 +75,17 @@ class FoundInterface:
         return ""
 
 
-def _netlink() -> "IPRoute":
-    """A netlink socket."""
+@contextlib.contextmanager
+def _netlink() -> Iterator["IPRoute"]:
+    """A netlink socket; whatever the kernel refuses is an OSError."""
     from pyroute2 import IPRoute  # it takes 0.1 s, for which no start waits that has no interfaces configured
+    from pyroute2.netlink.exceptions import NetlinkError
 
-    return IPRoute()
+    with IPRoute() as opened:
+        try:
+            yield opened
+        except NetlinkError as error:  # not an OSError: an interface, say, that went away between two questions
+            raise OSError(error.code, os.strerror(error.code)) from error
 
 
 def find_interface(name: str) -> FoundInterface:
@@ -220,13 +227,13 @@ class Attachment:
         return self._program in attached_idents(self.ifindex, self.hook)
 
     def detach(self) -> None:
-        """Take the program off; harmless when it or the interface is gone."""
+        """Take the program off; harmless when it or the interface is gone, or another program in its place."""
         if self._link >= 0:
             os.close(self._link)
             self._link = -1
             return
         with contextlib.suppress(OSError):
-            _remove(self.ifindex, self.hook, PROGRAMS[self.hook])
+            _remove(self.ifindex, self.hook, self._program)
         if self._made_clsact:
             _remove_clsact_if_empty(self.ifindex)
 
@@ -247,18 +254,23 @@ def attached_idents(ifindex: int, hook: HookName) -> list[int]:
     lib = libbpf.library()
     idents: list[int] = []
     if hook == "xdp":
-        number = libbpf.ffi.new("uint32_t *")
-        if lib.bpf_xdp_query_id(ifindex, 0, number) == 0 and number[0]:
-            idents = [number[0]]
+        idents = [ident for ident, _ in _xdp_programs(ifindex)]
     elif hook == "tcx":
-        found, count = libbpf.ffi.new("uint32_t[64]"), libbpf.ffi.new("uint32_t *", 64)
-        if lib.bpf_prog_query(ifindex, libbpf.ATTACH_TCX_INGRESS, 0, libbpf.ffi.NULL, found, count) == 0:
-            idents = list(found[0 : count[0]])
+        with contextlib.suppress(OSError):
+            idents = tcx.idents(ifindex)
     else:
         hooked, options = _clsact(ifindex)
         if lib.bpf_tc_query(hooked, options) == 0:
             idents = [options.prog_id]
     return idents
+
+
+def _xdp_programs(ifindex: int) -> Iterator[tuple[int, int]]:
+    """The kernel's numbers of the programs in XDP, and each one's mode: the driver's, the stack's or the card's."""
+    number = libbpf.ffi.new("uint32_t *")
+    for mode in _XDP_MODES:
+        if libbpf.library().bpf_xdp_query_id(ifindex, mode, number) == 0 and number[0]:
+            yield number[0], mode
 
 
 def attach(
@@ -281,7 +293,10 @@ def attach(
         ours = info.name in PROGRAMS.values()
         orphaned = info.ident in left_behind or was_left_behind(info)
         if orphaned or (replace and (hook != "tcx" or ours)):
-            _remove(ifindex, hook, info.name, info.ident)
+            try:
+                _remove(ifindex, hook, info.ident)
+            except OSError as error:  # it hangs on a link, say, which only its owner can end
+                raise CannotAttach(f"{interface.name}: {info} stays on its {hook} hook: {error.strerror}") from error
             inherited |= orphaned
         elif hook != "tcx" or ours:
             raise CannotAttach(f"{interface.name}: {info} is on its {hook} hook (rootsrv fastpath attach --replace)")
@@ -347,23 +362,18 @@ def _attach_clsact(ifindex: int, descriptor: int) -> bool:
     return made
 
 
-def _remove(ifindex: int, hook: HookName, name: str, ident: int = 0) -> None:
-    """Take a program off a hook; by name, and by id where given."""
-    lib = libbpf.library()
-    if hook == "xdp":
-        if lib.bpf_xdp_detach(ifindex, 0, libbpf.ffi.NULL):
-            raise OSError(ffi_errno(), f"{name}: {os.strerror(ffi_errno())}")
-    elif hook == "tcx":
-        for info in list(attached_programs(ifindex, hook)):
-            if info.name != name or (ident and info.ident != ident):
-                continue
-            descriptor = lib.bpf_prog_get_fd_by_id(info.ident)
-            if descriptor >= 0:
-                lib.bpf_prog_detach2(descriptor, ifindex, libbpf.ATTACH_TCX_INGRESS)
-                os.close(descriptor)
-    else:
-        tc_hook, options = _clsact(ifindex)
-        lib.bpf_tc_detach(tc_hook, options)
+def _remove(ifindex: int, hook: HookName, ident: int) -> None:
+    """Take the program with this number off a hook; nothing if another is there, or none.  OSError: it stays."""
+    lib, failed = libbpf.library(), 0
+    if hook == "tcx":
+        tcx.remove(ifindex, ident)
+    elif hook == "xdp":
+        for mode in [mode for each, mode in _xdp_programs(ifindex) if each == ident]:
+            failed = lib.bpf_xdp_detach(ifindex, mode, libbpf.ffi.NULL)
+    elif ident in attached_idents(ifindex, hook):
+        failed = lib.bpf_tc_detach(*_clsact(ifindex))
+    if failed:
+        raise OSError(ffi_errno(), os.strerror(ffi_errno()))
 
 
 def _remove_clsact_if_empty(ifindex: int) -> None:

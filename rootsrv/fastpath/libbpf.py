@@ -54,9 +54,6 @@ int bpf_obj_get_info_by_fd(int fd, void *info, uint32_t *size);
 int bpf_prog_get_fd_by_id(uint32_t id);
 int bpf_map_get_fd_by_id(uint32_t id);
 int bpf_prog_attach(int prog_fd, int attachable, int attach_type, unsigned int flags);
-int bpf_prog_detach2(int prog_fd, int attachable, int attach_type);
-int bpf_prog_query(int target, int attach_type, uint32_t query_flags, uint32_t *attach_flags, uint32_t *ids,
-                   uint32_t *count);
 int bpf_xdp_attach(int ifindex, int prog_fd, uint32_t flags, const void *opts);
 int bpf_xdp_detach(int ifindex, uint32_t flags, const void *opts);
 int bpf_xdp_query_id(int ifindex, int flags, uint32_t *prog_id);
@@ -106,6 +103,7 @@ ATTACH_TCX_INGRESS = 46  # since Linux 6.6
 # XDP_FLAGS_* (linux/if_link.h): where an XDP program runs.
 XDP_GENERIC_MODE = 1 << 1
 XDP_DRIVER_MODE = 1 << 2
+XDP_HARDWARE_MODE = 1 << 3
 
 # BPF_F_TEST_XDP_LIVE_FRAMES (linux/bpf.h, since 5.18): the frames of a test run really go where the verdict says.
 TEST_RUN_LIVE_FRAMES = 1 << 1
