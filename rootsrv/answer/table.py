@@ -57,6 +57,7 @@ OWNER = struct.Struct("<HHIIIB3xII4x256s")
 TYPE = struct.Struct("<HHII")
 ANSWER = struct.Struct("<IHHHHHBxIIHH")
 CUT = struct.Struct("<8H")
+_INDEX = struct.Struct("<H")
 
 assert [each.size for each in (HEADER, ZONE, NAME, REST, OWNER, TYPE, ANSWER, CUT)] == [
     128,
@@ -222,7 +223,48 @@ class AnswerTable:
             self.answer_count,
             self._answers_at,
         ) = counts
+        self._check_places()
         self.zones = tuple(self._zones())
+
+    def _check_places(self) -> None:
+        """TableUnusable if anything that is read when a table is put in use points out of the file.
+
+        What stands in single answers is not looked at: whoever reads a wrong one gets an exception, for that query.
+        """
+        octets, size = self.octets, len(self.octets)
+        sections = (
+            ("zones", self._zones_at, self._zone_count, ZONE),
+            ("names", self._names_at, self._name_count, NAME),
+            ("rests", self._rests_at, self._name_count, REST),
+            ("index", self._index_at, INDEX_COUNT, _INDEX),
+            ("owners", self._owners_at, self._owner_count, OWNER),
+            ("types", self._types_at, self._type_count, TYPE),
+        )
+        for name, at, count, each in sections:
+            if count < 1 or at % 4 or not HEADER.size <= at <= at + count * each.size <= self._answers_at <= size:
+                raise TableUnusable(f"answer table is damaged: {count} {name} at {at} of {size} octets")
+        types_end = self._types_at + self._type_count * TYPE.size
+        words = octets[self._names_at : self._names_at + self._name_count * NAME.size].cast("I")
+        offsets = {offset for first in range(3, 8) for offset in words[first :: NAME.size // 4]}
+        for number in range(self._zone_count):
+            *_, name_octets, _, _, plain, do, _, _ = ZONE.unpack_from(octets, self._zones_at + number * ZONE.size)
+            offsets |= {plain, do}
+            if not 0 < name_octets < 256:
+                raise TableUnusable(f"answer table is damaged: zone {number} has a name of {name_octets} octets")
+        for number in range(self._owner_count):
+            name_octets, types, at, *nodata, zone, behind, below, _ = OWNER.unpack_from(
+                octets, self._owners_at + number * OWNER.size
+            )
+            offsets |= {*nodata, behind, below}
+            if zone >= self._zone_count or not self._types_at <= at <= at + types * TYPE.size <= types_end:
+                raise TableUnusable(f"answer table is damaged: owner {number} has {types} types at {at}")
+            if (name_octets == 1) != (number == 0) or not 0 < name_octets < 256:  # the root alone comes first
+                raise TableUnusable(f"answer table is damaged: owner {number} has a name of {name_octets} octets")
+        for _, _, plain, do in TYPE.iter_unpack(octets[self._types_at : types_end]):
+            offsets |= {plain, do}
+        offsets.discard(0)
+        if offsets and not self._answers_at + CUT.size <= min(offsets) <= max(offsets) <= size - ANSWER.size:
+            raise TableUnusable("answer table is damaged: there are answers beyond its end")
 
     def _zones(self) -> Iterator[ZoneInfo]:
         for number in range(self._zone_count):

@@ -153,22 +153,26 @@ class FastPath:
         stopper = asyncio.create_task(_pass_on(stop, look), name="fastpath-stop")
         changes = self._watched(look.set)
         try:
-            next_duty = 0.0
+            next_duty, failure = 0.0, ""
             while not stop.is_set():
                 look.clear()
-                now = time.monotonic()
+                now, failed = time.monotonic(), ""
                 try:
                     if now >= next_duty:
                         next_duty = now + DUTY_SECONDS
                         await self._do_duties(now)
                     await self.follow()
                 except Exception as error:
-                    # Whatever it is (netlink has errors of its own): answers come from the workers, and we try again.
-                    log.alarm("fast path failed", reason=f"{type(error).__name__}: {error}")
+                    # Whatever it is: answers come from the workers, and we try again, told once and not all the time.
+                    failed = f"{type(error).__name__}: {error}"
+                    if failed != failure:
+                        log.alarm("fast path failed", reason=failed)
                     with self._changing:
                         self._detach_all("failed")
                     self._retry_at = now + RETRY_SECONDS
-                patience = FOLLOW_SECONDS if changes is None or self._is_behind() else LOOK_SECONDS
+                failure = failed
+                is_urgent = not failed and (changes is None or self._is_behind())
+                patience = FOLLOW_SECONDS if is_urgent else LOOK_SECONDS
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(patience):
                         await look.wait()

@@ -3,6 +3,7 @@
 # known of one is kept until its place is taken, what became of its self-test until another answers.
 
 import asyncio
+import struct
 import threading
 from collections.abc import Callable, Sequence
 
@@ -121,8 +122,11 @@ class Staging:
         if self._responder is None or self._responder[0] != generation:
             self._responder = (generation, Responder(table, self._responses))
         program.control.test_generation = self._places[generation]
-        results = [
-            run_self_test(program, table, self._responder[1], self._addresses, self._port, is_xdp=is_xdp)
-            for is_xdp in sorted({*hooks} or {False})
-        ]
+        try:
+            results = [
+                run_self_test(program, table, self._responder[1], self._addresses, self._port, is_xdp=is_xdp)
+                for is_xdp in sorted({*hooks} or {False})
+            ]
+        except (LookupError, struct.error) as error:  # what a wrong answer in the table leads to (AnswerTable)
+            raise TableUnusable(f"answer table is damaged: {type(error).__name__}: {error}") from error
         return next((each for each in results if not each.passed), results[0])

@@ -1,5 +1,6 @@
 """The table file: what is written is read, and what is damaged is refused."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from rootsrv.answer.table import (
     Answer,
     AnswerTable,
     Cut,
+    NameInfo,
+    OwnerInfo,
     TableContents,
     TableUnusable,
+    ZoneInfo,
     to_octets,
 )
 from rootsrv.store.table_file import open_table
@@ -71,6 +75,43 @@ def test_a_damaged_table_is_refused(compiled: Compiled, tmp_path: Path, damage, 
         open_table(path)
 
 
+def _sealed(octets: bytearray) -> bytes:
+    """*octets* with a digest that is right, as from a compiler that is wrong, or from somebody who means harm."""
+    octets[16:48] = bytes(32)
+    octets[16:48] = hashlib.sha256(octets).digest()
+    return bytes(octets)
+
+
+# By name: where the section that a field belongs to is said (the header's number of it; None: in the header), the
+# field's offset there and its octets.
+_FIELDS = {
+    **{f"header word {number}": (None, 48 + 4 * number, 4) for number in range(12) if number != 10},
+    "zone's name_size": (1, 256 + 4 * 5, 4),
+    "zone's nxdomain": (1, 256 + 40, 4),
+    **{f"name's answer {number}": (3, 12 + 4 * number, 4) for number in range(5)},
+    "owner's size": (7, 0, 2),
+    "owner's types": (7, 2, 2),
+    "owner's types_at": (7, 4, 4),
+    "owner's nodata": (7, 8, 4),
+    "owner's nodata, DO": (7, 12, 4),
+    "owner's zone": (7, 16, 1),
+    "type's answer": (9, 4, 4),
+    "type's answer, DO": (9, 8, 4),
+}
+
+
+@pytest.mark.parametrize("field", _FIELDS)
+def test_what_points_out_of_a_table_is_refused_though_its_digest_is_right(compiled: Compiled, field: str) -> None:
+    section, offset, size = _FIELDS[field]
+    at = offset + (0 if section is None else int.from_bytes(compiled.octets[48 + 4 * section :][:4], "little"))
+    largest = (1 << 8 * size) - 1
+    for value in (largest, largest - 3, largest >> 1, len(compiled.octets) & largest | 1 << 8 * size - 1):
+        octets = bytearray(compiled.octets)
+        octets[at : at + size] = value.to_bytes(size, "little")
+        with pytest.raises(TableUnusable, match="answer table is damaged: "):
+            AnswerTable(_sealed(octets))
+
+
 def test_what_all_signed_nxdomains_have_stands_in_the_table_once(compiled: Compiled) -> None:
     table = compiled.table
     pieces = [table.pieces(info.nxdomain) for info in table.names() if info.label]
@@ -104,7 +145,10 @@ def test_whatever_answers_share_each_is_read_as_it_was_written(bodies: list[tupl
         seams = tuple(sorted({end for end in ends if 0 < end < len(body)}))
         cuts = (Cut(0, 0, 0, 0, 0, 0, 0, truncated=True), Cut(len(body), 1, number, 3, 4, 0, 0, truncated=False))
         answers.append(Answer(0x400, number, 0, cuts, (), body, seams, in_one))
-    octets = to_octets(TableContents((), (), (), (), tuple(answers)))
+    # As little of all else as a table may have, with answer number 1 everywhere.
+    zone, name = ZoneInfo(b"\0", 1, 2, 3, 4, 0, 0, (1, 0)), NameInfo(b"", 0, (0, 0), (0, 0), 1)
+    owner = OwnerInfo(b"\0", 0, {6: (1, 1)}, (1, 1))
+    octets = to_octets(TableContents((zone,), (0,), (name,), (owner,), tuple(answers)))
     table = AnswerTable(octets)
     found, at = [], HEADER.unpack_from(octets)[-1]
     for answer in answers:

@@ -1,7 +1,10 @@
 """The owner follows the shared page: workers first, and whatever goes wrong the kernel passes."""
+# Over 500 lines: it is one state machine, tried with everything that the page can say and the kernel refuse.
 
 import asyncio
 import errno
+import hashlib
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -379,6 +382,48 @@ def test_an_unexpected_error_detaches_and_is_tried_again(followed: Followed, mon
     monkeypatch.setattr(followed.fastpath, "_do_duties", fail)
     asyncio.run(followed.fastpath.run(stop))
     assert len(tried) == 2
+
+
+def test_an_error_that_stays_is_told_once_and_not_tried_again_all_the_time(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop, waits = asyncio.Event(), []
+    timeout = asyncio.timeout
+
+    def noted(seconds: float) -> asyncio.Timeout:
+        waits.append(seconds)
+        if len(waits) == 3:
+            stop.set()
+        return timeout(0)
+
+    async def fail() -> None:
+        raise RuntimeError("as long as the page says this")
+
+    monkeypatch.setattr(followed.fastpath, "_keep_attached", lambda now: None)
+    monkeypatch.setattr(followed.fastpath, "follow", fail)
+    monkeypatch.setattr(owner_module.asyncio, "timeout", noted)
+    followed.page.active = 2  # behind: a look every FOLLOW_SECONDS
+    asyncio.run(followed.fastpath.run(stop))
+    assert set(waits) == {owner_module.LOOK_SECONDS}
+    assert caplog.text.count("as long as the page says this") == 1
+
+
+def test_a_table_whose_answers_are_wrong_is_left_to_the_workers_with_the_cause(
+    followed: Followed, versions: list[AnswerTable]
+) -> None:
+    octets = bytearray(versions[1].octets)
+    for name in versions[1].names():
+        struct.pack_into("<H", octets, name.nxdomain + 12, 0xFFFF)  # cuts: more than there are octets before it
+    octets[16:48] = bytes(32)
+    octets[16:48] = hashlib.sha256(octets).digest()
+    followed.tables[2] = AnswerTable(bytes(octets))
+    followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    followed.page.staged = 2
+    followed.follow()
+    assert followed.fastpath.status()["self_tests"]["2"].startswith("answer table is damaged: ")
+    assert followed.serial() == 100
 
 
 def test_a_restart_of_the_owner_begins_with_what_is_active(followed: Followed) -> None:
