@@ -278,7 +278,7 @@ class PreparedAnswers:
         """For any name that does not exist in the root zone, DO=0."""
 
         self._host_label: bytes | None = None  # the last of the host zone: names that end in it are compared whole
-        self._host_apex = names.ROOT  # an empty suffix would be found below every name; the root never is
+        self._host_apex = b""  # nobody's name: each ends in a root label
         if len(table.zones) > 1:
             zone = table.zones[1]
             self._host_apex = zone.name

@@ -10,7 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rootsrv.answer import prepared
+from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.responder import Responder, Transport
+from rootsrv.answer.table import AnswerTable
+from rootsrv.wire.codes import NXDOMAIN
 from tests.answer.conftest import NOW, SETTINGS, Compiled
 
 LABELS = st.one_of(
@@ -55,6 +58,22 @@ def test_the_shortcut_never_differs(responder: Responder, octets: bytes, transpo
         assert response[:2] == octets[:2]
         assert transport or len(response) <= 1232
         dns.message.from_wire(response, ignore_trailing=False, keyring=False)
+
+
+@pytest.fixture(scope="module")
+def alone(compiled: Compiled) -> Responder:
+    """On the table of a root without its host zone."""
+    return Responder(AnswerTable(compile_table(compiled.root)), SETTINGS)
+
+
+@given(octets=messages(), transport=st.sampled_from(Transport))
+@example(octets=b"\0\0\1\0\0\1\0\0\0\0\0\0\0\0\x2b\0\1", transport=Transport.UDP)
+def test_nor_does_it_without_a_host_zone(alone: Responder, octets: bytes, transport: Transport) -> None:
+    source = b"\xc0\0\2\1"
+    expected = alone.respond_fully(octets, source, transport, NOW)
+    assert alone.respond(octets, source, transport, NOW) == expected
+    if octets[12:17] == b"\0\0\x2b\0\1" and expected is not None and not expected[2] & 0x78:
+        assert expected[3] & 15 != NXDOMAIN, "the root exists"
 
 
 def test_a_flood_of_different_tails_does_not_grow_without_bound(responder: Responder) -> None:
