@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -49,7 +50,7 @@ from bench.queries import QueriesUnusable, Query, read_names, read_pcap
 from bench.subjects import SUBJECTS, SubjectUnavailable
 from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
-from rootsrv.demo import signed
+from rootsrv.demo import generate, signed
 from rootsrv.fastpath.libbpf import BpfUnavailable
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import verify, verify_hosts
@@ -59,6 +60,11 @@ _QUERIES = 65_536
 _MAX_GATHER_MICROSECONDS = 10_000
 _INTERRUPTED = 130  # as a shell reports SIGINT
 _ENDINGS = (signal.SIGTERM, signal.SIGINT)
+_UNAVAILABLE = (
+    NetworkUnavailable, KernelEngineUnavailable, CompilerMissing, BpfUnavailable, PeerFailed, SubjectUnavailable,
+    ToolMissing,
+)  # fmt: skip
+_MAX_TLDS = 10_000  # with 18 records each; no zone has more than 250,000 (rootsrv/zone/builder.py)
 
 
 class _Refused(Exception):
@@ -70,11 +76,13 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     before = {number: signal.signal(number, _end) for number in _ENDINGS}
     try:
+        if hasattr(parsed, "results"):
+            _check_results(parsed)
         status: int = parsed.command(parsed)
     except (_Refused, offer.NotOurs, offer.CannotLoad, MixUnusable, QueriesUnusable, zones.ZonesUnusable) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    except (NetworkUnavailable, KernelEngineUnavailable, CompilerMissing, BpfUnavailable, OSError) as error:
+    except (*_UNAVAILABLE, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -124,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     flooding.set_defaults(command=_flood)
 
     limiting = commands.add_parser("limits", help="what rate limits cost, and how many innocents they hit")
-    limiting.add_argument("--seconds", type=float, default=0.5, help="for each figure of the worker")
+    limiting.add_argument("--seconds", type=_number(0.01, 600), default=0.5, help="for each figure of the worker")
     limiting.set_defaults(command=_limits)
 
     encrypting = commands.add_parser("dot", help="DNS over TLS: processor time by engine, beside NSD")
@@ -137,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     comparing = commands.add_parser("compare", help="every server in turn on the same wire")
     comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
     comparing.add_argument("--repeats", type=_positive, default=3)
-    comparing.add_argument("--step-seconds", type=float, default=0.6)
+    comparing.add_argument("--step-seconds", type=_number(0.05, 60), default=0.6)
     comparing.add_argument("--further", action="store_true", help="also TCP, the nxdomain flood, the worst queries")
     comparing.add_argument("--engine", choices=("kernel", "socket"), default="kernel")
     comparing.add_argument("--cores", default="0,1", help="generator's and server's core")
@@ -154,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     turns.add_argument("--rounds", type=_positive, default=8, help="of each start")
     turns.add_argument("--starts", type=_positive, default=3, help="of all servers, loading their tables anew")
-    turns.add_argument("--turn-seconds", type=float, default=0.4)
+    turns.add_argument("--turn-seconds", type=_number(0.05, 60), default=0.4)
     only = turns.add_mutually_exclusive_group()
     only.add_argument("--no-tcp", action="store_true", help="UDP only")
     only.add_argument("--tcp-only", action="store_true", help="TCP in its three manners only")
@@ -185,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"the kernel's threads do not go before the workers: they {peak.ORDERS[name]}",
         )  # fmt: skip
     peaking.add_argument("--cores", default="0,1", help="what answers has the second for itself")
-    peaking.add_argument("--tlds", type=_positive, default=signed.REAL_ROOT_TLDS, help="of the generated zone")
+    peaking.add_argument("--tlds", type=_tlds, default=signed.REAL_ROOT_TLDS, help="of the generated zone")
     _add_results(peaking)
     peaking.set_defaults(command=_peak)
 
@@ -204,14 +212,16 @@ def _parser() -> argparse.ArgumentParser:
     distributing = commands.add_parser("localroot", help="a new root to thousands of subscribers")
     distributing.add_argument("--subscribers", type=_natural, default=10_000, help="of rootsrv alone; 0 = none")
     distributing.add_argument("--beside", type=_natural, default=500, help="of rootsrv, NSD and Knot each; 0 = none")
-    distributing.add_argument("--mbit", type=float, default=0.0, help="what NOTIFYs are paced to; 0 = not at all")
-    distributing.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
+    distributing.add_argument(
+        "--mbit", type=_number(0, 100_000), default=0.0, help="what NOTIFYs are paced to; 0 = not at all"
+    )
+    distributing.add_argument("--tlds", type=_tlds, default=1440, help="of the generated zone")
     _add_results(distributing)
     distributing.set_defaults(command=_localroot)
 
     notifying = commands.add_parser("notify", help="from NOTIFY until the new zone is answered")
     notifying.add_argument("--repeats", type=_positive, default=5)
-    notifying.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
+    notifying.add_argument("--tlds", type=_tlds, default=1440, help="of the generated zone")
     _add_results(notifying)
     notifying.set_defaults(command=_notify)
 
@@ -224,8 +234,10 @@ def _parser() -> argparse.ArgumentParser:
 
     meshing = commands.add_parser("fleet", help="a mesh of simulated members on real etcd, and their transfers at once")
     meshing.add_argument("--members", type=_positive, default=fleet.MEMBERS)
-    meshing.add_argument("--seconds", type=float, default=fleet.SECONDS)
-    meshing.add_argument("--every", type=float, default=fleet.EVERY_SECONDS, help="seconds between a member's statuses")
+    meshing.add_argument("--seconds", type=_number(0.1, 3600), default=fleet.SECONDS)
+    meshing.add_argument(
+        "--every", type=_number(0.01, 3600), default=fleet.EVERY_SECONDS, help="seconds between a member's statuses"
+    )
     meshing.add_argument("--transfers", type=_positive, default=fleet.MEMBERS, help="that are asked for at once")
     _add_zones(meshing)
     _add_results(meshing)
@@ -266,6 +278,35 @@ def _natural(text: str) -> int:
     return value
 
 
+def _tlds(text: str) -> int:
+    value = int(text)
+    if not generate.MIN_TLDS <= value <= _MAX_TLDS:
+        raise argparse.ArgumentTypeError(f"must be {generate.MIN_TLDS}..{_MAX_TLDS}, got {value}")
+    return value
+
+
+def _number(lowest: float, highest: float) -> Callable[[str], float]:
+    """What takes a number within these bounds; a NaN is within none."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"must be {lowest:g}..{highest:g}, got {value:g}")
+        return value
+
+    return number
+
+
+def _check_results(arguments: argparse.Namespace) -> None:
+    """Refuse at once what could not be written when all is measured."""
+    if arguments.name is not None and ("/" in arguments.name or arguments.name in ("", ".", "..")):
+        raise _Refused(f"--name: a file's name without a directory, got {arguments.name!r}")
+    try:
+        arguments.results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _Refused(f"--results: {arguments.results}: {error.strerror}") from error
+
+
 def _add_queries(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mix", default="root", help='"root" or a mix file (see bench/mixes/root.toml)')
     parser.add_argument("--seed", type=int, default=1)
@@ -277,7 +318,7 @@ def _add_queries(parser: argparse.ArgumentParser) -> None:
 
 def _add_zones(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zone", type=Path, metavar="FILE", help="root zone to serve; default: a generated one")
-    parser.add_argument("--tlds", type=_positive, default=1440, help="of the generated zone")
+    parser.add_argument("--tlds", type=_tlds, default=1440, help="of the generated zone")
     parser.add_argument("--signed-twice", action="store_true", help="it has two signatures of each kind: a roll")
     parser.add_argument("--hosts", type=Path, metavar="FILE", help="zone of root-servers.net (with --zone)")
     parser.add_argument("--anchors", type=Path, metavar="FILE", help="trust anchors (with --zone)")
@@ -434,8 +475,6 @@ def _options(arguments: argparse.Namespace) -> compare.Options:
 
 def _abreast(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
-    if not 0.05 <= arguments.turn_seconds <= 60:
-        raise _Refused(f"--turn-seconds: must be 0.05..60, got {arguments.turn_seconds:g}")
     with _zones(arguments) as served, _progress() as progress:
         task = progress.add_task("abreast", total=None)
         result = abreast.run(
@@ -522,8 +561,10 @@ def _peak(arguments: argparse.Namespace) -> int:
         multiples = tuple(float(each) for each in arguments.multiples.split(","))
     except ValueError:
         raise _Refused(f"--multiples: expected numbers such as 1,2,3; got {arguments.multiples!r}") from None
-    if not 1 <= arguments.peak * max(multiples) <= offer.MAX_RATE or min(multiples) <= 0:
-        raise _Refused(f"--peak: up to {offer.MAX_RATE:,.0f} queries/s are possible")
+    if not all(0 < each < math.inf for each in multiples):
+        raise _Refused(f"--multiples: must be above 0, got {arguments.multiples!r}")
+    if not 1 <= arguments.peak * max(multiples) <= offer.MAX_RATE:
+        raise _Refused(f"--peak: 1 up to {offer.MAX_RATE:,.0f} queries/s are possible, also times --multiples")
     if not 1 <= arguments.seconds <= offer.MAX_SECONDS:
         raise _Refused(f"--seconds: must be 1..{offer.MAX_SECONDS:.0f}, got {arguments.seconds:g}")
     if not 0 <= arguments.ring <= MAX_RING:

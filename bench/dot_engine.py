@@ -25,7 +25,7 @@ from rootsrv.answer.table import AnswerTable
 from rootsrv.dot import certificate
 from rootsrv.dot.connection import TlsConnections
 from rootsrv.dot.libssl import Context
-from rootsrv.server.connection import READ_OCTETS
+from rootsrv.server.connection import READ_OCTETS, Connection
 from rootsrv.server.tcp import TcpLimits
 
 ENGINES = ("libssl", "bio", "uvloop")
@@ -124,6 +124,21 @@ class _BioSession:
         """Nothing: it is collected."""
 
 
+class _BioConnections(TlsConnections):
+    """Each session by itself: the calls for many at once are libssl's."""
+
+    def _read_together(self, connections: Sequence[Connection], sessions: object) -> Sequence[bytes | OSError]:
+        for connection in connections:
+            try:
+                connection.receive()
+            except Exception as error:
+                self.end_for_fault(connection, error)
+        return [BlockingIOError()] * len(connections)
+
+    def _write_to(self, connections: Sequence[Connection], octets: Sequence[bytes]) -> Sequence[int | OSError]:
+        return [connection.write(each) for connection, each in zip(connections, octets, strict=True)]
+
+
 async def _serve_uvloop(port: int, context: ssl.SSLContext, responder: Responder) -> None:
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -153,7 +168,8 @@ async def _serve(engine: str, port: int, responder: Responder) -> None:
         context = _BioContext(plain)
     turns: Any = _Turns(responder)
     counters: Any = _Counters()
-    connections = TlsConnections(turns, counters, TcpLimits(1000, 1000, 60.0), context)
+    serving = TlsConnections if engine == "libssl" else _BioConnections
+    connections = serving(turns, counters, TcpLimits(1000, 1000, 60.0), context)
     listening = socket.create_server(("127.0.0.1", port), backlog=1024)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connections.listen([listening])

@@ -67,7 +67,8 @@ class Order:
             addresses[address.version] = text
         for name, value, highest in (
             ("--seconds", self.seconds, MAX_SECONDS),
-            ("--rate", self.rate or 1, MAX_RATE),
+            ("--port", self.port, 65_535),
+            ("--rate", 1 if self.rate is None else self.rate, MAX_RATE),
             ("--packets", self.packets or 1, MAX_PACKETS),
         ):
             if not 0 < value <= highest:
