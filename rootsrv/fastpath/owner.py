@@ -208,6 +208,8 @@ class FastPath:
         with self._changing:
             self._suspend()
             self._detach_all("stopped")
+            if self.program is not None:
+                self.program.pass_everything()  # what is being answered just now is counted, too
             if self._tap is not None:
                 self._tap.close()
                 self._tap = None
@@ -281,7 +283,7 @@ class FastPath:
             program.control.tap_every = self._config.tap_every
             wall_seconds = time.time()
             program.publish_time(wall_seconds, self._slot.day_at(wall_seconds))
-        except FastPathUnavailable:
+        except Exception:
             program.close()
             raise
         return program
@@ -416,9 +418,10 @@ class FastPath:
             if page.silenced:
                 self._suspend()  # also when the kernel is a generation behind, whose leases are not renewed
             self._renew(time.monotonic(), at_once=True)
-            if page.block_changes != self._block_changes:
-                self._block_changes = page.block_changes
-                program.set_blocks(page.blocks())
+        changes = page.block_changes
+        if changes != self._block_changes:
+            program.set_blocks(page.blocks())  # if it fails we are detached, and try again until it is done
+            self._block_changes = changes
 
     def _workers_have_flipped(self, generation: int) -> bool:
         """Whether every worker that is there answers from *generation*."""
@@ -433,7 +436,8 @@ class FastPath:
     def _activate(self, generation: int) -> None:
         assert self.program is not None
         self._active = generation
-        self._suspended_by_order = False
+        # What the program could not be told of limits it is told again.
+        self._suspended_by_order = self._suspended_by_order and not self._admitted()
         place = self._staging.place(generation)
         if place is None:
             self._suspend()
@@ -541,17 +545,22 @@ class FastPath:
 
         def change() -> None:
             self._admission = admission
-            if self.program is None:
-                return
-            try:
-                self.program.admission.change(admission)
-            except OSError as error:
-                # The workers obey: until the next switchover they answer alone.
-                log.alarm("fast path cannot limit or shed", reason=error.strerror, effect="passes everything")
-                self._suspended_by_order = True
+            if self.program is not None and not self._admitted():
+                self._suspended_by_order = True  # the workers obey: until the next switchover they answer alone
                 self._suspend()
 
         self._once_unchanging(change)
+
+    def _admitted(self) -> bool:
+        """Whether the program could be told of limits and shed rules."""
+        assert self.program is not None
+        try:
+            if self._admission is not None:
+                self.program.admission.change(self._admission)
+        except OSError as error:
+            log.alarm("fast path cannot limit or shed", reason=error.strerror, effect="passes everything")
+            return False
+        return True
 
     def notes(self) -> list[bytes]:
         """Notes of queries since the last call (admission/samples.py); none if they cannot be had just now."""

@@ -2,6 +2,7 @@
 # Over 500 lines: it is one state machine, tried with everything that the page can say and the kernel refuse.
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import struct
@@ -15,11 +16,15 @@ from typing import Any
 import pytest
 import uvloop
 
+from rootsrv.admission.blocks import words_of_prefix
+from rootsrv.admission.limits import LimitSettings
 from rootsrv.answer.table import AnswerTable, TableUnusable
 from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.config.limits import LimitsConfig
 from rootsrv.demo.signed import generate_root, generate_successor
+from rootsrv.fastpath import libbpf, staging
 from rootsrv.fastpath import owner as owner_module
-from rootsrv.fastpath import staging
+from rootsrv.fastpath import program as program_module
 from rootsrv.fastpath.attachment import FoundInterface
 from rootsrv.fastpath.layout import constant
 from rootsrv.fastpath.owner import FastPath
@@ -424,6 +429,76 @@ def test_a_table_whose_answers_are_wrong_is_left_to_the_workers_with_the_cause(
     followed.follow()
     assert followed.fastpath.status()["self_tests"]["2"].startswith("answer table is damaged: ")
     assert followed.serial() == 100
+
+
+@contextlib.contextmanager
+def refused(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[None]:
+    """The kernel has no memory for another prefix in the map *name*."""
+    update = libbpf.Map.update
+
+    def no_memory(each: libbpf.Map, key: int | bytes, value: bytes) -> None:
+        if each.name == name:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        update(each, key, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(libbpf.Map, "update", no_memory)
+        yield
+
+
+def test_blocks_that_the_kernel_has_no_room_for_are_tried_again(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.page.set_blocks([(*words_of_prefix("198.51.100.0/24"), boottime() + 10**12)])
+    with refused(monkeypatch, "blocks"):
+        for _ in range(2):
+            with pytest.raises(OSError, match="Cannot allocate memory"):
+                followed.follow()
+    followed.follow()
+    assert followed.fastpath.program is not None
+    assert len(list(followed.fastpath.program.blocks.keys())) == 1
+
+
+def test_limits_that_the_kernel_could_not_be_told_are_told_again_before_it_answers(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    policy = {
+        "exempt": ["192.0.2.0/24"],
+        "limits": LimitSettings.of(LimitsConfig(), bytes(16)).to_document(),
+        "rules": [],
+        "sample_every": 0,
+    }
+    with refused(monkeypatch, "exempt"):
+        followed.fastpath.admit_as(policy)
+        assert followed.serial() == 0
+        followed.page.active = 2
+        followed.workers(2)
+        followed.follow()
+        assert followed.serial() == 0, "a switchover alone does not tell it"
+    followed.page.active = 1
+    followed.workers(1)
+    followed.follow()
+    assert followed.serial() == 100
+    assert followed.fastpath.program is not None
+    assert len(list(followed.fastpath.program.admission._exempt.keys())) == 1
+
+
+def test_what_is_being_answered_when_it_ends_is_counted(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    fastpath, done = followed.fastpath, []
+    publish = fastpath._publish
+
+    def published(wall_seconds: float) -> None:
+        done.append("published")
+        publish(wall_seconds)
+
+    monkeypatch.setattr(fastpath, "_detach_all", lambda reason: done.append("detached"))
+    monkeypatch.setattr(program_module, "_wait_for_packets_under_way", lambda: done.append("waited"))
+    monkeypatch.setattr(fastpath, "_publish", published)
+    fastpath.close()
+    assert done == ["detached", "waited", "published"]
 
 
 def test_a_restart_of_the_owner_begins_with_what_is_active(followed: Followed) -> None:
