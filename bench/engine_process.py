@@ -91,9 +91,17 @@ class EngineProcess:
         self.close()
 
 
-def _serve(connection: Connection, build: Callable[[], Any], namespace: str | None, cpu: int | None) -> None:
+def stand_apart() -> None:
+    """Of a process of ours: it ends with its parent, and what Ctrl-C or timeout(1) send to all is the parent's alone.
+
+    That one then writes what was measured, and takes away what was made, with everybody still there.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that ends us
+    os.setsid()
+
+
+def _serve(connection: Connection, build: Callable[[], Any], namespace: str | None, cpu: int | None) -> None:
+    stand_apart()
     try:
         if namespace is not None:
             network.enter(namespace)

@@ -26,6 +26,7 @@ from typing import Any
 import uvloop
 
 from bench import fleet_members, machine, report
+from bench.engine_process import stand_apart
 from bench.measure import cpu_nanoseconds
 from bench.peers.daemon import free_port
 from bench.peers.etcd import Cluster, cluster
@@ -197,6 +198,8 @@ class _Roster:
 
 
 def _serve(ready: Connection, path: Path, port: int, members: int) -> None:
+    stand_apart()
+
     async def serve() -> None:
         zone = OfferedZone(name.ROOT)
         zone.put(presentation.from_text(path.read_bytes(), name.ROOT), OfferState.DISTRIBUTE_ONLY, lambda: 3600.0)

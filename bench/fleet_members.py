@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import uvloop
 from hpack import Encoder
 
+from bench.engine_process import stand_apart
 from rootsrv.engine.etcd import EngineGone, Etcd, tls_context
 from rootsrv.engine.messages import make
 
@@ -239,6 +240,7 @@ def _key(number: int) -> str:
 
 def _process(orders: Connection, joining: Joining) -> None:
     """Join, say so, measure from the next word on, and give what was heard at the one after it."""
+    stand_apart()
 
     async def work() -> None:
         members = _Members(joining)

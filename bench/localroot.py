@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine, report
+from bench.engine_process import stand_apart
 from bench.localroot_subjects import SUBJECTS, Subject, address_of
 from bench.peers import PeerFailed
 from bench.transfers import tree_nanoseconds
@@ -188,6 +189,7 @@ def question(key: Key) -> bytes:
 
 
 def _subscribers(ready: Connection, keys: Sequence[tuple[str, str, bytes]], server: tuple[str, int], port: int) -> None:
+    stand_apart()
     made = Subscribers(keys, server, port)
     ready.send("listening")
     octets, seconds = ready.recv()

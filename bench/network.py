@@ -51,6 +51,7 @@ class Namespace:
             [*_DIES_WITH_PARENT, "unshare", "--net", "--", "sleep", "infinity"],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for all of a session's foreground: we end it when all is put away
         )
         self.path = f"/proc/{self._holder.pid}/ns/net"
         ours = os.stat("/proc/self/ns/net").st_ino

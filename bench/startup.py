@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine, report
+from bench.engine_process import stand_apart
 from bench.responder import make_settings
 from bench.zones import Zones
 from rootsrv.answer.compiler import compile_table
@@ -65,6 +66,7 @@ def _in_fresh_process(work: Callable[[Any], dict[str, float]], argument: Any) ->
 
 
 def _child(connection: Connection, work: Callable[[Any], dict[str, float]], argument: Any) -> None:
+    stand_apart()
     connection.send(work(argument))
 
 

@@ -71,6 +71,7 @@ def asking(server: Address, queries_a_second: int) -> Iterator[Steady]:
 
 def _reflect(bound: socket.socket) -> None:
     die_with_parent(os.getppid())
+    os.setsid()  # Ctrl-C is the parent's
     while True:
         octets, source = bound.recvfrom(4096)
         bound.sendto(octets, source)
@@ -85,6 +86,7 @@ def _connected(address: Address) -> socket.socket:
 
 def _ask(server: Address, reflector: Address, queries_a_second: int, orders: Connection) -> None:
     die_with_parent(os.getppid())
+    os.setsid()  # Ctrl-C is the parent's
     gc.disable()  # a walk through all samples takes a millisecond
     first = True
     try:

@@ -16,7 +16,7 @@ from typing import Any
 from bench import c_source, network, peers
 from bench.bpf_object import CompilerMissing, compiled
 from bench.engine_process import EngineFailed
-from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, Wire
+from bench.network import SERVER_INTERFACE, SERVER_IPV4, SERVER_IPV6, NetworkUnavailable, Wire
 from bench.peers import daemon, knot
 from bench.zones import Zones
 from rootsrv import __version__
@@ -297,7 +297,8 @@ def answering_threads(wire: Wire, cpu: int) -> Iterator[tuple[int, ...]]:
                 os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
         yield tuple(new)
     finally:
-        wire.server.run("unshare", "--mount", "sh", "-c", set_threaded % 0)
+        with contextlib.suppress(NetworkUnavailable):  # it is gone already
+            wire.server.run("unshare", "--mount", "sh", "-c", set_threaded % 0)
 
 
 def _napi_threads() -> Iterator[int]:

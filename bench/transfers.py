@@ -29,6 +29,7 @@ import dns.tsig
 import uvloop
 
 from bench import machine, report
+from bench.engine_process import stand_apart
 from bench.measure import cpu_nanoseconds
 from bench.peers import PeerFailed
 from bench.peers.daemon import free_port
@@ -124,6 +125,8 @@ class _Anybody:
 
 
 def _serve(ready: Connection, path: Path, port: int) -> None:
+    stand_apart()
+
     async def serve() -> None:
         contents = presentation.from_text(path.read_bytes(), name.ROOT)
         zone = OfferedZone(name.ROOT)

@@ -23,6 +23,7 @@ from bench.network import (
     SERVER_IPV6,
     SOURCE_PREFIX_IPV4,
     SOURCE_PREFIX_IPV6,
+    Namespace,
     NetworkUnavailable,
     Wire,
 )
@@ -259,7 +260,7 @@ def test_what_was_measured_before_an_interruption_is_written_beside_an_earlier_r
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "compare", "--servers", "blind sockets,NSD", "--step-seconds", "0.05",
          "--tlds", "60", "--count", "500", "--repeats", "100", "--results", str(tmp_path)],
-        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
@@ -267,8 +268,8 @@ def test_what_was_measured_before_an_interruption_is_written_beside_an_earlier_r
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM):  # to all of the foreground, as Ctrl-C and timeout(1) send them
+            os.killpg(process.pid, number)
         said = process.communicate(timeout=60)[1]
     finally:
         process.kill()
@@ -291,6 +292,16 @@ def _namespaces() -> set[int]:
             with contextlib.suppress(OSError):
                 found.add((entry / "ns" / "net").stat().st_ino)
     return found
+
+
+def test_what_ends_a_terminals_foreground_leaves_namespaces_to_who_cleans_up() -> None:
+    require_root()
+    namespace = Namespace()
+    try:
+        holder = int(namespace.path.split("/")[2])
+        assert os.getsid(holder) != os.getsid(0)
+    finally:
+        namespace.close()
 
 
 def test_a_wire_that_cannot_be_finished_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
