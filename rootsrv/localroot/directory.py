@@ -18,7 +18,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import dns.exception
@@ -102,6 +102,18 @@ class Stranger:
         """See Recipient."""
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What follows from who has signed up."""
+
+    keys: dict[bytes, tuple[Key, LiveKey]]
+    """By name in wire format."""
+
+    key_names: dict[str, bytes]
+    servers: dict[int, _Known]
+    by_address: dict[str, list[int]]
+
+
 class RegisteredServers:
     """The AccessList of a LocalRoot service."""
 
@@ -152,6 +164,10 @@ class RegisteredServers:
 
     def know(self, subscriptions: Subscriptions) -> None:
         """From now on these; what was observed of others is forgotten."""
+        self.take(self.learned(subscriptions))
+
+    def learned(self, subscriptions: Subscriptions) -> "Learned":
+        """What `take` takes, in whichever thread: of ten thousand keys that are new it takes 200 ms."""
         keys: dict[bytes, tuple[Key, LiveKey]] = {}
         key_names: dict[str, bytes] = {}
         for each in subscriptions.keys:
@@ -164,9 +180,14 @@ class RegisteredServers:
         for known in servers.values():
             for address in known.addresses:
                 by_address.setdefault(address, []).append(known.id)
+        return Learned(keys, key_names, servers, by_address)
+
+    def take(self, learned: "Learned") -> None:
+        """From now on what was *learned* last."""
+        servers = learned.servers
         gone = self._servers.keys() - servers.keys()
-        self._keys, self._key_names = keys, key_names
-        self._servers, self._by_address = servers, by_address
+        self._keys, self._key_names = learned.keys, learned.key_names
+        self._servers, self._by_address = servers, learned.by_address
         self._proved = {
             (server, address): at
             for (server, address), at in self._proved.items()
@@ -298,14 +319,15 @@ class RegisteredServers:
 
     # NOTIFY.
 
-    def to_notify(self, zone: str, only: int | None = None) -> list[tuple[int, str, Key | None]]:
-        """(server, address, key to sign with) for every proved address of who wants *zone*; of *only*, if given."""
-        found = []
-        for (server, address), _ in self._proved.items():
-            known = self._servers[server]
-            if zone in known.zones and only in (None, server):
-                found.append((server, address, self._signing_key(server)))
-        return found
+    def to_notify(self, zone: str, only: int | None = None) -> Iterator[tuple[int, str, Key | None]]:
+        """(server, address, key to sign with) for every proved address of who wants *zone*; of *only*, if given.
+
+        As they are when this is called; others may have gone, or come, before the last one is taken.
+        """
+        for server, address in list(self._proved):
+            known = self._servers.get(server)
+            if known is not None and zone in known.zones and only in (None, server):
+                yield server, address, self._signing_key(server)
 
     def _signing_key(self, server: int) -> Key | None:
         """What a NOTIFY to it is signed with: the key that it uses itself, if it uses one (Unbound knows none)."""

@@ -61,15 +61,12 @@ async def in_child(
         receiver, sender = os.pipe()
     except OSError as error:
         raise ChildHindered(f"no pipe for a process: {error.strerror}") from error
-    gc.freeze()  # a collection in the child would copy all pages
     try:
         pid = os.fork()
     except OSError as error:
         os.close(receiver)
         os.close(sender)
         raise ChildHindered(f"no process: {error.strerror}") from error
-    finally:
-        gc.unfreeze()
     if pid == 0:
         _run_child(work, inherited, parent, sender)
     os.close(sender)
@@ -115,6 +112,7 @@ async def in_child(
 
 
 def _run_child(work: Callable[[], object], inherited: Inherited, parent: int, sender: int) -> None:
+    gc.disable()  # a collection would copy all pages, and its memory goes when it ends
     status = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -124,7 +122,6 @@ def _run_child(work: Callable[[], object], inherited: Inherited, parent: int, se
         if os.getppid() == parent:
             inherited.leave_in_child()
             _close_sockets()
-            gc.disable()  # its memory goes when it ends
             try:
                 outcome = pickle.dumps((True, work()))
             except Exception as error:

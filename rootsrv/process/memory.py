@@ -29,3 +29,13 @@ def keep_freed() -> None:
     if option is not None:
         option(_M_MMAP_THRESHOLD, _KEPT_OCTETS)
         option(_M_TRIM_THRESHOLD, _KEPT_OCTETS)
+
+
+def is_loaded() -> None:
+    """What is there now stays: from now on garbage is collected, and this much is not walked for it any more.
+
+    A collection holds the event loop, whoever sets it off: 30 ms for what maintain is loaded with, 100 ms with ten
+    thousand subscribers of a LocalRoot service.
+    """
+    gc.enable()
+    gc.freeze()

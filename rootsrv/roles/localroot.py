@@ -21,7 +21,6 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,8 @@ from rootsrv.localroot.settings import limits_of, listening_of, refuse
 from rootsrv.localroot.statistics import SubscriberStatistics
 from rootsrv.localroot.subscribers import Subscribers
 from rootsrv.page.layout import Page
-from rootsrv.process import log
+from rootsrv.process import log, memory
+from rootsrv.process.aside import aside
 from rootsrv.process.background import Background
 from rootsrv.process.clocks import clocks
 from rootsrv.process.persistence import failing, persistently
@@ -73,6 +73,9 @@ CANARY_SECONDS = 10.0
 
 TOLD_AT_A_TIME = 100
 """NOTIFYs that are prepared in a turn of the event loop."""
+
+LOOKED_AT_A_TIME = 1000
+"""Servers of which is asked in a turn whether they have the version already: a millisecond or two."""
 
 AGAIN_SECONDS = 5.0
 """How soon addresses or certificates are tried again that could not be had."""
@@ -235,7 +238,9 @@ class LocalRoot:
                 if changes not in (0, known):
                     loaded_at = time.time()
                     subscriptions = await asyncio.to_thread(self._subscribers.load, loaded_at)
-                    self.servers.know(subscriptions)
+                    self.servers.take(await aside(lambda made=subscriptions: self.servers.learned(made)))  # type: ignore[misc]
+                    if known < 0:
+                        memory.is_loaded()
                     known = subscriptions.changes
                     counts = self.servers.counts
                     log.event("register read", servers=counts["servers"], keys=counts["keys"])
@@ -317,29 +322,35 @@ class LocalRoot:
         if offer is None:
             return
         octets = (await zone.whole()).octets  # ready before the first one comes for it
-        targets = list(self._targets(zone.name, offer.serial, only))
-        random.shuffle(targets)  # nobody is always the last
-        if targets:
-            log.event("notify", zone=zone.name, serial=offer.serial, addresses=len(targets))
-        for at in range(0, len(targets), TOLD_AT_A_TIME):
-            told = targets[at : at + TOLD_AT_A_TIME]
+        found = await self._servers_by_address(zone.name, offer.serial, only)
+        addresses = list(found)
+        random.shuffle(addresses)  # nobody is always the last
+        if addresses:
+            log.event("notify", zone=zone.name, serial=offer.serial, addresses=len(addresses))
+        for at in range(0, len(addresses), TOLD_AT_A_TIME):
+            told = [self._target(zone.name, each, found[each]) for each in addresses[at : at + TOLD_AT_A_TIME]]
             self.sender.tell(zone, told, spacing(octets, self.settings.mbit_per_second))
             await asyncio.sleep(0)  # ten thousand take half a second
 
-    def _targets(self, zone: str, serial: int, only: int | None) -> Iterable[NotifyTarget]:
-        """One for each address; where several servers share one, all are told what became of it."""
+    async def _servers_by_address(self, zone: str, serial: int, only: int | None) -> "dict[str, list[tuple[int, Any]]]":
+        """Who is to be told, with the key to sign with; a little at a time."""
         found: dict[str, list[tuple[int, Any]]] = {}
-        for server, address, key in self.servers.to_notify(zone, only):
+        for at, (server, address, key) in enumerate(self.servers.to_notify(zone, only)):
+            if at % LOOKED_AT_A_TIME == LOOKED_AT_A_TIME - 1:
+                await asyncio.sleep(0)
             if only is not None or not self.statistics.has(server, zone, serial):
                 found.setdefault(address, []).append((server, key))
-        for address, servers in found.items():
-            ids = [server for server, _ in servers]
-            key = servers[0][1] if len(servers) == 1 else None
+        return found
 
-            def report(told: Told, address: str = address, ids: list[int] = ids) -> None:
-                self._told(zone, address, ids, told)
+    def _target(self, zone: str, address: str, servers: "list[tuple[int, Any]]") -> NotifyTarget:
+        """Where several servers share an address, all are told what became of it."""
+        ids = [server for server, _ in servers]
+        key = servers[0][1] if len(servers) == 1 else None
 
-            yield NotifyTarget(f"server {ids[0]} {address}", address, self.settings.notify_port, key, report)
+        def report(told: Told) -> None:
+            self._told(zone, address, ids, told)
+
+        return NotifyTarget(f"server {ids[0]} {address}", address, self.settings.notify_port, key, report)
 
     def _told(self, zone: str, address: str, servers: list[int], told: Told) -> None:
         first = time.time() - told.seconds

@@ -16,7 +16,7 @@ from rootsrv.config import text as config_text
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.page.layout import Page, PageUnusable
-from rootsrv.process import clock, lock, log, privileges, service_manager
+from rootsrv.process import clock, lock, log, memory, privileges, service_manager
 from rootsrv.process.descriptors import raise_limit
 from rootsrv.roles import supervisor
 from rootsrv.server.sockets import CannotBind
@@ -168,7 +168,7 @@ def _run_until_signalled(make: Any, new_event_loop: Callable[[], asyncio.Abstrac
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
         loop.add_signal_handler(signal.SIGHUP, reload.set)
-        loop.call_soon(gc.enable)  # when the role waits for the first time, and is loaded
+        loop.call_soon(memory.is_loaded)  # when the role waits for the first time
         await make(stop, reload)
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:

@@ -19,6 +19,7 @@ from rootsrv.config.checks import plain_address
 from rootsrv.config.file import Config
 from rootsrv.config.zones import PrimaryConfig, RefreshConfig
 from rootsrv.distribution.tls import DOT, alpn_of, client_context, show_certificate
+from rootsrv.process.aside import aside
 from rootsrv.wire import name as names
 from rootsrv.wire import rdata as rdatas
 from rootsrv.wire.codes import FORMERR, NOTIMP
@@ -39,6 +40,9 @@ from rootsrv.zone.transfer import (
 )
 
 _NO_EDNS = {FORMERR, NOTIMP}
+_MUCH_OCTETS = 4096
+"""What is less is taken in within a millisecond or two."""
+
 """What those say to OPT who do not know it (RFC 6891 §7)."""
 
 
@@ -218,12 +222,20 @@ async def _transfer(source: Source, zone: bytes, qtype: int, base: ZoneContents 
             except asyncio.IncompleteReadError:
                 inbound.receive_eof()
                 raise
-            inbound.receive_message(octets, time.time())
-        contents = inbound.result()
+            await _taken(inbound, octets)
+        contents = await aside(inbound.result)  # of a whole zone 100 ms
     how = "ixfr" if inbound.incremental or contents is None else "axfr"
     assert inbound.serial is not None
     seconds = time.monotonic() - began
     return Transferred(contents, how, inbound.serial, inbound.octets, inbound.messages, seconds, inbound.expire_seconds)
+
+
+async def _taken(inbound: Inbound, octets: bytes) -> None:
+    """The next message; one that is large holds the processor for 20 ms, and the next ones are there already."""
+    if len(octets) < _MUCH_OCTETS:
+        inbound.receive_message(octets, time.time())
+    else:
+        await aside(lambda: inbound.receive_message(octets, time.time()))
 
 
 @contextlib.asynccontextmanager

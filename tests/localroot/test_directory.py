@@ -74,3 +74,13 @@ def test_an_address_that_was_taken_away_proves_nothing_any_more(servers: Registe
     found = servers.recipient(asker, None, b"\0")
     assert found is not None
     assert found.name.startswith("prefix ")
+
+
+def test_who_is_gone_while_others_are_told_is_left_out(servers: RegisteredServers) -> None:
+    """Ten thousand are told a little at a time, and the register changes meanwhile."""
+    for number, key in enumerate(KEYS, 1):
+        servers.recipient(Asker(f"192.0.2.{number}", over_tcp=True), key_of(servers, key), b"\0")
+    told = servers.to_notify(".")
+    assert next(told)[:2] == (1, "192.0.2.1")
+    servers.take(servers.learned(Subscriptions(2, KEYS[:1], SUBSCRIBERS[:1])))
+    assert list(told) == []

@@ -5,7 +5,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,11 +16,11 @@ from rootsrv.process import aside as aside_module
 from rootsrv.process import child
 from rootsrv.process.aside import aside
 from rootsrv.process.child import in_child
-from rootsrv.secondary import control, stored
+from rootsrv.secondary import control, primary, stored
 from rootsrv.secondary.control import VersionOrder, ZoneControl
 from rootsrv.secondary.maintainer import Maintainer
 from rootsrv.zone import presentation
-from rootsrv.zone.transfer import difference
+from rootsrv.zone.transfer import Inbound, difference
 from tests.secondary.unattended import Clock, deliver, take_all, unattended
 from tests.secondary.versions import FIRST, version
 
@@ -170,3 +170,24 @@ def test_no_garbage_is_collected_meanwhile_and_it_is_again_afterwards(monkeypatc
     is_on[0] = False  # as at the start of a role, which switches it on later
     asyncio.run(aside(lambda: None))
     assert not is_on[0]
+
+
+class Noting:
+    """An inbound transfer that notes where it is fed."""
+
+    def __init__(self) -> None:
+        self.fed: list[threading.Thread] = []
+
+    def receive_message(self, octets: bytes, now: float) -> None:
+        self.fed.append(threading.current_thread())
+
+
+def test_a_large_message_of_a_transfer_is_taken_in_beside_the_loop_and_a_small_one_in_it() -> None:
+    inbound = Noting()
+
+    async def whole() -> None:
+        for octets in (100, 60_000, 100):
+            await primary._taken(cast(Inbound, inbound), bytes(octets))
+
+    asyncio.run(whole())
+    assert [each is threading.main_thread() for each in inbound.fed] == [True, False, True]
