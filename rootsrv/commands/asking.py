@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rootsrv.commands.printing import complain
+from rootsrv.commands.printing import complain, shown
 from rootsrv.config.file import Config
 from rootsrv.control import client
 from rootsrv.control.protocol import Document
@@ -33,6 +33,6 @@ def ask(
 def failed(arguments: argparse.Namespace, reason: object) -> int:
     """Say that it did not work, and why; the exit status."""
     if getattr(arguments, "json", False):
-        print(json.dumps({"ok": False, "error": str(reason)}))
+        print(json.dumps({"ok": False, "error": shown(reason)}))
     complain(reason)
     return 1

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from rootsrv.commands import doctor
-from rootsrv.commands.printing import complain, say
+from rootsrv.commands.printing import complain, reason_of, say
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.process import whole_file
@@ -60,7 +60,7 @@ def present(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigError(f"{path}: {reason_of(error)}") from error
 
 
 def write_when_agreed(

@@ -304,6 +304,7 @@ def _print_welcome(
         "",
         f"Status page and metrics: http://{REPORT_ADDRESS}:{report_port}/ and /metrics",
         "",
+        *((f"The tour: something new every {wanted.tour_seconds:g} s.",) if wanted.tour_seconds else ()),
         *(() if kernel_says_synchronised() else ("Laboratory clock: it is believed, synchronised or not.",)),
         f"Ctrl-C stops it. Each second, with {wanted.rate} queries a second of its own:",
         "",

@@ -8,7 +8,7 @@ from typing import Any
 
 import dns.exception
 
-from rootsrv.commands.printing import complain
+from rootsrv.commands.printing import complain, reason_of
 from rootsrv.config import file as config_file
 from rootsrv.config import text
 from rootsrv.config.file import Config
@@ -246,7 +246,7 @@ def _contribution(config: Config) -> int:
         print(f"nothing was counted: there is no {path}")
         return 0
     except (OSError, ValueError) as error:
-        complain(f"{path}: {error}")
+        complain(f"{path}: {reason_of(error)}")
         return 1
     to = generated.settings_of(config).contribute_to or "nobody"
     for state, each in (*(("waits", each) for each in waiting), ("so far today", today)):

@@ -6,13 +6,22 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rootsrv.process.children import describe_error
+
 _WIDE = frozenset({"trouble", "why held", "last transfer", "alarms"})
 """Columns that may be folded."""
 
 
 def shown(text: object) -> str:
-    """*text* on one line, with nothing in it that a terminal would obey."""
+    """*text* on one line, with nothing in it that a terminal would obey; an error of the system without its number."""
+    if isinstance(text, OSError):
+        text = describe_error(text)
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
+
+
+def reason_of(error: BaseException) -> str:
+    """What *error* says, beside the name of the file that it is about."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def say(text: object) -> None:

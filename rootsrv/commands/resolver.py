@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from rootsrv.commands.printing import reason_of
 from rootsrv.config.checks import ConfigError
 from rootsrv.hyperlocal.generated import read_publishers
 from rootsrv.resolvers.software import SOFTWARE
@@ -71,7 +72,7 @@ def _wanted(arguments: argparse.Namespace) -> ResolverSetup:
         try:
             secret = arguments.secret_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise CannotConfigure(f"key: {arguments.secret_file}: {error}") from error
+            raise CannotConfigure(f"key: {arguments.secret_file}: {reason_of(error)}") from error
         key = ResolverKey(arguments.key, secret, arguments.algorithm)
     publishers = tuple(map(Publisher.from_text, arguments.publisher))
     url = arguments.url

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.commands.asking import add_config, ask, failed
-from rootsrv.commands.printing import say
+from rootsrv.commands.printing import reason_of, say
 from rootsrv.commands.routes import until_withdrawn
 from rootsrv.config import file as config_file
 from rootsrv.config.file import Config
@@ -179,7 +179,7 @@ def _run(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise CannotGoOn(f"{shlex.join(command)}: {error}") from error
+        raise CannotGoOn(f"{shlex.join(command)}: {reason_of(error)}") from error
     if done.returncode:
         raise CannotGoOn(f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-500:]}")
     return done.stdout

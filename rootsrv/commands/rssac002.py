@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rootsrv.commands.printing import complain, say
+from rootsrv.commands.printing import complain, reason_of, say
 from rootsrv.config import file as config_file
 from rootsrv.process import whole_file
 from rootsrv.telemetry import rssac002_file
@@ -115,7 +115,7 @@ def run_validate(arguments: argparse.Namespace) -> int:
             file = rssac002_file.read(path)
             found = list(rssac002_file.problems(file))
         except (OSError, NotRssac002) as error:
-            found = [error.strerror or str(error) if isinstance(error, OSError) else str(error)]
+            found = [reason_of(error)]
         else:
             if not found:
                 files.append(file)
@@ -164,7 +164,5 @@ def _stem(file: Rssac002File) -> str:
 
 
 def _failed(reason: object, *, status: int = 1) -> int:
-    if isinstance(reason, OSError):
-        reason = f"{reason.filename}: {reason.strerror}"
     complain(reason)
     return status

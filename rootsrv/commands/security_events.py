@@ -17,7 +17,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 
 from rootsrv.commands.asking import DEFAULT_CONFIG
-from rootsrv.commands.printing import complain
+from rootsrv.commands.printing import complain, reason_of
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.engine import signing_key
@@ -171,7 +171,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     try:
         about = check(arguments.verify.read_bytes(), arguments.public_key)
     except (OSError, NotSigned) as error:
-        return _failed(f"{arguments.verify}: {error}")
+        return _failed(f"{arguments.verify}: {reason_of(error)}")
     by = f"{about['member']}, {about['public_key'][:16]}…"
     print(f"{about['events']} security events of {about['day']}, signed by {by}")
     if not arguments.public_key:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rootsrv.commands.changes import FileChange, look_at_the_host, present, write_when_agreed
 from rootsrv.commands.form import SetupForm
-from rootsrv.commands.printing import say
+from rootsrv.commands.printing import reason_of, say
 from rootsrv.config import file as config_file
 from rootsrv.config.checks import ConfigError
 from rootsrv.process import installation
@@ -158,7 +158,7 @@ def _mesh_section(site: SiteAnswers) -> str:
     try:
         text = Path(site.mesh).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"mesh: {site.mesh}: {getattr(error, 'strerror', None) or error}") from error
+        raise ConfigError(f"mesh: {site.mesh}: {reason_of(error)}") from error
     if "[mesh]" not in text:
         raise ConfigError(f"mesh: {site.mesh}: has no section [mesh]: it is to be what `rootsrv mesh join` printed")
     return text
@@ -216,7 +216,7 @@ def _asking(*command: str, trial: Path, places: dict[str, Path]) -> Iterator[str
             env={**os.environ, "ROOTSRV_NETWORK": str(trial)},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        yield f"{command[0]}: {error}"
+        yield f"{command[0]}: {reason_of(error)}"
         return
     if done.returncode:
         told = (done.stderr or done.stdout).strip() or f"status {done.returncode}"

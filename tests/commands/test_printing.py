@@ -1,6 +1,7 @@
 """What commands print: text is text, and who stops reading ends the command without a traceback."""
 
 import datetime
+import errno
 import json
 import os
 import re
@@ -28,6 +29,39 @@ def test_whatever_is_in_a_cell_is_printed_as_it_is(capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     for text in ("[/head]", HOSTILE, "[bold]x[/bold]", "[link=x]", "\\[", ":warning:", "[[/]]", "['a', '[/]']"):
         assert text in printed
+
+
+WITH_A_FILE_THAT_IS_NOT_THERE = [
+    "resolver bind --publisher 192.0.2.1 --key k1.example --secret-file NONE --hosts",
+    "rssac002 merge NONE --service x --output NONE",
+    "security-events --verify NONE --public-key 00",
+    "mesh publish NONE",
+    "mesh roster sign NONE --key NONE --output NONE",
+    "mesh init --service x NONE/below",
+    "zone verify NONE --anchors NONE",
+    "hyperlocal --configure unbound --write NONE/below",
+    "check-config NONE",
+    "setup --answers NONE --yes",
+    "restart --config NONE",
+]
+
+
+@pytest.mark.parametrize("command", WITH_A_FILE_THAT_IS_NOT_THERE)
+def test_what_the_system_says_is_told_without_its_number(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        main([word.replace("NONE", str(tmp_path / "none")) for word in command.split()])
+    except SystemExit as usage:
+        pytest.fail(f"{usage}: {capsys.readouterr().err}")
+    printed = "".join(capsys.readouterr())
+    assert "Errno" not in printed
+    assert "none" in printed
+
+
+def test_an_error_of_the_system_is_named_with_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    printing.complain(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/nowhere/at-all"))
+    assert capsys.readouterr().err == "rootsrv: /nowhere/at-all: No such file or directory\n"
 
 
 def test_a_terminal_gets_no_orders_from_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
