@@ -60,7 +60,7 @@ class CdnsFile:
             first = self._peek()
         self._bytes(1)
         if first not in (0x83, 0x9F) or self._item() != cdns.FILE_TYPE:
-            raise self._wrong("is not C-DNS")
+            raise self._wrong("is neither C-DNS nor pcap")
         preamble = self._item()
         try:
             major, minor, parameters = preamble[0], preamble[1], preamble[3]
@@ -68,6 +68,9 @@ class CdnsFile:
         except (TypeError, LookupError, AttributeError) as error:
             raise self._wrong("has a preamble that is not C-DNS") from error
         if (major, minor) != (1, 0):
+            # Whoever made the file chose them: a name of a megabyte, an integer of a million digits.
+            if not {type(major), type(minor)} <= {int} or not (0 <= major < 1 << 32 and 0 <= minor < 1 << 32):
+                raise self._wrong("has a preamble that is not C-DNS")
             raise self._wrong(f"is C-DNS {major}.{minor}; 1.0 is understood")
         if not parameters or not understood:
             raise self._wrong("has a preamble that is not C-DNS")
@@ -211,25 +214,48 @@ class _Incomplete(Exception):
     """The stream ended within an item."""
 
 
-def open_capture(path: Path) -> IO[bytes]:
+def open_capture(path: Path) -> tuple[bytes, IO[bytes]]:
     """The file at *path*, decompressed if its first octets say that it is compressed: gzip, zstd, xz.
 
-    Raises CaptureUnreadable, OSError.
+    With its first four octets, fewer if it is shorter; the file has them, too.  It may be a pipe.  Raises
+    CaptureUnreadable, OSError.
     """
-    file = path.open("rb")
+    file: IO[bytes] = path.open("rb")
     try:
         head = file.read(6)
-        file.seek(0)
+        file = io.BufferedReader(_Again(head, file), _PORTION)
         for magic, decompressor in _COMPRESSIONS:
             if head.startswith(magic):
-                return io.BufferedReader(_Decompressed(file, decompressor, path), _PORTION)
+                file = io.BufferedReader(_Decompressed(file, decompressor, path), _PORTION)
+                head = file.read(4)  # of members that may be as short as they like
+                file = io.BufferedReader(_Again(head, file), _PORTION)
     except ImportError as error:
         file.close()
         raise CaptureUnreadable(f"{path}: zstd needs rootsrv[capture] to be installed") from error
     except BaseException:
         file.close()
         raise
-    return file
+    return head[:4], file
+
+
+class _Again(io.RawIOBase):
+    """*head*, which has been read from *file*, and then the rest of it: a pipe cannot be read again."""
+
+    def __init__(self, head: bytes, file: IO[bytes]) -> None:
+        self._head, self._file = head, file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        octets = self._head or self._file.read(len(buffer))
+        buffer[: len(octets)] = octets
+        self._head = b""
+        return len(octets)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _gzip() -> Any:

@@ -483,12 +483,10 @@ class Collector:
         self._until = start + window
         try:
             self._format = self._wanted.make_format()
-            name = self._format.file_name(self._wanted.name, begins) + SUFFIXES[self._wanted.compression]
-            path = self._directory.path / name
-            number = 1
-            while is_taken(path):
+            name, suffix, number = self._wanted.name, SUFFIXES[self._wanted.compression], 1
+            while is_taken(path := self._directory.path / (self._format.file_name(name, begins) + suffix)):
                 number += 1
-                path = self._directory.path / name.replace(self._wanted.name, f"{self._wanted.name}-{number}", 1)
+                name = f"{self._wanted.name}-{number}"
             self._file = OutputFile(path, self._wanted.begin_member, self._format.begin(), self._format.end)
         except Exception as error:
             self._refuse(error, "a file cannot be begun")

@@ -89,6 +89,10 @@ def _header(heading: str, told: Mapping[str, Any]) -> str:
 def _footer(tally: Tally, told: Mapping[str, Any]) -> str:
     lines = [f"{key}: {', '.join(values)}" for key, values in told["about"].items()]
     lines += [f"{path} ends within a block" for path in told["cut_off"]]
+    if unknown := told["losses_unknown"]:
+        lines.append(
+            f"What was lost is not known of {unknown:,} pcap files, which have no metadata (.json) beside them."
+        )
     lines.append(f"One point is {tally.grain_seconds // 60} minutes or more. Made by rootsrv {rootsrv.__version__}.")
     return f"<footer>{''.join(f'<p>{escape(line)}</p>' for line in lines)}</footer>"
 

@@ -74,6 +74,7 @@ def summary(tally: Tally) -> dict[str, Any]:
         "queries_per_second": round(tally.queries / seconds, 1) if seconds else None,
         "malformed": tally.malformed,
         "lost": tally.lost,
+        "losses_unknown": tally.losses_unknown,
         "not_sampled": tally.not_sampled,
         "other_packets": tally.other_packets,
         "sources": {source_text(*source): count for source, count in tally.sources.most_common()},

@@ -11,7 +11,9 @@ from typing import Any, Generic, TypeVar
 from rootsrv.capture.cdns import BlockKey, PreambleKey, QueryResponse, Signature, SignatureFlags, StatisticsKey, Table
 from rootsrv.capture.cdns_reader import CaptureUnreadable, CdnsFile, open_capture
 from rootsrv.capture.facts import Fact, Kind, OptBits
+from rootsrv.capture.files import METADATA
 from rootsrv.capture.pcap_reader import PcapFile
+from rootsrv.process import json_text
 from rootsrv.wire.codes import NXDOMAIN
 
 GRAIN_SECONDS = 300
@@ -86,6 +88,9 @@ class Tally:
         self.first: int | None = None
         self.last: int | None = None
         self.queries = self.malformed = self.lost = self.not_sampled = self.other_packets = 0
+        self.losses_unknown = 0
+        """Files of which nobody says what was lost while they were written."""
+
         self.sources: Counter[tuple[int, int]] = Counter()
         self.qtypes: Counter[int] = Counter()
         self.rcodes: Counter[int] = Counter()
@@ -108,8 +113,8 @@ class Tally:
 
         Raises CaptureUnreadable, OSError; what was counted before stays counted.
         """
-        with open_capture(path) as stream:
-            head = stream.peek(4)[:4] if hasattr(stream, "peek") else b""
+        head, stream = open_capture(path)
+        with stream:
             if head in (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d"):
                 packets = PcapFile(stream, str(path))
                 self.about["format", "pcap"] += 1
@@ -117,6 +122,9 @@ class Tally:
                     self.add_fact(fact)
                 self.other_packets += packets.others
                 cut_off = packets.cut_off
+                self._look_beside(path)
+            elif head == b"\x0a\x0d\x0d\x0a":
+                raise CaptureUnreadable(f"{path}: is pcapng, which is not read (editcap -F pcap makes a pcap of it)")
             elif head:
                 file = CdnsFile(stream, str(path))
                 self._describe(file)
@@ -133,16 +141,34 @@ class Tally:
         self.about["format", f"C-DNS {file.preamble.version}"] += 1
         for parameters in file.preamble.parameters:
             storage, collection = parameters[0], parameters.get(1, {})
-            for key, told in (
-                ("written by", collection.get(8)),
-                ("host", collection.get(9)),
-                ("filter", collection.get(7)),
-                ("sampled", storage.get(10)),
-                ("anonymised", storage.get(11)),
-            ):
-                # Text, and short: whoever made the file chose it, and it may be an array of arrays of arrays.
-                if isinstance(told, str) and told and ((key, told[:_ABOUT]) in self.about or len(self.about) < _ABOUT):
-                    self.about[key, told[:_ABOUT]] += 1
+            self._tell("written by", collection.get(8))
+            self._tell("host", collection.get(9))
+            self._tell("filter", collection.get(7))
+            self._tell("sampled", storage.get(10))
+            self._tell("anonymised", storage.get(11))
+
+    def _tell(self, key: str, told: Any) -> None:
+        # Text, and short: whoever made the file chose it, and it may be an array of arrays of arrays.
+        if isinstance(told, str) and told and ((key, told[:_ABOUT]) in self.about or len(self.about) < _ABOUT):
+            self.about[key, told[:_ABOUT]] += 1
+
+    def _look_beside(self, path: Path) -> None:
+        """What a pcap has no place for is in the metadata beside it, if they are those of this very file (files.py)."""
+        try:
+            told = json_text.parse(path.with_name(path.name + METADATA).read_bytes())
+            if not isinstance(told, dict) or told.get("octets") != path.stat().st_size:
+                raise ValueError("of another file")
+            lost, left_out = (_number(told.get(key), _COUNT) for key in ("lost", "passed_over"))
+        except (OSError, ValueError):
+            self.losses_unknown += 1
+            return
+        self.lost += lost
+        self.not_sampled += left_out
+        for key, of in (("written by", "software"), ("host", "host"), ("filter", "filter")):
+            self._tell(key, told.get(of))
+        self._tell("anonymised", told.get("anonymisation_method"))
+        if isinstance(every := told.get("every"), int) and every > 1:
+            self._tell("sampled", f"one query of {every}")
 
     def add_block(self, block: dict[int, Any], parameters: list[dict[int, Any]]) -> None:
         """Count a block of C-DNS (RFC 8618 §7.5); CaptureUnreadable if its indexes or times make no sense."""

@@ -62,10 +62,12 @@ def run_report(arguments: argparse.Namespace) -> int:
         return status
     output = arguments.output or arguments.directory / "report.html"
     try:
-        whole_file.replace(output, page(tally, arguments.title).encode())
+        # What is no UTF-8 in a title or a file's name is shown as it is typed.
+        whole_file.put(output, page(tally, arguments.title).encode(errors="backslashreplace"))
     except OSError as error:
         return _failed(f"{output}: {error.strerror}")
-    print(f"{output}: {tally.queries:,} queries of {len(tally.files):,} files")
+    tell = say if output.is_file() and not output.is_symlink() else complain  # a page that is printed is all there is
+    tell(f"{output}: {tally.queries:,} queries of {len(tally.files):,} files")
     return status
 
 
@@ -106,6 +108,8 @@ def render(told: Mapping[str, Any]) -> None:
         say(f"{told['not_sampled']:,} not sampled")
     if told["other_packets"]:
         say(f"{told['other_packets']:,} packets that hold no whole DNS message")
+    if told["losses_unknown"]:
+        say(f"what was lost is not known of {told['losses_unknown']:,} pcap files: no metadata (.json) beside them")
     for path in told["cut_off"]:
         say(f"{path} ends within a block: it is being written, or was cut off")
     queries = told["queries"]

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         return failed(arguments, f"serve cannot be asked: {error}")
     if arguments.verb == "tap":
         try:
-            whole_file.replace(arguments.write, pcap, 0o600)  # who asked what is not for everybody
+            whole_file.put(arguments.write, pcap, 0o600)  # who asked what is not for everybody
         except OSError as error:
             return failed(arguments, f"{arguments.write}: {error.strerror}")
         counters = status["counters"]

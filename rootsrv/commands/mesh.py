@@ -190,7 +190,7 @@ def run_sign(arguments: argparse.Namespace) -> int:
     roster = _written(arguments.file)
     try:
         octets = rosters.sign(roster, signing_key.load(arguments.key), time.time())
-        whole_file.replace(arguments.output, octets, mode=0o644)
+        whole_file.put(arguments.output, octets, mode=0o644)
     except SigningKeyUnusable as error:
         return _failed(error)
     except OSError as error:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.output is None:
             sys.stdout.write(octets.decode())
         else:
-            whole_file.replace(arguments.output.absolute(), octets, mode=0o640)
+            whole_file.put(arguments.output.absolute(), octets, mode=0o640)
             print(f"{arguments.output}: {len(found)} security events of {day}")
     except (SigningKeyUnusable, OSError, subprocess.SubprocessError) as error:
         return _failed(error)

@@ -59,7 +59,7 @@ def run_compile(arguments: argparse.Namespace) -> int:
         started = time.perf_counter()
         octets = compile_table(root, hosts)
         seconds = time.perf_counter() - started
-        whole_file.replace(arguments.output, octets, 0o644)
+        whole_file.put(arguments.output, octets, 0o644)
     except AnchorsMalformed as error:
         complain(error)
         return 2

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             octets = _read(arguments.file)
         response, given = ask(loaded, "maintain", request, _TIMEOUT_SECONDS, octets)
         if arguments.verb == "zone-export":
-            whole_file.replace(arguments.file.absolute(), given, mode=0o644)
+            whole_file.put(arguments.file.absolute(), given, mode=0o644)
     except OSError as error:
         return failed(arguments, f"{error.filename or arguments.file}: {error.strerror or error}")
     except NoAnswer as error:

@@ -131,6 +131,43 @@ def response_packet(source: bytes, rcode: int) -> bytes:
     return bytes(octets)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_member_of_few_octets_hides_no_format(tmp_path: Path, size: int) -> None:
+    octets = PCAP_HEAD + query_packet(bytes([192, 0, 2, 1]))
+    packed = gzip.compress(octets[:size]) + gzip.compress(b"") + gzip.compress(octets[size:])
+    assert tally_of(kept(tmp_path, packed)).queries == 1
+
+
+def test_what_a_pcap_has_no_place_for_is_read_beside_it(tmp_path: Path) -> None:
+    path = kept(tmp_path, PCAP_HEAD + query_packet(bytes([192, 0, 2, 1])))
+    beside = path.with_name(f"{path.name}.json")
+    told = {
+        "octets": path.stat().st_size, "lost": 5, "passed_over": 7, "host": "a.example", "software": "rootsrv 1",
+        "filter": "ip", "every": 2, "anonymisation_method": "a uri",
+    }  # fmt: skip
+    beside.write_text(json.dumps(told))
+
+    counted = tally_of(path)
+
+    assert (counted.lost, counted.not_sampled, counted.losses_unknown) == (5, 7, 0)
+    assert counted.about.keys() == {
+        ("format", "pcap"), ("written by", "rootsrv 1"), ("host", "a.example"), ("filter", "ip"),
+        ("anonymised", "a uri"), ("sampled", "one query of 2"),
+    }  # fmt: skip
+    odd: list[object] = [-1, 1 << 64, 1.5, "5", None, True, [], {}]
+    for document in ([], "x", {}, *(told | {key: value} for key in ("octets", "lost", "passed_over") for value in odd)):
+        beside.write_text(json.dumps(document))
+        counted = tally_of(path)
+        assert (counted.lost, counted.not_sampled, counted.losses_unknown) == (0, 0, 1), document
+    for key in ("host", "software", "filter", "every", "anonymisation_method"):
+        others: list[object] = [-1, 1.5, 5, None, True, [], {}, "x" * 1000]
+        for value in others:
+            beside.write_text(json.dumps(told | {key: value}))
+            assert tally_of(path).lost == 5
+    beside.unlink()
+    assert tally_of(path).losses_unknown == 1
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_a_pcap_is_counted(tmp_path: Path, compression: str) -> None:
     sources = [bytes([192, 0, 2, n]) for n in range(5)] + [bytes([0x20, 1] + [n] * 14) for n in range(3)]
@@ -254,7 +291,7 @@ def test_a_file_that_is_cut_off_gives_the_blocks_before(tmp_path: Path) -> None:
             tally_of(kept(tmp_path, whole[:size]))
 
 
-def head(version: int) -> bytes:
+def head(version: int | str) -> bytes:
     return b"\x83\x65C-DNS" + cbor2.dumps({0: version, 1: 0, 3: [{0: {0: 1, 2: {}}}]})
 
 
@@ -262,10 +299,13 @@ def head(version: int) -> bytes:
     ("octets", "told"),
     [
         (b"", "holds nothing that can be read"),
-        (b"hello, world", "is not C-DNS"),
-        (b"\x83\x65C-DNT", "is not C-DNS"),
+        (b"hello, world", "is neither C-DNS nor pcap"),
+        (b"\x83\x65C-DNT", "is neither C-DNS nor pcap"),
+        (b"\x0a\x0d\x0d\x0a" + bytes(24), "is pcapng"),
         (b"\x83\x65C-DNS\x01\x80", "has a preamble that is not C-DNS"),
         (head(2) + b"\x80", "is C-DNS 2.0; 1.0 is understood"),
+        (head(2**20_000) + b"\x80", "has a preamble that is not C-DNS$"),
+        (head("1" * 20_000) + b"\x80", "has a preamble that is not C-DNS$"),
         (head(1) + b"\x01", "has no array of blocks"),
         (head(1) + b"\x9f\x01", "has a block 1 that is none"),
         (head(1) + b"\x9f\xfc", "is not CBOR"),

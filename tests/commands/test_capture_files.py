@@ -1,8 +1,12 @@
+import gzip
 import json
+import os
 import random
 import re
 import struct
 import subprocess
+import threading
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -66,8 +70,29 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path: Path, capsy
     )
     out, err = capsys.readouterr()
     assert "300 queries" in out or "malformed messages, 1 lost" in out
-    assert f"{tmp_path}/broken.cdns: is not C-DNS" in err
+    assert f"{tmp_path}/broken.cdns: is neither C-DNS nor pcap" in err
     assert f"{tmp_path}/absent: No such file or directory" in err
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_pipe_is_shown_whose_writer_is_slow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], compress: Callable[[bytes], bytes]
+) -> None:
+    octets = compress(files(tmp_path, 1)[0].read_bytes())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with pipe.open("wb", buffering=0) as stream:
+            for piece in (octets[:1], octets[1:3], octets[3:]):
+                stream.write(piece)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert main(["capture", "show", str(pipe), "--json"]) == 0
+    thread.join()
+    told = json.loads(capsys.readouterr().out)
+    assert told["queries"] + told["malformed"] == 300
 
 
 def test_a_file_that_is_still_written_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +144,39 @@ def test_report_is_one_page_that_needs_nothing_else(tmp_path: Path, capsys: pyte
         "Response length by RCODE", "Busiest networks", "Undelegated top-level domains",
     ):  # fmt: skip
         assert f"<h2>{title}</h2>" in page
+
+
+def test_report_into_a_pipe_leaves_the_pipe_where_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files(tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    thread = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    thread.start()
+    assert main(["capture", "report", str(tmp_path), "--output", str(pipe)]) == 0
+    thread.join()
+    assert read[0].startswith(b"<!doctype html>")
+    assert pipe.is_fifo()
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "of 3 files" in err
+
+
+def test_report_shows_what_is_no_text_in_titles_and_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    octets = files(tmp_path, 1)[0].read_bytes()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.cdns")).write_bytes(octets[:-10])
+    output = os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.html")
+    assert main(["capture", "report", str(tmp_path), "--title", "x\udcfd", "--output", output]) == 0
+    page = Path(output).read_text()
+    assert "<h1>x\\udcfd</h1>" in page
+    assert "\\udcff.cdns ends within a block" in page
+
+
+@pytest.mark.parametrize("output", [".", "/"])
+def test_report_onto_a_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str) -> None:
+    files(tmp_path)
+    assert main(["capture", "report", str(tmp_path), "--output", output]) == 1
+    assert f"{output}: Is a directory" in capsys.readouterr().err
 
 
 def test_report_of_a_directory_without_captures_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,3 +80,29 @@ def test_a_name_as_long_as_names_may_be_can_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 255)
     whole_file.replace(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_what_is_no_file_is_written_into_and_never_replaced(tmp_path: Path) -> None:
+    """As /dev/stdout is, which root could replace for the whole machine."""
+    target = tmp_path / "target"
+    target.write_bytes(b"longer than what comes")
+    with target.open("r+b") as stream:
+        link = tmp_path / "stdout"
+        link.symlink_to(f"/proc/self/fd/{stream.fileno()}")
+        whole_file.put(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes()[:3] == b"new"
+    null = tmp_path / "null"
+    null.symlink_to("/dev/null")
+    whole_file.put(null, b"new")
+    assert null.is_symlink()
+
+
+def test_a_file_and_a_link_to_one_are_replaced(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    whole_file.put(link, b"new", 0o640)
+    assert (file.read_bytes(), link.read_bytes(), link.is_symlink()) == (b"old", b"new", False)
+    with pytest.raises(IsADirectoryError):
+        whole_file.put(tmp_path, b"new")
