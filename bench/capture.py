@@ -26,6 +26,7 @@ from typing import Any
 import numpy
 
 from bench import capture_service, cdns, machine, report
+from bench.arguments import number, positives
 from bench.guardian import guarded
 from bench.mix import Mix
 from bench.parts import HOOKS, PARTS, QUERIES, Measuring
@@ -458,14 +459,15 @@ def _kind(row: dict[str, Any]) -> str:
 def main() -> int:
     """Measure what is wanted, keep it in bench/results beside what was measured before, and print all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for each step of a rate (default {SECONDS:g})")
+    parser.add_argument(
+        "--seconds", type=number(0.1, 600), default=SECONDS, help=f"for each step of a rate (default {SECONDS:g})"
+    )
     parser.add_argument("--only", choices=tuple(TITLES), help="this part alone (default: all)")
     names = ",".join("-".join(kind) for kind in KINDS)
     parser.add_argument("--kinds", default=names, help=f"of files (default {names})")
     steps = ",".join(map(str, RATES))
-    parser.add_argument("--rates", default=steps, help=f"that are tried in turn (default {steps})")
+    parser.add_argument("--rates", type=positives, default=steps, help=f"that are tried in turn (default {steps})")
     arguments = parser.parse_args()
-    ladder = [int(each) for each in arguments.rates.split(",")]
     kinds = tuple(tuple(each.split("-")) for each in arguments.kinds.split(","))
     if any(kind not in KINDS for kind in kinds):
         parser.error(f"--kinds: known are {names}")
@@ -476,8 +478,8 @@ def main() -> int:
         measuring: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "costs": lambda: costs(zones),
             "processor": lambda: processor(zones, kinds),
-            "rates": lambda: rates(zones, kinds, ladder, arguments.seconds, replayed=False),
-            "replayed": lambda: rates(zones, kinds, ladder, arguments.seconds, replayed=True),
+            "rates": lambda: rates(zones, kinds, arguments.rates, arguments.seconds, replayed=False),
+            "replayed": lambda: rates(zones, kinds, arguments.rates, arguments.seconds, replayed=True),
             "service": lambda: capture_service.run(zones, seconds=arguments.seconds),
         }
         for name in [arguments.only] if arguments.only else measuring:

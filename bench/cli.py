@@ -40,6 +40,7 @@ from bench import (
     transfers,
     zones,
 )
+from bench.arguments import natural, number, positive
 from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import MAX_RING, Card, KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
@@ -112,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     loading.add_argument("--seconds", type=float, default=10.0)
     loading.add_argument("--packets", type=int, default=0, help="send so many at most")
     loading.add_argument("--engine", choices=("socket", "kernel", "tcp", "tcp-once"), default="socket")
-    loading.add_argument("--connections", type=_positive, default=32, help="of the tcp engines")
-    loading.add_argument("--window", type=_positive, default=1, help="queries outstanding per connection")
+    loading.add_argument("--connections", type=positive, default=32, help="of the tcp engines")
+    loading.add_argument("--window", type=positive, default=1, help="queries outstanding per connection")
     loading.add_argument("--interface", help="where the kernel engine sends and receives")
     loading.add_argument("--source-prefix", action="append", default=[], help="of the kernel engine, once per family")
     loading.add_argument("--i-own-this-target", action="store_true", help="needed for anything but loopback")
@@ -132,20 +133,20 @@ def _parser() -> argparse.ArgumentParser:
     flooding.set_defaults(command=_flood)
 
     limiting = commands.add_parser("limits", help="what rate limits cost, and how many innocents they hit")
-    limiting.add_argument("--seconds", type=_number(0.01, 600), default=0.5, help="for each figure of the worker")
+    limiting.add_argument("--seconds", type=number(0.01, 600), default=0.5, help="for each figure of the worker")
     limiting.set_defaults(command=_limits)
 
     encrypting = commands.add_parser("dot", help="DNS over TLS: processor time by engine, beside NSD")
-    encrypting.add_argument("--rounds", type=_positive, default=3)
-    encrypting.add_argument("--handshakes", type=_positive, default=300, help="of each server in a round")
-    encrypting.add_argument("--queries", type=_positive, default=16_000, help="likewise, in either other manner")
+    encrypting.add_argument("--rounds", type=positive, default=3)
+    encrypting.add_argument("--handshakes", type=positive, default=300, help="of each server in a round")
+    encrypting.add_argument("--queries", type=positive, default=16_000, help="likewise, in either other manner")
     encrypting.add_argument("--knot", metavar="PATH", help="the knotd to measure, 3.4 or newer")
     encrypting.set_defaults(command=_dot)
 
     comparing = commands.add_parser("compare", help="every server in turn on the same wire")
     comparing.add_argument("--servers", default=",".join(SUBJECTS), help=f"of: {', '.join(SUBJECTS)}")
-    comparing.add_argument("--repeats", type=_positive, default=3)
-    comparing.add_argument("--step-seconds", type=_number(0.05, 60), default=0.6)
+    comparing.add_argument("--repeats", type=positive, default=3)
+    comparing.add_argument("--step-seconds", type=number(0.05, 60), default=0.6)
     comparing.add_argument("--further", action="store_true", help="also TCP, the nxdomain flood, the worst queries")
     comparing.add_argument("--engine", choices=("kernel", "socket"), default="kernel")
     comparing.add_argument("--cores", default="0,1", help="generator's and server's core")
@@ -160,9 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     turns.add_argument(
         "--servers", default="rootsrv,NSD,Knot", help=f"the first is compared with: {', '.join(SUBJECTS)}"
     )
-    turns.add_argument("--rounds", type=_positive, default=8, help="of each start")
-    turns.add_argument("--starts", type=_positive, default=3, help="of all servers, loading their tables anew")
-    turns.add_argument("--turn-seconds", type=_number(0.05, 60), default=0.4)
+    turns.add_argument("--rounds", type=positive, default=8, help="of each start")
+    turns.add_argument("--starts", type=positive, default=3, help="of all servers, loading their tables anew")
+    turns.add_argument("--turn-seconds", type=number(0.05, 60), default=0.4)
     only = turns.add_mutually_exclusive_group()
     only.add_argument("--no-tcp", action="store_true", help="UDP only")
     only.add_argument("--tcp-only", action="store_true", help="TCP in its three manners only")
@@ -198,47 +199,47 @@ def _parser() -> argparse.ArgumentParser:
     peaking.set_defaults(command=_peak)
 
     starting = commands.add_parser("startup", help="from zone file and from table file to answers")
-    starting.add_argument("--repeats", type=_positive, default=5)
+    starting.add_argument("--repeats", type=positive, default=5)
     _add_zones(starting)
     _add_results(starting)
     starting.set_defaults(command=_startup)
 
     beside = commands.add_parser("hyperlocal", help="start and memory of `rootsrv hyperlocal`")
-    beside.add_argument("--repeats", type=_positive, default=3)
+    beside.add_argument("--repeats", type=positive, default=3)
     _add_zones(beside)
     _add_results(beside)
     beside.set_defaults(command=_hyperlocal)
 
     distributing = commands.add_parser("localroot", help="a new root to thousands of subscribers")
-    distributing.add_argument("--subscribers", type=_natural, default=10_000, help="of rootsrv alone; 0 = none")
-    distributing.add_argument("--beside", type=_natural, default=500, help="of rootsrv, NSD and Knot each; 0 = none")
+    distributing.add_argument("--subscribers", type=natural, default=10_000, help="of rootsrv alone; 0 = none")
+    distributing.add_argument("--beside", type=natural, default=500, help="of rootsrv, NSD and Knot each; 0 = none")
     distributing.add_argument(
-        "--mbit", type=_number(0, 100_000), default=0.0, help="what NOTIFYs are paced to; 0 = not at all"
+        "--mbit", type=number(0, 100_000), default=0.0, help="what NOTIFYs are paced to; 0 = not at all"
     )
     distributing.add_argument("--tlds", type=_tlds, default=1440, help="of the generated zone")
     _add_results(distributing)
     distributing.set_defaults(command=_localroot)
 
     notifying = commands.add_parser("notify", help="from NOTIFY until the new zone is answered")
-    notifying.add_argument("--repeats", type=_positive, default=5)
+    notifying.add_argument("--repeats", type=positive, default=5)
     notifying.add_argument("--tlds", type=_tlds, default=1440, help="of the generated zone")
     _add_results(notifying)
     notifying.set_defaults(command=_notify)
 
     transferring = commands.add_parser("transfers", help="processor time per AXFR, beside NSD and Knot as primaries")
-    transferring.add_argument("--rounds", type=_positive, default=transfers.ROUNDS)
-    transferring.add_argument("--in-a-turn", type=_positive, default=transfers.IN_A_TURN, help="transfers in a turn")
+    transferring.add_argument("--rounds", type=positive, default=transfers.ROUNDS)
+    transferring.add_argument("--in-a-turn", type=positive, default=transfers.IN_A_TURN, help="transfers in a turn")
     _add_zones(transferring)
     _add_results(transferring)
     transferring.set_defaults(command=_transfers)
 
     meshing = commands.add_parser("fleet", help="a mesh of simulated members on real etcd, and their transfers at once")
-    meshing.add_argument("--members", type=_positive, default=fleet.MEMBERS)
-    meshing.add_argument("--seconds", type=_number(0.1, 3600), default=fleet.SECONDS)
+    meshing.add_argument("--members", type=positive, default=fleet.MEMBERS)
+    meshing.add_argument("--seconds", type=number(0.1, 3600), default=fleet.SECONDS)
     meshing.add_argument(
-        "--every", type=_number(0.01, 3600), default=fleet.EVERY_SECONDS, help="seconds between a member's statuses"
+        "--every", type=number(0.01, 3600), default=fleet.EVERY_SECONDS, help="seconds between a member's statuses"
     )
-    meshing.add_argument("--transfers", type=_positive, default=fleet.MEMBERS, help="that are asked for at once")
+    meshing.add_argument("--transfers", type=positive, default=fleet.MEMBERS, help="that are asked for at once")
     _add_zones(meshing)
     _add_results(meshing)
     meshing.set_defaults(command=_fleet)
@@ -246,8 +247,8 @@ def _parser() -> argparse.ArgumentParser:
     taking_apart = commands.add_parser(
         "parts", help="what each part of the kernel fast path costs, and its worst queries"
     )
-    taking_apart.add_argument("--rounds", type=_positive, default=parts.ROUNDS)
-    taking_apart.add_argument("--loads", type=_positive, default=parts.LOADS, help="of the program")
+    taking_apart.add_argument("--rounds", type=positive, default=parts.ROUNDS)
+    taking_apart.add_argument("--loads", type=positive, default=parts.LOADS, help="of the program")
     _add_zones(taking_apart)
     _add_results(taking_apart)
     taking_apart.set_defaults(command=_parts)
@@ -257,25 +258,11 @@ def _parser() -> argparse.ArgumentParser:
         ("responder", responder, "what one response costs, without a network", "What a response costs"),
     ):
         alone = commands.add_parser(name, help=text)
-        alone.add_argument("--repeats", type=_positive, default=module.REPEATS, help="rounds")
+        alone.add_argument("--repeats", type=positive, default=module.REPEATS, help="rounds")
         _add_zones(alone)
         _add_results(alone)
         alone.set_defaults(command=_costs, measured=(name, module, title))
     return top
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value
 
 
 def _tlds(text: str) -> int:
@@ -283,18 +270,6 @@ def _tlds(text: str) -> int:
     if not generate.MIN_TLDS <= value <= _MAX_TLDS:
         raise argparse.ArgumentTypeError(f"must be {generate.MIN_TLDS}..{_MAX_TLDS}, got {value}")
     return value
-
-
-def _number(lowest: float, highest: float) -> Callable[[str], float]:
-    """What takes a number within these bounds; a NaN is within none."""
-
-    def number(text: str) -> float:
-        value = float(text)
-        if not lowest <= value <= highest:
-            raise argparse.ArgumentTypeError(f"must be {lowest:g}..{highest:g}, got {value:g}")
-        return value
-
-    return number
 
 
 def _check_results(arguments: argparse.Namespace) -> None:
@@ -310,7 +285,7 @@ def _check_results(arguments: argparse.Namespace) -> None:
 def _add_queries(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mix", default="root", help='"root" or a mix file (see bench/mixes/root.toml)')
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=_positive, default=_QUERIES, help="different queries (at most 65536)")
+    parser.add_argument("--count", type=positive, default=_QUERIES, help="different queries (at most 65536)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--queries", type=Path, metavar="FILE", help="lines of `name type`, as dnsperf reads them")
     source.add_argument("--pcap", type=Path, metavar="FILE", help="the UDP queries in a capture")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import steady
+from bench.arguments import positive
 from bench.guardian import guarded
 from bench.peers import bind
 from bench.peers.daemon import free_port
@@ -278,8 +279,11 @@ def main() -> None:
     """Measure both kinds of transfer and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("zones", type=Path, help="directory of genuine zones")
-    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--runs", type=positive, default=1)
     arguments = parser.parse_args()
+    for serial in SERIALS:
+        if not (needed := arguments.zones / f"root.zone.{serial}.gz").exists():
+            parser.error(f"zones: there is no {needed}")
     results = [measure(arguments.zones, ixfr=ixfr) for _ in range(arguments.runs) for ixfr in (True, False)]
     memory = {
         name: measure(arguments.zones, ixfr=ixfr, watch_memory=True) for name, ixfr in (("ixfr", True), ("axfr", False))

@@ -1,10 +1,11 @@
 """What `python -m bench` is told that cannot be: refused at once, with the option, and nothing is begun."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from bench import cli, dot
+from bench import capture, cli, dot, switchover
 from bench.cli import main
 from bench.peers.daemon import PeerFailed
 
@@ -60,3 +61,24 @@ def test_a_server_that_fails_is_named_without_a_traceback(
     monkeypatch.setattr(dot, "run", failed)
     assert main(["dot", "--rounds", "1"]) == 1
     assert capsys.readouterr().err.endswith("bench: NSD: does not answer\n")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "said"),
+    [
+        (capture, "--seconds 0", "argument --seconds: must be "),
+        (capture, "--rates x", "argument --rates: invalid positives value: 'x'"),
+        (capture, "--rates 0", "argument --rates: must be at least 1"),
+        (capture, "--kinds nosuch", "--kinds: known are "),
+        (switchover, "/nonexistent", "zones: there is no /nonexistent/root.zone."),
+        (switchover, "--runs 0 /nonexistent", "argument --runs: must be at least 1"),
+    ],
+)
+def test_so_do_benchmarks_with_a_command_line_of_their_own(
+    module: ModuleType, arguments: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
