@@ -237,6 +237,8 @@ class Collector:
             self._aged_at = now + AGED_SECONDS
             self._look_for_age()
         is_connected = self._connect(now)
+        if self._wanted is None or not is_connected:
+            self.fill = self.behind_seconds = 0.0
         if self._wanted is None:
             self._tell_interrupted()
             self._forget()
@@ -591,6 +593,7 @@ class Collector:
     def _discard(self) -> None:
         """What is in the rings finds no room: it is lost, and counted."""
         self._waiting = []
+        self.fill = self.behind_seconds = 0.0
         for ring in self._rings():
             octets = b"".join(ring.take())
             self._take_in_hand(ring, len(octets), sequence.items(octets))

@@ -44,6 +44,9 @@ PART, INCOMPLETE = ".part", ".incomplete"
 METADATA, CHECKSUM = ".json", ".md5"
 _XZ = ".xz"
 
+ORDER = "order.json"
+"""What the role was told, beside its files."""
+
 MEMBER_OCTETS = 8 << 20
 """Octets before compression that a disk which gets full can cost, and then the next member begins."""
 
@@ -62,6 +65,10 @@ _NAME = re.compile(
 
 _INCOMPLETE_NAME = re.compile(rf"{_NAME.pattern}(\.\d+)?\{INCOMPLETE}")
 _LEFT_BY_A_CRASH = re.compile(r"order\.json\.[0-9a-f]{16}\.writing")  # whole_file.py
+_MADE_HERE = re.compile(
+    rf"{_NAME.pattern}(\{PART}|(\{METADATA}|\{CHECKSUM})?)|{_INCOMPLETE_NAME.pattern}"
+    rf"|{re.escape(ORDER)}|{_LEFT_BY_A_CRASH.pattern}"
+)
 
 
 @dataclass
@@ -342,6 +349,11 @@ def make_directory(path: Path) -> None:
         path.chmod(_DIRECTORY_MODE)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def is_made_here(name: str) -> bool:
+    """Whether files of that name are a capture's: what the role makes, and nothing else."""
+    return bool(_MADE_HERE.fullmatch(name))
 
 
 def _is_named(path: Path, pattern: re.Pattern[str], suffix: str = "") -> bool:

@@ -71,7 +71,7 @@ class CaptureConfig:
     """
 
     key_of: Literal["capture", "file"] = "capture"
-    """What a key that is made anew belongs to: "file" lets no client be followed from one file to the next."""
+    """What a key that is made anew belongs to: "file" lets no address be followed from one file to the next."""
 
     buffer_megabytes: int = 16
     """Room for what has not been written yet, of each CPU and each worker: a power of two, 131,072 facts by default."""

@@ -7,6 +7,7 @@ begin with the dotted key.
 
 import dataclasses
 import ipaddress
+import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -280,7 +281,23 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return _with_absolute_paths(read(document), path.absolute().parent)
+    config = _with_absolute_paths(read(document), path.absolute().parent)
+    _check_own_directories(config)
+    return config
+
+
+def _check_own_directories(config: Config) -> None:
+    """What a role makes its account's, with all that is in it, must not hold what is of others: "/", "/var"."""
+    own = {"report.statistics_directory": config.report.statistics_directory}
+    if config.capture is not None:
+        own["capture.directory"] = config.capture.directory
+    for key, directory in own.items():
+        for other, held in (
+            ("state.directory", config.state.directory),
+            ("state.runtime_directory", config.state.runtime_directory),
+        ):
+            if Path(os.path.realpath(held)).is_relative_to(os.path.realpath(directory)):
+                raise ConfigError(f"{key}: must be a directory of its own, and {other} is {directory}, or lies in it")
 
 
 Section = TypeVar("Section")

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ QUERY_OCTETS = {("cdns", "none"): 65, ("cdns", "gzip"): 40, ("cdns", "zstd"): 39
 """That a query of the mix takes in a file (bench/results/capture.md)."""
 
 _PACKAGES = {"xz": "xz-utils", "gzip": "gzip", "zstd": "zstd"}
+_UNIT = "rootsrv-capture.service"
+_PATIENCE_SECONDS = 10.0
 _TRIED_OCTETS = 32 << 20
 _PIECE_OCTETS = 1 << 20
 _LONGEST_SECONDS = 5.0
@@ -38,6 +41,7 @@ def checks(config: Config) -> Iterator[Finding]:
     yield from _libraries(settings)
     yield from _programs(settings)
     directory = Path(settings.directory)
+    yield from _unit(directory)
     there = next(each for each in (directory, *directory.parents) if each.is_dir())
     yield _room(settings, there)
     yield _speed(settings, there)
@@ -68,6 +72,28 @@ def _programs(settings: CaptureConfig) -> Iterator[Finding]:
         yield bad("capture programs", found, f"apt-get install {' '.join(_PACKAGES[each] for each in missing)}")
     else:
         yield good("capture programs", ", ".join(wanted))
+
+
+def _unit(directory: Path) -> Iterator[Finding]:
+    """Whether the role's unit lets it write there; nothing where there is no such unit."""
+    if shutil.which("systemctl") is None:
+        return
+    command = ["systemctl", "show", _UNIT, "--property=LoadState,ProtectSystem,StateDirectory,ReadWritePaths"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):  # no systemd runs here
+        return
+    said = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
+    if said.get("LoadState") != "loaded" or said.get("ProtectSystem") != "strict":
+        return
+    states = [f"/var/lib/{each}" for each in said.get("StateDirectory", "").split()]
+    # A path may have a prefix: "-" where it need not be there, "+" where it is below RootDirectory.
+    paths = [each.lstrip("-+") for each in said.get("ReadWritePaths", "").split()]
+    if any(Path(os.path.realpath(directory)).is_relative_to(os.path.realpath(each)) for each in (*states, *paths)):
+        yield good("capture unit", f"{_UNIT} may write to {directory}")
+    else:
+        remedy = f"systemctl edit {_UNIT}, with [Service] and ReadWritePaths={directory}; then restart it"
+        yield bad("capture unit", f"{_UNIT} may not write to {directory}", remedy)
 
 
 def _octets_a_second(settings: CaptureConfig) -> float:

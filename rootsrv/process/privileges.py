@@ -1,15 +1,19 @@
 """Giving up what a process does not need."""
 
 import ctypes
+import errno
 import os
 import pwd
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 NET_BIND_SERVICE = 10
 """The capability to listen on a port below 1024 (capabilities(7))."""
+
+_OF_A_FILE_SYSTEM = {"lost+found"}
+"""What is in one that is new."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_KEEPCAPS = 8
@@ -43,10 +47,20 @@ def drop(user_id: int, group_id: int) -> None:
     os.setuid(user_id)
 
 
-def hand_over(directory: Path, user_id: int) -> None:
-    """Make *directory*, with all that is in it, that user's.  What is his already needs no disk that can be written."""
+def hand_over(directory: Path, user_id: int, own: Callable[[str], bool] | None = None) -> None:
+    """Make *directory*, with all that is in it, that user's.  What is his already needs no disk that can be written.
+
+    *own*: whether files of a name are ours; then what others put there stays theirs, and all of it if nothing is ours
+    (PermissionError): an operator named a directory that is in use.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for _, names, files, descriptor in os.fwalk(directory):
+        if own is not None:
+            ours = [each for each in files if own(each)]
+            if not ours and {*names, *files} - _OF_A_FILE_SYSTEM and directory.stat().st_uid != user_id:
+                raise PermissionError(errno.EPERM, "nothing of ours is in it, but of others", str(directory))
+            files = ours
+            names.clear()
         for name in (*names, *files):
             # By descriptor and without following: who owns a part of it already cannot have us give away anything else.
             state = os.stat(name, dir_fd=descriptor, follow_symlinks=False)

@@ -27,7 +27,7 @@ from rootsrv.capture.anonymise import KeyLengthWrong, anonymiser
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState, WantedCapture
 from rootsrv.capture.compression import CompressionUnavailable, compressors
-from rootsrv.capture.files import CaptureDirectory, Finisher, make_directory
+from rootsrv.capture.files import ORDER, CaptureDirectory, Finisher, is_made_here, make_directory
 from rootsrv.capture.hand import Hand
 from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
@@ -42,7 +42,6 @@ from rootsrv.process.persistence import failing, persistently
 from rootsrv.roles.account import keep_what_is_needed
 from rootsrv.zone import instant
 
-ORDER = "order.json"
 RATE_SECONDS = 5.0
 _AGAIN_SECONDS = 5.0
 _DISK_SECONDS = 1.0
@@ -96,7 +95,7 @@ async def capture(config: Config, stop: asyncio.Event) -> None:
     directory, runtime = Path(settings.directory), Path(config.state.runtime_directory)
     with contextlib.suppress(OSError):  # it is said below
         make_directory(directory)
-    if closed := keep_what_is_needed(config, directory, (runtime,)):
+    if closed := keep_what_is_needed(config, directory, (runtime,), own=is_made_here):
         log.alarm("capture keeps running as root", reason=closed)
     told = ""
     while not stop.is_set():

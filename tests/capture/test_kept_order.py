@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.capture import files
 from rootsrv.config.file import load
 from rootsrv.roles import capture as role
 from tests.secondary.maintained import configure
@@ -37,7 +38,7 @@ def test_it_goes_on_whatever_was_kept(
         monkeypatch.setattr(role, "compressors", none_of_it)
     working = role._Capture(config, config.capture)
     if kept is not None:
-        (Path(config.capture.directory) / role.ORDER).write_text(kept)
+        (Path(config.capture.directory) / files.ORDER).write_text(kept)
     stop = asyncio.Event()
     stop.set()
     asyncio.run(working.run(stop))

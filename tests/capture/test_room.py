@@ -22,3 +22,26 @@ def test_a_file_that_grows_beyond_the_quota_does_not_go_whole_where_the_oldest_g
     assert bench.collector.totals.lost["disk"] == 0
     bench.collector.close()
     bench.theirs.close()
+
+
+def test_where_nothing_is_captured_no_ring_is_said_to_be_full(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "files", quota_octets=1000)
+    collector = bench.collector
+    for ends in ("no room", "stop"):
+        bench.start()
+        bench.ask(MIDNIGHT - 31, amount=100)
+        bench.turn()
+        assert min(collector.fill, collector.behind_seconds) > 0
+        if ends == "no room":
+            collector._room_at = 0.0
+        else:
+            bench.stop()
+        bench.turn()
+        assert collector.state.value == {"no room": "full", "stop": "idle"}[ends]
+        assert (collector.fill, collector.behind_seconds) == (0.0, 0.0)
+        bench.stop()
+        bench.finisher.wait()
+        for each in (tmp_path / "files").iterdir():
+            each.unlink()
+    collector.close()
+    bench.theirs.close()

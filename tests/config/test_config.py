@@ -219,3 +219,26 @@ def test_check_config_reads_the_trust_anchors(tmp_path: Path, capsys: pytest.Cap
     anchors.write_text(f". IN DS 20326 8 2 {'00' * 32}\n. IN DS 17 17 6 00\n")
     assert main(["check-config", str(path)]) == 0
     assert "line 2: digest type 6 is not supported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["capture.directory", "report.statistics_directory"])
+@pytest.mark.parametrize("held", ["state", "run"])
+@pytest.mark.parametrize("named", ["/", "{base}", "{base}/a", "{base}/a/state", "{base}/a/run/..", "{base}/link"])
+def test_what_a_role_makes_its_accounts_holds_no_state(tmp_path: Path, key: str, held: str, named: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    section, name = key.split(".")
+    directories = {"state": "elsewhere/state", "run": "elsewhere/run"} | {held: f"a/{held}"}
+    path = tmp_path / "rootsrv.toml"
+
+    def written(directory: str) -> Path:
+        path.write_text(
+            f'[state]\ndirectory = "{directories["state"]}"\nruntime_directory = "{directories["run"]}"\n'
+            f'[{section}]\n{name} = "{directory}"\n'
+        )
+        return path
+
+    config_file.load(written(f"a/{held}/of its own"))
+    if named.endswith("/state") and held == "run":
+        return
+    with pytest.raises(ConfigError, match=f"^{key}: must be a directory of its own"):
+        config_file.load(written(named.format(base=tmp_path)))

@@ -1,5 +1,6 @@
 """What doctor says of a host that shall capture."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,3 +58,32 @@ def test_what_compresses_again_is_looked_for(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 def test_every_kind_of_file_has_its_size(form: str, compression: str) -> None:
     assert capture.QUERY_OCTETS[form, compression] > 0
+
+
+@pytest.mark.parametrize(
+    ("told", "grade"),
+    [
+        ("LoadState=loaded\nProtectSystem=strict\nStateDirectory=rootsrv/capture\nReadWritePaths=", Grade.BAD),
+        ("LoadState=loaded\nProtectSystem=strict\nReadWritePaths=/srv -{0}/no\nStateDirectory=", Grade.BAD),
+        ("LoadState=loaded\nProtectSystem=strict\nReadWritePaths=/srv -{0}/not\nStateDirectory=", Grade.GOOD),
+        ("LoadState=loaded\nProtectSystem=strict\nStateDirectory=a ../..{0}\nReadWritePaths=", Grade.GOOD),
+        ("LoadState=loaded\nProtectSystem=no\nStateDirectory=\nReadWritePaths=", None),
+        ("LoadState=not-found\nProtectSystem=strict\nStateDirectory=\nReadWritePaths=", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_unit_that_may_not_write_there_is_to_be_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str | None, grade: Grade | None
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    end = "exit 1" if told is None else f"printf '%s\\n' '{told.format(tmp_path)}'"
+    systemctl.write_text(f"#!/bin/sh\n{end}\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    found = findings(tmp_path)
+
+    assert found["unit"].grade is grade if grade else "unit" not in found
+    if grade is Grade.BAD:
+        assert f"ReadWritePaths={tmp_path}/not/there" in found["unit"].remedy

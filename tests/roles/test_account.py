@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from rootsrv.capture.files import is_made_here
+from rootsrv.process import privileges
 from tests.needs import REPOSITORY, require_root
 
 _CHILD = """
@@ -69,3 +71,38 @@ def test_where_a_directory_is_closed_to_the_account_it_stays_and_says_which(dire
 def test_without_an_account_it_stays_who_it_is(directory: Path) -> None:
     found = kept(directory, "")
     assert (found["closed"], found["uid"], found["owner"]) == ("", 0, 0)
+
+
+def handed_over(directory: Path, own: Callable[[str], bool] | None = is_made_here) -> set[str]:
+    """What is *nobody's* then."""
+    require_root()
+    privileges.hand_over(directory, 65_534, own)
+    return {each.name for each in (directory, *directory.rglob("*")) if each.lstat().st_uid == 65_534}
+
+
+OURS = {
+    "a.20261128.000000.000000.pcap.gz", "a.20261128.000000.000000.pcap.gz.json", "a.20261128.000000.000000.pcap.gz.md5",
+    "20261128-000000.000000_a.cdns.part", "20261128-000000.000000_a.cdns.2.incomplete", "order.json",
+    f"order.json.{'0' * 16}.writing",
+}  # fmt: skip
+
+
+def test_of_what_is_in_a_captures_directory_only_its_own_is_handed_over(directory: Path) -> None:
+    place = directory / "writes"
+    (place / "of others").mkdir()
+    for name in (*OURS, "key.pem", "a.pcap", "of others/order.json"):
+        (place / name).touch()
+    assert handed_over(place) == {"writes", *OURS}
+    assert handed_over(place, None) == {"writes", *OURS, "key.pem", "a.pcap", "of others", "order.json"}
+
+
+def test_a_directory_in_use_by_others_is_not_handed_over_and_a_new_one_is(directory: Path) -> None:
+    place = directory / "writes"
+    (place / "lost+found").mkdir()
+    (directory / "reads" / "passwd").touch()
+    with pytest.raises(PermissionError, match="nothing of ours"):
+        handed_over(directory / "reads")
+    assert (directory / "reads").stat().st_uid == 0
+    assert handed_over(place) == {"writes"}
+    (place / "note").touch()
+    assert handed_over(place) == {"writes"}, "it is the account's already"
