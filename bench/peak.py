@@ -14,7 +14,7 @@
 # core.  As ordinary processes, which is what threaded NAPI has them be, they share the core with it.  In turns
 # (SCHED_RR, all of one priority) neither takes the core from the other before that has nothing to do, or a clock tick
 # is over: a third less time in the kernel, for caches stay warm, but what comes while a worker is busy waits in the
-# card's ring.
+# card's ring.  So the worker leaves the core by itself after each turn of its connections (rootsrv/server/leaving.py).
 #
 # A third of the way through each minute a successor zone is imported, as an operator would; two thirds through, the
 # metrics are scraped where there are any.  Responses may come from either zone: the Responder says beforehand what each

@@ -38,7 +38,6 @@ async def work() -> None:
 
     follower = worker.follow_changes(begun, show)
     connections.listen([socket.socket(fileno=descriptor) for descriptor in begun.orders.sockets])
-    asyncio.get_running_loop().add_reader(connections.fileno(), connections.on_readable)
     await worker.tick_until_stopped(begun, connections)
     follower.cancel()
     connections.stop_listening()

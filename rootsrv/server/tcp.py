@@ -34,6 +34,7 @@
 # An event is looked up by descriptor, and a number may come again.  So connections are taken after the events of a
 # turn, and events left for the next turn are kept by connection.
 
+import math
 import os
 import select
 import socket
@@ -110,6 +111,9 @@ class Connections:
     accepts = TURN_ACCEPTS
     """Connections accepted in a turn."""
 
+    turn_seconds = math.inf
+    """What a turn may take, but for the step in which that is over (leaving.py)."""
+
     def __init__(self, turns: Turns, counters: Counters, limits: TcpLimits, told: MessageWriter | None = None) -> None:
         """*told*: where a capture is told of what came."""
         self.told = told
@@ -177,7 +181,7 @@ class Connections:
         try:
             while due:
                 due = self._go_on(due, listening)
-                if self.answered >= TURN_QUERIES:
+                if self._is_over:
                     self._due = due
                     break
             if listening and not self._exhausted:  # what has waited since the turn before may have come too late
@@ -188,6 +192,11 @@ class Connections:
         finally:
             self._settle()
             self.turns.end()
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the rest of this turn is to come again in the next one."""
+        return self.answered >= TURN_QUERIES or time.monotonic() - self.now >= self.turn_seconds
 
     def _settle(self) -> None:
         """Close what is over, all together, and count what is open."""
@@ -223,7 +232,7 @@ class Connections:
                     connection.on_event(mask)
                 except Exception as error:
                     self.end_for_fault(connection, error)
-                if self.answered >= TURN_QUERIES:
+                if self._is_over:
                     break
         self._step(step)
         return due[done:]

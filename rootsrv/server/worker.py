@@ -28,10 +28,11 @@ from rootsrv.capture.rings import RingWriter
 from rootsrv.page.changes import Changes
 from rootsrv.page.layout import Page, WorkerSlot
 from rootsrv.page.unique_sources import SourcesKey
-from rootsrv.process import log, privileges, sandbox, time_slice
+from rootsrv.process import log, privileges, real_time, sandbox, time_slice
 from rootsrv.process.descriptors import raise_limit
 from rootsrv.server import mmsg
 from rootsrv.server.counters import Counters
+from rootsrv.server.leaving import Leaving
 from rootsrv.server.serving import Serving
 from rootsrv.server.tcp import Connections, TcpLimits
 from rootsrv.server.turns import Turns
@@ -97,6 +98,7 @@ async def begin(serves: type[Serving] = Serving, prepare: Callable[[WorkerOrders
     if prepare is not None:
         prepare(orders)
     time_slice.ask_for(SLICE_SECONDS)
+    real_time.keep_to_this_thread()  # to map a table takes long
     confinement = sandbox.Confinement((orders.tables,))
     if orders.account is not None:
         privileges.drop(*orders.account)
@@ -145,8 +147,6 @@ async def work() -> None:
             )
             endpoints.append(endpoint)
     connections.listen([each for each in sockets if each.type == socket.SOCK_STREAM])
-    loop.add_reader(connections.fileno(), connections.on_readable)
-
     await tick_until_stopped(begun, connections)
     follower.cancel()
     # What is in flight is answered: datagrams queued, connections the kernel has accepted, responses written.
@@ -160,12 +160,17 @@ async def work() -> None:
 
 
 async def tick_until_stopped(begun: Begun, connections: Connections) -> None:
-    """Follow the page at once; do what is to be done ten times a second; until told to stop or the parent is gone."""
+    """Take turns of *connections*; follow the page at once; do what is to be done ten times a second.
+
+    Until told to stop, or the parent is gone.
+    """
+    turns = Leaving(connections)
     if begun.orders.changes is not None:
         Changes(begun.orders.changes, begun.serving.read_page)
     while not begun.stop.is_set():
         begun.serving.tick()
         connections.tick()
+        turns.look()
         if os.getppid() != begun.orders.parent:
             break
         try:

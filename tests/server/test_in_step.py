@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import math
 import os
 import resource
 import select
@@ -109,6 +110,21 @@ def right(octets: bytes, number: int) -> bool:
 
 def asked(number: int) -> bytes:
     return FRAMED[:2] + number.to_bytes(2, "big") + FRAMED[4:]
+
+
+def test_a_turn_that_may_take_no_longer_ends_after_a_step_and_the_rest_comes_in_the_next(make: Make) -> None:
+    listening = make()
+    clients = [listening.client() for _ in range(2 * tcp.STEP_CONNECTIONS)]
+    listening.turns_until(lambda: len(listening.connections) == len(clients))
+    for number, client in enumerate(clients):
+        client.sendall(asked(number))
+
+    listening.connections.turn_seconds = 0.0
+    listening.turn()
+    assert counts.rcodes(listening.words, TCP4)[SERVFAIL] == tcp.STEP_CONNECTIONS
+    listening.connections.turn_seconds = math.inf
+    listening.turn()
+    assert all(right(answer(client), number) for number, client in enumerate(clients))
 
 
 def test_each_has_its_own_answer_whoever_else_asks(make: Make) -> None:

@@ -1,0 +1,77 @@
+"""Between two turns of its connections a worker that goes before ordinary processes leaves its core to the others."""
+# Theory of operation
+# -------------------
+# Where a card's queue interrupts the core of a worker, an operator may have the kernel's threads and the worker run in
+# turns, of one real-time priority (docs/install.md, "Capacity"): neither takes the core from the other, so caches stay
+# warm, and what comes meanwhile waits in the card's ring.  But whoever answers on connections is never done: while it
+# answers some queries, others come.  It would stay until its clock tick is over, 4 ms at 250 Hz, and at three times the
+# root's peak the ring is full before.
+#
+#   a turn of some TURN_SECONDS ──▶ the core is left for a moment, LEAVE_TIMES as long at least ──▶ …
+#
+# So connections have half of the core at most, and the others what they need of it.  What comes after a pause is
+# answered at once; what comes in one waits for its end, with others, and all in step costs less (tcp.py).
+# bench/peak.py guards it.
+#
+# An ordinary worker never does this: the scheduler shares the core, and who asks again as soon as the answer is there
+# would wait for nothing.  Datagrams are taken as ever: what the kernel passes up is little.
+
+import asyncio
+import math
+import time
+from typing import Protocol
+
+from rootsrv.process import real_time
+
+TURN_SECONDS = 0.001
+"""What a turn may take: long enough for some hundred queries, but in the seconds after a switchover many must be
+prepared first.  A ring of 4,096 holds what comes in 5 ms at three times the peak."""
+
+LEAVE_SECONDS = 0.001
+"""From a turn to the next, at least: what the event loop's clock can tell apart."""
+
+LEAVE_TIMES = 1
+"""At least so many times what the turn took.  Without it, who has to make up for a tenth of a second in which a table
+was mapped has most of the core, and 0.8 % of two times the root's peak were lost in the ring; with 2 it takes him long
+enough for TCP's 99th percentile."""
+
+
+class TakesTurns(Protocol):
+    """Connections, as tcp.py has them."""
+
+    turn_seconds: float
+
+    def fileno(self) -> int:
+        """What is readable when there is something to do."""
+
+    def on_readable(self) -> None:
+        """Take a turn."""
+
+
+class Leaving:
+    """Has turns taken when there is something to do, and none for a moment after each if this process goes first."""
+
+    def __init__(self, connections: TakesTurns) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connections = connections
+        self._descriptor = connections.fileno()
+        self.look()
+        self._go_on()
+
+    def look(self) -> None:
+        """See whether this process goes first; called a few times a second, for that may change."""
+        self._leaves = real_time.goes_first()
+        self._connections.turn_seconds = TURN_SECONDS if self._leaves else math.inf
+
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._descriptor, self._on_readable)
+
+    def _on_readable(self) -> None:
+        if not self._leaves:
+            self._connections.on_readable()
+            return
+        began = time.monotonic()
+        self._connections.on_readable()
+        took = time.monotonic() - began
+        self._loop.remove_reader(self._descriptor)
+        self._loop.call_later(max(LEAVE_SECONDS, LEAVE_TIMES * took), self._go_on)

@@ -1,0 +1,152 @@
+"""A worker that goes before ordinary processes leaves its core between two turns, and has nothing else go first."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from rootsrv.process import real_time
+from rootsrv.server.leaving import LEAVE_SECONDS, LEAVE_TIMES, Leaving
+from tests.server.live import Instance, serving, wait_until
+from tests.server.test_tcp import query, receive
+
+
+class Turns:
+    """Takes turns that end nothing, so that there is always another one to be taken; notes when each was."""
+
+    turn_seconds = 0.0
+
+    def __init__(self, descriptor: int, amount: int, seconds: float) -> None:
+        """*seconds*: what each takes, at least."""
+        self._descriptor = descriptor
+        self.at: list[float] = []
+        self._seconds = seconds
+        self.enough = asyncio.get_running_loop().create_future()
+        self._amount = amount
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def on_readable(self) -> None:
+        self.at.append(time.monotonic())
+        while time.monotonic() < self.at[-1] + self._seconds:
+            pass
+        if len(self.at) == self._amount:
+            self.enough.set_result(None)
+
+
+def turns_taken(
+    amount: int, changing: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0
+) -> list[float]:
+    """When so many turns were taken of what is always readable, by one who goes first as *changing* says each time."""
+    looks = 0
+
+    def goes_first() -> bool:
+        nonlocal looks
+        looks += 1
+        return changing(looks)
+
+    async def take() -> list[float]:
+        reading, writing = os.pipe()
+        os.write(writing, b"x")
+        turns = Turns(reading, amount, seconds)
+        leaving = Leaving(turns)
+        leaving.look()
+        await turns.enough
+        asyncio.get_running_loop().remove_reader(reading)
+        os.close(reading)
+        os.close(writing)
+        return turns.at
+
+    monkeypatch.setattr(real_time, "goes_first", goes_first)
+    return asyncio.run(take())
+
+
+def test_who_goes_first_takes_no_turn_within_a_moment_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = turns_taken(10, lambda _: True, monkeypatch)
+    assert min(after - before for before, after in pairwise(at)) >= 0.9 * LEAVE_SECONDS
+
+
+def test_who_goes_first_leaves_the_core_for_longer_after_a_long_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 4 * LEAVE_SECONDS
+    at = turns_taken(4, lambda _: True, monkeypatch, seconds)
+    assert min(after - before for before, after in pairwise(at)) >= 0.9 * (1 + LEAVE_TIMES) * seconds
+
+
+def test_an_ordinary_process_takes_the_next_turn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = turns_taken(200, lambda _: False, monkeypatch)
+    assert min(after - before for before, after in pairwise(at)) < LEAVE_SECONDS / 2
+
+
+def test_it_is_looked_again_whether_this_process_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = turns_taken(10, lambda looks: looks > 1, monkeypatch)
+    assert at[-1] - at[0] >= 9 * 0.9 * LEAVE_SECONDS
+
+
+MAY_GO_FIRST = subprocess.run(["chrt", "--rr", "1", "true"], capture_output=True, check=False).returncode == 0
+needs_real_time = pytest.mark.skipif(not MAY_GO_FIRST, reason="no process may go before ordinary ones here")
+
+
+@needs_real_time
+@pytest.mark.parametrize("policy", ["rr", "fifo"])
+def test_what_a_thread_that_goes_first_starts_is_ordinary(policy: str) -> None:
+    program = (
+        "import os, threading; from rootsrv.process import real_time\n"
+        "real_time.keep_to_this_thread(); real_time.keep_to_this_thread(); print(real_time.goes_first())\n"
+        "thread = threading.Thread(target=lambda: print(real_time.goes_first())); thread.start(); thread.join()"
+    )
+    command = ["chrt", f"--{policy}", "1", sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_RR])
+def test_where_it_may_not_be_kept_to_one_thread_nothing_is_changed(
+    policy: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        assert policy == os.SCHED_RR, "nothing is to be asked for"
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: policy)
+    monkeypatch.setattr(os, "sched_setscheduler", refused)
+    real_time.keep_to_this_thread()
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Iterator[Instance]:
+    """An instance whose processes go before ordinary ones, as a unit may have it."""
+    with serving(tmp_path, by=("chrt", "--rr", "1")) as instance:
+        yield instance
+
+
+@needs_real_time
+def test_a_worker_that_goes_first_answers_and_leaves_its_core_after_each_turn(first: Instance) -> None:
+    answered_at = []
+    with first.connect() as connection:
+        for _ in range(50):
+            connection.sendall(query(name="no-such-tld."))
+            assert receive(connection)
+            answered_at.append(time.monotonic())
+    gaps = sorted(after - before for before, after in pairwise(answered_at))
+    assert gaps[5] >= 0.5 * LEAVE_SECONDS  # what is late in coming makes some short
+
+
+@needs_real_time
+def test_the_thread_in_which_a_worker_maps_a_table_goes_before_nobody(first: Instance) -> None:
+    page = first.page
+    page.staged = 2
+    wait_until(lambda: page.worker(0).staged == 2, "the next table")
+
+    pid = page.worker(0).pid
+    policies = {
+        int(thread): os.sched_getscheduler(int(thread)) & ~os.SCHED_RESET_ON_FORK
+        for thread in os.listdir(f"/proc/{pid}/task")
+    }
+    assert policies.pop(pid) == os.SCHED_RR
+    assert set(policies.values()) == {os.SCHED_OTHER}
