@@ -1,11 +1,12 @@
 """The certificate of DNS over TLS: read and checked, or made here (RFC 9539 §3.1: not authenticated)."""
 
 import base64
+import contextlib
 import datetime
 import ipaddress
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _RENEWED_DAYS = 30
 """Before its end another one is made."""
 
 _MAX_FILE_OCTETS = 1 << 20
+_MAX_NAME_OCTETS = 64  # ub-common-name (RFC 5280, appendix A.1); cryptography counts octets
 
 
 class CertificateUnusable(Exception):
@@ -60,29 +62,39 @@ def from_document(document: dict[str, Any]) -> tuple[list[bytes], bytes]:
 
 def read(certificate: Path, key: Path, now: float) -> Shown:
     """What these PEM files hold.  CertificateUnusable: absent, no PEM, expired, not valid yet, or not a pair."""
-    try:
+    with _understood("dot.certificate", certificate):
         chain = x509.load_pem_x509_certificates(_octets(certificate))
-    except ValueError as error:
-        raise CertificateUnusable(f"dot.certificate: {certificate}: {error}") from error
-    try:
+        public = _public_octets(chain[0].public_key())
+        first, ends = chain[0].not_valid_before_utc, [each.not_valid_after_utc for each in chain]
+        names = list(map(_name, chain))
+    with _understood("dot.key", key):
         private = serialization.load_pem_private_key(_octets(key), password=None)
-    except (ValueError, TypeError) as error:  # TypeError: there is a passphrase
-        raise CertificateUnusable(f"dot.key: {key}: {error}") from error
-    public = private.public_key()
-    if _public_octets(chain[0].public_key()) != _public_octets(public):
+        ours = _public_octets(private.public_key())
+        secret = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    if ours != public:
         raise CertificateUnusable(f"dot.key: {key} is not the key of {certificate}")
-    for each in chain:
-        if each.not_valid_after_utc.timestamp() <= now:
-            raise CertificateUnusable(f"dot.certificate: {certificate}: {_name(each)} has expired ({_end(each)})")
-    if chain[0].not_valid_before_utc.timestamp() > now:
-        raise CertificateUnusable(
-            f"dot.certificate: {certificate}: is valid from {chain[0].not_valid_before_utc:%Y-%m-%d %H:%M} on"
-        )
-    return Shown(
-        tuple(each.public_bytes(Encoding.DER) for each in chain),
-        private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
-        min(each.not_valid_after_utc.timestamp() for each in chain),
-    )
+    for name, end in zip(names, ends, strict=True):
+        if end.timestamp() <= now:
+            raise CertificateUnusable(f"dot.certificate: {certificate}: {name} has expired ({end:%Y-%m-%d})")
+    if first.timestamp() > now:
+        raise CertificateUnusable(f"dot.certificate: {certificate}: is valid from {first:%Y-%m-%d %H:%M} on")
+    octets = tuple(each.public_bytes(Encoding.DER) for each in chain)
+    return Shown(octets, secret, min(end.timestamp() for end in ends))
+
+
+@contextlib.contextmanager
+def _understood(setting: str, path: Path) -> Iterator[None]:
+    """CertificateUnusable for whatever cryptography says of the file at *path*.
+
+    That it does not know a version, a kind of key or a curve, that a point is on no curve or a date is none, that there
+    is a passphrase: each is an exception of its own, and none may end who keeps the workers.
+    """
+    try:
+        yield
+    except CertificateUnusable:
+        raise
+    except Exception as error:
+        raise CertificateUnusable(f"{setting}: {path}: {error}") from error
 
 
 def make(name: str, addresses: Sequence[str], now: float) -> Shown:
@@ -90,7 +102,8 @@ def make(name: str, addresses: Sequence[str], now: float) -> Shown:
     key = ec.generate_private_key(ec.SECP256R1())
     at = datetime.datetime.fromtimestamp(now, datetime.UTC)
     end = at + datetime.timedelta(days=SELF_SIGNED_DAYS)
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64] or "rootsrv")])
+    common_name = name.encode()[:_MAX_NAME_OCTETS].decode(errors="ignore")
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name or "rootsrv")])
     alternatives = [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
     made = (
         x509.CertificateBuilder()
@@ -125,7 +138,3 @@ def _public_octets(key: Any) -> bytes:
 
 def _name(certificate: x509.Certificate) -> str:
     return certificate.subject.rfc4514_string() or f"serial number {certificate.serial_number}"
-
-
-def _end(certificate: x509.Certificate) -> str:
-    return f"{certificate.not_valid_after_utc:%Y-%m-%d}"

@@ -1,5 +1,6 @@
 """Certificates: those that can be shown, those that cannot, and why."""
 
+import base64
 import datetime
 import os
 import subprocess
@@ -193,6 +194,43 @@ def test_a_certificate_with_which_no_handshake_succeeds_is_not_shown(tmp_path: P
     assert str(bad) in dot.reload(DotConfig(certificate=str(bad), key=str(bad_key)))
     assert dot.orders({"responder": {}})["tls"] == shown
     assert dot.reload(good) == ""
+
+
+ODD = {
+    "a curve that is unknown": b"\x2a\x86\x48\xce\x3d\x03\x01\x07",
+    "a kind of key that is unknown": b"\x2a\x86\x48\xce\x3d\x02\x01",
+    "a version that there is not": b"\xa0\x03\x02\x01\x02",
+    "a point that is on no curve": b"\x03\x42\x00\x04",
+    "a date that is none": b"\x17\x0d",
+}
+"""What is in the octets of a P-256 certificate, or its key, by what becomes of it when the end of that is another."""
+
+
+@pytest.mark.parametrize("fault", ODD)
+def test_what_cryptography_does_not_understand_is_unusable_and_ends_nobody(tmp_path: Path, fault: str) -> None:
+    made = certificate.make("odd", ["192.0.2.1"], NOW)
+    files = tmp_path / "crt", tmp_path / "key"
+    for number, (octets, label) in enumerate(((made.chain[0], "CERTIFICATE"), (made.key, "PRIVATE KEY"))):
+        at = octets.find(ODD[fault])
+        if at >= 0:
+            at += len(ODD[fault]) + (3 if "on no curve" in fault else 0) - ("that is none" not in fault)
+            octets = octets[:at] + bytes([octets[at] ^ 0x41]) + octets[at + 1 :]
+        text = base64.encodebytes(octets).decode()
+        files[number].write_text(f"-----BEGIN {label}-----\n{text}-----END {label}-----\n")
+    config = DotConfig(certificate=str(files[0]), key=str(files[1]))
+    dot = DnsOverTls(config, addresses=["127.0.0.1"], identity="x")
+    assert dot.problem.startswith("dot.")
+    assert str(tmp_path) in dot.problem
+    assert dot.reload(config) == dot.problem
+    good = DotConfig(certificate=str(write_certificate(tmp_path, "good")[0]), key=str(tmp_path / "good.key"))
+    assert dot.reload(good) == ""
+
+
+@pytest.mark.parametrize("identity", ["é" * 64, "x" + "é" * 63, "根" * 42, "", "x" * 128, "."])
+def test_one_is_made_for_whatever_name_an_instance_may_have(identity: str) -> None:
+    made = DnsOverTls(DotConfig(), addresses=["127.0.0.1"], identity=identity)
+    assert made.problem == ""
+    assert made.status()["certificate"] == "self-signed"
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "rsa:3072"])
