@@ -43,10 +43,17 @@ def client_context(key: str, *, ca: str = "", pinned: bool = False, dot: bool = 
 
 def show_certificate(context: ssl.SSLContext, key: str, certificate: str, private_key: str) -> None:
     """Have *context* show our certificate.  ConfigError names *key* when it cannot be read."""
+    asked: list[bool] = []
+
+    def no_passphrase() -> str:  # OpenSSL itself would ask at the terminal, and everything would wait
+        asked.append(True)
+        return ""
+
     try:
-        context.load_cert_chain(certificate, private_key)
+        context.load_cert_chain(certificate, private_key, no_passphrase)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{key}: {certificate}: {error}") from error
+        reason = f"{private_key}: the key has a passphrase" if asked else f"{certificate}: {error}"
+        raise ConfigError(f"{key}: {reason}") from error
 
 
 def https_server_context(key: str, certificate: str, private_key: str) -> ssl.SSLContext:

@@ -1,6 +1,10 @@
 """TLS contexts: the same certificates are believed whatever Python's defaults are."""
 
+import os
+import pty
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +56,28 @@ def test_another_name_and_another_authority_are_refused(tmp_path: Path) -> None:
     for ca, name in ((authority.path, "else.example"), (Authority(other).path, "primary.example")):
         with pytest.raises(ssl.SSLCertVerificationError):
             handshake(client_context("tls_ca", ca=str(ca), dot=True), server, name)
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    """OpenSSL itself would ask at the terminal of whoever has started us, and everything would wait."""
+    key, crt = tmp_path / "key", tmp_path / "crt"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-subj", "/CN=x", "-passout", "pass:x"]
+    subprocess.run([*command, "-keyout", key, "-out", crt], check=True, capture_output=True)
+    code = (
+        "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        "from rootsrv.config.checks import ConfigError; from rootsrv.distribution.tls import server_context\n"
+        f"try: server_context('admin.tls', '{crt}', '{key}')\nexcept ConfigError as error: print(f'[{{error}}]')"
+    )
+    terminal, ours = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=ours, stdout=ours, stderr=ours, start_new_session=True
+        ) as child:
+            said = b""
+            while b"phrase:" not in said and b"]" not in said and child.poll() is None:
+                said += os.read(terminal, 4096)
+            child.kill()
+    finally:
+        os.close(terminal)
+        os.close(ours)
+    assert f"[admin.tls: {key}: the key has a passphrase]" in said.decode()
