@@ -94,12 +94,16 @@ class LimitSettings:
         """What *config* says, hashed with *key* (16 octets); *falls_back*: "on" is "dry-run" for now."""
         rates = (config.rate, config.connections, config.handshake_milliseconds * 1000 / _HANDSHAKE_UNIT)
         multipliers = (config.ipv4_multipliers, config.ipv6_multipliers)
+        burst_ns = round(config.burst_seconds * _SECOND)
+
+        def interval(rate: float) -> int:
+            return min(burst_ns, max(1, int(_SECOND / rate)))
+
         return cls(
             mode="dry-run" if falls_back and config.mode == "on" else config.mode,
-            burst_ns=round(config.burst_seconds * _SECOND),
+            burst_ns=burst_ns,
             intervals=tuple(
-                tuple(tuple(max(1, int(_SECOND / (rate * each))) for each in family) for family in multipliers)
-                for rate in rates
+                tuple(tuple(interval(rate * each) for each in family) for family in multipliers) for rate in rates
             ),
             key=key,
         )
@@ -227,8 +231,12 @@ class Limiter:
         return False
 
     def is_over_for_handshake(self, source: bytes, now: int, microseconds: int) -> bool:
-        """`is_over` for a TLS handshake that takes, or took, so many microseconds of processor time."""
-        return self.is_over(source, now, max(1, -(-microseconds // _HANDSHAKE_UNIT)), HANDSHAKES)
+        """`is_over` for a TLS handshake that takes, or took, so many microseconds of processor time.
+
+        One that takes more than a burst allows costs just that: who has asked for nothing else gets one.
+        """
+        most = self._burst // self._intervals[HANDSHAKES][len(source) != 4][0]  # narrowest, so the longest interval
+        return self.is_over(source, now, max(1, min(most, -(-microseconds // _HANDSHAKE_UNIT))), HANDSHAKES)
 
     def _find(self, source: bytes, kind: int) -> tuple[tuple[int, int, int], ...]:
         """Both cells and the interval, by level; remembered by what of *source* counts."""

@@ -147,6 +147,18 @@ def test_kinds_of_charge_do_not_meet() -> None:
     assert len({each for kind in (QUERIES, CONNECTIONS, HANDSHAKES) for each in hashes_of(source, kind, KEY)}) == 12
 
 
+@pytest.mark.parametrize("source", ["198.51.100.1", "2001:db8::1"])
+@pytest.mark.parametrize(("milliseconds", "burst_seconds"), [(1, 0.05), (1, 2.0), (10, 0.5)])
+def test_a_handshake_that_takes_longer_than_a_burst_is_taken_from_who_has_asked_for_no_other(
+    source: str, milliseconds: int, burst_seconds: float
+) -> None:
+    config = LimitsConfig(mode="on", handshake_milliseconds=milliseconds, burst_seconds=burst_seconds)
+    found, now = Limiter(cells_in_memory(), LimitSettings.of(config, KEY)), 1000 * SECOND
+    assert not found.is_over_for_handshake(packed(source), now, 6000), "an RSA key of 4,096 bits takes so long"
+    assert found.is_over_for_handshake(packed(source), now + 1, 6000)
+    assert not found.is_over_for_handshake(packed(source), now + int(burst_seconds * SECOND), 6000)
+
+
 def test_cells_are_shared_by_a_descriptor() -> None:
     descriptor = make_shared_cells()
     one, other = map_cells(descriptor), map_cells(descriptor)
