@@ -68,6 +68,15 @@ class Block:
 _NOT_KEPT = "was not kept"
 
 
+def _can_be(words: BlockWords, latest_ns: int) -> bool:
+    """Whether *words* of the page, which may be damaged, are a block as one can be made, and of an end by *latest_ns*."""
+    try:
+        network = parse_prefix(Block.from_words(words).prefix)
+    except BlockRefused:
+        return False
+    return words[-1] <= latest_ns and not what_is_odd(network)
+
+
 def parse_seconds(text: str) -> int:
     """Seconds in `90s`, `10m` or `2h`; BlockRefused for anything else, or more than a day."""
     found = re.fullmatch(r"(\d{1,6})([smh])", text)
@@ -147,7 +156,8 @@ class Blocks:
 
         # What is in force is what the page says, which knows this boot of the machine from others.
         told = {block.words(): block for block in self._read()}
-        found = [told.get(words) or Block.from_words(words) for words in page.blocks()]
+        latest = self._now_ns() + MAX_SECONDS * 10**9
+        found = [told.get(words) or Block.from_words(words) for words in page.blocks() if _can_be(words, latest)]
         self._blocks = {block.prefix: block for block in found}
         self._store()
 

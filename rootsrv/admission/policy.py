@@ -63,7 +63,8 @@ class Policy:
         """Called with `to_document()` whenever it has changed."""
 
         now = self._now_ns()
-        self._sheds = {shed.rule.place: shed for shed in self._read() if shed.rule.until_ns > now}
+        latest = now + MAX_SECONDS * 10**9  # what is to end later than any rule can is damage, and would never end
+        self._sheds = {shed.rule.place: shed for shed in self._read() if now < shed.rule.until_ns <= latest}
 
     # ── what is told ──
 
@@ -200,9 +201,19 @@ class Policy:
                 )
 
     def _refuse_nearly_all(self, match: Match) -> None:
-        share = 1.0 if match.is_everything() else self.flood.share_of(match)
+        share = 1.0 if match.is_everything() else self.flood.share_of([match])
         if share > NEARLY_ALL:
             raise TooMuch(f"{match}: is {share:.0%} of all queries; if that is what you want, say --really")
+        # Half of all, and then the other half, is all: rules that are in force count, unless they are too much already.
+        before = [rule.match for rule in self.rules if not rule.dry]
+        if any(each.is_everything() for each in before) or self.flood.share_of(before) > NEARLY_ALL:
+            return
+        together = self.flood.share_of([match, *before])
+        if together > NEARLY_ALL:
+            raise TooMuch(
+                f"{match}: is, together with the rules in force, {together:.0%} of all queries; if that is what you"
+                " want, say --really"
+            )
 
     def unshed(self, place: int, who: str) -> None:
         """End a rule; ShedRefused when there is none in that place."""

@@ -123,7 +123,9 @@ def suffix_of(name: bytes, size: int) -> bytes:
 
     *size*: octets that the whole name had.
     """
-    if not size or size > NAME_OCTETS:
+    if size > NAME_OCTETS:
+        return _end_of(name.lower())
+    if not size:
         return b""
     starts, at = [], 0
     while at < size - 1:
@@ -132,6 +134,23 @@ def suffix_of(name: bytes, size: int) -> bytes:
     if at != size - 1:
         return b""  # a worker may write what it likes
     return name[starts[-2] if len(starts) > 1 else starts[-1] if starts else 0 : size].lower()
+
+
+def _end_of(tail: bytes) -> bytes:
+    """The last two labels of a name of which only the *tail* is known: of those that it may be, the shortest.
+
+    Who asks for names below another one's has a say in what stands left of that only; so what is found is right unless
+    it has octets in it that look like the size of a label.
+    """
+    end = len(tail) - 1  # where the root's label stands
+    if tail[end]:
+        return b""  # a worker may write what it likes
+    start = end
+    for _ in range(2):
+        start = next((at for at in range(start - 2, -1, -1) if tail[at] == start - 1 - at), -1)
+        if start < 0:
+            return b""
+    return tail[start:]
 
 
 @dataclass
@@ -174,12 +193,12 @@ class Flood:
         )
         self._seconds.append(_Second(len(notes) * weight, cookies * weight, counts))
 
-    def share_of(self, match: Match) -> float:
-        """The share of the latest queries that *match* is about; 0 where there are too few to say."""
+    def share_of(self, matches: Sequence[Match]) -> float:
+        """The share of the latest queries that any of *matches* is about; 0 where there are too few to say."""
         latest = list(self._latest)
         if len(latest) < _FEWEST_NOTES:
             return 0.0
-        return sum(_is_one(match, note) for note in latest) / len(latest)
+        return sum(any(_is_one(match, note) for match in matches) for note in latest) / len(latest)
 
     def as_document(self) -> dict[str, Any]:
         """The most frequent values of each dimension, with their shares, for `rootsrv top` and the status page."""
@@ -218,7 +237,11 @@ def _is_one(match: Match, note: bytes) -> bool:
         asked = edns.Edns(edns.MIN_UDP_OCTETS, 0, bool(flags & HAS_DO))
     query = None
     if name_octets:
-        query = Query(b"?", name[: min(name_octets, NAME_OCTETS)], qtype, 1, asked, None)
+        qname = name[: min(name_octets, NAME_OCTETS)].lower()  # the kernel notes letters as they were asked
+        if name_octets > NAME_OCTETS and match.suffix is not None:  # labels cannot be counted from its first one on
+            may_be = len(match.suffix) <= name_octets and qname.endswith(match.suffix[-NAME_OCTETS:])
+            qname = match.suffix if may_be else names.ROOT
+        query = Query(b"?", qname, qtype, 1, asked, None)
     address = int.from_bytes(source, "big") if family == 1 else int.from_bytes(source[:4], "big") | MAPPED
     return match.holds(query, size, address, int.from_bytes(port, "big"))
 

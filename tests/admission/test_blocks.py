@@ -90,6 +90,22 @@ def test_blocks_outlive_the_process_but_not_the_machine(page: Page, tmp_path: Pa
     assert json.loads((tmp_path / "blocks.json").read_text()) == []
 
 
+@pytest.mark.parametrize("damage", [{"size": 200}, {"size": 1}, {"size": 100}, {"size": 0}, {"until": 2**63}])
+def test_words_of_the_page_that_can_be_no_block_are_passed_over(
+    page: Page, tmp_path: Path, damage: dict[str, int]
+) -> None:
+    """They would end who keeps the workers, or a block for half of the world, or one without an end, would stay."""
+    clock = Clock()
+    Blocks(page, tmp_path / "blocks.json", clock).block("198.51.100.0/24", 60, "flood", "anna")
+    (words,) = page.blocks()
+    damaged = tuple({**dict(zip(("upper", "lower", "size", "until"), words, strict=True)), **damage}.values())
+    page.set_blocks([damaged, words])  # type: ignore[list-item]
+
+    again = Blocks(page, tmp_path / "blocks.json", clock)
+    assert [each["prefix"] for each in again.as_document()["blocks"]] == ["198.51.100.0/24"]
+    assert page.blocks() == [words]
+
+
 @pytest.mark.parametrize(
     ("prefix", "said"),
     [

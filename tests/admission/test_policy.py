@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from rootsrv.admission.blocks import Matcher, words_of_prefix
+from rootsrv.admission.blocks import MAX_SECONDS, Matcher, words_of_prefix
 from rootsrv.admission.limits import CELLS, cells_in_memory
 from rootsrv.admission.policy import Policy
 from rootsrv.admission.samples import (
     ANSWERED,
     DIMENSIONS,
+    HAS_OPT,
+    NAME_OCTETS,
     NOTE,
     NotesReader,
     NotesWriter,
@@ -99,6 +101,15 @@ def test_a_damaged_rule_among_good_ones_is_passed_over(desk: Desk, tmp_path: Pat
     ]  # fmt: skip
     desk.path.write_text(json.dumps(document))
     assert len(Desk(tmp_path, desk.page).policy.rules) == 1
+
+
+def test_a_rule_in_the_file_that_would_end_later_than_any_can_is_passed_over(desk: Desk, tmp_path: Path) -> None:
+    desk.shed("qtype=A", seconds=MAX_SECONDS)
+    desk.shed("qtype=AAAA")
+    document = json.loads(desk.path.read_text())
+    document["rules"][1]["until_ns"] = 2**62
+    desk.path.write_text(json.dumps(document))
+    assert [str(rule.match) for rule in Desk(tmp_path, desk.page).policy.rules] == ["qtype=A"]
 
 
 @pytest.mark.parametrize(("conditions", "do", "more", "says"), [
@@ -289,10 +300,47 @@ def test_what_queries_have_in_common_is_told_with_what_to_look_at(desk: Desk) ->
     assert "rootsrv shed --match qname-suffix=victim.com. --do tc-unless-cookie --dry-run" in document["suggestions"]
     assert "rootsrv shed --match source-port=53000 --do tc-unless-cookie --dry-run" in document["suggestions"]
     assert not any("qtype" in each for each in document["suggestions"])
-    assert flood.share_of(Match.parse(["qname-suffix=victim.com"])) == 0.6
-    assert flood.share_of(Match.parse(["prefix=203.0.0.0/16"])) == 0.4
+    assert flood.share_of([Match.parse(["qname-suffix=victim.com"])]) == 0.6
+    assert flood.share_of([Match.parse(["prefix=203.0.0.0/16"])]) == 0.4
     with pytest.raises(ShedRefused, match="is 100% of all queries"):
         desk.shed("opt=do", do="drop")
+
+
+def note_of(name: bytes, *, has_opt: bool = True) -> bytes:
+    """As the kernel writes it: letters as they were asked, and the end of a long name."""
+    return NOTE.pack(
+        bytes((192, 0, 2, 1)), b"\0\x35", 1, 40, 0, HAS_OPT * has_opt, len(name), 0, ANSWERED, 100, name[-NAME_OCTETS:]
+    )
+
+
+@pytest.mark.parametrize("name", [
+    b"\1n\6ViCtIm\7eXaMpLe\0", b"\x3f" + b"n" * 63 + b"\6victim\7example\0",
+    b"\x3f" + b"5" * 63 + b"\x3f" + b"n" * 63 + b"\6Victim\7Example\0", b"\x31" + b"n" * 49 + b"\6victim\7example\0",
+])  # fmt: skip
+def test_a_name_is_below_another_however_long_it_is_and_however_its_letters_are_written(
+    desk: Desk, name: bytes
+) -> None:
+    desk.policy.flood.take([note_of(name)] * 200, 200)
+    assert desk.policy.flood.as_document()["top"]["qname-suffix"] == [{"value": "victim.example.", "share": 1.0}]
+    for suffix in ("victim.example", "example", "."):
+        with pytest.raises(ShedRefused, match="is 100% of all queries"):
+            desk.shed(f"qname-suffix={suffix}", do="drop")
+    desk.shed("qname-suffix=a.example")
+    desk.shed("qname-suffix=im.example")
+    desk.shed(f"qname-suffix={'m' * 63}.victim.example")
+    desk.shed(f"qname-suffix={'n' * 63}.{'n' * 63}.{'n' * 63}.victim.example")
+
+
+def test_rules_that_are_everything_together_are_asked_for_twice(desk: Desk) -> None:
+    victim = b"\6victim\7example\0"
+    desk.policy.flood.take([note_of(victim), note_of(victim, has_opt=False)] * 100, 200)
+    desk.shed("opt=present", do="drop", dry=True)
+    desk.shed("opt=present", do="drop")
+    with pytest.raises(ShedRefused, match=r"together with the rules in force, 100% of all queries.*say --really"):
+        desk.shed("opt=absent", do="drop")
+    desk.shed("opt=absent", do="drop", really=True)
+    desk.shed("qtype=A source-port=53", do="tc", dry=True)
+    desk.shed("size=1-20", do="tc")  # it makes no difference any more
 
 
 def test_ordinary_traffic_suggests_nothing(desk: Desk) -> None:
