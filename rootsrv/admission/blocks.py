@@ -69,7 +69,7 @@ _NOT_KEPT = "was not kept"
 
 
 def _can_be(words: BlockWords, latest_ns: int) -> bool:
-    """Whether *words* of the page, which may be damaged, are a block as one can be made, and of an end by *latest_ns*."""
+    """Whether *words* of the page, which may be damaged, are a block as it can be made, with an end by *latest_ns*."""
     try:
         network = parse_prefix(Block.from_words(words).prefix)
     except BlockRefused:
