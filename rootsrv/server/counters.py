@@ -1,7 +1,8 @@
 """What a worker counts into its slot of the shared page (page/counts.py names the words).
 
-The words are plain integers that only their worker writes.  Sizes and rcodes are counted per batch in C speed, never
-query by query, and are in the page before the next batch is received: a worker that is killed loses at most one batch.
+The words are plain integers that only their worker writes.  Rcodes are counted per batch in C speed, and sizes, most
+of which differ, by a look-up each that C walks through.  All is in the page before the next batch is received: a
+worker that is killed loses at most one batch.
 """
 
 import time
@@ -42,9 +43,6 @@ from rootsrv.wire.codes import BADCOOKIE, BADVERS, FORMERR
 # Messages up to which a loop is cheaper than what a batch costs, whatever is in it: for one 2.0 against 3.4 us.
 _FEW = 2
 
-# Messages up to which their sizes, most of which differ, are not worth sorting: for 16 1.3 against 2.6 us.
-_SOME = 48
-
 # Sources remembered since they were last put into the registers; bounds memory (some 10 MB) and costs nothing but
 # repeated work when it is emptied.
 _MAX_REMEMBERED_SOURCES = 65_536
@@ -56,7 +54,6 @@ _TLS_WORDS = {name: TLS + number for number, name in enumerate(TLS_COUNTERS)}
 _HEAD = itemgetter(slice(2, 12))
 _ONLY_AN_OPT = b"\0\0\0\0\0\0\0\1"  # counts of a response without a question and with an OPT record
 _OPT_SAYS = TRUNCATED_BIT - 2  # in place of an rcode that only the OPT record tells; nothing has rcode 30
-_LARGEST_BINS = 255  # 4080-4095 and, until told apart, 4096-: what still is an octet
 
 _DASHES = {5 * number: b"-" * number for number in range(1, 13)}  # of "-4f66-9728" …, by its size
 _HEXADECIMAL = b"-0123456789abcdef"
@@ -90,21 +87,15 @@ class Counters:
         if len(requests) <= _FEW:
             self._count_few(path, requests, responses)
             return
-        # Bins as octets of a bytes object, so that C loops sort them; bench/scrape.py guards this.
+        # To sort the sizes first, as the rcodes are, takes 0.1 us more a query, unless all are of one size.
         words = self._words
         names = self._paths[path]
         amount = len(requests)
-        asked = bytes(map(names.request_bins.__getitem__, map(len, requests)))
-        sent = bytes(map(names.response_bins.__getitem__, map(len, responses)))
-        for first, numbers in ((names.request_sizes, asked), (names.response_sizes, sent)):
-            if amount <= _SOME:
-                for number in numbers:
-                    words[first + number] += 1
-            else:
-                for number in set(numbers):
-                    words[first + number] += numbers.count(number)
-        if _LARGEST_BINS in sent:
-            self._tell_largest_apart(names, responses)
+        for word in map(names.request_words.__getitem__, map(len, requests)):
+            words[word] += 1
+        for word in map(names.response_words.__getitem__, map(len, responses)):
+            words[word] += 1
+        # As octets of a bytes object, so that C loops sort them; bench/scrape.py guards this.
         rcodes = bytes(map(names.rcodes_by_head.__getitem__, map(_HEAD, responses)))
         if _OPT_SAYS in rcodes:
             rcodes = bytes(map(names.rcode, responses))
@@ -124,12 +115,12 @@ class Counters:
         for request, response in zip(requests, responses, strict=True):
             rcode = names.rcode(response)
             words[names.rcodes + rcode] += 1
-            words[names.response_sizes + min(len(response) // BIN_OCTETS, RESPONSE_BINS - 1)] += 1
+            words[names.response_words[len(response)]] += 1
             words[RESPONSES + path] += 1
             if rcode == FORMERR:
                 words[MALFORMED + path] += 1
             else:
-                words[names.request_sizes + names.request_bins[len(request)]] += 1
+                words[names.request_words[len(request)]] += 1
                 words[QUERIES + path] += 1
             if b"_" in request and b"_ta-" in request.lower():
                 self._count_signals((request,))
@@ -161,7 +152,7 @@ class Counters:
         names = self._paths[path]
         for octets in responses:
             words[names.rcodes + names.rcode(octets)] -= 1
-            words[names.response_sizes + min(len(octets) // BIN_OCTETS, RESPONSE_BINS - 1)] -= 1
+            words[names.response_words[len(octets)]] -= 1
         words[RESPONSES + path] -= len(responses)
         words[UNSENT] += len(responses)
 
@@ -193,15 +184,9 @@ class Counters:
         names = self._paths[path]
         malformed = [request for request, rcode in zip(requests, rcodes, strict=True) if rcode == FORMERR]
         for request in malformed:
-            self._words[names.request_sizes + names.request_bins[len(request)]] -= 1
+            self._words[names.request_words[len(request)]] -= 1
         self._words[MALFORMED + path] += len(malformed)
         return len(malformed)
-
-    def _tell_largest_apart(self, names: "_PathWords", responses: Sequence[bytes]) -> None:
-        """Move those of 4096 octets and more to the last bin, whose number is no octet."""
-        largest = sum(1 for octets in responses if len(octets) >= (RESPONSE_BINS - 1) * BIN_OCTETS)
-        self._words[names.response_sizes + _LARGEST_BINS] -= largest
-        self._words[names.response_sizes + RESPONSE_BINS - 1] += largest
 
     def _count_signals(self, requests: Iterable[bytes]) -> None:
         for request in requests:
@@ -287,15 +272,13 @@ _NEWCOMERS = 64
 
 
 class _PathWords:
-    """Where one path is counted: first words, and what is added to them."""
+    """Where one path is counted."""
 
     def __init__(self, path: int) -> None:
         transport = path >> 1
-        self.request_sizes = REQUEST_SIZES + transport * REQUEST_BINS
-        self.response_sizes = RESPONSE_SIZES + transport * RESPONSE_BINS
+        self.request_words = _Sizes(REQUEST_SIZES + transport * REQUEST_BINS, REQUEST_BINS)
+        self.response_words = _Sizes(RESPONSE_SIZES + transport * RESPONSE_BINS, RESPONSE_BINS)
         self.rcodes = RCODES + path * RCODES_PER_PATH
-        self.request_bins = _Bins(REQUEST_BINS - 1)
-        self.response_bins = _Bins(_LARGEST_BINS)
         self.rcodes_by_head = _RcodesByHead()
 
     def rcode(self, response: bytes) -> int:
@@ -306,16 +289,16 @@ class _PathWords:
         return rcode
 
 
-class _Bins(dict[int, int]):
-    """The bin of a size; *last* stands for all that are larger, too."""
+class _Sizes(dict[int, int]):
+    """The word of a size: *first* is that of the first of *bins*, the last one stands for all that are larger, too."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, first: int, bins: int) -> None:
         super().__init__()
-        self._last = last
+        self._first, self._last = first, first + bins - 1
 
     def __missing__(self, octets: int) -> int:
-        self[octets] = number = min(octets // BIN_OCTETS, self._last)
-        return number
+        self[octets] = word = min(self._first + octets // BIN_OCTETS, self._last)
+        return word
 
 
 class _RcodesByHead(dict[bytes, int]):
