@@ -13,6 +13,7 @@ _DAY_SECONDS = 86_400
 _GIGABYTE = 10**9
 _ROW_OCTETS = 128
 _CHUNK_ROWS = 512
+_GREATEST_CPU = 8191  # of the kernels that distributions make (NR_CPUS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,8 @@ class CaptureConfig:
                 raise ConfigError(f"capture.{key}: each at most once, and at least one")
         if self.buffer_megabytes not in (1, 2, 4, 8, 16, 32, 64, 128, 256):
             raise ConfigError(f"capture.buffer_megabytes: must be 1, 2, 4 … 256, got {self.buffer_megabytes}")
+        if any(not 0 <= each <= _GREATEST_CPU for each in self.cores) or len(set(self.cores)) != len(self.cores):
+            raise ConfigError(f"capture.cores: must be numbers of CPUs, 0..{_GREATEST_CPU}, each at most once")
         digits = {"cryptopan": 64, "aes-128": 32}.get(self.anonymisation, 0)
         if self.secret and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", self.secret):
             raise ConfigError(f"capture.secret: must be {digits} hexadecimal digits")

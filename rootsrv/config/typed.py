@@ -81,6 +81,8 @@ def _convert(hint: Any, value: Any, key: str, unknown: Unknown) -> Any:
             value.encode()
         except UnicodeEncodeError:  # half of a pair, as JSON can write it: "\\ud800"
             raise ConfigError(f"{key}: must be a string, and what is given is no text") from None
+        if "\0" in value:  # no path has it, and no address: every call of the system ends there or refuses it
+            raise ConfigError(f"{key}: must be a string without NUL")
     return value
 
 

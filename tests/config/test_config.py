@@ -242,3 +242,23 @@ def test_what_a_role_makes_its_accounts_holds_no_state(tmp_path: Path, key: str,
         return
     with pytest.raises(ConfigError, match=f"^{key}: must be a directory of its own"):
         config_file.load(written(named.format(base=tmp_path)))
+
+
+@pytest.mark.parametrize("cores", [[-1], [1 << 31], [8192], [0, 1, 0]])
+def test_a_cpu_that_none_can_be_is_refused(cores: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"^capture\.cores: must be numbers of CPUs"):
+        config_file.read({"capture": {"cores": cores}})
+    assert config_file.read({"capture": {"cores": [0, 8191]}}).capture is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "document"),
+    [
+        ("state.directory", {"state": {"directory": "a\0b"}}),
+        ("capture.directory", {"capture": {"directory": "\0"}}),
+        ("fastpath.interfaces", {"fastpath": {"interfaces": ["eth\0"]}}),
+    ],
+)
+def test_text_with_a_nul_in_it_is_refused(key: str, document: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}.*: must be a string without NUL"):
+        config_file.read(document)
