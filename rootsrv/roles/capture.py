@@ -428,7 +428,6 @@ class _Capture:
                 how = anonymiser(settings.anonymisation, bytes.fromhex(settings.secret) if settings.secret else None)
         except KeyLengthWrong as error:
             raise Refused(f"capture.secret: {error}") from error
-        self._waits = False
         service = self._config.service.addresses
         collection = Collection(
             host_id=self._config.identity.nsid or socket.gethostname(),
@@ -471,7 +470,8 @@ class _Capture:
             self._collector.start(wanted, resumed=resumed)
             failed.pop_all()
         self._most = 0.0 if sequence.has_columns() else formats.rate(chosen.format)
-        self._order, self._begun = order, time.time()
+        # Not before all is well: an order whose time has come is tried again until it is.
+        self._order, self._waits, self._begun = order, False, time.time()
         self._before = self._counted()
 
     def _counted(self) -> int | None:
