@@ -27,6 +27,7 @@ DITL_HOURS = 50
 DITL_CLOCK_SECONDS = 0.5
 """DNS-OARC's scripts stop at a clock that is further off."""
 
+_MOST_DAYS = 8  # that are named one by one in the command that brings them away; else their months
 _GREATEST_RATE = 10**9
 _GIGABYTE = 10**9
 
@@ -189,21 +190,31 @@ def run_ditl(arguments: argparse.Namespace) -> int:
         except NoAnswer as error:
             return failed(arguments, error)
     if arguments.json:
-        print(json.dumps(told | {"upload": upload(told["directory"], name, arguments.to)}, indent=2))
+        print(json.dumps(told | {"upload": upload(told["directory"], name, arguments.to, begin, until)}, indent=2))
         return 0
     verb = "could be collected" if arguments.check else "are collected"
     say(f"queries {verb} from {_utc(begin)} to {_utc(until)} into {told['directory']} as {name}.*.pcap*")
     say("each file has its MD5 (.md5) and what it holds and lost (.json) beside it")
     say("afterwards, and as often as the line breaks:")
-    say(f"  {upload(told['directory'], name, arguments.to)}")
+    say(f"  {upload(told['directory'], name, arguments.to, begin, until)}")
     return 0
 
 
-def upload(directory: str, name: str, to: str | None) -> str:
-    """A command that brings whole files with their checksums away, and goes on where it was when called again."""
+def upload(directory: str, name: str, to: str | None, begin: float, until: float) -> str:
+    """A command that brings whole files with their checksums away, and goes on where it was when called again.
+
+    *begin*, *until*: seconds since 1970.  What was captured on other days, or under a name that begins alike, is not
+    what this collection was made for, and stays.
+    """
+    last = int(until - 1) // _UNITS["d"] * _UNITS["d"]
+    starts = range(int(begin) // _UNITS["d"] * _UNITS["d"], last + 1, _UNITS["d"])
+    form = "%Y%m%d" if len(starts) <= _MOST_DAYS else "%Y%m*"
+    days = dict.fromkeys(f"{datetime.datetime.fromtimestamp(at, datetime.UTC):{form}}" for at in starts)
+    # Of a number: another file began in the same microsecond (collector.py).
+    patterns = [f"{name}{number}.{day}.*.pcap*" for day in days for number in ("", "-[0-9]")]
     return (
         "rsync --archive --partial --append-verify --exclude '*.part' --exclude '*.incomplete'"
-        f" --include {shlex.quote(f'{name}*.pcap*')} --exclude '*'"
+        f" {' '.join(f'--include {shlex.quote(each)}' for each in patterns)} --exclude '*'"
         f" {shlex.quote(f'{directory}/')} {shlex.quote(f'{to}/') if to else 'HOST:DIRECTORY/'}"
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from rootsrv.config.file import Config, StateConfig
 from rootsrv.config.zones import ClockConfig
 from rootsrv.process import service_manager
 from rootsrv.roles import capture as role
+from tests.needs import require_tool
 
 
 def made(tmp_path: Path, **settings: Any) -> role._Capture:
@@ -167,11 +169,38 @@ def test_a_collection_of_what_is_no_number_is_not_checked(
     assert f"{what[0]}: must be" in capsys.readouterr().err
 
 
+BEGIN = 1_807_657_200.0  # 2027-04-13T23:00:00Z
+
+
 def test_the_command_that_brings_files_away_is_one_for_a_shell() -> None:
-    printed = commands.upload("/srv/it's ours", "a b", "host:/data/$x;")
+    printed = commands.upload("/srv/it's ours", "a b", "host:/data/$x;", BEGIN, BEGIN + 3600)
     assert "'/srv/it'\"'\"'s ours/'" in printed
     assert printed.endswith(" 'host:/data/$x;/'")
-    assert "--include 'a b*.pcap*'" in printed
+    assert "--include 'a b.20270413.*.pcap*'" in printed
+
+
+@pytest.mark.parametrize("hours", [1, 50, 8 * 24 + 2])
+def test_only_files_of_the_collection_are_brought_away(tmp_path: Path, hours: int) -> None:
+    """Others, of other weeks or other names, may hold what nobody else is to see."""
+    rsync = require_tool("rsync")
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    of_it = ["a.20270413.230000.000000.pcap.gz", "a-2.20270413.235959.000000.pcap"]
+    if hours > 1:
+        of_it += ["a.20270416.005959.999999.pcap.xz", "a.20270414.000000.000000.pcap.zst"]
+    others = [
+        "a.20270313.230000.000000.pcap.gz", "a-private.20270413.230000.000000.pcap", "b.20270413.230000.000000.pcap",
+        "20270413-230000.000000_a.cdns", "a.20270413.230500.000000.pcap.gz.part", "order.json", "report.html",
+        "a.20270413.230600.000000.pcap.incomplete",
+    ]  # fmt: skip
+    whole = [f"{each}{suffix}" for each in of_it for suffix in ("", ".json", ".md5")]
+    for each in (*whole, *others):
+        (here / each).write_text(each)
+
+    command = commands.upload(str(here), "a", str(there), BEGIN, BEGIN + hours * 3600)
+    subprocess.run(command.replace("rsync", rsync, 1), shell=True, check=True, timeout=60)
+
+    assert sorted(each.name for each in there.iterdir()) == sorted(whole)
 
 
 @pytest.mark.parametrize(("key_of", "different"), [("capture", 1), ("file", 3)])
