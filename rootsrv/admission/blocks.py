@@ -79,7 +79,7 @@ def _can_be(words: BlockWords, latest_ns: int) -> bool:
 
 def parse_seconds(text: str) -> int:
     """Seconds in `90s`, `10m` or `2h`; BlockRefused for anything else, or more than a day."""
-    found = re.fullmatch(r"(\d{1,6})([smh])", text)
+    found = re.fullmatch(r"([0-9]{1,6})([smh])", text)
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not 0 < seconds <= MAX_SECONDS:
         raise BlockRefused(f"--for {text}: must be like 90s, 10m or 2h, and at most 24h")

@@ -199,7 +199,7 @@ def _parse_qtype(text: str, value: str) -> int:
 
 
 def _parse_range(text: str, value: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value)
+    found = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", value)
     low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if not 0 <= low <= high <= 65_535:
         raise ShedRefused(f"--match {text}: must be a number or a range like 1000-2000, of 0 to 65535")

@@ -248,7 +248,7 @@ def _hindrances(config: Config, told: dict[str, Any], rate: float, hours: int, o
 
 def parse_duration(text: str) -> int:
     """Seconds in `90s`, `30m`, `50h`, `7d`; NotSo for anything else, or more than a year."""
-    found = re.fullmatch(r"(\d{1,8})([smhd])", text)
+    found = re.fullmatch(r"([0-9]{1,8})([smhd])", text)
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not 0 < seconds <= _LONGEST_SECONDS:
         raise NotSo(f"--for {text}: must be like 90s, 30m, 50h or 7d, and at most a year")

@@ -91,6 +91,7 @@ def test_ipv6_sources() -> None:
     (["source-port=70000"], "of 0 to 65535"),
     (["size=100-50"], "must be a number or a range"),
     (["size=-1"], "must be a number or a range"),
+    (["size=٣"], "must be a number or a range"),
     (["opt=maybe"], "must be one of absent, present, do, no-do"),
     (["prefix=10.0.0.1/8"], "has host bits set"),
     (["prefix=x"], "does not appear to be"),
