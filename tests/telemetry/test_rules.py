@@ -85,6 +85,7 @@ CASES = {
     "RootsrvCaptureDown": {'rootsrv_role_up{role="capture"}': "0x40"},
     "RootsrvCaptureFull": {"rootsrv_capture_room": "0x40"},
     "RootsrvCaptureLoses": {'rootsrv_capture_lost_queries_total{where="kernel"}': "0+60x40"},
+    "RootsrvCaptureFileFailed": {'rootsrv_capture_files_total{outcome="failed"}': "0x28 0+1x11"},
     "RootsrvWithdrawn": {'rootsrv_announced{family="ipv4"}': "0x40"},
     "RootsrvDegraded": {'rootsrv_fully_preferred{family="ipv4"}': "0x40"},
     "RootsrvRouteUnconfirmed": {'rootsrv_route_confirmed{family="ipv4"}': "0x40"},
@@ -112,6 +113,13 @@ CASES = {
     "RootsrvPortalFails": {'rootsrv_portal_requests_total{status="500"}': "0+6x40"},
     "RootsrvPortalGuessing": {'rootsrv_portal_sign_ins_total{how="password",outcome="refused"}': "0+20x40"},
 }
+
+
+LOSSES = [
+    ("RootsrvCaptureLoses", {f'rootsrv_capture_lost_queries_total{{where="{where}"}}': "0+60x40"})
+    for where in ("worker", "format", "writer", "interrupted")
+]
+"""Whatever a capture lost but for what its disk had no room for, which is RootsrvCaptureFull."""
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +164,7 @@ def test_each_alert_fires_on_its_case_alone_and_none_on_an_instance_that_is_well
 
     document = {
         "rule_files": [str(DEPLOY / each) for each in RULES],
-        "tests": [case("", {}), *(case(name, series) for name, series in CASES.items())],
+        "tests": [case("", {}), *(case(name, series) for name, series in (*CASES.items(), *LOSSES))],
     }
     path = tmp_path / "tests.yml"
     path.write_text(json.dumps(document))  # JSON is YAML
