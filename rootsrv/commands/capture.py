@@ -135,7 +135,7 @@ def lines(told: dict[str, Any]) -> list[str]:
         )
     found.append(f"file {told['file'] or '-'}; {told['files_finished']} finished, {told['files_failed']} failed")
     found.append(
-        f"{told['directory']}: {told['directory_octets'] / _GIGABYTE:.2f} GB of {told['quota_octets'] / _GIGABYTE:.0f},"
+        f"{told['directory']}: {told['directory_octets'] / _GIGABYTE:.2f} GB of {told['quota_octets'] / _GIGABYTE:.2f},"
         f" {told['free_octets'] / _GIGABYTE:.1f} GB free{_left(told)}"
     )
     found.append(f"rings {100 * told['ring_fill']:.1f} % full, {told['behind_seconds']:.2f} s behind")

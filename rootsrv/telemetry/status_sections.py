@@ -147,7 +147,7 @@ def _disk(said: Said) -> str:
     used, quota = said.number("directory_octets") or 0.0, said.number("quota_octets") or 0.0
     free, speed = said.number("free_octets") or 0.0, said.number("octets_a_second") or 0.0
     left = f"; room for {span(room_octets(said.number) / speed)}" if speed else ""
-    text = f"{used / _GIGABYTE:,.2f} GB of {quota / _GIGABYTE:,.0f}, {free / _GIGABYTE:,.1f} GB free{left}"
+    text = f"{used / _GIGABYTE:,.2f} GB of {quota / _GIGABYTE:,.2f}, {free / _GIGABYTE:,.1f} GB free{left}"
     return f"{escape(text)}<br>{_dim(said.text('directory'))}"
 
 

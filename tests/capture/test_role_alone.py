@@ -262,3 +262,9 @@ def test_a_role_serve_that_comes_a_moment_later_is_no_alarm(tmp_path: Path, capl
     for second in range(9, 20):
         collector._connect(float(second))
     assert caplog.text.count("capture has no rings") == 1
+
+
+def test_a_quota_of_less_than_a_gigabyte_is_said_as_it_is(tmp_path: Path) -> None:
+    working = made(tmp_path, quota_gigabytes=0.25)
+    assert any("0.00 GB of 0.25, " in each for each in commands.lines(working.status()))
+    working._close()
