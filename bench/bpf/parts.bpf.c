@@ -56,6 +56,8 @@ static __always_inline int decide_up_to(struct scratch *s, uint32_t last)
 		return 1;
 	PATHS_MEET(s);
 	fetch_answer(s);
+	hash_source(s);
+	PATHS_MEET(s);
 	if (last == FIND || verify_checksum(s) || last == CHECKSUM)
 		return 1;
 	PATHS_MEET(s);

@@ -228,6 +228,40 @@ def test_checksums_of_every_kind_of_sender(kernel: InKernel, hook: Hook) -> None
     assert kernel.ask(hook, frame(query, udp_checksum=0)) == kernel.expected(query)
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_of_all_checksums_the_right_one_and_the_unfinished_one_alone_are_taken(
+    kernel: InKernel, hook: Hook, family: int
+) -> None:
+    by_checksum: dict[int, bytes] = {}
+    for number in range(65_536):
+        query = message(wire(b"com"), ident=number)
+        by_checksum.setdefault(udp_checksum_of(frame(query, family).to_octets(), family), query)
+    # 0 would say that there is none, so 0xffff stands for it, which is the sum's other zero.
+    for right in (1, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF):
+        query = by_checksum[right]
+        unfinished = udp_checksum_of(frame(query, family, partial=True).to_octets(), family)
+        good = {right, unfinished} | ({0} if family == 4 else set())
+        near = {(each + more) & 0xFFFF for each in good for more in (-1, 0, 1)}
+        for value in {*range(0, 65_536, 97), *near}:
+            run = kernel.run(hook, frame(query, family, udp_checksum=value).to_octets())
+            assert run.verdict == (hook.reply if value in good else hook.passed), (hex(right), hex(value))
+
+
+def test_of_all_checksums_of_an_ipv4_header_the_right_one_alone_is_taken(kernel: InKernel, hook: Hook) -> None:
+    query = message(wire(b"com"))
+    for identification in (0, 0x1234, 0xFFFF):
+        octets = frame(query, identification=identification).to_octets()
+        right = int.from_bytes(octets[24:26], "big")
+        for value in {*range(0, 65_536, 97), right - 1, right, right + 1}:
+            run = kernel.run(hook, octets[:24] + value.to_bytes(2, "big") + octets[26:])
+            assert run.verdict == (hook.reply if value == right else hook.passed), (hex(right), hex(value))
+
+
+def udp_checksum_of(octets: bytes, family: int) -> int:
+    at = 14 + (20 if family == 4 else 40) + 6
+    return int.from_bytes(octets[at : at + 2], "big")
+
+
 def test_a_vlan_tag_comes_back(kernel: InKernel) -> None:
     for family in (4, 6):
         query = message(wire(b"www", b"example", b"com"), opt=opt())

@@ -1,48 +1,4 @@
-/* What is told of the packets: counters, unique sources, the tap. */
-
-static __always_inline void note_source(uint32_t estimate, uint64_t hash)
-{
-	uint32_t key = (control.day & 1) * REGISTER_SETS + estimate;
-	struct registers *registers = bpf_map_lookup_elem(&unique_sources, &key);
-
-	if (!registers)
-		return;
-	/* The rank is 1 + the number of leading zeros among the lower 50 bits, at most 51; only a higher one is kept. */
-	uint64_t rest = hash & 0x3ffffffffffff;
-	uint8_t *place = &registers->values[hash >> 50];
-	uint32_t kept = *place;
-	if (kept > 50 || rest >> (50 - kept)) /* most often: no higher than before */
-		return;
-	uint8_t rank = 51;
-	if (rest >> 32) { rank -= 32; rest >>= 32; }
-	if (rest >> 16) { rank -= 16; rest >>= 16; }
-	if (rest >> 8) { rank -= 8; rest >>= 8; }
-	if (rest >> 4) { rank -= 4; rest >>= 4; }
-	if (rest >> 2) { rank -= 2; rest >>= 2; }
-	if (rest >> 1) { rank -= 1; rest >>= 1; }
-	*place = rank - rest;
-}
-
-/* Octet for octet the registers of rootsrv/page/unique_sources.py: SipHash-2-4 of the address, whose last word says
- * how many octets there were.
- */
-static __always_inline void count_source(struct scratch *s)
-{
-	struct sip_state state = sip_start(control.sources_key);
-
-	if (s->family == IPV4) {
-		sip_take(&state, (uint32_t)s->source[0] | 4ULL << 56);
-		note_source(0, sip_end(&state));
-		return;
-	}
-	sip_take(&state, s->source[0]);
-	struct sip_state aggregate = state;
-	sip_take(&aggregate, 8ULL << 56);
-	note_source(2, sip_end(&aggregate));
-	sip_take(&state, s->source[1]);
-	sip_take(&state, 16ULL << 56);
-	note_source(1, sip_end(&state));
-}
+/* What is told of the packets: counters, the tap. */
 
 /* A response was sent. */
 static __always_inline void count_answer(struct scratch *s)

@@ -16,6 +16,14 @@ static __always_inline uint32_t fold(uint64_t sum)
 	return sum;
 }
 
+/* Whether a sum that is not 0 folds to 0xffff, which says that a checksum is right: whether it is a multiple of 2^16 - 1.  A multiple
+ * times the inverse of that modulo 2^64 is what it is a multiple by, and all else comes to more (Hacker's Delight, 10-17).
+ */
+static __always_inline int is_right_sum(uint64_t sum)
+{
+	return sum * 0xfffefffefffeffff <= 0x0001000100010001;
+}
+
 /* A part's sum for its place: below 2^48. */
 static __always_inline uint64_t swapped_if_odd(uint64_t sum, uint64_t offset)
 {
@@ -101,10 +109,10 @@ static __always_inline int verify_checksum(struct scratch *s)
 	/* Protocol 17 and the length, as the pseudo-header has them (RFC 768, RFC 8200 section 8.1). */
 	uint16_t udp_size = bpf_htons(size + 8);
 	uint64_t pseudo = s->address_sum + bpf_htons(17) + udp_size;
-	uint64_t sum = pseudo + s->source_port + s->service_port + udp_size + check + halves(LOAD64(s->message)) +
-		       LOAD32(s->message + 8) + message;
-	int is_right = check != 0 && fold(sum) == 0xffff;
-	int is_partial = s->interface_flags & INTERFACE_VIRTUAL && check == fold(pseudo);
+	uint64_t sum = pseudo + s->source_port + s->service_port + udp_size + check + s->query_head +
+		       halves(s->query_counts) + message;
+	int is_right = check != 0 && is_right_sum(sum);
+	int is_partial = s->interface_flags & INTERFACE_VIRTUAL && check != 0 && is_right_sum(pseudo + (uint16_t)~check);
 
 	s->partial = is_partial;
 	if (is_right == is_partial) /* neither, or both: which of the two it is decides how to reply */

@@ -10,7 +10,7 @@
 #define IPV4_HEADER 20
 #define IPV6_HEADER 40
 #define UDP_HEADER 8
-#define ALL_HEADERS (ETH_HEADER + IPV6_HEADER + UDP_HEADER) /* without a tag */
+#define ALL_HEADERS (ETH_HEADER + IPV6_HEADER + UDP_HEADER + DNS_HEADER) /* without a tag */
 #define HOP_LIMIT 64 /* RFC 1700's default, and Linux's */
 
 /* Not "packed", though they stand at odd places: clang would take every field octet by octet. */
@@ -149,7 +149,7 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		if (size < IPV4_HEADER + UDP_HEADER || network_at + size > frame_size)
 			return PASS_IP_LENGTH;
 		uint64_t sum = halves(LOAD64(ip)) + halves(LOAD64((void *)ip + 8)) + LOAD32((void *)ip + 16);
-		if (fold(sum) != 0xffff)
+		if (!is_right_sum(sum))
 			return PASS_IP_CHECKSUM;
 		s->family = IPV4;
 		if (capturing.chunks) {
@@ -202,6 +202,11 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 	if (size < DNS_HEADER + 5 || size > MAX_QUERY)
 		return PASS_MESSAGE_SIZE;
 	s->size = size;
+	/* From the packet itself: what was copied in words that begin elsewhere cannot be read back at once. */
+	if ((void *)(udp + 1) + DNS_HEADER > data_end)
+		return PASS_SHORT;
+	s->query_head = LOAD32(udp + 1);
+	s->query_counts = LOAD64((void *)(udp + 1) + 4);
 	for (uint32_t i = 0; i < SUMMED_AT_ONCE; i += 8) /* early, so that the sum need not wait for what is written here */
 		*(uint64_t *)(s->message + size + i) = 0;
 	return 0;

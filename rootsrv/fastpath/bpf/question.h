@@ -26,14 +26,14 @@
 /* Header and question. */
 static __always_inline int read_question(struct scratch *s)
 {
-	uint16_t flags = bpf_ntohs(LOAD16(s->message + 2));
+	uint16_t flags = bpf_ntohs(s->query_head >> 16);
 	if (flags & FLAG_QR)
 		return PASS_RESPONSE;
 	if (flags & OPCODE_MASK)
 		return PASS_OPCODE;
 	if (flags & FLAGS_NOT_IN_QUERIES)
 		return PASS_FLAGS;
-	uint64_t counts = __builtin_bswap64(LOAD64(s->message + 4));
+	uint64_t counts = __builtin_bswap64(s->query_counts);
 	if (counts != 0x0001000000000000 && counts != 0x0001000000000001)
 		return PASS_COUNTS;
 	s->has_opt = counts & 1;

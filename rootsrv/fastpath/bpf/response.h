@@ -104,7 +104,7 @@ STEP shorten(struct scratch *s, uint64_t count, uint32_t space)
 	uint64_t large = s->cut;
 
 	BOUND(large, 0xffff);
-	for (uint32_t bit = 0x8000; bit; bit >>= 1) {
+	for (uint32_t bit = count < 64 ? 32 : 0x8000; bit; bit >>= 1) {
 		uint64_t more = large + bit;
 		BOUND(more, 0xffff);
 		if (more <= count && cut_size(s, table, more) > space)
@@ -127,7 +127,7 @@ static __always_inline void sum_up(struct scratch *s, uint64_t body)
 		return;
 	}
 	sum += (uint64_t)udp_size + s->source_port + s->service_port;
-	sum += LOAD16(s->message) + s->reply_flags + bpf_htons(1) + s->ancount + s->nscount + s->arcount;
+	sum += (uint16_t)s->query_head + s->reply_flags + bpf_htons(1) + s->ancount + s->nscount + s->arcount;
 	sum += s->question_sum + swapped_if_odd(body, start);
 	if (s->has_opt)
 		sum += swapped_if_odd(s->opt_sum, start + s->body_size);
@@ -225,6 +225,9 @@ static __always_inline int decide(struct scratch *s)
 		return reason;
 	PATHS_MEET(s);
 	fetch_answer(s); /* before the checksum, so that something else is done meanwhile */
+	if (s->live)
+		hash_source(s);
+	PATHS_MEET(s);
 	reason = verify_checksum(s);
 	if (reason)
 		return reason;

@@ -7,7 +7,7 @@
  * from the table in up to three pieces and its pointers moved, our OPT record behind it.
  *
  * The files, in the order in which a packet meets them: packet.h (headers), question.h (query), find.h (which answer),
- * checksum.h, cookie.h, response.h (which cut, OPT, checksum), body.h (its octets), limits.h, shed.h, syn.h, account.h, capture.h; state.h holds the maps, hooks.h is what differs
+ * checksum.h, cookie.h, response.h (which cut, OPT, checksum), body.h (its octets), sources.h, limits.h, shed.h, syn.h, account.h, capture.h; state.h holds the maps, hooks.h is what differs
  * between XDP and tc.  shared.h and table.h are what Python knows too.
  */
 
@@ -20,6 +20,7 @@
 #include "find.h"
 #include "siphash.h"
 #include "cookie.h"
+#include "sources.h"
 #include "hooks.h"
 #include "body.h"
 #include "response.h"

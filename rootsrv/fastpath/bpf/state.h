@@ -38,9 +38,12 @@ struct scratch {
 	uint64_t source[2], service[2]; /* network order; IPv4: the first four octets */
 	uint16_t source_port, service_port, udp_check, unused;
 	uint64_t address_sum;      /* of both addresses */
+	uint64_t source_hash, aggregate_hash; /* see sources.h */
 	uint32_t partial;          /* a local sender left the checksum to be finished */
 
 	/* What it asks. */
+	uint64_t query_counts;     /* the message's header */
+	uint32_t query_head;
 	uint32_t labels;
 	uint32_t last_label_at;
 	uint32_t name_size;
