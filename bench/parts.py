@@ -29,7 +29,7 @@ from rootsrv.fastpath.program import TEST_IFINDEX, Interface, Program, prepare_c
 PARTS = ("restore", "headers", "question", "find", "checksum", "OPT", "cut, sums", "send", "count")
 HOOKS = {"XDP": "parts_xdp", "tc": "parts_tc"}
 QUERIES = 2048
-ROUNDS = 8
+ROUNDS = 5
 LOADS = 5
 DIFFERENT = (64, 1024, 16_000)
 """Numbers of different queries: what of the table they need is in the nearest cache, in the next, and in neither."""

@@ -17,7 +17,7 @@ static __always_inline uint32_t fold(uint64_t sum)
 }
 
 /* Whether a sum that is not 0 folds to 0xffff, which says that a checksum is right: whether it is a multiple of 2^16 - 1.  A multiple
- * times the inverse of that modulo 2^64 is what it is a multiple by, and all else comes to more (Hacker's Delight, 10-17).
+ * times the inverse of that modulo 2^64 is what it is a multiple by, and all else comes to more.
  */
 static __always_inline int is_right_sum(uint64_t sum)
 {
