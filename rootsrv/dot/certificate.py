@@ -65,21 +65,20 @@ def read(certificate: Path, key: Path, now: float) -> Shown:
     with _understood("dot.certificate", certificate):
         chain = x509.load_pem_x509_certificates(_octets(certificate))
         public = _public_octets(chain[0].public_key())
-        first, ends = chain[0].not_valid_before_utc, [each.not_valid_after_utc for each in chain]
-        names = list(map(_name, chain))
+        dates = [(_name(each), each.not_valid_before_utc, each.not_valid_after_utc) for each in chain]
     with _understood("dot.key", key):
         private = serialization.load_pem_private_key(_octets(key), password=None)
         ours = _public_octets(private.public_key())
         secret = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     if ours != public:
         raise CertificateUnusable(f"dot.key: {key} is not the key of {certificate}")
-    for name, end in zip(names, ends, strict=True):
+    for name, begin, end in dates:
         if end.timestamp() <= now:
             raise CertificateUnusable(f"dot.certificate: {certificate}: {name} has expired ({end:%Y-%m-%d})")
-    if first.timestamp() > now:
-        raise CertificateUnusable(f"dot.certificate: {certificate}: is valid from {first:%Y-%m-%d %H:%M} on")
+        if begin.timestamp() > now:
+            raise CertificateUnusable(f"dot.certificate: {certificate}: {name} is valid from {begin:%Y-%m-%d %H:%M} on")
     octets = tuple(each.public_bytes(Encoding.DER) for each in chain)
-    return Shown(octets, secret, min(end.timestamp() for end in ends))
+    return Shown(octets, secret, min(end.timestamp() for _, _, end in dates))
 
 
 @contextlib.contextmanager

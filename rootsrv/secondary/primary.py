@@ -40,10 +40,10 @@ from rootsrv.zone.transfer import (
 )
 
 _NO_EDNS = {FORMERR, NOTIMP}
+"""What those say to OPT who do not know it (RFC 6891 §7)."""
+
 _MUCH_OCTETS = 4096
 """What is less is taken in within a millisecond or two."""
-
-"""What those say to OPT who do not know it (RFC 6891 §7)."""
 
 
 class Unreachable(TransferFailed):

@@ -54,6 +54,8 @@ def test_what_cannot_be_shown_says_why(tmp_path: Path) -> None:
     )
     above = tmp_path / "above.crt"
     above.write_bytes(good.read_bytes() + old.read_bytes())
+    ahead = tmp_path / "ahead.crt"
+    ahead.write_bytes(good.read_bytes() + early.read_bytes())
 
     assert "No such file" in refusal((tmp_path / "nothing.crt", key))
     assert "No such file" in refusal((good, tmp_path / "nothing.key"))
@@ -63,7 +65,8 @@ def test_what_cannot_be_shown_says_why(tmp_path: Path) -> None:
     assert refusal((good, old_key)) == f"dot.key: {old_key} is not the key of {good}"
     assert refusal((old, old_key)).startswith(f"dot.certificate: {old}: CN=old has expired (")
     assert refusal((above, key)).startswith(f"dot.certificate: {above}: CN=old has expired (")
-    assert refusal((early, early_key)).startswith(f"dot.certificate: {early}: is valid from ")
+    assert refusal((early, early_key)).startswith(f"dot.certificate: {early}: CN=early is valid from ")
+    assert refusal((ahead, key)).startswith(f"dot.certificate: {ahead}: CN=early is valid from ")
 
 
 def test_one_that_is_made_here_has_the_service_addresses_and_is_made_anew_in_time() -> None:
