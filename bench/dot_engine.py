@@ -129,10 +129,7 @@ class _BioConnections(TlsConnections):
 
     def _read_together(self, connections: Sequence[Connection], sessions: object) -> Sequence[bytes | OSError]:
         for connection in connections:
-            try:
-                connection.receive()
-            except Exception as error:
-                self.end_for_fault(connection, error)
+            self._receive(connection)
         return [BlockingIOError()] * len(connections)
 
     def _write_to(self, connections: Sequence[Connection], octets: Sequence[bytes]) -> Sequence[int | OSError]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from rootsrv.process.privileges import die_with_parent
+from bench.engine_process import stand_apart
 
 QUERY = b"\0\0\0\0\0\1\0\0\0\0\0\1\x03www\x07example\x03org\0\0\1\0\1\0\0\x29\4\xd0\0\0\x80\0\0\0"
 PATIENCE_SECONDS = 1.0  # a query without a response after that is lost
@@ -70,8 +70,7 @@ def asking(server: Address, queries_a_second: int) -> Iterator[Steady]:
 
 
 def _reflect(bound: socket.socket) -> None:
-    die_with_parent(os.getppid())
-    os.setsid()  # Ctrl-C is the parent's
+    stand_apart()
     while True:
         octets, source = bound.recvfrom(4096)
         bound.sendto(octets, source)
@@ -85,8 +84,7 @@ def _connected(address: Address) -> socket.socket:
 
 
 def _ask(server: Address, reflector: Address, queries_a_second: int, orders: Connection) -> None:
-    die_with_parent(os.getppid())
-    os.setsid()  # Ctrl-C is the parent's
+    stand_apart()
     gc.disable()  # a walk through all samples takes a millisecond
     first = True
     try:

@@ -245,10 +245,7 @@ class TlsConnections(Connections):
             return self._read_together(connections[: len(together)], together)
         # Handshakes come last.
         for connection in connections:
-            try:
-                connection.receive()
-            except Exception as error:
-                self.end_for_fault(connection, error)
+            self._receive(connection)
         return [BlockingIOError()] * len(connections)
 
     def _read_together(

@@ -1,18 +1,14 @@
 """`rootsrv demo --localroot`: real resolvers have a new root from the service, and its pages answer."""
 
-import os
 import re
-import secrets
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench.guardian import marked
+from tests.killed import ends_with_its_demo
 from tests.needs import REPOSITORY, require_tool
-from tests.server.live import wait_until
 
 
 @pytest.mark.long
@@ -33,25 +29,8 @@ def test_the_demo_shows_a_new_root_with_both_resolvers_and_leaves_nothing() -> N
 def test_both_resolvers_of_a_demo_that_is_killed_end(tmp_path: Path) -> None:
     for tool in ("unbound", "named"):
         require_tool(tool)
-    mark = secrets.token_hex(8)
-    log = tmp_path / "log"
-    with log.open("wb") as output:
-        demo = subprocess.Popen(
-            [sys.executable, "-m", "rootsrv", "demo", "--localroot"],
-            cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            env={**os.environ, "MARK": mark, "TMPDIR": str(tmp_path)},
-        )  # fmt: skip
-    try:
-        wait_until(lambda: "Ctrl-C stops it." in log.read_text() or demo.poll() is not None, "all has been shown", 120)
-        assert len(marked(f"MARK={mark}")) >= 5, log.read_text()  # itself, the service, the pages, Unbound, BIND
-        demo.kill()
-        demo.wait()
-        wait_until(lambda: not marked(f"MARK={mark}"), "all have ended", 60)
-    finally:
-        demo.kill()
-        demo.wait()
-        for pid in marked(f"MARK={mark}"):
-            os.kill(pid, signal.SIGKILL)
+    # Itself, the service, the pages, Unbound, BIND.
+    ends_with_its_demo(tmp_path, "--localroot", least=5, seconds=60)
 
 
 def test_without_what_the_pages_need_it_says_so_before_it_begins() -> None:
