@@ -34,9 +34,10 @@ from bench.queries import Query
 from bench.zones import Zones, generated
 from rootsrv.capture import formats, messages, offer, pcap, rings
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import POLL_SECONDS, Collector, WantedCapture
+from rootsrv.capture.collector import POLL_SECONDS, Collector
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import CaptureDirectory, Finisher
+from rootsrv.capture.wanted import WantedCapture
 from rootsrv.fastpath import libbpf
 from rootsrv.process import memory
 from rootsrv.process.clock import boottime_ns

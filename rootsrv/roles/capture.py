@@ -25,10 +25,11 @@ import rootsrv
 from rootsrv.capture import formats, hand, offer, rings, sequence
 from rootsrv.capture.anonymise import KeyLengthWrong, anonymiser
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState, WantedCapture
+from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState
 from rootsrv.capture.compression import CompressionUnavailable, compressors
 from rootsrv.capture.files import ORDER, CaptureDirectory, Finisher, is_made_here, make_directory
 from rootsrv.capture.hand import Hand
+from rootsrv.capture.wanted import WantedCapture
 from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config

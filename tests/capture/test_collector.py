@@ -19,12 +19,13 @@ import zstandard
 
 from rootsrv.capture import files, formats, messages, offer, pcap, rings, sequence
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import Collector, CollectorState, WantedCapture
+from rootsrv.capture.collector import Collector, CollectorState
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile
 from rootsrv.capture.hand import Hand
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.capture.tally import Tally
+from rootsrv.capture.wanted import WantedCapture
 from rootsrv.process.clock import boottime_ns
 from tests.capture.test_role import packets
 from tests.needs import require_root, require_tool

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rootsrv.capture import collector as collecting
+from rootsrv.capture import handed_over, wall_clock
 from rootsrv.capture.collector import CollectorState
 from rootsrv.process.clock import boottime_ns
 from tests.capture.test_collector import MIDNIGHT, SECOND, Bench, bench  # noqa: F401  (fixture)
@@ -20,7 +20,7 @@ def test_a_clock_that_is_set_wrong_for_a_while_ends_no_capture(
         bench.ask((boottime_ns() + bench.wall_offset) / SECOND - 1)
         bench.turn()
         assert bench.collector.state is CollectorState.CAPTURING
-    monkeypatch.setattr(collecting, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(wall_clock, "STEADY_SECONDS", 0.0)
     bench.wall_offset += SECOND
     bench.turn()
     assert bench.collector.state is CollectorState.IDLE, "it stood for long enough"
@@ -32,7 +32,7 @@ def test_it_ends_in_time_though_the_role_serve_is_away(
     bench: Bench,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(collecting, "STOPPING_SECONDS", -1.0)
+    monkeypatch.setattr(handed_over, "STOPPING_SECONDS", -1.0)
     bench.start(until=MIDNIGHT - 30 + 0.2)
     bench.theirs.close()
     wait_until(lambda: bench.collector.turn() or bench.collector.until is None, "its time is over")

@@ -15,19 +15,20 @@ from typing import Any
 
 import pytest
 
+from rootsrv.capture import account, file_writer, files, formats, hand, handed_over, rings
 from rootsrv.capture import collector as collecting
-from rootsrv.capture import files, formats, hand, rings
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import Collector, WantedCapture
+from rootsrv.capture.collector import Collector
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.hand import Hand
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.capture.offer import Taken
+from rootsrv.capture.wanted import WantedCapture
 from rootsrv.process.clock import boottime_ns
 
 BY_INSTRUCTION = {hand.__file__, rings.__file__}
-BY_LINE = {collecting.__file__, files.__file__}
+BY_LINE = {each.__file__ for each in (account, collecting, file_writer, files, handed_over)}
 SECOND = 10**9
 
 
@@ -63,7 +64,7 @@ class Machine:
         ours, _ = self.sockets = socket.socketpair()
         ours.setblocking(False)
         found = Taken([rings.open_memory(each) for each in self.memories], ours)
-        made._hand.resume(found.rings)
+        made.account.hand.resume(found.rings)
         made.adopt(found)
         return made
 
@@ -150,7 +151,7 @@ def kill(path: Path, kind: str, *instants: int, within_a_step: bool = False) -> 
     last = machine.work()
     try:
         assert machine.told() == machine.asked(), instants
-        assert last._hand.held == rings.Counts()
+        assert last.account.hand.held == rings.Counts()
         return was_killed, last.totals.lost["interrupted"]
     finally:
         machine.close()

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.capture import collector as collecting
-from rootsrv.capture import formats
+from rootsrv.capture import file_writer, formats
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import WantedCapture
 from rootsrv.capture.compression import compressors
+from rootsrv.capture.wanted import WantedCapture
 from tests.capture.test_collector import MIDNIGHT, Bench
 
 
@@ -22,7 +21,7 @@ def test_a_second_file_of_the_same_microsecond_is_one_of_ours(
     for number in range(3):
         # Of a name that is there already so many times.
         taken = iter([True] * number + [False])
-        monkeypatch.setattr(collecting, "is_taken", lambda path, taken=taken: next(taken))
+        monkeypatch.setattr(file_writer, "is_taken", lambda path, taken=taken: next(taken))
         bench.collector.start(
             WantedCapture(
                 make_format=lambda: formats.make(kind, Collection()),

@@ -210,8 +210,8 @@ def test_a_key_belongs_to_the_capture_or_to_each_file(tmp_path: Path, kind: str,
     working._start(role.StartOrder(format=kind))  # type: ignore[arg-type]
     collector = working._collector
     for number in range(3):
-        assert collector._begin(1_795_824_000 * 10**9 + number * 400 * 10**9)
-        collector._end_file()
+        assert collector._writer.begin(1_795_824_000 * 10**9 + number * 400 * 10**9)
+        collector._writer.end()
     working._stop()
     collector.close()
     told = [json.loads(each.read_text())["anonymisation_method"] for each in (tmp_path / "files").glob("*.json")]

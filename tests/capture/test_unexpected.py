@@ -16,9 +16,11 @@ import pytest
 from rootsrv.capture import cdns, cdns_columns, cdns_plain, files, formats, messages, pcap, rings, sequence
 from rootsrv.capture.anonymise import Truncation
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import Collector, WantedCapture
+from rootsrv.capture.collector import Collector
 from rootsrv.capture.compression import Compressor, compressors
+from rootsrv.capture.file_writer import FileWriter
 from rootsrv.capture.files import OutputFile
+from rootsrv.capture.wanted import WantedCapture
 from tests.capture.test_collector import MIDNIGHT, Bench
 from tests.capture.test_role import packets
 
@@ -130,8 +132,8 @@ class Capture:
         assert totals.items + lost + totals.passed_over == self.bench.sent
         assert written == totals.items > 0
         # What became known when no file followed any more is in the totals alone.
-        assert told + self.collector._untold == rings.Counts(totals.items, lost, totals.passed_over)
-        assert self.collector._in_hand == 0
+        assert told + self.collector.account.untold == rings.Counts(totals.items, lost, totals.passed_over)
+        assert self.collector.account.in_hand == 0
         assert not list(self.bench.directory.glob("*.part"))
 
     def close(self) -> None:
@@ -143,7 +145,7 @@ class Capture:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members and blocks of which one capture has many; and files that end for what comes, not for the time."""
     monkeypatch.setattr(files, "MEMBER_OCTETS", 5_000)
-    monkeypatch.setattr(Collector, "_rotate_when_idle", lambda *_: None)
+    monkeypatch.setattr(FileWriter, "end_if_over", lambda *_: None)
     monkeypatch.setattr(files.os, "fsync", lambda _: None)  # what a power cut leaves is another test's
     for writer in (cdns_columns, cdns_plain):
         monkeypatch.setattr(writer, "BLOCK_ITEMS", 50)

@@ -16,10 +16,11 @@ import pytest
 
 from rootsrv.capture import facts, formats, messages, offer, rings
 from rootsrv.capture.cdns import Collection
-from rootsrv.capture.collector import Collector, WantedCapture
+from rootsrv.capture.collector import Collector
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.messages import CapturedMessage
+from rootsrv.capture.wanted import WantedCapture
 from tests.server.live import Instance, serving, wait_until
 
 
