@@ -64,6 +64,9 @@ class Collector:
         self._clock = WallClock(wall_ns)
         self._writer = FileWriter(directory, finisher, self.account, self._clock, self._refuse)
         self._wanted: WantedCapture | None = None
+        self.until = 0.0
+        """When what is captured ends, wall time; 0 = when it is told."""
+
         self._waiting: list[sequence.Rows] = []
         self._refused_where = "disk"
         """What queries are lost to while the state is FULL."""
@@ -95,20 +98,21 @@ class Collector:
         """The file that is being written."""
         return self._writer.name
 
-    @property
-    def until(self) -> float | None:
-        """When it will end; 0 = when it is told; None: nothing is captured."""
-        return None if self._wanted is None else self._wanted.until
-
     # ── orders ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, wanted: WantedCapture, *, resumed: bool = False) -> None:
-        """Capture from now on; *resumed*: what has come since the role ended, or was lost then, belongs to it."""
+    def start(self, wanted: WantedCapture, *, resumed: bool = False, waited: bool = False) -> None:
+        """Capture from now on.
+
+        *resumed*: what has come since the role ended, or was lost then, belongs to it; *waited*: nobody who could have
+        looked at the clock says that it is time, but the clock.
+        """
         if self._wanted is not None:
             self.stop()
         self._writer.start(wanted)
-        self._wanted = wanted
-        self._clock.begin()
+        self._follow_clock(self._clock.now())
+        self._wanted, self.until = wanted, wanted.until
+        if not waited:
+            self._clock.begin()
         self.account.tell_interrupted()
         if not resumed:
             self.account.forget()
@@ -173,16 +177,16 @@ class Collector:
             self._aged_at = now + AGED_SECONDS
             self._look_for_age()
         is_connected = self._connect(now)
+        wall = self._clock.now()
+        self._follow_clock(wall)
         if self._wanted is None or not is_connected:
             self.fill = self.behind_seconds = 0.0
         if self._wanted is None:
             self.account.tell_interrupted()
             self.account.forget()
             return
-        wall = self._clock.now()
-        if is_connected:
-            self._follow_clock(wall)
-        if self._wanted.until and self._clock.trusted(wall) >= self._wanted.until * _SECOND:
+        believed = wall if self._wanted.for_so_long else self._clock.trusted(wall)
+        if self.until and believed >= self.until * _SECOND:
             self.stop("its time is over")
             return
         if not is_connected:
@@ -266,8 +270,11 @@ class Collector:
         if not step:
             return
         offset = self._clock.offset + step
-        self.totals.clock_steps += 1
-        log.alarm("capture sees a step of the clock", seconds=round(step / 1e9, 3))
+        if self._wanted is not None:
+            self.totals.clock_steps += 1
+            log.alarm("capture sees a step of the clock", seconds=round(step / 1e9, 3))
+            if self.until and self._wanted.for_so_long:
+                self.until += step / _SECOND
         if self.state is CollectorState.CAPTURING:
             self._take(_END_OF_TIME)
             self._take(_END_OF_TIME)

@@ -25,7 +25,7 @@ class WallClock:
     def __init__(self, wall_ns: Callable[[], int] = time.time_ns) -> None:
         """*wall_ns*: reads it."""
         self.now = wall_ns
-        self.offset = self._trusted_offset = 0
+        self.offset = self._trusted_offset = self._read()
         """From CLOCK_BOOTTIME to the wall clock: as it is, and as it was before it was stepped forward lately."""
 
         self._trusted_at = 0

@@ -23,5 +23,8 @@ class WantedCapture:
     until: float = 0.0
     """Wall time; 0 = until it is stopped."""
 
+    for_so_long: bool = False
+    """Whether `until` follows from how long it shall last: a step of the clock moves it."""
+
     about: dict[str, Any] = field(default_factory=dict)
     """What each file's metadata says besides."""

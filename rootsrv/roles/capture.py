@@ -260,9 +260,12 @@ class _Capture:
 
     def _turn(self) -> None:
         if self._waits and self._order is not None and self._order.at <= time.time():
-            self._begin(self._order, resumed=False)
+            self._begin(self._order, resumed=False, waited=True)
             self._keep_order()
         self._collector.turn()
+        if self._order is not None and not self._waits and self._order.until != self._collector.until:
+            self._order = dataclasses.replace(self._order, until=self._collector.until)  # the clock was stepped
+            self._keep_order()
         if self._order is not None and not self._waits and self._collector.state is CollectorState.IDLE:
             self._finisher.wait()
             self._forget_order()  # its time is over
@@ -336,7 +339,9 @@ class _Capture:
             with contextlib.suppress(OSError):
                 self._order_file.unlink(missing_ok=True)
             return
-        if order.at > time.time():
+        begun = kept.get("begun")
+        begun = begun if isinstance(begun, int | float) else 0.0
+        if order.at > time.time() and not begun:  # what had begun goes on by a clock that is not set yet, too
             self._order, self._waits = order, True
             return
         try:
@@ -357,8 +362,7 @@ class _Capture:
             if born == self._hand.born and len(before) == len(amounts):
                 since = dataclasses.astuple(self._settled_from - rings.Counts(*before))
                 self._kept = _Amounts(*map(sum, zip(amounts, since, strict=True)))
-        begun = kept.get("begun")
-        self._begun = begun if isinstance(begun, int | float) and begun else self._begun
+        self._begun = begun or self._begun
 
     def _start(self, order: StartOrder) -> None:
         if not 0 <= order.seconds <= _LONGEST_SECONDS:
@@ -372,7 +376,7 @@ class _Capture:
             raise Refused("until: is over already" if until <= now else "until: is before it begins")
         if self._order is not None:
             raise Refused("a capture is under way (rootsrv capture stop ends it)")
-        settled = StartOrder(**{**asdict(order), "seconds": 0.0, "until": until})
+        settled = dataclasses.replace(order, until=until)
         self._chosen(settled)
         self._begins_by_itself = False
         if settled.at > time.time():
@@ -394,7 +398,7 @@ class _Capture:
         )
         document = {
             **asdict(self._order),
-            "begun": self._begun,
+            "begun": 0.0 if self._waits else self._begun,
             "counted": self._before,
             "amounts": amounts,
             "settled": [self._hand.born, *dataclasses.astuple(settled)],
@@ -421,7 +425,7 @@ class _Capture:
             raise Refused(str(error)) from error
         return chosen
 
-    def _begin(self, order: StartOrder, *, resumed: bool) -> None:
+    def _begin(self, order: StartOrder, *, resumed: bool, waited: bool = False) -> None:
         settings, chosen = self._settings, self._chosen(order)
         how = None
         try:
@@ -454,6 +458,7 @@ class _Capture:
             every=chosen.every,
             bits=sum(_BITS[each] for each in (*settings.families, *settings.transports)),
             until=order.until,
+            for_so_long=bool(order.seconds),
             about={
                 "format": chosen.format,
                 "host": collection.host_id,
@@ -468,7 +473,7 @@ class _Capture:
         with contextlib.ExitStack() as failed:
             failed.callback(offer.CaptureWish.withdraw, self._runtime)
             offer.CaptureWish(wanted.make_format().shape, wanted.every, wanted.bits).leave(self._runtime)
-            self._collector.start(wanted, resumed=resumed)
+            self._collector.start(wanted, resumed=resumed, waited=waited)
             failed.pop_all()
         self._most = 0.0 if sequence.has_columns() else formats.rate(chosen.format)
         # Not before all is well: an order whose time has come is tried again until it is.

@@ -69,7 +69,9 @@ class Bench:
         ours.setblocking(False)
         self.collector.adopt(offer.Taken(self.rings, ours))
 
-    def start(self, kind: str = "pcap", compression: str = "none", rotation: int = 60, **more: object) -> None:
+    def start(
+        self, kind: str = "pcap", compression: str = "none", rotation: int = 60, waited: bool = False, **more: object
+    ) -> None:
         self.collector.start(
             WantedCapture(
                 make_format=lambda: formats.make(kind, Collection()),
@@ -78,7 +80,8 @@ class Bench:
                 name="test",
                 rotation_seconds=rotation,
                 **more,  # type: ignore[arg-type]
-            )
+            ),
+            waited=waited,
         )
 
     def ask(self, at: float, amount: int = 1, worker: int = 0, padding: int = 0) -> None:
@@ -189,7 +192,7 @@ def test_a_step_of_the_clock_ends_the_file_and_the_next_one_says_the_new_time(be
 def test_it_ends_when_its_time_is_over(bench: Bench) -> None:
     bench.start(until=MIDNIGHT - 30 + 0.2)
     bench.ask(MIDNIGHT - 31)
-    wait_until(lambda: bench.turn() or bench.collector.until is None, "its time is over")
+    wait_until(lambda: bench.turn() or bench.collector.state is CollectorState.IDLE, "its time is over")
     bench.finisher.wait()
 
     assert bench.collector.state is CollectorState.IDLE

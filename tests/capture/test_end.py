@@ -35,4 +35,37 @@ def test_it_ends_in_time_though_the_role_serve_is_away(
     monkeypatch.setattr(handed_over, "STOPPING_SECONDS", -1.0)
     bench.start(until=MIDNIGHT - 30 + 0.2)
     bench.theirs.close()
-    wait_until(lambda: bench.collector.turn() or bench.collector.until is None, "its time is over")
+    wait_until(lambda: bench.collector.turn() or bench.collector.state is CollectorState.IDLE, "its time is over")
+
+
+@pytest.mark.parametrize("step", [7200, -7200, 3 * 86_400], ids=str)
+def test_a_capture_for_so_long_lasts_as_long_whatever_the_clock_is_stepped_by(
+    bench: Bench,  # noqa: F811
+    step: int,
+) -> None:
+    bench.start(until=MIDNIGHT - 30 + 0.5, for_so_long=True)
+    began = boottime_ns()
+    bench.wall_offset += step * SECOND
+    bench.turn()
+    assert bench.collector.state is CollectorState.CAPTURING
+    assert bench.collector.until == pytest.approx(MIDNIGHT - 30 + 0.5 + step, abs=0.1)
+    wait_until(lambda: bench.collector.turn() or bench.collector.state is CollectorState.IDLE, "its time is over", 5)
+    assert boottime_ns() - began >= 0.4 * SECOND
+
+
+def test_what_waits_for_its_time_is_not_over_for_a_clock_that_is_set_wrong_for_a_while(
+    bench: Bench,  # noqa: F811
+) -> None:
+    """A collection whose hours seem to have come, and to be over, at once."""
+    bench.turn()
+    bench.wall_offset += 3 * 86_400 * SECOND
+    bench.turn()
+    bench.start(waited=True, until=MIDNIGHT + 86_400)
+    bench.turn()
+    bench.wall_offset -= 3 * 86_400 * SECOND
+    bench.turn()
+    bench.ask((boottime_ns() + bench.wall_offset) / SECOND - 1, amount=5)
+    bench.turn()
+    assert bench.collector.state is CollectorState.CAPTURING
+    bench.stop()
+    assert sum(map(len, bench.times().values())) == 5

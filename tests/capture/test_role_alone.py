@@ -134,6 +134,47 @@ def test_what_was_counted_when_a_collection_began_is_kept_with_its_order(
     working._collector.close()
 
 
+def test_what_had_begun_goes_on_by_a_clock_that_is_not_set_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a clock of its own is started anew, and it is 1970: its capture and its counts are kept."""
+    working = made(tmp_path)
+    working._start(role.StartOrder(at=time.time() - 10, until=time.time() + 1000))
+    working._kept = role._Amounts(7, 2, 1)
+    working._close()
+    kept = order(tmp_path)
+    monkeypatch.setattr(role.time, "time", lambda: 1000.0)
+    again = made(tmp_path)
+    again._resume()
+    told = again.status()
+    assert (told["state"], told["begins"], told["begun"]) == ("capturing", 0.0, kept["begun"])
+    assert told["capture"] == {"items": 7, "lost": 2, "passed_over": 1}
+    again._close()
+
+
+def test_an_order_that_waits_has_not_begun_whatever_was_captured_before(tmp_path: Path) -> None:
+    working = made(tmp_path)
+    working._start(role.StartOrder())
+    working._stop()
+    working._start(role.StartOrder(at=time.time() + 1000))
+    assert order(tmp_path)["begun"] == 0.0
+    working._close()
+    again = made(tmp_path)
+    again._resume()
+    assert again.status()["begins"] > 0
+    again._close()
+
+
+def test_a_step_of_the_clock_moves_the_end_of_what_was_ordered_for_so_long_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = made(tmp_path)
+    working._start(role.StartOrder(seconds=1000))
+    before = order(tmp_path)["until"]
+    working._collector._clock.now = lambda: time.time_ns() + 7200 * 10**9
+    working._turn()
+    assert order(tmp_path)["until"] == working.status()["until"] == pytest.approx(before + 7200, abs=1)
+    working._close()
+
+
 def ditl(tmp_path: Path, told: dict[str, Any], **settings: Any) -> list[str]:
     configured = CaptureConfig(directory=str(tmp_path), **settings)
     config = Config(capture=configured, clock=ClockConfig(source="trusted"))
