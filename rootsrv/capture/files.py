@@ -43,6 +43,7 @@ from rootsrv.process.troubles import place_of
 PART, INCOMPLETE = ".part", ".incomplete"
 METADATA, CHECKSUM = ".json", ".md5"
 _XZ = ".xz"
+_COMPRESSED = (*filter(None, SUFFIXES.values()), _XZ)
 
 ORDER = "order.json"
 """What the role was told, beside its files."""
@@ -263,9 +264,13 @@ def _remove_beside(path: Path) -> None:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether a file of that name is there, or being written, or was and has been compressed again."""
-    packed = _packed(path)
-    return any(os.path.lexists(each) for each in (path, packed, path.with_name(path.name + PART)))
+    """Whether a file of that name is there, or being written, or was and has been compressed again.
+
+    However it is compressed: of two that differ in nothing else one would become the other, compressed again.
+    """
+    plain = path.name.removesuffix(path.suffix) if path.suffix in _COMPRESSED else path.name
+    names = [plain + suffix for suffix in ("", *_COMPRESSED)]
+    return any(os.path.lexists(path.with_name(name + ending)) for name in names for ending in ("", PART))
 
 
 def _packed(path: Path) -> Path:
@@ -298,7 +303,7 @@ class CaptureDirectory:
             log.alarm("capture file incomplete", file=part.name, reason="the role was ended while it was written")
             set_aside(part)
         for each in self.files():  # those that had just been compressed again
-            if each.suffix == _XZ and _is_whole(each):
+            if each.suffix == _XZ and is_whole(each):
                 for source in _packed_from(each):
                     _unlink(source)
         for each in path.iterdir():
@@ -366,7 +371,7 @@ def _is_named(path: Path, pattern: re.Pattern[str], suffix: str = "") -> bool:
         return False
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether *path* is as long as its metadata says."""
     try:
         about = json_text.parse(path.with_name(path.name + METADATA).read_bytes())
@@ -395,6 +400,9 @@ class Finisher:
         self._slow = ThreadPoolExecutor(1, "capture-xz")
         self._under_way: list[Future[None]] = []
         self._packing: list[Future[None]] = []
+        self._put_off: deque[Path] = deque()
+        """Files that could not be compressed again: one is tried anew with each that is finished."""
+
         self._children: set[subprocess.Popen[bytes]] = set()
         self._is_closed = False
         self._lock = threading.Lock()
@@ -431,6 +439,8 @@ class Finisher:
         self.finished += 1
         log.event("capture file", file=file.path.name, items=file.contents.items, octets=file.octets)
         self.recompress([file.path])
+        if self._put_off:
+            self.recompress([self._put_off.popleft()])
 
     def recompress(self, paths: Iterable[Path]) -> None:
         """Have whole files compressed again, where that is wanted and they are not."""
@@ -466,7 +476,12 @@ class Finisher:
         except Exception as error:  # whatever it is, the file stays as it is
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
+                if not target.exists():
+                    _remove_beside(target)
+            if not path.exists():
+                return  # it went meanwhile, for its age or for others
             log.alarm("capture file not made xz", file=path.name, reason=describe_error(error), at=place_of(error))
+            self._put_off.append(path)
 
     def _pack(self, reads: list[str], packs: list[str], descriptor: int) -> None:
         """What the command *reads* prints through *packs* into *descriptor*; OSError if either fails."""

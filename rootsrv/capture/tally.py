@@ -118,11 +118,11 @@ class Tally:
             if head in (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d"):
                 packets = PcapFile(stream, str(path))
                 self.about["format", "pcap"] += 1
+                self._look_beside(path)  # first: while it is read the role may make .xz of it, and take these away
                 for fact in packets:
                     self.add_fact(fact)
                 self.other_packets += packets.others
                 cut_off = packets.cut_off
-                self._look_beside(path)
             elif head == b"\x0a\x0d\x0d\x0a":
                 raise CaptureUnreadable(f"{path}: is pcapng, which is not read (editcap -F pcap makes a pcap of it)")
             elif head:

@@ -72,12 +72,36 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 
 def captures(directory: Path) -> Iterator[Path]:
-    """The captures below *directory*, by their names; OSError if it is no directory that can be read."""
+    """The captures below *directory*, by their names; OSError if it is no directory that can be read.
+
+    One that is there in several compressions, as while the role makes .xz of it, is one: the copy that is as its
+    metadata say, or the one that is compressed the least.
+    """
+    from rootsrv.capture.files import is_whole
+
     endings = tuple(suffix + compressed for suffix in _SUFFIXES for compressed in _COMPRESSED)
     next(directory.iterdir(), None)
+    found: dict[Path, list[Path]] = {}
     for path in directory.rglob("*"):
         if path.name.endswith(endings) and path.is_file():
-            yield path
+            found.setdefault(_plain(path), []).append(path)
+    for copies in found.values():
+        yield min(copies, key=lambda each: (not is_whole(each), _COMPRESSED.index(_compression(each))))
+
+
+def _compression(path: Path) -> str:
+    return path.suffix if path.suffix in _COMPRESSED else ""
+
+
+def _plain(path: Path) -> Path:
+    """What *path* is called without its compression."""
+    return path.with_name(path.name.removesuffix(_compression(path)))
+
+
+def _another(path: Path) -> Path | None:
+    """A copy of *path*, which went meanwhile, in another compression."""
+    plain = _plain(path)
+    return next((each for end in _COMPRESSED if (each := plain.with_name(plain.name + end)).is_file()), None)
 
 
 def _read(tally: Any, files: list[Path]) -> int:
@@ -86,7 +110,12 @@ def _read(tally: Any, files: list[Path]) -> int:
     status = 0
     for path in files:
         try:
-            tally.read(path)
+            try:
+                tally.read(path)
+            except FileNotFoundError:
+                if (other := _another(path)) is None:
+                    raise
+                tally.read(other)
         except CaptureUnreadable as error:
             reason = str(error)
             status = _failed(reason if reason.startswith(str(path)) else f"{path}: {reason}")

@@ -1,5 +1,6 @@
 """What is in a capture's directory, whose it is, who may read it, and when it goes."""
 
+import errno
 import gzip
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rootsrv.capture import retention, room
+from rootsrv.capture import files, retention, room
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import INCOMPLETE, METADATA, PART, CaptureDirectory, Finisher, OutputFile
 from rootsrv.capture.hand import Hand
@@ -225,13 +226,66 @@ def test_what_is_compressed_again_has_the_age_that_it_had(tmp_path: Path) -> Non
     assert abs(packed.stat().st_mtime - before) < 1
 
 
+def programs(path: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
+    """In place of those commands what *scripts* do."""
+    path.mkdir()
+    for name, script in scripts.items():
+        (path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("where", ["while it is packed", "the metadata", "the checksum"])
+def test_a_disk_that_is_full_when_it_compresses_again_costs_a_later_try_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    xz = require_tool("xz")
+    full = tmp_path / "full"
+    full.touch()
+    programs(tmp_path / "programs", monkeypatch, xz=f'[ -e "{full}" ] && exit 1; exec {xz} "$@"')
+    if where != "while it is packed":
+        programs(tmp_path / "others", monkeypatch, xz=f'exec {xz} "$@"')
+    known, suffix = files._write, {"the metadata": ".xz.json", "the checksum": ".xz.md5"}.get(where, ".none")
+
+    def write_with_room(path: Path, octets: bytes) -> None:
+        if full.exists() and path.name.endswith(suffix):
+            path.write_bytes(octets[:5])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        known(path, octets)
+
+    monkeypatch.setattr(files, "_write", write_with_room)
+    place = directory(tmp_path / "files")
+    ours = write(place.path, 0)
+    finisher = Finisher("xz")
+    finisher.recompress([ours])
+    finisher.wait(until_packed=True)
+    assert {each.name for each in place.path.iterdir()} == {f"{ours.name}{end}" for end in ("", ".json", ".md5")}
+
+    full.unlink()
+    file = OutputFile(place.path / NAME.format(9), compressors("none"), b"", b"")
+    file.end()
+    finisher.finish(file, {})
+    finisher.wait()
+    finisher.wait(until_packed=True)
+    finisher.close()
+    assert [each.name for each in place.files()] == [f"{each}.xz" for each in (ours.name, file.path.name)]
+
+
+def test_two_files_that_differ_in_their_compression_alone_do_not_become_one(tmp_path: Path) -> None:
+    """A clock that was stepped back comes by the same instant again, with another compression configured."""
+    place = directory(tmp_path / "files")
+    name = NAME.format(0)
+    for there in ("", ".gz", ".zst", ".xz"):
+        for ending in ("", PART):
+            (place.path / f"{name}{there}{ending}").touch()
+            assert [files.is_taken(place.path / f"{name}{each}") for each in ("", ".gz", ".zst")] == [True] * 3
+            assert not files.is_taken(place.path / f"{NAME.format(1)}{there}")
+            (place.path / f"{name}{there}{ending}").unlink()
+
+
 def test_nobody_waits_for_what_is_compressed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """xz takes a second for what was captured in a fortieth: at the end of a collection hours of it may wait."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "xz").write_text("#!/bin/sh\nexec tail -f /dev/null\n")
-    (programs / "xz").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    programs(tmp_path / "programs", monkeypatch, xz="exec tail -f /dev/null")
     place = directory(tmp_path / "files")
     ours = [write(place.path, number) for number in range(3)]
     finisher = Finisher("xz")

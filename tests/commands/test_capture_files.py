@@ -1,5 +1,6 @@
 import gzip
 import json
+import lzma
 import os
 import random
 import re
@@ -15,6 +16,7 @@ import pytest
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.cdns_columns import ColumnWriter
 from rootsrv.capture.facts import Fact
+from rootsrv.capture.tally import Tally
 from rootsrv.commands.parser import main
 from tests.capture import random_facts
 from tests.capture.test_cdns import written
@@ -177,6 +179,45 @@ def test_report_onto_a_directory_is_refused(tmp_path: Path, capsys: pytest.Captu
     files(tmp_path)
     assert main(["capture", "report", str(tmp_path), "--output", output]) == 1
     assert f"{output}: Is a directory" in capsys.readouterr().err
+
+
+def test_report_counts_what_is_there_in_two_compressions_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the role makes .xz of a file both are there, and after a crash until it starts again."""
+    for path in files(tmp_path):
+        octets = path.read_bytes()
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(octets))
+        path.unlink()
+    (whole, *_) = sorted(tmp_path.glob("*.gz"))
+    packed = whole.with_suffix(".xz")
+    packed.write_bytes(lzma.compress(gzip.decompress(whole.read_bytes())))
+    # Somebody unpacks one, and has not done; the role's is as its metadata say.
+    begun = whole.with_suffix("")
+    begun.write_bytes(gzip.decompress(whole.read_bytes())[:-2000])
+    packed.with_name(packed.name + ".json").write_text(json.dumps({"octets": packed.stat().st_size}))
+    assert main(["capture", "report", str(tmp_path)]) == 0
+    assert "of 3 files" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "ends within a block" not in page
+    assert "<dt>lost</dt><dd>3</dd>" in page
+
+
+def test_report_finds_what_becomes_another_compression_while_it_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = files(tmp_path)
+    known = Tally.read
+
+    def read(tally: Tally, path: Path) -> None:
+        if paths[2].exists():
+            paths[2].with_name(paths[2].name + ".xz").write_bytes(lzma.compress(paths[2].read_bytes()))
+            paths[2].unlink()
+        known(tally, path)
+
+    monkeypatch.setattr(Tally, "read", read)
+    assert main(["capture", "report", str(tmp_path)]) == 0
+    assert "of 3 files" in capsys.readouterr().out
 
 
 def test_report_of_a_directory_without_captures_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
