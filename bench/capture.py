@@ -26,7 +26,8 @@ from typing import Any
 import numpy
 
 from bench import capture_service, cdns, machine, report
-from bench.arguments import number, positives
+from bench.arguments import number, positive, positives
+from bench.engine_process import stand_apart
 from bench.guardian import guarded
 from bench.mix import Mix
 from bench.parts import HOOKS, PARTS, QUERIES, Measuring
@@ -41,7 +42,6 @@ from rootsrv.capture.wanted import WantedCapture
 from rootsrv.fastpath import libbpf
 from rootsrv.process import memory
 from rootsrv.process.clock import boottime_ns
-from rootsrv.process.privileges import die_with_parent
 
 CHUNKS = 256
 """16 MiB a CPU, as is configured by default."""
@@ -145,11 +145,14 @@ class Load:
         """Begin; *ask* is told how many queries are due."""
         told, telling = socket.socketpair()
         ending = mmap.mmap(-1, mmap.PAGESIZE)
+        parent = os.getpid()  # before: a child whose parent is gone already has another one
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
-                die_with_parent(os.getppid())
+                stand_apart()
+                if os.getppid() != parent:
+                    raise SystemExit
                 told.close()
                 os.sched_setaffinity(0, {core})
                 _go_first()
@@ -397,6 +400,8 @@ def to_markdown(result: dict[str, Any]) -> str:
     for name, part in parts.items():
         if measured := result.get(name):
             seconds = f" --seconds {measured['seconds']:g}" if name in TIMED else ""
+            if name == "costs" and measured.get("short"):
+                seconds = f" {measured['short']}"
             told = measured["machine"]
             lines += [f"## {TITLES[name]}", "", *part(measured["rows"]), ""]
             lines += [f"{told['started']}, `python -m bench.capture --only {name}{seconds}`", ""]
@@ -464,6 +469,8 @@ def main() -> int:
         "--seconds", type=number(0.1, 600), default=SECONDS, help=f"for each step of a rate (default {SECONDS:g})"
     )
     parser.add_argument("--only", choices=tuple(TITLES), help="this part alone (default: all)")
+    parser.add_argument("--loads", type=positive, default=LOADS, help=f"of the program, for costs (default {LOADS})")
+    parser.add_argument("--rounds", type=positive, default=ROUNDS, help=f"of a load, for costs (default {ROUNDS})")
     names = ",".join("-".join(kind) for kind in KINDS)
     parser.add_argument("--kinds", default=names, help=f"of files (default {names})")
     steps = ",".join(map(str, RATES))
@@ -477,7 +484,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         zones = generated(Path(directory))
         measuring: dict[str, Callable[[], list[dict[str, Any]]]] = {
-            "costs": lambda: costs(zones),
+            "costs": lambda: costs(zones, arguments.loads, arguments.rounds),
             "processor": lambda: processor(zones, kinds),
             "rates": lambda: rates(zones, kinds, arguments.rates, arguments.seconds, replayed=False),
             "replayed": lambda: rates(zones, kinds, arguments.rates, arguments.seconds, replayed=True),
@@ -490,6 +497,8 @@ def main() -> int:
                 rows += [row for row in before if (row["format"], row["compression"]) not in kinds]
                 rows.sort(key=lambda row: KINDS.index((row["format"], row["compression"])))
             result[name] = {"machine": machine.describe(), "seconds": arguments.seconds, "rows": rows}
+            if (arguments.loads, arguments.rounds) != (LOADS, ROUNDS):
+                result[name]["short"] = f"--loads {arguments.loads} --rounds {arguments.rounds}"
             report.write("capture", result, to_markdown(result))
     print(to_markdown(result))
     return 0

@@ -3,8 +3,8 @@
 A whole instance answers on a wire of two namespaces, as in `bench compare`: its worker, the kernel's thread that
 answers for it and all of its other processes, the role capture among them, have one core, the generator has the other.
 That is less than capture.md asks for (a core of its own), and so the harsher case.  It is offered a fixed share of what
-it does under overload; in turns nothing is captured, C-DNS with gzip, pcap, and C-DNS onto a disk that is full, or that
-takes nothing for as long as the turn lasts.
+it does under overload; in turns nothing is captured, C-DNS with gzip, pcap, and C-DNS onto a disk that gets full in the
+middle of the turn, or that takes nothing for as long as it lasts.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from bench.compare import Comparison, Options
 from bench.load import Load
 from bench.subjects import FAILURES, Subject
 from bench.zones import Zones
+from rootsrv.capture.room import LEAST_FREE_OCTETS
 from rootsrv.commands import asking
 from rootsrv.config import file as config_file
 from rootsrv.control import client
@@ -36,7 +37,6 @@ SHARE = 0.5
 PERCENTILES = 0.5, 0.99, 0.999
 
 _DISK_OCTETS = 512 << 20
-_KEPT_FREE_OCTETS = 64 << 10
 _ORDER_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 _CLONE_NEWNS = 0x20000
@@ -70,11 +70,13 @@ class _Disk:
             path.unlink()
 
     @contextlib.contextmanager
-    def in_state(self, turn: str) -> Iterator[None]:
-        """As the *turn* wants it."""
+    def in_state(self, turn: str, octets: int) -> Iterator[None]:
+        """As the *turn* wants it, in which some *octets* would be written onto a disk that has room for them."""
         if turn.endswith("full disk"):
+            # With less the role begins nothing: that disk is full from the start, and no writing fails.
+            kept = LEAST_FREE_OCTETS + octets // 2
             free = int(subprocess.check_output(["df", "--output=avail", "-B1", self._place]).split()[1])
-            subprocess.run(["fallocate", "-l", str(free - _KEPT_FREE_OCTETS), self._ballast], check=True)
+            subprocess.run(["fallocate", "-l", str(free - kept), self._ballast], check=True)
         elif turn.endswith("stuck disk"):
             subprocess.run(["fsfreeze", "--freeze", self._place], check=True)
         try:
@@ -157,23 +159,28 @@ def _measure(
     peak = statistics.median(comparison.generator.run(subject.overload, 0.5).answer_rate for _ in range(3))
     rate = share * peak
     found: dict[str, list[dict[str, Any]]] = {turn: [] for turn in TURNS}
+    octets = 0
     for _ in range(rounds):
         for turn in TURNS:
-            found[turn].append(_turn(comparison, capture, turn, rate, seconds))
+            found[turn].append(_turn(comparison, capture, turn, rate, seconds, octets))
+            octets = found["cdns"][-1]["octets"] if found["cdns"] else 0
     return [{"subject": name, "turn": turn, "rate": rate, "rounds": each} for turn, each in found.items()]
 
 
-def _turn(comparison: Comparison, capture: _Capture, turn: str, rate: float, seconds: float) -> dict[str, Any]:
+def _turn(
+    comparison: Comparison, capture: _Capture, turn: str, rate: float, seconds: float, octets: int
+) -> dict[str, Any]:
     if turn == "off":
         return _figures(comparison.generator.run(rate, seconds))
     before = capture.order("status")
     capture.start(turn)
-    with capture.disk.in_state(turn):
+    with capture.disk.in_state(turn, octets):
         load = comparison.generator.run(rate, seconds)
     after = capture.order("capture-stop")
     capture.disk.empty()
     lost = {where: count - before["lost"][where] for where, count in after["lost"].items()}
-    return _figures(load) | {"items": after["items"] - before["items"], "rows_lost": lost}
+    items, written = (after[key] - before[key] for key in ("items", "written_octets"))
+    return _figures(load) | {"items": items, "octets": written, "rows_lost": lost}
 
 
 def _figures(load: Load) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import cffi
 
 from bench import c_source
 from bench.bpf_object import CompilerMissing
+from bench.engine_process import stand_apart
 from rootsrv.process.descriptors import raise_limit
 
 TARGET = "127.0.0.1"
@@ -87,11 +88,15 @@ def run(flood: Flood) -> Found:
     raise_limit()
     opens = _opener(flood)
     reading, writing = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reading)
         status = 1
         try:
+            stand_apart()
+            if os.getppid() != parent:
+                raise SystemExit
             os.write(writing, b"%d" % _come(flood, opens))
             status = 0
         finally:

@@ -29,3 +29,35 @@ def test_a_run_that_is_killed_leaves_no_file_system_mounted(tmp_path: Path) -> N
         process.kill()
         process.wait()
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+
+
+FILL_ONE = """
+import os, sys
+from pathlib import Path
+from bench.capture_service import _Disk
+from rootsrv.capture.files import CaptureDirectory
+disk = _Disk(Path(sys.argv[1]))
+place = CaptureDirectory(
+    disk.files, quota_octets=1 << 40, keep_free_octets=0, retention_seconds=0, removes_oldest=False
+)
+with disk.in_state("cdns, full disk", octets=8 << 20):
+    assert place.has_room(), "a capture begins"
+    written = 0
+    try:
+        with (disk.files / "file").open("wb", buffering=0) as file:
+            while written < 8 << 20:
+                written += file.write(bytes(1 << 16))
+    except OSError:
+        pass
+    assert 4 << 20 <= written < 6 << 20, written
+    assert not place.has_room()
+assert disk.files.joinpath("file").exists()
+disk.empty()
+assert place.has_room()
+"""
+
+
+def test_a_full_disk_gets_full_in_the_middle_of_what_would_be_written(tmp_path: Path) -> None:
+    require_root()
+    require_tool("mkfs.ext4")
+    subprocess.run([sys.executable, "-c", FILL_ONE, tmp_path], cwd=REPOSITORY, check=True)
