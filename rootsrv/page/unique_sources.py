@@ -4,26 +4,31 @@
 greater of each pair of registers, so workers, kernel and instances can be summed in any order: if they share a key.
 """
 # Whoever knows the hash can choose sources, one per register, that stand for 10^19 of them (a spoofed source costs
-# nothing); so the hash has a key.  It is SipHash-2-4 (Aumasson & Bernstein 2012), which the BPF program has anyway,
-# for cookies, over the address as it is on the wire:
+# nothing); so the hash has a key.  With its halves k0 and k1, and an address as little-endian words of what is on the
+# wire:
 #
-#   IPv4      h = SipHash(key, 4 octets)
-#   IPv6      h = SipHash(key, 16 octets)
-#   IPv6 /64  h = SipHash(key, the first 8 of them)
+#   mixed(w)  w · A; xor its upper half into the lower; + k1; · B; xor its upper half into the lower; · C
+#   IPv4      h = mixed(k0 xor the address)
+#   IPv6 /64  h = mixed(k0 xor the first word)
+#   IPv6      h = mixed(that xor the second word)
+#
+# This is no pseudo-random function, and need not be: nobody without the key sees a hash or a register, only how many
+# sources all of them stand for.  SipHash-2-4, which it was in version 0.2, took a tenth of the time that the kernel has
+# for a query (bench/README.md): BPF has neither rotations nor 128-bit products.  Two multiplications in place of three
+# are not enough: addresses of one /64 in a row were then counted wrongly by up to a third.
 #
 # register = h >> 50 (the first 14 bits); its value = 1 + number of leading zeros among the other 50 bits (at most 51).
-# Registers under different keys have nothing to do with each other: merged they would count every source twice, and
-# more.  So they carry the key's id wherever they go.
+# Registers under different keys, or of another hash, have nothing to do with each other: merged they would count every
+# source twice, and more.  So they carry the key's id, in which the hash has a part, wherever they go.
 
 import functools
 import hashlib
 import math
 import os
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
-
-from siphash24 import siphash24
 
 from rootsrv.page.layout import REGISTERS
 
@@ -47,7 +52,7 @@ class SourcesKey:
         """The key *octets*; ValueError if it has another size."""
         if len(octets) != KEY_OCTETS:
             raise ValueError(f"{KEY_OCTETS} octets are needed, got {len(octets)}")
-        digest = hashlib.sha256(b"rootsrv unique sources\0" + octets).digest()
+        digest = hashlib.sha256(b"rootsrv unique sources, mixed\0" + octets).digest()
         return cls(octets, int.from_bytes(digest[:8], "big") or 1)
 
     @classmethod
@@ -63,16 +68,24 @@ def key_name(key_id: int) -> str:
 
 def observe(registers: memoryview, sources: Iterable[bytes], key: bytes) -> None:
     """Note packed IPv4 (4 octets) and IPv6 (16 octets) addresses in *registers* (3 × 2^14 octets: v4, v6, /64)."""
+    k0, k1 = _WORDS.unpack(key)
     for source in sources:
+        hashed = _mixed(k0 ^ int.from_bytes(source[:8], "little"), k1)
         if len(source) == 4:
-            _note(registers, IPV4, _hash(source, key))
+            _note(registers, IPV4, hashed)
         else:
-            _note(registers, IPV6_AGGREGATE, _hash(source[:8], key))
-            _note(registers, IPV6, _hash(source, key))
+            _note(registers, IPV6_AGGREGATE, hashed)
+            _note(registers, IPV6, _mixed(hashed ^ int.from_bytes(source[8:], "little"), k1))
 
 
-def _hash(octets: bytes, key: bytes) -> int:
-    return int.from_bytes(siphash24(octets, key=key).digest(), "little")
+_WORDS = struct.Struct("<2Q")
+_WORD = (1 << 64) - 1
+
+
+def _mixed(word: int, k1: int) -> int:
+    word = word * 0x9E3779B97F4A7C15 & _WORD
+    word = ((word ^ word >> 32) + k1 & _WORD) * 0xD6E8FEB86659FD93 & _WORD
+    return (word ^ word >> 32) * 0xFF51AFD7ED558CCD & _WORD
 
 
 def _note(registers: memoryview, estimate: int, hashed: int) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import random
 
 import pytest
@@ -18,13 +19,13 @@ def estimates(registers: bytes) -> list[int]:
     return [unique_sources.count(registers[at : at + REGISTERS]) for at in range(0, 3 * REGISTERS, REGISTERS)]
 
 
-def test_the_hash_is_siphash_2_4() -> None:
-    # Reference: the 9th (8 octets) and 5th (4 octets) of the vectors of SipHash's reference code, key 00 … 0f.
+def test_registers_of_the_same_sources_are_the_same_from_version_to_version() -> None:
+    # By a program in C, made from what unique_sources.py says of the hash.
     key, message = bytes(range(16)), bytes(range(16))
     registers = bytearray(3 * REGISTERS)
     unique_sources.observe(memoryview(registers), [message[:4], message], key)
 
-    hashes = (0xCF2794E0277187B7, 0x3F2ACC7F57C29BDB, 0x93F5F5799A932462)  # of 4, 16 and 8 octets
+    hashes = (0x7985604B65AAA99D, 0x95B0A145F09B8ECC, 0xC9669EA918ECE63D)  # of 4, 16 and 8 octets
     expected = bytearray(3 * REGISTERS)
     for estimate, hashed in enumerate(hashes):
         expected[estimate * REGISTERS + (hashed >> 50)] = 51 - (hashed & (1 << 50) - 1).bit_length()
@@ -80,10 +81,39 @@ def test_estimates_are_within_four_standard_errors_of_exact_sets() -> None:
         assert abs(estimate - exact) <= 4 * 0.0081 * exact
 
 
-def test_counters_in_a_row_are_told_apart_as_well_as_random_addresses() -> None:
-    found = estimates(registers_of([number.to_bytes(4, "big") for number in range(0x0A000000, 0x0A000000 + 65_536)]))
+IN_A_ROW = 65_536
+OF_ONE_NETWORK = bytes.fromhex("20010db800000001")
 
-    assert abs(found[0] - 65_536) <= 4 * 0.0081 * 65_536
+
+@pytest.mark.parametrize(
+    ("sources", "estimate"),
+    [
+        ([(0x0A000000 + number).to_bytes(4, "big") for number in range(IN_A_ROW)], 0),
+        ([number.to_bytes(4, "little") for number in range(IN_A_ROW)], 0),
+        ([OF_ONE_NETWORK + number.to_bytes(8, "big") for number in range(IN_A_ROW)], 1),
+        ([OF_ONE_NETWORK + number.to_bytes(8, "little") for number in range(IN_A_ROW)], 1),
+        ([OF_ONE_NETWORK + (number << 24).to_bytes(8, "big") for number in range(IN_A_ROW)], 1),
+        ([number.to_bytes(8, "big") + bytes(8) for number in range(IN_A_ROW)], 1),
+        ([number.to_bytes(8, "big") + bytes(8) for number in range(IN_A_ROW)], 2),
+        ([number.to_bytes(8, "little") + bytes(8) for number in range(IN_A_ROW)], 2),
+    ],
+    ids=["IPv4", "IPv4, first octets", "one /64", "one /64, first octets", "one /64, in the middle", "/64s",
+         "/64s alone", "/64s, first octets"],
+)  # fmt: skip
+@pytest.mark.parametrize("key", [KEY.octets, bytes(16), bytes(range(16))], ids=bytes.hex)
+def test_counters_in_a_row_are_told_apart_as_well_as_random_addresses(
+    sources: list[bytes], estimate: int, key: bytes
+) -> None:
+    registers = bytearray(3 * REGISTERS)
+    unique_sources.observe(memoryview(registers), sources, key)
+
+    assert abs(estimates(bytes(registers))[estimate] - IN_A_ROW) <= 4 * 0.0081 * IN_A_ROW
+
+
+def test_registers_of_the_hash_before_have_another_id() -> None:
+    before = hashlib.sha256(b"rootsrv unique sources\0" + KEY.octets).digest()
+
+    assert KEY.id != int.from_bytes(before[:8], "big")
 
 
 def test_merged_registers_are_those_of_one_observer() -> None:

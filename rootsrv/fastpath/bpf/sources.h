@@ -1,8 +1,7 @@
 /* Unique sources: octet for octet the registers of rootsrv/page/unique_sources.py.
  *
- * Theory: which register a source has is as good as random, so that it is seldom in the cache, and SipHash takes a while.  So
- * both are begun when the answer was found, and something else would have to wait for memory as well; the register is raised when
- * the response has been sent.
+ * Theory: which register a source has is as good as random, so that it is seldom in the cache.  So it is fetched when the answer
+ * was found, and something else would have to wait for memory as well, and raised when the response has been sent.
  */
 
 enum estimate { SOURCES_IPV4, SOURCES_IPV6, SOURCES_AGGREGATED };
@@ -24,25 +23,30 @@ static __always_inline void fetch_register(uint32_t estimate, uint64_t hash)
 		fetch(place);
 }
 
-/* SipHash-2-4 of the address, whose last word says how many octets there were; of an IPv6 address also of its first half. */
+/* rootsrv/page/unique_sources.py says why it is these steps. */
+static __always_inline uint64_t mixed(uint64_t word)
+{
+	word *= 0x9e3779b97f4a7c15;
+	word ^= word >> 32;
+	word += control.sources_key[1];
+	word *= 0xd6e8feb86659fd93;
+	word ^= word >> 32;
+	return word * 0xff51afd7ed558ccd;
+}
+
+/* The address, and of an IPv6 address also its first half. */
 static __always_inline void hash_source(struct scratch *s)
 {
-	struct sip_state state = sip_start(control.sources_key);
+	uint64_t first = s->source[0] ^ control.sources_key[0];
 
+	s->source_hash = mixed(first);
 	if (s->family == IPV4) {
-		sip_take(&state, (uint32_t)s->source[0] | 4ULL << 56);
-		s->source_hash = sip_end(&state);
 		fetch_register(SOURCES_IPV4, s->source_hash);
 		return;
 	}
-	sip_take(&state, s->source[0]);
-	struct sip_state aggregate = state;
-	sip_take(&aggregate, 8ULL << 56);
-	s->aggregate_hash = sip_end(&aggregate);
+	s->aggregate_hash = s->source_hash;
 	fetch_register(SOURCES_AGGREGATED, s->aggregate_hash);
-	sip_take(&state, s->source[1]);
-	sip_take(&state, 16ULL << 56);
-	s->source_hash = sip_end(&state);
+	s->source_hash = mixed(s->source[1] ^ s->aggregate_hash);
 	fetch_register(SOURCES_IPV6, s->source_hash);
 }
 
