@@ -130,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     flooding.add_argument("--addresses", type=int, default=flood.Flood.addresses, help="of all prefixes together")
     flooding.add_argument("--seconds", type=float, default=flood.Flood.seconds)
     flooding.add_argument("--clients", type=int, default=flood.Flood.clients)
+    flooding.add_argument("--manner", choices=flood.MANNERS, default=flood.Flood.manner, help="what each of them does")
+    flooding.add_argument(
+        "--farm", type=int, default=flood.Flood.farm, help="connections of one /24 that ask all the time"
+    )
     flooding.set_defaults(command=_flood)
 
     limiting = commands.add_parser("limits", help="what rate limits cost, and how many innocents they hit")
@@ -421,6 +425,8 @@ def _flood(arguments: argparse.Namespace) -> int:
         addresses=arguments.addresses,
         seconds=arguments.seconds,
         clients=arguments.clients,
+        manner=arguments.manner,
+        farm=arguments.farm,
     )
     if refused := flood.refusal(order):
         raise _Refused(refused)

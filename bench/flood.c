@@ -1,4 +1,4 @@
-/* Connections that ask nothing, for bench/flood.py: opened as many at a time as are due, the oldest closed for them.
+/* Connections that hold a place, for bench/flood.py: opened as many at a time as are due, the oldest closed for them.
  *
  * A connection costs the kernel of one machine both ends; the calls are made here so that no interpreter comes on top.
  */
@@ -10,10 +10,11 @@
 
 /* Connect to 127.0.0.1 *port* from each of *sources* (network order) in turn, beginning with number *first*.
  * *held*: *room* descriptors in a ring, -1 where there is none; *at*: how many were ever put into it.
+ * Each sends *octets* at once; with *resets* it is reset then.
  * Returns how many were opened.
  */
 int flood_open(const uint32_t *sources, uint32_t source_count, uint16_t port, uint64_t first, uint32_t count,
-	       int *held, uint32_t room, uint64_t *at)
+	       int *held, uint32_t room, uint64_t *at, const void *octets, uint32_t size, int resets)
 {
 	const struct linger reset = {1, 0}; /* no TIME_WAIT: ports of 200 addresses would be used up in minutes */
 	const int one = 1;
@@ -34,12 +35,18 @@ int flood_open(const uint32_t *sources, uint32_t source_count, uint16_t port, ui
 			close(fd);
 			continue;
 		}
-		connect(fd, (const struct sockaddr *)&to, sizeof to); /* EINPROGRESS */
+		connect(fd, (const struct sockaddr *)&to, sizeof to); /* EINPROGRESS, and on loopback soon done */
+		if (size)
+			send(fd, octets, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+		opened++;
+		if (resets) {
+			close(fd);
+			continue;
+		}
 		if (*place >= 0)
 			close(*place);
 		*place = fd;
 		++*at;
-		opened++;
 	}
 	return opened;
 }

@@ -1,4 +1,4 @@
-"""`python -m bench flood`: connections that ask nothing, and clients that wait between connecting and asking.
+"""`python -m bench flood`: connections that hold a place, and clients that wait between connecting and asking.
 
 On loopback only (all of 127.0.0.0/8 are its sources), against whatever answers there: `rootsrv demo`, NSD, Knot.  There
 is no delay on loopback, so a client at a distance is one that waits a round trip before it asks.
@@ -28,15 +28,28 @@ MAX_RATE, MAX_SECONDS, MAX_CLIENTS = 50_000.0, 60.0, 2_000
 _QUERY = b"\x12\x34\0\0\0\1\0\0\0\0\0\0\0\0\6\0\1"  # . SOA
 _TURN_SECONDS = 0.002
 _ANSWER_SECONDS = 5.0
-_HELD = 12_000  # connections that the flood keeps open; of more the oldest is closed
+_FARM_SECONDS = 0.1
+_HELD = 17_000  # connections that the flood keeps open, more than two workers have places; of more the oldest is closed
 _RESERVE = 2_500  # descriptors for clients and all else
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
 
 _ffi: Any = cffi.FFI()
 _ffi.cdef("""
 int flood_open(const uint32_t *sources, uint32_t source_count, uint16_t port, uint64_t first, uint32_t count,
-               int *held, uint32_t room, uint64_t *at);
+               int *held, uint32_t room, uint64_t *at, const void *octets, uint32_t size, int resets);
 """)
+
+_FRAMED = len(_QUERY).to_bytes(2, "big") + _QUERY
+_DNSKEY = b"\0\x11" + _QUERY[:13] + b"\0\x30\0\1"
+MANNERS = {
+    "silent": b"",
+    "half": _FRAMED[:7],
+    "once": _FRAMED,
+    "unread": _DNSKEY * 200,
+    "reset": _FRAMED,
+}
+"""What each connection of a flood sends: nothing, half a query, a query, many whose answers are never read, a query
+and then a reset."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,11 @@ class Flood:
     """Seconds between connecting and asking, by clients in turn."""
 
     udp_rate: float = 200.0
+    manner: str = "silent"
+    """Of MANNERS."""
+
+    farm: int = 0
+    """Connections of a resolver farm in one /24, each of which asks ten times a second, all the time."""
 
     def sources(self) -> list[str]:
         """The addresses of the flood, none of a client's /24."""
@@ -81,6 +99,9 @@ class Found:
     reasons: dict[str, int] = field(default_factory=dict)
     datagrams: int = 0
     datagrams_lost: int = 0
+    farm_asked: int = 0
+    farm_lost: int = 0
+    """Of the farm's connections, those that ended."""
 
 
 def run(flood: Flood) -> Found:
@@ -151,12 +172,15 @@ class _InC:
         self._port = flood.port
         self._held = _ffi.new("int[]", [-1] * most)
         self._at = _ffi.new("uint64_t *")
+        self._sent = _ffi.new("char[]", MANNERS[flood.manner])
+        self._size, self._resets = len(MANNERS[flood.manner]), flood.manner == "reset"
 
     def __call__(self, first: int, count: int) -> int:
         sources, held = self._sources, self._held
         opened: int = self._library.flood_open(
-            sources, len(sources), self._port, first, count, held, len(held), self._at
-        )
+            sources, len(sources), self._port, first, count, held, len(held), self._at, self._sent, self._size,
+            self._resets,
+        )  # fmt: skip
         return opened
 
 
@@ -167,6 +191,7 @@ class _InPython:
         self._sources = flood.sources()
         self._to = (TARGET, flood.port)
         self._most = most
+        self._sent, self._resets = MANNERS[flood.manner], flood.manner == "reset"
         self._held: deque[socket.socket] = deque()
 
     def __call__(self, first: int, count: int) -> int:
@@ -177,11 +202,16 @@ class _InPython:
             try:
                 connection.bind((self._sources[number % len(self._sources)], 0))
                 connection.connect_ex(self._to)
+                if self._sent:
+                    connection.send(self._sent)
             except OSError:
                 connection.close()
                 continue
-            self._held.append(connection)
             opened += 1
+            if self._resets:
+                connection.close()
+                continue
+            self._held.append(connection)
             if len(self._held) > self._most:
                 self._held.popleft().close()
         return opened
@@ -191,6 +221,8 @@ async def _ask_all(flood: Flood) -> Found:
     found = Found()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_ask_over_udp(flood, found))
+        for number in range(flood.farm):
+            tasks.create_task(_ask_on_and_on(flood, number, found))
         spread = max(0.1, flood.seconds - 0.5 - max(flood.waits))
         for number in range(flood.clients):
             wait = flood.waits[number % len(flood.waits)]
@@ -210,17 +242,41 @@ async def _ask(flood: Flood, number: int, start: float, wait: float, found: Foun
             try:
                 await asyncio.sleep(wait)
                 stage = "asking"
-                writer.write(len(_QUERY).to_bytes(2, "big") + _QUERY)
-                size = int.from_bytes(await reader.readexactly(2), "big")
-                response = await reader.readexactly(size)
-                if response[:2] != _QUERY[:2] or response[3] & 15:
-                    raise ConnectionError("wrong answer")
+                await _asked_once(reader, writer)
             finally:
                 writer.close()
     except (OSError, TimeoutError, EOFError) as error:
         found.failed[wait] = found.failed.get(wait, 0) + 1
         reason = f"{stage}: {type(error).__name__}"
         found.reasons[reason] = found.reasons.get(reason, 0) + 1
+
+
+async def _asked_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(_FRAMED)
+    size = int.from_bytes(await reader.readexactly(2), "big")
+    response = await reader.readexactly(size)
+    if response[:2] != _QUERY[:2] or response[3] & 15:
+        raise ConnectionError("wrong answer")
+
+
+async def _ask_on_and_on(flood: Flood, number: int, found: Found) -> None:
+    """A connection of the farm: it asks until the time is over."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + flood.seconds
+    try:
+        reader, writer = await asyncio.open_connection(
+            TARGET, flood.port, local_addr=(f"127.120.0.{1 + number % 9}", 0)
+        )
+        try:
+            while loop.time() < end:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    await _asked_once(reader, writer)
+                found.farm_asked += 1
+                await asyncio.sleep(_FARM_SECONDS)
+        finally:
+            writer.close()
+    except (OSError, TimeoutError, EOFError):
+        found.farm_lost += 1
 
 
 async def _ask_over_udp(flood: Flood, found: Found) -> None:
@@ -257,13 +313,15 @@ def to_text(flood: Flood, found: Found) -> str:
     """What an operator reads."""
     lines = [
         f"{found.flooded / flood.seconds:,.0f} connections/s from {flood.addresses} addresses in {flood.prefixes} /24,"
-        f" {flood.seconds:g} s ({flood.rate:,.0f}/s were wanted)"
+        f" {flood.manner}, {flood.seconds:g} s ({flood.rate:,.0f}/s were wanted)"
     ]
     lines += [
         f"clients that ask {wait * 1000:.0f} ms after connecting: {found.failed.get(wait, 0)} of {asked} failed"
         for wait, asked in sorted(found.asked.items())
     ]
     lines += [f"  {count} {reason}" for reason, count in sorted(found.reasons.items())]
+    if flood.farm:
+        lines.append(f"farm: {found.farm_lost} of {flood.farm} connections ended, {found.farm_asked} queries answered")
     lines.append(f"UDP: {found.datagrams_lost} of {found.datagrams} lost")
     return "\n".join(lines)
 
@@ -274,7 +332,7 @@ def refusal(flood: Flood) -> str:
         ("--port", flood.port, 1, 65_535), ("--rate", flood.rate, 1, MAX_RATE),
         ("--seconds", flood.seconds, 1.5, MAX_SECONDS), ("--clients", flood.clients, 1, MAX_CLIENTS),
         ("--prefixes", flood.prefixes, 1, 8_000),
-        ("--addresses", flood.addresses, flood.prefixes, 254 * flood.prefixes),
+        ("--addresses", flood.addresses, flood.prefixes, 254 * flood.prefixes), ("--farm", flood.farm, 0, MAX_CLIENTS),
     )  # fmt: skip
     return "; ".join(
         f"{name}: must be {low:g}..{high:g}, got {value:g}"

@@ -176,8 +176,29 @@ def test_when_all_have_asked_the_one_idle_longest_goes(instance: Instance, flood
         assert is_answered(asked[0])
         flood(["10.66.6.6"], 1)
         assert [is_answered(asked[n]) for n in (0, 1, 2)] == [True, False, True]
-        flood(["10.66.6.6"], 20)  # of which each throws out the one before
-        assert all(map(is_answered, asked[2:]))
+        flood(["10.66.6.6"], SLOTS)  # of which a quarter of all stay at a time
+        kept = sum(map(is_answered, asked))
+        assert kept == SLOTS - SLOTS // 4
+
+
+@pytest.mark.parametrize("form", ["10.{0}.{1}.1", "2001:d{0:02x}:{1:x}::1"], ids=["IPv4", "IPv6"])
+def test_who_asks_once_and_then_holds_its_place_throws_out_nobody_who_is_about_to_ask(
+    instance: Instance, farm: list[socket.socket], form: str
+) -> None:
+    """Connections that have asked take all places, and then more of them come, as many as there are places."""
+    attackers = v4(2 * SLOTS, form)
+    with contextlib.ExitStack() as stack:
+
+        def come(sources: Sequence[str]) -> None:
+            for number, source in enumerate(sources):
+                if not number % (SLOTS // 5):
+                    assert all(map(is_answered, farm)), "it asks now and then"
+                assert is_answered(stack.enter_context(connect(instance, source)))
+
+        come(attackers[:SLOTS])
+        waiting = [stack.enter_context(connect(instance, source)) for source in v4(CLIENTS, "10.200.{1}.1")]
+        come(attackers[SLOTS:])
+        assert all(map(is_answered, waiting))
 
 
 def test_a_worker_keeps_as_many_connections_as_it_may_have_open_files(tmp_path: Path) -> None:
