@@ -17,7 +17,7 @@ from rootsrv.distribution.requests import Asker, Batch
 from rootsrv.distribution.streams import UNSENT_OCTETS, MessageStream, TcpStream, TlsStream
 from rootsrv.distribution.tls import DOT, alpn_of, server_context
 from rootsrv.process import held_back, log
-from rootsrv.process.descriptors import NOBODY_CAME, raise_limit
+from rootsrv.process.descriptors import NOBODY_CAME, left_beside, raise_limit
 from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.security import SecurityEvents
 from rootsrv.process.troubles import Troubles
@@ -99,7 +99,7 @@ class Listener:
         self._tls: ssl.SSLContext | None = None
         self._key = key
         self._called = called
-        self.max_connections = max(1, min(config.max_connections, raise_limit() - RESERVED_DESCRIPTORS))
+        self.max_connections = min(config.max_connections, left_beside(raise_limit(), RESERVED_DESCRIPTORS))
         self._places: Places[asyncio.Task[None]] = Places(self.max_connections)
         self._datagrams: list[asyncio.BaseTransport] = []
         self._listening: list[socket.socket] = []

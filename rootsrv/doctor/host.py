@@ -12,7 +12,7 @@ from rootsrv.config.localroot import LocalRootConfig
 from rootsrv.distribution import listener
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.process.clocks import kernel_says_synchronised
-from rootsrv.process.descriptors import raise_limit
+from rootsrv.process.descriptors import left_beside, raise_limit
 from rootsrv.server.tcp import TcpLimits
 
 ACCOUNT = "rootsrv"
@@ -238,7 +238,7 @@ def _descriptors(config: Config) -> Iterator[Finding]:
         yield _descriptors_of_transfers(allowed, config.localroot)
         return
     connections = config.admin.max_connections
-    if allowed - listener.RESERVED_DESCRIPTORS < connections:
+    if left_beside(allowed, listener.RESERVED_DESCRIPTORS) < connections:
         yield remark(
             "open files",
             f"{allowed:,} are allowed, {listener.RESERVED_DESCRIPTORS} of them kept for tables and control:"
@@ -259,7 +259,7 @@ def _descriptors(config: Config) -> Iterator[Finding]:
 def _descriptors_of_transfers(allowed: int, settings: LocalRootConfig) -> Finding:
     """Those of a LocalRoot service."""
     wanted = settings.max_connections + (settings.https_connections if settings.https_port else 0)
-    if allowed - listener.RESERVED_DESCRIPTORS < wanted:
+    if left_beside(allowed, listener.RESERVED_DESCRIPTORS) < wanted:
         return remark(
             "open files", f"{allowed:,} are allowed, not enough for {wanted:,} connections",
             "raise LimitNOFILE in rootsrv-localroot.service (or ulimit -Hn), or lower localroot.max_connections",

@@ -17,6 +17,15 @@ Any other error means that somebody waits who cannot be taken: no descriptors, n
 """
 
 
+def left_beside(allowed: int, reserved: int) -> int:
+    """How many of *allowed* files may be connections, at least 1, where *reserved* are kept for all else.
+
+    Half of them where that would be most: few connections are better than one, and what cannot be opened then is tried
+    again.
+    """
+    return max(1, allowed - min(reserved, allowed // 2))
+
+
 def raise_limit() -> int:
     """Raise the soft limit of open files to the hard one, which needs no privilege; returns what is allowed then.
 

@@ -48,6 +48,7 @@ from itertools import islice
 from rootsrv.answer.responder import Transport
 from rootsrv.capture.messages import MessageWriter
 from rootsrv.process import log
+from rootsrv.process.descriptors import left_beside
 from rootsrv.server.accepting import Acceptor
 from rootsrv.server.connection import FEW_OCTETS, LENGTHS, Connection, close_with_reset
 from rootsrv.server.counters import Counters
@@ -77,6 +78,10 @@ NEWCOMERS_SHARE = 4
 """A quarter of all places is theirs who have not completed a query; only beyond that they go before the one idle
 longest.  2,000 of 8,000 are 140 ms of 14,000 connections a second from a prefix each."""
 
+GIVEN_UP = 4
+"""Places given up, or an eighth of those taken, when there is no descriptor for a connection: three seconds until it is
+tried to have as many again, so that hardly a tick is spent on that."""
+
 INCOMPLETE_SECONDS = 5.0
 """From the first octet of a message to its last."""
 
@@ -104,7 +109,7 @@ class TcpLimits:
 
     def possible(self, descriptors: int) -> int:
         """How many connections a worker that may have so many files open can keep; at least 1."""
-        return max(1, min(self.connections, descriptors - RESERVED_DESCRIPTORS - MAX_STALLED))
+        return min(self.connections, left_beside(descriptors, RESERVED_DESCRIPTORS + MAX_STALLED))
 
 
 class Connections:
@@ -137,6 +142,9 @@ class Connections:
         self._set = select.epoll()
         self._listening: dict[int, Acceptor] = {}
         self._exhausted = False
+        self.places = limits.connections
+        """How many connections are kept now: fewer after there was no descriptor for one, and then ever more again."""
+
         self._logged_at = -_LOG_SECONDS
         self._due: list[Due] = []
         self._by_descriptor: dict[int, Connection] = {}
@@ -338,7 +346,8 @@ class Connections:
         self.counters.count_fault()
 
     def _accept(self, listening: Sequence[int]) -> None:
-        share = max(1, self.accepts // max(1, len(listening)))
+        most = self.accepts if self.places == self.limits.connections else GIVEN_UP  # of these there are some to spare
+        share = max(1, most // max(1, len(listening)))
         try:
             for descriptor in listening:
                 accepted: list[tuple[int, bytes]] = []
@@ -363,7 +372,10 @@ class Connections:
             self._set.unregister(descriptor)
         self._exhausted = True
         self._receive_arrived()
-        self._make_room()
+        # Then, as ever, one goes for one that comes: to wait for a tick at each would be ten connections a second.
+        self.places = max(1, len(self) - max(GIVEN_UP, len(self) // 8))
+        while len(self) > self.places:
+            self._make_room()
 
     def _listen_again(self) -> None:
         """Take connections again; where the kernel has no memory for that, at the next tick."""
@@ -385,7 +397,7 @@ class Connections:
 
     def _make_room(self) -> None:
         newcomers = len(self._newcomers)
-        theirs = max(1, self.limits.connections // NEWCOMERS_SHARE)
+        theirs = max(1, self.places // NEWCOMERS_SHARE)
         if newcomers < theirs and (idle := self._idle.first()) is not None:
             self._idle.discard(idle)
             idle.abort("closed-for-another")
@@ -405,7 +417,7 @@ class Connections:
             close_with_reset(descriptor)
             return
         # Those that are closing count, too, until it is known better: looking is dearer.
-        if len(self._by_descriptor) >= self.limits.connections and len(self) >= self.limits.connections:
+        if len(self._by_descriptor) >= self.places and len(self) >= self.places:
             self._receive_arrived()
             self._make_room()  # maybe at the cost of the same client
             those = self._per_client.get(client, 0)
@@ -537,6 +549,8 @@ class Connections:
         self._settle()
         if self._exhausted:
             self._listen_again()
+        elif self.places < self.limits.connections:
+            self.places = min(self.limits.connections, self.places + 1 + self.places // 256)
 
     def close_all(self) -> None:
         """Close every connection after what has been answered is sent (the worker stops)."""

@@ -201,12 +201,16 @@ def test_who_asks_once_and_then_holds_its_place_throws_out_nobody_who_is_about_t
         assert all(map(is_answered, waiting))
 
 
-def test_a_worker_keeps_as_many_connections_as_it_may_have_open_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("open_files", "possible"), [(128, 64), (256, 128), (1024, 568)])
+def test_a_worker_keeps_as_many_connections_as_it_may_have_open_files(
+    tmp_path: Path, open_files: int, possible: int
+) -> None:
     """RLIMIT_NOFILE is raised to the hard limit; where that is not enough, a reserve stays and the log says so."""
-    with serving(tmp_path, by=("prlimit", "--nofile=512:600")) as limited, contextlib.ExitStack() as stack:
-        wait_until(lambda: "possible=144 open_files=600" in limited.log, "the worker has told")
-        for number in range(200):
-            stack.enter_context(limited.connect(source=f"127.0.0.{number % 5 + 1}"))
-        wait_until(lambda: counted(limited, "accepted") == 200, "all are accepted")
-        assert counted(limited, "open") == 144
+    limits = f"--nofile=64:{open_files}"
+    with serving(tmp_path, by=("prlimit", limits)) as limited, contextlib.ExitStack() as stack:
+        wait_until(lambda: f"possible={possible} open_files={open_files}" in limited.log, "the worker has told")
+        for number in range(2 * possible):
+            stack.enter_context(limited.connect(source=f"127.0.{number // 90}.1"))
+        wait_until(lambda: counted(limited, "accepted") == 2 * possible, "all are accepted")
+        assert counted(limited, "open") == possible
         assert limited.ask(".", "SOA", tcp=True).answer

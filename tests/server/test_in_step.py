@@ -254,12 +254,13 @@ def test_who_has_gone_for_another_one_of_the_same_step_is_not_answered(
 
 
 @contextlib.contextmanager
-def no_descriptors() -> Iterator[None]:
-    """This process can open nothing."""
+def no_descriptors(but: int = 0) -> Iterator[None]:
+    """This process can open nothing, or so many files."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     gc.collect()  # or it would give descriptors back at some time
-    os.close(none_left := os.dup(0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (none_left, limits[1]))
+    for each in (opened := [os.dup(0) for _ in range(but + 1)]):
+        os.close(each)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened[-1], limits[1]))
     try:
         yield
     finally:
@@ -313,8 +314,8 @@ def test_without_descriptors_what_waited_since_the_turn_before_waits_for_the_nex
     with no_descriptors():
         for _ in range(3):
             listening.turn()
-    # One made room, and nobody could take it before the tick.
-    assert len(listening.connections) == len(clients) - 1
+    # Some made room, and nobody could take it before the tick.
+    assert len(listening.connections) == len(clients) - tcp.GIVEN_UP
     assert listening.words[counts.FAULTS] == 0
     listening.connections.tick()
     for client in (first, last):
@@ -322,6 +323,25 @@ def test_without_descriptors_what_waited_since_the_turn_before_waits_for_the_nex
     listening.turns_until(lambda: len(select.select([first, last], [], [], 0)[0]) == 2)
     assert right(answer(first), 2)
     assert right(answer(last), 2)
+
+
+def test_with_few_descriptors_all_are_taken_one_for_another_and_not_a_few_at_each_tick(make: Make) -> None:
+    """Who waits in the queue behind a flood would wait for a tenth of a second for each of it."""
+    listening = make()
+    flood = [listening.client() for _ in range(100)]
+    late = listening.client(asked(7))
+    with no_descriptors(but=40):
+        for _ in range(3):
+            for _ in range(8):
+                listening.turn()
+            listening.connections.tick()
+        assert right(answer(late), 7)
+        assert len(listening.connections) <= 40
+        assert listening.words[counts.TCP + counts.TCP_COUNTERS.index("accepted")] == len(flood) + 1
+    for _ in range(tcp.TcpLimits().connections):
+        listening.connections.tick()
+    assert listening.connections.places == tcp.TcpLimits().connections
+    assert listening.words[counts.FAULTS] == 0
 
 
 def test_who_has_reset_or_does_not_read_costs_nobody_else_an_answer(make: Make) -> None:
