@@ -202,6 +202,11 @@ class Policy:
 
     def _refuse_nearly_all(self, match: Match) -> None:
         share = 1.0 if match.is_everything() else self.flood.share_of([match])
+        if not self._config.sample_every and share <= NEARLY_ALL:
+            raise TooMuch(
+                f"{match}: nobody knows how much that is, for limits.sample_every is 0: look with --dry-run, and if it is"
+                " what you want, say --really"
+            )
         if share > NEARLY_ALL:
             raise TooMuch(f"{match}: is {share:.0%} of all queries; if that is what you want, say --really")
         # Half of all, and then the other half, is all: rules that are in force count, unless they are too much already.

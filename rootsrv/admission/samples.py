@@ -139,18 +139,23 @@ def suffix_of(name: bytes, size: int) -> bytes:
 def _end_of(tail: bytes) -> bytes:
     """The last two labels of a name of which only the *tail* is known: of those that it may be, the shortest.
 
-    Who asks for names below another one's has a say in what stands left of that only; so what is found is right unless
-    it has octets in it that look like the size of a label.
+    The last one where the other is too long to be seen, b"" where that one is, too.  Who asks for names below another
+    one's has a say in what stands left of that only; so what is found is right unless it has octets in it that look
+    like the size of a label.
     """
     end = len(tail) - 1  # where the root's label stands
     if tail[end]:
         return b""  # a worker may write what it likes
-    start = end
-    for _ in range(2):
-        start = next((at for at in range(start - 2, -1, -1) if tail[at] == start - 1 - at), -1)
-        if start < 0:
-            return b""
-    return tail[start:]
+    last = _label_before(tail, end)
+    if last < 0:
+        return b""
+    start = _label_before(tail, last)
+    return tail[last if start < 0 else start :]
+
+
+def _label_before(tail: bytes, end: int) -> int:
+    """Where the shortest label that may end at *end* begins; -1: it is not seen."""
+    return next((at for at in range(end - 2, -1, -1) if tail[at] == end - 1 - at), -1)
 
 
 @dataclass

@@ -343,6 +343,23 @@ def test_rules_that_are_everything_together_are_asked_for_twice(desk: Desk) -> N
     desk.shed("size=1-20", do="tc")  # it makes no difference any more
 
 
+def test_where_the_last_label_but_one_is_too_long_to_be_noted_the_last_one_is_told(desk: Desk) -> None:
+    names_asked = [bytes([size]) + b"r" * size + b"\3coM\0" for size in (58, 59, 62, 63)]
+    desk.policy.flood.take([note_of(name) for name in names_asked] * 50, 200)
+    told = desk.policy.flood.as_document()["top"]["qname-suffix"]
+    assert {each["value"]: each["share"] for each in told} == {f"{'r' * 58}.com.": 0.25, "com.": 0.75}
+
+
+def test_without_samples_every_rule_is_asked_for_twice(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, sample_every=0)
+    with pytest.raises(ShedRefused, match=r"sample_every is 0: look with --dry-run.*say --really"):
+        desk.shed("qtype=A", do="drop")
+    desk.shed("qtype=A", do="drop", dry=True)
+    desk.shed("qtype=A", do="drop", really=True)
+    with pytest.raises(ShedRefused, match="is 100% of all queries"):
+        desk.shed("size=0-65535")
+
+
 def test_ordinary_traffic_suggests_nothing(desk: Desk) -> None:
     notes = notes_of(*[(f"n{n}.{'com' if n % 2 else 'net'}.", 1024 + n, f"198.{n}.7.1") for n in range(200)])
     desk.policy.flood.take(notes, 16 * len(notes))
