@@ -204,8 +204,8 @@ class Policy:
         share = 1.0 if match.is_everything() else self.flood.share_of([match])
         if not self._config.sample_every and share <= NEARLY_ALL:
             raise TooMuch(
-                f"{match}: nobody knows how much that is, for limits.sample_every is 0: look with --dry-run, and if it is"
-                " what you want, say --really"
+                f"{match}: nobody knows how much that is, for limits.sample_every is 0: look with --dry-run, and if"
+                " that is what you want, say --really"
             )
         if share > NEARLY_ALL:
             raise TooMuch(f"{match}: is {share:.0%} of all queries; if that is what you want, say --really")
