@@ -35,6 +35,30 @@ def test_a_server_that_takes_connections_and_never_answers_has_nothing_but_failu
 
 
 @pytest.mark.parametrize(
+    ("manner", "in_c", "counter"),
+    [
+        ("once", True, "accepted"), ("once", False, "closed-for-another"), ("half", True, "closed-for-another"),
+        ("unread", False, "closed-for-another"), ("reset", True, "closed-by-client"),
+    ],
+)  # fmt: skip
+def test_whatever_each_connection_does_a_farm_and_clients_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manner: str, in_c: bool, counter: str
+) -> None:
+    if not in_c:
+        monkeypatch.setattr(flood, "_opener", lambda order: flood._InPython(order, 10_000))
+    with serving(tmp_path, service="tcp_max_connections = 100") as instance:
+        order = flood.Flood(
+            port=instance.port, rate=300, seconds=1.5, clients=4, waits=(0.05,), udp_rate=5, manner=manner, farm=3
+        )
+        found = flood.run(order)
+        assert instance.status()["counters"]["tcp"][counter] > 100
+    assert found.failed == {}
+    assert found.flooded > 100
+    assert (found.farm_lost, found.farm_asked > 5) == (0, True)
+    assert "farm: 0 of 3 connections ended" in flood.to_text(order, found)
+
+
+@pytest.mark.parametrize(
     ("option", "value"), [("--rate", "1e9"), ("--seconds", "3600"), ("--clients", "0"), ("--addresses", "1")]
 )
 def test_what_would_go_on_and_on_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
