@@ -11,7 +11,6 @@ import itertools
 import json
 import mmap
 import os
-import random
 import socket
 import statistics
 import sys
@@ -23,9 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
-
-from bench import capture_service, cdns, machine, report
+from bench import capture_service, machine, report
 from bench.arguments import number, positive, positives
 from bench.capture_tables import ADDED, TITLES, to_markdown
 from bench.engine_process import stand_apart
@@ -33,8 +30,9 @@ from bench.guardian import guarded
 from bench.mix import Mix
 from bench.parts import HOOKS, PARTS, QUERIES, Measuring
 from bench.queries import Query
+from bench.recording import Recording, queries_of_the_mix
 from bench.zones import Zones, generated
-from rootsrv.capture import formats, messages, offer, pcap, rings
+from rootsrv.capture import formats, offer, rings
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import POLL_SECONDS, Collector
 from rootsrv.capture.compression import compressors
@@ -42,7 +40,6 @@ from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.wanted import WantedCapture
 from rootsrv.fastpath import libbpf
 from rootsrv.process import memory
-from rootsrv.process.clock import boottime_ns
 
 CHUNKS = 256
 """16 MiB a CPU, as is configured by default."""
@@ -59,12 +56,6 @@ LOADS = 4
 """How often each program is loaded: where the kernel puts it moves a figure by up to 100 nanoseconds."""
 
 SHAPES = {"off": rings.OFF, "facts": rings.FACTS, "packets": rings.PACKETS}
-RECORDED = 40_000
-"""Queries whose rows are replayed."""
-
-_DRAWN = {4: (20, 21, 26, 27, 42, 43), 6: (62, 63)}
-"""Octets of a row that are anything in packets from the wire: identification, checksums."""
-
 _REPLAYED_RATE = 270_000
 _REPLAYED_TURNS = 30
 _REPEATS = 6
@@ -82,7 +73,7 @@ class Source:
         if chunks:
             program = self.measuring.program
             cpus = libbpf.possible_cpus()
-            self.rings = rings.open_maps(program.capture_rings.fd, program.capture_rows.fd, cpus, chunks)
+            self.rings = rings.open_map(program.capture_rings.fd, cpus, chunks)
 
     def cost(self, hook: str, shape: int) -> list[float]:
         """Nanoseconds a query: to put it into its frame, and up to what is appended to an empty ring."""
@@ -230,71 +221,9 @@ def collecting(found: Sequence[rings.Ring], kind: str, compression: str) -> Iter
             theirs.close()
 
 
-class Recording:
-    """Rows as the fast path writes them, in a ring of our own, again and again."""
-
-    def __init__(self, rows: bytes, chunks: int = CHUNKS) -> None:
-        """*rows*: whole queries, one behind another."""
-        memory = memoryview(mmap.mmap(-1, rings.HEAD_OCTETS + chunks * rings.CHUNK_ROWS * rings.ROW_OCTETS))
-        self.ring = rings.Ring("kernel", memory[: rings.HEAD_OCTETS], memory[rings.HEAD_OCTETS :])
-        self._words = memory[: rings.HEAD_OCTETS].cast("Q")
-        self._ring = numpy.frombuffer(memory[rings.HEAD_OCTETS :], "<u8").reshape(-1, rings.ROW_OCTETS // 8)
-        self._rows = numpy.frombuffer(rows, "<u8").reshape(-1, rings.ROW_OCTETS // 8)
-        kinds = self._rows[:, 1] & numpy.uint64(0xFF)
-        self._of_query = numpy.cumsum(kinds != 1) - 1
-        self._heads = numpy.append(numpy.flatnonzero(kinds != 1), len(kinds))
-        self._next = 0
-
-    def ask(self, queries: int) -> None:
-        """Append the rows of so many, or count them as lost: as the program does."""
-        while queries > 0:
-            first = self._next
-            some = min(queries, len(self._heads) - 1 - first)
-            self._append(first, some)
-            self._next = (first + some) % (len(self._heads) - 1)
-            queries -= some
-
-    def _append(self, first: int, queries: int) -> None:
-        words, capacity = self._words, self.ring.capacity
-        written = words[rings.WRITTEN]
-        room = capacity - (written - words[rings.READ])
-        fit = int(numpy.searchsorted(self._heads[first + 1 : first + queries + 1], self._heads[first] + room, "right"))
-        words[rings.LOST] += queries - fit
-        start, end = self._heads[first], self._heads[first + fit]
-        now = boottime_ns()
-        rows = self._rows[start:end].copy()
-        rows[:, 0] = numpy.uint64(now - fit) + (self._of_query[start:end] - first).astype(numpy.uint64)
-        at = written % capacity
-        until_end = min(len(rows), capacity - at)
-        self._ring[at : at + until_end] = rows[:until_end]
-        self._ring[: len(rows) - until_end] = rows[until_end:]
-        words[rings.ITEMS] += fit
-        words[rings.WRITTEN] = written + len(rows)
-
-
-def rows_of_the_mix(zones: Zones, kind: str) -> bytes:
-    """Rows for files of that *kind*, as the program writes them: of RECORDED queries that differ, from many clients."""
-    found = cdns.mix_facts(zones, RECORDED)
-    if kind == "cdns":
-        return b"".join(fact.to_rows() for fact in found)
-    draw = random.Random(1)
-    rows = []
-    for fact, query in zip(found, Mix.read().queries(zones.tlds, RECORDED), strict=True):
-        message = messages.CapturedMessage(
-            fact.time, fact.family, 0, fact.source, fact.source_port, fact.destination, 53, 0, b"",
-            draw.randbytes(2) + query.octets[2:],
-        )  # fmt: skip
-        row = bytearray(pcap.rows_of(message))
-        places = _DRAWN[fact.family]
-        for at in places:
-            row[at] = draw.getrandbits(8)
-        rows.append(bytes(row))
-    return b"".join(rows)
-
-
 def processor(zones: Zones, kinds: Any) -> list[dict[str, Any]]:
     """Of each kind of file: what a query takes of the processor, and octets; the fastest of some captures."""
-    recordings = {kind: Recording(rows_of_the_mix(zones, kind)) for kind in {kind for kind, _ in kinds}}
+    recordings = {kind: Recording(queries_of_the_mix(zones, kind), CHUNKS) for kind in {kind for kind, _ in kinds}}
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for _, (kind, compression) in itertools.product(range(_REPEATS), kinds):
         recording = recordings[kind]
@@ -369,7 +298,7 @@ def rates(zones: Zones, kinds: Any, ladder: Any, seconds: float, *, replayed: bo
     rows = []
     for kind, compression in kinds:
         if source is None:
-            recording = Recording(rows_of_the_mix(zones, kind))
+            recording = Recording(queries_of_the_mix(zones, kind), CHUNKS)
             found, ask = [recording.ring], recording.ask
         else:
             found, ask = source.rings, source.ask

@@ -96,7 +96,7 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 	if (last == HEADERS || decide_up_to(s, last))
 		return verdict(ctx, hook, PASS);
 	PATHS_MEET(s);
-	if (capturing.chunks)
+	if (capturing.units)
 		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s);
 	PATHS_MEET(s);
 	if (send(ctx, hook, s) != REPLY)
@@ -105,7 +105,7 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 	parts.answered++;
 	if (last == COUNT)
 		count_answer(s);
-	if (last == COUNT && capturing.chunks)
+	if (last == COUNT && capturing.units)
 		capture(s, 1);
 	return verdict(ctx, hook, REPLY);
 }

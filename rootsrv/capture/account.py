@@ -51,9 +51,9 @@ class Account:
         now = time.monotonic()
         return {f"capture {where}": what for where, (at, what) in self._failed.items() if now - at < FAILING_SECONDS}
 
-    def take(self, ring: rings.Ring, octets: int, items: int) -> None:
-        """Take account of so much of *ring*, which may be written over now, and of what was lost there."""
-        news = self.hand.take(ring, octets // rings.ROW_OCTETS, items)
+    def take(self, ring: rings.Ring, items: int) -> None:
+        """Take account of what was taken of *ring*, which may be written over now, and of what was lost there."""
+        news = self.hand.take(ring, ring.taken, items)
         self.in_hand += items
         self.totals.lost[ring.where] += news.lost
         self.totals.passed_over += news.passed_over

@@ -36,13 +36,13 @@ def _anonymised(octets: Octets, six: Flags, anonymiser: Anonymiser) -> Octets:
 def clients(rows: Words, anonymiser: Anonymiser | None) -> tuple[bytes, int, Integers]:
     """The table's entries for the sources of *rows*, how many they are, and the number of each row's."""
     six = rows.view(numpy.uint8)[:, 9] == 6
-    low, high = rows[:, 2], rows[:, 3]
+    low, high = rows[:, 4], rows[:, 5]
     if anonymiser and anonymiser.prefixes:
         masks = [anonymiser.address(b"\xff" * size).ljust(16, b"\0") for size in (4, 16)]
         (low_four, _), (low_six, high_six) = numpy.frombuffer(b"".join(masks), numpy.uint64).reshape(2, 2)
         low, high = low & numpy.where(six, low_six, low_four), high & numpy.where(six, high_six, 0)
     first, numbers = entries(hashed(low, high, six.astype(numpy.uint64)))
-    octets, six = rows.view(numpy.uint8)[first, 16:32], six[first]
+    octets, six = rows.view(numpy.uint8)[first, 32:48], six[first]
     if anonymiser:
         octets = _anonymised(octets, six, anonymiser)
     written, places = _addresses(octets, six, anonymiser.prefixes if anonymiser else None)

@@ -175,7 +175,7 @@ def _whole(words: Words) -> tuple[Words, Integers, int]:
 def _name_hashes(words: Words, heads: Integers) -> Words:
     """One word for the name of each of the facts at *heads*."""
     rows = words[heads] if len(heads) < len(words) else words
-    sizes = rows[:, 8] >> numpy.uint64(48) & numpy.uint64(0xFF)
+    sizes = rows[:, 3] >> numpy.uint64(40) & numpy.uint64(0xFF)
     found = hashed(rows[:, 9] & ~numpy.uint64(0xFF) | sizes, *(rows[:, word] for word in range(10, 16)))
     for number, least in enumerate((INLINE_OCTETS, INLINE_OCTETS + CONTINUATION_OCTETS), 1):
         longer = numpy.flatnonzero(sizes > numpy.uint64(least))
@@ -255,7 +255,7 @@ def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymise
     if count:
         first, signature = entries(signature_hashes(queries))
         signature_rows = queries[first]
-        named = queries[:, 8] & NAME_OCTETS != 0
+        named = queries[:, 3] & NAME_OCTETS != 0
         name = numpy.zeros(count, numpy.intp)
         if named.any():
             firsts, numbers = entries(_name_hashes(words, query_heads[named]))

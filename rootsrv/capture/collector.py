@@ -244,20 +244,20 @@ class Collector:
             self._waiting = []
             self._writer.unexpected("format", self.account.in_hand, error)
 
-    def _from_rings(self) -> list[bytes]:
+    def _from_rings(self) -> list[sequence.Rows]:
         """What is in each of the rings, and into account what was lost there."""
-        taken: list[bytes] = []
+        taken: list[sequence.Rows] = []
         found = self._handed.rings()
         self.fill = max((ring.waiting / ring.capacity for ring in found), default=0.0)
         for ring in found:
-            octets = b"".join(ring.take())
+            octets = ring.take_copy()
             items = sequence.items(octets)
             # Before the next ring is looked at: of rings that are handed over again it may be the same.
-            self.account.take(ring, len(octets), items)
+            self.account.take(ring, items)
             if not octets:
                 continue
             try:
-                rows = octets if ring.where == "kernel" else self._writer.format.rows(octets)
+                rows = octets if ring.where == "kernel" else self._writer.format.rows(bytes(octets))
                 understood = items if rows is octets else sequence.items(rows)
                 self.account.correct(understood - items)
                 taken.append(rows)
@@ -303,8 +303,8 @@ class Collector:
         self._waiting = []
         self.fill = self.behind_seconds = 0.0
         for ring in self._handed.rings():
-            octets = b"".join(ring.take())
-            self.account.take(ring, len(octets), sequence.items(octets))
+            octets = ring.take_copy()
+            self.account.take(ring, sequence.items(octets))
         self.account.lose(self._refused_where, self.account.in_hand)
 
     def _look_for_age(self) -> None:

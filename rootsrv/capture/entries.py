@@ -16,7 +16,7 @@ _FACTOR = numpy.uint64(secrets.randbits(64) | 1)
 _HALF = numpy.uint64(32)
 
 NAME_OCTETS = numpy.uint64(0xFF << 8 * (NAME_OCTETS_AT % 8))
-"""A fact's name_octets in its ninth word."""
+"""A fact's name_octets in its fourth word."""
 
 
 def mixed(words: Words, column: Words) -> Words:
@@ -53,14 +53,16 @@ def entries(words: Words) -> tuple[Integers, Integers]:
 
 def signature_hashes(rows: Words) -> Words:
     """One word for what of each of *rows* goes into a signature (RFC 8618 §7.5.3.2)."""
-    responded = (rows[:, 7] >> numpy.uint64(48) != 0).astype(numpy.uint64)
-    asked = (rows[:, 8] & NAME_OCTETS != 0).astype(numpy.uint64)
-    other_opt_bits = 0xFF & ~int(OptBits.PRESENT | OptBits.DO)
-    # family, transport, counts, EDNS version; the last count where the kind was, flags where hop limit and class were
-    first = rows[:, 1] & numpy.uint64(0xFFFFFF << 40 | 0xFFFF << 8)
-    first |= rows[:, 9] & numpy.uint64(0xFF) | responded << numpy.uint64(24) | asked << _HALF
-    port_and_flags = rows[:, 6] & numpy.uint64(0x0000FFFF0000FFFF)
-    qtype, qclass = rows[:, 7] & numpy.uint64(0xFFFF), rows[:, 7] & numpy.uint64(0xFFFF0000)
-    question = qtype << numpy.uint64(16) | qclass << _HALF
-    response_and_opt = rows[:, 8] & ~(NAME_OCTETS | numpy.uint64(other_opt_bits << 16))
-    return hashed(first, port_and_flags | question, response_and_opt, rows[:, 4], rows[:, 5])
+    responded = (rows[:, 1] >> numpy.uint64(48) != 0).astype(numpy.uint64)
+    asked = (rows[:, 3] & NAME_OCTETS != 0).astype(numpy.uint64)
+    opt_bits = numpy.uint64(int(OptBits.PRESENT | OptBits.DO) << 32)
+    # family and flags of the response; the last count where the kind was
+    first = rows[:, 1] & numpy.uint64(0xFFFF << 32 | 0xFF << 8)
+    first |= rows[:, 9] & numpy.uint64(0xFF) | responded << numpy.uint64(16) | asked << numpy.uint64(24)
+    # flags of the query and the port; type and OPT's size in place of id and the client's port
+    flags_and_port = rows[:, 2] & numpy.uint64(0x0000FFFF0000FFFF)
+    qtype, size = rows[:, 3] & numpy.uint64(0xFFFF), rows[:, 3] & numpy.uint64(0xFFFF << 16)
+    flags_and_port |= qtype << numpy.uint64(16) | size << _HALF
+    return hashed(
+        first | (rows[:, 3] & opt_bits) << numpy.uint64(16), flags_and_port, rows[:, 8], rows[:, 6], rows[:, 7]
+    )

@@ -1,9 +1,10 @@
-"""The fact: 128 octets about one query and its response; the kernel and the workers append it, writers read it."""
+"""The fact: 128 octets about one query and its response, as writers of files read it."""
 # Theory of operation
 # -------------------
 # A fact is a *row*; rows lie one after another without anything between, so that any range of whole rows is a piece of
 # a capture.  All numbers are little endian, which is the order of every machine that the fast path knows; addresses,
-# names and raw messages are octets as they were on the wire.  The kernel's side is rootsrv/fastpath/bpf/capture.h.
+# names and raw messages are octets as they were on the wire.  What the kernel's program knows comes first, as it stores
+# it (struct fact in rootsrv/fastpath/bpf/shared.h, units.py).
 #
 # Three kinds:
 #
@@ -28,7 +29,8 @@ FACT_OCTETS = 128
 INLINE_OCTETS = 55
 """Octets of the name or of the raw message in the row itself."""
 
-NAME_OCTETS_AT = 70
+NAME_OCTETS_AT = 29
+ARCOUNT_AT = 72
 CONTINUATION_AT = 16
 CONTINUATION_OCTETS = FACT_OCTETS - CONTINUATION_AT
 """Octets that a continuation carries."""
@@ -66,28 +68,28 @@ FIELDS = (
     ("time", "Q", 0),  # CLOCK_BOOTTIME at the query's arrival, nanoseconds
     ("kind", "B", 8),
     ("family", "B", 9),  # 4 or 6
-    ("transport", "B", 10),
-    ("hop_limit", "B", 11),  # IPv4 TTL or IPv6 hop limit of the query; 0: not known
-    ("traffic_class", "B", 12),
-    ("ancount", "B", 13),
-    ("nscount", "B", 14),
-    ("edns_version", "B", 15),
-    ("source", "16s", 16),  # IPv4 in the first four octets, the rest 0
-    ("destination", "16s", 32),  # the service address
-    ("query_flags", "H", 48),  # the second word of the header
-    ("id", "H", 50),
-    ("destination_port", "H", 52),
-    ("source_port", "H", 54),
-    ("qtype", "H", 56),
-    ("qclass", "H", 58),
-    ("query_octets", "H", 60),  # of the DNS message, without TCP's length; of MALFORMED: how many raw octets follow
-    ("response_octets", "H", 62),  # 0: none was sent
-    ("opt_udp_size", "H", 64),
-    ("opt_bits", "B", 66),
-    ("extended_rcode", "B", 67),  # upper eight bits of the response's RCODE (RFC 6891 §6.1.3)
-    ("response_flags", "H", 68),  # the second word of the header, with the lower four bits of RCODE
-    ("name_octets", "B", 70),  # wire length with the root's label; 0: no question
-    ("qdcount", "B", 71),
+    ("hop_limit", "B", 10),  # IPv4 TTL or IPv6 hop limit of the query; 0: not known
+    ("traffic_class", "B", 11),
+    ("response_flags", "H", 12),  # the second word of the header, with the lower four bits of RCODE
+    ("response_octets", "H", 14),  # 0: none was sent
+    ("query_flags", "H", 16),  # the second word of the header
+    ("id", "H", 18),
+    ("destination_port", "H", 20),
+    ("source_port", "H", 22),
+    ("qtype", "H", 24),
+    ("opt_udp_size", "H", 26),
+    ("opt_bits", "B", 28),
+    ("name_octets", "B", 29),  # wire length with the root's label; 0: no question
+    ("query_octets", "H", 30),  # of the DNS message, without TCP's length; of MALFORMED: how many raw octets follow
+    ("source", "16s", 32),  # IPv4 in the first four octets, the rest 0
+    ("destination", "16s", 48),  # the service address
+    ("transport", "B", 64),
+    ("ancount", "B", 65),
+    ("nscount", "B", 66),
+    ("edns_version", "B", 67),
+    ("extended_rcode", "B", 68),  # upper eight bits of the response's RCODE (RFC 6891 §6.1.3)
+    ("qdcount", "B", 69),
+    ("qclass", "H", 70),
     ("arcount", "B", 72),
     ("octets", f"{INLINE_OCTETS}s", 73),  # of the name, or of the raw message
 )
@@ -103,28 +105,28 @@ class Fact(NamedTuple):
     time: int
     kind: int
     family: int
-    transport: int
     hop_limit: int
     traffic_class: int
-    ancount: int
-    nscount: int
-    edns_version: int
-    source: bytes
-    destination: bytes
+    response_flags: int
+    response_octets: int
     query_flags: int
     id: int
     destination_port: int
     source_port: int
     qtype: int
-    qclass: int
-    query_octets: int
-    response_octets: int
     opt_udp_size: int
     opt_bits: int
-    extended_rcode: int
-    response_flags: int
     name_octets: int
+    query_octets: int
+    source: bytes
+    destination: bytes
+    transport: int
+    ancount: int
+    nscount: int
+    edns_version: int
+    extended_rcode: int
     qdcount: int
+    qclass: int
     arcount: int
     octets: bytes
 

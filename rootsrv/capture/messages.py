@@ -155,7 +155,6 @@ def fact_of(message: CapturedMessage) -> Fact:
     octets, response = message.octets, message.response
     flags = int.from_bytes(response[:2], "big")
     extended = _extended_rcode(response) if message.response_octets else 0
-    known = (message.family, message.transport, 0, 0)
     addresses, ports = (message.source, message.destination), (message.destination_port, message.source_port)
     try:
         if len(octets) < HEADER_OCTETS:
@@ -165,16 +164,16 @@ def fact_of(message: CapturedMessage) -> Fact:
         # With as much of the header as there is.
         ident, query_flags = struct.unpack("!HH", octets[:4].ljust(4, b"\0"))
         return Fact(
-            message.time, Kind.MALFORMED, *known, 0, 0, 0, *addresses, query_flags, ident, *ports, 0, 0,
-            len(octets), message.response_octets, 0, 0, extended, flags, 0, 0, 0, octets,
+            message.time, Kind.MALFORMED, message.family, 0, 0, flags, message.response_octets, query_flags, ident,
+            *ports, 0, 0, 0, 0, len(octets), *addresses, message.transport, 0, 0, 0, extended, 0, 0, 0, octets,
         )  # fmt: skip
     ident, query_flags, qdcount, ancount, nscount, arcount = struct.unpack_from("!6H", octets)
     opt_bits, offered, version = _opt(octets, len(query.question), query.edns, flags)
     qname = query.question[:-4]
     return Fact(
-        message.time, Kind.QUERY, *known, ancount, nscount, version, *addresses, query_flags, ident, *ports,
-        query.qtype, query.qclass, len(octets), message.response_octets, offered, opt_bits, extended, flags,
-        len(qname), qdcount, arcount, qname,
+        message.time, Kind.QUERY, message.family, 0, 0, flags, message.response_octets, query_flags, ident,
+        *ports, query.qtype, offered, opt_bits, len(qname), len(octets), *addresses,
+        message.transport, ancount, nscount, version, extended, qdcount, query.qclass, arcount, qname,
     )  # fmt: skip
 
 

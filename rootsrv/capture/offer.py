@@ -16,7 +16,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from rootsrv.capture.rings import EVERYTHING, FACTS, PACKETS, Ring, open_maps, open_memory
+from rootsrv.capture.rings import EVERYTHING, FACTS, PACKETS, Ring, open_map, open_memory
 from rootsrv.control.protocol import Caller
 from rootsrv.control.server import reachable, socket_for_the_group
 from rootsrv.process import json_text, log, whole_file
@@ -27,12 +27,12 @@ NAME = "capture-rings.sock"
 WANTED = "capture-wanted.json"
 """What the role capture has written while it captures: beside the socket."""
 
-ROWS = 2
-"""Which order of fields rows have (facts.py): who knows another one must not read them."""
+ROWS = 3
+"""Which order of fields rows have (facts.py, units.py): who knows another one must not read them."""
 
 _ACCEPT_AGAIN_SECONDS = 1
 _LONGEST_OCTETS = 65_536
-_MOST_DESCRIPTORS = 66  # two maps, and a ring for each of 64 workers
+_MOST_DESCRIPTORS = 65  # a map, and a ring for each of 64 workers
 
 
 class NoRings(Exception):
@@ -83,7 +83,7 @@ class BufferOffer:
         """*path*: of the socket."""
         self._path = path
         self._workers: dict[int, int] = {}
-        self._kernel: tuple[int, int, int, int] | None = None
+        self._kernel: tuple[int, int, int] | None = None
         self._listening: socket.socket | None = None
         self._later: asyncio.TimerHandle | None = None
         self._readers: list[socket.socket] = []
@@ -97,12 +97,12 @@ class BufferOffer:
             for each in rings.values():
                 open_memory(each).want(wish.shape, wish.every, wish.bits)
 
-    def set_kernel(self, maps: tuple[int, int, int, int] | None) -> None:
-        """A new program's maps (descriptors of heads and rows), how many CPUs and chunks it has; None: no program."""
-        self._kernel = maps
+    def set_kernel(self, rings: tuple[int, int, int] | None) -> None:
+        """A new program's map of rings (its descriptor), how many CPUs and chunks it has; None: no program."""
+        self._kernel = rings
         self._changed()
-        if maps is not None and (wish := CaptureWish.left(self._path.parent)):
-            for ring in open_maps(*maps):
+        if rings is not None and (wish := CaptureWish.left(self._path.parent)):
+            for ring in open_map(*rings):
                 ring.want(wish.shape, wish.every, wish.bits)
 
     def listen(self) -> None:
@@ -152,8 +152,8 @@ class BufferOffer:
         descriptors = list(self._workers.values())
         document: dict[str, object] = {"rows": ROWS, "workers": list(self._workers)}
         if self._kernel is not None:
-            heads, rows, cpus, chunks = self._kernel
-            descriptors += [heads, rows]
+            descriptor, cpus, chunks = self._kernel
+            descriptors.append(descriptor)
             document |= {"cpus": cpus, "chunks": chunks}
         try:
             connection.setblocking(False)
@@ -206,8 +206,8 @@ def take(path: Path, timeout: float = 5.0) -> Taken:
         workers = len(document["workers"])
         found = [open_memory(each) for each in descriptors[:workers]]
         if "cpus" in document:
-            heads, rows = descriptors[workers:]
-            found += open_maps(heads, rows, int(document["cpus"]), int(document["chunks"]))
+            (descriptor,) = descriptors[workers:]
+            found += open_map(descriptor, int(document["cpus"]), int(document["chunks"]))
         connection.setblocking(False)
         return Taken(found, connection)
     except (OSError, ValueError, KeyError, TypeError) as error:

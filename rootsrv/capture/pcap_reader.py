@@ -101,7 +101,7 @@ class PcapFile:
         return message_fact(message, fact)
 
 
-EMPTY = Fact(0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(16), bytes(16), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
+EMPTY = Fact(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(16), bytes(16), 0, 0, 0, 0, 0, 0, 0, 0, b"")
 """A fact of which nothing is known."""
 
 

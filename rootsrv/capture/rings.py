@@ -12,8 +12,9 @@
 # `read`.  All numbers are in the memory itself: a reader that dies is followed by one that goes on where it was.
 #
 # A ring's head is two cache lines of words, the first half its writer's, the second its reader's (struct capture_ring
-# in rootsrv/fastpath/bpf/shared.h; tests/capture compares them).  A CPU's rings are two maps of the BPF program; a
-# worker's is a piece of memory of its own, its size sealed, so that nobody can cut it short under the other.
+# in rootsrv/fastpath/bpf/shared.h; tests/capture compares them).  The CPUs' rings are a map of the BPF program, and
+# count units in place of rows (units.py); a worker's is a piece of memory of its own, its size sealed, so that nobody
+# can cut it short under the other.
 
 import fcntl
 import mmap
@@ -22,11 +23,12 @@ import secrets
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rootsrv.capture import units
 from rootsrv.capture.facts import FACT_OCTETS
 
 ROW_OCTETS = FACT_OCTETS
 CHUNK_ROWS = 512
-"""Rings are a power of two times so many rows (CAPTURE_CHUNK_ROWS)."""
+"""Workers' rings are a power of two times so many rows."""
 
 HEAD_OCTETS = 128
 _HEAD_WORDS = HEAD_OCTETS // 8
@@ -36,6 +38,11 @@ READ, SHAPE, EVERY, WANTED, TOLD_LOST, TOLD_PASSED_OVER, IDENTITY = 8, 9, 10, 11
 
 OFF, FACTS, PACKETS = 0, 1, 2
 """What the rows shall hold (enum capture_shape); a worker writes messages for both."""
+
+SOME = 256
+"""Besides, in SHAPE: not of all queries, but of those that EVERY and WANTED say."""
+
+_SHAPES = SOME - 1
 
 IPV4, IPV6, UDP, TCP = 1, 2, 4, 8
 """Bits of WANTED (enum capture_wanted)."""
@@ -86,19 +93,25 @@ class Ring:
         self.where = where
         self._words = head.cast("Q") if head.format != "Q" else head
         self._rows = rows
-        self._capacity = len(rows) // ROW_OCTETS
+        self._capacity = self._capacity_of(rows)
         self._seen = self._words[READ]
         self._damaged = 0
+        self.taken = 0
+        """Of what `take` returned last: how many rows of the ring that were, for `done`."""
 
     def want(self, shape: int, every: int = 1, wanted: int = EVERYTHING) -> None:
         """Have the writer write *shape* (OFF, FACTS, PACKETS): one query of *every*, of those that are *wanted*."""
         self._words[EVERY], self._words[WANTED] = every, wanted
-        self._words[SHAPE] = shape
+        self._words[SHAPE] = shape | (SOME if shape != OFF and (every > 1 or wanted != EVERYTHING) else 0)
+
+    @staticmethod
+    def _capacity_of(rows: memoryview) -> int:
+        return len(rows) // ROW_OCTETS
 
     @property
     def shape(self) -> int:
         """What is written into it now."""
-        return self._words[SHAPE]
+        return self._words[SHAPE] & _SHAPES
 
     @property
     def capacity(self) -> int:
@@ -113,6 +126,7 @@ class Ring:
     def take(self) -> list[memoryview]:
         """The rows that were complete at the last call, in at most two pieces; they stay there until `done`."""
         words, capacity = self._words, self._capacity
+        self.taken = 0
         read, until, self._seen = words[READ], self._seen, words[WRITTEN]
         if not 0 <= self._seen - read <= capacity:
             # Nothing but a writer gone wrong stores such a number.  What was there before, when all was well, is taken;
@@ -125,11 +139,20 @@ class Ring:
                 return []
         if not read < until <= self._seen:
             return []
-        start, end = read % capacity, until % capacity
+        self.taken = until - read
+        return self._pieces(read, until)
+
+    def _pieces(self, read: int, until: int) -> list[memoryview]:
+        """The rows from number *read* up to *until*."""
+        start, end = read % self._capacity, until % self._capacity
         if start < end:
             return [self._rows[start * ROW_OCTETS : end * ROW_OCTETS]]
         pieces = [self._rows[start * ROW_OCTETS :], self._rows[: end * ROW_OCTETS]]
         return [each for each in pieces if each]
+
+    def take_copy(self) -> bytes | memoryview:
+        """What `take` returns, in one piece that is not the ring's."""
+        return b"".join(self.take())
 
     def done(self, rows: int) -> None:
         """*rows* of those that were taken may be written over."""
@@ -185,6 +208,23 @@ class Ring:
         return self._damaged
 
 
+class KernelRing(Ring):
+    """The reader's end of a CPU's ring: it counts units, and has rows of the usual kind made of them (units.py)."""
+
+    @staticmethod
+    def _capacity_of(rows: memoryview) -> int:
+        return len(rows) // (units.UNIT_OCTETS + 1) - units.BEYOND_UNITS
+
+    def _pieces(self, read: int, until: int) -> list[memoryview]:
+        found = units.rows(self._rows, self._capacity, read, until - read)
+        return [found] if found else []
+
+    def take_copy(self) -> memoryview:
+        for rows in self.take():
+            return rows
+        return memoryview(b"")
+
+
 class RingWriter:
     """The writer's end of a worker's ring."""
 
@@ -198,7 +238,7 @@ class RingWriter:
     @property
     def shape(self) -> int:
         """OFF: there is nothing to write."""
-        return self._words[SHAPE]
+        return self._words[SHAPE] & _SHAPES
 
     @property
     def counted(self) -> int:
@@ -273,13 +313,12 @@ def open_memory(descriptor: int) -> Ring:
     return Ring("worker", memory[:HEAD_OCTETS], memory[mmap.PAGESIZE :])
 
 
-def open_maps(heads: int, rows: int, cpus: int, chunks: int) -> list[Ring]:
-    """The rings of all CPUs, from the BPF program's maps (descriptors)."""
-    size = chunks * CHUNK_ROWS * ROW_OCTETS
-    head_memory = memoryview(mmap.mmap(heads, -(-cpus * HEAD_OCTETS // mmap.PAGESIZE) * mmap.PAGESIZE))
-    row_memory = memoryview(mmap.mmap(rows, cpus * size))
-    found = []
-    for cpu in range(cpus):
-        head = head_memory[cpu * HEAD_OCTETS : (cpu + 1) * HEAD_OCTETS]
-        found.append(Ring("kernel", head, row_memory[cpu * size : (cpu + 1) * size]))
-    return found
+def open_map(descriptor: int, cpus: int, chunks: int) -> list[Ring]:
+    """The rings of all CPUs, of so many *chunks* each, from the BPF program's map."""
+    octets = HEAD_OCTETS + units.ring_octets(chunks * units.CHUNK_UNITS)
+    stride = -(-octets // 8) * 8
+    memory = memoryview(mmap.mmap(descriptor, -(-cpus * stride // mmap.PAGESIZE) * mmap.PAGESIZE))
+    return [
+        KernelRing("kernel", memory[at : at + HEAD_OCTETS], memory[at + HEAD_OCTETS : at + octets])
+        for at in range(0, cpus * stride, stride)
+    ]

@@ -40,18 +40,17 @@ def merge(waiting: Sequence[Rows], taken: Sequence[Rows], until: int) -> tuple[b
             ready.append(rows[:end])
         if end < len(rows):
             kept.append(memoryview(rows)[end:])
-    return _in_order(b"".join(ready)), kept
+    return bytes(_in_order(b"".join(ready))), kept
 
 
-def _in_order(rows: Rows) -> bytes:
+def _in_order(rows: Rows) -> Rows:
     """*rows* by time; those of one time stay as they are."""
-    octets = bytes(rows)
     if numpy is None:
-        return b"".join(sorted(_each(octets), key=_time_of))
-    times = _times(octets)
+        return b"".join(sorted(_each(bytes(rows)), key=_time_of))
+    times = _times(rows)
     if not (times[1:] < times[:-1]).any():
-        return octets
-    table = numpy.frombuffer(octets, numpy.uint8).reshape(-1, ROW_OCTETS)
+        return rows
+    table = numpy.frombuffer(rows, numpy.uint8).reshape(-1, ROW_OCTETS)
     return bytes(table[numpy.argsort(times, kind="stable")].tobytes())
 
 
@@ -88,9 +87,12 @@ def has_columns() -> bool:
     return numpy is not None
 
 
-def items(rows: bytes) -> int:
+def items(rows: Rows) -> int:
     """How many queries *rows* are about."""
-    kinds = rows[8::ROW_OCTETS]
+    if numpy is not None and len(rows):
+        kinds = numpy.frombuffer(rows, numpy.uint8)[8::ROW_OCTETS].tobytes()
+    else:
+        kinds = bytes(rows)[8::ROW_OCTETS]
     return len(kinds) - kinds.count(Kind.CONTINUATION) - kinds.count(FURTHER_PACKET)
 
 

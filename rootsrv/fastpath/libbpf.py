@@ -38,6 +38,7 @@ uint32_t bpf_map__key_size(const struct bpf_map *);
 uint32_t bpf_map__value_size(const struct bpf_map *);
 uint32_t bpf_map__max_entries(const struct bpf_map *);
 int bpf_map__set_max_entries(struct bpf_map *, uint32_t);
+int bpf_map__set_value_size(struct bpf_map *, uint32_t);
 int bpf_map__set_initial_value(struct bpf_map *, const void *octets, size_t size);
 int bpf_map__reuse_fd(struct bpf_map *, int fd);
 int bpf_map_create(int type, const char *name, uint32_t key_size, uint32_t value_size, uint32_t max_entries,
@@ -267,6 +268,11 @@ class BpfObject:
         """Give map *name* another number of entries, before `load`."""
         if library().bpf_map__set_max_entries(self._map(name), entries):
             raise _error(f"{self._name}: map {name} cannot have {entries} entries", ffi.errno)
+
+    def resize_values(self, name: str, octets: int) -> None:
+        """Give the values of map *name*, of which BTF says nothing, another size, before `load`."""
+        if library().bpf_map__set_value_size(self._map(name), octets):
+            raise _error(f"{self._name}: map {name} cannot have values of {octets} octets", ffi.errno)
 
     def set_constants(self, name: str, octets: bytes) -> None:
         """Give the read-only data in section *name* its value, before `load`."""

@@ -86,11 +86,10 @@ class Program:
         self.admission = admission.KernelAdmission(loaded, _wait_for_packets_under_way, cells)
         self._object = loaded
         self.capture_chunks = capture_chunks
-        """Of each ring of `capture_rows`; 0: the program captures nothing."""
+        """Of each CPU's ring; 0: the program captures nothing."""
 
         self.blocks = loaded.map("blocks")
         self.capture_rings = loaded.map("capture_rings")
-        self.capture_rows = loaded.map("capture_rows")
         self.tap = loaded.map("tap")
         self._own = loaded.map("own_addresses")
         self._own_addresses: set[bytes] = set()
@@ -111,7 +110,7 @@ class Program:
         """Have the kernel verify the program and make its maps; FastPathUnavailable says what is missing.
 
         *cells*: descriptor of the limits' cells (admission.make_cells); None: without limits.
-        *capture_chunks*: of each CPU's ring of capture rows, a power of two; 0: nothing can be captured, at no cost.
+        *capture_chunks*: of each CPU's ring, a power of two (64 KiB each); 0: nothing can be captured, at no cost.
         """
         try:
             loaded = libbpf.BpfObject.open(elf if elf is not None else built_object(), "rootsrv")
@@ -336,9 +335,12 @@ _OTHER_SOURCES = "the BPF program was built from other sources than these (make 
 
 def prepare_capture(opened: libbpf.BpfObject, chunks: int) -> None:
     """Let the program that is about to be loaded capture, with rings of so many *chunks* for each CPU."""
-    opened.set_constants(".rodata.capture", struct.pack("=I", chunks))
+    units = chunks * constant("CAPTURE_CHUNK_UNITS")
+    opened.set_constants(".rodata.capture", struct.pack("=I", units))
     opened.resize_map("capture_rings", libbpf.possible_cpus())
-    opened.resize_map("capture_rows", libbpf.possible_cpus() * chunks)
+    # A ring's head, its units, and an octet that tells of each (bpf/capture.h).
+    octets = (units + constant("CAPTURE_BEYOND")) * (constant("CAPTURE_UNIT") + 1)
+    opened.resize_values("capture_rings", ffi.sizeof("struct capture_ring") + octets)
 
 
 def _check_layout(loaded: libbpf.BpfObject) -> None:

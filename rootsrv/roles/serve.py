@@ -99,7 +99,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         admission=admission.policy.to_document(),
         cells=admission.cells if admission.is_map else None,
         capture_chunks=0 if config.capture is None else config.capture.ring_chunks,
-        loaded=lambda program: offer.set_kernel(_maps(program)),
+        loaded=lambda program: offer.set_kernel(_kernel_rings(program)),
     )
     blocks = Blocks(page, runtime / "blocks.json")
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
@@ -175,12 +175,11 @@ def _rings(config: Config, slots: Sequence[int]) -> dict[int, int]:
     return found
 
 
-def _maps(program: Program | None) -> tuple[int, int, int, int] | None:
+def _kernel_rings(program: Program | None) -> tuple[int, int, int] | None:
     """What `Offer.set_kernel` wants."""
     if program is None or not program.capture_chunks:
         return None
-    cpus = program.capture_rings.max_entries
-    return program.capture_rings.fd, program.capture_rows.fd, cpus, program.capture_chunks
+    return program.capture_rings.fd, program.capture_rings.max_entries, program.capture_chunks
 
 
 def _anchor_tags(config: Config) -> tuple[int, ...]:

@@ -240,7 +240,7 @@ def test_facts_of_any_octets_never_make_a_file_that_cannot_be_read() -> None:
             row = bytearray(draw.randbytes(FACT_OCTETS))
             row[8] = draw.choice([0, 0, 0, 1, 2, 3])
             row[9] = draw.choice([0, 4, 6])
-            row[10] &= 15
+            row[64] &= 15
             rows += row
         counts = []
         for writer in (ColumnWriter, PlainWriter):

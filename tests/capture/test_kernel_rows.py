@@ -14,11 +14,11 @@ from bench.capture import Source
 from bench.frames import Frame
 from bench.zones import generated
 from rootsrv.answer.responder import Responder, Transport
-from rootsrv.capture import facts, messages, rings
+from rootsrv.capture import facts, messages, rings, units
 from rootsrv.capture.messages import CapturedMessage
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import constant, ffi
-from rootsrv.fastpath.program import Interface, Program
+from rootsrv.fastpath.program import Interface, Program, prepare_capture
 from tests.fastpath.conftest import (
     NOW,
     SERVICE,
@@ -69,7 +69,7 @@ def program_that_captures(zones: Zones, chunks: int = 1) -> Iterator[tuple[InKer
     program.publish_time(NOW)
     program.activate(program.stage(zones.table), [1 << 62] * 2)
     cpus = libbpf.possible_cpus()
-    found = rings.open_maps(program.capture_rings.fd, program.capture_rows.fd, cpus, chunks)
+    found = rings.open_map(program.capture_rings.fd, cpus, chunks)
     yield InKernel(program, Responder(zones.table, SETTINGS), zones.table, SETTINGS), found
     found.clear()
     program.close()
@@ -92,13 +92,16 @@ def capturing(loaded_to_capture: tuple[InKernel, list[rings.Ring]]) -> tuple[InK
 
 
 def taken(found: list[rings.Ring]) -> bytes:
-    """All rows that wait: one CPU's behind another's."""
+    """All rows that wait: one CPU's behind another's; with and without numpy the same ones come out."""
     octets = b""
     for ring in found:
         ring.take()
-        for piece in ring.take():
-            octets += bytes(piece)
-            ring.done(len(piece) // rings.ROW_OCTETS)
+        rows = b"".join(ring.take())
+        with pytest.MonkeyPatch.context() as without:
+            without.setattr(units, "numpy", None)
+            assert b"".join(ring.take()) == rows
+        ring.done(ring.taken)
+        octets += rows
     return octets
 
 
@@ -126,16 +129,43 @@ def test_a_fact_is_what_the_message_and_its_response_come_to(
     (fact,) = facts.read(taken(found))
 
     assert before <= fact.time <= after
+    assert fact == told(kernel, query, family, fact.time)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_name_of_every_size_is_in_the_fact_whole(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook, family: int
+) -> None:
+    kernel, found = capturing
+    for ring in found:
+        ring.want(rings.FACTS)
+    queries = []
+    with one_cpu():
+        for size in range(3, 256):
+            # Labels of what names have seldom, in front of a top-level domain that is not there.
+            labels = [bytes([size]) * min(63, size - 2 - at) for at in range(0, size - 2, 64)]
+            if len(name := wire(*labels)) != size:
+                continue
+            queries.append(
+                message(name, (1, 2, 28, 16)[size % 4], opt=opt() if size % 3 else b"", flags=size % 2 << 8, ident=size)
+            )
+            assert kernel.run(LIVE[hook], sent(queries[-1], family).to_octets()).verdict == hook.reply
+
+    assert len(queries) > 240
+    for query, fact in zip(queries, facts.read(taken(found)), strict=True):
+        assert fact == told(kernel, query, family, fact.time)
+
+
+def told(kernel: InKernel, query: bytes, family: int, time: int) -> facts.Fact:
+    """What Python's own writer tells of *query*."""
     response = kernel.expected(query, family)
     assert response is not None
-    packed = sent(query, family).to_octets()
-    source, service = (frame_address(packed, family, which) for which in (0, 1))
-    known = messages.fact_of(
-        CapturedMessage(
-            fact.time, family, Transport.UDP, source, 40000, service, 53, len(response), response[2:18], query
-        )
+    octets = sent(query, family).to_octets()
+    source, service = (frame_address(octets, family, which) for which in (0, 1))
+    message = CapturedMessage(
+        time, family, Transport.UDP, source, 40000, service, 53, len(response), response[2:18], query
     )
-    assert fact == known._replace(hop_limit=57, traffic_class=0x28)
+    return messages.fact_of(message)._replace(hop_limit=57, traffic_class=0x28)
 
 
 def frame_address(octets: bytes, family: int, which: int) -> bytes:
@@ -195,7 +225,7 @@ def test_a_full_ring_loses_what_it_counts_and_answers_go_on(
         ring.want(shape)
     before = counts(found)
     octets = sent(QUERIES[name], 6).to_octets()
-    amount = 700
+    amount = 1200
     with one_cpu():
         for _ in range(amount):
             assert kernel.run(LIVE[hook], octets).verdict == hook.reply
@@ -209,6 +239,53 @@ def test_a_full_ring_loses_what_it_counts_and_answers_go_on(
     assert len(heads) == counted.items
     assert kernel.run(LIVE[hook], octets).verdict == hook.reply
     assert (counts(found) - before).items == counted.items + 1
+
+
+@pytest.mark.parametrize("shape", [rings.FACTS, rings.PACKETS])
+@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("at", [(1 << 32) - 1, (1 << 32) - 3, (1 << 40) - 17, (1 << 62) - 30])
+def test_a_ring_takes_what_there_is_room_for_to_the_unit(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook, shape: int, name: str, at: int
+) -> None:
+    """Wherever it is: at its end, which a row may go beyond, and at numbers that 32 bits do not hold."""
+    kernel, found = capturing
+    octets = sent(QUERIES[name], 6).to_octets()
+    size = 64 + name_octets(QUERIES[name]) if shape == rings.FACTS else 16 + len(octets) - 14
+    taking = -(-size // units.UNIT_OCTETS)
+    with one_cpu():
+        for ring in found:
+            ring.want(shape)
+        for short in (0, 1):
+            for ring in found:  # whichever CPU it is: rings are as full as that
+                room = taking + units.MARGIN_UNITS - short
+                ring._words[rings.WRITTEN] = at
+                ring._words[rings.READ] = at - (ring.capacity - room)
+            before = counts(found)
+            assert kernel.run(LIVE[hook], octets).verdict == hook.reply
+            assert counts(found) - before == rings.Counts(items=1 - short, lost=short)
+            written = [ring for ring in found if ring._words[rings.WRITTEN] != at]
+            assert [ring._words[rings.WRITTEN] for ring in written] == [at + taking] * (1 - short)
+            for ring in found:
+                ring._words[rings.READ] = at
+                ring._seen = at
+            rows = taken(found)
+            assert (rows != b"") == (not short)
+            if short:
+                continue
+            if shape == rings.FACTS:
+                (fact,) = facts.read(rows)
+                assert fact == told(kernel, QUERIES[name], 6, fact.time)
+            else:
+                pieces = [rows[row + 16 : row + 128] for row in range(0, len(rows), 128)]
+                assert b"".join(pieces)[: len(octets) - 14] == octets[14:]
+
+
+def name_octets(query: bytes) -> int:
+    """Of the question's name, in wire form."""
+    at = 12
+    while query[at]:
+        at += query[at] + 1
+    return at + 1 - 12
 
 
 def test_one_of_so_many_and_only_those_that_are_wanted(
@@ -288,7 +365,8 @@ def test_without_capture_nothing_of_it_is_left_in_the_program(hook: Hook) -> Non
     used = {}
     for chunks in (0, 1):
         with libbpf.BpfObject.open(require_program(), "rootsrv") as loaded:
-            loaded.set_constants(".rodata.capture", struct.pack("=I", chunks))
+            if chunks:
+                prepare_capture(loaded, chunks)
             loaded.load()
             used[chunks] = instructions(loaded.program(LIVE[hook].program))
     assert used[0] < used[1] - 100
@@ -306,12 +384,17 @@ def test_c_and_python_agree_on_the_ring_and_on_the_fact() -> None:
     assert ffi.sizeof("struct capture_ring") == rings.HEAD_OCTETS
     for name, each in ffi.typeof("struct capture_ring").fields:
         assert "unused" in name or getattr(rings, name.upper()) == each.offset // 8, name
-    for name in ("OFF", "FACTS", "PACKETS", "PACKET", "MESSAGE", "IPV4", "IPV6", "UDP", "TCP"):
+    for name in ("OFF", "FACTS", "PACKETS", "PACKET", "MESSAGE", "SOME", "IPV4", "IPV6", "UDP", "TCP"):
         assert constant(f"CAPTURE_{name}") == getattr(rings, name), name
-    assert (constant("CAPTURE_ROW"), constant("CAPTURE_CHUNK_ROWS")) == (rings.ROW_OCTETS, rings.CHUNK_ROWS)
+    for name in ("UNIT_OCTETS", "CHUNK_UNITS", "BEYOND_UNITS", "MARGIN_UNITS"):
+        assert constant(
+            f"CAPTURE_{name.removesuffix('_OCTETS')}".replace("BEYOND_UNITS", "BEYOND").replace(
+                "MARGIN_UNITS", "MARGIN"
+            )
+        ) == getattr(units, name), name
     for kind in facts.Kind:
         assert constant(f"CAPTURE_{kind.name}") == kind
-    fields = dict(ffi.typeof("struct fact").fields)
-    assert ffi.sizeof("struct fact") == facts.FACT_OCTETS
-    for name, code, offset in facts.FIELDS:
-        assert (fields[name].offset, ffi.sizeof(fields[name].type)) == (offset, struct.calcsize("<" + code)), name
+    assert ffi.sizeof("struct fact") == 32
+    described = ffi.typeof("struct fact").fields
+    for (name, code, offset), (known, field) in zip(facts.FIELDS[: len(described)], described, strict=True):
+        assert (name, offset, struct.calcsize(code)) == (known, field.offset, ffi.sizeof(field.type))

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,6 +227,28 @@ def test_who_has_the_rings_is_in_the_log_as_the_kernel_says(tmp_path: Path, capl
 def test_who_is_not_served_is_told_why(tmp_path: Path) -> None:
     with pytest.raises(offer.NoRings, match="No such file"):
         offer.take(tmp_path / offer.NAME)
+
+
+@pytest.mark.parametrize("rows", [offer.ROWS - 1, offer.ROWS + 1, None])
+def test_rings_of_another_version_are_not_read(tmp_path: Path, rows: int | None) -> None:
+    """What is in their rows stands elsewhere."""
+    path, memory = tmp_path / offer.NAME, rings.make_memory(rings.CHUNK_ROWS)
+    told = json.dumps({"rows": rows, "workers": [0]}).encode() + b"\n"
+
+    def hand_over(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            socket.send_fds(connection, [told], [memory])
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        other = threading.Thread(target=hand_over, args=(listening,))
+        other.start()
+        with pytest.raises(offer.NoRings, match="of another version: restart serve and capture"):
+            offer.take(path)
+        other.join()
+    os.close(memory)
 
 
 def test_memory_that_is_no_ring_is_refused(tmp_path: Path) -> None:

@@ -152,10 +152,9 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		if (!is_right_sum(sum))
 			return PASS_IP_CHECKSUM;
 		s->family = IPV4;
-		if (capturing.chunks) {
-			s->fact_head = CAPTURE_QUERY | 4 << 8 | (uint64_t)ip->hop_limit << 24 | (uint64_t)ip->service << 32;
-			s->source[1] = s->service[1] = 0;
-		}
+		if (capturing.units)
+			s->fact_head = CAPTURE_QUERY | 4 << 8 | (uint64_t)ip->hop_limit << FACT_HOP_LIMIT_AT |
+				       (uint64_t)ip->service << FACT_CLASS_AT;
 		s->source[0] = ip->from;
 		s->service[0] = ip->to;
 		s->address_sum = (uint64_t)ip->from + ip->to;
@@ -173,9 +172,10 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		udp_size = bpf_ntohs(ip->size);
 		if (udp_size < UDP_HEADER || network_at + IPV6_HEADER + udp_size > frame_size)
 			return PASS_IP_LENGTH;
-		if (capturing.chunks) {
+		if (capturing.units) {
 			uint64_t traffic_class = bpf_ntohl(ip->version_and_flow) >> 20 & 0xff;
-			s->fact_head = CAPTURE_QUERY | 6 << 8 | (uint64_t)ip->hop_limit << 24 | traffic_class << 32;
+			s->fact_head = CAPTURE_QUERY | 6 << 8 | (uint64_t)ip->hop_limit << FACT_HOP_LIMIT_AT |
+				       traffic_class << FACT_CLASS_AT;
 		}
 		s->family = IPV6;
 		s->source[0] = ip->from[0];

@@ -72,8 +72,8 @@ at_end:
 	s->asks_nsid = 0;
 	s->cookie_size = 0;
 	s->cookie_is_good = 0;
-	if (capturing.chunks)
-		s->fact_opt = 0;
+	if (capturing.units)
+		s->fact_opt = qtype | (uint64_t)s->name_size << FACT_NAME_AT | (uint64_t)s->size << FACT_QUERY_AT;
 	s->limit = 512; /* RFC 1035 section 4.2.1 */
 	if (!s->has_opt && s->question_end != s->size)
 		return PASS_TRAILING;
@@ -100,7 +100,7 @@ static __always_inline int read_option(struct scratch *s)
 		if (s->cookie_size || (size != 8 && size < 16) || size > 40)
 			return PASS_COOKIE;
 		s->cookie_size = size;
-		if (capturing.chunks)
+		if (capturing.units)
 			s->fact_opt |= FACT_COOKIE;
 		s->cookie_at = start + 4;
 		return 0;
@@ -110,7 +110,7 @@ static __always_inline int read_option(struct scratch *s)
 	case OPTION_ZONEVERSION:
 		return PASS_OPTION;
 	default:
-		if (capturing.chunks && code == OPTION_ECS)
+		if (capturing.units && code == OPTION_ECS)
 			s->fact_opt |= FACT_CLIENT_SUBNET;
 		return 0; /* answered by neither way: client subnet, padding, whatever comes */
 	}
@@ -143,8 +143,8 @@ static __always_inline int read_opt(struct scratch *s)
 	if (LOAD16(message_at(s, start + 5)) != 0) /* extended RCODE and version */
 		return PASS_OPT;
 	s->do_flag = (bpf_ntohs(LOAD16(message_at(s, start + 7))) & 0x8000) != 0;
-	if (capturing.chunks)
-		s->fact_opt = offered | FACT_OPT | (uint64_t)s->do_flag << FACT_DO_AT;
+	if (capturing.units)
+		s->fact_opt |= (uint64_t)offered << FACT_UDP_SIZE_AT | FACT_OPT | (uint64_t)s->do_flag << FACT_DO_AT;
 	uint32_t options = bpf_ntohs(LOAD16(message_at(s, start + 9)));
 	if (start + OPT_HEADER + options != size)
 		return options > size ? PASS_OPT : PASS_TRAILING;

@@ -166,11 +166,11 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		return verdict(ctx, hook, PASS);
 	}
 	PATHS_MEET(s);
-	if (capturing.chunks && live)
+	if (capturing.units && live)
 		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s);
 	PATHS_MEET(s);
 	if (turn_away(s)) {
-		if (capturing.chunks && live)
+		if (capturing.units && live)
 			capture_turned_away(s);
 		return verdict(ctx, hook, DROP);
 	}
@@ -184,7 +184,7 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		return verdict(ctx, hook, ABORT);
 	PATHS_MEET(s);
 	count_answer(s);
-	if (capturing.chunks && live)
+	if (capturing.units && live)
 		capture(s, 1);
 	if (is_sampled(s))
 		AT(hook, sample_xdp(ctx, s), sample_tc(ctx, s));

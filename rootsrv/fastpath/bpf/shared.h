@@ -35,8 +35,10 @@ enum sizes {
 	MAX_RULES = 16,
 	NOTES = 1024,              /* of one CPU */
 	NOTE_NAME = 64,
-	CAPTURE_ROW = 128,         /* octets */
-	CAPTURE_CHUNK_ROWS = 512   /* rows of one entry of the map capture_rows */
+	CAPTURE_UNIT = 16,         /* octets */
+	CAPTURE_CHUNK_UNITS = 4096, /* rings are a power of two times so many */
+	CAPTURE_BEYOND = 64,       /* units behind a ring, for the rest of a row that begins before its end */
+	CAPTURE_MARGIN = 8         /* units behind a row that are stored with it */
 };
 
 enum family { IPV4, IPV6, FAMILIES };
@@ -223,7 +225,10 @@ struct query_note {
 };
 
 /* What the capture rows hold that are written (capture.h); CAPTURE_OFF: none are. */
-enum capture_shape { CAPTURE_OFF, CAPTURE_FACTS, CAPTURE_PACKETS };
+enum capture_shape {
+	CAPTURE_OFF, CAPTURE_FACTS, CAPTURE_PACKETS,
+	CAPTURE_SOME = 256         /* besides: not of all queries, see `every` and `wanted` */
+};
 
 /* What a capture row is; kinds up to 2 are those of rootsrv/capture/facts.py. */
 enum capture_kind { CAPTURE_QUERY, CAPTURE_CONTINUATION, CAPTURE_MALFORMED, CAPTURE_PACKET, CAPTURE_MESSAGE };
@@ -231,16 +236,16 @@ enum capture_kind { CAPTURE_QUERY, CAPTURE_CONTINUATION, CAPTURE_MALFORMED, CAPT
 /* Which queries are wanted: bits of capture_ring.wanted. */
 enum capture_wanted { CAPTURE_IPV4 = 1, CAPTURE_IPV6 = 2, CAPTURE_UDP = 4, CAPTURE_TCP = 8 };
 
-/* Says what is in one ring of capture rows: one for each CPU, and one for each worker.  Its writer writes the first half,
- * the role capture the second; each is a cache line of its own.
+/* Says what is in one ring: one for each CPU, and one for each worker.  Its writer writes the first half, the role capture the
+ * second; each is a cache line of its own.
  */
 struct capture_ring {
-	uint64_t written;          /* rows since the ring was made; stored when they are complete */
+	uint64_t written;          /* units (a worker's: rows) since the ring was made; stored when they are complete */
 	uint64_t items;            /* queries that these are about */
 	uint64_t lost;             /* queries for which there was no room */
 	uint64_t passed_over;      /* queries that were not wanted, or not in the sample */
 	uint64_t unused[4];
-	uint64_t read;             /* rows that may be written over */
+	uint64_t read;             /* of these, what may be written over */
 	uint64_t shape;            /* enum capture_shape */
 	uint64_t every;            /* keep one of so many */
 	uint64_t wanted;           /* enum capture_wanted */
@@ -249,16 +254,15 @@ struct capture_ring {
 	uint64_t reader_unused;
 };
 
-/* A query and its response (rootsrv/capture/facts.py says what each field is; tests/capture compares the two). */
+/* A query and its response, as the kernel tells of it, and the first fields of every fact (rootsrv/capture/facts.py): addresses and
+ * name stand behind them (units.py).
+ */
 struct fact {
 	uint64_t time;
-	uint8_t kind, family, transport, hop_limit, traffic_class, ancount, nscount, edns_version;
-	uint8_t source[16], destination[16]; /* IPv4: the first four octets */
+	uint8_t kind, family, hop_limit, traffic_class;
+	uint16_t response_flags, response_octets;
 	uint16_t query_flags, id, destination_port, source_port;
-	uint16_t qtype, qclass, query_octets, response_octets;
-	uint16_t opt_udp_size;
-	uint8_t opt_bits, extended_rcode;
-	uint16_t response_flags;
-	uint8_t name_octets, qdcount, arcount;
-	uint8_t octets[55];
+	uint16_t qtype, opt_udp_size;
+	uint8_t opt_bits, name_octets;
+	uint16_t query_octets;
 };

@@ -91,8 +91,8 @@ struct scratch {
 	uint32_t not_noted;
 	/* For capture (capture.h). */
 	uint64_t fact_head;        /* the second word of `struct fact` */
-	uint64_t fact_opt;         /* what its ninth word tells of the query's OPT record */
-	uint32_t kept_rows;        /* of the packet, written ahead and not shown yet; 0: there was no room */
+	uint64_t fact_opt;         /* of its fourth word what the query tells */
+	uint32_t kept_units;       /* of the packet, written ahead and not shown yet; 0: there was no room */
 	uint64_t capture_time, capture_jiffies; /* the clock as it was last read for a row */
 	uint32_t clock_spared, clock_spares; /* queries since that had its time; how many may */
 
@@ -198,7 +198,7 @@ struct control control SEC(".data.control");
 
 /* Set before the program is loaded, so that the verifier takes out what is not asked for. */
 const volatile struct {
-	uint32_t chunks;           /* of each ring, a power of two; 0: nothing can be captured */
+	uint32_t units;            /* of each ring, a power of two; 0: nothing can be captured */
 } capturing SEC(".rodata.capture");
 
 /* Unaligned little-endian loads, as the wire needs them. */
@@ -237,11 +237,18 @@ static __always_inline uint64_t first_octets(uint64_t word, int64_t octets)
 	return word & ~0ULL >> (uint64_t)(missing * 8 & ~(missing >> 63));
 }
 
-#define FACT_OPT (1ULL << 16)
-#define FACT_DO_AT 17
-#define FACT_COOKIE (1ULL << 18)
-#define FACT_COOKIE_VALID_AT 19
-#define FACT_CLIENT_SUBNET (1ULL << 20)
+#define FACT_HOP_LIMIT_AT 16
+#define FACT_CLASS_AT 24
+#define FACT_RESPONSE_FLAGS_AT 32
+#define FACT_RESPONSE_AT 48
+#define FACT_UDP_SIZE_AT 16
+#define FACT_OPT (1ULL << 32)
+#define FACT_DO_AT 33
+#define FACT_COOKIE (1ULL << 34)
+#define FACT_COOKIE_VALID_AT 35
+#define FACT_CLIENT_SUBNET (1ULL << 36)
+#define FACT_NAME_AT 40
+#define FACT_QUERY_AT 48
 
 #define CACHE_LINE 64
 
