@@ -212,7 +212,14 @@ class FileWriter:
             while is_taken(path := self._directory.path / (self._format.file_name(name, begins) + suffix)):
                 number += 1
                 name = f"{self._wanted.name}-{number}"
-            self._file = OutputFile(path, self._wanted.begin_member, self._format.begin(), self._format.end)
+            self._file = OutputFile(
+                path,
+                self._wanted.begin_member,
+                self._format.begin(),
+                self._format.end,
+                open_files=self._account.hand.files,
+                about=self._about(),
+            )
         except Exception as error:
             self._refuse(error, "a file cannot be begun")
             return False

@@ -8,7 +8,8 @@
 #       │                    │ the disk is full
 #       │                    └──▶ cut back to the last whole member, ended, finished as above; what was behind is lost
 #       │ we are killed
-#       └──▶ NAME.incomplete, when the role starts again: whoever wants what is in it may look
+#       └──▶ cut back to the last whole member and finished as above, when the role starts again (open_files.py says
+#            what is whole); where that cannot be NAME.incomplete: whoever wants what is in it may look
 #
 # A member is a compressed file of its own (RFC 1952 §2.2; zstd frames, RFC 8878 §3.1), so a file that is cut back to
 # whole members is a file.  fsync takes as long as the disk does, so files are finished by a thread of their own, and
@@ -31,8 +32,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rootsrv.capture.compression import SUFFIXES, Compressor
+from rootsrv.capture.compression import SUFFIXES, CompressionUnavailable, Compressor, compressors
 from rootsrv.capture.hand import Hand
+from rootsrv.capture.open_files import Area, OpenFiles, Whole
 from rootsrv.capture.retention import Retention, age
 from rootsrv.capture.rings import Counts
 from rootsrv.capture.room import Room
@@ -99,13 +101,26 @@ class Contents:
 class OutputFile:
     """One file, while it is written."""
 
-    def __init__(self, path: Path, begin_member: Callable[[], Compressor], begin: bytes, end: bytes) -> None:
-        """*path*: its final name; *begin*, *end*: what it begins and ends with.  OSError where it cannot be made."""
+    def __init__(
+        self,
+        path: Path,
+        begin_member: Callable[[], Compressor],
+        begin: bytes,
+        end: bytes,
+        *,
+        open_files: OpenFiles | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        """*path*: its final name; *begin*, *end*: what it begins and ends with.  OSError where it cannot be made.
+
+        *open_files*: where the next role finds what is whole, with *about*, what the metadata say besides.
+        """
         self.path = path
         self.has_its_name = False
         self.contents = Contents()
         self._begin_member = begin_member
         self._end = end
+        self._area: Area | None = None
         self._descriptor = _new(path.with_name(path.name + PART))
         self._reserved = _reserve(path.parent)
         self.octets = 0
@@ -121,6 +136,8 @@ class OutputFile:
             self._member = begin_member()
             self._put(self._member.compress(begin))
             self.end_member()
+            if open_files is not None:
+                self._area = open_files.begin(path.name, end, about or {}, self._told(is_ended=False))
         except Exception:
             self.abandon()
             raise
@@ -140,10 +157,21 @@ class OutputFile:
         self._put(self._member.flush())
         self._whole, self._whole_counts, self._raw = self.octets, self.contents.counts, 0
         self._member = self._begin_member()
+        if self._area is not None:
+            self._area.put(self._told(is_ended=False))
+
+    def _told(self, *, is_ended: bool) -> Whole:
+        """What there is, all of it whole."""
+        told = self.contents
+        return Whole(
+            self.octets, told.items, told.lost, told.passed_over, told.late, told.first, told.last, is_ended=is_ended
+        )
 
     def end(self) -> None:
         """No more comes: what it ends with.  Raises OSError; `cut_back` then makes it whole."""
         self._put(self._member.compress(self._end) + self._member.flush())
+        if self._area is not None:
+            self._area.put(self._told(is_ended=True))
 
     def cut_back(self) -> Counts:
         """Let go of all behind the last whole member; what of the contents that costs.  More may follow, and `end`.
@@ -177,6 +205,7 @@ class OutputFile:
         with hand.settling(self.path.name, self.contents.counts):
             os.rename(part, self.path)
         self.has_its_name = True
+        self._let_go()
         _sync(self.path.parent)
 
     def abandon(self) -> None:
@@ -187,6 +216,36 @@ class OutputFile:
                 os.close(descriptor)
             self._use_reserved()
         set_aside(self.path.with_name(self.path.name + PART))
+        self._let_go()
+
+    @classmethod
+    def found_again(cls, path: Path, begin_member: Callable[[], Compressor], end: bytes, whole: Whole) -> "OutputFile":
+        """The file of the final name *path* that a role which was killed had not finished: what was *whole* of it.
+
+        Raises OSError where it is not there, or not so long.
+        """
+        file = cls.__new__(cls)
+        file.path, file.has_its_name = path, False
+        file.contents = Contents(whole.items, whole.lost, whole.passed_over, whole.late, whole.first, whole.last)
+        file.contents.notes.append("the role was killed: what was whole is here")
+        file._begin_member, file._end, file._area, file._reserved = begin_member, end, None, None
+        file.octets = file.counted_octets = file._whole = whole.octets
+        file._whole_counts, file._raw = file.contents.counts, 0
+        part = path.with_name(path.name + PART)
+        file._descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        state = os.fstat(file._descriptor)
+        if not stat.S_ISREG(state.st_mode) or not 0 < whole.octets <= state.st_size:
+            os.close(file._descriptor)
+            raise OSError(errno.EINVAL, "is not what it was", str(part))
+        file.cut_back()
+        if not whole.is_ended:
+            file.end()
+        return file
+
+    def _let_go(self) -> None:
+        area, self._area = self._area, None
+        if area is not None:
+            area.free()
 
     def _use_reserved(self) -> None:
         reserved, self._reserved = self._reserved, None
@@ -289,9 +348,16 @@ class CaptureDirectory:
     """All files of a capture, and how much they may take."""
 
     def __init__(
-        self, path: Path, *, quota_octets: int, keep_free_octets: int, retention_seconds: float, removes_oldest: bool
+        self,
+        path: Path,
+        *,
+        quota_octets: int,
+        keep_free_octets: int,
+        retention_seconds: float,
+        removes_oldest: bool,
+        hand: Hand | None = None,
     ) -> None:
-        """*path*: made if it is not there; OSError where it cannot be."""
+        """*path*: made if it is not there; OSError where it cannot be.  *hand*: of a role before this one."""
         self.path = path
         self.room = Room(path, quota_octets, keep_free_octets, removes_oldest=removes_oldest)
         self._retention = Retention(retention_seconds)
@@ -299,6 +365,10 @@ class CaptureDirectory:
         """Files that went to make room, or for their age."""
 
         make_directory(path)
+        if hand is not None:
+            hand.end_settling(self.has)
+            for name, end, about, area in hand.files.left():
+                self._finish_what_is_whole(name, end, about, area.whole, hand)
         for part in sorted(each for each in path.glob(f"*{PART}") if _is_named(each, _NAME, PART)):
             log.alarm("capture file incomplete", file=part.name, reason="the role was ended while it was written")
             set_aside(part)
@@ -326,6 +396,29 @@ class CaptureDirectory:
     def has(self, name: str) -> bool:
         """Whether the file of that name is there, or what it has been compressed to."""
         return any(os.path.lexists(each) for each in (self.path / name, _packed(self.path / name)))
+
+    def _finish_what_is_whole(self, name: str, end: bytes, about: dict[str, Any], whole: Whole, hand: Hand) -> None:
+        """The file of that *name*, which a role that was killed was writing."""
+        path = self.path / name
+        part = path.with_name(name + PART)
+        if not _is_named(part, _NAME, PART) or os.path.lexists(path) or not (whole.items or whole.lost):
+            return  # it has its name, or is set aside
+        try:
+            method = next((each for each, suffix in SUFFIXES.items() if suffix == path.suffix), "none")
+            file = OutputFile.found_again(path, compressors(method), end, whole)
+        except (OSError, CompressionUnavailable) as error:
+            log.alarm("capture file not recovered", file=name, reason=error)
+            return
+        try:
+            file.finish(about, hand)
+        except OSError as error:
+            log.alarm("capture file not recovered", file=name, reason=error)
+            if not file.has_its_name:
+                file.abandon()
+            return
+        log.alarm(
+            "capture file recovered", file=name, items=whole.items, reason="the role was killed while it was written"
+        )
 
     def remove_aged(self) -> None:
         """Let files go that are older than they may become; OSError if nobody can look."""

@@ -25,6 +25,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from rootsrv.capture import open_files
+from rootsrv.capture.open_files import OpenFiles
 from rootsrv.capture.rings import MOST_LOST, Counts, Position, Ring
 from rootsrv.process import log
 
@@ -46,8 +48,9 @@ _NAME_AT = 256
 class Hand:
     """The account of what was taken and what is settled; taking is for one thread, settling for any."""
 
-    def __init__(self, memory: memoryview) -> None:
-        """*memory*: a page, of zeros or one of these before."""
+    def __init__(self, memory: memoryview, files: OpenFiles) -> None:
+        """*memory*: a page, of zeros or one of these before; *files*: what of it is on its way to the disk."""
+        self.files = files
         self._words = memory[:_NAME_AT].cast("Q")
         self._name = memory[_NAME_AT : _NAME_AT + _MOST_NAME_OCTETS]
         self._settling = threading.Lock()
@@ -64,7 +67,8 @@ class Hand:
             try:
                 os.ftruncate(descriptor, mmap.PAGESIZE)
                 os.posix_fallocate(descriptor, 0, mmap.PAGESIZE)  # a page that cannot be had later is a SIGBUS
-                return cls(memoryview(mmap.mmap(descriptor, mmap.PAGESIZE)))
+                memory = memoryview(mmap.mmap(descriptor, mmap.PAGESIZE))
+                return cls(memory, OpenFiles.open(path.with_name(open_files.NAME)))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -76,7 +80,7 @@ class Hand:
     @classmethod
     def in_memory(cls) -> "Hand":
         """One that ends with the process."""
-        return cls(memoryview(mmap.mmap(-1, mmap.PAGESIZE)))
+        return cls(memoryview(mmap.mmap(-1, mmap.PAGESIZE)), OpenFiles.in_memory())
 
     @property
     def born(self) -> int:
@@ -157,8 +161,8 @@ class Hand:
 
     # ── after one that was killed ───────────────────────────────────────────────────────────────────────────────
 
-    def recover(self, has_its_name: Callable[[str], bool]) -> Counts:
-        """What a role before this one had in hand when it was killed: as lost, and passed over.
+    def end_settling(self, has_its_name: Callable[[str], bool]) -> None:
+        """Bring the step of settling to its end that a role before this one had begun.
 
         *has_its_name*: whether there is a file of that name.
         """
@@ -168,6 +172,14 @@ class Hand:
             if not name or has_its_name(name):
                 self._settle()
             words[_IS_SETTLING] = 0
+
+    def recover(self, has_its_name: Callable[[str], bool]) -> Counts:
+        """What a role before this one had in hand when it was killed: as lost, and passed over.
+
+        *has_its_name*: whether there is a file of that name.
+        """
+        self.end_settling(has_its_name)
+        words = self._words
         if words[_IS_TAKING]:
             words[_TAKEN], words[_TAKEN_OVER] = words[_NEXT_TAKEN], words[_NEXT_OVER]
         found = self.held

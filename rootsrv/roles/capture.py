@@ -170,16 +170,17 @@ class _Capture:
     def __init__(self, config: Config, settings: CaptureConfig) -> None:
         self._config = config
         self._settings = settings
+        self._runtime = Path(config.state.runtime_directory)
+        self._hand = Hand.open(self._runtime / hand.NAME)
         self._directory = CaptureDirectory(
             Path(settings.directory),
             quota_octets=settings.quota_octets,
             keep_free_octets=settings.keep_free_octets,
             retention_seconds=settings.retention_days * 86_400,
             removes_oldest=settings.when_full == "remove-oldest",
+            hand=self._hand,
         )
         self._order_file = self._directory.path / ORDER
-        self._runtime = Path(config.state.runtime_directory)
-        self._hand = Hand.open(self._runtime / hand.NAME)
         self._finisher = Finisher(settings.recompress, self._hand)
         self._finisher.recompress(self._directory.files())
         self._collector = Collector(self._runtime / offer.NAME, self._directory, self._finisher)

@@ -125,7 +125,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 def test_each_query_is_in_the_file_of_its_time_across_midnight(bench: Bench, compression: str) -> None:
     bench.start(compression=compression)
-    for number, at in enumerate((-40.0, -20.5, -0.001, 0.0, 0.5, 59.999, 60.0, 70.0)):
+    for number, at in enumerate((-40.0, -20.5, -0.001, 0.001, 0.5, 59.999, 60.001, 70.0)):
         bench.ask(MIDNIGHT + at, amount=3, worker=number % 2)
     bench.turn()
     bench.stop()

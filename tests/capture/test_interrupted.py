@@ -1,6 +1,8 @@
 """Killed at any instant, a role leaves an account by which the next one counts what it had in hand, exactly once."""
 
 import contextlib
+import gzip
+import hashlib
 import json
 import os
 import random
@@ -13,22 +15,26 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import cbor2
 import pytest
+import zstandard
 
-from rootsrv.capture import account, file_writer, files, formats, hand, handed_over, rings
+from rootsrv.capture import account, file_writer, files, formats, hand, handed_over, open_files, pcap, rings
 from rootsrv.capture import collector as collecting
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import Collector
-from rootsrv.capture.compression import compressors
-from rootsrv.capture.files import CaptureDirectory, Finisher
+from rootsrv.capture.compression import SUFFIXES, compressors
+from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile
 from rootsrv.capture.hand import Hand
-from rootsrv.capture.messages import MessageWriter
+from rootsrv.capture.messages import CapturedMessage, MessageWriter, fact_of
 from rootsrv.capture.offer import Taken
 from rootsrv.capture.wanted import WantedCapture
+from rootsrv.process import clocks
 from rootsrv.process.clock import boottime_ns
+from tests.capture.test_role import packets, query
 
 BY_INSTRUCTION = {hand.__file__, rings.__file__}
-BY_LINE = {each.__file__ for each in (account, collecting, file_writer, files, handed_over)}
+BY_LINE = {each.__file__ for each in (account, collecting, file_writer, files, handed_over, open_files)}
 SECOND = 10**9
 
 
@@ -57,10 +63,16 @@ class Machine:
         self.ask(1, 700, 0)
 
     def role(self) -> Collector:
+        kept = Hand.open(self.path / hand.NAME)
         directory = CaptureDirectory(
-            self.path / "files", quota_octets=1 << 40, keep_free_octets=0, retention_seconds=0, removes_oldest=False
+            self.path / "files",
+            quota_octets=1 << 40,
+            keep_free_octets=0,
+            retention_seconds=0,
+            removes_oldest=False,
+            hand=kept,
         )
-        made = Collector(self.path / "nowhere", directory, Finisher("none", Hand.open(self.path / hand.NAME)))
+        made = Collector(self.path / "nowhere", directory, Finisher("none", kept))
         ours, _ = self.sockets = socket.socketpair()
         ours.setblocking(False)
         found = Taken([rings.open_memory(each) for each in self.memories], ours)
@@ -79,6 +91,7 @@ class Machine:
                 name="test",
                 rotation_seconds=5,
                 every=2,
+                about={"format": "whatever"},
             ),
             resumed=True,
         )
@@ -130,6 +143,26 @@ class Machine:
         ]
         return sum(each["items"] + each["lost"] for each in found), sum(each["passed_over"] for each in found)
 
+    def check_files(self) -> int:
+        """Whoever reads them reads what their metadata say; how many were finished for one that was killed."""
+        recovered = 0
+        for path in (self.path / "files").glob(f"*.{self.kind}"):
+            about = json.loads(path.with_name(path.name + ".json").read_text())
+            octets = path.read_bytes()
+            assert about["octets"] == len(octets)
+            assert about["md5"] == hashlib.md5(octets).hexdigest()
+            assert (about["format"], about["every"]) == ("whatever", 2)
+            recovered += any("killed" in note for note in about["notes"])
+            if self.kind == "pcap":
+                assert len(times := [at for at, _ in packets(octets)]) == about["items"]
+                assert (about["first"], about["last"]) == (min(times, default=None), max(times, default=None))
+                continue
+            blocks = cbor2.loads(octets)[2]
+            assert sum(len(block.get(3, ())) + len(block.get(5, ())) for block in blocks) == about["items"]
+            assert sum(block[1][-7] for block in blocks) == about["lost"]
+            assert sum(block[1][-8] for block in blocks) == about["passed_over"]
+        return recovered
+
     def asked(self) -> tuple[int, int]:
         counted = sum((rings.open_memory(each).counts() for each in self.memories), rings.Counts())
         return counted.items + counted.lost, counted.passed_over
@@ -139,8 +172,8 @@ class Machine:
             os.close(each)
 
 
-def kill(path: Path, kind: str, *instants: int, within_a_step: bool = False) -> tuple[bool, int]:
-    """Whether the last of the roles that are to be killed was, and how many queries were interrupted."""
+def kill(path: Path, kind: str, *instants: int, within_a_step: bool = False) -> tuple[bool, int, int]:
+    """Whether the last of the roles that are to be killed was, how many queries were interrupted, files recovered."""
     path.mkdir()
     machine = Machine(path, kind)
     machine.ask_all()
@@ -152,7 +185,7 @@ def kill(path: Path, kind: str, *instants: int, within_a_step: bool = False) -> 
     try:
         assert machine.told() == machine.asked(), instants
         assert last.account.hand.held == rings.Counts()
-        return was_killed, last.totals.lost["interrupted"]
+        return was_killed, last.totals.lost["interrupted"], machine.check_files()
     finally:
         machine.close()
 
@@ -168,13 +201,122 @@ def instants(path: Path, kind: str, *, within_a_step: bool = False) -> int:
 @pytest.mark.parametrize("kind", ["pcap", "cdns"])
 def test_whenever_a_role_is_killed_what_it_had_in_hand_is_counted_once(tmp_path: Path, kind: str) -> None:
     count = instants(tmp_path, kind)
-    interrupted = 0
-    for number in range(15):
+    interrupted = recovered = 0
+    for number in range(25):
         draw = random.Random(number)
         killed = draw.randrange(1, count), draw.randrange(1, count)
-        interrupted += kill(tmp_path / f"again {number}", kind, *killed)[1]
+        _, lost, finished = kill(tmp_path / f"again {number}", kind, *killed)
+        interrupted, recovered = interrupted + lost, recovered + finished
     assert count > 500
     assert interrupted > 0
+    assert recovered > (5 if kind == "pcap" else 0)  # a block of C-DNS is as long as what is asked here
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of several members, most of which are whole when a role is killed."""
+    monkeypatch.setattr(files, "MEMBER_OCTETS", 1_500)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["pcap", "cdns"])
+def test_what_a_role_that_is_killed_had_written_whole_is_in_a_file_that_everybody_reads(
+    tmp_path: Path, kind: str, compression: str
+) -> None:
+    """Two members and a part of a third; killed once more in the middle of its recovery, no more is lost."""
+    place = tmp_path / "files"
+    kept = Hand.in_memory()
+    directory(place, kept)
+    path = place / ("test.20261128.000000.000000.pcap" if kind == "pcap" else "20261128-000000.000000_test.cdns")
+    path = path.with_name(path.name + SUFFIXES[compression])
+    made = formats.make(kind, Collection())
+    begin_member = compressors(compression)
+    about = {"format": "whatever", "every": 2}
+    file = OutputFile(path, begin_member, made.begin(), made.end, open_files=kept.files, about=about)
+    for number in range(3):
+        asked = [
+            CapturedMessage(number + 1, 4, 0, bytes(16), 4000, bytes(16), 53, 0, b"", query(each)) for each in range(7)
+        ]
+        rows = b"".join(pcap.rows_of(each) if kind == "pcap" else fact_of(each).to_rows() for each in asked)
+        file.contents.counts += rings.Counts(7, 1, 2)
+        file.contents.first, file.contents.last = 1, number + 1
+        file.write(made.add(rows, 0, 1, 2) + made.flush())
+        if number < 2:
+            file.end_member()
+    file._put(b"torn" * 50)
+
+    with pytest.MonkeyPatch.context() as failing:
+        failing.setattr(os, "rename", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        pid = os.fork()
+        if pid == 0:
+            directory(place, kept)
+        os.waitpid(pid, 0)
+    assert not path.exists()
+    directory(place, kept)
+
+    octets = path.read_bytes()
+    plain = {
+        "none": bytes,
+        "gzip": gzip.decompress,
+        "zstd": lambda some: zstandard.ZstdDecompressor().stream_reader(some, read_across_frames=True).read(),
+    }[compression](octets)
+    told = json.loads(path.with_name(path.name + ".json").read_text())
+    assert (told["items"], told["lost"], told["passed_over"], told["last"]) == (14, 2, 4, 2)
+    assert (told["octets"], told["every"]) == (len(octets), 2)
+    if kind == "pcap":
+        assert len(packets(plain)) == 14
+    else:
+        assert sum(len(block[3]) for block in cbor2.loads(plain)[2]) == 14
+    assert kept.settled == rings.Counts(14, 2, 4)
+    assert sorted(each.name for each in place.iterdir()) == [f"{path.name}{end}" for end in ("", ".json", ".md5")]
+    assert list(kept.files.left()) == []
+
+
+def directory(place: Path, kept: Hand) -> CaptureDirectory:
+    return CaptureDirectory(
+        place, quota_octets=1 << 40, keep_free_octets=0, retention_seconds=0, removes_oldest=False, hand=kept
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["another start of the machine", "a link", "shorter", "its name is taken", "no text"])
+def test_of_what_cannot_be_the_file_that_was_written_nothing_is_made(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "files"
+    kept = Hand.in_memory()
+    directory(place, kept)
+    path = place / "test.20261128.000000.000000.pcap"
+    if what == "another start of the machine":
+        kept.files._boot = "another"
+    file = OutputFile(path, compressors("none"), pcap.HEAD, b"", open_files=kept.files)
+    kept.files._boot = clocks.boot_id()
+    file.contents.counts += rings.Counts(1)
+    file.write(bytes(500))
+    file.end_member()
+    part = path.with_name(path.name + ".part")
+    if what == "a link":
+        part.rename(tmp_path / "outside")
+        part.symlink_to(tmp_path / "outside")
+    elif what == "shorter":
+        os.truncate(part, 300)
+    elif what == "its name is taken":
+        path.write_bytes(b"theirs")
+    elif what == "no text":
+        kept.files._areas[0]._text[0] = 0
+    directory(place, kept)
+    assert kept.settled == rings.Counts()
+    assert path.exists() == (what == "its name is taken")
+    assert not path.with_name(path.name + ".json").exists()
+    assert list(kept.files.left()) == []
+
+
+def test_open_files_of_anything_end_no_role(tmp_path: Path) -> None:
+    for number in range(300):
+        draw = random.Random(number)
+        path = tmp_path / str(number)
+        words = [draw.choice((0, 1, 5, draw.getrandbits(64), (1 << 64) - 1)) for _ in range(2048)]
+        path.write_bytes(struct.pack("<2048Q", *words))
+        found = open_files.OpenFiles.open(path)
+        assert list(found.left()) == []
+        assert [area.is_free for area in found._areas] == [True] * 4
 
 
 def test_whenever_a_role_is_killed_within_a_step_of_its_account(tmp_path: Path) -> None:
