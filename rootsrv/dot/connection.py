@@ -308,6 +308,10 @@ class TlsConnections(Connections):
     def established(self, connection: TlsConnection) -> None:
         """The handshake of *connection* is over."""
         self._handshakes.pop(connection, None)
+        # From now on it is as one that has just come: half handshakes that came after it are older, and go before it.
+        if connection in self._newcomers.since:
+            self._newcomers.discard(connection, connection.source)
+            self._newcomers.add(connection, connection.source, self.now)
         self.counters.count_tls("handshakes")
 
     def _forget(self, connection: Connection) -> None:

@@ -133,6 +133,25 @@ def test_half_handshakes_take_nobodys_place_and_end_in_time(small: Dot) -> None:
         assert small.counted("late") > late
 
 
+def test_who_has_shaken_hands_stays_longer_than_half_handshakes_that_came_before(small: Dot) -> None:
+    """A connection from each of many prefixes; what a handshake has cost is not given away for one that never ends."""
+    hello = client_hello()
+
+    def flood(numbers: range) -> None:
+        before = small.counted("accepted")
+        for number in numbers:
+            stack.enter_context(small.connect_plainly(source=f"127.66.{number}.1")).sendall(hello)
+        wait_until(lambda: small.counted("accepted") >= before + len(numbers), "the flood is in")
+
+    with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(small.connect_plainly(source="127.65.0.1"))
+        flood(range(25))
+        client = stack.enter_context(client_context().wrap_socket(plain, server_hostname="localhost"))
+        flood(range(25, 55))
+        client.sendall(query(3))
+        assert receive(client)[:2] == b"\0\3"
+
+
 def test_an_idle_connection_is_closed_politely(small: Dot) -> None:
     before = small.counted("closed-idle")
     with small.connect(suppress_ragged_eofs=False) as connection:

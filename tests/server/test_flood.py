@@ -5,7 +5,9 @@ Time is told in connections: what a client 300 ms away lives through is that so 
 
 import contextlib
 import os
+import re
 import socket
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from bench.network import enter
 from rootsrv.process.descriptors import raise_limit
+from tests.needs import REPOSITORY, require_tool
 from tests.network import network
 from tests.server.live import Instance, serving, wait_until
 from tests.server.test_tcp import counted, query, receive
@@ -199,6 +202,18 @@ def test_who_asks_once_and_then_holds_its_place_throws_out_nobody_who_is_about_t
         waiting = [stack.enter_context(connect(instance, source)) for source in v4(CLIENTS, "10.200.{1}.1")]
         come(attackers[SLOTS:])
         assert all(map(is_answered, waiting))
+
+
+def test_the_command_of_the_guide_says_who_holds_the_connections(instance: Instance, flood: Flood) -> None:
+    require_tool("ss")
+    guide = (REPOSITORY / "docs" / "under-attack.md").read_text()
+    command = re.search(r"(?m)^    ss (?:.*\n    )*.*$", guide)
+    assert command
+    flood([f"10.66.6.{n}" for n in range(1, 8)], 7)
+    flood(["2001:db8:1::1"], 3)
+    there = command[0].replace(":53", f":{instance.port}")
+    said = subprocess.run(there, shell=True, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert [line.split() for line in said.splitlines()] == [["3", "[2001:db8:1::1]"], ["7", "10.66.6.0/24"]]
 
 
 @pytest.mark.parametrize(("open_files", "possible"), [(128, 64), (256, 128), (1024, 568)])
