@@ -32,12 +32,19 @@ def flood(view: View, config: Config) -> str:
         share = rule.number("share")
         hits = f"{rule.number('hits') or 0:,.0f} hits" + (f", {share:.0%} of all" if share is not None else "")
         told = f"{does}, {hits}, ends in {span(rule.number('ends_in_seconds'))}: {rule.text('reason')}"
-        rows.append((f"shed {rule.text('rule')}", f"{escape(rule.text('match'))}<br>{_dim(told)}"))
+        match = _match(rule.text("match"), show_prefixes=config.limits.publish_prefixes)
+        rows.append((f"shed {rule.text('rule')}", f"{escape(match)}<br>{_dim(told)}"))
     if config.limits.sample_every:
         rows += list(_top(seen, show_prefixes=config.limits.publish_prefixes))
     if not rows:
         return ""
     return section("Limits and floods: UDP, last minute", rows_table(rows))
+
+
+def _match(match: str, *, show_prefixes: bool) -> str:
+    """What a rule is about; a prefix in it says who asks, too."""
+    conditions = match.split()
+    return " ".join("prefix=…" if each.startswith("prefix=") and not show_prefixes else each for each in conditions)
 
 
 def _limits(limits: Said) -> Iterator[tuple[str, str]]:

@@ -114,8 +114,10 @@ def test_limits_what_stands_out_and_shed_rules_are_shown(running: Watched) -> No
     assert any("prefix=127.0.0." in each for each in told), told
     shown = wait_for(running, "Limits and floods", next(each for each in told if "prefix=" not in each))
     assert "127.0.0." not in shown  # limits.publish_prefixes
-    made = ask(serve, "shed", match=["qtype=TXT"], do="drop", seconds=600, reason="too much <text>", dry_run=False)
-    wait_for(running, "Limits and floods", "qtype=TXT", "drop, 0 hits", "too much &lt;text&gt;")
+    match = ["qtype=TXT", "prefix=127.0.0.77"]
+    made = ask(serve, "shed", match=match, do="drop", seconds=600, reason="too much <text>", dry_run=False)
+    shown = wait_for(running, "Limits and floods", "qtype=TXT prefix=…", "drop, 0 hits", "too much &lt;text&gt;")
+    assert "127.0.0." not in shown
     assert "A shed rule is in force" in running.get("/")
     ask(serve, "unshed", rule=made["made"])
     wait_until(lambda: "A shed rule is in force" not in running.get("/"), "it is over", SECONDS)
