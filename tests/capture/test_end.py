@@ -69,3 +69,32 @@ def test_what_waits_for_its_time_is_not_over_for_a_clock_that_is_set_wrong_for_a
     assert bench.collector.state is CollectorState.CAPTURING
     bench.stop()
     assert sum(map(len, bench.times().values())) == 5
+
+
+def test_what_an_operator_orders_ends_by_the_clock_of_now_though_that_was_stepped_a_moment_ago(
+    bench: Bench,  # noqa: F811
+) -> None:
+    bench.turn()
+    bench.wall_offset += 7200 * SECOND
+    bench.turn()
+    bench.start(until=(boottime_ns() + bench.wall_offset) / SECOND + 0.2)
+    wait_until(lambda: bench.collector.turn() or bench.collector.state is CollectorState.IDLE, "its time is over", 5)
+
+
+def test_a_clock_that_is_kept_in_time_is_followed_from_file_to_file_and_moves_nothing_within_one(
+    bench: Bench,  # noqa: F811
+) -> None:
+    bench.start(rotation=60)
+    asked = MIDNIGHT - 35.0
+    bench.ask(asked)
+    bench.turn()
+    bench.wall_offset += SECOND // 5
+    bench.ask(asked + 1)  # by the clock as it is now
+    bench.ask(asked + 40)
+    bench.turn()
+    bench.stop()
+
+    (first, second), (third,) = (sorted(times) for _, times in sorted(bench.times().items()))
+    assert (second - first) / SECOND == pytest.approx(0.8, abs=0.01)
+    assert (third - first) / SECOND == pytest.approx(40, abs=0.01)
+    assert bench.collector.totals.clock_steps == 0
