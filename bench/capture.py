@@ -32,6 +32,8 @@ from bench.parts import HOOKS, PARTS, QUERIES, Measuring
 from bench.queries import Query
 from bench.recording import Recording, queries_of_the_mix
 from bench.zones import Zones, generated
+from rootsrv.answer.compiler import compile_table
+from rootsrv.answer.table import AnswerTable
 from rootsrv.capture import formats, offer, rings
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import POLL_SECONDS, Collector
@@ -51,8 +53,8 @@ AT_ONCE = 16_384
 """Queries of one test run at most: each takes some 20 ms to tear down, and a ring holds eight times as many."""
 
 KINDS = (("pcap", "none"), ("pcap", "gzip"), ("pcap", "zstd"), ("cdns", "none"), ("cdns", "gzip"), ("cdns", "zstd"))
-ROUNDS = 150
-LOADS = 4
+ROUNDS = 20
+LOADS = 12
 """How often each program is loaded: where the kernel puts it moves a figure by up to 100 nanoseconds."""
 
 SHAPES = {"off": rings.OFF, "facts": rings.FACTS, "packets": rings.PACKETS}
@@ -64,8 +66,8 @@ _REPEATS = 6
 class Source:
     """The fast path with rings, and queries of the mix."""
 
-    def __init__(self, zones: Zones, chunks: int) -> None:
-        self.measuring = Measuring(zones, 1, chunks)
+    def __init__(self, zones: Zones, chunks: int, table: AnswerTable | None = None) -> None:
+        self.measuring = Measuring(zones, 1, chunks, table)
         asked = [q for q in Mix.read().with_edns(cookie=0.0).queries(zones.tlds, QUERIES) if q.kind != "chaos"]
         families = itertools.cycle((4, 6))
         self.count = self.measuring.put([Query(q.octets, q.kind, q.rcode, next(families)) for q in asked])
@@ -89,38 +91,35 @@ class Source:
 
 
 def costs(zones: Zones, loads: int = LOADS, rounds: int = ROUNDS) -> list[dict[str, Any]]:
-    """The fast path without capture, and with it but off (the fastest rounds of each load); what rows cost besides.
+    """Nanoseconds of the fast path without capture, and what comes to them: of each load the median, all in turns.
 
-    What they cost is measured within a load: off, facts and packets in turn, of the differences the median.
+    "off": in a program that can capture, and does not; "again": without capture, loaded once more, which is what loads
+    of one program differ by; facts and packets: beside off, in one load.
     """
-    best: dict[tuple[str, str, int], list[float]] = {}
-    more: dict[tuple[str, str, int], list[float]] = {}
+    table = AnswerTable(compile_table(*zones.verified()))
+    found: dict[tuple[str, str], list[float]] = {}
     with on_one_core():
-        for load, chunks in itertools.product(range(loads), (0, CHUNKS)):
-            source = Source(zones, chunks)
-            shapes = list(SHAPES.items()) if chunks else [("none", rings.OFF)]
-            for hook, turn in itertools.product(HOOKS, range(rounds)):
-                order = shapes[turn % len(shapes) :] + shapes[: turn % len(shapes)]
-                found = {name: source.cost(hook, shape) for name, shape in (order[::-1] if turn % 2 else order)}
-                for name, cost in found.items():
-                    key = hook, name, load
-                    best[key] = list(map(min, best.get(key, [float("inf")] * 2), cost))
-                    if name in ADDED:
-                        more.setdefault(key, []).append(cost[1] - found["off"][1])
-            source.measuring.program.close()
-    rows: list[dict[str, Any]] = []
-    for hook in HOOKS:
-        row: dict[str, Any] = {"hook": hook}
-        for name in ("none", "off"):
-            row[name] = sorted(
-                whole - restore for (at, what, _), (restore, whole) in best.items() if (at, what) == (hook, name)
-            )
-        for name in ADDED:
-            row[name] = sorted(
-                statistics.median(each) for (at, what, _), each in more.items() if (at, what) == (hook, name)
-            )
-        rows.append(row)
-    return rows
+        for load in range(loads):
+            without, again, able = (Source(zones, chunks, table) for chunks in (0, 0, CHUNKS))
+            turns = [("none", without, rings.OFF), ("again", again, rings.OFF)]
+            turns += [(name, able, shape) for name, shape in SHAPES.items()]
+            for hook in HOOKS:
+                measured: dict[str, list[list[float]]] = {}
+                for turn in range(rounds):
+                    first = (turn + load) % len(turns)
+                    for name, source, shape in turns[first:] + turns[:first]:
+                        measured.setdefault(name, []).append(source.cost(hook, shape))
+                restored, whole = (statistics.median(each) for each in zip(*measured["none"], strict=True))
+                found.setdefault((hook, "none"), []).append(whole - restored)
+                for name, beside in (("off", "none"), ("again", "none"), ("facts", "off"), ("packets", "off")):
+                    pairs = zip(measured[name], measured[beside], strict=True)
+                    more = statistics.median(one[1] - other[1] for one, other in pairs)
+                    found.setdefault((hook, name), []).append(more)
+            for source in (without, again, able):
+                source.rings.clear()
+                source.measuring.program.close()
+    names = ("none", "off", "again", *ADDED)
+    return [{"hook": hook} | {name: sorted(found[hook, name]) for name in names} for hook in HOOKS]
 
 
 @dataclass

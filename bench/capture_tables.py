@@ -33,7 +33,7 @@ def to_markdown(result: dict[str, Any]) -> str:
 
 
 TITLES = {
-    "costs": "Nanoseconds per query of the mix, by test runs: the best load (all); a row besides, the median (all)",
+    "costs": "Nanoseconds per query of the mix, by test runs; what comes to them: medians of the loads (quartiles)",
     "processor": "Processor time of the collector, files included, alone on its core",
     "rates": "Highest rate without a loss, beside the fast path on the other core",
     "replayed": "Highest rate without a loss, of rows that were made before",
@@ -43,11 +43,15 @@ TIMED = ("rates", "replayed", "service")
 
 
 def _costs(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["| hook | without | with it, off | a row of facts | of packets |", "|---|--:|--:|--:|--:|"]
+    lines = [
+        "| hook | without | off | the same, loaded again | a row of facts | of packets |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
     for row in rows:
-        best = {name: row[name][0] for name in ("none", "off")}
-        shown = best | {name: statistics.median(row[name]) for name in ADDED}
-        cells = [f"{each:.0f} ({', '.join(f'{load:.0f}' for load in row[name])})" for name, each in shown.items()]
+        cells = []
+        for name in ("none", "off", "again", *ADDED):
+            lower, _, upper = statistics.quantiles(row[name], n=4)
+            cells.append(f"{statistics.median(row[name]):.1f} ({lower:.1f} … {upper:.1f})")
         lines.append(f"| {row['hook']} | {' | '.join(cells)} |")
     return lines
 
