@@ -37,7 +37,7 @@ def packet_in_units(rows: bytes) -> bytes:
 
 
 def _whole_units(octets: bytes) -> bytes:
-    return octets + bytes(-len(octets) % units.UNIT_OCTETS)
+    return octets + bytes(-len(octets) % rings.UNIT_OCTETS)
 
 
 class Recording:
@@ -45,16 +45,16 @@ class Recording:
 
     def __init__(self, queries: list[bytes], chunks: int) -> None:
         """*queries*: each a number of units."""
-        capacity = chunks * units.CHUNK_UNITS
-        memory = memoryview(mmap.mmap(-1, rings.HEAD_OCTETS + units.ring_octets(capacity)))
+        capacity = chunks * rings.CHUNK_UNITS
+        memory = memoryview(mmap.mmap(-1, rings.HEAD_OCTETS + rings.unit_ring_octets(capacity)))
         behind = memory[rings.HEAD_OCTETS :]
         self.ring: rings.Ring = rings.KernelRing("kernel", memory[: rings.HEAD_OCTETS], behind)
         self._words = memory[: rings.HEAD_OCTETS].cast("Q")
-        in_units = (capacity + units.BEYOND_UNITS) * units.UNIT_OCTETS
-        self._ring = numpy.frombuffer(behind[:in_units], "<u8").reshape(-1, units.UNIT_OCTETS // 8)
+        in_units = (capacity + rings.BEYOND_UNITS) * rings.UNIT_OCTETS
+        self._ring = numpy.frombuffer(behind[:in_units], "<u8").reshape(-1, rings.UNIT_OCTETS // 8)
         self._begins = numpy.frombuffer(behind[in_units:], numpy.uint8)
-        self._units = numpy.frombuffer(b"".join(queries), "<u8").reshape(-1, units.UNIT_OCTETS // 8)
-        self._heads = numpy.cumsum([0, *(len(each) // units.UNIT_OCTETS for each in queries)])
+        self._units = numpy.frombuffer(b"".join(queries), "<u8").reshape(-1, rings.UNIT_OCTETS // 8)
+        self._heads = numpy.cumsum([0, *(len(each) // rings.UNIT_OCTETS for each in queries)])
         self._goes_on = numpy.ones(len(self._units), numpy.uint8)
         self._goes_on[self._heads[:-1]] = 0
         self._next = 0

@@ -23,12 +23,18 @@ import secrets
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rootsrv.capture import units
 from rootsrv.capture.facts import FACT_OCTETS
 
 ROW_OCTETS = FACT_OCTETS
 CHUNK_ROWS = 512
 """Workers' rings are a power of two times so many rows."""
+
+UNIT_OCTETS = 16
+CHUNK_UNITS = 4096
+"""Rings are a power of two times so many units (CAPTURE_CHUNK_UNITS)."""
+
+BEYOND_UNITS = 64
+"""Behind a ring, for what a row has beyond its end (CAPTURE_BEYOND)."""
 
 HEAD_OCTETS = 128
 _HEAD_WORDS = HEAD_OCTETS // 8
@@ -213,9 +219,11 @@ class KernelRing(Ring):
 
     @staticmethod
     def _capacity_of(rows: memoryview) -> int:
-        return len(rows) // (units.UNIT_OCTETS + 1) - units.BEYOND_UNITS
+        return len(rows) // (UNIT_OCTETS + 1) - BEYOND_UNITS
 
     def _pieces(self, read: int, until: int) -> list[memoryview]:
+        from rootsrv.capture import units  # with numpy, which who makes rings and counts does not need
+
         found = units.rows(self._rows, self._capacity, read, until - read)
         return [found] if found else []
 
@@ -313,9 +321,14 @@ def open_memory(descriptor: int) -> Ring:
     return Ring("worker", memory[:HEAD_OCTETS], memory[mmap.PAGESIZE :])
 
 
+def unit_ring_octets(units: int) -> int:
+    """What a ring of so many units takes, without its head: they, and an octet for each."""
+    return (units + BEYOND_UNITS) * (UNIT_OCTETS + 1)
+
+
 def open_map(descriptor: int, cpus: int, chunks: int) -> list[Ring]:
     """The rings of all CPUs, of so many *chunks* each, from the BPF program's map."""
-    octets = HEAD_OCTETS + units.ring_octets(chunks * units.CHUNK_UNITS)
+    octets = HEAD_OCTETS + unit_ring_octets(chunks * CHUNK_UNITS)
     stride = -(-octets // 8) * 8
     memory = memoryview(mmap.mmap(descriptor, -(-cpus * stride // mmap.PAGESIZE) * mmap.PAGESIZE))
     return [

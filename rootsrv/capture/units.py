@@ -27,6 +27,7 @@ from rootsrv.capture.facts import (
     Kind,
     OptBits,
 )
+from rootsrv.capture.rings import BEYOND_UNITS, UNIT_OCTETS
 
 try:
     import numpy
@@ -35,13 +36,6 @@ except ImportError:  # the extra rootsrv[capture] is not installed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-UNIT_OCTETS = 16
-CHUNK_UNITS = 4096
-"""Rings are a power of two times so many units (CAPTURE_CHUNK_UNITS)."""
-
-BEYOND_UNITS = 64
-"""Behind a ring, for what a row has beyond its end (CAPTURE_BEYOND)."""
 
 MARGIN_UNITS = 8
 """Behind a row, which are stored with it (CAPTURE_MARGIN)."""
@@ -60,13 +54,8 @@ _BEHIND = bytes((0, 0, 0, 0, 0, 1, 1, 0))
 _NAME_PIECE = FACT_OCTETS - ARCOUNT_AT
 
 
-def ring_octets(units: int) -> int:
-    """What a ring of so many units takes, without its head: they, and an octet for each."""
-    return (units + BEYOND_UNITS) * (UNIT_OCTETS + 1)
-
-
 def rows(memory: memoryview, units: int, first: int, count: int) -> memoryview:
-    """The rows in *count* units from number *first* on of a ring of *units* with its *memory*, of `ring_octets`."""
+    """The rows in *count* units from number *first* on of a ring of *units* with its *memory* (rings.py)."""
     octets, begins = _in_one_piece(memory, units, first % units, count)
     if numpy is None:
         return memoryview(b"".join(_row(octets, at * UNIT_OCTETS) for at, begun in enumerate(begins) if not begun))

@@ -101,16 +101,16 @@ def test_facts_and_packets_may_follow_one_another(reader: str) -> None:
 
 def test_whatever_is_in_a_ring_both_make_the_same_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(4)
-    capacity = units.CHUNK_UNITS
+    capacity = rings.CHUNK_UNITS
     for _ in range(30):
-        octets = bytearray(draw.randbytes(units.ring_octets(capacity)))
-        for unit in range(capacity + units.BEYOND_UNITS):
+        octets = bytearray(draw.randbytes(rings.unit_ring_octets(capacity)))
+        for unit in range(capacity + rings.BEYOND_UNITS):
             octets[unit * 16 + 8] = draw.choice([0, 0, 3, 200])
             octets[unit * 16 + 9] = draw.choice([0, 4, 6, 77])
             if draw.random() < 0.5:
                 octets[unit * 16 + 12 : unit * 16 + 16] = struct.pack("<I", draw.randint(0, 700))
-        begins = (capacity + units.BEYOND_UNITS) * units.UNIT_OCTETS
-        octets[begins:] = bytes(draw.choice([0, 1, 1, 1, 9]) for _ in range(capacity + units.BEYOND_UNITS))
+        begins = (capacity + rings.BEYOND_UNITS) * rings.UNIT_OCTETS
+        octets[begins:] = bytes(draw.choice([0, 1, 1, 1, 9]) for _ in range(capacity + rings.BEYOND_UNITS))
         where = memoryview(octets), capacity, draw.randint(0, 2 * capacity), draw.randint(1, capacity)
         by_columns = bytes(units.rows(*where))
         with monkeypatch.context() as without:
@@ -123,5 +123,5 @@ def test_the_room_of_a_ring_is_that_of_the_queries_and_not_of_rows(reader: str) 
     recording = Recording([fact_in_units(kernel_fact(draw, 4, 20))], 1)  # four units
     recording.ask(2000)
     counted = recording.ring.counts()
-    assert counted.items == (units.CHUNK_UNITS - units.MARGIN_UNITS) // 4
+    assert counted.items == (rings.CHUNK_UNITS - units.MARGIN_UNITS) // 4
     assert counted.lost == 2000 - counted.items
