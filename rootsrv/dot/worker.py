@@ -12,6 +12,7 @@ from rootsrv.dot.connection import PaddedServing, TlsConnections
 from rootsrv.dot.libssl import Context, TlsUnavailable
 from rootsrv.process import log
 from rootsrv.server import worker
+from rootsrv.server.leaving import Leaving
 from rootsrv.server.turns import Turns
 from rootsrv.server.worker_orders import WorkerOrders
 
@@ -38,7 +39,7 @@ async def work() -> None:
 
     follower = worker.follow_changes(begun, show)
     connections.listen([socket.socket(fileno=descriptor) for descriptor in begun.orders.sockets])
-    await worker.tick_until_stopped(begun, connections)
+    await worker.tick_until_stopped(begun, connections, Leaving(connections))
     follower.cancel()
     connections.stop_listening()
     await worker.finish(connections)

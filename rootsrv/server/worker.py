@@ -127,6 +127,7 @@ async def work() -> None:
     follower = follow_changes(begun)
     turns = Turns(serving, counters)
     connections = Connections(turns, counters, tcp_limits(orders), told)
+    leaving = Leaving(connections)
     sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
     readers: list[Callable[[], int]] = []
     endpoints: list[asyncio.DatagramTransport] = []
@@ -138,7 +139,7 @@ async def work() -> None:
             if each.family not in batches:
                 batches[each.family] = mmsg.Batch(BATCH_SIZE, each.family)
             reader = BatchedDatagrams(each, batches[each.family], serving, counters, told).on_readable
-            loop.add_reader(each.fileno(), reader)
+            loop.add_reader(each.fileno(), leaving.datagrams(reader))
             readers.append(reader)
         else:
             endpoint, _ = await loop.create_datagram_endpoint(
@@ -147,7 +148,7 @@ async def work() -> None:
             )
             endpoints.append(endpoint)
     connections.listen([each for each in sockets if each.type == socket.SOCK_STREAM])
-    await tick_until_stopped(begun, connections)
+    await tick_until_stopped(begun, connections, leaving)
     follower.cancel()
     # What is in flight is answered: datagrams queued, connections the kernel has accepted, responses written.
     answer_what_waits(DRAIN_UDP_SECONDS, readers)
@@ -159,12 +160,11 @@ async def work() -> None:
     begun.slot.pid = 0
 
 
-async def tick_until_stopped(begun: Begun, connections: Connections) -> None:
+async def tick_until_stopped(begun: Begun, connections: Connections, turns: Leaving) -> None:
     """Take turns of *connections*; follow the page at once; do what is to be done ten times a second.
 
     Until told to stop, or the parent is gone.
     """
-    turns = Leaving(connections)
     if begun.orders.changes is not None:
         Changes(begun.orders.changes, begun.serving.read_page)
     while not begun.stop.is_set():

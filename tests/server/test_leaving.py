@@ -13,6 +13,7 @@ import pytest
 
 from rootsrv.process import real_time
 from rootsrv.server.leaving import LEAVE_SECONDS, LEAVE_TIMES, Leaving
+from rootsrv.server.udp import BATCH_SIZE
 from tests.server.live import Instance, serving, wait_until
 from tests.server.test_tcp import query, receive
 
@@ -77,6 +78,69 @@ def test_who_goes_first_leaves_the_core_for_longer_after_a_long_turn(monkeypatch
     seconds = 4 * LEAVE_SECONDS
     at = turns_taken(4, lambda _: True, monkeypatch, seconds)
     assert min(after - before for before, after in pairwise(at)) >= 0.9 * (1 + LEAVE_TIMES) * seconds
+
+
+def pauses_after(amounts: list[int], goes_first: bool, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the core was left after batches of so many datagrams, each of which took 3 ms."""
+    monkeypatch.setattr(real_time, "goes_first", lambda: goes_first)
+    left: list[float] = []
+
+    def busy() -> int:
+        until = time.thread_time() + 0.003
+        while time.thread_time() < until:
+            pass
+        return coming.pop(0)
+
+    async def take() -> None:
+        reading, writing = os.pipe()
+        answer = Leaving(Turns(reading, 1, 0.0)).datagrams(busy)
+        for amount in amounts:
+            slept.clear()
+            assert answer() == amount
+            left.append(sum(slept))
+        asyncio.get_running_loop().remove_reader(reading)
+        os.close(reading)
+        os.close(writing)
+
+    coming, slept = list(amounts), list[float]()
+    monkeypatch.setattr(time, "sleep", slept.append)
+    asyncio.run(take())
+    return left
+
+
+def test_who_goes_first_leaves_the_core_after_a_full_batch_of_datagrams_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few, full, more = pauses_after([BATCH_SIZE - 1, BATCH_SIZE, 1], True, monkeypatch)
+    assert (few, more) == (0, 0)
+    assert full >= 0.9 * LEAVE_TIMES * 0.003
+    assert pauses_after([BATCH_SIZE, 1], False, monkeypatch) == [0, 0]
+
+
+def test_what_others_had_of_the_core_during_a_turn_is_not_left_to_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    class Held(Turns):
+        def on_readable(self) -> None:
+            genuine(0.05)  # as if others had the core meanwhile
+            super().on_readable()
+
+    async def take() -> None:
+        reading, writing = os.pipe()
+        os.write(writing, b"x")
+        turns = Held(reading, 3, 0.0)
+        Leaving(turns)
+        await turns.enough
+        asyncio.get_running_loop().remove_reader(reading)
+        os.close(reading)
+        os.close(writing)
+
+    genuine = time.sleep
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(real_time, "goes_first", lambda: True)
+    asyncio.run(take())
+    assert slept
+    assert max(slept) < 0.05
 
 
 def test_an_ordinary_process_takes_the_next_turn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
