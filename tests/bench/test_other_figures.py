@@ -124,8 +124,9 @@ def test_what_was_measured_before_an_interruption_is_written(
     require_root()
     require_tool("nsd")
     options = ["--tlds", "40", *(["--peak", "100", "--seconds", "1", "--in-turns"] if command == "peak" else [])]
-    time_slice = Path("/proc/sys/kernel/sched_rr_timeslice_ms")
-    before = time_slice.read_text()
+    settings = [Path("/proc/sys/kernel") / name for name in ("sched_rr_timeslice_ms", "sched_rt_runtime_us")]
+    settings += [each for each in (Path("/proc/self/autogroup"),) if each.exists()]
+    before = [each.read_text() for each in settings]
     enough = {"responder": 30, "startup": 3}.get(command, 1)
     genuine, calls = getattr(module, measuring), 0
 
@@ -143,7 +144,7 @@ def test_what_was_measured_before_an_interruption_is_written(
     assert json.loads((tmp_path / f"{command}-interrupted.json").read_text())["interrupted"]
     assert "**interrupted**" in (tmp_path / f"{command}-interrupted.md").read_text()
     assert not (tmp_path / f"{command}.md").exists()
-    assert time_slice.read_text() == before
+    assert [each.read_text() for each in settings] == before
 
 
 def test_own_zones_that_cannot_be_believed_are_refused(served: zones.Zones, tmp_path: Path) -> None:
