@@ -78,6 +78,9 @@ NEWCOMERS_SHARE = 4
 """A quarter of all places is theirs who have not completed a query; only beyond that they go before the one idle
 longest.  2,000 of 8,000 are 140 ms of 14,000 connections a second from a prefix each."""
 
+BUSY_SECONDS = 0.1
+"""Who has asked within this time does not go for newcomers: a farm that asks keeps its places, however many."""
+
 GIVEN_UP = 4
 """Places given up, or an eighth of those taken, when there is no descriptor for a connection: three seconds until it is
 tried to have as many again, so that hardly a tick is spent on that."""
@@ -397,8 +400,12 @@ class Connections:
 
     def _make_room(self) -> None:
         newcomers = len(self._newcomers)
-        theirs = max(1, self.places // NEWCOMERS_SHARE)
-        if newcomers < theirs and (idle := self._idle.first()) is not None:
+        idle = None
+        if not newcomers:
+            idle = self._idle.first()
+        elif newcomers < max(1, self.places // NEWCOMERS_SHARE):
+            idle = self._idle.first(before=self.now - BUSY_SECONDS)
+        if idle is not None:
             self._idle.discard(idle)
             idle.abort("closed-for-another")
         elif newcomers:

@@ -103,7 +103,7 @@ def test_the_header(made: Report) -> None:
         ("Busiest networks", None),
         ("Undelegated top-level domains", None),
     ],
-    ids=str,
+    ids=["types", "rcodes", "networks", "undelegated"],
 )
 def test_a_table(made: Report, title: str, text: Callable[[Fact], str] | None) -> None:
     asked = made.queries

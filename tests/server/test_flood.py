@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from bench.network import enter
 from rootsrv.process.descriptors import raise_limit
+from rootsrv.server.tcp import BUSY_SECONDS
 from tests.needs import REPOSITORY, require_tool
 from tests.network import network
 from tests.server.live import Instance, serving, wait_until
@@ -179,9 +181,34 @@ def test_when_all_have_asked_the_one_idle_longest_goes(instance: Instance, flood
         assert is_answered(asked[0])
         flood(["10.66.6.6"], 1)
         assert [is_answered(asked[n]) for n in (0, 1, 2)] == [True, False, True]
+        let_be_idle()
         flood(["10.66.6.6"], SLOTS)  # of which a quarter of all stay at a time
         kept = sum(map(is_answered, asked))
         assert kept == SLOTS - SLOTS // 4
+
+
+def test_a_farm_that_asks_keeps_its_places_also_where_it_has_nearly_all_of_them(
+    instance: Instance, flood: Flood
+) -> None:
+    """Newcomers are fewer than their share, and yet nobody goes for them who has asked a moment ago."""
+    for _ in range(20):
+        with contextlib.ExitStack() as stack:
+            busy = [stack.enter_context(connect(instance, f"10.9.{n % 90}.1")) for n in range(SLOTS - 10)]
+            assert all(map(is_answered, busy))
+            began = time.monotonic()
+            for each in busy:
+                each.sendall(query())
+            flood(["10.66.6.6"], 20)
+            if time.monotonic() < began + BUSY_SECONDS:
+                assert all(receive(each) for each in busy)
+                return
+    pytest.fail("they were never asked for so quickly")
+
+
+def let_be_idle() -> None:
+    """All who have asked so far are idle afterwards."""
+    asked = time.monotonic()
+    wait_until(lambda: time.monotonic() > asked + 2 * BUSY_SECONDS, "who has asked to be idle")
 
 
 @pytest.mark.parametrize("form", ["10.{0}.{1}.1", "2001:d{0:02x}:{1:x}::1"], ids=["IPv4", "IPv6"])
@@ -199,8 +226,11 @@ def test_who_asks_once_and_then_holds_its_place_throws_out_nobody_who_is_about_t
                 assert is_answered(stack.enter_context(connect(instance, source)))
 
         come(attackers[:SLOTS])
+        let_be_idle()
         waiting = [stack.enter_context(connect(instance, source)) for source in v4(CLIENTS, "10.200.{1}.1")]
-        come(attackers[SLOTS:])
+        for at in range(SLOTS, 2 * SLOTS, SLOTS // 3):
+            come(attackers[at : at + SLOTS // 3])
+            let_be_idle()
         assert all(map(is_answered, waiting))
 
 
