@@ -76,8 +76,8 @@ def lose(made: Site, load: Load) -> None:
     pid: Any = order(made, "status")["pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
-        # A ring of each of two CPUs holds 8,192 rows.
-        running = load.start(6, "udp", "-n", str(20_000 // len(NAMES.splitlines())), "-Q", "12000")
+        # A ring of each of two CPUs holds 65,536 units: of some four or five a query, and two CPUs may share these.
+        running = load.start(6, "udp", "-n", str(50_000 // len(NAMES.splitlines())), "-Q", "15000")
         assert load.finish(running, 6, "udp") == 0
     finally:
         os.kill(pid, signal.SIGCONT)
