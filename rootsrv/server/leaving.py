@@ -58,26 +58,14 @@ class Leaving:
     """Has turns taken when there is something to do, and none for a moment after each if this process goes first."""
 
     def __init__(self, connections: TakesTurns) -> None:
-        self._loop = asyncio.get_running_loop()
         self._connections = connections
-        self._descriptor = connections.fileno()
         self.look()
-        self._loop.add_reader(self._descriptor, self._on_readable)
+        asyncio.get_running_loop().add_reader(connections.fileno(), self._on_readable)
 
     def look(self) -> None:
         """See whether this process goes first; called a few times a second, for that may change."""
         self._leaves = real_time.goes_first()
         self._connections.turn_seconds = TURN_SECONDS if self._leaves else math.inf
-
-    def _on_readable(self) -> None:
-        if not self._leaves:
-            self._connections.on_readable()
-            return
-        began = time.thread_time()  # what others took of the core meanwhile, they have had
-        self._connections.on_readable()
-        took = time.thread_time() - began
-        # Sleep, and not stop reading for a while: to tell the loop so, twice a turn, took a fifth of a worker's time.
-        time.sleep(max(LEAVE_SECONDS, LEAVE_TIMES * took))
 
     def datagrams(self, take: Callable[[], int]) -> Callable[[], int]:
         """*take*, which answers a batch and says how many there were, with the core left after a full one."""
@@ -88,7 +76,24 @@ class Leaving:
             began = time.thread_time()
             amount = take()
             if amount >= BATCH_SIZE:
-                time.sleep(LEAVE_TIMES * (time.thread_time() - began))
+                _leave(began)
             return amount
 
         return taking
+
+    def _on_readable(self) -> None:
+        if not self._leaves:
+            self._connections.on_readable()
+            return
+        began = time.thread_time()
+        self._connections.on_readable()
+        _leave(began, LEAVE_SECONDS)
+
+
+def _leave(began: float, at_least: float = 0.0) -> None:
+    """Leave the core, for so many seconds at least; *began*: the thread's time when it was taken.
+
+    By sleeping: to tell the loop to stop reading and to go on, twice a turn, took a fifth of a worker's time.
+    """
+    took = time.thread_time() - began  # what others had of the core meanwhile, they have had
+    time.sleep(max(at_least, LEAVE_TIMES * took))
