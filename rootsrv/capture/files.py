@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rootsrv.capture.compression import SUFFIXES, CompressionUnavailable, Compressor, compressors
+from rootsrv.capture.compression import SUFFIXES, Compressor, compressors
 from rootsrv.capture.hand import Hand
 from rootsrv.capture.open_files import Area, OpenFiles, Whole
 from rootsrv.capture.retention import Retention, age
@@ -403,17 +403,14 @@ class CaptureDirectory:
         part = path.with_name(name + PART)
         if not _is_named(part, _NAME, PART) or os.path.lexists(path) or not (whole.items or whole.lost):
             return  # it has its name, or is set aside
+        file: OutputFile | None = None
         try:
             method = next((each for each, suffix in SUFFIXES.items() if suffix == path.suffix), "none")
             file = OutputFile.found_again(path, compressors(method), end, whole)
-        except (OSError, CompressionUnavailable) as error:
-            log.alarm("capture file not recovered", file=name, reason=error)
-            return
-        try:
             file.finish(about, hand)
-        except OSError as error:
-            log.alarm("capture file not recovered", file=name, reason=error)
-            if not file.has_its_name:
+        except Exception as error:  # whatever it is, it costs this file, and not every start of the role
+            log.alarm("capture file not recovered", file=name, reason=describe_error(error), at=place_of(error))
+            if file is not None and not file.has_its_name:
                 file.abandon()
             return
         log.alarm(

@@ -378,3 +378,24 @@ def test_what_a_worker_gone_wrong_says_it_lost_is_not_believed_and_what_was_ther
     assert ring.news() == rings.Counts()
     assert ring.take() == []
     assert ring.damaged == 2
+
+
+def test_a_file_that_cannot_be_recovered_costs_no_start_of_the_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*_: object) -> OutputFile:
+        raise RuntimeError("nobody expected that")
+
+    place, kept = tmp_path / "files", Hand.in_memory()
+    directory(place, kept)
+    path = place / "test.20261128.000000.000000.pcap"
+    made = formats.make("pcap", Collection())
+    file = OutputFile(path, compressors("none"), made.begin(), made.end, open_files=kept.files, about={})
+    file.contents.counts += rings.Counts(0, 1)
+    file.end_member()
+    monkeypatch.setattr(OutputFile, "found_again", unexpected)
+
+    for _ in range(2):  # nor does it come again
+        directory(place, kept)
+        assert [each.name for each in place.iterdir()] == [path.name + files.INCOMPLETE]
+    assert not list(kept.files.left())
