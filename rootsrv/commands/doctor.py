@@ -46,12 +46,13 @@ def examine(loaded: config_file.Config, path: Path, conf: Path) -> Iterator[Find
     A part that cannot be looked at is a finding, and the others go on.
     """
     # Here, so that no other command has to wait for what these need.
-    from rootsrv.doctor import capture, dot, host, kernel, localroot, mesh, neighbours, network, zones
+    from rootsrv.doctor import capture, dot, host, kernel, localroot, mesh, neighbours, network, real_time, zones
 
     parts: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         ("host", lambda: host.checks(loaded, path)),
         ("network", lambda: network.checks(loaded, conf)),
         ("fast path", lambda: kernel.checks(loaded)),
+        ("real-time priority", lambda: real_time.checks(loaded)),
         ("neighbours", lambda: neighbours.checks(loaded)),
         ("zones", lambda: zones.checks(loaded)),
         ("mesh", lambda: mesh.checks(loaded)),

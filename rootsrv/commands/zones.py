@@ -12,7 +12,7 @@ from rootsrv.commands.asking import add_config, ask, failed
 from rootsrv.commands.printing import complain, say, table
 from rootsrv.config import file as config_file
 from rootsrv.control.client import NoAnswer
-from rootsrv.process import whole_file
+from rootsrv.process import real_time, whole_file
 
 _TIMEOUT_SECONDS = 300.0  # an import without --now may wait for a transfer that is being prepared
 _STATUS_SECONDS = 5.0
@@ -62,6 +62,7 @@ def status(arguments: argparse.Namespace) -> int:
         print(json.dumps(told, indent=2))
     else:
         render_status(told["maintain"])
+        render_priorities(told["serve"])
         if "error" not in told["advertise"]:
             print()
             routes.render(told["advertise"])
@@ -198,6 +199,20 @@ def render_status(status: dict[str, Any]) -> None:
     say(f"security events: {events or 'none'}")
     for alarm in status["alarms"]:
         say(f"alarm: {alarm}")
+
+
+def render_priorities(serve: dict[str, Any]) -> None:
+    """Print who of the role serve goes before ordinary processes, where somebody does or shall."""
+    processes = {str(each["slot"]): each for each in serve.get("workers", ())}
+    if dot := serve.get("dot"):
+        processes["DNS over TLS"] = dot
+    wanted = serve.get("real_time_priority", 0)
+    first = {who: each for who, each in processes.items() if real_time.is_real_time(each.get("policy"))}
+    if not wanted and not first:
+        return
+    have = ", ".join(f"{who}: {each['policy']} {each['priority']}" for who, each in first.items())
+    missing = f"; NOT HAD by {', '.join(who for who in processes if who not in first)} (rootsrv doctor says why)"
+    say(f"real-time priority {wanted}: {have or 'none'}{missing if wanted and len(first) < len(processes) else ''}")
 
 
 def _primary_row(zone: str, each: dict[str, Any]) -> tuple[Any, ...]:

@@ -53,6 +53,12 @@ class ServiceConfig:
     workers: int = 0
     """Worker processes; 0 = one per core."""
 
+    real_time_priority: int = 0
+    """With which workers go before ordinary processes (SCHED_FIFO; docs/install.md, "Capacity"); 0 = they do not.
+
+    Below 50, which is what the kernel gives its threads of interrupts.
+    """
+
     max_udp_response_octets: int = 1232
     """The largest UDP response, whatever a client offers (RFC 9715; 1232 = 1280 − 40 − 8 is never fragmented)."""
 
@@ -76,6 +82,7 @@ class ServiceConfig:
             raise ConfigError("service.addresses: at least one address is needed")
         _check_range("service.port", self.port, 1, 65535)
         _check_range("service.workers", self.workers, 0, 62)  # slots of the shared page, without two
+        _check_range("service.real_time_priority", self.real_time_priority, 0, 49)
         _check_range("service.max_udp_response_octets", self.max_udp_response_octets, 512, 4096)
         _check_range("service.tcp_max_connections", self.tcp_max_connections, 1, 1_000_000)
         _check_range("service.tcp_max_connections_per_client", self.tcp_max_connections_per_client, 1, 1_000_000)

@@ -1,11 +1,13 @@
 """Child processes of this very program."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import rootsrv
+from rootsrv.process import real_time
 
 
 def describe_error(error: BaseException) -> str:
@@ -13,6 +15,13 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def describe_end(status: int) -> str:
+    """How a process ended, by its exit status, for the log."""
+    if status == -signal.SIGXCPU:
+        return f"held its core for {real_time.HOLD_SECONDS} s before all others (SIGXCPU)"
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
 
 
 def environment() -> dict[str, str]:

@@ -62,6 +62,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         "responder": answers.orders,
         "anchor_tags": _anchor_tags(config),
         "sources_key": key.octets.hex(),
+        "real_time_priority": config.service.real_time_priority,
         "tcp": {
             "connections": config.service.tcp_max_connections,
             "connections_per_client": config.service.tcp_max_connections_per_client,

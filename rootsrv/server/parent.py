@@ -27,8 +27,8 @@ import rootsrv
 from rootsrv.control.protocol import Command, Commands, Nothing, Order
 from rootsrv.page import counts
 from rootsrv.page.layout import Page, PageUnusable
-from rootsrv.process import clock, log, service_manager
-from rootsrv.process.children import describe_error, environment
+from rootsrv.process import clock, log, real_time, service_manager
+from rootsrv.process.children import describe_end, describe_error, environment
 from rootsrv.process.persistence import failing, persistently
 from rootsrv.server.sockets import ServiceSocket
 from rootsrv.server.worker_orders import WorkerOrders
@@ -190,7 +190,7 @@ class Parent:
                 self._behind_since.pop(slot, None)
             else:
                 self._page.replaced += 1
-            reason = self._reasons.pop(slot, None) or _describe_end(status)
+            reason = self._reasons.pop(slot, None) or describe_end(status)
             log.alarm("worker replaced", slot=slot, pid=process.pid, reason=reason, pause_seconds=pause)
             await self._pause(pause)
 
@@ -345,6 +345,7 @@ class Parent:
             "failing": dict(failing),
             "workers": [self._status_of(slot) for slot in range(self._workers)],
             "workers_replaced": page.replaced,
+            "real_time_priority": self._orders.get("real_time_priority", 0),
             "sockets": [
                 {
                     "address": each.address,
@@ -368,6 +369,7 @@ class Parent:
             "heartbeat_age_seconds": round((clock.boottime_ns() - words.heartbeat) / 1e9, 3),
             "staged": words.staged,
             "active": words.active,
+            **(real_time.of(process.pid) if process else {}),
         }
 
     def _more_of(self, beside: Beside) -> dict[str, Any]:
@@ -393,7 +395,3 @@ class ReplaceOrder:
     slot: int
     wanted: int
     """The generation that it should answer from."""
-
-
-def _describe_end(status: int) -> str:
-    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"

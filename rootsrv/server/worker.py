@@ -98,7 +98,10 @@ async def begin(serves: type[Serving] = Serving, prepare: Callable[[WorkerOrders
     if prepare is not None:
         prepare(orders)
     time_slice.ask_for(SLICE_SECONDS)
+    if orders.real_time_priority and (reason := real_time.take(orders.real_time_priority)):
+        log.alarm("worker has no real-time priority", slot=orders.slot, wanted=orders.real_time_priority, reason=reason)
     real_time.keep_to_this_thread()  # to map a table takes long
+    real_time.confine()
     confinement = sandbox.Confinement((orders.tables,))
     if orders.account is not None:
         privileges.drop(*orders.account)

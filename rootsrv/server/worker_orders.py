@@ -43,6 +43,9 @@ class WorkerOrders:
     tcp: dict[str, Any]
     """TcpLimits."""
 
+    real_time_priority: int = 0
+    """With which the worker goes before ordinary processes; 0 = it is as it was started."""
+
     admission: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Policy.to_document (admission/policy.py): limits, shed rules, who is exempt."""
 

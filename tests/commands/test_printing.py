@@ -145,6 +145,29 @@ def test_status_of_a_zone_with_a_hostile_name_is_printed(capsys: pytest.CaptureF
     assert capsys.readouterr().out.count(HOSTILE) >= 15
 
 
+@pytest.mark.parametrize(
+    ("wanted", "policies", "told"),
+    [
+        (0, ["ordinary"], ""),
+        (2, ["fifo", "fifo"], "real-time priority 2: 0: fifo 2, 1: fifo 2\n"),
+        (2, ["fifo", "ordinary"], "real-time priority 2: 0: fifo 2; NOT HAD by 1 (rootsrv doctor says why)\n"),
+        (2, ["ordinary"], "real-time priority 2: none; NOT HAD by 0 (rootsrv doctor says why)\n"),
+        (0, ["ordinary", "rr"], "real-time priority 0: 1: rr 2\n"),
+    ],
+)
+def test_status_says_who_goes_before_ordinary_processes(
+    wanted: int, policies: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workers = [{"slot": slot, "policy": policy, "priority": 2} for slot, policy in enumerate(policies)]
+    zones.render_priorities({"real_time_priority": wanted, "workers": workers})
+    assert capsys.readouterr().out == told
+
+
+def test_of_a_role_that_does_not_answer_no_priority_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    zones.render_priorities({"error": "serve does not answer"})
+    assert capsys.readouterr().out == ""
+
+
 def test_only_printing_hands_anything_to_rich() -> None:
     """Elsewhere but in the demos, whose texts are their own, nobody has to think of markup."""
     using = {

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -117,6 +119,43 @@ def test_who_goes_first_leaves_the_core_after_a_full_batch_of_datagrams_and_no_o
     assert pauses_after([BATCH_SIZE, 1], False, monkeypatch) == [0, 0]
 
 
+@pytest.mark.parametrize("others", [0.0, 0.5, 4.0])
+def test_batches_that_are_never_full_leave_a_fifth_of_the_core_to_others(
+    others: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless these had half of it: a batch of 0.3 ms, and *others* times as long until there is the next one."""
+    used = passed = slept = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal passed, slept
+        passed, slept = passed + seconds, slept + seconds
+
+    def few() -> int:
+        nonlocal used, passed
+        used, passed = used + 0.0003, passed + 0.0003
+        return BATCH_SIZE - 1
+
+    async def take() -> None:
+        nonlocal passed
+        reading, writing = os.pipe()
+        answer = Leaving(Turns(reading, 1, 0.0)).datagrams(few)
+        for _ in range(1000):
+            assert answer() == BATCH_SIZE - 1
+            passed += others * 0.0003
+        asyncio.get_running_loop().remove_reader(reading)
+        os.close(reading)
+        os.close(writing)
+
+    monkeypatch.setattr(real_time, "goes_first", lambda: True)
+    with monkeypatch.context() as clocks:
+        clocks.setattr("rootsrv.server.leaving.time", SimpleNamespace(
+            thread_time=lambda: used, monotonic=lambda: passed, sleep=sleep,
+        ))  # fmt: skip
+        asyncio.run(take())
+    assert passed - used >= 0.19 * passed
+    assert (slept == 0) == (others > 1)
+
+
 def test_what_others_had_of_the_core_during_a_turn_is_not_left_to_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
 
@@ -154,6 +193,9 @@ def test_it_is_looked_again_whether_this_process_goes_first(monkeypatch: pytest.
 
 
 MAY_GO_FIRST = subprocess.run(["chrt", "--rr", "1", "true"], capture_output=True, check=False).returncode == 0
+WITHOUT_PRIVILEGE = ("setpriv", "--bounding-set", "-sys_nice", "--inh-caps", "-sys_nice")
+"""A command by which root may give no priority."""
+
 needs_real_time = pytest.mark.skipif(not MAY_GO_FIRST, reason="no process may go before ordinary ones here")
 
 
@@ -198,7 +240,7 @@ def test_a_worker_that_goes_first_answers_and_leaves_its_core_after_each_turn(fi
             assert receive(connection)
             answered_at.append(time.monotonic())
     gaps = sorted(after - before for before, after in pairwise(answered_at))
-    assert gaps[5] >= 0.5 * LEAVE_SECONDS  # what is late in coming makes some short
+    assert gaps[20] >= 0.5 * LEAVE_SECONDS  # after one that is late in coming comes a short one
 
 
 @needs_real_time
@@ -214,3 +256,34 @@ def test_the_thread_in_which_a_worker_maps_a_table_goes_before_nobody(first: Ins
     }
     assert policies.pop(pid) == os.SCHED_RR
     assert set(policies.values()) == {os.SCHED_OTHER}
+
+
+@needs_real_time
+def test_workers_have_the_priority_that_is_configured_and_nothing_else_has(tmp_path: Path) -> None:
+    with serving(tmp_path, service="real_time_priority = 3") as instance:
+        status = instance.status()
+        (worker,) = status["workers"]
+        assert (status["real_time_priority"], worker["policy"], worker["priority"]) == (3, "fifo", 3)
+        assert real_time.of(instance.process.pid)["policy"] == "ordinary"
+        limits = Path(f"/proc/{worker['pid']}/limits").read_text()
+        assert instance.ask(".", "SOA").answer
+        before = worker["pid"]
+        os.kill(before, signal.SIGKILL)
+        pid = wait_until(lambda: instance.is_ready() and {*instance.worker_pids()} - {before}, "another").pop()
+        assert real_time.of(pid) == {"policy": "fifo", "priority": 3}  # each that comes after has it, too
+        os.kill(pid, signal.SIGXCPU)
+        wait_until(lambda: "held its core for 1 s before all others" in instance.log, "told")
+    allowed = {line[:26].strip(): line[26:].split()[:2] for line in limits.splitlines()}
+    assert allowed["Max realtime timeout"] == ["1000000", "2000000"]
+    assert allowed["Max realtime priority"] == ["0", "0"]
+
+
+@needs_real_time
+def test_a_priority_that_cannot_be_had_is_told_and_queries_are_answered(tmp_path: Path) -> None:
+    by = ("prlimit", "--rtprio=0:0", *WITHOUT_PRIVILEGE)
+    with serving(tmp_path, service="real_time_priority = 3", by=by) as instance:
+        assert instance.ask(".", "SOA").answer
+        status = instance.status()
+        assert (status["real_time_priority"], status["workers"][0]["policy"]) == (3, "ordinary")
+        assert "worker has no real-time priority slot=0 wanted=3" in instance.log
+        assert "RLIMIT_RTPRIO is 0" in instance.log
