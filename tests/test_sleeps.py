@@ -15,6 +15,7 @@ JUSTIFIED = {
         "for how long a client reads nothing",
     "fastpath/test_switchover.py::verdicts": "the kernel's clock is read once in a tick",
     "mesh/clockwork.py::passes": "of the test clock, for which nobody waits",
+    "process/test_real_time.py::test_who_sleeps_may_go_on_for_longer": "a sleep is what is tested",
     "secondary/test_decisions.py::test_on_hold_timeout_keep_keeps": "that nothing happens, for two rounds",
     "secondary/test_hostile_primaries.py::trickle": "a primary that sends slowly",
     "secondary/test_service_goes_on.py::kill_loop": "the instant itself is what is drawn",

@@ -30,7 +30,6 @@ from rootsrv.demo.sign import Signing, SigningKey, sign_root
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock
 from rootsrv.process.children import environment
-from rootsrv.process.clocks import kernel_says_synchronised
 from rootsrv.roles.supervisor import SUPERVISOR
 from rootsrv.server.sockets import CannotBind, ipv6_is_there, refuse_if_taken
 from rootsrv.wire import rdata
@@ -305,7 +304,7 @@ def _print_welcome(
         f"Status page and metrics: http://{REPORT_ADDRESS}:{report_port}/ and /metrics",
         "",
         *((f"The tour: something new every {wanted.tour_seconds:g} s.",) if wanted.tour_seconds else ()),
-        *(() if kernel_says_synchronised() else ("Laboratory clock: it is believed, synchronised or not.",)),
+        'The clock is believed, synchronised or not (clock.source = "trusted").',
         f"Ctrl-C stops it. Each second, with {wanted.rate} queries a second of its own:",
         "",
     )

@@ -166,7 +166,8 @@ def render_status(status: dict[str, Any]) -> None:
         return
     digest = status["configuration_digest"]  # of an instance; a LocalRoot service has none
     say(", ".join((f"rootsrv {status['version']}", *([f"configuration {digest}"] if digest else []), status["now"])))
-    say(f"clock {status['clock']}, {status['clock_distance_seconds']} s from the time that is trusted")
+    by = " (clock.source)" if status["clock"] == "believed" else ""
+    say(f"clock {status['clock']}{by}, {status['clock_distance_seconds']} s from the time that is trusted")
     if status["test_clock_offset_seconds"]:
         say(f"TEST CLOCK: validity is judged {status['test_clock_offset_seconds']:.0f} s off the real time")
     turn = status["switchover"]

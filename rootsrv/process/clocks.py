@@ -43,8 +43,9 @@ def clocks(source: str) -> Clocks:
     """*source* as in `[clock]`: "kernel" or "trusted"."""
 
     def read() -> Reading:
-        synchronised = source == "trusted" or kernel_says_synchronised()
-        return Reading(clock.validity_now(), clock.boottime_ns() / 1e9, synchronised)
+        by_kernel = source != "trusted"
+        synchronised = not by_kernel or kernel_says_synchronised()
+        return Reading(clock.validity_now(), clock.boottime_ns() / 1e9, synchronised, by_kernel)
 
     return read
 

@@ -176,7 +176,7 @@ class Status:
 
     test_clock_offset_seconds: float
     clock: str
-    """unknown, synchronised, free-running or stepped (zone/lease.py draws them)."""
+    """unknown, synchronised, believed (clock.source = "trusted"), free-running or stepped (zone/lease.py)."""
 
     clock_distance_seconds: float
     """How far the wall clock is from the time that is trusted."""

@@ -21,6 +21,7 @@ from rootsrv.telemetry.page_style import (
 from rootsrv.telemetry.problems import of_the_engine
 from rootsrv.telemetry.view import Said, View
 from rootsrv.zone import instant
+from rootsrv.zone.lease import CAN_BE_BELIEVED
 
 REFRESH_SECONDS = 15
 
@@ -136,7 +137,7 @@ def troubles(member: Said, newest: dict[str, float]) -> Iterator[Problem]:
     for zone, serial in status.numbers("serials").items():
         if serial != newest.get(zone):
             yield Problem(f"zone {zone} {serial:.0f}, others {newest.get(zone, 0):.0f}", "RootsrvFleetSkew")
-    if status.text("clock") not in {"", "synchronised"}:
+    if status.text("clock") not in {"", *CAN_BE_BELIEVED}:
         yield Problem(f"clock {status.text('clock')}", "RootsrvClockUnsynchronised")
     if status.truth("sep_covered") is False:
         yield Problem("a SEP key is covered by no trust anchor", "RootsrvUncoveredSepKey")

@@ -26,6 +26,7 @@ from rootsrv.telemetry.rssac002 import DayRecord
 from rootsrv.telemetry.view import ADMISSION, KERNEL, Said, View, expected_roles
 from rootsrv.wire.codes import NOERROR, NXDOMAIN, RCODES
 from rootsrv.zone.dnssec import UNCOVERED
+from rootsrv.zone.lease import CAN_BE_BELIEVED
 
 _PATHS = [tuple(path.split("-")) for path in counts.PATHS]
 
@@ -131,8 +132,8 @@ class Exposition:
         if (state := maintain.text("clock")) or maintain:
             yield _gauge(
                 "rootsrv_clock_synchronised",
-                "Whether the kernel holds the clock synchronised.",
-                state == "synchronised",
+                "Whether the kernel holds the clock synchronised, or clock.source has it believed.",
+                state in CAN_BE_BELIEVED,
             )
             yield from _maybe(
                 "rootsrv_clock_distance_seconds",

@@ -26,6 +26,7 @@ from rootsrv.telemetry.status_sections import capture, flood, localroot, mesh, o
 from rootsrv.telemetry.view import Said, ServedZone, View, expected_roles
 from rootsrv.wire.codes import rcode_text
 from rootsrv.zone import instant
+from rootsrv.zone.lease import CAN_BE_BELIEVED
 
 _REFRESH_SECONDS = 10
 _EVENTS_SHOWN = 12
@@ -131,7 +132,7 @@ def _announcement(view: View, config: Config) -> str:
         rows.append(("route", f'<span class="{"dim" if config.anycast is None else "bad"}">{reason}</span>'))
     maintain = view.role("maintain")
     if clock := maintain.text("clock"):
-        rows.append(("clock", mark(clock == "synchronised", clock)))
+        rows.append(("clock", mark(clock in CAN_BE_BELIEVED, clock)))
     if maintain:
         turn = maintain.object("switchover")
         at = f", set for {turn.text('activate_at')}" if turn.text("activate_at") else ""

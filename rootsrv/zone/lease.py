@@ -17,12 +17,13 @@
 #           └───────────────────────────────────────────────────────────────────┘
 #           └── it never was synchronised in this run: as from UNKNOWN
 #
-# Only while SYNCHRONISED is the wall clock read; in the other states time goes on from what was last trusted, at the
-# rate of CLOCK_BOOTTIME.  A synchronised clock may correct itself by at most MAX_STEP_SECONDS at a time; more is not
-# believed while we run (ntpd's panic threshold), or one bad time server would expire every instance of a mesh at once
-# (D31).  It is believed after a restart, which somebody has to order, and when it comes back.  What is held before the
-# first synchronisation is a guess (a clock without battery, and our records), so that one is believed however far it is
-# ahead, and however late it comes; but never if it is before what our records know to have passed.
+# Only while SYNCHRONISED, or BELIEVED for the operator says so, is the wall clock read; in the other states time goes
+# on from what was last trusted, at the rate of CLOCK_BOOTTIME.  A synchronised clock may correct itself by at most
+# MAX_STEP_SECONDS at a time; more is not believed while we run (ntpd's panic threshold), or one bad time server would
+# expire every instance of a mesh at once (D31).  It is believed after a restart, which somebody has to order, and when
+# it comes back.  What is held before the first synchronisation is a guess (a clock without battery, and our records),
+# so that one is believed however far it is ahead, and however late it comes; but never if it is before what our records
+# know to have passed.
 #
 # What has to survive a restart is `Lease.to_record`.  On the same boot the durations go on where they were.  After a
 # reboot what is left is counted on the wall clock, never from earlier than the last moment that was written down: a
@@ -40,8 +41,18 @@ class ClockState(enum.StrEnum):
 
     UNKNOWN = "unknown"
     SYNCHRONISED = "synchronised"
+    BELIEVED = "believed"
     FREE_RUNNING = "free-running"
     STEPPED = "stepped"
+
+    @property
+    def can_be_believed(self) -> bool:
+        """Whether set times can be kept together with others."""
+        return self in (ClockState.SYNCHRONISED, ClockState.BELIEVED)
+
+
+CAN_BE_BELIEVED = frozenset(each.value for each in ClockState if each.can_be_believed)
+"""Of these, as a status names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,8 @@ class Reading:
     wall: float
     boottime: float
     synchronised: bool
+    by_kernel: bool = True
+    """Whether it is the kernel that says so; else the operator does, whatever that says."""
 
 
 class TrustedClock:
@@ -76,10 +89,10 @@ class TrustedClock:
         offset = reading.wall - reading.boottime
         self.distance = offset - self._offset
         if not reading.synchronised:
-            if self.state is ClockState.SYNCHRONISED:
+            if self.synchronised:
                 self.state = ClockState.FREE_RUNNING
         elif abs(self.distance) <= MAX_STEP_SECONDS or self._is_first(offset):
-            self.state = ClockState.SYNCHRONISED
+            self.state = ClockState.SYNCHRONISED if reading.by_kernel else ClockState.BELIEVED
             self._offset = offset
             self._was_synchronised = True
             self.distance = 0.0
@@ -98,7 +111,7 @@ class TrustedClock:
     @property
     def synchronised(self) -> bool:
         """Whether set times can be kept together with others."""
-        return self.state is ClockState.SYNCHRONISED
+        return self.state.can_be_believed
 
     def wall(self, boottime: float) -> float:
         """The time (seconds since 1970) that is trusted at *boottime*."""

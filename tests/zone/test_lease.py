@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rootsrv.process import clocks
 from rootsrv.zone.lease import MAX_STEP_SECONDS, ClockState, Lease, Reading, TrustedClock
 
 NOON = 1_758_369_600.0  # 2025-09-20T12:00:00Z
@@ -166,3 +167,22 @@ def test_no_clock_refresh_or_restart_serves_past_expiry_nor_shortens_a_lease(dat
         deadline_true = boot_started + held.deadline(clock, true - boot_started)
         assert deadline_true <= confirmed + 7 * DAY + 1e-3
         assert deadline_true <= 10 * DAY + 1e-3
+
+
+def test_what_the_operator_has_believed_is_not_called_synchronised_and_is_kept_time_by() -> None:
+    clock = TrustedClock(Reading(NOON, 0.0, True, by_kernel=False))
+    assert (str(clock.state), clock.synchronised) == ("believed", True)
+    clock.observe(Reading(NOON + 70, 60, True, by_kernel=False))
+    assert clock.wall(60) == NOON + 70
+    clock.observe(Reading(NOON + DAY, 61, True, by_kernel=False))
+    assert (clock.state, clock.synchronised) == (ClockState.STEPPED, False)
+    clock.observe(Reading(NOON + 62, 62, True))
+    clock.observe(Reading(NOON + 63, 63, False))
+    assert clock.state is ClockState.FREE_RUNNING
+
+
+@pytest.mark.parametrize("source", ["trusted", "kernel"])
+def test_only_a_clock_that_the_kernel_vouches_for_is_read_as_such(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clocks, "kernel_says_synchronised", lambda: False)
+    reading = clocks.clocks(source)()
+    assert (reading.synchronised, reading.by_kernel) == ((True, False) if source == "trusted" else (False, True))
