@@ -9,8 +9,10 @@ from typing import Any
 from rootsrv.capture import rings, sequence
 from rootsrv.capture.account import Account, where_lost
 from rootsrv.capture.compression import SUFFIXES
-from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile, is_taken
+from rootsrv.capture.file_names import is_taken
+from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.formats import Format
+from rootsrv.capture.output_file import OutputFile
 from rootsrv.capture.wall_clock import WallClock
 from rootsrv.capture.wanted import WantedCapture
 from rootsrv.process import clocks
@@ -212,7 +214,7 @@ class FileWriter:
             while is_taken(path := self._directory.path / (self._format.file_name(name, begins) + suffix)):
                 number += 1
                 name = f"{self._wanted.name}-{number}"
-            self._file = OutputFile(
+            self._file = OutputFile.begin(
                 path,
                 self._wanted.begin_member,
                 self._format.begin(),

@@ -1,9 +1,9 @@
 """Which files are being written, and how much of each is whole, kept where the next role finds it."""
 # Beside the hand (hand.py), in memory that outlives whoever is killed: of each file that has no name yet what belongs
 # into its metadata, and up to where it consists of whole members, with what stands there.  A role that comes after one
-# that was killed cuts such a file back to that, as if the disk had been full, and finishes it (files.py); what was
-# behind is in the hand, and lost.  After a start of the machine nobody knows what of a file reached the disk: nothing
-# of before is believed then.
+# that was killed cuts such a file back to that, as if the disk had been full, and finishes it (left_behind.py); what
+# was behind is in the hand, and lost.  After a start of the machine nobody knows what of a file reached the disk:
+# nothing of before is believed then.
 #
 # There are two places for what is whole, and a word says which one counts: it is never half of the one and of the
 # other.

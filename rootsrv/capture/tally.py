@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from rootsrv.capture.cdns import BlockKey, PreambleKey, QueryResponse, Signature, SignatureFlags, StatisticsKey, Table
 from rootsrv.capture.cdns_reader import CaptureUnreadable, CdnsFile, open_capture
 from rootsrv.capture.facts import Fact, Kind, OptBits
-from rootsrv.capture.files import METADATA
+from rootsrv.capture.file_names import METADATA
 from rootsrv.capture.pcap_reader import PcapFile
 from rootsrv.process import json_text
 from rootsrv.wire.codes import NXDOMAIN
@@ -153,7 +153,7 @@ class Tally:
             self.about[key, told[:_ABOUT]] += 1
 
     def _look_beside(self, path: Path) -> None:
-        """What a pcap has no place for is in the metadata beside it, if they are those of this very file (files.py)."""
+        """What a pcap has no place for is in the metadata beside it, if they are of this very file (output_file.py)."""
         try:
             told = json_text.parse(path.with_name(path.name + METADATA).read_bytes())
             if not isinstance(told, dict) or told.get("octets") != path.stat().st_size:

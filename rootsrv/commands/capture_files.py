@@ -77,7 +77,7 @@ def captures(directory: Path) -> Iterator[Path]:
     One that is there in several compressions, as while the role makes .xz of it, is one: the copy that is as its
     metadata say, or the one that is compressed the least.
     """
-    from rootsrv.capture.files import is_whole
+    from rootsrv.capture.file_names import is_whole
 
     endings = tuple(suffix + compressed for suffix in _SUFFIXES for compressed in _COMPRESSED)
     next(directory.iterdir(), None)

@@ -27,7 +27,8 @@ from rootsrv.capture.anonymise import KeyLengthWrong, anonymiser
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState
 from rootsrv.capture.compression import CompressionUnavailable, compressors
-from rootsrv.capture.files import ORDER, CaptureDirectory, Finisher, is_made_here, make_directory
+from rootsrv.capture.file_names import ORDER, is_made_here
+from rootsrv.capture.files import CaptureDirectory, Finisher, make_directory
 from rootsrv.capture.hand import Hand
 from rootsrv.capture.wanted import WantedCapture
 from rootsrv.config.capture import CaptureConfig

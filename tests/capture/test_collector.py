@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from rootsrv.capture import files, formats, messages, offer, pcap, rings, sequence
+from rootsrv.capture import formats, messages, offer, output_file, pcap, rings, sequence
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import Collector, CollectorState
 from rootsrv.capture.compression import compressors
-from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile
+from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.hand import Hand
 from rootsrv.capture.messages import MessageWriter
+from rootsrv.capture.output_file import OutputFile
 from rootsrv.capture.tally import Tally
 from rootsrv.capture.wanted import WantedCapture
 from rootsrv.process.clock import boottime_ns
@@ -229,7 +230,7 @@ KINDS = [(kind, compression) for kind in ("pcap", "cdns") for compression in ("n
 def test_a_disk_that_gets_full_leaves_whole_files_and_every_query_in_them_or_counted(
     small_disk: Path, kind: str, compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MEMBER_OCTETS", 100_000)
+    monkeypatch.setattr(output_file, "MEMBER_OCTETS", 100_000)
     bench = Bench(small_disk / "files")
     bench.start(kind, compression, rotation=86_400)
     while bench.collector.state is CollectorState.CAPTURING:
@@ -262,7 +263,7 @@ def test_a_disk_that_gets_full_leaves_whole_files_and_every_query_in_them_or_cou
 
 
 def test_a_disk_full_to_its_last_block_takes_the_end_of_a_file_and_what_is_beside_it(small_disk: Path) -> None:
-    file = OutputFile(small_disk / "test.20261128.000000.000000.pcap", compressors("none"), pcap.HEAD, b"")
+    file = OutputFile.begin(small_disk / "test.20261128.000000.000000.pcap", compressors("none"), pcap.HEAD, b"")
 
     def fill() -> None:
         while True:

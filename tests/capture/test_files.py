@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from rootsrv.capture import files, retention, room
+from rootsrv.capture import file_names, files, retention, room
 from rootsrv.capture.compression import compressors
-from rootsrv.capture.files import INCOMPLETE, METADATA, PART, CaptureDirectory, Finisher, OutputFile
+from rootsrv.capture.file_names import INCOMPLETE, METADATA, PART
+from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.hand import Hand
+from rootsrv.capture.output_file import OutputFile
 from tests.needs import require_root, require_tool
 from tests.server.live import wait_until
 
@@ -33,7 +35,7 @@ def directory(path: Path, **more: Any) -> CaptureDirectory:
 
 def write(path: Path, number: int, octets: bytes = b"x" * 1000, age_seconds: float = 0.0) -> Path:
     """A file as a capture leaves it."""
-    file = OutputFile(path / NAME.format(number), compressors("none"), b"", b"")
+    file = OutputFile.begin(path / NAME.format(number), compressors("none"), b"", b"")
     file.write(octets)
     file.end()
     file.finish({}, Hand.in_memory())
@@ -245,7 +247,7 @@ def test_a_disk_that_is_full_when_it_compresses_again_costs_a_later_try_and_noth
     programs(tmp_path / "programs", monkeypatch, xz=f'[ -e "{full}" ] && exit 1; exec {xz} "$@"')
     if where != "while it is packed":
         programs(tmp_path / "others", monkeypatch, xz=f'exec {xz} "$@"')
-    known, suffix = files._write, {"the metadata": ".xz.json", "the checksum": ".xz.md5"}.get(where, ".none")
+    known, suffix = files.write_file, {"the metadata": ".xz.json", "the checksum": ".xz.md5"}.get(where, ".none")
 
     def write_with_room(path: Path, octets: bytes) -> None:
         if full.exists() and path.name.endswith(suffix):
@@ -253,7 +255,7 @@ def test_a_disk_that_is_full_when_it_compresses_again_costs_a_later_try_and_noth
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         known(path, octets)
 
-    monkeypatch.setattr(files, "_write", write_with_room)
+    monkeypatch.setattr(files, "write_file", write_with_room)
     place = directory(tmp_path / "files")
     ours = write(place.path, 0)
     finisher = Finisher("xz")
@@ -262,7 +264,7 @@ def test_a_disk_that_is_full_when_it_compresses_again_costs_a_later_try_and_noth
     assert {each.name for each in place.path.iterdir()} == {f"{ours.name}{end}" for end in ("", ".json", ".md5")}
 
     full.unlink()
-    file = OutputFile(place.path / NAME.format(9), compressors("none"), b"", b"")
+    file = OutputFile.begin(place.path / NAME.format(9), compressors("none"), b"", b"")
     file.end()
     finisher.finish(file, {})
     finisher.wait()
@@ -278,8 +280,8 @@ def test_two_files_that_differ_in_their_compression_alone_do_not_become_one(tmp_
     for there in ("", ".gz", ".zst", ".xz"):
         for ending in ("", PART):
             (place.path / f"{name}{there}{ending}").touch()
-            assert [files.is_taken(place.path / f"{name}{each}") for each in ("", ".gz", ".zst")] == [True] * 3
-            assert not files.is_taken(place.path / f"{NAME.format(1)}{there}")
+            assert [file_names.is_taken(place.path / f"{name}{each}") for each in ("", ".gz", ".zst")] == [True] * 3
+            assert not file_names.is_taken(place.path / f"{NAME.format(1)}{there}")
             (place.path / f"{name}{there}{ending}").unlink()
 
 
@@ -291,7 +293,7 @@ def test_nobody_waits_for_what_is_compressed_again(tmp_path: Path, monkeypatch: 
     finisher = Finisher("xz")
     finisher.recompress(ours)
     wait_until(lambda: list(place.path.glob("*.xz.part")), "it packs")
-    file = OutputFile(place.path / (NAME.format(9) + ".gz"), compressors("gzip"), b"", b"")
+    file = OutputFile.begin(place.path / (NAME.format(9) + ".gz"), compressors("gzip"), b"", b"")
     file.end()
     finisher.finish(file, {})
     assert finisher.packing >= 3

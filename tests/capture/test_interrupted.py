@@ -19,22 +19,39 @@ import cbor2
 import pytest
 import zstandard
 
-from rootsrv.capture import account, file_writer, files, formats, hand, handed_over, open_files, pcap, rings
+from rootsrv.capture import (
+    account,
+    file_names,
+    file_writer,
+    files,
+    formats,
+    hand,
+    handed_over,
+    left_behind,
+    open_files,
+    output_file,
+    pcap,
+    rings,
+)
 from rootsrv.capture import collector as collecting
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import Collector
 from rootsrv.capture.compression import SUFFIXES, compressors
-from rootsrv.capture.files import CaptureDirectory, Finisher, OutputFile
+from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.hand import Hand
 from rootsrv.capture.messages import CapturedMessage, MessageWriter, fact_of
 from rootsrv.capture.offer import Taken
+from rootsrv.capture.output_file import OutputFile
 from rootsrv.capture.wanted import WantedCapture
 from rootsrv.process import clocks
 from rootsrv.process.clock import boottime_ns
 from tests.capture.test_role import packets, query
 
 BY_INSTRUCTION = {hand.__file__, rings.__file__}
-BY_LINE = {each.__file__ for each in (account, collecting, file_writer, files, handed_over, open_files)}
+BY_LINE = {
+    each.__file__
+    for each in (account, collecting, file_writer, files, handed_over, left_behind, open_files, output_file)
+}
 SECOND = 10**9
 
 
@@ -215,7 +232,7 @@ def test_whenever_a_role_is_killed_what_it_had_in_hand_is_counted_once(tmp_path:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of several members, most of which are whole when a role is killed."""
-    monkeypatch.setattr(files, "MEMBER_OCTETS", 1_500)
+    monkeypatch.setattr(output_file, "MEMBER_OCTETS", 1_500)
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
@@ -232,7 +249,7 @@ def test_what_a_role_that_is_killed_had_written_whole_is_in_a_file_that_everybod
     made = formats.make(kind, Collection())
     begin_member = compressors(compression)
     about = {"format": "whatever", "every": 2}
-    file = OutputFile(path, begin_member, made.begin(), made.end, open_files=kept.files, about=about)
+    file = OutputFile.begin(path, begin_member, made.begin(), made.end, open_files=kept.files, about=about)
     for number in range(3):
         asked = [
             CapturedMessage(number + 1, 4, 0, bytes(16), 4000, bytes(16), 53, 0, b"", query(each)) for each in range(7)
@@ -286,7 +303,7 @@ def test_of_what_cannot_be_the_file_that_was_written_nothing_is_made(tmp_path: P
     path = place / "test.20261128.000000.000000.pcap"
     if what == "another start of the machine":
         kept.files._boot = "another"
-    file = OutputFile(path, compressors("none"), pcap.HEAD, b"", open_files=kept.files)
+    file = OutputFile.begin(path, compressors("none"), pcap.HEAD, b"", open_files=kept.files)
     kept.files._boot = clocks.boot_id()
     file.contents.counts += rings.Counts(1)
     file.write(bytes(500))
@@ -390,12 +407,12 @@ def test_a_file_that_cannot_be_recovered_costs_no_start_of_the_role(
     directory(place, kept)
     path = place / "test.20261128.000000.000000.pcap"
     made = formats.make("pcap", Collection())
-    file = OutputFile(path, compressors("none"), made.begin(), made.end, open_files=kept.files, about={})
+    file = OutputFile.begin(path, compressors("none"), made.begin(), made.end, open_files=kept.files, about={})
     file.contents.counts += rings.Counts(0, 1)
     file.end_member()
     monkeypatch.setattr(OutputFile, "found_again", unexpected)
 
     for _ in range(2):  # nor does it come again
         directory(place, kept)
-        assert [each.name for each in place.iterdir()] == [path.name + files.INCOMPLETE]
+        assert [each.name for each in place.iterdir()] == [path.name + file_names.INCOMPLETE]
     assert not list(kept.files.left())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.capture import files
+from rootsrv.capture import file_names
 from rootsrv.config.file import load
 from rootsrv.roles import capture as role
 from tests.capture.test_role_alone import made
@@ -40,7 +40,7 @@ def test_it_goes_on_whatever_was_kept(
         monkeypatch.setattr(role, "compressors", none_of_it)
     working = role._Capture(config, config.capture)
     if kept is not None:
-        (Path(config.capture.directory) / files.ORDER).write_text(kept)
+        (Path(config.capture.directory) / file_names.ORDER).write_text(kept)
     stop = asyncio.Event()
     stop.set()
     asyncio.run(working.run(stop))
@@ -62,7 +62,7 @@ def test_an_order_whose_time_has_come_is_tried_until_it_begins(tmp_path: Path, m
             with pytest.raises(MemoryError):
                 working._turn()
     assert working.status()["state"] == "idle"
-    assert (tmp_path / "files" / files.ORDER).exists()
+    assert (tmp_path / "files" / file_names.ORDER).exists()
     working._turn()
     told = working.status()
     assert (told["state"], told["format"], told["begins"], told["until"]) == ("capturing", "pcap", 0.0, now + 7200)

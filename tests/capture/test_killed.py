@@ -17,7 +17,9 @@ import pytest
 
 from rootsrv.capture import messages, pcap
 from rootsrv.capture.compression import compressors
-from rootsrv.capture.files import CHECKSUM, INCOMPLETE, METADATA, PART, CaptureDirectory, Finisher, OutputFile
+from rootsrv.capture.file_names import CHECKSUM, INCOMPLETE, METADATA, PART
+from rootsrv.capture.files import CaptureDirectory, Finisher
+from rootsrv.capture.output_file import OutputFile
 from tests.capture.test_role import packets, query
 from tests.needs import require_tool
 
@@ -36,7 +38,7 @@ def write_a_file(directory: Path, cuts_back: bool) -> None:
     """A file of two members, its end, its metadata, and the same as .xz; or cut back to its first member."""
     open_directory(directory)
     finisher = Finisher("xz")
-    file = OutputFile(directory / "test.20261128.000000.000000.pcap.gz", compressors("gzip"), pcap.HEAD, b"")
+    file = OutputFile.begin(directory / "test.20261128.000000.000000.pcap.gz", compressors("gzip"), pcap.HEAD, b"")
     for member in range(2):
         rows = b"".join(
             pcap.rows_of(messages.CapturedMessage(number, 4, 0, bytes(16), 4000, bytes(16), 53, 0, b"", query(number)))

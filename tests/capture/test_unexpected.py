@@ -13,13 +13,13 @@ from typing import Any, cast
 import cbor2
 import pytest
 
-from rootsrv.capture import cdns, cdns_columns, cdns_plain, files, formats, messages, pcap, rings, sequence
+from rootsrv.capture import cdns, cdns_columns, cdns_plain, formats, messages, output_file, pcap, rings, sequence
 from rootsrv.capture.anonymise import Truncation
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import Collector
 from rootsrv.capture.compression import Compressor, compressors
 from rootsrv.capture.file_writer import FileWriter
-from rootsrv.capture.files import OutputFile
+from rootsrv.capture.output_file import OutputFile
 from rootsrv.capture.wanted import WantedCapture
 from tests.capture.test_collector import MIDNIGHT, Bench
 from tests.capture.test_role import packets
@@ -43,10 +43,10 @@ STEPS: dict[str, tuple[Where, Where, Where, str]] = {
     "write": (*3 * ((OutputFile, "_put"),), "writer"),
     "end of a member": (*3 * ((OutputFile, "end_member"),), "writer"),
     "end of a file": (*3 * ((OutputFile, "end"),), "writer"),
-    "fsync": (*3 * ((files.os, "fsync"),), "writer"),
-    "checksum": (*3 * ((files.hashlib, "file_digest"),), "writer"),
-    "metadata": (*3 * ((files.json, "dumps"),), "writer"),
-    "rename": (*3 * ((files.os, "rename"),), "writer"),
+    "fsync": (*3 * ((output_file.os, "fsync"),), "writer"),
+    "checksum": (*3 * ((output_file.hashlib, "file_digest"),), "writer"),
+    "metadata": (*3 * ((output_file.json, "dumps"),), "writer"),
+    "rename": (*3 * ((output_file.os, "rename"),), "writer"),
 }  # fmt: skip
 
 
@@ -144,9 +144,9 @@ class Capture:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members and blocks of which one capture has many; and files that end for what comes, not for the time."""
-    monkeypatch.setattr(files, "MEMBER_OCTETS", 5_000)
+    monkeypatch.setattr(output_file, "MEMBER_OCTETS", 5_000)
     monkeypatch.setattr(FileWriter, "end_if_over", lambda *_: None)
-    monkeypatch.setattr(files.os, "fsync", lambda _: None)  # what a power cut leaves is another test's
+    monkeypatch.setattr(output_file.os, "fsync", lambda _: None)  # what a power cut leaves is another test's
     for writer in (cdns_columns, cdns_plain):
         monkeypatch.setattr(writer, "BLOCK_ITEMS", 50)
 

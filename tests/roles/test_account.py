@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.capture.files import is_made_here
+from rootsrv.capture.file_names import is_made_here
 from rootsrv.process import privileges
 from tests.needs import REPOSITORY, require_root
 
