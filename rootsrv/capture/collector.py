@@ -196,7 +196,7 @@ class Collector:
             self._look_for_room()
         if self.state is CollectorState.CAPTURING:
             self._take(boottime_ns() - sequence.HOLD_BACK_NS)
-            self._writer.end_if_over(wall)
+            self._writer.end_in_time(wall)
         else:
             self._discard()
 

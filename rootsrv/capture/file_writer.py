@@ -109,6 +109,10 @@ class FileWriter:
             contents = file.contents
             contents.first = first if contents.first is None else min(first, contents.first)
             contents.last = last if contents.last is None else max(last, contents.last)
+        return self._put(file, octets) and (file.octets < self._directory.room.largest_octets or self.end())
+
+    def _put(self, file: OutputFile, octets: bytes) -> bool:
+        """Whether *octets* are in *file*, and its member has ended if it is time."""
         try:
             file.write(octets)
             if file.ends_member:
@@ -118,7 +122,7 @@ class FileWriter:
             self._writing_failed(error)
             return False
         self._count_written(file)
-        return file.octets < self._directory.room.largest_octets or self.end()
+        return True
 
     def _formatted(self, file: OutputFile, rows: bytes, items: int) -> bytes | None:
         """What *rows*, which tell of *items*, add to *file*, and of what has not been told; None: they are lost."""
@@ -243,10 +247,12 @@ class FileWriter:
         self._finisher.finish(file, self._about())
         return True
 
-    def end_if_over(self, wall: int) -> None:
-        """End a file whose time is over though nothing came that would have ended it."""
+    def end_in_time(self, wall: int) -> None:
+        """End a file, or a member of one, whose time is over though nothing came that would have ended it."""
         if self._file is not None and wall - 10 * sequence.HOLD_BACK_NS >= self._until:
             self.end()
+        elif self._file is not None and self._file.ends_member:
+            self._put(self._file, b"")
 
     def _about(self) -> dict[str, Any]:
         assert self._wanted is not None

@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,9 @@ from rootsrv.process import log
 
 MEMBER_OCTETS = 8 << 20
 """Octets before compression that a disk which gets full can cost, and then the next member begins."""
+
+MEMBER_SECONDS = 10.0
+"""And for how long at most: where little is asked 8 MiB are hours, and all of them a role's that is killed."""
 
 _RESERVED_OCTETS = 64 << 10
 """Kept for the end of a file and what is beside it: a disk that others fill to the last block takes them, too."""
@@ -91,6 +95,7 @@ class OutputFile:
         """Of these, what the totals have already."""
 
         self._whole_counts = self.contents.counts
+        self._whole_at = time.monotonic()
         self._raw = 0
         self._member = begin_member()
 
@@ -153,12 +158,15 @@ class OutputFile:
     @property
     def ends_member(self) -> bool:
         """Whether the member is long enough: `end_member`, when all that was counted has been written."""
-        return self._raw >= MEMBER_OCTETS
+        if self._raw >= MEMBER_OCTETS:
+            return True
+        return self.contents.counts != self._whole_counts and time.monotonic() - self._whole_at >= MEMBER_SECONDS
 
     def end_member(self) -> None:
         """What has been written is safe from now on; raises OSError."""
         self._put(self._member.flush())
         self._whole, self._whole_counts, self._raw = self.octets, self.contents.counts, 0
+        self._whole_at = time.monotonic()
         self._member = self._begin_member()
         if self._area is not None:
             self._area.put(self._told(is_ended=False))

@@ -97,8 +97,8 @@ class Machine:
         made.adopt(found)
         return made
 
-    def work(self) -> Collector:
-        """A role's life, to its end."""
+    def start(self) -> Collector:
+        """A role that captures."""
         made = self.role()
         made.start(
             WantedCapture(
@@ -112,6 +112,11 @@ class Machine:
             ),
             resumed=True,
         )
+        return made
+
+    def work(self) -> Collector:
+        """A role's life, to its end."""
+        made = self.start()
         for _ in range(4):
             made.turn()
         made.close()
@@ -334,6 +339,35 @@ def test_open_files_of_anything_end_no_role(tmp_path: Path) -> None:
         found = open_files.OpenFiles.open(path)
         assert list(found.left()) == []
         assert [area.is_free for area in found._areas] == [True] * 4
+
+
+@pytest.mark.parametrize("kind", ["pcap", "cdns"])
+def test_where_little_is_asked_a_role_that_is_killed_loses_what_came_in_seconds_and_not_since_the_file_began(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_file, "MEMBER_OCTETS", 8 << 20)
+    monkeypatch.setattr(output_file, "MEMBER_SECONDS", 3600.0)
+    machine = Machine(tmp_path, kind)
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            made = machine.start()
+            machine.ask(1, 40, 0)
+            for _ in range(3):
+                made.turn()
+            monkeypatch.setattr(output_file, "MEMBER_SECONDS", 0.0)
+            made.turn()  # though nothing more comes
+            monkeypatch.setattr(output_file, "MEMBER_SECONDS", 3600.0)
+            machine.ask(1, 14, 1)
+            for _ in range(3):
+                made.turn()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    last = machine.work()
+    assert last.totals.lost["interrupted"] == 7  # one of two is passed over
+    assert machine.told() == machine.asked()
+    assert machine.check_files() == 1
+    machine.close()
 
 
 def test_whenever_a_role_is_killed_within_a_step_of_its_account(tmp_path: Path) -> None:

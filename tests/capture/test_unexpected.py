@@ -145,7 +145,7 @@ class Capture:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members and blocks of which one capture has many; and files that end for what comes, not for the time."""
     monkeypatch.setattr(output_file, "MEMBER_OCTETS", 5_000)
-    monkeypatch.setattr(FileWriter, "end_if_over", lambda *_: None)
+    monkeypatch.setattr(FileWriter, "end_in_time", lambda *_: None)
     monkeypatch.setattr(output_file.os, "fsync", lambda _: None)  # what a power cut leaves is another test's
     for writer in (cdns_columns, cdns_plain):
         monkeypatch.setattr(writer, "BLOCK_ITEMS", 50)
