@@ -94,17 +94,26 @@ class Collector:
         return self.account.failing
 
     @property
+    def clock(self) -> tuple[float, float]:
+        """What time it is as far as that is believed, and as the clock says: seconds since 1970."""
+        wall = self._clock.now()
+        return self._clock.trusted(wall) / _SECOND, wall / _SECOND
+
+    @property
     def file(self) -> str:
         """The file that is being written."""
         return self._writer.name
 
     # ── orders ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, wanted: WantedCapture, *, resumed: bool = False, waited: bool = False) -> None:
+    def start(
+        self, wanted: WantedCapture, *, resumed: bool = False, waited: bool = False, least: float | None = None
+    ) -> None:
         """Capture from now on.
 
         *resumed*: what has come since the role ended, or was lost then, belongs to it; *waited*: nobody who could have
-        looked at the clock says that it is time, but the clock.
+        looked at the clock says that it is time, but the clock; *least*: the clock may be wrong, and it is so late at
+        least (seconds since 1970).
         """
         if self._wanted is not None:
             self.stop()
@@ -113,6 +122,8 @@ class Collector:
         self._wanted, self.until = wanted, wanted.until
         if not waited:
             self._clock.begin()
+        if least is not None:
+            self._clock.doubt(int(least * _SECOND))
         self.account.tell_interrupted()
         if not resumed:
             self.account.forget()

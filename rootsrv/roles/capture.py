@@ -25,11 +25,13 @@ import rootsrv
 from rootsrv.capture import formats, hand, offer, rings, sequence
 from rootsrv.capture.anonymise import KeyLengthWrong, anonymiser
 from rootsrv.capture.cdns import Collection
+from rootsrv.capture.clocks_before import ClocksBefore
 from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState
 from rootsrv.capture.compression import CompressionUnavailable, compressors
 from rootsrv.capture.file_names import ORDER, is_made_here
 from rootsrv.capture.files import CaptureDirectory, Finisher, make_directory
 from rootsrv.capture.hand import Hand
+from rootsrv.capture.wall_clock import STEP_NS
 from rootsrv.capture.wanted import WantedCapture
 from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.checks import ConfigError
@@ -39,7 +41,7 @@ from rootsrv.control.protocol import Command, Commands, Nothing, Order, Refused
 from rootsrv.control.server import ControlServer
 from rootsrv.page import counts
 from rootsrv.page.layout import Page, PageUnusable
-from rootsrv.process import json_text, log, memory, service_manager, whole_file
+from rootsrv.process import clocks, json_text, log, memory, service_manager, whole_file
 from rootsrv.process.persistence import failing, persistently
 from rootsrv.roles.account import keep_what_is_needed
 from rootsrv.zone import instant
@@ -192,6 +194,9 @@ class _Capture:
         self._begins_by_itself = False
         """Whether nobody ordered it: then nothing is kept that would go on when the configuration says otherwise."""
 
+        self._unresumed = ""
+        """Why what was ordered before the role began does not go on."""
+
         self._begun = 0.0
         self._before: int | None = None
         """What the instance had counted when it began."""
@@ -333,24 +338,26 @@ class _Capture:
             self._begins_by_itself = True
         except (OSError, ValueError, TypeError) as error:
             log.alarm("capture order cannot be read", file=self._order_file, reason=error)
-            self._collector.why = f"{self._order_file} cannot be read: {error}"
+            self._unresumed = f"{self._order_file} cannot be read: {error}"
             return
         if kept.get("stopped"):
             return
-        if order.until and order.until <= time.time():
+        begun = kept.get("begun")
+        begun = begun if isinstance(begun, int | float) else 0.0
+        order, least = self._by_the_clock(order, ClocksBefore.of(kept.get("clocks")), begun)
+        if order.until and order.until <= time.time() and least is None:
+            log.event("capture order is over", until=order.until)
             with contextlib.suppress(OSError):
                 self._order_file.unlink(missing_ok=True)
             return
-        begun = kept.get("begun")
-        begun = begun if isinstance(begun, int | float) else 0.0
         if order.at > time.time() and not begun:  # what had begun goes on by a clock that is not set yet, too
             self._order, self._waits = order, True
             return
         try:
-            self._begin(order, resumed=True)
+            self._begin(order, resumed=True, least=least)
         except Refused as error:
             log.alarm("capture cannot go on", reason=error)
-            self._collector.why = f"the capture that was ordered cannot go on: {error}"
+            self._unresumed = f"the capture that was ordered cannot go on: {error}"
             return
         counted = kept.get("counted")
         self._before = counted if isinstance(counted, int) else self._before
@@ -365,6 +372,25 @@ class _Capture:
                 since = dataclasses.astuple(self._settled_from - rings.Counts(*before))
                 self._kept = _Amounts(*map(sum, zip(amounts, since, strict=True)))
         self._begun = begun or self._begun
+
+    def _by_the_clock(
+        self, order: StartOrder, before: ClocksBefore | None, begun: float
+    ) -> tuple[StartOrder, float | None]:
+        """*order* that was kept, as its end is by the clock of now, and what time it is at least if that may be wrong.
+
+        *before*: the clocks when it was kept, *begun*: when its capture began, if nobody kept them.
+        """
+        now = time.time()
+        step = 0.0 if before is None else before.step(now)
+        if before is None or not before.is_of_this_boot:
+            # From now on it ends at a time: the first steps of this clock are those that set it.
+            order = dataclasses.replace(order, seconds=0.0)
+        elif order.seconds and begun and order.until and abs(step) >= STEP_NS / 1e9:
+            order = dataclasses.replace(order, until=order.until + step)
+        if order.seconds or self._config.clock.source == "trusted" or clocks.kernel_says_synchronised():
+            return order, None
+        least = begun if before is None else before.least
+        return order, least if now - least >= STEP_NS / 1e9 else None
 
     def _start(self, order: StartOrder) -> None:
         if not 0 <= order.seconds <= _LONGEST_SECONDS:
@@ -381,6 +407,7 @@ class _Capture:
         settled = dataclasses.replace(order, until=until)
         self._chosen(settled)
         self._begins_by_itself = False
+        self._unresumed = ""
         if settled.at > time.time():
             self._order, self._waits = settled, True
         else:
@@ -402,6 +429,7 @@ class _Capture:
             **asdict(self._order),
             "begun": 0.0 if self._waits else self._begun,
             "counted": self._before,
+            "clocks": ClocksBefore.now(*self._collector.clock),
             "amounts": amounts,
             "settled": [self._hand.born, *dataclasses.astuple(settled)],
         }
@@ -427,7 +455,7 @@ class _Capture:
             raise Refused(str(error)) from error
         return chosen
 
-    def _begin(self, order: StartOrder, *, resumed: bool, waited: bool = False) -> None:
+    def _begin(self, order: StartOrder, *, resumed: bool, waited: bool = False, least: float | None = None) -> None:
         settings, chosen = self._settings, self._chosen(order)
         how = None
         try:
@@ -475,7 +503,7 @@ class _Capture:
         with contextlib.ExitStack() as failed:
             failed.callback(offer.CaptureWish.withdraw, self._runtime)
             offer.CaptureWish(wanted.make_format().shape, wanted.every, wanted.bits).leave(self._runtime)
-            self._collector.start(wanted, resumed=resumed, waited=waited)
+            self._collector.start(wanted, resumed=resumed, waited=waited, least=least)
             failed.pop_all()
         self._most = 0.0 if sequence.has_columns() else formats.rate(chosen.format)
         # Not before all is well: an order whose time has come is tried again until it is.
@@ -490,22 +518,28 @@ class _Capture:
             return None
 
     def _stop(self) -> None:
-        if self._order is None:
+        if self._order is None and not self._unresumed:
             raise Refused("nothing is captured")
-        if not self._waits:
+        if self._order is not None and not self._waits:
             self._collector.stop()
             self._finisher.wait()
             self._collector.settle()
         self._forget_order()
 
     def _forget_order(self) -> None:
-        self._order, self._waits = None, False
+        self._order, self._waits, self._unresumed = None, False, ""
         offer.CaptureWish.withdraw(self._runtime)
         with contextlib.suppress(OSError):
             if self._settings.begin == "at-once":
                 whole_file.replace(self._order_file, b'{"stopped": true}\n', 0o640)
             else:
                 self._order_file.unlink(missing_ok=True)
+
+    def _overtime(self) -> str:
+        """Why it goes on though the clock says that it is over."""
+        if self._order is None or self._waits or not 0 < self._order.until <= time.time():
+            return ""
+        return "its time is over by a clock that may be set wrong: it goes on until that has stood for ten minutes"
 
     def status(self) -> dict[str, Any]:
         """What the status socket tells."""
@@ -515,9 +549,9 @@ class _Capture:
             "role": "capture",
             "pid": os.getpid(),
             "version": rootsrv.__version__,
-            "failing": failing | collector.failing,
+            "failing": failing | collector.failing | ({"capture order": self._unresumed} if self._unresumed else {}),
             "state": collector.state.value,
-            "why": collector.why,
+            "why": "; ".join(filter(None, (self._unresumed, self._overtime(), collector.why))),
             "format": "" if order is None else order.format or self._settings.format,
             "begins": order.at if order is not None and self._waits else 0.0,
             "begun": self._begun if order is not None and not self._waits else 0.0,

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.capture import file_names
+from rootsrv.capture import file_names, wall_clock
 from rootsrv.config.file import load
+from rootsrv.process import clocks
+from rootsrv.process.clock import boottime_ns
 from rootsrv.roles import capture as role
 from tests.capture.test_role_alone import made
 from tests.secondary.maintained import configure
@@ -66,4 +68,133 @@ def test_an_order_whose_time_has_come_is_tried_until_it_begins(tmp_path: Path, m
     working._turn()
     told = working.status()
     assert (told["state"], told["format"], told["begins"], told["until"]) == ("capturing", "pcap", 0.0, now + 7200)
+    working._close()
+
+
+YEAR = 365 * 86_400.0
+
+
+class Machine:
+    """Roles of one directory after another, by a clock and in boots of ours."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.ahead = 0.0
+        self.boot = "a boot"
+        self.is_synchronised = False
+        self._true = time.time() - boottime_ns() / 1e9
+        monkeypatch.setattr(time, "time", self.wall)
+        monkeypatch.setattr(time, "time_ns", lambda: int(self.wall() * 1e9))
+        monkeypatch.setattr(clocks, "boot_id", lambda: self.boot)
+        monkeypatch.setattr(clocks, "kernel_says_synchronised", lambda: self.is_synchronised)
+        self.role = self.begins()
+
+    def wall(self) -> float:
+        return self._true + boottime_ns() / 1e9 + self.ahead
+
+    def begins(self) -> role._Capture:
+        made_anew = made(self.path)
+        made_anew._collector._clock.now = lambda: int(self.wall() * 1e9)
+        return made_anew
+
+    def starts_anew(self, ahead: float, *, boot: str | None = None) -> dict[str, object]:
+        """The role, and if *boot* is said the machine, with a clock that is so much *ahead*; what the role says."""
+        self.role._close()
+        self.ahead, self.boot = ahead, boot or self.boot
+        self.role = self.begins()
+        self.role._resume()
+        self.role._turn()
+        return self.role.status()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("boot", [None, "another boot"])
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_an_order_is_not_forgotten_for_a_clock_that_is_set_wrong_when_the_role_starts(
+    machine: Machine, boot: str | None, has_begun: bool
+) -> None:
+    at = machine.wall() + (-1000 if has_begun else 500)
+    machine.role._start(role.StartOrder(at=at, until=at + 2000))
+    told = machine.starts_anew(YEAR, boot=boot)
+    assert told["state"] == "capturing"
+    assert "by a clock that may be set wrong" in str(told["why"])
+    told = machine.starts_anew(YEAR)
+    assert told["state"] == "capturing", "nor by the next role"
+    machine.ahead = 0.0
+    machine.role._turn()
+    assert (machine.role.status()["state"], machine.role.status()["until"]) == ("capturing", at + 2000)
+    assert "wrong" not in machine.role.status()["why"]
+    assert (machine.path / "files" / file_names.ORDER).exists()
+    machine.role._close()
+
+
+@pytest.mark.parametrize(
+    "proof", ["it stood for ten minutes", "somebody keeps it right", "then somebody keeps it right"]
+)
+def test_an_order_whose_time_is_over_is_forgotten_when_the_clock_can_be_believed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, proof: str
+) -> None:
+    machine.role._start(role.StartOrder(until=machine.wall() + 1000))
+    if proof == "it stood for ten minutes":
+        monkeypatch.setattr(wall_clock, "STEADY_SECONDS", 0.0)
+    machine.is_synchronised = proof == "somebody keeps it right"
+    told = machine.starts_anew(1001.0, boot="another boot")
+    if proof == "then somebody keeps it right":
+        assert told["state"] == "capturing"
+        machine.is_synchronised = True
+        machine.role._turn()
+    assert machine.role.status()["state"] == "idle"
+    assert not (machine.path / "files" / file_names.ORDER).exists()
+    machine.role._close()
+
+
+def test_a_capture_for_so_long_lasts_as_long_over_a_step_of_the_clock_while_the_role_was_away(machine: Machine) -> None:
+    machine.role._start(role.StartOrder(seconds=1000))
+    until = machine.role.status()["until"]
+    for ahead in (7200.0, -3600.0):
+        assert machine.starts_anew(ahead)["until"] == pytest.approx(until + ahead, abs=1)
+    machine.role._close()
+
+
+def test_a_capture_for_so_long_ends_when_it_should_though_the_machine_was_started_without_a_clock(
+    machine: Machine,
+) -> None:
+    """It begins in 1970 and is set: that must not move the end by half a century."""
+    machine.role._start(role.StartOrder(seconds=1000))
+    until = machine.role.status()["until"]
+    assert machine.starts_anew(-56 * YEAR, boot="another boot")["state"] == "capturing"
+    machine.ahead = 0.0
+    machine.role._turn()
+    assert machine.role.status()["until"] == until
+    assert machine.starts_anew(0.0)["until"] == until
+    machine.role._close()
+
+
+@pytest.mark.parametrize("kept", ["{", '{"clocks": 7, "until": 1}', '{"clocks": [1, 2, 3, 4], "until": 1}',
+                                  '{"clocks": [1, [], 3, "x"], "until": 1}'])  # fmt: skip
+def test_why_an_order_does_not_go_on_is_said_until_somebody_ends_or_begins_one(
+    tmp_path: Path, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clocks, "kernel_says_synchronised", lambda: True)
+    working = made(tmp_path)
+    (tmp_path / "files" / file_names.ORDER).write_text(kept)
+    working._resume()
+    for _ in range(3):
+        working._turn()
+    told = working.status()
+    if kept != "{":
+        assert "cannot be read" not in told["why"], "it is over"
+        working._close()
+        return
+    assert "order.json cannot be read" in told["why"]
+    assert "order.json cannot be read" in told["failing"]["capture order"]
+    working._stop()
+    assert "order.json" not in working.status()["why"]
+    assert not (tmp_path / "files" / file_names.ORDER).exists()
+    with pytest.raises(role.Refused, match="nothing is captured"):
+        working._stop()
     working._close()
