@@ -3,8 +3,11 @@
 A whole instance answers on a wire of two namespaces, as in `bench compare`: its worker, the kernel's thread that
 answers for it and all of its other processes, the role capture among them, have one core, the generator has the other.
 That is less than capture.md asks for (a core of its own), and so the harsher case.  It is offered a fixed share of what
-it does under overload; in turns nothing is captured, C-DNS with gzip, pcap, and C-DNS onto a disk that gets full in the
-middle of the turn, or that takes nothing for as long as it lasts.
+it does under overload; in turns nothing is captured, C-DNS with gzip, pcap, and pcap onto a disk that gets full in the
+middle of the turn, or C-DNS onto one that takes nothing for as long as it lasts.
+
+A disk that gets full costs what is behind the last whole member of a file.  So that one of them is before that, and
+the file is not cut back to nothing, that turn is as long as it takes to write three.
 """
 
 import contextlib
@@ -22,17 +25,21 @@ from bench.compare import Comparison, Options
 from bench.load import Load
 from bench.subjects import FAILURES, Subject
 from bench.zones import Zones
+from rootsrv.capture.output_file import MEMBER_OCTETS
 from rootsrv.capture.room import LEAST_FREE_OCTETS
 from rootsrv.commands import asking
 from rootsrv.config import file as config_file
 from rootsrv.control import client
 
 SUBJECTS = ("rootsrv XDP", "rootsrv tc", "rootsrv")
-TURNS = ("off", "cdns", "pcap", "cdns, full disk", "cdns, stuck disk")
+TURNS = ("off", "cdns", "pcap", "pcap, full disk", "cdns, stuck disk")
 ROUNDS = 3
 SECONDS = 2.0
 SHARE = 0.5
 """Of what the instance answers under overload."""
+
+FULL_MEMBERS = 3
+"""So many members would be written while the disk gets full."""
 
 PERCENTILES = 0.5, 0.99, 0.999
 
@@ -159,12 +166,17 @@ def _measure(
     peak = statistics.median(comparison.generator.run(subject.overload, 0.5).answer_rate for _ in range(3))
     rate = share * peak
     found: dict[str, list[dict[str, Any]]] = {turn: [] for turn in TURNS}
-    octets = 0
     for _ in range(rounds):
         for turn in TURNS:
-            found[turn].append(_turn(comparison, capture, turn, rate, seconds, octets))
-            octets = found["cdns"][-1]["octets"] if found["cdns"] else 0
+            octets = found["pcap"][-1]["octets"] if turn.endswith("full disk") else 0
+            longer = full_factor(octets) if octets else 1.0
+            found[turn].append(_turn(comparison, capture, turn, rate, longer * seconds, round(longer * octets)))
     return [{"subject": name, "turn": turn, "rate": rate, "rounds": each} for turn, each in found.items()]
+
+
+def full_factor(octets: int) -> float:
+    """How many times as long the disk's turn is as one in which *octets* are written."""
+    return max(1.0, FULL_MEMBERS * MEMBER_OCTETS / octets)
 
 
 def _turn(
@@ -176,10 +188,14 @@ def _turn(
     capture.start(turn)
     with capture.disk.in_state(turn, octets):
         load = comparison.generator.run(rate, seconds)
-    after = capture.order("capture-stop")
+        # A disk that takes nothing would let it wait; one that is full has no room for what is behind, either.
+        after = capture.order("capture-stop") if turn.endswith("full disk") else {}
+    after = after or capture.order("capture-stop")
     capture.disk.empty()
     lost = {where: count - before["lost"][where] for where, count in after["lost"].items()}
     items, written = (after[key] - before[key] for key in ("items", "written_octets"))
+    if turn.endswith("full disk") and not (items and lost["disk"]):
+        raise subjects.SubjectUnavailable(f"the disk did not get full in the middle: {items} written, lost {lost}")
     return _figures(load) | {"items": items, "octets": written, "rows_lost": lost}
 
 
@@ -220,7 +236,9 @@ def to_lines(rows: list[dict[str, Any]]) -> list[str]:
         f"Each instance is offered {SHARE:.0%} of what it answered under overload, in turns: medians of the rounds"
         " (least: of the share answered), latencies of every 16th response.  The server's core has its worker, the"
         " kernel's thread that answers (before all others, as a card's interrupts) and the role capture; the"
-        f" generator has the other.  Files on a disk of their own (ext4, loop).  {network.SERVER_INTERFACE} is a veth.",
+        " generator has the other.  Files on a disk of their own (ext4, loop); one that gets full has room for half of"
+        f" what is asked while {FULL_MEMBERS} members of {MEMBER_OCTETS >> 20} MiB would be written."
+        f"  {network.SERVER_INTERFACE} is a veth.",
     ]
 
 

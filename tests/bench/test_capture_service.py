@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import capture_service
+from rootsrv.capture import output_file
 from tests.needs import REPOSITORY, require_root, require_tool
 
 MAKE_ONE = """
@@ -40,7 +42,7 @@ disk = _Disk(Path(sys.argv[1]))
 place = CaptureDirectory(
     disk.files, quota_octets=1 << 40, keep_free_octets=0, retention_seconds=0, removes_oldest=False
 )
-with disk.in_state("cdns, full disk", octets=8 << 20):
+with disk.in_state("pcap, full disk", octets=8 << 20):
     assert place.has_room(), "a capture begins"
     written = 0
     try:
@@ -61,3 +63,10 @@ def test_a_full_disk_gets_full_in_the_middle_of_what_would_be_written(tmp_path: 
     require_root()
     require_tool("mkfs.ext4")
     subprocess.run([sys.executable, "-c", FILL_ONE, tmp_path], cwd=REPOSITORY, check=True)
+
+
+def test_the_turn_of_the_full_disk_has_a_whole_member_before_it_gets_full_however_little_is_asked() -> None:
+    for octets in (1 << 18, 5 << 20, 27 << 20):  # of the turn before it
+        factor = capture_service.full_factor(octets)
+        assert factor >= 1
+        assert factor * octets / 2 >= output_file.MEMBER_OCTETS
