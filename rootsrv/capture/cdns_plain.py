@@ -1,5 +1,6 @@
 """C-DNS blocks without numpy: dictionaries, written by cbor2."""
 
+import operator
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
@@ -196,21 +197,15 @@ def _transport_flags(fact: Fact) -> int:
     return fact.transport << 1 | (fact.family == 6)
 
 
+_alike = operator.attrgetter(
+    "family", "transport", "destination", "destination_port", "query_flags", "qtype", "qclass", "response_flags",
+    "extended_rcode", "edns_version", "opt_udp_size", "qdcount", "ancount", "nscount", "arcount",
+)  # fmt: skip
+
+
 def _signature_key(fact: Fact) -> Hashable:
     """What two facts have alike if, and only if, their signatures are one."""
-    return (
-        fact.family,
-        fact.transport,
-        fact.opt_bits & _STORED_OPT_BITS,
-        fact[7:9],  # EDNS version, extended RCODE
-        fact.destination,
-        fact.destination_port,
-        fact[14:17],  # flags, type, class of the query
-        fact.response_octets > 0,
-        fact[19:21],  # flags of the response, UDP size
-        fact.name_octets > 0,
-        fact[22:26],  # counts
-    )
+    return _alike(fact), fact.opt_bits & _STORED_OPT_BITS, fact.response_octets > 0, fact.name_octets > 0
 
 
 def _signature(fact: Fact, server: int, classtype: int | None) -> dict[int, int]:

@@ -9,7 +9,7 @@ from rootsrv.capture import cdns, formats, pcap
 from rootsrv.capture.cdns import BlockWriter, Collection
 from rootsrv.capture.cdns_columns import ColumnWriter
 from rootsrv.capture.cdns_plain import PlainWriter
-from rootsrv.capture.facts import FACT_OCTETS, Fact, Kind
+from rootsrv.capture.facts import FACT_OCTETS, Fact, Kind, OptBits
 from tests.capture import cdns_decoder, random_facts
 
 WALL = 1_700_000_000 * 10**9 + 987_654_321
@@ -178,6 +178,38 @@ def test_a_query_without_a_question_has_neither_name_nor_class(writer: Writer) -
     for found in ([fact], [fact, named]):
         decoded = cdns_decoder.decode(written(writer, found))
         assert decoded.facts == [cdns_decoder.expected(each, WALL) for each in found]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "field",
+    [
+        "transport", "response_flags", "query_flags", "destination_port", "qtype", "opt_udp_size", "destination",
+        "ancount", "nscount", "edns_version", "extended_rcode", "qdcount", "qclass", "arcount", "hop_limit", "id",
+    ],
+)  # fmt: skip
+def test_queries_that_differ_in_one_thing_keep_it(writer: Writer, field: str) -> None:
+    """Whatever makes two signatures of two queries."""
+    first = random_facts.query(random.Random(14), 1)._replace(
+        opt_bits=int(OptBits.PRESENT), response_octets=100, hop_limit=0, extended_rcode=0
+    )
+    known = getattr(first, field)
+    other = bytes([known[0] ^ 1]) + known[1:] if field == "destination" else known ^ (32 if "flags" in field else 1)
+    both = [first, first._replace(**{field: other})]
+    decoded = cdns_decoder.decode(written(writer, both))
+    assert decoded.facts == [cdns_decoder.expected(each, WALL) for each in both]
+    assert decoded.facts[0] != decoded.facts[1]
+    assert len(decoded.blocks[0][2][3]) == (1 if field in ("hop_limit", "id") else 2)
+
+
+@BOTH
+def test_what_a_query_lacks_is_not_there_and_no_zero(writer: Writer) -> None:
+    """RFC 8618 §7.6: a hop limit of 0 or a response of no octets would be something that was seen."""
+    there = random_facts.query(random.Random(15), 1)._replace(response_octets=9, hop_limit=64, opt_bits=0)
+    lacking = there._replace(response_octets=0, hop_limit=0, octets=b"", name_octets=0, qdcount=0, qtype=0, qclass=0)
+    for found, fields in ((there, {5, 7, 9}), (lacking, set())):
+        (item,) = cbor2.loads(written(writer, [there, found]))[2][0][3][1:]
+        assert {5, 7, 9} & set(item) == fields
 
 
 def test_the_preamble_says_what_is_collected() -> None:
