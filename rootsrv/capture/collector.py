@@ -32,9 +32,6 @@ from rootsrv.process.clock import boottime_ns
 from rootsrv.process.troubles import Troubles
 
 POLL_SECONDS = 0.02
-ROOM_SECONDS = 1.0
-"""How often it is looked whether there is room for more."""
-
 AGED_SECONDS = 60.0
 """How often it is looked whether files are too old, whether or not anything is captured."""
 
@@ -203,13 +200,13 @@ class Collector:
         if not is_connected:
             return
         if now >= self._room_at:
-            self._room_at = now + ROOM_SECONDS
             self._look_for_room()
         if self.state is CollectorState.CAPTURING:
             self._take(boottime_ns() - sequence.HOLD_BACK_NS)
             self._writer.end_in_time(wall)
         else:
             self._discard()
+            self._room_at = time.monotonic() + self._directory.room.pause_seconds
 
     def settle(self) -> None:
         """Count what was in files that could not be finished."""

@@ -31,6 +31,7 @@ from rootsrv.capture.compression import CompressionUnavailable, compressors
 from rootsrv.capture.file_names import ORDER, is_made_here
 from rootsrv.capture.files import CaptureDirectory, Finisher, make_directory
 from rootsrv.capture.hand import Hand
+from rootsrv.capture.room import DiskSpace
 from rootsrv.capture.wall_clock import STEP_NS
 from rootsrv.capture.wanted import WantedCapture
 from rootsrv.config.capture import CaptureConfig
@@ -151,20 +152,12 @@ class _Amounts(NamedTuple):
         return cls(totals.items, sum(totals.lost.values()), totals.passed_over)
 
 
-class _Disk(NamedTuple):
+def _disk(directory: CaptureDirectory) -> DiskSpace:
     """What there was, when it was looked last: asking may take as long as a write does."""
-
-    used: int
-    free: int
-    room: int
-
-    @classmethod
-    def of(cls, directory: CaptureDirectory) -> "_Disk":
-        room = directory.room
-        try:
-            return cls(room.octets(), room.free_octets(), max(0, room.more_octets()))
-        except OSError:
-            return cls(0, 0, 0)
+    try:
+        return directory.room.lately()
+    except OSError:
+        return DiskSpace(0, 0, 0)
 
 
 class _Capture:
@@ -216,7 +209,7 @@ class _Capture:
         """All that the collector does is done here, so that a disk that makes it wait delays no answer about it."""
 
         self._turned_at = time.monotonic()
-        self._disk = _Disk.of(self._directory)
+        self._disk = _disk(self._directory)
         self._disk_at = 0.0
         self._rate = self._octets_rate = self._counted_rate = 0.0
         self._rate_from = (time.monotonic(), 0, 0, 0)
@@ -280,7 +273,7 @@ class _Capture:
         if self._order is not None and not self._waits and now - self._kept_at >= _KEPT_SECONDS:
             self._keep_order()
         if now - self._disk_at >= _DISK_SECONDS:
-            self._disk, self._disk_at = _Disk.of(self._directory), now
+            self._disk, self._disk_at = _disk(self._directory), now
         since, *before = self._rate_from
         if now - since >= RATE_SECONDS:
             totals = self._collector.totals
@@ -575,6 +568,6 @@ class _Capture:
             "files_packing": finisher.packing,
             "directory_octets": disk.used,
             "free_octets": disk.free,
-            "room_octets": disk.room,
+            "room_octets": max(0, disk.more),
             "quota_octets": self._settings.quota_octets,
         }
