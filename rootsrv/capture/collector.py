@@ -145,6 +145,8 @@ class Collector:
         if self._wanted is None:
             return
         self._switch_off()
+        if self.state is CollectorState.FULL:
+            self._take_last(self._discard)
         self._drain()
         self._wanted = None
         self._writer.stop()
@@ -155,12 +157,15 @@ class Collector:
     def _drain(self) -> None:
         """All that was written until now into the file, which ends."""
         if self.state is CollectorState.CAPTURING:
-            # The writers may be at it still: what they began before they saw the switch is complete a moment later.
-            for _ in range(3):
-                time.sleep(POLL_SECONDS)
-                if self.state is CollectorState.CAPTURING:
-                    self._take(_END_OF_TIME)
+            self._take_last(lambda: self._take(_END_OF_TIME))
             self._writer.end()
+
+    def _take_last(self, take: Callable[[], None]) -> None:
+        """What is in the rings, or will be: *take* it, unless there is no room for it any more."""
+        # The writers may be at it still: what they began before they saw the switch is complete a moment later.
+        for _ in range(3):
+            time.sleep(POLL_SECONDS)
+            (self._discard if self.state is CollectorState.FULL else take)()
 
     def close(self) -> None:
         """The role ends: end the file, whose capture goes on when the role does.
@@ -201,12 +206,12 @@ class Collector:
             return
         if now >= self._room_at:
             self._look_for_room()
+            self._room_at = time.monotonic() + self._directory.room.pause_seconds
         if self.state is CollectorState.CAPTURING:
             self._take(boottime_ns() - sequence.HOLD_BACK_NS)
             self._writer.end_in_time(wall)
         else:
             self._discard()
-            self._room_at = time.monotonic() + self._directory.room.pause_seconds
 
     def settle(self) -> None:
         """Count what was in files that could not be finished."""
