@@ -42,6 +42,9 @@ MEMBER_SECONDS = 10.0
 _RESERVED_OCTETS = 64 << 10
 """Kept for the end of a file and what is beside it: a disk that others fill to the last block takes them, too."""
 
+_RESERVED_NAME = ".reserved"
+"""For the instant in which that has one, where no file is to be had without."""
+
 _MODE = 0o640
 """For the account and its group, whatever the umask is: who collects is in the group, and nobody else reads it."""
 
@@ -251,7 +254,12 @@ def _reserve(directory: Path) -> int | None:
     """The descriptor of a file without a name that takes _RESERVED_OCTETS; None where that is not to be had."""
     descriptor = None
     try:
-        descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except OSError:  # a file system that cannot: over a network, of FUSE
+            named = directory / _RESERVED_NAME
+            descriptor = os.open(named, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            named.unlink()
         os.posix_fallocate(descriptor, 0, _RESERVED_OCTETS)
     except OSError:
         if descriptor is not None:

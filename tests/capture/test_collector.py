@@ -1,5 +1,6 @@
 """From rings to files: rotation, midnight, steps of the clock, full disks; every query is in a file or counted."""
 
+import errno
 import gzip
 import io
 import itertools
@@ -262,7 +263,19 @@ def test_a_disk_that_gets_full_leaves_whole_files_and_every_query_in_them_or_cou
     bench.theirs.close()
 
 
-def test_a_disk_full_to_its_last_block_takes_the_end_of_a_file_and_what_is_beside_it(small_disk: Path) -> None:
+@pytest.mark.parametrize("has_nameless", [True, False])
+def test_a_disk_full_to_its_last_block_takes_the_end_of_a_file_and_what_is_beside_it(
+    small_disk: Path, has_nameless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = os.open
+
+    def nothing_nameless(path: str | Path, flags: int, *more: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return known(path, flags, *more)
+
+    if not has_nameless:
+        monkeypatch.setattr(output_file.os, "open", nothing_nameless)
     file = OutputFile.begin(small_disk / "test.20261128.000000.000000.pcap", compressors("none"), pcap.HEAD, b"")
 
     def fill() -> None:
@@ -295,6 +308,7 @@ def test_a_writer_gone_wrong_is_not_believed(bench: Bench) -> None:
     assert sum(map(len, bench.times().values())) == 2
 
 
+    assert len(list(small_disk.iterdir())) == 3, "nothing else is left"
 def test_what_a_killed_role_left_is_set_aside(tmp_path: Path) -> None:
     place = tmp_path / "files"
     place.mkdir()
