@@ -88,10 +88,10 @@ class Pcap:
 
     def add(self, rows: bytes, wall_offset: int, lost: int, passed_over: int) -> bytes:
         """Records; the format has no place for what was lost."""
-        records = pcap.records(rows, wall_offset)
+        records, damaged = pcap.records(rows, wall_offset)
         if self._anonymiser is not None:
             records = anonymise_packets.packets(records, self._anonymiser, self._service_addresses)
-        self.left_out += _amount(rows, rings.PACKET)[1]
+        self.left_out += _amount(rows, rings.PACKET)[1] + damaged
         return records
 
     def flush(self) -> bytes:

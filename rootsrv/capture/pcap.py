@@ -98,16 +98,17 @@ def _checksum(header: bytes) -> bytes:
     return (0xFFFF - int.from_bytes(header, "big") % 0xFFFF).to_bytes(2, "big")
 
 
-def records(rows: bytes, wall_offset: int) -> bytes:
-    """The packets in *rows*, whole ones one behind another, as records; rows of other kinds are left out.
+def records(rows: bytes, wall_offset: int) -> tuple[bytes, int]:
+    """The packets in *rows*, one behind another, as records; rows of other kinds are left out.
 
-    *wall_offset*: nanoseconds from CLOCK_BOOTTIME to the wall clock.
+    *wall_offset*: nanoseconds from CLOCK_BOOTTIME to the wall clock.  And of how many queries the packet has not all of
+    its rows: a record that is longer than what there is of it would make the rest of the file unreadable.
     """
     if not rows:
-        return b""
+        return b"", 0
     if numpy is None:
         return _plain_records(rows, wall_offset)
-    table = _of_packets(numpy.frombuffer(rows, numpy.uint8).reshape(-1, ROW_OCTETS))
+    table, damaged = _whole(_of_packets(numpy.frombuffer(rows, numpy.uint8).reshape(-1, ROW_OCTETS)))
     words = table.view("<u4")
     heads = numpy.flatnonzero(table[:, 8] & ~numpy.uint8(FURTHER) == PACKET)
     lengths = words[heads, 3].astype(numpy.intp)
@@ -118,7 +119,7 @@ def records(rows: bytes, wall_offset: int) -> bytes:
         goes_on = numpy.flatnonzero(table[:, 8] == Kind.CONTINUATION)
         of_head = numpy.searchsorted(heads, goes_on) - 1
         left = lengths[of_head] - CONTINUATION_OCTETS * (goes_on - heads[of_head])
-        here[goes_on] = numpy.clip(left, 0, CONTINUATION_OCTETS)
+        here[goes_on] = numpy.minimum(left, CONTINUATION_OCTETS)
         # The row before it is full: its last octets in place of the head, and the row is stored as far before its own.
         table[goes_on, :_HEAD_OCTETS] = table[goes_on - 1, -_HEAD_OCTETS:]
         places = numpy.cumsum(here) - here
@@ -127,7 +128,23 @@ def records(rows: bytes, wall_offset: int) -> bytes:
     seconds = wall // numpy.uint64(_SECOND)
     words[heads, :4] = numpy.stack((seconds, wall - seconds * numpy.uint64(_SECOND), lengths, lengths), 1)
     octets: bytes = joined(table, here, places).tobytes()
-    return octets
+    return octets, damaged
+
+
+def _whole(table: "NDArray[numpy.uint8]") -> "tuple[NDArray[numpy.uint8], int]":
+    """*table*, of packets, without those that have not all of their rows and without rows beyond a packet's end.
+
+    And of how many queries there is a packet less.
+    """
+    heads = numpy.flatnonzero(table[:, 8] != Kind.CONTINUATION)
+    wanted = numpy.maximum(0, table.view("<u4")[heads, 3].astype(numpy.intp) - 1) // CONTINUATION_OCTETS
+    there = numpy.diff(heads, append=len(table)) - 1
+    if numpy.array_equal(there, wanted):
+        return table, 0
+    whole = there >= wanted
+    of_head = numpy.repeat(numpy.arange(len(heads)), there + 1)
+    kept: NDArray[numpy.uint8] = table[whole[of_head] & (numpy.arange(len(table)) - heads[of_head] <= wanted[of_head])]
+    return kept, int(numpy.count_nonzero(table[heads[~whole], 8] == PACKET))
 
 
 def _of_packets(table: "NDArray[numpy.uint8]") -> "NDArray[numpy.uint8]":
@@ -144,10 +161,10 @@ def _of_packets(table: "NDArray[numpy.uint8]") -> "NDArray[numpy.uint8]":
     return found
 
 
-def _plain_records(rows: bytes, wall_offset: int) -> bytes:
+def _plain_records(rows: bytes, wall_offset: int) -> tuple[bytes, int]:
     """`records` on a host without numpy."""
     found: list[bytes] = []
-    at, end = 0, len(rows)
+    at, end, damaged = 0, len(rows), 0
     while at < end:
         time, kind, _, length = _ROW_HEAD.unpack_from(rows, at)
         packet = rows[at + _HEAD_OCTETS : at + ROW_OCTETS]
@@ -157,7 +174,9 @@ def _plain_records(rows: bytes, wall_offset: int) -> bytes:
             at += ROW_OCTETS
         if kind & ~FURTHER != PACKET:
             continue
-        packet = packet[:length]
+        if len(packet) < length:
+            damaged += kind == PACKET
+            continue
         seconds, rest = divmod(time + wall_offset, _SECOND)
-        found.append(_RECORD.pack(seconds, rest, length, length) + packet)
-    return b"".join(found)
+        found.append(_RECORD.pack(seconds, rest, length, length) + packet[:length])
+    return b"".join(found), damaged

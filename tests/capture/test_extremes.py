@@ -67,5 +67,5 @@ def test_a_message_of_no_octets_is_kept_as_one(tmp_path: Path, writer: Writer) -
         assert counted.queries + counted.malformed == len(facts)
         assert counted.lost == 0
     rows = b"".join(map(pcap.rows_of, found))
-    records = pcap.records(rows, 0)
+    records, _ = pcap.records(rows, 0)
     assert (sequence.items(rows), len(records)) == (2, 2 * 16 + 28 + 42)

@@ -45,7 +45,7 @@ def write_a_file(directory: Path, cuts_back: bool) -> None:
             for number in range(member * AMOUNT, (member + 1) * AMOUNT)
         )
         file.contents.items += AMOUNT
-        file.write(pcap.records(rows, 0))
+        file.write(pcap.records(rows, 0)[0])
         if member == 0:
             file.end_member()
     if cuts_back:
