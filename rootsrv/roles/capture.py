@@ -506,7 +506,8 @@ class _Capture:
     def _counted(self) -> int | None:
         """Queries, messages that were not understood, and those without a response that the instance has counted."""
         try:
-            return counts.received(counts.total(Page.open(self._runtime / "page", writable=False)))
+            page = Page.open(self._runtime / "page", writable=False)
+            return counts.received(counts.total(page)) + counts.received(counts.over_tls(page))
         except PageUnusable:
             return None
 

@@ -1,11 +1,15 @@
 """What the generator asked = what the files hold + what was counted as lost = RSSAC002 = metrics, to the query.
 
-Kernel (XDP and tc) and workers, UDP and TCP, over a switchover, rotations and midnight.
+Kernel (XDP and tc) and workers, UDP, TCP and TLS, CHAOS and what cannot be understood, over a switchover, rotations and
+midnight; with columns and without numpy.
 """
 
+import contextlib
 import datetime
+import itertools
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +18,32 @@ import pytest
 from rootsrv.telemetry.daybook import find_record
 from rootsrv.telemetry.rssac002 import VOLUME_KEYS
 from tests.capture.cdns_decoder import decode
-from tests.capture.test_whole import CAPTURE, order
+from tests.capture.test_whole import CAPTURE, QUERIES, order
 from tests.fastpath.conftest import require_program
-from tests.fastpath.site import Site, site
+from tests.fastpath.site import SERVICE, Site, site, socket_in
 from tests.needs import require_tool
 from tests.server.live import START_SECONDS, put, wait_until
 from tests.telemetry.shifted_clock import ShiftedClock
 from tests.telemetry.test_sums import NAMES, REPORT, Load, receive_what_xdp_sends, scrape
 from tests.telemetry.watched import total
 
-LOST = "rootsrv_capture_lost_queries_total"
 
-
-@pytest.mark.parametrize("mode", [pytest.param("tc", marks=pytest.mark.long), "xdp"])
-def test_generator_files_losses_rssac002_and_metrics_agree(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "has_columns"), [("xdp", True), pytest.param("tc", False, marks=pytest.mark.long)], ids=str
+)
+def test_generator_files_losses_rssac002_and_metrics_agree(tmp_path: Path, mode: str, has_columns: bool) -> None:
     require_program()
     require_tool("dnsperf")
     clock = ShiftedClock(tmp_path)
     clock.set_before_midnight(1800)
     names = tmp_path / "names"
     names.write_text(NAMES)
-    with site(tmp_path, REPORT + CAPTURE, mode=mode, workers=2, launcher=clock.launcher) as made:
+    launcher = [*clock.launcher]
+    if not has_columns:
+        (tmp_path / "hidden").mkdir()
+        (tmp_path / "hidden" / "numpy.py").write_text("raise ImportError")
+        launcher += ["env", f"PYTHONPATH={tmp_path / 'hidden'}"]
+    with site(tmp_path, REPORT + CAPTURE + "[dot]\n", mode=mode, workers=2, launcher=launcher) as made:
         if mode == "xdp":
             receive_what_xdp_sends(made)
         wait_until(lambda: "reporting addresses" in made.log, "reporting", START_SECONDS)
@@ -53,22 +62,60 @@ def test_generator_files_losses_rssac002_and_metrics_agree(tmp_path: Path, mode:
         assert load.finish(running, 4, "udp") == 0
         assert clock.now() > clock.midnight
         load.run(times=20)
+        for family in (4, 6):
+            assert load.finish(load.start(family, "dot", "-n", "20", "-c", "2"), family, "dot") == 0
+        over_tls = load.answered["dot-ipv4"] + load.answered["dot-ipv6"]
+        odd = ask_what_is_odd(made, 30)
         lose(made, load)
+        asked = load.sent + odd["CHAOS"] + odd["malformed"]
+        wait_until(lambda: order(made, "status")["queries_counted"] == asked, "the instance counted as many", 5)
         told = order(made, "capture-stop")
 
-        answered = sum(load.answered.values())
+        assert told["columns"] is has_columns
+        assert over_tls > 0
+        answered = sum(load.answered.values()) + odd["CHAOS"]
         lost = sum(told["lost"].values())  # type: ignore[attr-defined]
         assert lost > 0
-        assert told["items"] + lost == answered == load.sent
+        assert told["items"] + lost == answered + odd["malformed"] == asked
         assert in_files(made) == {"items": told["items"], "lost": lost}
-        wait_until(lambda: total(scrape(made), "rootsrv_responses_total") == answered, "all in the page", START_SECONDS)
-        wait_until(lambda: total(scrape(made), LOST) == lost, "report has heard of it", START_SECONDS)
-        captured = "rootsrv_capture_queries_total"
-        wait_until(lambda: total(scrape(made), captured) == told["items"], "and of all that is written", START_SECONDS)
-        assert total(scrape(made), "rootsrv_queries_total") == answered
+        agree(
+            made,
+            {
+                "rootsrv_responses_total": answered + odd["malformed"] - over_tls,
+                "rootsrv_queries_total": answered - over_tls,
+                "rootsrv_tls_queries_total": over_tls,
+                "rootsrv_malformed_queries_total": odd["malformed"],
+                "rootsrv_capture_queries_total": told["items"],
+                "rootsrv_capture_lost_queries_total": lost,
+            },
+        )
         made.process.terminate()
         assert made.process.wait(20) == 0, made.log
-    assert recorded(made, clock) == answered
+    assert recorded(made, clock) == answered - over_tls
+
+
+def agree(made: Site, expected: dict[str, Any]) -> None:
+    """The metrics become what is *expected*."""
+
+    def found() -> dict[str, Any]:
+        scraped = scrape(made)
+        return {name: total(scraped, name) for name in expected}
+
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: found() == expected, "report has heard of all", START_SECONDS)
+    assert found() == expected
+
+
+def ask_what_is_odd(made: Site, rounds: int) -> dict[str, int]:
+    """Over UDP and both families: CHAOS, and what cannot be understood; how many of each."""
+    *_, chaos, malformed = QUERIES
+    for family, octets, _ in itertools.product((4, 6), (chaos, malformed), range(rounds)):
+        with socket_in(made.client, socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.connect((SERVICE[family], 53))
+            client.send(octets)
+            client.recv(4096)
+    return {"CHAOS": 2 * rounds, "malformed": 2 * rounds}
 
 
 def lose(made: Site, load: Load) -> None:
