@@ -190,6 +190,9 @@ class _Capture:
         self._unresumed = ""
         """Why what was ordered before the role began does not go on."""
 
+        self._unkept = ""
+        """Why what is ordered is not what a role after this one would go on with."""
+
         self._begun = 0.0
         self._before: int | None = None
         """What the instance had counted when it began."""
@@ -270,7 +273,7 @@ class _Capture:
             self._finisher.wait()
             self._forget_order()  # its time is over
         now = time.monotonic()
-        if self._order is not None and not self._waits and now - self._kept_at >= _KEPT_SECONDS:
+        if (self._unkept or (self._order is not None and not self._waits)) and now - self._kept_at >= _KEPT_SECONDS:
             self._keep_order()
         if now - self._disk_at >= _DISK_SECONDS:
             self._disk, self._disk_at = _disk(self._directory), now
@@ -408,28 +411,37 @@ class _Capture:
         self._keep_order()
 
     def _keep_order(self) -> None:
-        assert self._order is not None
+        """What a role after this one shall go on with, beside the files; where that cannot be it is tried again."""
         self._kept_at = time.monotonic()
-        if self._begins_by_itself:
-            return
+        try:
+            if self._order is not None:
+                if not self._begins_by_itself:
+                    whole_file.replace(self._order_file, json.dumps(self._kept_document(self._order)).encode(), 0o640)
+            elif self._settings.begin == "at-once":
+                whole_file.replace(self._order_file, b'{"stopped": true}\n', 0o640)
+            else:
+                self._order_file.unlink(missing_ok=True)
+        except OSError as error:
+            log.alarm("capture order not kept", file=self._order_file, reason=error.strerror)
+            self._unkept = f"{self._order_file} cannot be written, and a restart undoes it: {error.strerror}"
+        else:
+            self._unkept = ""
+
+    def _kept_document(self, order: StartOrder) -> dict[str, Any]:
         # What is in hand is left out: a role that comes after one that was killed counts it as lost.
         settled = self._hand.settled
         since = dataclasses.astuple(settled - self._settled_from)
         amounts = (
             [before + now for before, now in zip(self._kept, since, strict=True)] if not self._waits else _Amounts()
         )
-        document = {
-            **asdict(self._order),
+        return {
+            **asdict(order),
             "begun": 0.0 if self._waits else self._begun,
             "counted": self._before,
             "clocks": ClocksBefore.now(*self._collector.clock),
             "amounts": amounts,
             "settled": [self._hand.born, *dataclasses.astuple(settled)],
         }
-        try:
-            whole_file.replace(self._order_file, json.dumps(document).encode(), 0o640)
-        except OSError as error:
-            log.alarm("capture order not kept", file=self._order_file, reason=error.strerror)
 
     def _chosen(self, order: StartOrder) -> CaptureConfig:
         """What the files shall be; Refused if they cannot be."""
@@ -523,11 +535,7 @@ class _Capture:
     def _forget_order(self) -> None:
         self._order, self._waits, self._unresumed = None, False, ""
         offer.CaptureWish.withdraw(self._runtime)
-        with contextlib.suppress(OSError):
-            if self._settings.begin == "at-once":
-                whole_file.replace(self._order_file, b'{"stopped": true}\n', 0o640)
-            else:
-                self._order_file.unlink(missing_ok=True)
+        self._keep_order()
 
     def _overtime(self) -> str:
         """Why it goes on though the clock says that it is over."""
@@ -538,14 +546,15 @@ class _Capture:
     def status(self) -> dict[str, Any]:
         """What the status socket tells."""
         collector, totals, finisher = self._collector, self._collector.totals, self._finisher
-        order, disk = self._order, self._disk
+        order, disk, trouble = self._order, self._disk, self._unresumed or self._unkept
         return {
             "role": "capture",
             "pid": os.getpid(),
             "version": rootsrv.__version__,
-            "failing": failing | collector.failing | ({"capture order": self._unresumed} if self._unresumed else {}),
+            "failing": failing | collector.failing,
             "state": collector.state.value,
-            "why": "; ".join(filter(None, (self._unresumed, self._overtime(), collector.why))),
+            "why": "; ".join(filter(None, (trouble, self._overtime(), collector.why))),
+            "order_error": trouble,
             "format": "" if order is None else order.format or self._settings.format,
             "begins": order.at if order is not None and self._waits else 0.0,
             "begun": self._begun if order is not None and not self._waits else 0.0,

@@ -116,6 +116,10 @@ def _of_capture(capture: Said, lost: int) -> Iterator[Problem]:
         yield Problem(f"Nothing can be captured: {capture.text('why') or 'no room'}.", "RootsrvCaptureFull")
     elif lost:
         yield Problem(f"The capture has lost {lost:,} queries in the last quarter of an hour.", "RootsrvCaptureLoses")
+    if capture.text("order_error"):
+        yield Problem(
+            f"What was ordered of the capture: {capture.text('order_error')}.", "capture order cannot be read"
+        )
     if capture.text("error"):
         yield Problem(f"A file of the capture failed: {capture.text('error')}.", "capture file not finished")
 

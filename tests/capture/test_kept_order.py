@@ -1,6 +1,8 @@
 """An order that was kept, and cannot be carried out any more, ends nothing: the role goes on and listens."""
 
 import asyncio
+import errno
+import os
 import time
 from pathlib import Path
 
@@ -191,10 +193,42 @@ def test_why_an_order_does_not_go_on_is_said_until_somebody_ends_or_begins_one(
         working._close()
         return
     assert "order.json cannot be read" in told["why"]
-    assert "order.json cannot be read" in told["failing"]["capture order"]
+    assert "order.json cannot be read" in told["order_error"]
     working._stop()
     assert "order.json" not in working.status()["why"]
     assert not (tmp_path / "files" / file_names.ORDER).exists()
     with pytest.raises(role.Refused, match="nothing is captured"):
         working._stop()
     working._close()
+
+
+@pytest.mark.parametrize("begin", ["by-order", "at-once"])
+def test_what_cannot_be_kept_of_an_order_is_said_and_tried_again(
+    tmp_path: Path, begin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full, or takes nothing: what was started would end with the role, what was stopped go on."""
+    kept = tmp_path / "files" / file_names.ORDER
+    monkeypatch.setattr(role, "_KEPT_SECONDS", 0.0)
+    working = made(tmp_path, begin=begin)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for what, state in ((lambda: working._start(role.StartOrder()), "capturing"), (working._stop, "idle")):
+        before = kept.read_bytes() if kept.exists() else None
+        with monkeypatch.context() as failing:
+            failing.setattr(role.whole_file, "replace", full)
+            failing.setattr(Path, "unlink", full)
+            what()
+            working._turn()
+            assert "No space left" in working.status()["order_error"]
+            assert (kept.read_bytes() if kept.exists() else None) == before
+        working._turn()
+        assert working.status()["order_error"] == ""
+        assert working.status()["state"] == state
+        assert kept.exists() is (state == "capturing" or begin == "at-once")
+    working._close()
+    again = made(tmp_path, begin=begin)
+    again._resume()
+    assert again.status()["state"] == "idle", "nor does it go on"
+    again._close()

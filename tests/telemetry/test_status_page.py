@@ -166,6 +166,8 @@ LOCALROOT: dict[str, Any] = {"zones": [{"name": ".", "given": 7}], "failing": {}
         ("mesh", "", {}, "The role mesh does not answer", "RootsrvRoleDown"),
         ("capture", "capture", CAPTURE | {"state": "full", "why": "disk full"}, "disk full", "RootsrvCaptureFull"),
         ("capture", "capture", CAPTURE | {"error": "a.gz: no room"}, "a.gz: no room", "capture file not finished"),
+        ("capture", "capture", CAPTURE | {"order_error": "order.json cannot be read"}, "order.json cannot be read",
+         "capture order cannot be read"),
         ("capture", "capture", CAPTURE | {"failing": {"collect": "KeyError"}}, "(collect): KeyError", "attempt failed"),
         ("capture", "", {}, "The role capture does not answer", "RootsrvCaptureDown"),
         ("localroot", "localroot", LOCALROOT | {"zones": [{"name": ".", "withheld": "old"}]}, "withheld: old",
