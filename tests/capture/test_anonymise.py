@@ -196,6 +196,13 @@ def test_a_client_subnet_that_is_cut_off_is_replaced_as_far_as_it_is_there() -> 
     assert client_subnets(option[:8], Truncation()) == option[:8]
 
 
+def test_an_option_whose_head_begins_within_the_head_of_another_is_replaced() -> None:
+    """In a message that nobody could parse: the first one is none, and must not hide the second."""
+    option = subnet_option(bytes([192, 0, 2, 77]), 4)
+    made = client_subnets(b"\0\x08\0\x08\0\x01" + option, Aes128(KEY))
+    assert made[14:] == Aes128(KEY).address(bytes([192, 0, 2, 77]))
+
+
 def test_many_client_subnets_become_what_each_becomes() -> None:
     draw = random.Random(2)
     options = [subnet_option(draw.randbytes(4), 4) + subnet_option(draw.randbytes(16), 16) for _ in range(50)]
@@ -301,10 +308,15 @@ def test_extension_headers_of_ipv6_are_stepped_over() -> None:
     longer = packet[:6] + b"\x3c" + packet[7:40] + options + packet[40:]
     (found,) = ours(struct.pack("<4I", 0, 0, len(longer), len(longer)) + longer, Aes128(KEY))
     assert found[48 + 6 : 48 + 8] == b"\0\0"
-    fragment = bytes([17, 0, 0x05, 0x00]) + bytes(4)
-    later = packet[:6] + b"\x2c" + packet[7:40] + fragment + packet[40:]
-    (found,) = ours(struct.pack("<4I", 0, 0, len(later), len(later)) + later, Aes128(KEY))
-    assert found[48:] == packet[40:]
+    options = bytes([17, 1]) + bytes(14)
+    longer = packet[:6] + b"\x3c" + packet[7:40] + options + packet[40:]
+    (found,) = ours(struct.pack("<4I", 0, 0, len(longer), len(longer)) + longer, Aes128(KEY))
+    assert found[56 + 6 : 56 + 8] == b"\0\0"
+    for offset in (b"\x05\0", b"\0\x08"):
+        fragment = bytes([17, 0]) + offset + bytes(4)
+        later = packet[:6] + b"\x2c" + packet[7:40] + fragment + packet[40:]
+        (found,) = ours(struct.pack("<4I", 0, 0, len(later), len(later)) + later, Aes128(KEY))
+        assert found[48:] == packet[40:]
 
 
 def test_a_record_that_is_cut_off_is_refused() -> None:

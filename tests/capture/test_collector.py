@@ -146,6 +146,21 @@ def test_each_query_is_in_the_file_of_its_time_across_midnight(bench: Bench, com
         assert len({at // SECOND // 60 for at in times}) == 1
 
 
+def test_a_file_that_continues_the_one_before_it_bears_its_window_and_any_other_its_first_query(bench: Bench) -> None:
+    bench.start(rotation=60)
+    bench.ask(MIDNIGHT - 99.9995)
+    bench.ask(MIDNIGHT - 59.9995)
+    bench.turn()
+    bench.stop()
+    bench.start(rotation=60)
+    bench.ask(MIDNIGHT - 30.9995)
+    bench.turn()
+    bench.stop()
+    names = sorted(each.name.removeprefix("test.20261127.") for each in bench.place.files())
+    assert [each[:10] for each in names] == ["235820.000", "235900.000", "235929.000"]
+    assert [each[10:] == "000.pcap" for each in names] == [False, True, False]
+
+
 def test_rows_of_many_rings_are_put_in_one_order(bench: Bench) -> None:
     bench.start(rotation=86_400)
     for number in range(200):
@@ -293,6 +308,7 @@ def test_a_disk_full_to_its_last_block_takes_the_end_of_a_file_and_what_is_besid
 
     about = json.loads((small_disk / "test.20261128.000000.000000.pcap.json").read_text())
     assert about["octets"] == file.path.stat().st_size == 24 + 4096 * about["items"]
+    assert len(list(small_disk.iterdir())) == 3, "nothing else is left"
 
 
 def test_a_writer_gone_wrong_is_not_believed(bench: Bench) -> None:
@@ -308,7 +324,6 @@ def test_a_writer_gone_wrong_is_not_believed(bench: Bench) -> None:
     assert sum(map(len, bench.times().values())) == 2
 
 
-    assert len(list(small_disk.iterdir())) == 3, "nothing else is left"
 def test_what_a_killed_role_left_is_set_aside(tmp_path: Path) -> None:
     place = tmp_path / "files"
     place.mkdir()
