@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from rootsrv.capture import rings, sequence
+from rootsrv.capture import output_file, rings, sequence
 from rootsrv.capture.account import Account, where_lost
 from rootsrv.capture.compression import SUFFIXES
 from rootsrv.capture.file_names import is_taken
@@ -87,11 +87,13 @@ class FileWriter:
         while rows:
             if self._file is None and not self.begin(sequence.first_time(rows) + self._clock.offset):
                 return
-            end = sequence.before(rows, self._until - self._clock.offset)
+            due = sequence.before(rows, self._until - self._clock.offset)
+            # No more at once than a member: what is taken after a pause would be one, however large the rings are.
+            end = min(due, sequence.portion(rows, output_file.MEMBER_OCTETS))
             if not self._append(rows[:end]):
                 return
             rows = rows[end:]
-            if rows and not self.end():
+            if rows and end == due and not self.end():
                 return
         if self._account.untold != rings.Counts() and (self._file is not None or self.begin(self._clock.now())):
             self._append(b"")

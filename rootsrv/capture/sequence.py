@@ -61,6 +61,14 @@ def before(rows: Rows, at: int) -> int:
     return int(numpy.searchsorted(_times(rows), numpy.uint64(max(0, at)))) * ROW_OCTETS
 
 
+def portion(rows: bytes, octets: int) -> int:
+    """How many octets of *rows* are so many, or a few more: with all rows of the last query."""
+    end = max(ROW_OCTETS, octets - octets % ROW_OCTETS)
+    while end < len(rows) and rows[end + 8] in (Kind.CONTINUATION, FURTHER_PACKET):
+        end += ROW_OCTETS
+    return min(end, len(rows))
+
+
 def _times(rows: Rows) -> "NDArray[numpy.uint64]":
     return numpy.frombuffer(rows, "<u8")[:: ROW_OCTETS // 8]
 

@@ -278,6 +278,29 @@ def test_a_disk_that_gets_full_leaves_whole_files_and_every_query_in_them_or_cou
     bench.theirs.close()
 
 
+def test_a_disk_that_gets_full_costs_a_member_however_much_is_taken_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_file, "MEMBER_OCTETS", 10_000)
+    known = OutputFile._put
+
+    def put(file: OutputFile, octets: bytes) -> None:
+        if file.octets + len(octets) > 20_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        known(file, octets)
+
+    bench.start(rotation=86_400)
+    monkeypatch.setattr(OutputFile, "_put", put)
+    bench.ask(MIDNIGHT - 100, amount=600)
+    bench.turn()
+    bench.stop()
+    totals = bench.collector.totals
+    assert totals.items + totals.lost["disk"] == bench.sent
+    (path,) = bench.place.files()
+    assert path.stat().st_size >= 8_000
+    assert totals.items >= 75
+
+
 @pytest.mark.parametrize("has_nameless", [True, False])
 def test_a_disk_full_to_its_last_block_takes_the_end_of_a_file_and_what_is_beside_it(
     small_disk: Path, has_nameless: bool, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from rootsrv.capture import formats, pcap
+from rootsrv.capture import formats, pcap, sequence
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.messages import CapturedMessage, fact_of
 from rootsrv.wire.codes import BADCOOKIE, BADVERS
@@ -70,6 +70,20 @@ def test_a_packet_that_has_not_all_of_its_rows_is_left_out_and_counted(
     assert len(rows[1]) > 128 * missing
     assert [packet[28:30] for _, packet in packets(pcap.HEAD + octets)] == [b"\0\0", b"\0\2"]
     assert made.left_out == 1
+
+
+@pytest.mark.parametrize("octets", [1, 128, 1000, 4000, 66_000, 10**6])
+def test_a_portion_of_rows_ends_where_a_query_does(octets: int) -> None:
+    """Also behind one over TCP that takes two packets."""
+    queries = [pcap.rows_of(told(bytes(size), transport=size > 9000)) for size in (40, 300, 65_100, 12, 500)] * 3
+    rows, begins = b"".join(queries), {sum(map(len, queries[:number])) for number in range(1, 16)}
+    at = 0
+    while at < len(rows):
+        found = sequence.portion(rows[at:], octets)
+        assert found >= min(octets - octets % 128, len(rows) - at)
+        assert found <= octets + 80_000
+        at += found
+        assert at in begins
 
 
 @pytest.mark.parametrize("rcode", [BADVERS, BADCOOKIE])
