@@ -14,6 +14,7 @@ from rootsrv.fastpath.layout import ffi
 
 _MODES = ("off", "dry-run", "on")
 _SECOND_NS = 1_000_000_000
+_NEVER = 1 << 63
 _SYN_BURST_NS = 100_000_000
 _CELL_OCTETS = CELLS_OCTETS // CELLS
 
@@ -86,7 +87,7 @@ class KernelAdmission:
         ffi.buffer(words.rules[unused])[:] = pack_rules(rules)
         words.rule_set = unused
         words.note_every = document["sample_every"]
-        words.judging = bool(rules or mode != "off")
+        words.judging_until = _NEVER if mode != "off" else max((rule.until_ns for rule in rules), default=0)
 
     def set_syn_budget(self, each_second: int) -> None:
         """Let each CPU take so many SYNs a second in XDP, a tenth of a second's at once; 0: as many as come."""

@@ -75,7 +75,7 @@ STEP make_cookie(struct scratch *s)
 					s->cookie[2] = theirs;
 					return 0;
 				}
-			} else if (control.require_server_cookie || admission.judging) {
+			} else if (control.require_server_cookie || admission.judging_until) {
 				/* Only then does it matter whether a previous secret made it. */
 				s->cookie_is_good = is_cookie_of_before(s);
 			}

@@ -153,7 +153,7 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 	PATHS_MEET(s);
 	if (!reason && control.blocks && is_blocked(s))
 		return verdict(ctx, hook, DROP);
-	if (!reason && admitting.limits && admission.judging)
+	if (!reason && admitting.limits && admission.judging_until)
 		find_cells(s);
 	PATHS_MEET(s);
 	if (!reason)

@@ -196,10 +196,11 @@ struct shed_rule {
 
 /* Limits and shed rules; written by the owner of the attachment only.  Rules stand in two sets, of which one is in force. */
 struct admission {
-	uint32_t judging;          /* 0: neither limits nor rules */
+	uint64_t judging_until;    /* nanoseconds on CLOCK_BOOTTIME: when the last rule ends, or never with limits; 0: there are neither */
 	uint32_t note_every;       /* 0: no notes */
 	uint32_t limit_mode;
 	uint32_t rule_set;
+	uint32_t unused;
 	uint64_t burst;            /* nanoseconds */
 	uint64_t intervals[2][4];  /* nanoseconds that a unit costs, by family and level */
 	uint64_t hash_key[2];

@@ -176,6 +176,8 @@ STEP judge(struct scratch *s)
 	s->judged_at = live ? s->boottime : admission.test_clock;
 	if (!s->judged_at)
 		return NOTE_ANSWERED; /* a test run */
+	if (s->judged_at >= admission.judging_until)
+		return NOTE_ANSWERED; /* the last rule is over, and its owner has not seen that yet */
 	struct block_key key = source_key(s);
 	if (bpf_map_lookup_elem(&exempt, &key))
 		return NOTE_ANSWERED;
@@ -206,7 +208,7 @@ STEP judge(struct scratch *s)
 /* Limits, rules and notes: whether the query is dropped. */
 static __always_inline int turn_away(struct scratch *s)
 {
-	uint32_t outcome = admission.judging ? judge(s) : NOTE_ANSWERED;
+	uint32_t outcome = admission.judging_until ? judge(s) : NOTE_ANSWERED;
 
 	PATHS_MEET(s);
 	if (s->live)
