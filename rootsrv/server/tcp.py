@@ -35,6 +35,7 @@
 # An event is looked up by descriptor, and a number may come again.  So connections are taken after the events of a
 # turn, and events left for the next turn are kept by connection.
 
+import errno
 import math
 import os
 import select
@@ -147,6 +148,9 @@ class Connections:
         self._exhausted = False
         self.places = limits.connections
         """How many connections are kept now: fewer after there was no descriptor for one, and then ever more again."""
+
+        self._gave_up = False
+        """Whether places were given up, and nothing could be accepted since."""
 
         self._logged_at = -_LOG_SECONDS
         self._due: list[Due] = []
@@ -357,6 +361,8 @@ class Connections:
                 try:
                     accepted.extend(islice(iter(self._listening[descriptor].accept, None), share))
                 finally:
+                    if accepted:
+                        self._gave_up = False
                     for each, source in accepted:
                         try:
                             self._admit(each, source)
@@ -375,6 +381,10 @@ class Connections:
             self._set.unregister(descriptor)
         self._exhausted = True
         self._receive_arrived()
+        # It is the host that has none, and what we gave back helped nobody: more would throw out all who are here.
+        if self._gave_up and error.errno != errno.EMFILE:
+            return
+        self._gave_up = True
         # Then, as ever, one goes for one that comes: to wait for a tick at each would be ten connections a second.
         self.places = max(1, len(self) - max(GIVEN_UP, len(self) // 8))
         while len(self) > self.places:

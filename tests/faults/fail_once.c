@@ -60,7 +60,7 @@ __attribute__((constructor)) static void begin(void)
 
 	if (file < 0)
 		return; /* another account, or a sandbox */
-	mapped = (void *)syscall(SYS_mmap, NULL, sizeof(*order), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+	mapped = (void *)syscall(SYS_mmap, NULL, sizeof(*order), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0L);
 	close(file);
 	if (mapped == MAP_FAILED)
 		return;
