@@ -62,6 +62,10 @@ class Policy:
         self.users: list[Callable[[dict[str, Any]], None]] = []
         """Called with `to_document()` whenever it has changed."""
 
+        self.count: Callable[[], None] = lambda: None
+        """Called before counts are looked at: what the kernel has counted stands in the page up to a second later, and
+        a rule would seem to hit less than it does."""
+
         now = self._now_ns()
         latest = now + MAX_SECONDS * 10**9  # what is to end later than any rule can is damage, and would never end
         self._sheds = {shed.rule.place: shed for shed in self._read() if now < shed.rule.until_ns <= latest}
@@ -109,6 +113,8 @@ class Policy:
         """Once a second: end what is over, see how full the cells are, keep what could not be kept."""
         now = self._now_ns()
         ended = [shed for shed in self._sheds.values() if shed.rule.until_ns <= now]
+        if ended:
+            self.count()
         for shed in ended:
             del self._sheds[shed.rule.place]
             self._log_end(shed, "its time")
@@ -161,6 +167,7 @@ class Policy:
             if not really:
                 self._refuse_nearly_all(match)
         place = self._place_for(match, action, dry=dry)
+        self.count()
         rule = Rule(place=place, match=match, action=action, until_ns=self._now_ns() + seconds * 10**9, dry=dry)
         shed = Shed(rule=rule, reason=reason, who=who, counted_before=self._counted(place))
         self._sheds[place] = shed
@@ -225,6 +232,7 @@ class Policy:
         shed = self._sheds.pop(place, None)
         if shed is None:
             raise ShedRefused(f"there is no rule {place}")
+        self.count()
         self._keep()
         self._tell()
         self._log_end(shed, who)
@@ -245,6 +253,7 @@ class Policy:
 
     def as_document(self) -> dict[str, Any]:
         """For `rootsrv sheds`."""
+        self.count()
         now = self._now_ns()
         rules = []
         for place in sorted(self._sheds):

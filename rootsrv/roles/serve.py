@@ -105,7 +105,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
     blocks = Blocks(page, runtime / "blocks.json")
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
     admission.policy.users += (parent.change_admission, fastpath.admit_as)
-    admission.kernel_notes = fastpath.notes
+    admission.kernel_notes, admission.policy.count = fastpath.notes, fastpath.count
     answers.limits = admission.policy.reconfigure
     commands = {
         **parent.commands(),

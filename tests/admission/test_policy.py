@@ -228,6 +228,24 @@ def test_shares_count_from_when_the_rule_was_made(desk: Desk) -> None:
     assert (rule["hits"], rule["queries"], rule["share"], rule["share_with_cookie"]) == (30, 200, 0.15, 0.1)
 
 
+def test_what_the_kernel_has_counted_before_a_rule_was_made_is_none_of_its_queries(desk: Desk) -> None:
+    """It stands in the page up to a second later: of 4,543 queries that a rule was made for it seemed to be 6,322."""
+    kernel, words = {counts.JUDGED: 1000, counts.RULES: 900}, desk.page.worker(0).counters
+
+    def count() -> None:
+        for word, number in kernel.items():
+            words[word] = number
+
+    desk.policy.count = count
+    desk.shed("qtype=A")
+    kernel = {counts.JUDGED: 1200, counts.RULES: 1050}
+    (rule,) = desk.policy.as_document()["rules"]
+    assert (rule["hits"], rule["queries"], rule["share"]) == (150, 200, 0.75)
+    kernel[counts.RULES] += 7
+    desk.policy.unshed(0, "anna")
+    assert words[counts.RULES] == 1057
+
+
 def test_limits_fall_back_to_dry_run_and_are_told(tmp_path: Path) -> None:
     desk = Desk(tmp_path, mode="on")
     desk.policy.tick()
