@@ -28,6 +28,7 @@
 #
 # Kernel and workers write the same cells, and a worker reads what strangers send.  So a cell beyond now + burst, which
 # nobody can have earned, counts as now + burst and is set to that: whatever a worker writes, it is over after a burst.
+# Those that no query meets are set back by who looks how full the cells are: else they would count as over for ever.
 #
 # The kernel does the same in fastpath/bpf/limits.h; tests/fastpath/test_admission.py feeds both.
 
@@ -62,6 +63,10 @@ OCCUPANCY_LIMIT = 0.05
 (4 prefixes × 0.05²).  Half of it ends that."""
 
 _SAMPLED_CELLS = 8192
+_SWEPT_CELLS = CELLS // 16
+"""Looked at each time, after one was found that nobody can have earned: at worst some 15 ms."""
+
+_PIECE_CELLS = 4096
 _WORD = (1 << 64) - 1
 _STEP, _FACTOR = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd, so that nothing is lost; as in fastpath/bpf/limits.h
 _STEPS = tuple(_STEP * (bits + 1) & _WORD for bits in range(256))
@@ -266,13 +271,29 @@ class Occupancy:
         """Of cells in use that are within a unit of their limit: what an innocent key must not meet in both rows."""
 
         self.falls_back = False
+        self._to_sweep = 0
 
     def look(self, now: int, settings: LimitSettings) -> bool:
         """Sample the cells; whether `falls_back` has changed."""
         nearly = now + settings.burst_ns - max(map(max, settings.intervals[QUERIES]))
         cells = self._cells
-        over = sum(1 for place in self._choose(range(CELLS), _SAMPLED_CELLS) if cells[place] > nearly)
-        self.share = over / _SAMPLED_CELLS
+        over = [each for place in self._choose(range(CELLS), _SAMPLED_CELLS) if (each := cells[place]) > nearly]
+        limit = now + settings.burst_ns + _SECOND  # others charge while we look
+        if not self._to_sweep and over and max(over) > limit:
+            self._to_sweep = CELLS
+        self._sweep(limit)
+        self.share = len(over) / _SAMPLED_CELLS
         before = self.falls_back
         self.falls_back = self.share > (OCCUPANCY_LIMIT / 2 if before else OCCUPANCY_LIMIT)
         return self.falls_back != before
+
+    def _sweep(self, limit: int) -> None:
+        """Set back those beyond *limit* in the next part of the table, if that is to be done."""
+        cells, end = self._cells, self._to_sweep
+        self._to_sweep = max(0, end - _SWEPT_CELLS)
+        for start in range(self._to_sweep, end, _PIECE_CELLS):
+            piece = cells[start : start + _PIECE_CELLS]
+            if max(piece) > limit:
+                for place, each in enumerate(piece, start):
+                    if each > limit:
+                        cells[place] = limit

@@ -204,6 +204,22 @@ def test_too_many_cells_over_their_limit_fall_back_to_dry_run_and_come_back(
     assert not occupancy.falls_back
 
 
+def test_cells_that_nobody_can_have_earned_are_set_back_though_no_query_meets_them(
+    everything: Callable[[range, int], list[int]],
+) -> None:
+    """A worker that was taken over has written them all: limits come back by themselves."""
+    cells = cells_in_memory(bytearray(b"\xff" * (8 * CELLS)))
+    occupancy = Occupancy(cells, everything)  # type: ignore[arg-type]
+    made = LimitSettings.of(CONFIG, KEY)
+    now = 1000 * SECOND
+    changes = []
+    for _ in range(25):
+        changes += [occupancy.falls_back] if occupancy.look(now, made) else []
+        now += SECOND
+    assert changes == [True, False]
+    assert max(cells) < now + made.burst_ns
+
+
 @pytest.mark.parametrize("address", ["198.51.100.77", "2001:db8:1234:5678::1"])
 def test_two_addresses_share_the_hashes_of_just_those_prefixes_that_they_share(address: str) -> None:
     own = int(ipaddress.ip_address(address))
