@@ -17,6 +17,7 @@ from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
 from rootsrv.process import held_back
+from rootsrv.server.sockets import BACKLOG
 
 TABLE = 53
 """Routing table of responses (deploy/network/rootsrv-network)."""
@@ -24,6 +25,7 @@ TABLE = 53
 _LOCAL_TABLE = 255  # linux/rtnetlink.h: RT_TABLE_LOCAL
 _PROTOCOL_KERNEL = 2  # RTPROT_KERNEL
 _SCRIPT = "rootsrv-network"
+_INSTALL_SYSCTLS = "install deploy/network/60-rootsrv.conf in /etc/sysctl.d; sysctl --system"
 _SBIN = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What must hold on every interface, and why (deploy/network/60-rootsrv.conf has these, and buffers besides).
@@ -44,6 +46,11 @@ SYSCTLS_OF_THE_HOST = {
     "net.ipv4.tcp_synack_retries": "2",
     "net.ipv4.tcp_fastopen": "0",
 }
+SYSCTLS_AT_LEAST = {
+    "net.core.somaxconn": BACKLOG,
+    "net.ipv4.tcp_max_syn_backlog": 2 * BACKLOG,
+}
+"""Where what floods waits: with less, connections are lost that a worker would have taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ def checks(config: Config, conf: Path) -> Iterator[Finding]:
     yield from _service_addresses(config, there)
     yield from _admin_addresses(config, there)
     yield from _sysctls(SYSCTLS_OF_THE_HOST)
+    yield from _queues()
     yield _buffers()
     try:
         settings = NetworkSettings.read(conf)
@@ -250,12 +258,19 @@ def _sysctls(wanted: dict[str, str]) -> Iterator[Finding]:
             found = max(found, everywhere)
         if found != value:
             wrong += 1
-            yield bad(
-                f"sysctl {key}", f"is {found}, must be {value}",
-                "install deploy/network/60-rootsrv.conf in /etc/sysctl.d; sysctl --system",
-            )  # fmt: skip
+            yield bad(f"sysctl {key}", f"is {found}, must be {value}", _INSTALL_SYSCTLS)
     if not wrong and wanted:
         yield good("sysctl", f"{len(wanted)} values as they should be, from {next(iter(wanted))} on")
+
+
+def _queues() -> Iterator[Finding]:
+    for key, least in SYSCTLS_AT_LEAST.items():
+        try:
+            found = int(Path("/proc/sys", *_parts(key)).read_text())
+        except (OSError, ValueError):
+            continue
+        if found < least:
+            yield bad(f"sysctl {key}", f"is {found}, must be at least {least}", _INSTALL_SYSCTLS)
 
 
 def _parts(key: str) -> list[str]:
@@ -285,8 +300,7 @@ def _buffers() -> Finding:
         return remark("receive buffers", "net.core.rmem_max is not to be seen from here", "look at it on the host")
     if found < wanted:
         return remark(
-            "receive buffers", f"net.core.rmem_max is {found}, {wanted} are asked for",
-            "install deploy/network/60-rootsrv.conf in /etc/sysctl.d; sysctl --system",
+            "receive buffers", f"net.core.rmem_max is {found}, {wanted} are asked for", _INSTALL_SYSCTLS
         )  # fmt: skip
     return good("receive buffers", f"up to {found:,} octets")
 

@@ -15,7 +15,7 @@ import pytest
 
 from bench.peers.nsd import configuration as nsd_configuration
 from rootsrv.doctor.host import may_read
-from rootsrv.doctor.network import SYSCTLS, SYSCTLS_OF_THE_HOST, NetworkSettings
+from rootsrv.doctor.network import SYSCTLS, SYSCTLS_AT_LEAST, SYSCTLS_OF_THE_HOST, NetworkSettings
 from tests.needs import REPOSITORY, require_root, require_tool
 from tests.network import Host, network
 from tests.server.live import put_zones, wait_until, zone_sections
@@ -76,7 +76,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         host, other, router = (net.host(name) for name in ("box", "mgr", "rtr"))
         for key, value in {**{key.format("default"): value for key, value in SYSCTLS.items()},
                            **{key.format("all"): value for key, value in SYSCTLS.items()},
-                           **SYSCTLS_OF_THE_HOST}.items():  # fmt: skip
+                           **SYSCTLS_OF_THE_HOST, **SYSCTLS_AT_LEAST}.items():  # fmt: skip
             host.run("sh", "-c", f"test ! -e /proc/sys/{key.replace('.', '/')} || sysctl -qw {key}={value}")
         net.link(
             host, other, "eth0", (("203.0.113.10/24", "203.0.113.53/24"), ("2001:db8:a::10/64", "2001:db8:a::53/64"))
@@ -132,6 +132,10 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         "sysctl -qw net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.eth1.arp_ignore=0",
         "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.eth1.arp_ignore=1",
         "sysctl net.ipv4.conf.eth1.arp_ignore", "is 0, must be 1",
+    ),
+    "a_queue": (
+        "sysctl -qw net.core.somaxconn=128", "sysctl -qw net.core.somaxconn=4096",
+        "sysctl net.core.somaxconn", "is 128, must be at least 4096",
     ),
     "a_router": (
         "sysctl -qw net.ipv4.ip_forward=1", "sysctl -qw net.ipv4.ip_forward=0",
@@ -370,6 +374,7 @@ def test_what_the_doctor_wants_is_what_is_deployed() -> None:
     deployed = dict(line.split(" = ") for line in lines if line and not line.startswith("#"))
     wanted = {key.format(name): value for key, value in SYSCTLS.items() for name in ("all", "default")}
     assert {key: deployed.get(key) for key in wanted | SYSCTLS_OF_THE_HOST} == wanted | SYSCTLS_OF_THE_HOST
+    assert {key: int(deployed[key]) for key in SYSCTLS_AT_LEAST} == SYSCTLS_AT_LEAST
 
 
 def test_it_reads_well(box: Box) -> None:
