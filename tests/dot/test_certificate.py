@@ -204,7 +204,7 @@ ODD = {
     "a kind of key that is unknown": b"\x2a\x86\x48\xce\x3d\x02\x01",
     "a version that there is not": b"\xa0\x03\x02\x01\x02",
     "a point that is on no curve": b"\x03\x42\x00\x04",
-    "a date that is none": b"\x17\x0d",
+    "a date that is none": b"\x30\x1e\x17\x0d",  # with what holds it: one serial number of 2,400 has the last two
 }
 """What is in the octets of a P-256 certificate, or its key, by what becomes of it when the end of that is another."""
 
