@@ -54,6 +54,7 @@ from rootsrv.page.day import DAY_SECONDS
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
 from rootsrv.process import json_text, log, whole_file
+from rootsrv.process.persistence import persistently
 
 FOLLOW_SECONDS = 0.01
 """How often the page is looked at during a switchover: how far the kernel may be behind the workers then."""
@@ -127,6 +128,7 @@ class FastPath:
         self._block_changes = 0
         self._tap: Tap | None = None
         self._registers_at = 0.0
+        self._counted_at = -DUTY_SECONDS
         self._detached_by_order = ""
         self._suspended_by_order = False
         self._changing = threading.RLock()
@@ -148,7 +150,7 @@ class FastPath:
             if self._config.interfaces or self._config.mode not in ("auto", "off"):
                 log.event("fast path off", reason=reason)
             return
-        days = asyncio.create_task(self._turn_days(), name="fastpath-days")
+        counting = asyncio.create_task(persistently("counting of the fast path", self._count_on), name="fastpath-count")
         look = asyncio.Event()
         stopper = asyncio.create_task(_pass_on(stop, look), name="fastpath-stop")
         changes = self._watched(look.set)
@@ -177,7 +179,7 @@ class FastPath:
                     async with asyncio.timeout(patience):
                         await look.wait()
         finally:
-            days.cancel()
+            counting.cancel()
             stopper.cancel()
             if changes is not None:
                 changes.close()
@@ -194,13 +196,21 @@ class FastPath:
         """Whether the page says something that is still to be done here."""
         return self.program is not None and self._page.active != self._active
 
-    async def _turn_days(self) -> None:
-        """End each UTC day for the statistics when it is over, whatever is being staged or attached meanwhile."""
+    async def _count_on(self) -> None:
+        """Count each second, for what is counted in the kernel alone goes with its owner; and end each UTC day.
+
+        Whatever is being staged or attached meanwhile, and for however long.
+        """
         while True:
+            left = self._counted_at + DUTY_SECONDS - time.monotonic()
             # A second at most: the clock may be stepped.
-            await asyncio.sleep(min(DUTY_SECONDS, DAY_SECONDS - time.time() % DAY_SECONDS))
-            if self.program is not None and self._slot.day_at(time.time()) != self.program.day:
+            await asyncio.sleep(min(left if left > 0 else DUTY_SECONDS, DAY_SECONDS - time.time() % DAY_SECONDS))
+            if self.program is None:
+                continue
+            if self._slot.day_at(time.time()) != self.program.day:
                 self.count()  # up to now it was the old day
+                self.count()
+            elif time.monotonic() >= self._counted_at + DUTY_SECONDS:
                 self.count()
 
     def close(self) -> None:
@@ -243,7 +253,8 @@ class FastPath:
                 self._unavailable = str(error)
                 self._retry_at = now + 12 * RETRY_SECONDS
                 return
-        self._publish(time.time())
+        if time.monotonic() >= self._counted_at + DUTY_SECONDS / 2:  # else it was done, and well
+            self._publish(time.time())
         self._renew(now)
         await asyncio.to_thread(self._keep_attached, now)
 
@@ -259,6 +270,7 @@ class FastPath:
             registers = program.unique_sources(program.day)
         self._slot.publish(counters, registers, program.day)
         program.publish_time(wall_seconds, day)
+        self._counted_at = time.monotonic()
 
     def _load(self) -> Program:
         tap = self._config.tap_every > 0

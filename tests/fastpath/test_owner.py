@@ -501,6 +501,42 @@ def test_what_is_being_answered_when_it_ends_is_counted(followed: Followed, monk
     assert done == ["detached", "waited", "published"]
 
 
+def test_what_the_kernel_counts_is_shown_while_a_table_is_staged_for_however_long(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed owner has not shown is lost: a second of it, and not the time that a busy host takes to stage."""
+    fastpath, staging, shown = followed.fastpath, threading.Event(), threading.Semaphore(0)
+    publish, stage = fastpath._publish, fastpath.program.stage  # type: ignore[union-attr]
+    stop = asyncio.Event()
+
+    def published(wall_seconds: float) -> None:
+        publish(wall_seconds)
+        if staging.is_set():
+            shown.release()
+
+    def takes_long(table: AnswerTable) -> int:
+        staging.set()
+        in_time = [shown.acquire(timeout=10) for _ in range(3)]
+        staging.clear()
+        stopped.append(all(in_time))
+        loop[0].call_soon_threadsafe(stop.set)
+        return stage(table)
+
+    async def run() -> None:
+        loop.append(asyncio.get_running_loop())
+        await fastpath.run(stop)
+
+    stopped: list[bool] = []
+    loop: list[asyncio.AbstractEventLoop] = []
+    monkeypatch.setattr(owner_module, "DUTY_SECONDS", 0.02)
+    monkeypatch.setattr(fastpath, "_publish", published)
+    monkeypatch.setattr(fastpath.program, "stage", takes_long)
+    monkeypatch.setattr(fastpath, "_keep_attached", lambda now: None)
+    followed.page.staged = 2
+    asyncio.run(run())
+    assert stopped == [True]
+
+
 def test_a_restart_of_the_owner_begins_with_what_is_active(followed: Followed) -> None:
     followed.page.active = 2
     followed.workers(2)
