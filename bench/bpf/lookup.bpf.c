@@ -146,7 +146,7 @@ static __always_inline int look_up(void *ctx, int is_xdp)
 	if (AT_XDP(bpf_xdp_load_bytes(XDP, message_at, s->message, received),
 		   bpf_skb_load_bytes(SKB, message_at, s->message, received)))
 		return 1;
-	if (walk_question(s) || find_answer(s) || read_answer(s))
+	if (walk_question(s) || find_answer(s, table) || read_answer(s))
 		return 1;
 
 	uint32_t body_at = message_at + s->question_end, has_opt = s->has_opt;

@@ -58,29 +58,28 @@ static __always_inline int restore(void *ctx, enum hook hook)
 }
 
 /* As `decide` does it; nonzero when the chosen part was the last, or one passes. */
-static __always_inline int decide_up_to(struct scratch *s, uint32_t last)
+static __always_inline int decide_up_to(struct scratch *s, const uint8_t *table, uint32_t last)
 {
 	if (read_question(s))
 		return 1;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (s->has_opt && read_opt(s))
 		return 1;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	s->opt_size = s->opt_is_stored = 0;
-	s->generation = READ_ONCE(control.active);
-	if (last == QUESTION || find_answer(s))
+	if (last == QUESTION || find_answer(s, table))
 		return 1;
-	PATHS_MEET(s);
-	fetch_answer(s);
+	PATHS_MEET();
+	fetch_answer(s, table);
 	hash_source(s);
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (last == FIND || verify_checksum(s) || last == CHECKSUM)
 		return 1;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if ((s->has_opt && build_opt(s)) || last == OPT)
 		return 1;
-	PATHS_MEET(s);
-	return fit(s) || last == FIT;
+	PATHS_MEET();
+	return fit(s, table, 1) || last == FIT;
 }
 
 static __always_inline int run_parts(void *ctx, enum hook hook)
@@ -92,19 +91,23 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 		return verdict(ctx, hook, ABORT);
 	if (last == RESTORE || receive(ctx, hook, s))
 		return verdict(ctx, hook, PASS);
-	PATHS_MEET(s);
-	if (last == HEADERS || decide_up_to(s, last))
+	PATHS_MEET();
+	s->generation = READ_ONCE(control.active);
+	const uint8_t *table = table_of(s->generation);
+	if (!table)
+		return verdict(ctx, hook, ABORT);
+	if (last == HEADERS || decide_up_to(s, table, last))
 		return verdict(ctx, hook, PASS);
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (capturing.units)
 		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s);
-	PATHS_MEET(s);
-	if (send(ctx, hook, s) != REPLY)
+	PATHS_MEET();
+	if (send(ctx, hook, s, table) != REPLY)
 		return verdict(ctx, hook, PASS);
-	PATHS_MEET(s);
+	PATHS_MEET();
 	parts.answered++;
 	if (last == COUNT)
-		count_answer(s);
+		count_answer(s, 1);
 	if (last == COUNT && capturing.units)
 		capture(s, 1);
 	return verdict(ctx, hook, REPLY);

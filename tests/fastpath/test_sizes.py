@@ -12,6 +12,7 @@ from tests.fastpath.conftest import HOOKS, Hook, InKernel, frame, message, opt, 
 
 MAX_QUERY = 512
 PADDING = 12
+COOKIE = 10
 
 
 def name_of(octets: int) -> bytes:
@@ -54,6 +55,22 @@ def test_each_octet_of_a_message_is_part_of_its_checksum(kernel: InKernel, hook:
             changed = octets[:place] + bytes([octets[place] ^ 0x20]) + octets[place + 1 :]
             run = kernel.run(hook, changed)
             assert (run.verdict, run.packet) == (hook.passed, changed), (len(query), place - start)
+
+
+@pytest.mark.parametrize(
+    "cookie", [b"\xff" * 8, bytes(8), b"\0\xff" * 4, b"\xff" * 8 + bytes(16), b"\xff" * 24], ids=bytes.hex
+)
+def test_a_cookie_is_summed_where_the_question_ends_at_an_odd_octet_or_an_even_one(
+    kernel: InKernel, hook: Hook, cookie: bytes
+) -> None:
+    """A client cookie alone, which most options are, is summed by a way of its own."""
+    for octets in (1, *range(3, 60)):
+        query = message(name_of(octets), opt=opt(options=option(COOKIE, cookie)))
+        assert kernel.ask(hook, query) == kernel.expected(query), octets
+        changed = bytearray(frame(query).to_octets())
+        changed[-len(cookie)] ^= 1
+        run = kernel.run(hook, bytes(changed))
+        assert (run.verdict, run.packet) == (hook.passed, changed), octets
 
 
 @pytest.mark.parametrize("trailer", [0, 1, 18])

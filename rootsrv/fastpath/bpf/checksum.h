@@ -44,6 +44,14 @@ static __always_inline uint64_t halves(uint64_t word)
 #define SUMMED_AT_ONCE 64 /* octets: behind every message there are as many zeros in the scratch space */
 #define OPT_SUMMED_AT_ONCE 40 /* octets: an OPT record with a COOKIE option has 39 at most, mostly */
 
+/* Adds what stands at *data*.  One word after the other: clang would load all of them at first, and has no registers for them. */
+static __always_inline uint64_t plus_word(uint64_t sum, const void *data)
+{
+	sum += LOAD32(data);
+	asm volatile("" : "+r"(sum));
+	return sum;
+}
+
 /* The sum of *size* octets at *data*, which are followed by zeros or by what does not belong to them. */
 static __always_inline uint64_t sum_octets(const uint8_t *data, int64_t size, uint32_t most)
 {
@@ -65,7 +73,7 @@ static __always_inline uint64_t sum_words(const uint8_t *data, uint32_t octets)
 
 #pragma unroll
 	for (uint32_t i = 0; i < octets; i += 4)
-		sum += LOAD32(data + i);
+		sum = plus_word(sum, data + i);
 	return sum;
 }
 
@@ -78,7 +86,7 @@ STEP sum_long_message(struct scratch *s)
 
 	BOUND(size, 1023);
 	s->message_sum = sum_octets(s->message + DNS_HEADER, size - DNS_HEADER, MAX_QUERY);
-	s->opt_sum = sum_octets(message_at(s, end), size - end, MAX_QUERY);
+	s->rest_sum = sum_octets(message_at(s, end), size - end, MAX_QUERY);
 	return 0;
 }
 
@@ -94,11 +102,14 @@ static __always_inline int verify_checksum(struct scratch *s)
 
 	if (size <= DNS_HEADER + SUMMED_AT_ONCE && size - end <= OPT_SUMMED_AT_ONCE) {
 		message = sum_words(s->message + DNS_HEADER, SUMMED_AT_ONCE);
-		rest = sum_words(message_at(s, end), OPT_SUMMED_AT_ONCE); /* the question is what is not OPT */
+		if (size - end == s->rest_summed)
+			rest = s->rest_sum;
+		else
+			rest = sum_words(message_at(s, end), OPT_SUMMED_AT_ONCE); /* the question is what is not OPT */
 	} else {
 		sum_long_message(s);
 		message = s->message_sum;
-		rest = s->opt_sum;
+		rest = s->rest_sum;
 	}
 	s->question_sum = message + negated(swapped_if_odd(rest, end));
 
@@ -109,8 +120,8 @@ static __always_inline int verify_checksum(struct scratch *s)
 	/* Protocol 17 and the length, as the pseudo-header has them (RFC 768, RFC 8200 section 8.1). */
 	uint16_t udp_size = bpf_htons(size + 8);
 	uint64_t pseudo = s->address_sum + bpf_htons(17) + udp_size;
-	uint64_t sum = pseudo + s->source_port + s->service_port + udp_size + check + s->query_head +
-		       halves(s->query_counts) + message;
+	uint64_t counts = (uint64_t)bpf_htons(1) << (s->has_opt != 0); /* one question, and at most one record: read_question saw to it */
+	uint64_t sum = pseudo + s->source_port + s->service_port + udp_size + check + s->query_head + counts + message;
 	int is_right = check != 0 && is_right_sum(sum);
 	int is_partial = s->interface_flags & INTERFACE_VIRTUAL && check != 0 && is_right_sum(pseudo + (uint16_t)~check);
 

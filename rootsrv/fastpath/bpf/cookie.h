@@ -1,7 +1,6 @@
 /* DNS cookies: SipHash-2-4 server cookies (RFC 7873, RFC 9018), octet for octet as rootsrv/answer/cookies.py. */
 
-#define COOKIE_OPTION_SIZE 24
-#define COOKIE_OPTION_HEADER (bpf_htons(OPTION_COOKIE) | bpf_htons(COOKIE_OPTION_SIZE) << 16)
+#define COOKIE_OPTION_HEADER COOKIE_HEADER(COOKIE_OPTION_SIZE)
 /* The ninth to fifteenth octet of an OPT record with this option alone: of the TTL, length of RDATA, code, length. */
 #define OPT_WITH_COOKIE ((uint64_t)bpf_htons(4 + COOKIE_OPTION_SIZE) << 8 | (uint64_t)COOKIE_OPTION_HEADER << 24)
 #define COOKIE_VERSION 1

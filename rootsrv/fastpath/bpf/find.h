@@ -207,18 +207,15 @@ STEP answer_with_authority(struct scratch *s, uint32_t number)
 }
 
 /* Which answer belongs to the query. */
-static __always_inline int find_answer(struct scratch *s)
+static __always_inline int find_answer(struct scratch *s, const uint8_t *table)
 {
 	if (s->labels == 0)
 		return answer_with_authority(s, 0);
-	const uint8_t *table = table_of(s->generation);
-	if (!table)
-		return PASS_TABLE;
 
 	int reason = find_name(s, table);
 	if (reason)
 		return reason;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	const struct table_header *header = (const void *)table;
 	const struct table_name *name = at(table, header->names_at + (uint64_t)s->name * sizeof(*name));
 	uint64_t answer;

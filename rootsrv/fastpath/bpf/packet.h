@@ -41,12 +41,17 @@ struct udp {
 /* Whether the packet says that it comes from one of this host's addresses.  Hardly any does: one bit settles nearly all,
  * however many addresses there are.
  */
-static __always_inline int is_own(uint64_t upper, uint64_t lower)
+static __always_inline int may_be_own(uint64_t upper, uint64_t lower)
 {
 	uint64_t hash = (upper * 0x9e3779b97f4a7c15 ^ lower) * 0xff51afd7ed558ccd >> 52;
 
 	BOUND(hash, OWN_FILTER_BITS - 1);
-	if (!(control.own_filter[hash >> 3] >> (hash & 7) & 1))
+	return control.own_filter[hash >> 3] >> (hash & 7) & 1;
+}
+
+static __always_inline int is_own(uint64_t upper, uint64_t lower)
+{
+	if (!may_be_own(upper, lower))
 		return 0;
 	struct ipv6_address address = { .upper = upper, .lower = lower };
 	return control.own_overflow || bpf_map_lookup_elem(&own_addresses, &address);
@@ -90,6 +95,22 @@ ipv6_is_ours:
 	if (upper == 0) /* ::, ::1, IPv4-mapped and -compatible */
 		return loopback && lower == 0x0100000000000000 ? 0 : PASS_SOURCE;
 	return !loopback && is_own(upper, lower) ? PASS_SOURCE : 0;
+}
+
+/* Whether judge_addresses would find nothing, told without a call for nearly every packet: sent to the first service address of its
+ * family, from an address that is none of those it looks at.
+ */
+static __always_inline int addresses_are_plain(const struct scratch *s)
+{
+	uint64_t upper = s->source[0], lower = s->source[1];
+
+	if (s->family == IPV4) {
+		uint8_t first = upper;
+		return control.service_ipv4_count && control.service_ipv4[0] == (uint32_t)s->service[0] && first != 0 &&
+		       first != 127 && first < 224 && !may_be_own(0, upper << 32 | 0xffff0000);
+	}
+	return control.service_ipv6_count && control.service_ipv6[0].upper == s->service[0] &&
+	       control.service_ipv6[0].lower == s->service[1] && upper && (upper & 0xff) != 0xff && !may_be_own(upper, lower);
 }
 
 /* The interface's record: its flags and MTU; with *mac* also whether the frame was sent to it. */
@@ -148,8 +169,7 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		uint32_t size = bpf_ntohs(ip->size);
 		if (size < IPV4_HEADER + UDP_HEADER || network_at + size > frame_size)
 			return PASS_IP_LENGTH;
-		uint64_t sum = halves(LOAD64(ip)) + halves(LOAD64((void *)ip + 8)) + LOAD32((void *)ip + 16);
-		if (!is_right_sum(sum))
+		if (!is_right_sum(sum_words((void *)ip, IPV4_HEADER)))
 			return PASS_IP_CHECKSUM;
 		s->family = IPV4;
 		if (capturing.units)
@@ -182,7 +202,7 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 		s->source[1] = ip->from[1];
 		s->service[0] = ip->to[0];
 		s->service[1] = ip->to[1];
-		s->address_sum = halves(ip->from[0]) + halves(ip->from[1]) + halves(ip->to[0]) + halves(ip->to[1]);
+		s->address_sum = sum_words((void *)ip->from, sizeof(ip->from) + sizeof(ip->to));
 		s->message_at = network_at + IPV6_HEADER + UDP_HEADER;
 		udp = (void *)(ip + 1);
 	} else {
@@ -212,23 +232,32 @@ static __always_inline int read_headers(struct scratch *s, void *data, void *dat
 	return 0;
 }
 
-/* One that nobody can predict who does not know the key, or fragments of an answer could be forged before it is sent; the
- * kernel's bpf_get_prandom_u32 is linear, so that a few ids would tell the rest.  Four at a time come of SipHash-2-4 of
- * seven octets: how many were made on this CPU before, and which it is.
+/* The next IP_IDS identifications.  Nobody can predict them who does not know the key, or fragments of an answer could be forged
+ * before it is sent; the kernel's bpf_get_prandom_u32 is linear, so that a few ids would tell the rest.  Four at a time come of
+ * SipHash-2-4 of seven octets: how many were made on this CPU before, and which it is.
  */
+STEP make_ip_ids(struct scratch *s)
+{
+	if (!s)
+		return 0;
+	uint64_t cpu = bpf_get_smp_processor_id();
+
+	for (uint32_t i = 0; i < IP_IDS / 4; i++) {
+		struct sip_state state = sip_start(control.ip_id_key);
+		sip_take(&state, ((s->ip_ids_used / 4 + i) & 0xfffffffffff) | cpu << 44 | 7ULL << 56);
+		s->ip_ids[i] = sip_end(&state);
+	}
+	return 0;
+}
+
 static __always_inline uint16_t next_ip_id(struct scratch *s)
 {
-	uint64_t ids = s->ip_ids, made = s->ip_ids_made;
+	uint64_t place = s->ip_ids_used % IP_IDS;
 
-	if (made % 4 == 0) {
-		struct sip_state state = sip_start(control.ip_id_key);
-
-		sip_take(&state, (made / 4 & 0xfffffffffff) | (uint64_t)bpf_get_smp_processor_id() << 44 | 7ULL << 56);
-		ids = sip_end(&state);
-	}
-	s->ip_ids_made = made + 1;
-	s->ip_ids = ids >> 16;
-	return ids;
+	if (!place)
+		make_ip_ids(s);
+	s->ip_ids_used++;
+	return LOAD16((void *)s->ip_ids + place * 2);
 }
 
 /* Turns the headers round and writes the DNS header; the frame has its new size already.  Nonzero: cannot happen. */
@@ -318,19 +347,24 @@ static __always_inline int write_opt(struct scratch *s, void *data, void *data_e
 /* Moves the body's compression pointers, which are in the packet already.  Nonzero: cannot happen. */
 static __always_inline int move_pointers(struct scratch *s, const uint8_t *table, void *data, void *data_end)
 {
-	uint32_t count = s->pointer_count, moved_by = s->moved_by;
-	uint64_t body = s->message_at + s->question_end;
+	uint64_t left = s->pointer_count + 1, body = s->message_at + s->question_end;
+	uint32_t moved_by = s->moved_by;
+	const uint8_t *offsets = at(table, s->pointers_at);
 
-	const uint16_t *offsets = at(table, s->pointers_at);
-	for (uint32_t i = 0; i < MAX_POINTERS; i++) {
-		if (i >= count)
-			return 0;
-		uint64_t offset = body + offsets[i];
-		BOUND(offset, 8191);
-		uint16_t *pointer = data + offset;
-		if ((void *)(pointer + 1) > data_end)
+	BOUND(left, 2 * MAX_POINTERS - 1);
+	BOUND(body, 2047);
+	data += body + sizeof(uint16_t);
+	for (; left > 1; left--) { /* to 0 it would be compared for equality, of which Linux 6.1 learns nothing */
+		asm volatile("" : "+r"(left));
+		uint64_t place = LOAD16(offsets);
+		ADVANCE(offsets, 2);
+		BOUND(place, 8191);
+		/* As few instructions and registers as can be: there are up to a hundred pointers. */
+		asm volatile("%0 += %1" : "+r"(place) : "r"(data));
+		uint16_t *behind = (void *)place;
+		if ((void *)behind > data_end)
 			return -1;
-		*pointer = bpf_htons(bpf_ntohs(*pointer) + moved_by);
+		behind[-1] = bpf_htons(bpf_ntohs(behind[-1]) + moved_by);
 	}
 	return 0;
 }

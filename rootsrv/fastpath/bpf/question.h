@@ -23,6 +23,10 @@
 #define OPTION_ERROR 15
 #define OPTION_ZONEVERSION 19
 
+#define CLIENT_COOKIE_SIZE 8
+#define COOKIE_OPTION_SIZE 24
+#define COOKIE_HEADER(size) (bpf_htons(OPTION_COOKIE) | (uint32_t)bpf_htons(size) << 16)
+
 /* Header and question. */
 static __always_inline int read_question(struct scratch *s)
 {
@@ -68,6 +72,7 @@ at_end:
 	if (qtype == 0 || qtype == TYPE_OPT || (qtype >= 249 && qtype <= 254)) /* TKEY, TSIG, transfers, MAILB, MAILA */
 		return PASS_QTYPE;
 	s->qtype = qtype;
+	s->rest_sum = s->rest_summed = 0;
 	s->do_flag = 0;
 	s->asks_nsid = 0;
 	s->cookie_size = 0;
@@ -139,23 +144,44 @@ static __always_inline int read_opt(struct scratch *s)
 		return PASS_OPT;
 	if (*message_at(s, start) != 0 || LOAD16(message_at(s, start + 1)) != bpf_htons(TYPE_OPT))
 		return PASS_OPT;
-	uint32_t offered = bpf_ntohs(LOAD16(message_at(s, start + 3)));
+	uint16_t offer = LOAD16(message_at(s, start + 3)), flags = LOAD16(message_at(s, start + 7));
+	uint16_t data_size = LOAD16(message_at(s, start + 9));
+	uint32_t offered = bpf_ntohs(offer);
 	if (LOAD16(message_at(s, start + 5)) != 0) /* extended RCODE and version */
 		return PASS_OPT;
-	s->do_flag = (bpf_ntohs(LOAD16(message_at(s, start + 7))) & 0x8000) != 0;
+	/* All else is 0; its fields stand at odd offsets. */
+	s->rest_sum = ((uint64_t)bpf_htons(TYPE_OPT) + offer + flags + data_size) << 8;
+	s->rest_summed = OPT_HEADER;
+	s->do_flag = (bpf_ntohs(flags) & 0x8000) != 0;
 	if (capturing.units)
 		s->fact_opt |= (uint64_t)offered << FACT_UDP_SIZE_AT | FACT_OPT | (uint64_t)s->do_flag << FACT_DO_AT;
-	uint32_t options = bpf_ntohs(LOAD16(message_at(s, start + 9)));
+	uint32_t options = bpf_ntohs(data_size);
 	if (start + OPT_HEADER + options != size)
 		return options > size ? PASS_OPT : PASS_TRAILING;
 
 	uint32_t largest = control.max_udp_response;
 	if (offered < 512)
 		offered = 512; /* RFC 6891 section 6.2.3 */
-	s->limit = offered < largest ? offered : largest;
+	s->limit = smaller(offered, largest);
 
 	if (!options)
 		return 0;
 	s->option_at = start + OPT_HEADER;
+	uint32_t header = LOAD32(message_at(s, start + OPT_HEADER));
+	int is_client = options == 4 + CLIENT_COOKIE_SIZE && header == COOKIE_HEADER(CLIENT_COOKIE_SIZE);
+	if (is_client || (options == 4 + COOKIE_OPTION_SIZE && header == COOKIE_HEADER(COOKIE_OPTION_SIZE))) {
+		/* A cookie alone, which is nearly all that options are used for; a client's alone comes on first contact. */
+		s->cookie_size = options - 4;
+		s->cookie_at = start + OPT_HEADER + 4;
+		if (capturing.units)
+			s->fact_opt |= FACT_COOKIE;
+		if (is_client) {
+			const uint8_t *behind = message_at(s, start + OPT_HEADER - 1); /* at an even offset, as sums want it */
+			s->rest_sum = (((uint64_t)bpf_htons(TYPE_OPT) + offer + flags) << 8) + LOAD32(behind) +
+				      LOAD32(behind + 4) + LOAD32(behind + 8) + behind[12];
+			s->rest_summed = OPT_HEADER + 4 + CLIENT_COOKIE_SIZE;
+		}
+		return 0;
+	}
 	return read_options(s);
 }

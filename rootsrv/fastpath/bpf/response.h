@@ -53,7 +53,7 @@ static __always_inline int build_opt(struct scratch *s)
 		s->opt_size = OPT_HEADER + 4 + COOKIE_OPTION_SIZE;
 		/* The option's data starts at the 15th octet. */
 		s->opt_sum += halves(OPT_WITH_COOKIE) +
-			      swapped_if_odd(halves(s->cookie[0]) + halves(s->cookie[1]) + halves(s->cookie[2]), 1);
+			      swapped_if_odd(sum_words((const uint8_t *)s->cookie, sizeof(s->cookie)), 1);
 	}
 	if (!s->asks_nsid || !control.nsid_option_size)
 		return 0;
@@ -62,13 +62,13 @@ static __always_inline int build_opt(struct scratch *s)
 }
 
 /* The zone's lease: past it (on the clock that no clock step moves) nothing is answered from here. */
-static __always_inline int is_expired(struct scratch *s, uint64_t zone)
+static __always_inline int is_expired(struct scratch *s, uint64_t zone, int live)
 {
 	uint64_t generation = s->generation, now;
 
 	BOUND(generation, 1);
 	BOUND(zone, 1);
-	if (s->live) {
+	if (live) {
 		/* Reading the clock costs a fifth of a lookup: once per tick will do. */
 		uint64_t jiffies = bpf_jiffies64();
 		if (jiffies != s->jiffies) {
@@ -100,7 +100,7 @@ STEP shorten(struct scratch *s, uint64_t count, uint32_t space)
 		return 0;
 	/* Sizes fall from the answer on: how many are too large, from the highest bit to the lowest. */
 	s->cut = 1;
-	PATHS_MEET(s); /* a number that it knows the verifier would follow through all turns */
+	PATHS_MEET(); /* a number that it knows the verifier would follow through all turns */
 	uint64_t large = s->cut;
 
 	BOUND(large, 0xffff);
@@ -136,17 +136,14 @@ static __always_inline void sum_up(struct scratch *s, uint64_t body)
 }
 
 /* Chooses the longest cut that fits, and what follows from it. */
-static __always_inline int fit(struct scratch *s)
+static __always_inline int fit(struct scratch *s, const uint8_t *table, int live)
 {
-	const uint8_t *table = table_of(s->generation);
-	if (!table)
-		return PASS_TABLE;
 	const struct table_answer *answer = at(table, s->answer_at);
 	uint32_t zone = answer->zone, count = answer->cut_count;
 
 	if (zone >= MAX_ZONES || count == 0)
 		return PASS_TABLE;
-	if (is_expired(s, zone))
+	if (is_expired(s, zone, live))
 		return PASS_EXPIRED;
 
 	uint32_t taken = s->question_end + s->opt_size;
@@ -177,7 +174,9 @@ static __always_inline int fit(struct scratch *s)
 	take_pieces(s, answer, body_size);
 	s->moved_by = moved_by;
 	s->pointers_at = s->answer_at + sizeof(*answer);
-	s->pointer_count = moved_by ? cut->even_pointers + cut->odd_pointers : 0;
+	int64_t any = -(int64_t)moved_by >> 63; /* all bits, or none */
+	asm volatile("" : "+r"(any));
+	s->pointer_count = (cut->even_pointers + cut->odd_pointers) & any;
 	s->response_size = start + body_size + s->opt_size;
 	if (s->response_size > MAX_RESPONSE || s->pointer_count > MAX_POINTERS)
 		return PASS_TABLE;
@@ -186,6 +185,7 @@ static __always_inline int fit(struct scratch *s)
 	s->nscount = bpf_htons(cut->nscount);
 	s->arcount = bpf_htons(cut->arcount + s->has_opt);
 
+	PATHS_MEET();
 	uint64_t moved = bpf_htons(moved_by);
 	sum_up(s, bpf_htons(cut->partial_sum) + cut->even_pointers * moved +
 			  cut->odd_pointers * (uint64_t)__builtin_bswap16(moved));
@@ -193,55 +193,50 @@ static __always_inline int fit(struct scratch *s)
 }
 
 /* An answer is seldom in the cache.  Its cut, pointers and body follow each other, so that all can be on their way at once. */
-static __always_inline void fetch_answer(const struct scratch *s)
+static __always_inline void fetch_answer(const struct scratch *s, const uint8_t *table)
 {
-	const uint8_t *table = table_of(s->generation);
-
-	if (!table)
-		return;
 	const uint8_t *answer = at(table, s->answer_at);
 	for (uint32_t i = 0; i < FETCHED; i += CACHE_LINE)
 		fetch(answer + i);
 }
 
 /* From the query in s->message to everything that the response needs. */
-static __always_inline int decide(struct scratch *s)
+static __always_inline int decide(struct scratch *s, const uint8_t *table, int live)
 {
 	int reason = read_question(s);
 
 	if (reason)
 		return reason;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (s->has_opt) {
 		reason = read_opt(s);
 		if (reason)
 			return reason;
 	}
-	PATHS_MEET(s);
+	PATHS_MEET();
 	s->opt_size = s->opt_is_stored = 0;
-	s->generation = s->live ? READ_ONCE(control.active) : control.test_generation;
-	reason = find_answer(s);
+	reason = find_answer(s, table);
 	if (reason)
 		return reason;
-	PATHS_MEET(s);
-	fetch_answer(s); /* before the checksum, so that something else is done meanwhile */
-	if (s->live)
+	PATHS_MEET();
+	fetch_answer(s, table); /* before the checksum, so that something else is done meanwhile */
+	if (live)
 		hash_source(s);
-	PATHS_MEET(s);
+	PATHS_MEET();
 	reason = verify_checksum(s);
 	if (reason)
 		return reason;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (s->has_opt) {
 		reason = build_opt(s);
 		if (reason)
 			return reason;
 	}
-	PATHS_MEET(s);
-	reason = fit(s);
+	PATHS_MEET();
+	reason = fit(s, table, live);
 	if (reason)
 		return reason;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (s->message_at - s->network_at + s->response_size > s->mtu)
 		return PASS_MTU;
 	return 0;

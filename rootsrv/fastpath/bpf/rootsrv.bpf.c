@@ -81,20 +81,16 @@ static __always_inline int receive(void *ctx, enum hook hook, struct scratch *s)
 	reason = read_headers(s, data_of(ctx, hook), end_of(ctx, hook), frame_size_of(ctx, hook), hook);
 	if (reason)
 		return reason;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (copy_message(ctx, hook, s))
 		return PASS_SHORT;
-	PATHS_MEET(s);
-	return judge_addresses(s);
+	PATHS_MEET();
+	return addresses_are_plain(s) ? 0 : judge_addresses(s);
 }
 
 /* The response in the query's place; PASS: there is no room for it, and the packet is as it came. */
-static __always_inline int send(void *ctx, enum hook hook, struct scratch *s)
+static __always_inline int send(void *ctx, enum hook hook, struct scratch *s, const uint8_t *table)
 {
-	const uint8_t *table = table_of(s->generation);
-	if (!table)
-		return ABORT;
-
 	if (resize(ctx, hook, s->frame_size, s->message_at + s->response_size))
 		return PASS;
 	uint32_t body_at = s->message_at + s->question_end;
@@ -107,13 +103,13 @@ static __always_inline int send(void *ctx, enum hook hook, struct scratch *s)
 		if (store(ctx, hook, body_at + s->body_size, s->opt, size))
 			return ABORT;
 	}
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (write_headers(s, data_of(ctx, hook), end_of(ctx, hook)))
 		return ABORT;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (s->pointer_count && move_pointers(s, table, data_of(ctx, hook), end_of(ctx, hook)))
 		return ABORT;
-	PATHS_MEET(s);
+	PATHS_MEET();
 	return write_opt(s, data_of(ctx, hook), end_of(ctx, hook)) ? ABORT : REPLY;
 }
 
@@ -150,43 +146,47 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		return verdict(ctx, hook, ABORT);
 
 	int reason = receive(ctx, hook, s);
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (!reason && control.blocks && is_blocked(s))
 		return verdict(ctx, hook, DROP);
 	if (!reason && admitting.limits && admission.judging_until)
 		find_cells(s);
-	PATHS_MEET(s);
+	PATHS_MEET();
+	s->generation = live ? READ_ONCE(control.active) : control.test_generation;
+	const uint8_t *table = table_of(s->generation);
+	if (!table)
+		return verdict(ctx, hook, ABORT);
 	if (!reason)
-		reason = decide(s);
+		reason = decide(s, table, live);
 	if (hook == XDP && reason == PASS_NOT_UDP && admission.syn_interval &&
 	    is_syn(s, data_of(ctx, hook), end_of(ctx, hook)) && is_over_syns(s))
 		return verdict(ctx, hook, DROP);
 	if (reason) {
-		count_pass(s, reason);
+		count_pass(s, reason, live);
 		return verdict(ctx, hook, PASS);
 	}
-	PATHS_MEET(s);
+	PATHS_MEET();
 	if (capturing.units && live)
 		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s);
-	PATHS_MEET(s);
-	if (turn_away(s)) {
+	PATHS_MEET();
+	if (turn_away(s, live)) {
 		if (capturing.units && live)
 			capture_turned_away(s);
 		return verdict(ctx, hook, DROP);
 	}
-	PATHS_MEET(s);
-	int outcome = send(ctx, hook, s);
+	PATHS_MEET();
+	int outcome = send(ctx, hook, s, table);
 	if (outcome == PASS) {
-		count_pass(s, PASS_NO_TAILROOM);
+		count_pass(s, PASS_NO_TAILROOM, live);
 		return verdict(ctx, hook, PASS);
 	}
 	if (outcome != REPLY)
 		return verdict(ctx, hook, ABORT);
-	PATHS_MEET(s);
-	count_answer(s);
+	PATHS_MEET();
+	count_answer(s, live);
 	if (capturing.units && live)
 		capture(s, 1);
-	if (is_sampled(s))
+	if (is_sampled(live))
 		AT(hook, sample_xdp(ctx, s), sample_tc(ctx, s));
 	return verdict(ctx, hook, REPLY);
 }

@@ -206,12 +206,12 @@ STEP judge(struct scratch *s)
 }
 
 /* Limits, rules and notes: whether the query is dropped. */
-static __always_inline int turn_away(struct scratch *s)
+static __always_inline int turn_away(struct scratch *s, int live)
 {
 	uint32_t outcome = admission.judging_until ? judge(s) : NOTE_ANSWERED;
 
-	PATHS_MEET(s);
-	if (s->live)
+	PATHS_MEET();
+	if (live)
 		maybe_note(s, outcome);
 	return outcome == NOTE_DROPPED;
 }

@@ -6,7 +6,9 @@
  * exit would multiply the paths behind it, which is too much for the verifier.
  *
  * The steps that every packet takes are inlined, and after each of them PATHS_MEET keeps the compiler from carrying values on in
- * registers.  Those that few packets take (STEP), and the search of addresses, are *global* functions, which the verifier proves on their own; a call costs a packet some nanoseconds, and everything around it its registers.
+ * registers, of which there are ten: what it has no room for there it stores and loads again, and that cost more than any step.
+ * Those that few packets take (STEP), and the search of addresses, are *global* functions, which the verifier proves on their own;
+ * a call costs a packet some nanoseconds, and everything around it its registers.
  *
  * The scratch space is per CPU: programs run to their end with soft interrupts off, so nobody else uses it meanwhile.
  */
@@ -16,12 +18,13 @@
 
 #define STEP __attribute__((noinline)) int
 
-/* What is in scratch is read anew from here on. */
-#define PATHS_MEET(s) asm volatile("" : "+r"(s) : : "memory")
+/* What is in scratch is read anew from here on.  (The pointer to it is not: as another one it would take another register.) */
+#define PATHS_MEET() asm volatile("" : : : "memory")
 
 #define MESSAGE_SLACK 64 /* a load that starts inside the message stays inside the scratch space */
 #define COPIED_AT_ONCE 64 /* octets: most queries are shorter */
 #define OPT_ROOM 256
+#define IP_IDS 32 /* made at once */
 
 struct scratch {
 	struct counters counters[2]; /* of test runs, of live packets; Python expects them at the front */
@@ -56,6 +59,8 @@ struct scratch {
 	uint32_t cookie_size;      /* 0: none; else 8 … 40 */
 	uint32_t cookie_at;
 	uint64_t message_sum;      /* only of long messages: see sum_long_message */
+	uint64_t rest_sum;         /* of what follows the question: of the first so many octets */
+	uint32_t rest_summed;
 	uint64_t question_sum;     /* ones' complement sum of the question section, little-endian words, not folded */
 	uint64_t opt_sum;          /* the same of our OPT record, as if it started at an even offset */
 
@@ -97,8 +102,8 @@ struct scratch {
 	uint32_t clock_spared, clock_spares; /* queries since that had its time; how many may */
 
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
-	uint64_t ip_ids;           /* IPv4 identifications that are still to be used, two octets each */
-	uint64_t ip_ids_made;
+	uint64_t ip_ids[IP_IDS / 4]; /* IPv4 identifications, two octets each */
+	uint64_t ip_ids_used;      /* since the program was loaded; modulo IP_IDS it is the place of the next */
 	uint64_t syns_until;       /* the SYNs' theoretical arrival time on this CPU: live packets */
 	uint64_t test_syns_until;
 
@@ -229,12 +234,24 @@ static __always_inline const uint8_t *message_at(const struct scratch *s, uint64
 	return s->message + offset;
 }
 
-/* The first *octets* of a word, 1 or more; without branches, since how many there are is different for every packet. */
+/* The smaller one of two numbers below 2^63, without a branch that nobody could guess. */
+static __always_inline uint64_t smaller(uint64_t one, uint64_t other)
+{
+	int64_t less = one - other, is_less = less >> 63;
+
+	asm volatile("" : "+r"(is_less));
+	return other + (less & is_less);
+}
+
+/* The first *octets* of a word, 1 or more; without branches, since how many there are is different for every packet (and so the
+ * compiler must not see that it is a minimum).
+ */
 static __always_inline uint64_t first_octets(uint64_t word, int64_t octets)
 {
-	int64_t missing = 8 - octets;
+	int64_t missing = 8 - octets, more_than_none = ~(missing >> 63);
 
-	return word & ~0ULL >> (uint64_t)(missing * 8 & ~(missing >> 63));
+	asm volatile("" : "+r"(more_than_none));
+	return word & ~0ULL >> (uint64_t)(missing * 8 & more_than_none);
 }
 
 #define FACT_HOP_LIMIT_AT 16
