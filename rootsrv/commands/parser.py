@@ -104,7 +104,7 @@ def _add_check_config(commands: Commands, _: Sequence[str]) -> None:
 
 
 def _add_zone(commands: Commands, asked: Sequence[str]) -> None:
-    zone = commands.add_parser("zone", help="look at zone files")
+    zone = commands.add_parser("zone", help="versions that are kept, and what to do with one; zone files")
     _add(zone.add_subparsers(required=True, metavar="COMMAND"), _ZONE_COMMANDS, asked)
 
 

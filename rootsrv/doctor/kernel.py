@@ -81,8 +81,9 @@ def advice(interface: FoundInterface, mode: str, features: Mapping[str, str]) ->
     driver = interface.driver or interface.kind or "no driver"
     reasons = []
     if why := interface.why_no_xdp():
-        reasons.append((why, "a driver with native XDP"))
-    if interface.kernel.mtu > LARGEST_XDP_MTU:
+        on_loopback = "none for a trial; in service name the interface by which queries come in"
+        reasons.append((why, on_loopback if interface.is_loopback else "a driver with native XDP"))
+    if interface.kernel.mtu > LARGEST_XDP_MTU and not interface.is_loopback:
         reasons.append(
             (f"MTU {interface.kernel.mtu}: no room for XDP in one buffer", f"ip link set {interface.name} mtu 1500")
         )

@@ -7,7 +7,8 @@
 # asked for every name that exists.  Knot Resolver 5 has one prefill, PowerDNS Recursor 4.8 one zoneToCache for a zone
 # and one lua-config-file: the last one counts.  Of two zonetocaches of "." PowerDNS Recursor 5.2 takes the one it
 # reads first, recursor.yml before what its include_dir has.  auth-zones with "." answers in place of the recursor's
-# cache.  Knot Resolver 6 was not tried: there it is said that something is there twice.
+# cache, and its rpzs are as those of Lua.  Knot Resolver 6 was not tried: there it is said that something is there
+# twice, and what its manual says.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -217,11 +218,10 @@ _LUA_POLICIES = re.compile(
     r"""\s*(?P<quote>['"])(?P<file>[^'"\n]*)(?P=quote)(?P<options>[^\n]*)"""
 )
 
+_FORWARDS_ALL = "forwards everything: what is not in the cache is asked for there, not from the root on"
 _KRESD_RIVALS = {
     re.compile(r"\bprefill\s*\.\s*config\b|\bprefill\s*=\s*\{"): "configures prefill, too: the last one counts",
-    re.compile(r"\bpolicy\s*\.\s*all\s*\(\s*policy\s*\.\s*(?:TLS_)?(?:FORWARD|STUB)\b"): (
-        "forwards everything: what is not in the cache is asked for there, not from the root on"
-    ),
+    re.compile(r"\bpolicy\s*\.\s*all\s*\(\s*policy\s*\.\s*(?:TLS_)?(?:FORWARD|STUB)\b"): (_FORWARDS_ALL),
 }
 _PDNS_LUA_RIVALS = {
     re.compile(r"""\bzoneToCache\s*\(\s*(?:'\.'|"\.")"""): 'is another zoneToCache of ".": the last one counts',
@@ -268,12 +268,44 @@ def pdns(text: str) -> Clauses:
 # ── YAML, which the standard library does not read: by the line ──
 
 
+_YAML_COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
+_YAML_ITEM = re.compile(r"(?:^|(?<=[\s\[,]))-(?=\s)|(?:^|(?<=[\s\[,:]))\{", re.MULTILINE)
+_YAML_VALUE = re.compile(
+    r"""(?:^|(?<=[\s{,]))(?P<key>[a-zA-Z_-]+)\s*:(?=[\s\['"]|$)[^\S\n]*"""
+    r"""(?P<value>"[^"\n]*"|'[^'\n]*'|\[[^\]]*\]|[^\s,{}\[\]][^,{}\[\]\n]*)?""",
+    re.MULTILINE,
+)
+
+
+def _entries(text: str, name: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line and values of each entry of the lists called *name* in *text*, in block or in flow style."""
+    text = _YAML_COMMENT.sub(lambda found: " " * len(found[0]), text)
+    for found in re.finditer(rf"(?P<before>^[ -]*|[{{,]\s*)\b{name}\s*:(?=\s)", text, re.MULTILINE):
+        begin = text.rfind("\n", 0, found.end()) + 1
+        indent = len(text[begin:]) - len(text[begin:].lstrip(" -"))
+        # A list may stand as far to the left as its name: the next key there ends it.
+        rest = re.compile(rf"^ {{0,{indent}}}(?![ \n-]|- )", re.MULTILINE).search(text, found.end())
+        region = text[found.end() : rest.start() if rest else len(text)]
+        items = [*_YAML_ITEM.finditer(region)]
+        for item, following in zip(items, [*(each.start() for each in items[1:]), len(region)], strict=True):
+            values = {
+                each["key"]: (each["value"] or "").strip().strip("'\"")
+                for each in _YAML_VALUE.finditer(region, item.end(), following)
+            }
+            yield text.count("\n", 0, found.end() + item.start()) + 1, values
+
+
 _PREFILL = re.compile(r"^ *prefill *:", re.MULTILINE)
 
 
 def kresd6(text: str) -> Clauses:
-    """config.yaml of Knot Resolver 6."""
-    return Clauses([(text.count("\n", 0, each.start()) + 1, _TWICE) for each in _PREFILL.finditer(text)])
+    """config.yaml of Knot Resolver 6, by its manual."""
+    made = Clauses([(text.count("\n", 0, each.start()) + 1, _TWICE) for each in _PREFILL.finditer(text)])
+    for line, entry in _entries(text, "forward"):
+        if "." in re.split(r"[\s,'\"\[\]]+", entry.get("subtree", "")):
+            made.rivals.append((line, _FORWARDS_ALL))
+    made.policies = [PolicyZone("", each["file"]) for _, each in _entries(text, "rpz") if each.get("file")]
+    return made
 
 
 _PDNS5_LISTS = {
@@ -282,7 +314,6 @@ _PDNS5_LISTS = {
     "forward_zones": _FORWARDS,
     "forward_zones_recurse": _FORWARDS,
 }
-_YAML_COMMENT = re.compile(r"(?:^|\s)#.*")
 _PDNS5_WORD = re.compile(
     rf"""\b(?P<list>{"|".join(_PDNS5_LISTS)})\s*:|(?:^|[\s{{,\[-])zone\s*:\s*(?:\.|'\.'|"\.")\s*(?=[,}}\]]|$)"""
 )
@@ -295,6 +326,10 @@ _PDNS5_FILE = re.compile(
 def pdns5(text: str) -> Clauses:
     """recursor.yml of PowerDNS Recursor 5, which may be named recursor.conf, and what its include_dir has."""
     made = Clauses(_pdns5_zones(text))
+    for _, each in _entries(text, "rpzs"):
+        # With addresses its name is not that of a file.
+        if each.get("name") and "addresses" not in each and each.get("defpol") != "NoAction":
+            made.policies.append(PolicyZone("", each["name"], EVERY_QUERY))
     for found in _PDNS5_FILE.finditer(text):
         key, value = found[1], found[2].strip()
         if key == "include_dir":

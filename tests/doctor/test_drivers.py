@@ -48,7 +48,7 @@ BAD = {
     "an_unknown_card": (interface("r8169"), CARD, "r8169 is not known to send replies", "rootsrv fastpath status"),
     "veth": (interface(kind="veth"), CARD, "veth leaves no room", "a driver with native XDP"),
     "tun": (interface(kind="tun"), CARD, "tun leaves no room", "a driver with native XDP"),
-    "loopback": (interface(kind="loopback"), CARD, "loopback interface has no native XDP", "a driver with native XDP"),
+    "loopback": (interface(kind="loopback"), CARD, "loopback interface has no native XDP", "none for a trial"),
     "a_bridge": (interface(kind="bridge"), CARD, "bridge has no native XDP", "name the interface below it"),
     "a_vlan": (interface(kind="vlan"), CARD, "vlan has no native XDP", "name the interface below it"),
     "a_bond": (interface(kind="bond"), CARD, "on the members of a bond", "name its members in fastpath.interfaces"),

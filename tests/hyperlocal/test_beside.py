@@ -111,6 +111,14 @@ RIVALS = {
         {"config.yaml": "cache:\n  prefill:\n    - origin: .\n"},
         ["config.yaml:2: has the root already"],
     ),
+    "knot resolver 6, which forwards": (
+        "kresd6",
+        {
+            "config.yaml": "forward:\n  - subtree: example\n    servers: [192.0.2.1]\n  - servers: [192.0.2.2]\n"
+            "    subtree: [internal, '.']\n  - {subtree: ., servers: 192.0.2.3}\n"
+        },
+        ["config.yaml:4: forwards everything", "config.yaml:6: forwards everything"],
+    ),
     "powerdns, in its own file, in Lua and in a list": (
         "pdns",
         {
@@ -164,7 +172,7 @@ HARMLESS = {
     ' forwarders { 192.0.2.1; }; };\nzone "a" { type primary; file "."; };\n',
     "kresd": "modules = { 'hints > iterate' }\nhints.root_file('h')\n"
     "policy.add(policy.suffix(policy.FORWARD('::1'), x))\n",
-    "kresd6": "cache:\n  size-max: 100M\n  # prefill:\n",
+    "kresd6": "cache:\n  size-max: 100M\n  # prefill:\nforward:\n  - subtree: a.b.\n    servers: [192.0.2.1]\n",
     "pdns": "hint-file=/h\nforward-zones=example=192.0.2.1\n# auth-zones=.=x\n",
     "pdns5": "recursor:\n  # zone: .\n  auth_zones:\n    - zone: example.\n    - {file: x, zone: ..}\n",
 }

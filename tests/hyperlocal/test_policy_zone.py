@@ -76,9 +76,15 @@ def kresd(directory: Path, port: int, more: str) -> list[str]:
 
 def pdns(directory: Path, port: int, more: str) -> list[str]:
     command = [require_tool("pdns_recursor"), f"--config-dir={directory}", "--daemon=no", "--write-pid=no"]
-    if software("pdns") == "pdns5":
-        pytest.skip("its files are YAML")
     (directory / "hints").write_text(". 3600 NS a.root.\na.root. 3600 A 127.0.0.9\n")
+    if software("pdns") == "pdns5":
+        policy = "\n      defpol: NoAction" if "NoAction" in more else ""
+        (directory / "recursor.yml").write_text(
+            f"incoming:\n  listen: ['127.0.0.1']\n  port: {port}\ndnssec:\n  validation: 'off'\nrecursor:\n"
+            f"  rpzs:\n    - name: '{directory}/rpz' # a file\n      policyName: mine{policy}\n"
+            f"  socket_dir: '{directory}'\n  hint_file: '{directory}/hints'\n  threads: 1\n  security_poll_suffix: ''\n"
+        )
+        return command
     (directory / "own.lua").write_text(f'rpzFile("{directory}/rpz"{more})\n')
     (directory / "recursor.conf").write_text(
         f"local-address=127.0.0.1\nlocal-port={port}\nsocket-dir={directory}\nhint-file={directory}/hints\n"
@@ -134,7 +140,7 @@ def test_an_rpz_is_told_where_it_answers_in_place_of_the_copy(
         told = answered(port, "www.tld." if "CNAME ." in rpz else "no-such-name.", 30)
     # Knot Resolver and PowerDNS have no copy here: what their rpz does not answer they ask for, and nobody is there.
     assert (told in ("NOERROR 1", "NXDOMAIN 0") if "CNAME ." in rpz else told == "NOERROR 1") == answers
-    said = beside.warnings(kind, tmp_path / "parts.d" / "part.conf")
+    said = beside.warnings(software(kind), tmp_path / "parts.d" / "part.conf")
     assert [each.partition(": is an rpz's answer to every name")[0] for each in said] == (
         [f"{tmp_path}/rpz:5"] if answers else []
     )
@@ -169,3 +175,39 @@ def test_one_that_is_in_no_file_yet_and_one_that_is_too_large(tmp_path: Path, mo
     assert beside.warnings("unbound", tmp_path / "parts.d" / "part.conf") == [
         f"{tmp_path}/large: was not looked at, it is larger than 1 MiB"
     ]
+
+
+YAML = {
+    "powerdns 5, a list": ("recursor.yml", "recursor:\n  rpzs:\n    - name: DIR/rpz\n    - name: 'none'\n", True),
+    "powerdns 5, as far to the left as its name": ("recursor.yml", "recursor:\n  rpzs:\n  - name: DIR/rpz\n", True),
+    "powerdns 5, values in front": ("recursor.yml", "recursor:\n  rpzs:\n  - tags: [a, b]\n    name: rpz\n", True),
+    "powerdns 5, in one line": ("recursor.yml", 'recursor: {rpzs: [{name: "x", tags: [a]}, {name: "rpz"}]}\n', True),
+    "powerdns 5, another list behind": (
+        "recursor.yml", "recursor:\n  rpzs:\n    - name: none\n  others:\n    - name: rpz\n", False,
+    ),
+    "powerdns 5, for the log alone": (
+        "recursor.yml", "recursor:\n  rpzs:\n    - name: rpz\n      defpol: NoAction # for now\n", False,
+    ),
+    "powerdns 5, from a server": (
+        "recursor.yml", "recursor:\n  rpzs:\n    - name: rpz\n      addresses:\n        - 192.0.2.1\n", False,
+    ),
+    "powerdns 5, a comment": ("recursor.yml", "recursor:\n  rpzs:\n  # - name: rpz\n    - name: none\n", False),
+    "powerdns 5, in a file of include_dir": ("recursor.yml", "recursor:\n  include_dir: DIR/more\n", True),
+    "knot resolver 6": ("config.yaml", "local-data:\n  rpz:\n    - file: DIR/rpz\n      watchdog: false\n", True),
+    "knot resolver 6, one alone": ("config.yaml", "local-data:\n  rpz:\n    - tags: [a]\n      file: rpz\n", True),
+    "knot resolver 6, no rpz": ("config.yaml", "local-data:\n  rules:\n  - file: rpz\n  rpz:\n  - file: x\n", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", YAML)
+def test_an_rpz_that_yaml_names_is_looked_into(case: str, tmp_path: Path) -> None:
+    main, text, answers = YAML[case]
+    (tmp_path / main).write_text(text.replace("DIR", str(tmp_path)))
+    (tmp_path / "rpz").write_text(f"{ORIGIN}{HEAD}{ALL}\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "mine.yml").write_text("recursor:\n  rpzs:\n    - name: rpz\n")
+    kind = "pdns5" if main == "recursor.yml" else "kresd6"
+    said = beside.warnings(kind, tmp_path / "parts.d" / "part.conf")
+    assert [each.partition(": is an rpz's answer to every name")[0] for each in said] == (
+        [f"{tmp_path}/rpz:5"] if answers else []
+    )
