@@ -70,7 +70,9 @@ class WallClock:
             return 0
         if boottime_ns() >= self._trusted_at:
             self._trusted_offset = self.offset
-        if offset > self._trusted_offset:
+        if not self._is_set_yet and offset < self.offset:
+            self._trusted_at, self._is_set_yet = 0, True  # it was ahead, and somebody has set it
+        elif offset > self._trusted_offset:
             self._trusted_at = boottime_ns() + int(STEADY_SECONDS * _SECOND)
         else:  # it is back, or was ahead until now
             self._trusted_at = 0

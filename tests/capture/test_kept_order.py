@@ -130,6 +130,8 @@ def test_an_order_is_not_forgotten_for_a_clock_that_is_set_wrong_when_the_role_s
     machine.role._turn()
     assert (machine.role.status()["state"], machine.role.status()["until"]) == ("capturing", at + 2000)
     assert "wrong" not in machine.role.status()["why"]
+    believed, wall = machine.role._collector.clock
+    assert believed == pytest.approx(wall, abs=0.1), "it was set: that it is kept right need not be awaited"
     assert (machine.path / "files" / file_names.ORDER).exists()
     machine.role._close()
 
