@@ -180,12 +180,16 @@ def test_what_comes_late_is_kept_and_counted(bench: Bench) -> None:
     bench.turn()
     bench.ask(MIDNIGHT - 200, amount=2)
     bench.turn()
+    bench.ask(MIDNIGHT - 90)
+    bench.turn()
     bench.stop()
 
     assert bench.collector.totals.late == 2
     (path,) = bench.place.files()
-    assert json.loads(path.with_name(path.name + ".json").read_text())["late"] == 2
-    assert sum(map(len, bench.times().values())) == 3
+    about = json.loads(path.with_name(path.name + ".json").read_text())
+    assert about["late"] == 2
+    assert [round(about[each] / SECOND - MIDNIGHT, 3) for each in ("first", "last")] == [-200, -90]
+    assert sum(map(len, bench.times().values())) == 4
 
 
 def test_a_step_of_the_clock_ends_the_file_and_the_next_one_says_the_new_time(bench: Bench) -> None:

@@ -72,6 +72,19 @@ def test_a_packet_that_has_not_all_of_its_rows_is_left_out_and_counted(
     assert made.left_out == 1
 
 
+@pytest.mark.parametrize("has_columns", [True, False])
+def test_facts_among_packets_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch, has_columns: bool) -> None:
+    """Somebody has just changed his mind of the format."""
+    if not has_columns:
+        monkeypatch.setattr(pcap, "numpy", None)
+    made = formats.make("pcap", Collection())
+    packet, fact = pcap.rows_of(told(query(1))), fact_of(told(bytes(300))).to_rows()
+    assert len(packets(pcap.HEAD + made.add(fact + packet + fact + packet, 0, 0, 0))) == 2
+    assert made.left_out == 2
+    assert made.add(fact, 0, 0, 0) == b""
+    assert made.left_out == 3
+
+
 @pytest.mark.parametrize("octets", [1, 128, 1000, 4000, 66_000, 10**6])
 def test_a_portion_of_rows_ends_where_a_query_does(octets: int) -> None:
     """Also behind one over TCP that takes two packets."""
