@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rootsrv.capture import file_names, files, retention, room
+from rootsrv.capture import file_names, files, output_file, retention, room
 from rootsrv.capture.compression import compressors
 from rootsrv.capture.file_names import INCOMPLETE, METADATA, PART
 from rootsrv.capture.files import CaptureDirectory, Finisher
@@ -308,3 +308,46 @@ def test_nobody_waits_for_what_is_compressed_again(tmp_path: Path, monkeypatch: 
     assert not list(place.path.glob("*.part"))
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert not [each for each in children if "tail" in Path(f"/proc/{each}/cmdline").read_text()]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a power cut leaves under a final name is whole: rename(2) alone does not bring octets to the disk."""
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(str(tmp_path)))
+
+    def renamed(source: Path, target: Path) -> None:
+        rename(source, target)
+        done.append("rename")
+
+    name = NAME.format(9)
+    file = OutputFile.begin(tmp_path / name, compressors("none"), b"head", b"end")
+    file.end()
+    monkeypatch.setattr(output_file.os, "fsync", synced)
+    monkeypatch.setattr(output_file.os, "rename", renamed)
+    file.finish({}, Hand.in_memory())
+    assert done == [f"/{name}{PART}", f"/{name}{METADATA}", f"/{name}.md5", "rename", ""]
+
+
+def test_nothing_tells_of_a_file_that_could_not_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finisher = Finisher("none")
+    file = OutputFile.begin(tmp_path / NAME.format(9), compressors("none"), b"head", b"end")
+    file.end()
+    with monkeypatch.context() as failing:
+        known = output_file.write_file
+
+        def no_checksum(path: Path, octets: bytes) -> None:
+            if path.suffix == ".md5":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            known(path, octets)
+
+        failing.setattr(output_file, "write_file", no_checksum)
+        finisher.finish(file, {})
+        finisher.wait()
+    finisher.close()
+    assert [each.name for each in tmp_path.iterdir()] == [NAME.format(9) + INCOMPLETE]
