@@ -39,6 +39,14 @@ MEMBER_OCTETS = 8 << 20
 MEMBER_SECONDS = 10.0
 """And for how long at most: where little is asked 8 MiB are hours, and all of them a role's that is killed."""
 
+_PIECE_OCTETS = 64 << 10
+"""That are given to write(2) at once.
+
+Where the kernel is not preempted (PREEMPT_NONE) it gives the core to nobody before it has copied a whole folio, as
+large as the write lets it be: with pieces of 8 MiB a thread before all others waited for more than 5 ms in one of a
+thousand wake-ups, with these for 0.3 (ext4, Linux 6.18).
+"""
+
 _RESERVED_OCTETS = 64 << 10
 """Kept for the end of a file and what is beside it: a disk that others fill to the last block takes them, too."""
 
@@ -245,7 +253,7 @@ class OutputFile:
     def _put(self, octets: bytes) -> None:
         view = memoryview(octets)
         while view:
-            written = os.write(self._descriptor, view)
+            written = os.write(self._descriptor, view[:_PIECE_OCTETS])
             self.octets += written
             view = view[written:]
 

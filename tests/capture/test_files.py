@@ -351,3 +351,23 @@ def test_nothing_tells_of_a_file_that_could_not_be_finished(tmp_path: Path, monk
         finisher.wait()
     finisher.close()
     assert [each.name for each in tmp_path.iterdir()] == [NAME.format(9) + INCOMPLETE]
+
+
+def test_no_write_keeps_the_kernel_from_giving_the_core_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much is taken at once."""
+    known, sizes = os.write, []
+
+    def written(descriptor: int, octets: bytes) -> int:
+        sizes.append(len(octets))
+        return known(descriptor, octets)
+
+    monkeypatch.setattr(output_file.os, "write", written)
+    file = OutputFile.begin(tmp_path / NAME.format(9), compressors("none"), b"", b"")
+    octets = os.urandom(1_000_001)
+    file.write(octets)
+    file.end()
+    file.finish({}, Hand.in_memory())
+    assert max(sizes) == 65_536
+    assert file.path.read_bytes() == octets
