@@ -84,7 +84,7 @@ class Machine:
         self.ahead = 0.0
         self.boot = "a boot"
         self.is_synchronised = False
-        self._true = time.time() - boottime_ns() / 1e9
+        self.true = time.time() - boottime_ns() / 1e9
         monkeypatch.setattr(time, "time", self.wall)
         monkeypatch.setattr(time, "time_ns", lambda: int(self.wall() * 1e9))
         monkeypatch.setattr(clocks, "boot_id", lambda: self.boot)
@@ -92,16 +92,20 @@ class Machine:
         self.role = self.begins()
 
     def wall(self) -> float:
-        return self._true + boottime_ns() / 1e9 + self.ahead
+        return self.true + boottime_ns() / 1e9 + self.ahead
 
     def begins(self) -> role._Capture:
         made_anew = made(self.path)
         made_anew._collector._clock.now = lambda: int(self.wall() * 1e9)
         return made_anew
 
-    def starts_anew(self, ahead: float, *, boot: str | None = None) -> dict[str, object]:
-        """The role, and if *boot* is said the machine, with a clock that is so much *ahead*; what the role says."""
+    def starts_anew(self, ahead: float, *, boot: str | None = None, away: float = 0.0) -> dict[str, object]:
+        """The role, and if *boot* is said the machine, with a clock that is so much *ahead*; what the role says.
+
+        *away*: for how long the machine was not there.
+        """
         self.role._close()
+        self.true += away
         self.ahead, self.boot = ahead, boot or self.boot
         self.role = self.begins()
         self.role._resume()
@@ -130,9 +134,20 @@ def test_an_order_is_not_forgotten_for_a_clock_that_is_set_wrong_when_the_role_s
     machine.role._turn()
     assert (machine.role.status()["state"], machine.role.status()["until"]) == ("capturing", at + 2000)
     assert "wrong" not in machine.role.status()["why"]
-    believed, wall = machine.role._collector.clock
-    assert believed == pytest.approx(wall, abs=0.1), "it was set: that it is kept right need not be awaited"
     assert (machine.path / "files" / file_names.ORDER).exists()
+    machine.role._close()
+
+
+def test_a_clock_that_was_ahead_at_a_start_and_is_set_is_believed_at_once(machine: Machine) -> None:
+    """That it is kept right need not be awaited: else a collection goes on for as long as the machine was away."""
+    machine.role._start(role.StartOrder(until=machine.wall() + 2000))
+    machine.starts_anew(YEAR, boot="another boot", away=300.0)
+    believed, wall = machine.role._collector.clock
+    assert believed < wall - YEAR
+    machine.ahead = 0.0
+    machine.role._turn()
+    believed, wall = machine.role._collector.clock
+    assert believed == pytest.approx(wall, abs=0.1)
     machine.role._close()
 
 
