@@ -37,7 +37,11 @@ MEMBER_OCTETS = 8 << 20
 """Octets before compression that a disk which gets full can cost, and then the next member begins."""
 
 MEMBER_SECONDS = 10.0
-"""And for how long at most: where little is asked 8 MiB are hours, and all of them a role's that is killed."""
+"""And for how long at most: where little is asked 8 MiB are hours, and all of them a role's that is killed.
+
+A block of C-DNS ends with its member: at 100 queries a second a query takes 50 octets with gzip in place of 41, from
+1,000 on it makes no difference; of pcap none at all.
+"""
 
 _PIECE_OCTETS = 64 << 10
 """That are given to write(2) at once.
