@@ -134,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     flooding.add_argument(
         "--farm", type=int, default=flood.Flood.farm, help="connections of one /24 that ask all the time"
     )
+    flooding.add_argument(
+        "--both-families",
+        action="store_true",
+        help=f"every other one over IPv6, from {flood.LOCAL_IPV6}, which must be local",
+    )  # fmt: skip
     flooding.set_defaults(command=_flood)
 
     limiting = commands.add_parser("limits", help="what rate limits cost, and how many innocents they hit")
@@ -427,6 +432,7 @@ def _flood(arguments: argparse.Namespace) -> int:
         clients=arguments.clients,
         manner=arguments.manner,
         farm=arguments.farm,
+        both_families=arguments.both_families,
     )
     if refused := flood.refusal(order):
         raise _Refused(refused)

@@ -1,10 +1,12 @@
 """`python -m bench flood`: connections that hold a place, and clients that wait between connecting and asking.
 
 On loopback only (all of 127.0.0.0/8 are its sources), against whatever answers there: `rootsrv demo`, NSD, Knot.  There
-is no delay on loopback, so a client at a distance is one that waits a round trip before it asks.
+is no delay on loopback, so a client at a distance is one that waits a round trip before it asks.  IPv6 has one address
+there, so for both families at once there must be a network namespace in which a prefix is local.
 """
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -23,7 +25,11 @@ from bench.bpf_object import CompilerMissing
 from bench.engine_process import stand_apart
 from rootsrv.process.descriptors import raise_limit
 
-TARGET = "127.0.0.1"
+TARGET, TARGET_IPV6 = "127.0.0.1", "::1"
+LOCAL_IPV6 = "2001:d00::/24"
+"""Where connections over IPv6 come from: `ip -6 route add local 2001:d00::/24 dev lo`."""
+
+_FREEBIND = 78  # IPV6_FREEBIND of linux/in6.h: an address that is local by a route alone
 MAX_RATE, MAX_SECONDS, MAX_CLIENTS = 50_000.0, 60.0, 2_000
 _QUERY = b"\x12\x34\0\0\0\1\0\0\0\0\0\0\0\0\6\0\1"  # . SOA
 _TURN_SECONDS = 0.002
@@ -35,7 +41,7 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
 
 _ffi: Any = cffi.FFI()
 _ffi.cdef("""
-int flood_open(const uint32_t *sources, uint32_t source_count, uint16_t port, uint64_t first, uint32_t count,
+int flood_open(const void *sources, uint32_t source_count, uint16_t port, uint64_t first, uint32_t count,
                int *held, uint32_t room, uint64_t *at, const void *octets, uint32_t size, int resets);
 """)
 
@@ -80,11 +86,24 @@ class Flood:
     farm: int = 0
     """Connections of a resolver farm in one /24, each of which asks ten times a second, all the time."""
 
+    both_families: bool = False
+    """Whether every other connection and client comes over IPv6, from a /48 of LOCAL_IPV6 where else it is a /24."""
+
     def sources(self) -> list[str]:
-        """The addresses of the flood, none of a client's /24."""
+        """The addresses of the flood, none of a client's /24 or IPv6 /32."""
         each = -(-self.addresses // self.prefixes)
-        numbers = ((n % self.prefixes, n // self.prefixes) for n in range(self.addresses))
-        return [f"127.{128 + (p >> 8)}.{p & 255}.{1 + n % 254}" for p, n in numbers if n < each]
+        numbers = [(n % self.prefixes, n // self.prefixes) for n in range(self.addresses)]
+        return [
+            f"2001:d{128 + p % 128:02x}:{p >> 7:x}::{1 + n:x}" if self.both_families and (p + n) % 2
+            else f"127.{128 + (p >> 8)}.{p & 255}.{1 + n % 254}"
+            for p, n in numbers if n < each
+        ]  # fmt: skip
+
+    def source_of(self, number: int) -> str:
+        """The address of a client."""
+        if self.both_families and number // len(self.waits) % 2:
+            return f"2001:d{number % 128:02x}:{number >> 7:x}::1"
+        return f"127.{1 + (number >> 8)}.{number & 255}.1"
 
 
 @dataclass
@@ -166,9 +185,9 @@ class _InC:
     def __init__(self, flood: Flood, most: int) -> None:
         """CompilerMissing."""
         self._library = c_source.library("flood.c", _ffi)
-        sources = b"".join(socket.inet_aton(each) for each in flood.sources())
-        self._sources = _ffi.new("uint32_t[]", len(sources) // 4)
-        _ffi.memmove(self._sources, sources, len(sources))
+        mapped = [each if ":" in each else f"::ffff:{each}" for each in flood.sources()]
+        self._sources = _ffi.new("char[]", b"".join(socket.inet_pton(socket.AF_INET6, each) for each in mapped))
+        self._count = len(mapped)
         self._port = flood.port
         self._held = _ffi.new("int[]", [-1] * most)
         self._at = _ffi.new("uint64_t *")
@@ -176,9 +195,9 @@ class _InC:
         self._size, self._resets = len(MANNERS[flood.manner]), flood.manner == "reset"
 
     def __call__(self, first: int, count: int) -> int:
-        sources, held = self._sources, self._held
+        held = self._held
         opened: int = self._library.flood_open(
-            sources, len(sources), self._port, first, count, held, len(held), self._at, self._sent, self._size,
+            self._sources, self._count, self._port, first, count, held, len(held), self._at, self._sent, self._size,
             self._resets,
         )  # fmt: skip
         return opened
@@ -189,7 +208,7 @@ class _InPython:
 
     def __init__(self, flood: Flood, most: int) -> None:
         self._sources = flood.sources()
-        self._to = (TARGET, flood.port)
+        self._port = flood.port
         self._most = most
         self._sent, self._resets = MANNERS[flood.manner], flood.manner == "reset"
         self._held: deque[socket.socket] = deque()
@@ -197,11 +216,12 @@ class _InPython:
     def __call__(self, first: int, count: int) -> int:
         opened = 0
         for number in range(first, first + count):
-            connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            source = self._sources[number % len(self._sources)]
+            connection = _socket_of(source)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             try:
-                connection.bind((self._sources[number % len(self._sources)], 0))
-                connection.connect_ex(self._to)
+                connection.bind((source, 0))
+                connection.connect_ex((_target_of(source), self._port))
                 if self._sent:
                     connection.send(self._sent)
             except OSError:
@@ -215,6 +235,19 @@ class _InPython:
             if len(self._held) > self._most:
                 self._held.popleft().close()
         return opened
+
+
+def _target_of(source: str) -> str:
+    return TARGET_IPV6 if ":" in source else TARGET
+
+
+def _socket_of(source: str) -> socket.socket:
+    """Not blocking, of the family of *source*, which it can be bound to."""
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, _FREEBIND, 1)
+    return made
 
 
 async def _ask_all(flood: Flood) -> Found:
@@ -234,11 +267,14 @@ async def _ask_all(flood: Flood) -> Found:
 async def _ask(flood: Flood, number: int, start: float, wait: float, found: Found) -> None:
     await asyncio.sleep(start)
     found.asked[wait] = found.asked.get(wait, 0) + 1
-    source = (f"127.{1 + (number >> 8)}.{number & 255}.1", 0)
+    source = flood.source_of(number)
     stage = "connecting"
     try:
         async with asyncio.timeout(_ANSWER_SECONDS + wait):
-            reader, writer = await asyncio.open_connection(TARGET, flood.port, local_addr=source)
+            with contextlib.closing(_socket_of(source)) as connection:
+                connection.bind((source, 0))
+                await asyncio.get_running_loop().sock_connect(connection, (_target_of(source), flood.port))
+                reader, writer = await asyncio.open_connection(sock=connection.dup())
             try:
                 await asyncio.sleep(wait)
                 stage = "asking"
@@ -311,9 +347,10 @@ async def _ask_over_udp(flood: Flood, found: Found) -> None:
 
 def to_text(flood: Flood, found: Found) -> str:
     """What an operator reads."""
+    nets = "/24 and IPv6 /48" if flood.both_families else "/24"
     lines = [
-        f"{found.flooded / flood.seconds:,.0f} connections/s from {flood.addresses} addresses in {flood.prefixes} /24,"
-        f" {flood.manner}, {flood.seconds:g} s ({flood.rate:,.0f}/s were wanted)"
+        f"{found.flooded / flood.seconds:,.0f} connections/s from {flood.addresses} addresses in {flood.prefixes}"
+        f" {nets}, {flood.manner}, {flood.seconds:g} s ({flood.rate:,.0f}/s were wanted)"
     ]
     lines += [
         f"clients that ask {wait * 1000:.0f} ms after connecting: {found.failed.get(wait, 0)} of {asked} failed"
@@ -334,8 +371,20 @@ def refusal(flood: Flood) -> str:
         ("--prefixes", flood.prefixes, 1, 8_000),
         ("--addresses", flood.addresses, flood.prefixes, 254 * flood.prefixes), ("--farm", flood.farm, 0, MAX_CLIENTS),
     )  # fmt: skip
+    if flood.both_families and not _is_local():
+        return f"--both-families: {LOCAL_IPV6} is not local here (ip -6 route add local {LOCAL_IPV6} dev lo)"
     return "; ".join(
         f"{name}: must be {low:g}..{high:g}, got {value:g}"
         for name, value, low, high in bounds
         if not low <= value <= high
     )
+
+
+def _is_local() -> bool:
+    """Whether what is sent to an address of LOCAL_IPV6 stays here."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(("2001:d00::1", 9))
+        except OSError:
+            return False
+        return asking.getsockname()[0] in {TARGET_IPV6, "2001:d00::1"}

@@ -64,3 +64,20 @@ def test_whatever_each_connection_does_a_farm_and_clients_are_answered(
 def test_what_would_go_on_and_on_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["flood", "--port", "1", option, value]) == 2
     assert option in capsys.readouterr().err
+
+
+def test_both_families_at_once_are_refused_where_no_prefix_of_ipv6_is_local(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["flood", "--port", "1", "--both-families"]) == 2
+    assert "ip -6 route add local 2001:d00::/24 dev lo" in capsys.readouterr().err
+
+
+def test_both_families_come_from_as_many_addresses_of_which_no_client_has_the_prefix() -> None:
+    order = flood.Flood(port=1, prefixes=100, addresses=400, both_families=True)
+    sources, clients = order.sources(), [order.source_of(number) for number in range(order.clients)]
+    assert len(set(sources)) == 400
+    assert len(set(clients)) == order.clients
+    for addresses in (sources, clients):
+        assert sum(":" in each for each in addresses) * 2 == pytest.approx(len(addresses), abs=2)
+    assert not {each.split(":")[1] for each in sources if ":" in each} & {
+        each.split(":")[1] for each in clients if ":" in each
+    }
