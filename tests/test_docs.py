@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,19 +44,37 @@ def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
     assert named <= targets
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_every_rootsrv_command_that_a_document_names_is_accepted(
+ALERTS = Path("deploy", "prometheus", "alerts.yml")
+
+
+def commands_in(text: str) -> Iterator[tuple[str, set[str]]]:
+    """The rootsrv commands in *text*, without what they are given, and the options of each."""
+    in_prose = re.findall(r"`rootsrv ([^`]+)`", text)
+    in_code = re.findall(r"^    (?:\$ |# |sudo )?rootsrv ((?:[^\n\\]|\\\n)+)", text, re.MULTILINE)
+    for said in in_prose + [re.split(r" [|;#>&]", line)[0] for line in in_code]:
+        if words := re.match(r"[a-z][a-z0-9-]*(?:\s+[a-z][a-z0-9-]*(?![\w=.@-]))*", said):
+            yield " ".join(words[0].split()), set(re.findall(r"(?<=\s)--[a-z][a-z-]*", said))
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ALERTS], ids=str)
+def test_every_rootsrv_command_that_a_document_names_is_accepted_with_its_options(
     document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    named = re.findall(
-        r"(?:`|^    (?:\$ |# |sudo )?)rootsrv ((?:[a-z][a-z0-9-]*)(?: [a-z][a-z0-9-]*(?![\w=.@-]))*)",
-        text_of(document),
-        re.MULTILINE,
-    )
-    for command in sorted(set(named)):
+    found = list(commands_in(text_of(document)))
+    for command in sorted({command for command, _ in found}):
         with pytest.raises(SystemExit) as ended:
             parser().parse_args([*command.split(), "--help"])
-        assert ended.value.code == 0, f"rootsrv {command}: {capsys.readouterr().err}"
+        told = capsys.readouterr()
+        assert ended.value.code == 0, f"rootsrv {command}: {told.err}"
+        options = set().union(*(options for each, options in found if each == command))
+        assert options <= set(re.findall(r"--[a-z][a-z-]*", told.out)), f"rootsrv {command}"
+
+
+def test_the_commands_of_alerts_and_of_a_night_under_attack_are_found_with_their_options() -> None:
+    assert ("shed", {"--match", "--do", "--dry-run"}) in commands_in(text_of(ALERTS))
+    in_the_night = list(commands_in(text_of(Path("docs", "under-attack.md"))))
+    assert ("shed", {"--match", "--do", "--for", "--reason"}) in in_the_night
+    assert ("block", {"--for", "--reason"}) in in_the_night
 
 
 def test_the_tracked_files_name_no_path_of_a_developers_machine() -> None:
