@@ -23,7 +23,9 @@ from rootsrv.control.protocol import (
     response_line,
 )
 from rootsrv.process import log
+from rootsrv.process.accepting import Accepting
 from rootsrv.process.persistence import persistently
+from rootsrv.process.troubles import Troubles
 
 _LONGEST_LOGGED = 1000
 _LINGER_SECONDS = 1.0
@@ -96,7 +98,7 @@ class ControlServer:
         """Those whose other end is to do something, the one that is waited for longest first."""
 
         self._listening: asyncio.Task[None] | None = None
-        self._server: asyncio.Server | None = None
+        self._server: Accepting | None = None
         self._path = Path()
 
     def start(self, path: Path) -> None:
@@ -119,16 +121,10 @@ class ControlServer:
         with contextlib.suppress(OSError):
             self._path.unlink()
 
-    async def listen(self, path: Path) -> asyncio.Server:
+    async def listen(self, path: Path) -> Accepting:
         """Listen on the Unix socket *path*, for owner and group only."""
-        listening = socket_for_the_group(path)
-        try:
-            return await asyncio.start_unix_server(
-                self._converse, sock=listening, limit=LONGEST_LINE_OCTETS, backlog=_BACKLOG
-            )
-        except BaseException:
-            listening.close()
-            raise
+        unaccepted = Troubles("control connection is not accepted", "control connections are accepted again")
+        return Accepting(socket_for_the_group(path), self._converse, unaccepted, limit=LONGEST_LINE_OCTETS)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS and self._awaited:

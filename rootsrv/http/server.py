@@ -18,8 +18,10 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from rootsrv.process import held_back
+from rootsrv.process.accepting import Accepting
 from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.troubles import Troubles
 
@@ -86,7 +88,8 @@ class HttpServer:
         self._unsent: set[asyncio.StreamWriter] = set()
         """Those whose page has not been sent to its end."""
 
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[Accepting] = []
+        self._unaccepted = Troubles("http connection is not accepted", "http connections are accepted again")
         self._failing = Troubles("page failed")
 
     async def listen(
@@ -101,21 +104,20 @@ class HttpServer:
 
         *key*: where that stands in the configuration.
         """
-        handshake = HEAD_SECONDS if context else None
+        tls: dict[str, Any] = {}
+        if context is not None:
+            tls = {
+                "ssl": context,
+                "ssl_handshake_timeout": HEAD_SECONDS,
+                "ssl_shutdown_timeout": _LEFT_PARTS * SEND_SECONDS,
+            }
         for address in addresses:
             try:
                 listening = held_back.bound(address, port, socket.SOCK_STREAM)
                 # Without it, what one client has not been sent grows to megabytes in the kernel, and another third of
                 # them must go before we see that he reads.
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_OCTETS)
-                server = await asyncio.start_server(
-                    self._connected,
-                    sock=listening,
-                    limit=MAX_HEAD_OCTETS,
-                    ssl=context,
-                    ssl_handshake_timeout=handshake,
-                    ssl_shutdown_timeout=_LEFT_PARTS * SEND_SECONDS if context else None,
-                )
+                server = Accepting(listening, self._connected, self._unaccepted, limit=MAX_HEAD_OCTETS, **tls)
             except OSError as error:
                 self.close()
                 raise CannotListen(f"{key}: {address} port {port}: {error.strerror or error}") from error

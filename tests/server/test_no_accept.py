@@ -34,10 +34,10 @@ class Faulty:
         self._order = order
 
     @contextlib.contextmanager
-    def accept_fails(self, error: int) -> Iterator[None]:
-        """In the worker, with *error*, as often as it is tried."""
+    def accept_fails(self, error: int, role: str = "worker") -> Iterator[None]:
+        """In *role*, with *error*, as often as it is tried."""
         with self._order.open("r+b", buffering=0) as stream:  # mapped by all: it must not become shorter
-            stream.write(struct.pack("=5i", 1 << 30, ROLES.index("worker"), CALLS.index("accept"), error, 0))
+            stream.write(struct.pack("=5i", 1 << 30, ROLES.index(role), CALLS.index("accept"), error, 0))
             try:
                 yield
             finally:
@@ -102,3 +102,21 @@ def test_a_host_that_can_give_no_connection_costs_those_who_have_one_little(faul
         if error != errno.EMFILE:  # which is this process's, so what it gives up always helps
             assert len(farm) >= FARM - FARM // 8 - 1  # and one for the newcomer
     wait_until(lambda: counted(instance, "open") == 0, "all connections closed")
+
+
+@pytest.mark.parametrize("error", [errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE], ids=errno.errorcode.get)
+def test_a_role_that_is_asked_meanwhile_takes_no_core_for_that(faulty: Faulty, error: int) -> None:
+    """The parent of the workers runs where they do."""
+    path = str(faulty.instance.directory / "run" / "serve.sock")
+    with socket.socket(socket.AF_UNIX) as asking:
+        with faulty.accept_fails(error, "serve"):
+            began = time.monotonic()
+            asking.connect(path)
+            asking.sendall(b'{"command": "status"}\n')
+            wait_until(lambda: faulty.tries() > 1, "it has been tried again")
+            assert faulty.tries() <= time.monotonic() - began + 2
+            assert faulty.instance.ask(".", "SOA").answer
+        asking.settimeout(10)
+        assert asking.recv(9) == b'{"ok": tr'
+    assert faulty.instance.log.count("control connection is not accepted") == 1
+    assert faulty.instance.log.count("control connections are accepted again") == 1
