@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, FACT_OCTETS, INLINE_OCTETS
 from rootsrv.capture.joining import joined
+from rootsrv.process.time_slice import give_way
 
 Octets = NDArray[numpy.uint8]
 Integers = NDArray[numpy.intp]
@@ -59,6 +60,7 @@ def maps(count: int, columns: Sequence[tuple[int, "Column | int", "Flags | None"
     there: Flags | None = None
     for (key, values, present), (_, width) in zip(columns, widths, strict=True):
         lines[str(key)] = values
+        give_way()
         if present is None or present.all():
             continue
         if there is None:
@@ -84,6 +86,7 @@ def spread(starts: Integers, counts: Integers) -> Integers:
 
 def strings(octets: Octets, heads: Integers, sizes: Integers, before: Octets) -> bytes:
     """Name or raw message of each of the facts at *heads*, with a line of *before* in front of each."""
+    give_way()
     room, longest = before.shape[1], int(sizes.max())
     if longest <= INLINE_OCTETS:
         matrix = octets[heads, OCTETS_AT - room : OCTETS_AT + longest]

@@ -29,9 +29,13 @@ from rootsrv.capture.wanted import WantedCapture
 from rootsrv.process import log
 from rootsrv.process.children import describe_error
 from rootsrv.process.clock import boottime_ns
+from rootsrv.process.time_slice import give_way
 from rootsrv.process.troubles import Troubles
 
 POLL_SECONDS = 0.02
+IDLE_SECONDS = 0.2
+"""How often it is called while nothing is captured: rings are looked after, and rows of nobody taken out."""
+
 AGED_SECONDS = 60.0
 """How often it is looked whether files are too old, whether or not anything is captured."""
 
@@ -249,7 +253,10 @@ class Collector:
     def _take(self, until: int) -> None:
         """Take what is in the rings, and write what is older than *until* (CLOCK_BOOTTIME)."""
         try:
-            ready, self._waiting = sequence.merge(self._waiting, self._from_rings(), until)
+            taken = self._from_rings()
+            give_way()
+            ready, self._waiting = sequence.merge(self._waiting, taken, until)
+            give_way()
             self.behind_seconds = (boottime_ns() - sequence.first_time(ready)) / 1e9 if ready else 0.0
             if ready or self.account.untold != rings.Counts():
                 self._writer.write(ready)
@@ -263,6 +270,7 @@ class Collector:
         found = self._handed.rings()
         self.fill = max((ring.waiting / ring.capacity for ring in found), default=0.0)
         for ring in found:
+            give_way()
             octets = ring.take_copy()
             items = sequence.items(octets)
             # Before the next ring is looked at: of rings that are handed over again it may be the same.

@@ -6,6 +6,7 @@ import numpy
 from numpy.typing import NDArray
 
 from rootsrv.capture.facts import NAME_OCTETS_AT, OptBits
+from rootsrv.process.time_slice import give_way
 
 Words = NDArray[numpy.uint64]
 Integers = NDArray[numpy.intp]
@@ -37,12 +38,14 @@ def hashed(*columns: Words) -> Words:
 
 def entries(words: Words) -> tuple[Integers, Integers]:
     """Where each different value is met first, and for every value the number of its entry."""
+    give_way()
     count = len(words)
     low = numpy.uint64((1 << max(1, (count - 1).bit_length())) - 1)
     # One sort of single words, the fastest that numpy has: upper bits of the hash, place below.  What differs in the
     # lower bits alone may come twice, as two entries of the same.
     order = (numpy.sort(words & ~low | numpy.arange(count, dtype=numpy.uint64)) & low).astype(numpy.intp)
     ordered = words[order]
+    give_way()
     new = numpy.empty(count, numpy.bool_)
     new[:1] = True
     numpy.not_equal(ordered[1:], ordered[:-1], out=new[1:])

@@ -16,8 +16,11 @@ from rootsrv.capture.output_file import OutputFile
 from rootsrv.capture.wall_clock import WallClock
 from rootsrv.capture.wanted import WantedCapture
 from rootsrv.process import clocks
+from rootsrv.process.time_slice import give_way
 
 _SECOND = 10**9
+_AT_ONCE = 128 << 10
+"""Octets that are compressed in less than half a millisecond."""
 
 
 class FileWriter:
@@ -116,7 +119,9 @@ class FileWriter:
     def _put(self, file: OutputFile, octets: bytes) -> bool:
         """Whether *octets* are in *file*, and its member has ended if it is time."""
         try:
-            file.write(octets)
+            for at in range(0, len(octets), _AT_ONCE):
+                file.write(octets[at : at + _AT_ONCE])
+                give_way()
             if file.ends_member:
                 file.write(self._flushed(file))
                 file.end_member()

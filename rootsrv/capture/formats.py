@@ -9,6 +9,11 @@ from rootsrv.capture import anonymise_packets, cdns, facts, messages, pcap, ring
 from rootsrv.capture.anonymise import Anonymiser
 from rootsrv.capture.cdns import Collection
 
+try:
+    from rootsrv.capture import message_columns
+except ImportError:  # the extra rootsrv[capture] is not installed
+    message_columns = None  # type: ignore[assignment]
+
 _SECOND = 10**9
 
 
@@ -77,10 +82,12 @@ class Pcap:
 
     def rows(self, taken: bytes) -> bytes:
         """Packets, written anew."""
-        place = self._streams.place
-        return b"".join(
-            pcap.rows_of(message, place(message) if message.transport else 1) for message in messages.read(taken)
-        )
+        if message_columns is not None:
+            return message_columns.packets(taken, self._rows_of)
+        return b"".join(map(self._rows_of, messages.read(taken)))
+
+    def _rows_of(self, message: messages.CapturedMessage) -> bytes:
+        return pcap.rows_of(message, self._streams.place(message) if message.transport else 1)
 
     def begin(self) -> bytes:
         """The file's header."""
@@ -131,6 +138,8 @@ class Cdns:
 
     def rows(self, taken: bytes) -> bytes:
         """Facts."""
+        if message_columns is not None:
+            return message_columns.facts(taken)
         return b"".join(messages.fact_of(message).to_rows() for message in messages.read(taken))
 
     def begin(self) -> bytes:

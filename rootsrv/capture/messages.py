@@ -14,13 +14,16 @@ from rootsrv.process.children import describe_error
 from rootsrv.process.troubles import Troubles
 from rootsrv.wire import edns
 
-_HERE = 60
-_ROW = struct.Struct(f"<QBBBBHH16s16sHH16s{_HERE}s")
+HERE = 60
+"""Octets of a message in its first row."""
+
+_ROW = struct.Struct(f"<QBBBBHH16s16sHH16s{HERE}s")
+HERE_AT = ROW_OCTETS - HERE
 assert _ROW.size == ROW_OCTETS
 
 # What of a response is kept: flags, counts, and where an OPT record without a question before it has its rcode.
 _OF_RESPONSE = slice(2, 18)
-_CLIENT_SUBNET = 8  # option code (RFC 7871 §6)
+CLIENT_SUBNET = 8  # option code (RFC 7871 §6)
 
 
 class _TooLong(bytes):
@@ -118,7 +121,7 @@ class MessageWriter:
             size, kept = (0, b"") if response is None else (len(response), response[_OF_RESPONSE])
             ends = ports[number], port, source, address
             row = _ROW.pack(time, MESSAGE, family, transport, 0, *ends, len(octets), size, kept, octets)
-            rows.append(row if len(octets) <= _HERE else row + _continued(time, octets))
+            rows.append(row if len(octets) <= HERE else row + _continued(time, octets))
         if rows:
             self._ring.append(rows)
 
@@ -126,13 +129,13 @@ class MessageWriter:
 def _continued(time: int, octets: bytes) -> bytes:
     head = struct.pack("<QB7x", time, Kind.CONTINUATION)
     size = CONTINUATION_OCTETS
-    return b"".join(head + octets[at : at + size].ljust(size, b"\0") for at in range(_HERE, len(octets), size))
+    return b"".join(head + octets[at : at + size].ljust(size, b"\0") for at in range(HERE, len(octets), size))
 
 
 def rows_of(row: bytes | memoryview) -> int:
     """How many rows the message has whose first is *row*."""
     size = row[48] | row[49] << 8
-    return 1 + max(0, -(-(size - _HERE) // CONTINUATION_OCTETS))
+    return 1 + max(0, -(-(size - HERE) // CONTINUATION_OCTETS))
 
 
 def read(rows: bytes | memoryview) -> Iterator[CapturedMessage]:
@@ -144,7 +147,7 @@ def read(rows: bytes | memoryview) -> Iterator[CapturedMessage]:
         )
         octets = here[:size]
         at += ROW_OCTETS
-        for start in range(_HERE, size, CONTINUATION_OCTETS):
+        for start in range(HERE, size, CONTINUATION_OCTETS):
             octets += rows[at + CONTINUATION_AT : at + CONTINUATION_AT + min(CONTINUATION_OCTETS, size - start)]
             at += ROW_OCTETS
         yield CapturedMessage(time, family, transport, source, source_port, own, port, sent, kept, octets)
@@ -190,7 +193,7 @@ def _opt(octets: bytes, question_octets: int, asked: edns.Edns | None, flags: in
         code, size = struct.unpack_from("!HH", octets, at)
         if code == edns.COOKIE:
             bits |= OptBits.COOKIE
-        elif code == _CLIENT_SUBNET:
+        elif code == CLIENT_SUBNET:
             bits |= OptBits.CLIENT_SUBNET
         at += 4 + size
     return int(bits), offered, asked.version

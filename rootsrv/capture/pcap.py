@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rootsrv.capture.facts import CONTINUATION_OCTETS, Kind
 from rootsrv.capture.messages import CapturedMessage
 from rootsrv.capture.rings import FURTHER, FURTHER_PACKET, PACKET, ROW_OCTETS
+from rootsrv.process.time_slice import give_way
 
 try:
     import numpy
@@ -109,6 +110,7 @@ def records(rows: bytes, wall_offset: int) -> tuple[bytes, int]:
     if numpy is None:
         return _plain_records(rows, wall_offset)
     table, damaged = _whole(_of_packets(numpy.frombuffer(rows, numpy.uint8).reshape(-1, ROW_OCTETS)))
+    give_way()
     words = table.view("<u4")
     heads = numpy.flatnonzero(table[:, 8] & ~numpy.uint8(FURTHER) == PACKET)
     lengths = words[heads, 3].astype(numpy.intp)
@@ -127,6 +129,7 @@ def records(rows: bytes, wall_offset: int) -> tuple[bytes, int]:
     wall = table.view("<u8")[heads, 0] + numpy.uint64(wall_offset % (1 << 64))
     seconds = wall // numpy.uint64(_SECOND)
     words[heads, :4] = numpy.stack((seconds, wall - seconds * numpy.uint64(_SECOND), lengths, lengths), 1)
+    give_way()
     octets: bytes = joined(table, here, places).tobytes()
     return octets, damaged
 

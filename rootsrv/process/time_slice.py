@@ -8,6 +8,7 @@ import ctypes
 import os
 import platform
 import struct
+import time
 
 _SETATTR = {"x86_64": 314, "aarch64": 274}
 """Number of the system call."""
@@ -28,3 +29,18 @@ def ask_for(seconds: float) -> bool:
     wish = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, round(seconds * 1e9), 0, 0)
     refused: int = ctypes.CDLL(None).syscall(number, 0, ctypes.create_string_buffer(wish), 0)
     return not refused
+
+
+PIECE_SECONDS = 0.0003
+_had_since = [0.0]
+
+
+def give_way() -> None:
+    """Let another process have the core, if one wants it and this one has had it for PIECE_SECONDS.
+
+    For who works for long at a time and can wait.  Who takes the core from him whose time is over is the kernel's tick,
+    every 4 ms on most machines: so long another waits, however short a slice he has asked for.
+    """
+    if time.monotonic() - _had_since[0] >= PIECE_SECONDS:
+        os.sched_yield()
+        _had_since[0] = time.monotonic()

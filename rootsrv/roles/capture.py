@@ -26,7 +26,7 @@ from rootsrv.capture import formats, hand, offer, rings, sequence
 from rootsrv.capture.anonymise import KeyLengthWrong, anonymiser
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.clocks_before import ClocksBefore
-from rootsrv.capture.collector import POLL_SECONDS, Collector, CollectorState
+from rootsrv.capture.collector import IDLE_SECONDS, POLL_SECONDS, Collector, CollectorState
 from rootsrv.capture.compression import CompressionUnavailable, compressors
 from rootsrv.capture.file_names import ORDER, is_made_here
 from rootsrv.capture.files import CaptureDirectory, Finisher, make_directory
@@ -253,7 +253,8 @@ class _Capture:
             await loop.run_in_executor(self._thread, self._turn)
             self._turned_at = time.monotonic()
             service_manager.ready("capture listens for orders")
-            await asyncio.sleep(POLL_SECONDS)
+            idle = self._collector.state is CollectorState.IDLE and not self._waits
+            await asyncio.sleep(IDLE_SECONDS if idle else POLL_SECONDS)
 
     async def _say_that_it_lives(self) -> None:
         while True:

@@ -13,7 +13,18 @@ from typing import Any, cast
 import cbor2
 import pytest
 
-from rootsrv.capture import cdns, cdns_columns, cdns_plain, formats, messages, output_file, pcap, rings, sequence
+from rootsrv.capture import (
+    cdns,
+    cdns_columns,
+    cdns_plain,
+    formats,
+    message_columns,
+    messages,
+    output_file,
+    pcap,
+    rings,
+    sequence,
+)
 from rootsrv.capture.anonymise import Truncation
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.collector import Collector
@@ -31,7 +42,7 @@ Where = tuple[object, str]
 
 # By step: what is made to fail, of C-DNS by columns, of C-DNS by plain Python, of pcap; and to what queries are lost.
 STEPS: dict[str, tuple[Where, Where, Where, str]] = {
-    "what workers tell": ((messages, "fact_of"), (messages, "fact_of"), (pcap, "rows_of"), "format"),
+    "what workers tell": ((message_columns, "_facts"), (messages, "fact_of"), (message_columns, "_packets"), "format"),
     "merge": (*3 * ((sequence, "merge"),), "format"),
     "portions by file": (*3 * ((sequence, "before"),), "format"),
     "late ones": (*3 * ((sequence, "older"),), "format"),
@@ -156,6 +167,7 @@ def capture(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     kind, error = request.node.callspec.params["kind"], request.node.callspec.params.get("error", UNEXPECTED)
     if kind.endswith("without numpy"):
         monkeypatch.setattr(cdns, "block_writer", cdns_plain.PlainWriter)
+        monkeypatch.setattr(formats, "message_columns", None)
     made = Capture(tmp_path / "files", kind, FailsOnce(error, request.param))
     yield made
     made.close()

@@ -6,6 +6,7 @@ import platform
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,3 +46,25 @@ def test_who_is_scheduled_in_another_way_is_left_alone() -> None:
 def test_where_the_system_call_is_not_known_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_slice, "_SETATTR", {})
     assert not time_slice.ask_for(0.0005)
+
+
+def test_who_can_wait_gives_way_after_a_piece_of_time_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    now = 2.0**30  # later than whoever else gave way in this process
+    monkeypatch.setattr(time_slice, "PIECE_SECONDS", 0.25)
+    monkeypatch.setattr(time_slice, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(time_slice, "os", SimpleNamespace(sched_yield=lambda: given.append(now)))
+    time_slice.give_way()
+    given.clear()
+
+    for _ in range(10):
+        now += 0.0625
+        time_slice.give_way()
+
+    assert given == [2.0**30 + 0.25, 2.0**30 + 0.5]
+
+
+@pytest.fixture(autouse=True)
+def nobody_gave_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of it is put back."""
+    monkeypatch.setattr(time_slice, "_had_since", [0.0])
