@@ -17,8 +17,10 @@
 # would wait for nothing.  Datagrams are taken as ever, for what the kernel passes up is little; after a full batch, as
 # a flood of them makes it, the core is left for as long.  Batches that are not full keep a core as well, if each brings
 # some until the next is there (on several sockets, or a little below what the worker can do): who has had the core for
-# most of some HOLD_SECONDS leaves it, too.  So ordinary processes, of which some judge this instance and replace what
-# hangs, have a fifth of it at least, whatever comes in.
+# most of some HOLD_SECONDS leaves it, too.  (With 30 queries outstanding on each of two sockets, UDP alone, an ordinary
+# process on the worker's core had 5.7 % of it, which Linux keeps for it where it was not told otherwise, and 21.7 % so;
+# the worker answered 133 k and 109 k queries/s, which its client sent from another core.)  So ordinary processes, of
+# which some judge this instance and replace what hangs, have a fifth of it at least, whatever comes in.
 #
 # The worker is to be SCHED_FIFO, the kernel's threads SCHED_RR: a turn that a clock tick ends goes on when all others
 # have had theirs, and at three times the peak TCP's 99th percentile was 30 ms so and 5 as it is.

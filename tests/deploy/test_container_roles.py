@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 import shlex
 import shutil
@@ -32,6 +33,29 @@ def arguments(role: str) -> list[str]:
     """What the engine is told for *role*."""
     printed = subprocess.run([str(SCRIPT), "print", role], capture_output=True, text=True, timeout=10, check=True)
     return shlex.split(printed.stdout)
+
+
+@pytest.mark.parametrize(
+    ("role", "configured", "asked"),
+    [
+        ("serve", "[service]\nreal_time_priority = 1\n", True),
+        ("serve", "real_time_priority = 0\n", False),
+        ("serve", "# real_time_priority = 1\n", False),
+        ("serve", None, False),
+        ("maintain", "real_time_priority = 1\n", False),
+    ],
+)
+def test_a_priority_is_allowed_where_one_is_configured(
+    role: str, configured: str | None, asked: bool, tmp_path: Path
+) -> None:
+    """Else the engine need not be able to allow one: without, all starts."""
+    path = tmp_path / "rootsrv.toml"
+    if configured is not None:
+        path.write_text(configured)
+    environment = {**os.environ, "CONFIGURATION": str(path)}
+    words = subprocess.check_output([str(SCRIPT), "print", role], env=environment, timeout=10, text=True).split()
+    assert ("rtprio=49" in words) == asked
+    assert words[1] == "run"
 
 
 def given(role: str) -> list[str]:

@@ -26,7 +26,7 @@ class Turns:
     turn_seconds = 0.0
 
     def __init__(self, descriptor: int, amount: int, seconds: float) -> None:
-        """*seconds*: what each takes, at least."""
+        """*seconds*: of the processor, that each takes at least."""
         self._descriptor = descriptor
         self.at: list[float] = []
         self._seconds = seconds
@@ -38,7 +38,8 @@ class Turns:
 
     def on_readable(self) -> None:
         self.at.append(time.monotonic())
-        while time.monotonic() < self.at[-1] + self._seconds:
+        until = time.thread_time() + self._seconds
+        while time.thread_time() < until:
             pass
         if len(self.at) == self._amount:
             self.enough.set_result(None)
