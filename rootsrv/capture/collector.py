@@ -129,7 +129,8 @@ class Collector:
         if not resumed:
             self.account.forget()
         self.state = CollectorState.CAPTURING
-        self._connect(time.monotonic())  # others may have been handed over since the last turn
+        self._handed.hurry()  # what is asked until there are rings is in no count
+        self._connect(time.monotonic())
         if self._handed.is_connected:
             self.why = ""  # what the capture before had no room for
         elif not self.why:

@@ -68,6 +68,10 @@ class HandedOver:
         self._hand.resume(self._taken.rings)
         return True
 
+    def hurry(self) -> None:
+        """Ask at once when `connect` is called next, however lately that was in vain."""
+        self._again_at = 0.0
+
     def rings(self) -> list[rings.Ring]:
         """All of them, the new ones first."""
         found = [] if self._taken is None else list(self._taken.rings)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rootsrv.capture import offer
 from rootsrv.capture.compression import CompressionUnavailable
 from rootsrv.capture.room import Room
 from rootsrv.capture.tally import Tally
@@ -304,6 +305,24 @@ def test_a_role_serve_that_comes_a_moment_later_is_no_alarm(tmp_path: Path, capl
     for second in range(9, 20):
         collector._connect(float(second))
     assert caplog.text.count("capture has no rings") == 1
+
+
+def test_who_begins_a_capture_asks_for_rings_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The role serve may have them since it was asked in vain a moment ago; what comes until then is in no count."""
+    working = made(tmp_path)
+    asked: list[Path] = []
+
+    def none(source: Path) -> None:
+        asked.append(source)
+        raise offer.NoRings("not yet")
+
+    monkeypatch.setattr(offer, "take", none)
+    for _ in range(3):
+        working._turn()
+    assert len(asked) == 1
+    working._start(role.StartOrder())
+    assert len(asked) == 2
+    working._close()
 
 
 def test_a_quota_of_less_than_a_gigabyte_is_said_as_it_is(tmp_path: Path) -> None:
