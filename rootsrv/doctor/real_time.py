@@ -26,6 +26,9 @@ _GROUPS = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
 _ORDINARY_ARE_LET_IN = (6, 12)
 """From this Linux on ordinary processes that wait are let in for 5 % of the time, and nothing is stopped else."""
 
+_TICK_MILLISECONDS = 10
+"""The longest that a kernel has: 1 ms is rounded up to its own."""
+
 _COMM_OCTETS = 15
 """Of a kernel thread's name, in older kernels."""
 
@@ -39,6 +42,7 @@ def checks(config: Config) -> Iterator[Finding]:
         return
     yield from _priority(wanted, workers, first)
     yield _left_to_others()
+    yield _turns()
     priority = int(max((each.get("priority", 0) for each in first), default=wanted))
     for name in config.fastpath.interfaces:
         yield _card(name, priority)
@@ -133,6 +137,17 @@ def _left_to_others() -> Finding:
         "let no worker have more of its core than that; else sysctl kernel.sched_rt_runtime_us=990000, which leaves"
         " others 10 ms (docs/install.md, Capacity)",
     )  # fmt: skip
+
+
+def _turns() -> Finding:
+    about = "turns of the card's threads"
+    milliseconds = int((_SYSTEM / "sched_rr_timeslice_ms").read_text())
+    if milliseconds > _TICK_MILLISECONDS:
+        return remark(
+            about, f"may take {milliseconds} ms each (kernel.sched_rr_timeslice_ms), in which a worker answers nothing",
+            "sysctl kernel.sched_rr_timeslice_ms=1, which is a tick of the clock (docs/install.md, Capacity)",
+        )  # fmt: skip
+    return good(about, f"a tick of the clock at most, {milliseconds} ms")
 
 
 def stopped_share() -> float | None:

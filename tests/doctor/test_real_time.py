@@ -35,6 +35,7 @@ class Host:
         self.groups(False)
         self.linux("6.1.0-28-amd64")
         self.limit(950_000)
+        self.slice(4)
         self.card("1", {})
 
     async def _ask(self, *_: object) -> dict[str, Any]:
@@ -52,6 +53,9 @@ class Host:
     def limit(self, microseconds: int) -> None:
         (self.system / "sched_rt_runtime_us").write_text(f"{microseconds}\n")
         (self.system / "sched_rt_period_us").write_text("1000000\n")
+
+    def slice(self, milliseconds: int) -> None:
+        (self.system / "sched_rr_timeslice_ms").write_text(f"{milliseconds}\n")
 
     def card(self, threaded: str, threads: dict[int, dict[str, Any]]) -> None:
         (self.network / "eth0" / "threaded").write_text(f"{threaded}\n")
@@ -146,6 +150,13 @@ def test_what_linux_leaves_to_others_is_told(case: str, host: Host) -> None:
     host.groups(groups)
     host.limit(limit)
     assert told in host.findings(2)["time of ordinary processes"].found
+
+
+@pytest.mark.parametrize(("milliseconds", "grade"), [(1, Grade.GOOD), (10, Grade.GOOD), (100, Grade.REMARK)])
+def test_turns_of_a_tenth_of_a_second_are_worth_a_word(milliseconds: int, grade: Grade, host: Host) -> None:
+    host.slice(milliseconds)
+    found = host.findings(2)["turns of the card's threads"]
+    assert (found.grade, f"{milliseconds} ms" in found.found) == (grade, True)
 
 
 CARDS = {

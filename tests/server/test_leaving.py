@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.process import real_time
 from rootsrv.server.leaving import LEAVE_SECONDS, LEAVE_TIMES, Leaving
 from rootsrv.server.udp import BATCH_SIZE
@@ -261,8 +262,10 @@ def test_the_thread_in_which_a_worker_maps_a_table_goes_before_nobody(first: Ins
 
 @needs_real_time
 def test_workers_have_the_priority_that_is_configured_and_nothing_else_has(tmp_path: Path) -> None:
-    with serving(tmp_path, service="real_time_priority = 3") as instance:
-        status = instance.status()
+    service = f"real_time_priority = 3\n[dot]\nport = {free_port()}"
+    with serving(tmp_path, service=service) as instance:
+        status = wait_until(lambda: (said := instance.status())["dot"]["ready"] and said, "DNS over TLS")
+        assert (status["dot"]["policy"], status["dot"]["priority"]) == ("fifo", 3)
         (worker,) = status["workers"]
         assert (status["real_time_priority"], worker["policy"], worker["priority"]) == (3, "fifo", 3)
         assert real_time.of(instance.process.pid)["policy"] == "ordinary"
