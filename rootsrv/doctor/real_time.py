@@ -132,11 +132,13 @@ def _left_to_others() -> Finding:
             " workers leave it, threads of the card need not",
             "sysctl kernel.sched_rt_runtime_us=990000, so that this host stays within reach",
         )  # fmt: skip
-    return remark(
-        about, f"what goes first is stopped for up to {share * 1000:.0f} ms of each second, as soon as it is that busy",
-        "let no worker have more of its core than that; else sysctl kernel.sched_rt_runtime_us=990000, which leaves"
-        " others 10 ms (docs/install.md, Capacity)",
-    )  # fmt: skip
+    remedy = (
+        "plan for cores that are never that busy: of this kernel (CONFIG_RT_GROUP_SCHED) a larger share was of no use"
+        if has_groups()
+        else "plan for cores that are never that busy, or sysctl kernel.sched_rt_runtime_us=990000, which leaves 10 ms"
+    )
+    found = f"what goes first is stopped for up to {share * 1000:.0f} ms of each second, as soon as it is that busy"
+    return remark(about, found, f"{remedy} (docs/install.md, Capacity)")
 
 
 def _turns() -> Finding:

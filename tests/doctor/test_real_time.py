@@ -149,7 +149,9 @@ def test_what_linux_leaves_to_others_is_told(case: str, host: Host) -> None:
     host.linux(release)
     host.groups(groups)
     host.limit(limit)
-    assert told in host.findings(2)["time of ordinary processes"].found
+    found = host.findings(2)["time of ordinary processes"]
+    assert told in found.found
+    assert ("sysctl" in found.remedy) == (bool(found.remedy) and not groups)
 
 
 @pytest.mark.parametrize(("milliseconds", "grade"), [(1, Grade.GOOD), (10, Grade.GOOD), (100, Grade.REMARK)])
