@@ -3,6 +3,7 @@
 # and rates are others while what was charged stays, cells are written with nonsense, time stands still or jumps ahead.
 # More of it: `make test-long`, or `pytest -m long tests/fastpath/test_admission_random.py`.
 
+import ipaddress
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -83,17 +84,19 @@ def address_of(rng: random.Random) -> str:
     return rng.choice(("198.51.100.1", "::ffff:198.51.100.1", "2001:db8::198.51.100.1", "198.51.96.0", "2001:db8:1::"))
 
 
-def match_of(rng: random.Random, zones: Zones) -> Match:
+def match_of(rng: random.Random, zones: Zones, sizes: list[int]) -> Match:
     said = []
     if rng.random() < 0.5:
         suffix = name_of(rng, zones) if rng.random() < 0.7 else wire(rng.choice((b"com", b"nosuchtld")))
         said.append(f"qname-suffix={names.to_text(suffix)}")
     if rng.random() < 0.2:
         said.append(f"qtype={rng.choice(('A', 'AAAA', 'DS', 'DNSKEY', 'NS', 'ANY', f'TYPE{rng.randrange(65536)}'))}")
-    for key, most in (("source-port", 65_535), ("size", 120)):
-        if rng.random() < 0.15:
-            low, high = sorted((rng.randrange(most + 1), rng.choice((0, most, rng.randrange(most + 1)))))
-            said.append(f"{key}={low}-{high}")
+    if rng.random() < 0.2:
+        low, high = sorted((rng.randrange(65_536), rng.choice((0, 65_535, rng.randrange(65_536)))))
+        said.append(f"source-port={low}-{high}")
+    if rng.random() < 0.2:
+        low, high = sorted((rng.choice(sizes), rng.choice((0, 65_535, rng.choice(sizes)))))
+        said.append(f"size={low}-{high}")
     if rng.random() < 0.2:
         said.append(f"opt={rng.choice(OPT_STATES)}")
     if rng.random() < 0.3 or not said:
@@ -102,6 +105,26 @@ def match_of(rng: random.Random, zones: Zones) -> Match:
             "2000::/3", "2001:db8:1:1::/65", "2001:db8::198.51.100.1/128",
         )))  # fmt: skip
     return Match.parse(said)
+
+
+def near(rng: random.Random, rule: Rule) -> tuple[bytes, str, int]:
+    """(query, source, port) at the edges of what *rule* is about: just in it, or just beside it."""
+    match = rule.match
+    suffix = match.suffix or wire(b"com")
+    inside = wire(b"x" + suffix[:-1]) if len(suffix) < 63 else suffix  # one label, and not below the name
+    qname = rng.choice((suffix, suffix.upper(), b"\1a" + suffix, inside, suffix[1 + suffix[0] :] or suffix))
+    ends = opt(do=match.opt == "do" or rng.random() < 0.5) if match.opt != "absent" and rng.random() < 0.9 else b""
+    qtype = match.qtype or rng.choice((1, 28))
+    query = message(qname if len(qname) < 256 else suffix, qtype + (rng.random() < 0.05), opt=ends)
+    source = address_of(rng)
+    if match.prefix is not None:
+        first, last = int(match.prefix[0]), int(match.prefix[-1])
+        number = rng.choice((first, last, rng.randint(first, last), max(1, first - 1)))
+        source = str(ipaddress.ip_address(number.to_bytes(4 if match.prefix.version == 4 else 16, "big")))
+        if not ipaddress.ip_address(source).is_private and source.startswith(("0.", "255.", "ff")):
+            source = address_of(rng)  # what no query comes from
+    low, high = match.ports or (5353, 5353)
+    return query, source, rng.choice((low, high, max(1, low - 1), min(65_535, high + 1))) or 1
 
 
 class World:
@@ -113,6 +136,10 @@ class World:
         self.zones = zones
         self.at = BOOTTIME + self.rng.randrange(1 << 40)
         self.rules: dict[int, Rule] = {}
+        self.sizes = [28]
+        """Of the latest queries: rules are about these, too."""
+
+        self.stands_still = 0
         self.mode = "off"
         self.config = LimitsConfig(rate=40, burst_seconds=0.5)
         self.key = self.rng.randbytes(16)
@@ -130,10 +157,9 @@ class World:
             case 0 | 1 | 2:
                 place = rng.randrange(16)
                 until = self.at + rng.choice((1, rng.randrange(SECOND), rng.randrange(300 * SECOND)))
-                self.rules[place] = Rule(
-                    place=place, match=match_of(rng, self.zones), action=rng.choice(ACTIONS), until_ns=until,
-                    dry=rng.random() < 0.3,
-                )  # fmt: skip
+                match = match_of(rng, self.zones, self.sizes)
+                action, dry = rng.choice(ACTIONS), rng.random() < 0.3
+                self.rules[place] = Rule(place=place, match=match, action=action, until_ns=until, dry=dry)
             case 3 if self.rules:
                 del self.rules[rng.choice(sorted(self.rules))]
             case 4:
@@ -150,7 +176,8 @@ class World:
                 return
             case _:
                 if self.rules:  # just before, at and after its end
-                    self.at = max(self.at, rng.choice(sorted(self.rules.items()))[1].until_ns + rng.choice((-1, 0, 1)))
+                    rule = self.rules[rng.choice(sorted(self.rules))]
+                    self.at, self.stands_still = max(self.at, rule.until_ns + rng.choice((-1, 0, 1))), 9
                 return
         self.tell()
 
@@ -165,6 +192,9 @@ class World:
     def later(self) -> None:
         """Mostly none or little; a worker's clock never goes back, but may be hours on after a suspend."""
         rng = self.rng
+        if self.stands_still:
+            self.stands_still -= 1
+            return
         self.at += rng.choice((0, 0, 400_000, rng.randrange(SECOND // 100), rng.randrange(SECOND // 100)))
         if rng.random() < 0.002:
             self.at += rng.choice((SECOND, 3600 * SECOND))
@@ -182,6 +212,9 @@ def test_whatever_happens_kernel_and_worker_do_the_same(both: Both, hook: Hook, 
         world.later()
         source, port = address_of(rng), rng.choice((53_000, 5353, rng.randrange(1, 65_536)))
         query = query_of(rng, zones, source, mix)
+        if world.rules and rng.random() < 0.4:
+            query, source, port = near(rng, world.rules[rng.choice(sorted(world.rules))])
+        world.sizes = [*world.sizes[-9:], len(query)]
         kernel, worker = both.ask(hook, query, source, port, world.at)
         about = (seed, number, query.hex(), source, port, world.at, world.mode, world.rules)
         assert kernel == worker, about
