@@ -99,8 +99,13 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 	if (last == HEADERS || decide_up_to(s, table, last))
 		return verdict(ctx, hook, PASS);
 	PATHS_MEET();
-	if (capturing.units)
-		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s);
+	struct capture_ring *ring = 0;
+	if (capturing.units) {
+		ring = ring_of_this_cpu();
+		if (!ring)
+			return verdict(ctx, hook, ABORT);
+		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s, ring);
+	}
 	PATHS_MEET();
 	if (send(ctx, hook, s, table) != REPLY)
 		return verdict(ctx, hook, PASS);
@@ -109,7 +114,7 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 	if (last == COUNT)
 		count_answer(s, 1);
 	if (last == COUNT && capturing.units)
-		capture(s, 1);
+		capture(s, ring, 1);
 	return verdict(ctx, hook, REPLY);
 }
 

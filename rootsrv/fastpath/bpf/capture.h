@@ -117,12 +117,10 @@ STEP keep_rest(struct scratch *s, uint64_t number, uint64_t at, uint64_t from, u
 }
 
 /* The packet into a row that `capture` shows when the reply has been sent. */
-static __always_inline void keep_packet(void *data, void *data_end, struct scratch *s)
+static __always_inline void keep_packet(void *data, void *data_end, struct scratch *s, struct capture_ring *ring)
 {
-	struct capture_ring *ring = ring_of_this_cpu();
-
 	s->kept_units = 0;
-	if (!ring || (uint8_t)ring->shape != CAPTURE_PACKETS)
+	if ((uint8_t)READ_ONCE(ring->shape) != CAPTURE_PACKETS)
 		return;
 	uint64_t network_at = s->network_at, headers = s->message_at - network_at, octets = headers + s->size;
 	uint64_t units = (PACKET_HEAD + octets + CAPTURE_UNIT - 1) / CAPTURE_UNIT, written = ring->written;
@@ -225,10 +223,9 @@ static __always_inline void append(struct scratch *s, struct capture_ring *ring,
 }
 
 /* The query was answered: tell of it, if it is wanted. */
-static __always_inline void capture(struct scratch *s, int is_answered)
+static __always_inline void capture(struct scratch *s, struct capture_ring *ring, int is_answered)
 {
-	struct capture_ring *ring = ring_of_this_cpu();
-	uint64_t shape = ring ? READ_ONCE(ring->shape) : CAPTURE_OFF;
+	uint64_t shape = READ_ONCE(ring->shape);
 
 	if (shape != CAPTURE_OFF)
 		append(s, ring, shape, is_answered);
@@ -237,7 +234,9 @@ static __always_inline void capture(struct scratch *s, int is_answered)
 /* It was turned away without a response. */
 STEP capture_turned_away(struct scratch *s)
 {
-	if (s && capturing.units)
-		capture(s, 0);
+	struct capture_ring *ring = ring_of_this_cpu();
+
+	if (s && ring && capturing.units)
+		capture(s, ring, 0);
 	return 0;
 }

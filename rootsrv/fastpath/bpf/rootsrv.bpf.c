@@ -166,8 +166,13 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		return verdict(ctx, hook, PASS);
 	}
 	PATHS_MEET();
-	if (capturing.units && live)
-		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s);
+	struct capture_ring *ring = 0; /* looked up once */
+	if (capturing.units && live) {
+		ring = ring_of_this_cpu();
+		if (!ring)
+			return verdict(ctx, hook, ABORT);
+		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s, ring);
+	}
 	PATHS_MEET();
 	if (turn_away(s, live)) {
 		if (capturing.units && live)
@@ -185,7 +190,7 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 	PATHS_MEET();
 	count_answer(s, live);
 	if (capturing.units && live)
-		capture(s, 1);
+		capture(s, ring, 1);
 	if (is_sampled(live))
 		AT(hook, sample_xdp(ctx, s), sample_tc(ctx, s));
 	return verdict(ctx, hook, REPLY);
