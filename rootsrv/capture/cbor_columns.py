@@ -27,9 +27,13 @@ def head(major: int, number: int) -> bytes:
     return bytes([major << 5 | 24 + octets.bit_length() - 1]) + number.to_bytes(octets)
 
 
-def array(count: int, items: bytes) -> bytes:
-    """An array of *count* items that are CBOR already, one after another."""
-    return head(4, count) + items
+Piece = bytes | memoryview
+"""Of what is put together once, at the end: a block is half a megabyte."""
+
+
+def array(count: int, items: Piece) -> list[Piece]:
+    """An array of *count* items that are CBOR already, one after another; in pieces."""
+    return [head(4, count), items]
 
 
 @lru_cache(256)
@@ -47,7 +51,7 @@ def line(fields: tuple[tuple[int, int], ...]) -> tuple[Octets, "numpy.dtype[nump
     return numpy.frombuffer(bytes(octets), numpy.uint8), numpy.dtype(layout)  # type: ignore[call-overload]
 
 
-def maps(count: int, columns: Sequence[tuple[int, "Column | int", "Flags | None"]]) -> bytes:
+def maps(count: int, columns: Sequence[tuple[int, "Column | int", "Flags | None"]]) -> memoryview:
     """*count* maps, one after another; a column is its key, its values, and which of them are there (None: all)."""
     widths = []
     for key, values, _ in columns:
@@ -70,7 +74,7 @@ def maps(count: int, columns: Sequence[tuple[int, "Column | int", "Flags | None"
         there[:, start - 2 : start + width] &= present[:, None]
         matrix[:, 0] -= ~present
     written: Octets = matrix if there is None else matrix[there]
-    return written.tobytes()
+    return written.data
 
 
 def continuations(sizes: Integers) -> Integers:

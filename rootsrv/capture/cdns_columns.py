@@ -24,6 +24,7 @@ from rootsrv.capture.cbor_columns import (
     Flags,
     Integers,
     Octets,
+    Piece,
     array,
     continuations,
     head,
@@ -50,6 +51,7 @@ from rootsrv.capture.cdns import (
 from rootsrv.capture.entries import NAME_OCTETS, entries, hashed, mixed, signature_hashes
 from rootsrv.capture.facts import CONTINUATION_AT, CONTINUATION_OCTETS, FACT_OCTETS, INLINE_OCTETS, Kind, OptBits
 from rootsrv.capture.rings import Counts
+from rootsrv.process.time_slice import give_way
 
 Words = NDArray[numpy.uint64]
 """Shape (rows, 16): rows of facts."""
@@ -249,8 +251,8 @@ def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymise
 
     plain = slice(None) if count == len(heads) else ~malformed
     queries, query_heads = rows[plain], heads[plain]
-    parts: dict[int, bytes] = {}
-    tables: dict[int, bytes] = {}
+    parts: dict[int, list[Piece]] = {}
+    tables: dict[int, list[Piece]] = {}
     signature_rows = queries[:0]
     if count:
         first, signature = entries(signature_hashes(queries))
@@ -294,18 +296,19 @@ def _block(words: Words, heads: Integers, lost: int, not_sampled: int, anonymise
             (3, numpy.arange(len(raw_heads)), None),  # message-data-index
         ]
         parts[BlockKey.MALFORMED_MESSAGES] = array(len(raw_heads), maps(len(raw_heads), columns))
-    parts[BlockKey.PREAMBLE] = cbor2.dumps(preamble)
-    parts[BlockKey.STATISTICS] = cbor2.dumps(statistics)
+    parts[BlockKey.PREAMBLE] = [cbor2.dumps(preamble)]
+    parts[BlockKey.STATISTICS] = [cbor2.dumps(statistics)]
     parts[BlockKey.TABLES] = _map(tables)
-    return _map(parts)
+    give_way()
+    return b"".join(_map(parts))
 
 
-def _map(values: dict[int, bytes]) -> bytes:
-    """A map of values that are CBOR already, in the order of its keys, all below 24."""
-    return head(5, len(values)) + b"".join(bytes([key]) + values[key] for key in sorted(values))
+def _map(values: dict[int, list[Piece]]) -> list[Piece]:
+    """A map of values that are CBOR already, in the order of its keys, all below 24; in pieces."""
+    return [head(5, len(values)), *(piece for key in sorted(values) for piece in (bytes([key]), *values[key]))]
 
 
-def _signatures(rows: NDArray[numpy.void], server: Integers) -> dict[int, bytes]:
+def _signatures(rows: NDArray[numpy.void], server: Integers) -> dict[int, list[Piece]]:
     """The tables of signatures (§7.5.3.2) and of their types and classes; *rows*: a query of each signature."""
     count = len(rows)
     has_opt = rows["opt_bits"] & OptBits.PRESENT != 0
