@@ -23,7 +23,7 @@ from rootsrv.control.protocol import (
     response_line,
 )
 from rootsrv.process import log
-from rootsrv.process.accepting import Accepting
+from rootsrv.process.accepting import Accepting, conversing
 from rootsrv.process.persistence import persistently
 from rootsrv.process.troubles import Troubles
 
@@ -124,7 +124,7 @@ class ControlServer:
     async def listen(self, path: Path) -> Accepting:
         """Listen on the Unix socket *path*, for owner and group only."""
         unaccepted = Troubles("control connection is not accepted", "control connections are accepted again")
-        return Accepting(socket_for_the_group(path), self._converse, unaccepted, limit=LONGEST_LINE_OCTETS)
+        return Accepting(socket_for_the_group(path), conversing(self._converse, limit=LONGEST_LINE_OCTETS), unaccepted)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS and self._awaited:

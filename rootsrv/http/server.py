@@ -21,7 +21,7 @@ from http import HTTPStatus
 from typing import Any
 
 from rootsrv.process import held_back
-from rootsrv.process.accepting import Accepting
+from rootsrv.process.accepting import Accepting, conversing
 from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.troubles import Troubles
 
@@ -117,7 +117,8 @@ class HttpServer:
                 # Without it, what one client has not been sent grows to megabytes in the kernel, and another third of
                 # them must go before we see that he reads.
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_OCTETS)
-                server = Accepting(listening, self._connected, self._unaccepted, limit=MAX_HEAD_OCTETS, **tls)
+                make = conversing(self._connected, limit=MAX_HEAD_OCTETS)
+                server = Accepting(listening, make, self._unaccepted, **tls)
             except OSError as error:
                 self.close()
                 raise CannotListen(f"{key}: {address} port {port}: {error.strerror or error}") from error

@@ -9,6 +9,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import ssl
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rootsrv.portal.guard import ANSWER_SECONDS
 from rootsrv.process import held_back
+from rootsrv.process.accepting import Accepting
 from rootsrv.process.places import NoPlace, Places
+from rootsrv.process.troubles import Troubles
 
 MAX_HEAD_OCTETS = 16_384
 HEAD_SECONDS = 5.0
@@ -84,11 +87,23 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Whoever runs us takes the signals."""
+    """Whoever runs us takes the signals, and connections are taken as everywhere here (process/accepting.py)."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        unaccepted = Troubles("portal connection is not accepted", "portal connections are accepted again")
+        protocol: Any = self.config.http_protocol_class
+        state = self.lifespan.state
+        make_protocol = functools.partial(protocol, self.config, self.server_state, state)
+        tls = {"ssl": self.config.ssl} if self.config.ssl else {}
+        self.servers = []
+        for each in sockets or ():
+            each.listen(self.config.backlog)
+            self.servers.append(Accepting(each, make_protocol, unaccepted, **tls))  # type: ignore[arg-type]
+        self.started = True
 
 
 class PortalServer:

@@ -1,6 +1,7 @@
 """Connections from a socket that listens, on the event loop; where a host has nothing for one, it is tried later."""
 # The loop's own servers are not used: uvloop's tries again at once, a million times a second, for as long as somebody
-# waits and there is no descriptor or memory for the connection.  That is a whole core, of those that answer queries.
+# waits and there is no descriptor or memory for the connection; asyncio's, in Python 3.11, makes of each try as many as
+# may wait, and of each of these a next one.  That is a whole core, of those that answer queries.
 
 import asyncio
 import socket
@@ -14,23 +15,27 @@ AGAIN_SECONDS = 1.0
 _AT_A_TIME = 16
 
 Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+MakeProtocol = Callable[[], asyncio.BaseProtocol]
+
+
+def conversing(converse: Converse, *, limit: int) -> MakeProtocol:
+    """Has each connection conversed with; *limit*: octets that its reader holds."""
+    loop = asyncio.get_running_loop()
+    return lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=limit, loop=loop), converse, loop=loop)
 
 
 class Accepting:
-    """Has each connection conversed with until closed; it owns the socket that listens."""
+    """Gives each connection a protocol until closed; it owns the socket that listens."""
 
-    def __init__(
-        self, listening: socket.socket, converse: Converse, unaccepted: Troubles, *, limit: int, **tls: Any
-    ) -> None:
-        """*unaccepted* is told when a connection cannot be had; *limit*: octets that the reader holds.
+    def __init__(self, listening: socket.socket, make_protocol: MakeProtocol, unaccepted: Troubles, **tls: Any) -> None:
+        """*unaccepted* is told when a connection cannot be had.
 
         *tls*: what connect_accepted_socket of the event loop takes.
         """
         self._loop = asyncio.get_running_loop()
         self._listening = listening
-        self._converse = converse
+        self._make_protocol = make_protocol
         self._unaccepted = unaccepted
-        self._limit = limit
         self._tls = tls
         self._later: asyncio.TimerHandle | None = None
         self._beginning: set[asyncio.Task[None]] = set()
@@ -83,11 +88,8 @@ class Accepting:
             task.add_done_callback(self._beginning.discard)
 
     async def _begin(self, connection: socket.socket) -> None:
-        reader = asyncio.StreamReader(limit=self._limit, loop=self._loop)
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: asyncio.StreamReaderProtocol(reader, self._converse, loop=self._loop), connection, **self._tls
-            )
+            await self._loop.connect_accepted_socket(self._make_protocol, connection, **self._tls)
         except OSError:
             connection.close()  # gone, or no handshake came of it
         except BaseException:

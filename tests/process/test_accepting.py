@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from rootsrv.process import accepting
-from rootsrv.process.accepting import Accepting
+from rootsrv.process.accepting import Accepting, conversing
 from rootsrv.process.troubles import Troubles
 from tests.dot.client import write_certificate
 
@@ -58,7 +58,9 @@ def test_what_cannot_be_taken_is_tried_once_a_while_and_told_once(
     async def ask() -> int:
         where = listening()
         where.failing = 3
-        async with Accepting(where, echo, Troubles("it is not accepted", "it is accepted again"), limit=100):
+        async with Accepting(
+            where, conversing(echo, limit=100), Troubles("it is not accepted", "it is accepted again")
+        ):
             for _ in range(2):
                 reader, writer = await asyncio.open_connection(*where.getsockname())
                 writer.write(b"hello\n")
@@ -83,7 +85,7 @@ def test_over_tls_who_says_something_else_keeps_nobody_away(
 
     async def ask() -> None:
         where = listening()
-        async with Accepting(where, echo, Troubles("it is not accepted"), limit=100, ssl=context):
+        async with Accepting(where, conversing(echo, limit=100), Troubles("it is not accepted"), ssl=context):
             reader, writer = await asyncio.open_connection(*where.getsockname())
             writer.write(b"GET / HTTP/1.0\r\n\r\n")
             await reader.read()
