@@ -238,8 +238,11 @@ def _key(number: int) -> str:
     return f"{PREFIX}member/m{number}/status"
 
 
+_JOINED, _MEASURES = "joined", "measures"
+
+
 def _process(orders: Connection, joining: Joining) -> None:
-    """Join, say so, measure from the next word on, and give what was heard at the one after it."""
+    """Join, say so, measure from the next word on, say that too, and give what was heard at the one after it."""
     stand_apart()
 
     async def work() -> None:
@@ -247,13 +250,14 @@ def _process(orders: Connection, joining: Joining) -> None:
         tasks: list[asyncio.Task[None]] = []
         try:
             tasks = await members.join()
-            orders.send("joined")
+            orders.send(_JOINED)
             await asyncio.to_thread(orders.recv)
             heard = members.heard
             heard.put_seconds.clear()
             heard.orders.clear()
             heard.events = heard.octets = heard.failures = 0
             before = time.process_time()
+            orders.send(_MEASURES)
             await asyncio.to_thread(orders.recv)
             heard.processor_seconds = time.process_time() - before
             orders.send(heard)
@@ -281,7 +285,7 @@ class Members:
     def _answers(self) -> list[object]:
         answers: list[object] = [each.recv() for each in self._orders]
         for answer in answers:
-            if isinstance(answer, str) and answer != "joined":
+            if isinstance(answer, str) and answer not in (_JOINED, _MEASURES):
                 raise MembersFailed(answer)
         return answers
 
@@ -290,9 +294,10 @@ class Members:
         self._answers()
 
     def measure(self) -> None:
-        """From now on."""
+        """From now on, all of them: what is written then is heard by somebody who counts it; MembersFailed."""
         for each in self._orders:
             each.send("measure")
+        self._answers()
 
     def heard(self) -> Heard:
         """Of all together, until now; MembersFailed."""

@@ -47,7 +47,8 @@ class Watched:
         return samples(self.get("/metrics"))
 
     def load(self, amount: int, *, tcp: bool = False, address: str = "127.0.0.1") -> None:
-        """Send *amount* queries and wait for the response to each."""
+        """Send *amount* queries and wait for the response to each, and until all are counted."""
+        before = total(self.metrics(), "rootsrv_queries_total")
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         path = f"{'tcp' if tcp else 'udp'}-{'ipv6' if family == socket.AF_INET6 else 'ipv4'}"
         with socket.socket(family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as asking:
@@ -68,6 +69,12 @@ class Watched:
             if stream is not None:
                 stream.close()
         self.sent[path] = self.sent.get(path, 0) + amount
+
+        # What comes in one turn of a worker is counted when it has been answered.
+        def is_counted() -> bool:
+            return total(self.metrics(), "rootsrv_queries_total") >= before + amount
+
+        wait_until(is_counted, "all are counted")
 
 
 def query(number: int) -> bytes:
