@@ -89,6 +89,8 @@ class _Protocol(H11Protocol):
 class _Server(uvicorn.Server):
     """Whoever runs us takes the signals, and connections are taken as everywhere here (process/accepting.py)."""
 
+    _accepting: list[Accepting]
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -99,11 +101,17 @@ class _Server(uvicorn.Server):
         state = self.lifespan.state
         make_protocol = functools.partial(protocol, self.config, self.server_state, state)
         tls = {"ssl": self.config.ssl} if self.config.ssl else {}
-        self.servers = []
+        self.servers = []  # of the loop's there are none
+        self._accepting = []
         for each in sockets or ():
             each.listen(self.config.backlog)
-            self.servers.append(Accepting(each, make_protocol, unaccepted, **tls))  # type: ignore[arg-type]
+            self._accepting.append(Accepting(each, make_protocol, unaccepted, **tls))
         self.started = True
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        for each in self._accepting:
+            each.close()
+        await super().shutdown(sockets)
 
 
 class PortalServer:

@@ -15,6 +15,7 @@ from tests.process.test_child import Nothing
 def walked_again() -> Iterator[None]:
     was_enabled = gc.isenabled()
     gc.disable()
+    gc.unfreeze()  # what tests before have frozen, who prepared answers say
     yield
     gc.unfreeze()
     if was_enabled:
