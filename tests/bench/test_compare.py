@@ -195,7 +195,8 @@ def test_three_times_a_peak_while_the_zone_changes(served: zones.Zones) -> None:
             assert load["wrong"] == {}
         assert step["udp"]["compared"] > 100
         assert not any("switchover" in failure for failure in step["failures"]), step["failures"]
-    assert result["passed"] == (not any(step["failures"] for step in result["steps"]))
+    # What failed while the host had the cores apart is tried again, and does not count.
+    assert result["passed"] == (not any(step["failures"] for step in result["steps"] if not step["again"]))
     assert "| × peak |" in peak.to_markdown(result)
     assert "server's core: " in peak.to_markdown(result)
     assert "workers: ready and without a core " in peak.to_markdown(result)
