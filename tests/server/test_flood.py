@@ -21,7 +21,7 @@ from rootsrv.server.tcp import BUSY_SECONDS
 from tests.needs import REPOSITORY, require_tool
 from tests.network import network
 from tests.server.live import Instance, serving, wait_until
-from tests.server.test_tcp import counted, query, receive
+from tests.server.test_tcp import counted, is_answered, query, receive
 
 SLOTS = 300
 FARM = 100
@@ -65,14 +65,6 @@ def connect(instance: Instance, source: str) -> socket.socket:
     connection.bind((source, 0))
     connection.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", instance.port))
     return connection
-
-
-def is_answered(connection: socket.socket) -> bool:
-    try:
-        connection.sendall(query())
-        return receive(connection) is not None
-    except OSError:
-        return False
 
 
 Flood = Callable[[Sequence[str], int], None]

@@ -18,7 +18,7 @@ import pytest
 from tests.faults.test_fail_once import CALLS, ROLES
 from tests.needs import REPOSITORY, require_tool
 from tests.server.live import Instance, serving, wait_until
-from tests.server.test_tcp import counted, query, receive
+from tests.server.test_tcp import counted, is_answered, query, receive
 
 PLACES = 100
 FARM = 48
@@ -70,14 +70,6 @@ def faulty(tmp_path: Path, library: Path) -> Iterator[Faulty]:
         by=("env", f"LD_PRELOAD={library}", f"FAULT_FILE={order}"),
     ) as instance:
         yield Faulty(instance, order)
-
-
-def is_answered(connection: socket.socket) -> bool:
-    try:
-        connection.sendall(query())
-        return receive(connection) is not None
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("error", [errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE], ids=errno.errorcode.get)

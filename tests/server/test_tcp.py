@@ -57,6 +57,15 @@ def receive(connection: socket.socket) -> bytes | None:
     return None if head is None else exactly(connection, struct.unpack("!H", head)[0])
 
 
+def is_answered(connection: socket.socket) -> bool:
+    """Whether it is there still, and a query on it gets a response."""
+    try:
+        connection.sendall(query())
+        return receive(connection) is not None
+    except OSError:
+        return False
+
+
 def exactly(connection: socket.socket, size: int) -> bytes | None:
     octets = b""
     while len(octets) < size:
