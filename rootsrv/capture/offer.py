@@ -8,7 +8,6 @@
 # and the reader's coming would be in no file and counted by nobody: so the reader leaves beside the socket what it
 # wants, and new rings are made so.
 
-import asyncio
 import contextlib
 import json
 import os
@@ -20,7 +19,7 @@ from rootsrv.capture.rings import EVERYTHING, FACTS, PACKETS, Ring, open_map, op
 from rootsrv.control.protocol import Caller
 from rootsrv.control.server import reachable, socket_for_the_group
 from rootsrv.process import json_text, log, whole_file
-from rootsrv.process.descriptors import NOBODY_CAME
+from rootsrv.process.accepting import Accepting
 from rootsrv.process.troubles import Troubles
 
 NAME = "capture-rings.sock"
@@ -30,7 +29,6 @@ WANTED = "capture-wanted.json"
 ROWS = 3
 """Which order of fields rows have (facts.py, units.py): who knows another one must not read them."""
 
-_ACCEPT_AGAIN_SECONDS = 1
 _LONGEST_OCTETS = 65_536
 _MOST_DESCRIPTORS = 65  # a map, and a ring for each of 64 workers
 
@@ -84,8 +82,7 @@ class BufferOffer:
         self._path = path
         self._workers: dict[int, int] = {}
         self._kernel: tuple[int, int, int] | None = None
-        self._listening: socket.socket | None = None
-        self._later: asyncio.TimerHandle | None = None
+        self._accepting: Accepting | None = None
         self._readers: list[socket.socket] = []
         self._unaccepted = Troubles("capture's reader is not accepted", "capture's reader is accepted again")
 
@@ -107,30 +104,13 @@ class BufferOffer:
 
     def listen(self) -> None:
         """Hand out from now on; OSError where the socket cannot be made."""
-        self._listening = socket_for_the_group(self._path)
-        self._watch()
-
-    def _watch(self) -> None:
-        """Hand out to whoever comes; where they cannot be taken, or there is no memory for it, after a while."""
-        assert self._listening is not None
-        self._later = None
-        try:
-            asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
-        except OSError as error:
-            self._put_off(error)
-
-    def _put_off(self, error: OSError) -> None:
-        self._unaccepted.met(error.strerror or str(error))
-        self._later = asyncio.get_running_loop().call_later(_ACCEPT_AGAIN_SECONDS, self._watch)
+        self._accepting = Accepting(socket_for_the_group(self._path), self._hand_out, self._unaccepted)
 
     def close(self) -> None:
         """Hand out no more."""
-        if self._later is not None:
-            self._later.cancel()
-        if self._listening is not None:
-            asyncio.get_running_loop().remove_reader(self._listening.fileno())
-            self._listening.close()
-            self._listening = None
+        if self._accepting is not None:
+            self._accepting.close()
+            self._accepting = None
             self._path.unlink(missing_ok=True)
         self._changed()
 
@@ -139,16 +119,7 @@ class BufferOffer:
             each.close()
         self._readers.clear()
 
-    def _accept(self) -> None:
-        assert self._listening is not None
-        try:
-            connection, _ = self._listening.accept()
-        except OSError as error:
-            if error.errno not in NOBODY_CAME:  # still there, and would be at every turn of the event loop
-                asyncio.get_running_loop().remove_reader(self._listening.fileno())
-                self._put_off(error)
-            return
-        self._unaccepted.over()
+    def _hand_out(self, connection: socket.socket, _: object) -> None:
         descriptors = list(self._workers.values())
         document: dict[str, object] = {"rows": ROWS, "workers": list(self._workers)}
         if self._kernel is not None:
@@ -156,7 +127,6 @@ class BufferOffer:
             descriptors.append(descriptor)
             document |= {"cpus": cpus, "chunks": chunks}
         try:
-            connection.setblocking(False)
             socket.send_fds(connection, [json.dumps(document).encode() + b"\n"], descriptors)
         except OSError as error:
             log.alarm("capture rings not handed out", reason=error.strerror)

@@ -23,7 +23,7 @@ from rootsrv.control.protocol import (
     response_line,
 )
 from rootsrv.process import log
-from rootsrv.process.accepting import Accepting, conversing
+from rootsrv.process.accepting import ProtocolServer, conversing
 from rootsrv.process.persistence import persistently
 from rootsrv.process.troubles import Troubles
 
@@ -98,7 +98,7 @@ class ControlServer:
         """Those whose other end is to do something, the one that is waited for longest first."""
 
         self._listening: asyncio.Task[None] | None = None
-        self._server: Accepting | None = None
+        self._server: ProtocolServer | None = None
         self._path = Path()
 
     def start(self, path: Path) -> None:
@@ -121,10 +121,12 @@ class ControlServer:
         with contextlib.suppress(OSError):
             self._path.unlink()
 
-    async def listen(self, path: Path) -> Accepting:
+    async def listen(self, path: Path) -> ProtocolServer:
         """Listen on the Unix socket *path*, for owner and group only."""
         unaccepted = Troubles("control connection is not accepted", "control connections are accepted again")
-        return Accepting(socket_for_the_group(path), conversing(self._converse, limit=LONGEST_LINE_OCTETS), unaccepted)
+        return ProtocolServer(
+            socket_for_the_group(path), conversing(self._converse, limit=LONGEST_LINE_OCTETS), unaccepted
+        )
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS and self._awaited:

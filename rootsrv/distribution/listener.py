@@ -5,10 +5,9 @@ Those of a server for one host are the same, at other addresses (hyperlocal).
 
 import asyncio
 import contextlib
-import functools
 import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, Protocol
 
 from rootsrv.config.checks import ConfigError, plain_address
@@ -17,7 +16,8 @@ from rootsrv.distribution.requests import Asker, Batch
 from rootsrv.distribution.streams import UNSENT_OCTETS, MessageStream, TcpStream, TlsStream
 from rootsrv.distribution.tls import DOT, alpn_of, server_context
 from rootsrv.process import held_back, log
-from rootsrv.process.descriptors import NOBODY_CAME, left_beside, raise_limit
+from rootsrv.process.accepting import Accepting
+from rootsrv.process.descriptors import left_beside, raise_limit
 from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.security import SecurityEvents
 from rootsrv.process.troubles import Troubles
@@ -25,13 +25,11 @@ from rootsrv.process.troubles import Troubles
 RESERVED_DESCRIPTORS = 256
 """What connections leave of the open files that are allowed: to tables, zones, primaries and the control socket."""
 
-ACCEPTED_AT_A_TIME = 16
-"""Connections in a turn of the event loop: whoever is here already goes on."""
-
-_ACCEPT_AGAIN_SECONDS = 1
-
 MAX_DATAGRAMS_PENDING = 256
 """UDP requests that wait for an answer; beyond it new ones are dropped: whoever floods gets silence."""
+
+Converse = Callable[[socket.socket, str], Coroutine[Any, Any, None]]
+"""With a client, whose address is told, over a connection."""
 
 
 class AdminCannotListen(Exception):
@@ -102,10 +100,7 @@ class Listener:
         self.max_connections = min(config.max_connections, left_beside(raise_limit(), RESERVED_DESCRIPTORS))
         self._places: Places[asyncio.Task[None]] = Places(self.max_connections)
         self._datagrams: list[asyncio.BaseTransport] = []
-        self._listening: list[socket.socket] = []
-        self._later: dict[socket.socket, asyncio.TimerHandle] = {}
-        """Listening sockets that are looked at again after a while."""
-
+        self._accepting: list[Accepting] = []
         self._conversations: dict[asyncio.Task[None], socket.socket] = {}
         self._unaccepted = Troubles(
             "administrative connection is not accepted", "administrative connections are accepted again"
@@ -137,8 +132,8 @@ class Listener:
                         listening = held_back.bound(address, port, socket.SOCK_STREAM)
                         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_OCTETS)
                         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                        self._listening.append(listening)
-                        self._listen(listening, over_tls=over_tls)
+                        take = self._take_over_tls if over_tls else self._take_plain
+                        self._accepting.append(Accepting(listening, take, self._unaccepted))
         except OSError as error:
             await self.close()
             raise AdminCannotListen(f"{self._key}: {address}: {error.strerror or error}") from error
@@ -157,53 +152,25 @@ class Listener:
         """Stop listening and end all conversations."""
         for transport in self._datagrams:
             transport.close()
-        for listening in self._listening:
-            asyncio.get_running_loop().remove_reader(listening)
-            listening.close()
-        for later in self._later.values():
-            later.cancel()
-        self._datagrams, self._listening, self._later = [], [], {}
+        for accepting in self._accepting:
+            accepting.close()
+        self._datagrams, self._accepting = [], []
         tasks = list(self._conversations)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _listen(self, listening: socket.socket, *, over_tls: bool) -> None:
-        asyncio.get_running_loop().add_reader(listening, functools.partial(self._accept, listening, over_tls=over_tls))
+    # Each is counted as soon as it is there: a server of asyncio's tells of a connection only after its handshake, so
+    # that nobody would count who never begins.
 
-    def _accept(self, listening: socket.socket, *, over_tls: bool) -> None:
-        # A server of asyncio's tells of a connection only after its handshake, so that nobody would count who never
-        # begins.
-        for _ in range(ACCEPTED_AT_A_TIME):
-            try:
-                connection, client = listening.accept()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in NOBODY_CAME:
-                    continue  # whoever is behind it waits no longer for that
-                asyncio.get_running_loop().remove_reader(listening)
-                self._put_off(listening, error, over_tls=over_tls)
-                break
-            self._unaccepted.over()
-            connection.setblocking(False)
-            self._take(connection, client[0], over_tls=over_tls)
+    def _take_plain(self, connection: socket.socket, client: tuple[Any, ...]) -> None:
+        self._take(connection, client[0], self._plain)
 
-    def _put_off(self, listening: socket.socket, error: OSError, *, over_tls: bool) -> None:
-        """Listen again after a while; also when there is then no memory to watch the socket."""
-        self._unaccepted.met(error.strerror or str(error))
+    def _take_over_tls(self, connection: socket.socket, client: tuple[Any, ...]) -> None:
+        self._take(connection, client[0], self._over_tls)
 
-        def again() -> None:
-            try:
-                self._listen(listening, over_tls=over_tls)
-            except OSError as still:
-                self._put_off(listening, still, over_tls=over_tls)
-
-        self._later[listening] = asyncio.get_running_loop().call_later(_ACCEPT_AGAIN_SECONDS, again)
-
-    def _take(self, connection: socket.socket, client: str, *, over_tls: bool) -> None:
-        work = self._over_tls(connection, client) if over_tls else self._plain(connection, client)
-        task = asyncio.get_running_loop().create_task(work)
+    def _take(self, connection: socket.socket, client: str, converse: Converse) -> None:
+        task = asyncio.get_running_loop().create_task(converse(connection, client))
         try:
             ended = self._places.take(task, client)
         except NoPlace:

@@ -21,7 +21,7 @@ from http import HTTPStatus
 from typing import Any
 
 from rootsrv.process import held_back
-from rootsrv.process.accepting import Accepting, conversing
+from rootsrv.process.accepting import ProtocolServer, conversing
 from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.troubles import Troubles
 
@@ -88,7 +88,7 @@ class HttpServer:
         self._unsent: set[asyncio.StreamWriter] = set()
         """Those whose page has not been sent to its end."""
 
-        self._servers: list[Accepting] = []
+        self._servers: list[ProtocolServer] = []
         self._unaccepted = Troubles("http connection is not accepted", "http connections are accepted again")
         self._failing = Troubles("page failed")
 
@@ -118,7 +118,7 @@ class HttpServer:
                 # them must go before we see that he reads.
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_OCTETS)
                 make = conversing(self._connected, limit=MAX_HEAD_OCTETS)
-                server = Accepting(listening, make, self._unaccepted, **tls)
+                server = ProtocolServer(listening, make, self._unaccepted, **tls)
             except OSError as error:
                 self.close()
                 raise CannotListen(f"{key}: {address} port {port}: {error.strerror or error}") from error

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rootsrv.portal.guard import ANSWER_SECONDS
 from rootsrv.process import held_back
-from rootsrv.process.accepting import Accepting
+from rootsrv.process.accepting import ProtocolServer
 from rootsrv.process.places import NoPlace, Places
 from rootsrv.process.troubles import Troubles
 
@@ -89,7 +89,7 @@ class _Protocol(H11Protocol):
 class _Server(uvicorn.Server):
     """Whoever runs us takes the signals, and connections are taken as everywhere here (process/accepting.py)."""
 
-    _accepting: list[Accepting]
+    _accepting: list[ProtocolServer]
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -105,7 +105,7 @@ class _Server(uvicorn.Server):
         self._accepting = []
         for each in sockets or ():
             each.listen(self.config.backlog)
-            self._accepting.append(Accepting(each, make_protocol, unaccepted, **tls))
+            self._accepting.append(ProtocolServer(each, make_protocol, unaccepted, **tls))
         self.started = True
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:

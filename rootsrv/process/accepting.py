@@ -12,8 +12,11 @@ from rootsrv.process.descriptors import NOBODY_CAME
 from rootsrv.process.troubles import Troubles
 
 AGAIN_SECONDS = 1.0
-_AT_A_TIME = 16
 
+AT_A_TIME = 16
+"""Connections in a turn of the event loop: whoever is here already goes on."""
+
+Take = Callable[[socket.socket, Any], None]
 Converse = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 MakeProtocol = Callable[[], asyncio.BaseProtocol]
 
@@ -25,20 +28,18 @@ def conversing(converse: Converse, *, limit: int) -> MakeProtocol:
 
 
 class Accepting:
-    """Gives each connection a protocol until closed; it owns the socket that listens."""
+    """Hands over each connection until closed; it owns the socket that listens."""
 
-    def __init__(self, listening: socket.socket, make_protocol: MakeProtocol, unaccepted: Troubles, **tls: Any) -> None:
-        """*unaccepted* is told when a connection cannot be had.
+    def __init__(self, listening: socket.socket, take: Take, unaccepted: Troubles) -> None:
+        """*take* gets each connection, which does not block, and whose it is: the address that accept(2) tells.
 
-        *tls*: what connect_accepted_socket of the event loop takes.
+        *unaccepted* is told when a connection cannot be had.
         """
         self._loop = asyncio.get_running_loop()
         self._listening = listening
-        self._make_protocol = make_protocol
+        self._take = take
         self._unaccepted = unaccepted
-        self._tls = tls
         self._later: asyncio.TimerHandle | None = None
-        self._beginning: set[asyncio.Task[None]] = set()
         listening.setblocking(False)
         self._watch()
 
@@ -55,8 +56,6 @@ class Accepting:
         if self._listening.fileno() >= 0:
             self._loop.remove_reader(self._listening.fileno())
             self._listening.close()
-        for task in self._beginning:
-            task.cancel()
 
     def _watch(self) -> None:
         self._later = None
@@ -70,9 +69,9 @@ class Accepting:
         self._later = self._loop.call_later(AGAIN_SECONDS, self._watch)
 
     def _accept(self) -> None:
-        for _ in range(_AT_A_TIME):
+        for _ in range(AT_A_TIME):
             try:
-                connection, _ = self._listening.accept()
+                connection, client = self._listening.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -83,9 +82,29 @@ class Accepting:
                 return
             self._unaccepted.over()
             connection.setblocking(False)
-            task = self._loop.create_task(self._begin(connection))
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
+            self._take(connection, client)
+
+
+class ProtocolServer(Accepting):
+    """Gives each connection a protocol until closed."""
+
+    def __init__(self, listening: socket.socket, make_protocol: MakeProtocol, unaccepted: Troubles, **tls: Any) -> None:
+        """*tls*: what connect_accepted_socket of the event loop takes."""
+        self._make_protocol = make_protocol
+        self._tls = tls
+        self._beginning: set[asyncio.Task[None]] = set()
+        super().__init__(listening, self._give_protocol, unaccepted)
+
+    def close(self) -> None:
+        """Take no more; conversations go on."""
+        super().close()
+        for task in self._beginning:
+            task.cancel()
+
+    def _give_protocol(self, connection: socket.socket, _: Any) -> None:
+        task = self._loop.create_task(self._begin(connection))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
 
     async def _begin(self, connection: socket.socket) -> None:
         try:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,6 +22,8 @@ from rootsrv.capture.compression import compressors
 from rootsrv.capture.files import CaptureDirectory, Finisher
 from rootsrv.capture.messages import CapturedMessage
 from rootsrv.capture.wanted import WantedCapture
+from rootsrv.process import accepting
+from tests.process.listening import Listening
 from tests.server.live import Instance, serving, wait_until
 
 
@@ -258,41 +259,37 @@ def test_memory_that_is_no_ring_is_refused(tmp_path: Path) -> None:
             rings.open_memory(file.fileno())
 
 
-def test_a_reader_for_whom_there_is_no_descriptor_gets_the_rings_when_there_is_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EMFILE], ids=errno.errorcode.get)
+def test_a_reader_for_whom_the_host_has_nothing_gets_the_rings_when_it_has(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits at the socket meanwhile, and the role serve must not turn over it."""
-    monkeypatch.setattr(offer, "_ACCEPT_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(accepting, "AGAIN_SECONDS", 0.02)
+    made: list[Listening] = []
+    genuine = offer.socket_for_the_group
+
+    def listening(path: Path) -> Listening:
+        made.append(Listening(genuine(path), [error] * 3))
+        return made[-1]
+
+    monkeypatch.setattr(offer, "socket_for_the_group", listening)
     memory = rings.make_memory(rings.CHUNK_ROWS)
     path = tmp_path / offer.NAME
-    watched: list[bool] = []
-    """Whether the socket is watched after a try that failed."""
-
-    class Failing(socket.socket):
-        def accept(self) -> tuple[socket.socket, Any]:
-            if len(watched) < 3:
-                loop = asyncio.get_running_loop()
-                loop.call_soon(lambda: watched.append(loop.remove_reader(self)))
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            return super().accept()
 
     async def handed_over() -> None:
         offered = offer.BufferOffer(path)
         offered.set_workers({0: memory})
         offered.listen()
-        assert offered._listening is not None
-        asyncio.get_running_loop().remove_reader(offered._listening)
-        offered._listening = Failing(fileno=offered._listening.detach())
-        offered._watch()
         try:
             with contextlib.closing(await asyncio.to_thread(offer.take, path)) as found:
                 assert len(found.rings) == 1
+                assert found.is_current
         finally:
             offered.close()
-        assert watched == [False] * 3
 
     asyncio.run(handed_over())
     os.close(memory)
+    assert [each.tries for each in made] == [3 + 2], "each that succeeds is followed by one that finds nobody"
 
 
 @pytest.mark.parametrize("is_begun", [False, True])

@@ -3,8 +3,6 @@
 
 import asyncio
 import contextlib
-import errno
-import os
 import select
 import socket
 import ssl
@@ -29,8 +27,8 @@ import pytest
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.zones import PeerConfig
 from rootsrv.demo import generate
-from rootsrv.distribution import listener, streams
 from rootsrv.distribution import requests as module
+from rootsrv.distribution import streams
 from rootsrv.distribution.limits import TransferLimits
 from rootsrv.distribution.offered import OfferedZone, OfferState
 from rootsrv.distribution.requests import Asker, ConfiguredPeers, Requests
@@ -522,67 +520,6 @@ def test_who_never_begins_the_handshake_counts_as_a_connection_and_is_ended(
             with contextlib.suppress(ConnectionResetError):
                 assert each.recv(1) == b""
         wait_until(lambda: ask_over_tls(made, ["dot"]) == 0, "room for a client")
-
-
-class Failing:
-    """A listening socket that has a connection less, each time, for one of *errors*."""
-
-    def __init__(self, listening: socket.socket, errors: Sequence[int]) -> None:
-        self._listening, self._errors = listening, list(errors)
-
-    def accept(self) -> Any:
-        if self._errors:
-            number = self._errors.pop(0)
-            raise OSError(number, os.strerror(number))
-        return self._listening.accept()
-
-    def fileno(self) -> int:
-        return self._listening.fileno()
-
-
-@pytest.mark.parametrize(
-    ("number", "waits"),
-    [(errno.ECONNABORTED, False), (errno.EPROTO, False), (errno.EPERM, False), (errno.EMFILE, True)],
-    ids=["gone", "gone before its time", "refused by a firewall", "no descriptor"],
-)
-def test_one_that_is_gone_keeps_nobody_behind_it_waiting_but_a_lack_of_descriptors_does(
-    number: int, waits: bool
-) -> None:
-    with service() as made:
-        made.put(ONE)
-        (listening,) = made.listener._listening
-        failing: Any = Failing(listening, [number])
-
-        def accept() -> tuple[int, int]:
-            made.listener._accept(failing, over_tls=False)
-            return len(made.listener._conversations), len(made.listener._later)
-
-        made.call(lambda: made.loop.remove_reader(listening))  # nobody else accepts
-        with socket.create_connection((made.address, made.port), timeout=20):
-            assert made.call(accept) == ((0, 1) if waits else (1, 0))
-
-
-def test_a_socket_that_cannot_be_watched_is_watched_as_soon_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "_ACCEPT_AGAIN_SECONDS", 0.05)
-    with service() as made:
-        made.put(ONE)
-        watch, refused = made.listener._listen, []
-
-        def listen(listening: socket.socket, *, over_tls: bool) -> None:
-            if len(refused) < 3:
-                refused.append(listening)
-                raise OSError(12, "Cannot allocate memory")
-            watch(listening, over_tls=over_tls)
-
-        def no_memory() -> None:
-            monkeypatch.setattr(made.listener, "_listen", listen)
-            (listening,) = made.listener._listening
-            made.loop.remove_reader(listening)
-            made.listener._put_off(listening, OSError(12, "Cannot allocate memory"), over_tls=False)
-
-        made.call(no_memory)
-        assert parse(made.tcp(query("SOA"))).rcode == 0
-        assert len(refused) == 3
 
 
 @pytest.mark.parametrize(("allowed", "possible"), [(600, 344), (300, 150)])
