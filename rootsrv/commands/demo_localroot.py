@@ -171,7 +171,7 @@ def _show(console: Console, parts: _Parts) -> None:
     link = subprocess.run(
         [sys.executable, "-m", "rootsrv", "localroot", "invite", "you@example.net",
          "--config", str(directory / "rootsrv.toml")],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=30, check=False, env=environment(),
     )  # fmt: skip
     console.print(f"\nPages: http://localhost:{PAGES_PORT}/")
     console.print(f"An account of your own: {(link.stdout or link.stderr).strip()}")
@@ -191,8 +191,8 @@ def _shown_as_good(parts: _Parts) -> None:
                str(directory / "rootsrv.toml")]  # fmt: skip
 
     def good() -> bool:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
-        return [each["state"] for each in json_text.parse(told or "[]")] == ["good", "good"]
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment())
+        return [each["state"] for each in json_text.parse(asked.stdout or "[]")] == ["good", "good"]
 
     parts.wait("service", "it saw both servers fetch the new root", good)
 

@@ -25,9 +25,13 @@ def describe_end(status: int) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Environment in which a child process finds this very package."""
+    """Environment in which a child process finds this very package, and nothing in the directory that it starts in.
+
+    `python -m` looks there first: whoever may write to it would say what a process that may be root imports.
+    """
     package = str(Path(rootsrv.__file__).parent.parent)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 # What another program is to do first is done by this one, which then becomes it: between fork and exec of a process
