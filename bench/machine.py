@@ -27,9 +27,16 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": next((line.partition("=")[2].strip('"') for line in _lines("/etc/os-release")
                         if line.startswith("PRETTY_NAME")), platform.system()),
-        "command": " ".join(["python -m bench", *sys.argv[1:]]),
+        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
+
+
+def _module() -> str:
+    """What was run: `bench`, or one of its modules that has a command line of its own."""
+    spec = sys.modules["__main__"].__spec__
+    name = "bench" if spec is None else spec.name
+    return name.removesuffix(".__main__") if name.startswith("bench") else "bench"
 
 
 def _lines(path: str) -> list[str]:

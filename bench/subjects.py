@@ -164,12 +164,14 @@ def _rootsrv(fastpath: str = "") -> Callable[[Bench], contextlib.AbstractContext
 
 
 @contextlib.contextmanager
-def instance(bench: Bench, fastpath: str = "", sections: str = "") -> Iterator[tuple[Running, config_file.Config]]:
-    """rootsrv, with further *sections* of its configuration, and that configuration."""
+def instance(
+    bench: Bench, fastpath: str = "", sections: str = "", tree: Path = HERE.parent
+) -> Iterator[tuple[Running, config_file.Config]]:
+    """rootsrv as it is in *tree*, with further *sections* of its configuration, and that configuration."""
     configuration = bench.workdir / "rootsrv.toml"
     configuration.write_text(_configuration(bench, fastpath) + sections)
     clock = [f"ROOTSRV_TEST_CLOCK={bench.zones.clock}"] if bench.zones.clock else []
-    words = ["env", f"PYTHONPATH={HERE.parent}", *clock, sys.executable]
+    words = ["env", f"PYTHONPATH={tree}", "PYTHONSAFEPATH=1", *clock, sys.executable]  # not from where we are
     words += ["-m", "rootsrv", "run", "--config", str(configuration)]
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(_daemon(bench, "rootsrv", words, (".", "root-servers.net.")))
