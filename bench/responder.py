@@ -1,12 +1,13 @@
 """`python -m bench responder`: what one response costs, without any network.
 
 The Responder on the root mix with and without COOKIE, on each kind of query, and on the worst query of each kind; and
-what counting costs besides, in batches, for the mix and for the trust-anchor signals that cost most.
+what counting costs besides, in batches, for the mix, for the trust-anchor signals that cost most and for the sources.
 """
 
 import collections
 import gc
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -84,10 +85,11 @@ def run(zones: Zones, *, count: int | None = None, repeats: int = REPEATS) -> di
         add(f"only {kind}", _udp(mix.only(kind).with_edns(cookie=0.0), zones, count))
     for name, queries in worst_queries(zones.contents, now).items():
         add(f"worst: {name}", queries)
-    counted = {
+    counted: dict[str, tuple[str, _Counting | _Noting]] = {
         f"counting: {name.removeprefix('worst: ')}": (name, _Counting(responder, series[name], now))
         for name in (_MEAN, "worst: trust-anchor signal, 11 invented tags")
     }
+    counted["noting sources: all of them new"] = (_MEAN, _Noting())
     gc.freeze()  # as a worker does after loading
     times: dict[str, list[float]] = {name: [] for name in series}
     result: dict[str, Any] = {"machine": machine.describe(), "zones": zones.origin}
@@ -134,6 +136,27 @@ class _Counting:
         start = time.thread_time()
         for asked, answered in self._batches:
             count(0, asked, answered)
+        return (time.thread_time() - start) / (BATCH_SIZE * len(self._batches))
+
+
+class _Noting:
+    """Noting sources in batches, as a worker does: any 64 of 65,536 IPv4 addresses, 64 of as many IPv6 of one /64."""
+
+    def __init__(self) -> None:
+        draw = random.Random(1)
+        prefixes = (b"\xc6\x13", bytes.fromhex("2001000200000002") + bytes(6))  # three IPv4 batches for one of IPv6
+        self._batches = [
+            [prefixes[number % 4 == 3] + draw.randbytes(2) for _ in range(BATCH_SIZE)] for number in range(160)
+        ]
+        with tempfile.TemporaryDirectory(prefix="rootsrv-bench-") as directory:
+            self._counters = Counters(Page.create(Path(directory) / "page").worker(0))
+
+    def time(self) -> float:
+        """Processor seconds per source."""
+        note = self._counters.note_sources
+        start = time.thread_time()
+        for sources in self._batches:
+            note(sources)
         return (time.thread_time() - start) / (BATCH_SIZE * len(self._batches))
 
 

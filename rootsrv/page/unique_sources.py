@@ -26,7 +26,7 @@ import hashlib
 import math
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -66,8 +66,32 @@ def key_name(key_id: int) -> str:
     return f"{key_id:016x}"
 
 
-def observe(registers: memoryview, sources: Iterable[bytes], key: bytes) -> None:
+def observe(registers: memoryview, sources: Collection[bytes], key: bytes) -> None:
     """Note packed IPv4 (4 octets) and IPv6 (16 octets) addresses in *registers* (3 × 2^14 octets: v4, v6, /64)."""
+    amount = len(sources)
+    if amount > _LANES:
+        listed = list(sources)
+        for at in range(0, amount, _LANES):
+            observe(registers, listed[at : at + _LANES], key)
+    elif amount < _TOO_FEW_FOR_LANES:
+        _observe_one_by_one(registers, sources, key)
+    elif len(words := _TO_NEXT_LANE.join(sources)) == _LANE_OCTETS * amount - len(_TO_NEXT_LANE):
+        _observe_ipv4(registers, words, _lanes_of(key, amount))
+    elif len(words := b"".join(sources)) == _LANE_OCTETS * amount:
+        _observe_ipv6(registers, words, _lanes_of(key, amount))
+    else:
+        observe(registers, [source for source in sources if len(source) == 4], key)
+        observe(registers, [source for source in sources if len(source) != 4], key)
+
+
+_WORDS = struct.Struct("<2Q")
+_WORD = (1 << 64) - 1
+_A, _B, _C = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD
+
+# ── one after the other ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _observe_one_by_one(registers: memoryview, sources: Iterable[bytes], key: bytes) -> None:
     k0, k1 = _WORDS.unpack(key)
     for source in sources:
         hashed = _mixed(k0 ^ int.from_bytes(source[:8], "little"), k1)
@@ -78,20 +102,90 @@ def observe(registers: memoryview, sources: Iterable[bytes], key: bytes) -> None
             _note(registers, IPV6, _mixed(hashed ^ int.from_bytes(source[8:], "little"), k1))
 
 
-_WORDS = struct.Struct("<2Q")
-_WORD = (1 << 64) - 1
-
-
 def _mixed(word: int, k1: int) -> int:
-    word = word * 0x9E3779B97F4A7C15 & _WORD
-    word = ((word ^ word >> 32) + k1 & _WORD) * 0xD6E8FEB86659FD93 & _WORD
-    return (word ^ word >> 32) * 0xFF51AFD7ED558CCD & _WORD
+    word = word * _A & _WORD
+    word = ((word ^ word >> 32) + k1 & _WORD) * _B & _WORD
+    return (word ^ word >> 32) * _C & _WORD
 
 
 def _note(registers: memoryview, estimate: int, hashed: int) -> None:
     at = estimate * REGISTERS + (hashed >> 50)
     value = 51 - (hashed & (1 << 50) - 1).bit_length()
     registers[at] = max(registers[at], value)
+
+
+# ── many at once ────────────────────────────────────────────────────────────────────────────────────────────────────
+# All words of a batch stand in one number, each in a lane of 128 bits, which is what the product of a word and a
+# constant takes: so one multiplication of Python's is that of all words.  A source takes 0.19 us in place of 1.0 (IPv6:
+# 0.35, 1.9), however many of them are new (bench/responder.py, "noting sources").
+
+_LANES = 64
+_LANE_OCTETS = 16
+_TO_NEXT_LANE = bytes(_LANE_OCTETS - 4)  # from the end of an IPv4 address
+_TOO_FEW_FOR_LANES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Lanes:
+    """The same number in each of some lanes, and what takes the lanes apart."""
+
+    amount: int
+    k0: int
+    k1: int
+    word: int
+    """64 bits set."""
+
+    half: int
+    """32 bits set."""
+
+    ranked: struct.Struct
+    """The lower 64 bits of each lane."""
+
+    registers: struct.Struct
+    """The 16 bits behind them."""
+
+
+@functools.lru_cache(maxsize=4 * _LANES)
+def _lanes_of(key: bytes, amount: int) -> _Lanes:
+    def in_each(word: int) -> int:
+        return int.from_bytes(word.to_bytes(_LANE_OCTETS, "little") * amount, "little")
+
+    k0, k1 = _WORDS.unpack(key)
+    fields = struct.Struct("<" + "Q8x" * amount), struct.Struct("<" + "8xH6x" * amount)
+    return _Lanes(amount, in_each(k0), in_each(k1), in_each(_WORD), in_each(_WORD >> 32), *fields)
+
+
+def _observe_ipv4(registers: memoryview, words: bytes, lanes: _Lanes) -> None:
+    _note_all(registers, IPV4, _all_mixed(int.from_bytes(words, "little") ^ lanes.k0, lanes), lanes)
+
+
+def _observe_ipv6(registers: memoryview, words: bytes, lanes: _Lanes) -> None:
+    both = int.from_bytes(words, "little")
+    hashed = _all_mixed(both & lanes.word ^ lanes.k0, lanes)
+    _note_all(registers, IPV6_AGGREGATE, hashed, lanes)
+    _note_all(registers, IPV6, _all_mixed(hashed ^ both >> 64 & lanes.word, lanes), lanes)
+
+
+def _all_mixed(words: int, lanes: _Lanes) -> int:
+    """`_mixed` for the word in each lane."""
+    word, half = lanes.word, lanes.half
+    words = words * _A & word
+    words = ((words ^ words >> 32 & half) + lanes.k1 & word) * _B & word
+    return (words ^ words >> 32 & half) * _C & word
+
+
+def _note_all(registers: memoryview, estimate: int, hashed: int, lanes: _Lanes) -> None:
+    """`_note` for the hash in each lane."""
+    # 14 bits up: the register stands behind the lower 64 bits, in which 14 free ones follow the 50 that have a rank.
+    octets = (hashed << 14).to_bytes(_LANE_OCTETS * lanes.amount, "little")
+    registers = registers[estimate * REGISTERS : (estimate + 1) * REGISTERS]
+    for ranked, at in zip(lanes.ranked.unpack(octets), lanes.registers.unpack(octets), strict=True):
+        if ranked < _OUTRANKS[registers[at]]:
+            registers[at] = 51 - (ranked >> 14).bit_length()
+
+
+_OUTRANKS = [*(1 << 64 - value for value in range(51)), 0]
+"""By a register's value: what is below this has a greater one."""
 
 
 def merge(estimates: Sequence[bytes]) -> bytes:

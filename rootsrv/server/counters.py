@@ -43,9 +43,12 @@ from rootsrv.wire.codes import BADCOOKIE, BADVERS, FORMERR
 # Messages up to which a loop is cheaper than what a batch costs, whatever is in it: for one 2.0 against 3.4 us.
 _FEW = 2
 
-# Sources remembered since they were last put into the registers; bounds memory (some 10 MB) and costs nothing but
-# repeated work when it is emptied.
-_MAX_REMEMBERED_SOURCES = 65_536
+# Up to so many sources are looked for among those remembered; more are hashed all at once, which costs as much for each
+# whether it came before or not.
+_FEW_SOURCES = 8
+
+# Bounds memory (some 2 MB); when it is emptied that costs nothing but repeated work.
+_MAX_REMEMBERED_SOURCES = 16_384
 _MAX_REMEMBERED_HEADS = 4_096
 
 _TCP_WORDS = {name: TCP + number for number, name in enumerate(TCP_COUNTERS)}
@@ -127,7 +130,9 @@ class Counters:
 
     def note_sources(self, sources: Collection[bytes]) -> None:
         """Put packed source addresses into the registers of unique sources."""
-        if not self._remembered.issuperset(sources):
+        if len(sources) > _FEW_SOURCES:
+            unique_sources.observe(self._registers, sources, self._sources_key.octets)
+        elif not self._remembered.issuperset(sources):
             fresh = set(sources).difference(self._remembered)
             unique_sources.observe(self._registers, fresh, self._sources_key.octets)
             if len(self._remembered) > _MAX_REMEMBERED_SOURCES:

@@ -32,6 +32,34 @@ def test_registers_of_the_same_sources_are_the_same_from_version_to_version() ->
     assert registers == expected
 
 
+@pytest.mark.parametrize("amount", [1, 2, 3, 63, 64, 65, 129, 1_000])
+@pytest.mark.parametrize("families", ["IPv4", "IPv6", "both"])
+def test_sources_noted_at_once_leave_what_they_leave_one_after_the_other(amount: int, families: str) -> None:
+    draw = random.Random(amount)
+    extremes = [bytes(4), b"\xff" * 4, bytes(16), b"\xff" * 16]
+    drawn = [draw.randbytes(draw.choice((4, 16))) for _ in range(6 * amount)]
+    sources = [each for each in extremes + drawn if families == "both" or len(each) == (4, 16)[families == "IPv6"]]
+    sources = draw.choices(sources[:amount], k=amount)  # some of them twice
+
+    singly = bytearray(3 * REGISTERS)
+    for source in sources:
+        unique_sources.observe(memoryview(singly), [source], KEY.octets)
+
+    assert any(singly)
+    assert registers_of(sources) == singly
+
+
+def test_a_register_keeps_its_greatest_value_whatever_comes_later_in_one_batch() -> None:
+    draw = random.Random(3)
+    sources = [draw.randbytes(4) for _ in range(200_000)]  # some 12 for each register
+
+    whole = registers_of(sources)
+
+    assert registers_of(sources[::-1]) == whole
+    assert max(whole) > 14
+    assert unique_sources.merge([registers_of(sources[at::2]) for at in (0, 1)]) == whole
+
+
 # ── the attack on the hash that there was: MurmurHash3's finaliser, which anybody can invert ──
 
 WORD = 1 << 64

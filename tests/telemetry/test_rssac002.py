@@ -40,7 +40,7 @@ def a_record(
         words[counts.RESPONSE_SIZES + transport * counts.RESPONSE_BINS + 64] = scale * (amount - 5)
         words[counts.RESPONSE_SIZES + transport * counts.RESPONSE_BINS + 256] = scale * 5
     registers = bytearray(3 * REGISTERS)
-    unique_sources.observe(memoryview(registers), (number.to_bytes(4, "big") for number in sources), key.octets)
+    unique_sources.observe(memoryview(registers), [number.to_bytes(4, "big") for number in sources], key.octets)
     split = tuple(bytes(registers[at : at + REGISTERS]) for at in range(0, 3 * REGISTERS, REGISTERS))
     counted = DayRecord(day, {}, {}, {}, {2026112101: 17.2}, {key_name(key.id): split})
     return DayRecord.from_words(day, words).and_then(counted)
