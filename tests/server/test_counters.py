@@ -95,6 +95,33 @@ def test_sizes_fall_into_bins_of_16_octets_and_malformed_requests_into_none(page
     assert sizes == [1, 1, *[0] * 15, 1, 1]
 
 
+def test_short_requests_of_a_batch_are_counted_by_size_as_one_by_one(page: Page) -> None:
+    batch, singly = Counters(page.worker(0)), Counters(page.worker(1))
+    sizes = [*range(12, 256), *range(12, 256, 7)]
+    batch.count(UDP4, [query(size) for size in sizes], [response()] * len(sizes))
+    for size in sizes:
+        singly.count(UDP4, [query(size)], [response()])
+
+    assert page.worker(0).counters.tolist() == page.worker(1).counters.tolist()
+    assert sum(page.worker(0).counters[counts.REQUEST_SIZES : counts.RESPONSE_SIZES]) == len(sizes)
+
+
+def test_whatever_came_before_sources_of_few_and_of_many_are_all_noted(page: Page) -> None:
+    few, many = Counters(page.worker(0), (), KEY), Counters(page.worker(1), (), KEY)
+    sources = [bytes((192, 0, 2, number)) for number in range(200)] + [
+        bytes(15) + bytes((number,)) for number in range(99)
+    ]
+    many.note_sources(sources)
+    few.note_sources(sources[:5])
+    few.note_sources(sources[3:90])
+    for source in sources:
+        few.note_sources([source, sources[0]])
+
+    day = page.worker(0).day
+    assert registers(page.worker(0), day) == registers(page.worker(1), day)
+    assert any(registers(page.worker(1), day))
+
+
 def test_signals_are_counted_by_key_tag(page: Page, counting: Counters) -> None:
     def signal(label: bytes, rest: bytes = b"\0\0\x0a\0\1") -> bytes:
         return bytes(12) + bytes((len(label),)) + label + rest
