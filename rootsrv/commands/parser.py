@@ -5,8 +5,7 @@ zone is bad, a host lacks something), 2 the command or the configuration is wron
 """
 
 import argparse
-import os
-import select
+import errno
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +14,9 @@ from typing import TypeAlias
 
 from rootsrv import __version__
 from rootsrv.commands.mistyped import CommandParser
-from rootsrv.commands.printing import complain
+from rootsrv.commands.printing import complain, output_is_lost, prepare_streams
 from rootsrv.config import file as config_file
-from rootsrv.process import clock, log
+from rootsrv.process import clock, json_text, log
 
 # What a command needs is imported when that command is asked for: all forty together take three times as long as the
 # start of one, and the process of `rootsrv hyperlocal` stays small.
@@ -25,39 +24,25 @@ from rootsrv.process import clock, log
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `rootsrv`; returns the exit status."""
+    prepare_streams()
     try:
         try:
             return _run(arguments)
         finally:
             sys.stdout.flush()  # now, and not when the interpreter ends: then nobody could catch what happens
-    except BrokenPipeError:
-        if not _output_is_closed():
+    except OSError as error:
+        if not output_is_lost() and error.errno not in _NO_ROOM:
             raise
-        return _READER_GONE
+        if isinstance(error, BrokenPipeError):
+            return _READER_GONE
+        complain(f"what is to be said cannot be written: {error.strerror}")
+        return 1
 
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _READER_GONE = 128 + signal.SIGPIPE
 """What the shell makes of a program that SIGPIPE ended, as it does with others in `rootsrv … | head`."""
-
-
-def _output_is_closed() -> bool:
-    """Whether nobody reads what we print; then nothing is printed any more, at the end of the interpreter either."""
-    closed = False
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            pass
-        else:
-            poll = select.poll()
-            poll.register(stream.fileno(), 0)
-            if not any(event & select.POLLERR for _, event in poll.poll(0)):  # a pipe without reader (poll(2))
-                continue
-        closed = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-    return closed
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -68,6 +53,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (config_file.ConfigError, clock.ClockUnusable) as error:
         complain(error)
         return 2
+    except json_text.Lacking as error:
+        complain(error)
+        return 1
     return status
 
 

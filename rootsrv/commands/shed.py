@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     except NoAnswer as error:
         return failed(arguments, error)
     except KeyboardInterrupt:
-        pass
+        return 0 if arguments.verb == "top" else 128 + signal.SIGINT  # top ends so; of all else it is not known
     return 0
 
 
