@@ -114,7 +114,7 @@ class Connection:
 
     def read(self) -> bytes:
         """What there is to be read, b"" at its end.  BlockingIOError: nothing now; OSError: it is over."""
-        return os.read(self.descriptor, READ_OCTETS)
+        return os.read(self.descriptor, self._all.much_octets)
 
     def write(self, octets: bytes | bytearray) -> int:
         """Write what there is room for; how much that was.  BlockingIOError: no room; OSError: it is over."""
@@ -129,7 +129,7 @@ class Connection:
         size = len(octets)
         if size > 2 and (octets[0] << 8 | octets[1]) == size - 2 and self._rest is None and not self._unsent:
             return octets[2:]
-        self.sends_much = size >= FEW_OCTETS
+        self.sends_much = size >= self._all.few_octets
         if size:
             self._append(octets)
         else:
@@ -145,7 +145,7 @@ class Connection:
             return
         request = self.take(octets)
         if request is not None:
-            self.sends_much = len(octets) >= FEW_OCTETS
+            self.sends_much = len(octets) >= self._all.few_octets
             self._respond_to_one(request)
 
     def cannot_read(self, error: OSError) -> None:
