@@ -146,8 +146,14 @@ class Matcher:
 class Blocks:
     """The blocks in force, kept by the role *serve*; they survive its restart, but not the machine's."""
 
-    def __init__(self, page: Page, path: Path, now_ns: Callable[[], int] | None = None) -> None:
-        """*path*: where reasons are kept, in the runtime directory; *now_ns*: CLOCK_BOOTTIME."""
+    def __init__(
+        self, page: Page, path: Path, now_ns: Callable[[], int] | None = None, *, own: Sequence[str] = ()
+    ) -> None:
+        """*path*: where reasons are kept, in the runtime directory; *now_ns*: CLOCK_BOOTTIME.
+
+        *own*: our service addresses, from which the health probe asks: were they blocked, the route would go.
+        """
+        self._own = [ipaddress.ip_address(each) for each in own]
         self._page = page
         self._path = path
         self._now_ns = now_ns or (lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME))
@@ -158,7 +164,12 @@ class Blocks:
         told = {block.words(): block for block in self._read()}
         latest = self._now_ns() + MAX_SECONDS * 10**9
         found = [told.get(words) or Block.from_words(words) for words in page.blocks() if _can_be(words, latest)]
-        self._blocks = {block.prefix: block for block in found}
+        self._blocks = {}
+        for block in found:
+            if own_address := self._holds_own(block.network):  # made before it was one, or by another version
+                log.event("block ended", prefix=block.prefix, by=f"service address {own_address}", reason=block.reason)
+            else:
+                self._blocks[block.prefix] = block
         self._store()
 
     def _read(self) -> Iterable[Block]:
@@ -176,6 +187,10 @@ class Blocks:
             except (TypeError, KeyError, ValueError, AttributeError):
                 continue
             yield block
+
+    def _holds_own(self, network: Network) -> str:
+        """The service address of ours that is in *network*; empty if none is."""
+        return next((str(each) for each in self._own if each in network), "")
 
     def _store(self) -> None:
         """In force at once; who made them why is kept as soon as that can be written."""
@@ -198,6 +213,11 @@ class Blocks:
         network = parse_prefix(prefix)
         if odd := what_is_odd(network):
             raise BlockRefused(odd)
+        if own := self._holds_own(network):
+            raise BlockRefused(
+                f"{network} holds {own}, a service address of ours: the health probe asks from it, and the route would"
+                " go; block what is beside it"
+            )
         if not reason.strip():
             raise BlockRefused("a block needs a reason")
         if not 0 < seconds <= MAX_SECONDS:

@@ -102,7 +102,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         capture_chunks=0 if config.capture is None else config.capture.ring_chunks,
         loaded=lambda program: offer.set_kernel(_kernel_rings(program)),
     )
-    blocks = Blocks(page, runtime / "blocks.json")
+    blocks = Blocks(page, runtime / "blocks.json", own=config.service.addresses)
     answers.users += (parent.change_responder, lambda orders: fastpath.respond_as(responder_settings(orders)))
     admission.policy.users += (parent.change_admission, fastpath.admit_as)
     admission.kernel_notes, admission.policy.count = fastpath.notes, fastpath.count

@@ -40,6 +40,24 @@ def test_sources_in_the_prefix_are_blocked_and_their_neighbours_are_not(page: Pa
     assert [found.blocks(packed(each)) for each in others] == [False] * 6
 
 
+@pytest.mark.parametrize("prefix", ["192.0.2.53", "192.0.2.0/24", "2001:db8::/32", "2001:db8::53"])
+def test_no_block_holds_a_service_address_from_which_the_probes_ask(page: Page, tmp_path: Path, prefix: str) -> None:
+    """Or an order to block what a flood pretends to be would withdraw the route."""
+    clock, path = Clock(), tmp_path / "blocks.json"
+    own = ("192.0.2.53", "2001:db8::53")
+    blocks = Blocks(page, path, clock, own=own)
+    with pytest.raises(BlockRefused, match="a service address of ours"):
+        blocks.block(prefix, 60, "flood", "anna")
+    blocks.block("192.0.2.0/27", 60, "beside it", "anna")
+    assert matcher(page, clock).blocks(packed("192.0.2.7"))
+
+    Blocks(page, path, clock).block(prefix, 60, "before it was one of ours", "anna")
+    assert matcher(page, clock).blocks(packed(prefix.split("/", maxsplit=1)[0]))
+    told = Blocks(page, path, clock, own=own).as_document()["blocks"]
+    assert [each["prefix"] for each in told] == ["192.0.2.0/27"]
+    assert not any(matcher(page, clock).blocks(packed(each)) for each in own)
+
+
 def test_every_block_ends_by_itself(page: Page, tmp_path: Path) -> None:
     clock = Clock()
     blocks = Blocks(page, tmp_path / "blocks.json", clock)

@@ -45,6 +45,6 @@ def test_a_rule_that_drops_all_dns_drops_no_query_that_the_kernel_answers(tmp_pa
 
         # What does hold for both: an order to rootsrv.
         made.server.run("nft", "flush", "ruleset")
-        made.ask_serve("block", prefix="192.0.2.0/24", seconds=60, reason="test")
+        made.ask_serve("block", prefix="192.0.2.0/28", seconds=60, reason="test")
         assert "status:" not in made.dig(f"@{SERVICE[4]}", "no-such-tld", "A")
         assert "status: NXDOMAIN" in made.dig(f"@{SERVICE[6]}", "no-such-tld", "A")

@@ -245,7 +245,7 @@ def test_in_the_kernel_a_block_in_a_wider_one_ends_and_the_wider_one_goes_on(tc_
         counted: int = tc_site.status()["counters"]["blocked"]["ipv4"]
         return counted
 
-    wide = str(ipaddress.ip_network(f"{CLIENT[4]}/24", strict=False))
+    wide = str(ipaddress.ip_network(f"{CLIENT[4]}/28", strict=False))
     told = tc_site.ask_serve("block", prefix=wide, seconds=600, reason="the wider one")
     told = tc_site.ask_serve("block", prefix=f"{CLIENT[4]}/32", seconds=1, reason="the one in it")
     assert told["ok"], told
