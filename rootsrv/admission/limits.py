@@ -55,6 +55,9 @@ LEVELS = {4: (32, 24, 20, 18), 16: (64, 56, 48, 32)}
 QUERIES, CONNECTIONS, HANDSHAKES = 0, 1, 2
 """What is charged: cost units, new TCP connections, microseconds of TLS handshakes; each has cells of its own."""
 
+MOST_UNITS = 4
+"""What one query costs at most."""
+
 LARGE_OCTETS = 1100
 """A response of so many octets is a large one; a signed nxdomain of the root has some 1,050, and its own cost."""
 
@@ -134,7 +137,7 @@ _HANDSHAKE_UNIT = 64
 def cost_of(request: bytes, response: bytes) -> int:
     """What a query costs in units, by the *response* it would get."""
     if len(response) >= LARGE_OCTETS or request[12:17] == _DNSKEY_QUESTION:
-        return 4
+        return MOST_UNITS
     return 2 if response[3] & 15 == NXDOMAIN else 1
 
 
@@ -268,14 +271,16 @@ class Occupancy:
         self._cells = cells
         self._choose = choose or (lambda population, k: random.choices(population, k=k))
         self.share = 0.0
-        """Of cells in use that are within a unit of their limit: what an innocent key must not meet in both rows."""
+        """Of cells that are within a query of their limit: what an innocent key must not meet in both rows."""
 
         self.falls_back = False
         self._to_sweep = 0
 
     def look(self, now: int, settings: LimitSettings) -> bool:
         """Sample the cells; whether `falls_back` has changed."""
-        nearly = now + settings.burst_ns - max(map(max, settings.intervals[QUERIES]))
+        # Who floods with what costs many units takes them as soon as they are there: a cell is that far from its limit.
+        unit = max(map(max, settings.intervals[QUERIES]))
+        nearly = now + settings.burst_ns - max(unit, min(MOST_UNITS * unit, settings.burst_ns // 4))
         cells = self._cells
         over = [each for place in self._choose(range(CELLS), _SAMPLED_CELLS) if (each := cells[place]) > nearly]
         limit = now + settings.burst_ns + _SECOND  # others charge while we look

@@ -204,6 +204,24 @@ def test_too_many_cells_over_their_limit_fall_back_to_dry_run_and_come_back(
     assert not occupancy.falls_back
 
 
+@pytest.mark.parametrize("units", [1, 2, 4], ids=["referrals", "names that do not exist", "large answers"])
+def test_who_floods_counts_as_over_the_limit_whatever_its_queries_cost(units: int) -> None:
+    """Of a source that asks for what costs more than a unit the cell is seldom within one unit of the limit."""
+    flooding, rng = limiter(), random.Random(units)
+    sources = [rng.randbytes(4) for _ in range(50)]
+    cells = [place for each in sources for place in places_of(hashes_of(each, QUERIES, KEY)[0])]
+    occupancy = Occupancy(flooding._cells, lambda population, k: cells)
+    now, shares = 1000 * SECOND, []
+    for _ in range(400):
+        now += SECOND // 200 + rng.randrange(SECOND // 500)
+        for each in sources:
+            while not flooding.is_over(each, now, units):
+                pass
+        occupancy.look(now + rng.randrange(SECOND // 500), flooding.settings)
+        shares.append(occupancy.share * 8192 / len(cells))
+    assert sum(shares) / len(shares) > 0.9
+
+
 def test_cells_that_nobody_can_have_earned_are_set_back_though_no_query_meets_them(
     everything: Callable[[range, int], list[int]],
 ) -> None:
