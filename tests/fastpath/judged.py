@@ -103,12 +103,15 @@ class Both:
             received = Frame.from_octets(run.packet)  # right in every respect, checksum and all
             kernel = received.payload
         packed = ipaddress.ip_address(source).packed
-        responses = [self.responder.respond(query, packed, Transport.UDP, NOW)]
+        without = self.responder.respond(query, packed, Transport.UDP, NOW)
+        responses: list[bytes | None] = [without]
         self.gate.judge(
             [query], [packed], [port], responses, boottime=at, now=NOW, cookies=SETTINGS.cookies,
             truncate=self.responder.respond_truncated,
         )  # fmt: skip
-        return kernel, DROPPED if responses[0] is None else responses[0]
+        judged = responses[0]
+        assert judged is None or len(judged) <= len(without or b""), f"{query.hex()}: a rule or limit makes it larger"
+        return kernel, DROPPED if judged is None else judged
 
 
 @contextlib.contextmanager

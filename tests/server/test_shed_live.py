@@ -260,3 +260,23 @@ def test_what_cannot_be_is_refused_with_its_cause(
     assert rootsrv(instance, "shed", *arguments) == status
     assert says in capsys.readouterr().err
     assert order(instance, "sheds")["rules"] == []
+
+
+@pytest.mark.parametrize("do", ["drop", "tc", "tc-unless-cookie"])
+@pytest.mark.parametrize(
+    "match",
+    [
+        ["qname-suffix=."], ["qtype=SOA"], ["qtype=NS"], ["qtype=DNSKEY"], ["opt=present"], ["opt=absent"], ["opt=do"],
+        ["opt=no-do"], ["size=0-65535"], ["source-port=0-65535"], ["prefix=127.0.0.1"], ["prefix=127.0.0.0/8"],
+        ["prefix=0.0.0.0/0"], ["prefix=127.0.0.1", "qname-suffix=.", "size=1-65535", "source-port=1-65535"],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_of_a_probe_a_rule_is_about_the_probes_see_nothing_of_it(
+    instance: Instance, match: list[str], do: str
+) -> None:
+    place = shed(instance, *match, do=do, really=True)
+    try:
+        assert probed(instance) == {ProbeOutcome.RIGHT}
+    finally:
+        order(instance, "unshed", rule=place)
