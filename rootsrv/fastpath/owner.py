@@ -255,7 +255,7 @@ class FastPath:
                 return
         if time.monotonic() >= self._counted_at + DUTY_SECONDS / 2:  # else it was done, and well
             self._publish(time.time())
-        self._renew(now)
+        self._renew()
         await asyncio.to_thread(self._keep_attached, now)
 
     def _publish(self, wall_seconds: float) -> None:
@@ -429,7 +429,7 @@ class FastPath:
             self._head = head
             if page.silenced:
                 self._suspend()  # also when the kernel is a generation behind, whose leases are not renewed
-            self._renew(time.monotonic(), at_once=True)
+            self._renew(at_once=True)
         changes = page.block_changes
         if changes != self._block_changes:
             program.set_blocks(page.blocks())  # if it fails we are detached, and try again until it is done
@@ -457,7 +457,7 @@ class FastPath:
             return
         self.program.activate(place, self._leases())
         self._staging.forget_others(generation)
-        self._renew_at = time.monotonic() + self._config.orphan_seconds / 4
+        self._renew_at = _boottime() + self._config.orphan_seconds / 4
         serials = ",".join(map(str, self._staging.serials(generation)))
         log.event("fast path switched", generation=generation, serials=serials)
 
@@ -473,10 +473,11 @@ class FastPath:
         orphaned = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(self._config.orphan_seconds * 1e9)
         return tuple(min(self._page.deadline(zone), orphaned) for zone in range(2))
 
-    def _renew(self, now: float, *, at_once: bool = False) -> None:
+    def _renew(self, *, at_once: bool = False) -> None:
         """Grant more time when a quarter of it is over, or the page has changed."""
         assert self.program is not None
         self.program.note_owner()
+        now = _boottime()  # by the clock that the promise ends by: after a suspend it is over
         if not at_once and now < self._renew_at:
             return
         self._renew_at = now + self._config.orphan_seconds / 4
@@ -548,7 +549,7 @@ class FastPath:
                 return
             program.pass_everything()
             program.set_responses(responses)
-            self._renew(time.monotonic(), at_once=True)
+            self._renew(at_once=True)
 
         self._once_unchanging(change)
 
@@ -592,7 +593,7 @@ class FastPath:
                 if name not in self._attachments:
                     self._attach(self.program, name, replace=replace)
             self._refresh_at = 0.0
-            self._renew(time.monotonic(), at_once=True)
+            self._renew(at_once=True)
 
     def samples(self) -> list[TapSample]:
         """What the tap took since the last call; empty while it is off (`fastpath.tap_every`)."""
@@ -631,6 +632,11 @@ class FastPath:
             document["table_octets"], document["table_room"] = self._staging.table_octets, TABLE_ROOM
             document["counters"] = program.counters().as_document()
         return document
+
+
+def _boottime() -> float:
+    """Seconds on CLOCK_BOOTTIME, which go on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e9
 
 
 async def _pass_on(event: asyncio.Event, other: asyncio.Event) -> None:

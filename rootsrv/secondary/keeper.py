@@ -27,6 +27,9 @@ from rootsrv.zone.transfer import TransferFailed
 FAILED_SECONDS = 5.0
 """How soon after a turn that failed as none should the primaries are looked at again."""
 
+LOOK_SECONDS = 10.0
+"""How soon at the latest it is looked what is due: timers of the loop stand while the machine is suspended."""
+
 
 class PrimaryStale(TransferFailed):
     """The primary's own lease on the zone is all but over (RFC 7314): another one may have it fresh."""
@@ -258,7 +261,7 @@ class ZoneKeeper:
             while True:
                 self._wake.clear()
                 try:
-                    wait = max(0.01, self._begin() - self._time.boottime())
+                    wait = min(LOOK_SECONDS, max(0.01, self._begin() - self._time.boottime()))
                 except Exception as error:  # one turn, not the role: the next one may go well
                     wait = FAILED_SECONDS
                     context = {"message": f"zone {self.name}: a turn of its refresh failed", "exception": error}

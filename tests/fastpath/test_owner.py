@@ -156,6 +156,24 @@ def test_the_kernel_answers_until_the_lease_ends_and_no_longer_than_it_may_witho
     assert followed.fastpath.program.answer_until() == (until, until)
 
 
+def test_what_the_kernel_may_answer_until_is_granted_again_at_once_after_a_suspend(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed.page.active = 1
+    followed.workers(1)
+    until = followed.lease(3600)
+    followed.follow()
+    assert followed.fastpath.program is not None
+
+    # While the machine is suspended CLOCK_BOOTTIME goes on, and CLOCK_MONOTONIC does not.
+    suspended_ns = int(2 * ORPHAN_SECONDS * 1e9)
+    monkeypatch.setattr(
+        time, "clock_gettime_ns", lambda _, real=time.clock_gettime_ns: real(time.CLOCK_BOOTTIME) + suspended_ns
+    )
+    asyncio.run(followed.fastpath._do_duties(time.monotonic()))
+    assert all(boottime() < each <= until for each in followed.fastpath.program.answer_until())
+
+
 def test_an_old_table_is_not_renewed_with_the_leases_of_a_new_one(followed: Followed) -> None:
     followed.page.active = 1
     followed.workers(1)

@@ -1,7 +1,8 @@
-"""A primary is asked again however a conversation with it ended."""
+"""A primary is asked again however a conversation with it ended, and however long the machine slept."""
 
 import asyncio
 import errno
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from rootsrv.secondary.preparation import ZonePolicy
 from rootsrv.secondary.primary import SerialAnswer, Transferred
 from rootsrv.secondary.stored import StoredVersions
 from rootsrv.store.store import Store
+from rootsrv.zone.lease import Reading
+from tests.waiting import until
 
 
 class Failing:
@@ -79,6 +82,51 @@ def test_a_primary_is_asked_again_after_an_exception_that_nobody_expected(
         assert keeper.counters["refreshes_failed" if asks else "transfers_failed"] >= 1
         if asks:
             assert "ConversationFailed" in peer.last_error or peer.last_success is not None
+
+    try:
+        asyncio.run(run())
+    finally:
+        store.close()
+
+
+class Suspended:
+    """The clocks of a machine that may have slept: CLOCK_BOOTTIME goes on then, the loop's timers do not."""
+
+    slept = 0.0
+
+    def __call__(self) -> Reading:
+        return Reading(1_796_000_000.0 + self.slept, time.clock_gettime(time.CLOCK_BOOTTIME) + self.slept, True)
+
+
+def test_a_refresh_that_was_due_while_the_machine_was_suspended_is_not_later_by_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootsrv.secondary.keeper.LOOK_SECONDS", 0.01, raising=False)
+    source: Any = Failing(None, asks=True)
+    store = Store(tmp_path)
+    sleeper = Suspended()
+
+    async def run() -> None:
+        keeper = ZoneKeeper(
+            ZonePolicy(".", b"\0", "required", "off", str),
+            {"faulty": source},
+            StoredVersions(store, b"\0"),
+            time=Timekeeper(sleeper),
+            offer=lambda: None,
+            renewed=lambda _: None,
+            counters=Counter(),
+            backoff_seconds=600.0,
+        )
+        running = asyncio.create_task(keeper.run())
+        try:
+            async with asyncio.timeout(20):
+                await until(lambda: source.asked)
+                asked = source.asked
+                sleeper.slept = 1_000_000.0
+                await until(lambda: source.asked > asked)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
     try:
         asyncio.run(run())
