@@ -29,6 +29,7 @@ from rootsrv.page.layout import TLS_SLOT, Page, PageUnusable
 from rootsrv.page.unique_sources import key_name
 from rootsrv.process import held_back, log, privileges
 from rootsrv.process.persistence import persistently
+from rootsrv.server.held_tables import HeldTables
 from rootsrv.server.parent import Parent
 from rootsrv.server.sockets import bind_all
 from rootsrv.server.worker import responder_settings
@@ -130,6 +131,7 @@ async def serve(config: Config, path: Path, stop: asyncio.Event, reload: asyncio
         asyncio.create_task(persistently("addresses", watch_addresses), name="addresses"),
         asyncio.create_task(persistently("blocks", lambda: _end_blocks(blocks)), name="blocks"),
         asyncio.create_task(persistently("limits", admission.run), name="limits"),
+        asyncio.create_task(persistently("tables in memory", HeldTables(page, tables).run), name="tables"),
         asyncio.create_task(persistently("reload", lambda: answers.follow(reload)), name="reload"),
     ]
     if dot is not None:
