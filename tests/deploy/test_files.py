@@ -72,6 +72,13 @@ def test_who_is_nice_has_as_little_weight_among_units() -> None:
         assert (weight and int(weight[1])) == (weights[seen[unit.stem]] if unit.stem in seen else None), unit.stem
 
 
+def test_whom_the_kernel_ends_for_want_of_memory_takes_nobody_along() -> None:
+    """systemd ends a whole unit of which the kernel has ended one process, unless it is told to go on."""
+    roles = [text for text in (unit.read_text() for unit in SERVICES) if re.search(r"^ExecStart=.*--role ", text, re.M)]
+    assert len(roles) > 5
+    assert [text for text in roles if not re.search(r"^OOMPolicy=continue$", text, re.M)] == []
+
+
 # ── the rest ──
 
 
