@@ -1,7 +1,11 @@
 """Tables that are answered from stay in memory, whatever becomes of the disk that they came from."""
 
 import asyncio
+import os
 import re
+import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from rootsrv.page.layout import Page
 from rootsrv.server.held_tables import HeldTables
 from rootsrv.store.table_file import table_path
+from tests.needs import require_root, require_tool
 from tests.server.live import serving, wait_until
 from tests.waiting import until
 
@@ -57,3 +62,40 @@ def test_the_role_that_serves_holds_what_it_answers_from(tmp_path: Path) -> None
     with serving(tmp_path) as instance:
         tables = tmp_path / "state" / "tables"
         wait_until(lambda: locked(instance.process.pid, tables) == {instance.page.active}, "it is locked")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, whose disk fails for reading and writing when `image` beside it is cut to nothing."""
+    require_root()
+    image, place = tmp_path / "image", tmp_path / "disk"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run([require_tool("mkfs.ext4"), "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_worker_that_starts_while_the_disk_of_the_state_fails_answers_all_the_same(
+    tmp_path: Path, disk: Path
+) -> None:
+    directory = tmp_path / "instance"
+    directory.mkdir()
+    (directory / "state").symlink_to(disk)
+    with serving(directory) as instance:
+        tables = disk / "tables"
+        wait_until(lambda: locked(instance.process.pid, tables) == {instance.page.active}, "it is locked")
+        (before,) = instance.worker_pids()
+        table = os.open(table_path(tables, instance.page.active), os.O_RDONLY)
+        os.fsync(table)
+        os.truncate(tmp_path / "image", 0)
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: instance.worker_pids() != [before], "it is gone")
+        os.posix_fadvise(table, 0, 0, os.POSIX_FADV_DONTNEED)  # what nobody holds is gone
+        os.close(table)
+
+        wait_until(lambda: instance.is_ready() and instance.worker_pids() != [before], "another one is there")
+        assert instance.ask(".", "SOA").rcode() == 0
+        assert instance.ask("x.nosuch.", "A", want_dnssec=True).rcode() == 3
