@@ -341,8 +341,10 @@ class Collector:
         try:
             room = self._directory.has_room()
             reason = "quota_gigabytes or keep_free_gigabytes is reached"
+            if room and self.state is CollectorState.FULL:
+                self._directory.try_out()  # free room is none where the disk fails or may only be read
         except OSError as error:
-            room, reason = False, f"{error.filename}: {error.strerror}"
+            room, reason = False, f"{error.filename or self._directory.path}: {error.strerror}"
         if room and self.state is CollectorState.FULL:
             log.event("capture goes on", reason="there is room again")
             self.state, self.why = CollectorState.CAPTURING, ""
@@ -351,3 +353,5 @@ class Collector:
             self._take(_END_OF_TIME)
             self._writer.end()
             self._refuse(None, reason)
+        elif not room and self.state is CollectorState.FULL:
+            self.why = reason

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -85,8 +86,19 @@ class CaptureDirectory:
         self._retention.apply(self.files, self._remove)
 
     def has_room(self) -> bool:
-        """Whether more may be written; the oldest files go for it, where that is wanted and all together are enough."""
+        """Whether more may be written; the oldest files go for it, where that is wanted and all together are enough.
+
+        The directory is made if it is not there: another disk may be in the place of one that failed.
+        """
+        make_directory(self.path)
         return self.room.make(self.files, self._remove)
+
+    def try_out(self) -> None:
+        """Have something written to the disk here, and gone again; raises OSError where that cannot be."""
+        with tempfile.TemporaryFile(dir=self.path) as file:
+            file.write(bytes(512))
+            file.flush()
+            os.fsync(file.fileno())
 
     def _remove(self, path: Path, reason: str) -> bool:
         """Whether it could be removed."""
