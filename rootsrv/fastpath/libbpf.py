@@ -139,8 +139,11 @@ def library() -> Any:
 
 
 def possible_cpus() -> int:
-    """How many values a per-CPU map has for each key."""
-    return int(library().libbpf_num_possible_cpus())
+    """How many values a per-CPU map has for each key; BpfError where nobody says it (there is no /sys)."""
+    found = int(library().libbpf_num_possible_cpus())
+    if found < 0:
+        raise _error("CPUs of this host", -found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

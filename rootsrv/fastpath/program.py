@@ -117,6 +117,7 @@ class Program:
         except libbpf.BpfUnavailable as error:
             raise FastPathUnavailable(str(error)) from error
         try:
+            libbpf.possible_cpus()  # a host that does not say it is not the object's fault
             if not tap:
                 loaded.resize_map("tap", mmap.PAGESIZE)
             try:

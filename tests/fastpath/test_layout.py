@@ -1,11 +1,13 @@
 """The C structures of the table are those that rootsrv/answer/table.py writes."""
 
+import errno
 import re
 import struct
 
 import pytest
 
 from rootsrv.answer import table
+from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import LAYOUT, Reason, constant, ffi
 from rootsrv.fastpath.program import FastPathUnavailable, Program
 from rootsrv.wire import edns
@@ -117,3 +119,16 @@ def test_a_program_that_was_built_from_other_headers_is_not_used(stale: str) -> 
 
     with pytest.raises(FastPathUnavailable, match=r"built from other sources than these \(make bpf\)"):
         Program.load(elf)
+
+
+def test_a_host_that_does_not_say_how_many_cpus_it_has_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_program()
+    opened = libbpf.library()
+
+    class WithoutSys:
+        def __getattr__(self, name: str) -> object:
+            return (lambda: -errno.ENOENT) if name == "libbpf_num_possible_cpus" else getattr(opened, name)
+
+    monkeypatch.setattr(libbpf, "library", WithoutSys)
+    with pytest.raises(FastPathUnavailable, match="CPUs of this host: No such file"):
+        Program.load()
