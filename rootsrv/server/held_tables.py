@@ -1,8 +1,8 @@
 """Tables that are answered from, held in memory: a disk that fails takes no answer away."""
 # Workers map the table's file, and so do those who compare with it.  What the kernel has let go of, it reads again from
 # the disk when it is wanted: a disk that fails then is a SIGBUS for whoever wanted it, and a worker that starts anew
-# finds nothing either.  So this process maps the same files, locked (mmap(2), MAP_LOCKED): what stands in memory for one
-# stands there for all.
+# finds nothing either.  So this process maps the same files, locked (mmap(2), MAP_LOCKED): what stands in memory for
+# one stands there for all.
 
 import asyncio
 import mmap
@@ -57,7 +57,7 @@ class HeldTables:
 
 
 def _locked(path: Path) -> mmap.mmap:
-    """The file at *path*, in memory as long as this is mapped; OSError where it cannot be, ValueError if it is empty."""
+    """The file at *path*, in memory as long as this is mapped; OSError where it cannot be, ValueError: empty."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(descriptor).st_size
