@@ -100,11 +100,14 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 		return verdict(ctx, hook, PASS);
 	PATHS_MEET();
 	struct capture_ring *ring = 0;
+	uint64_t shape = CAPTURE_OFF;
 	if (capturing.units) {
 		ring = ring_of_this_cpu();
 		if (!ring)
 			return verdict(ctx, hook, ABORT);
-		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s, ring);
+		shape = READ_ONCE(ring->shape);
+		if ((uint8_t)shape == CAPTURE_PACKETS)
+			keep_packet(data_of(ctx, hook), end_of(ctx, hook), s, ring);
 	}
 	PATHS_MEET();
 	if (send(ctx, hook, s, table) != REPLY)
@@ -113,8 +116,8 @@ static __always_inline int run_parts(void *ctx, enum hook hook)
 	parts.answered++;
 	if (last == COUNT)
 		count_answer(s, 1);
-	if (last == COUNT && capturing.units)
-		capture(s, ring, 1);
+	if (last == COUNT && capturing.units && shape != CAPTURE_OFF)
+		capture(s, ring, shape, 1);
 	return verdict(ctx, hook, REPLY);
 }
 

@@ -10,6 +10,7 @@
 # lost and goes on.  The reader takes what lies before `seen`, `written` as it was when it last looked, milliseconds
 # ago: by then every processor sees the rows too, whatever order it stores in.  When it has done with them it stores
 # `read`.  All numbers are in the memory itself: a reader that dies is followed by one that goes on where it was.
+# `read` never goes back: the kernel keeps up to where it may write (`room_until`), and looks again when it gets there.
 #
 # A ring's head is two cache lines of words, the first half its writer's, the second its reader's (struct capture_ring
 # in rootsrv/fastpath/bpf/shared.h; tests/capture compares them).  The CPUs' rings are a map of the BPF program, and
@@ -38,7 +39,7 @@ BEYOND_UNITS = 64
 
 HEAD_OCTETS = 128
 _HEAD_WORDS = HEAD_OCTETS // 8
-WRITTEN, ITEMS, LOST, PASSED_OVER = 0, 1, 2, 3
+WRITTEN, ITEMS, LOST, PASSED_OVER, ROOM_UNTIL = 0, 1, 2, 3, 4
 READ, SHAPE, EVERY, WANTED, TOLD_LOST, TOLD_PASSED_OVER, IDENTITY = 8, 9, 10, 11, 12, 13, 14
 """Words of the head: the writer's, the reader's."""
 

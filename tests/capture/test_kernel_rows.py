@@ -15,6 +15,7 @@ from bench.frames import Frame
 from bench.zones import generated
 from rootsrv.answer.responder import Responder, Transport
 from rootsrv.capture import facts, messages, rings, units
+from rootsrv.capture.facts import OptBits
 from rootsrv.capture.messages import CapturedMessage
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import constant, ffi
@@ -36,6 +37,7 @@ from tests.fastpath.conftest import (
     zones,
 )
 from tests.fastpath.test_accounting import LIVE
+from tests.fastpath.test_differential import CLIENT_COOKIE, cookie
 
 __all__ = ["hook", "zones"]  # fixtures of the fast path's tests
 
@@ -130,6 +132,27 @@ def test_a_fact_is_what_the_message_and_its_response_come_to(
 
     assert before <= fact.time <= after
     assert fact == told(kernel, query, family, fact.time)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_fact_says_whether_a_cookie_was_good(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook, family: int
+) -> None:
+    kernel, found = capturing
+    good = [cookie(age, family=family) for age in (0, 1799, 3599)]
+    bad = [cookie(3601, family=family), cookie(0, bytes(16), family), CLIENT_COOKIE]
+    for ring in found:
+        ring.want(rings.FACTS)
+    with one_cpu():
+        for data in (*good, *bad, *good, *bad):
+            query = message(wire(b"com"), opt=opt(options=option(10, data)))
+            assert kernel.run(LIVE[hook], sent(query, family).to_octets()).verdict == hook.reply
+        assert kernel.run(LIVE[hook], sent(QUERIES["plain"], family).to_octets()).verdict == hook.reply
+
+    told_bits = [fact.opt_bits & (OptBits.COOKIE | OptBits.COOKIE_VALID) for fact in facts.read(taken(found))]
+
+    with_cookie = [OptBits.COOKIE | OptBits.COOKIE_VALID] * len(good) + [OptBits.COOKIE] * len(bad)
+    assert told_bits == [*with_cookie, *with_cookie, 0]
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -260,6 +283,7 @@ def test_a_ring_takes_what_there_is_room_for_to_the_unit(
                 room = taking + units.MARGIN_UNITS - short
                 ring._words[rings.WRITTEN] = at
                 ring._words[rings.READ] = at - (ring.capacity - room)
+                ring._words[rings.ROOM_UNTIL] = 0  # no reader goes back, as it does here
             before = counts(found)
             assert kernel.run(LIVE[hook], octets).verdict == hook.reply
             assert counts(found) - before == rings.Counts(items=1 - short, lost=short)
@@ -278,6 +302,52 @@ def test_a_ring_takes_what_there_is_room_for_to_the_unit(
             else:
                 pieces = [rows[row + 16 : row + 128] for row in range(0, len(rows), 128)]
                 assert b"".join(pieces)[: len(octets) - 14] == octets[14:]
+
+
+@pytest.mark.parametrize("shape", [rings.FACTS, rings.PACKETS])
+@pytest.mark.parametrize("read", [1, 5000, 1 << 40, -5000, -(1 << 40)])
+def test_a_reader_that_cannot_be_where_it_says_makes_no_room(
+    capturing: tuple[InKernel, list[rings.Ring]], hook: Hook, shape: int, read: int
+) -> None:
+    """Before what is written, or more than a ring behind it: all is lost, until it says something else."""
+    kernel, found = capturing
+    octets, at = sent(QUERIES["plain"], 6).to_octets(), 1 << 50
+    with one_cpu():
+        for ring in found:
+            ring.want(shape)
+            ring._words[rings.WRITTEN], ring._words[rings.ROOM_UNTIL] = at, 0
+            ring._words[rings.READ] = at + read
+            ring._seen = at
+        before = counts(found)
+        for _ in range(3):
+            assert kernel.run(LIVE[hook], octets).verdict == hook.reply
+        assert counts(found) - before == rings.Counts(lost=3)
+        for ring in found:
+            ring._words[rings.READ] = at
+        for _ in range(3):
+            assert kernel.run(LIVE[hook], octets).verdict == hook.reply
+        assert counts(found) - before == rings.Counts(items=3, lost=3)
+    heads = heads_times(taken(found))
+    assert len(heads) == 3
+
+
+def test_the_shape_that_a_query_began_with_is_its_own(capturing: tuple[InKernel, list[rings.Ring]], hook: Hook) -> None:
+    """One shape after the other, and what was kept for one query is never shown for the next."""
+    kernel, found = capturing
+    octets = sent(QUERIES["long"], 6).to_octets()
+    shapes = [rings.PACKETS, rings.FACTS, rings.OFF, rings.PACKETS, rings.OFF, rings.FACTS, rings.PACKETS, rings.FACTS]
+    before = counts(found)
+    with one_cpu():
+        for shape in shapes:
+            for ring in found:
+                ring.want(shape)
+            assert kernel.run(LIVE[hook], octets).verdict == hook.reply
+
+    assert counts(found) - before == rings.Counts(items=6)
+    rows = taken(found)
+    kinds = [rows[at + 8] for at in range(0, len(rows), 128) if rows[at + 8] != facts.Kind.CONTINUATION]
+    named = {rings.PACKETS: rings.PACKET, rings.FACTS: facts.Kind.QUERY}
+    assert kinds == [named[shape] for shape in shapes if shape != rings.OFF]
 
 
 def name_octets(query: bytes) -> int:
@@ -331,6 +401,15 @@ def test_of_queries_that_come_fast_at_most_64_have_one_time_and_of_others_each_i
         at_one_time = [len(list(group)) for _, group in itertools.groupby(times)]
         assert 1 < max(at_one_time) <= 64
         assert len(at_one_time) < len(times) / 2
+        # A tick later none has it, however many might have had it still.
+        for many in (700, 701, 703, 707):
+            flooded.ask(many)
+            taken(flooded.rings)
+            wait_for_a_tick()
+            before = clock_ns()
+            flooded.ask(1)
+            (found,) = heads_times(taken(flooded.rings))
+            assert before <= found <= clock_ns()
         # What comes later is not fast: soon each has its own time.
         for _ in range(64):
             flooded.ask(1)
@@ -340,6 +419,15 @@ def test_of_queries_that_come_fast_at_most_64_have_one_time_and_of_others_each_i
             flooded.ask(1)
             (found,) = heads_times(taken(flooded.rings))
             assert before <= found <= clock_ns()
+
+
+CLOCK_MONOTONIC_COARSE = 6  # clock_gettime(2): as it was at the last tick
+
+
+def wait_for_a_tick() -> None:
+    began = time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE)
+    while time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE) == began:
+        pass
 
 
 def heads_times(rows: bytes) -> list[int]:

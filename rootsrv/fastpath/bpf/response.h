@@ -50,6 +50,8 @@ static __always_inline int build_opt(struct scratch *s)
 		int reason = make_cookie(s);
 		if (reason)
 			return reason;
+		if (capturing.units)
+			s->fact_opt |= (uint64_t)s->cookie_is_good << FACT_COOKIE_VALID_AT;
 		s->opt_size = OPT_HEADER + 4 + COOKIE_OPTION_SIZE;
 		/* The option's data starts at the 15th octet. */
 		s->opt_sum += halves(OPT_WITH_COOKIE) +
@@ -74,6 +76,10 @@ static __always_inline int is_expired(struct scratch *s, uint64_t zone, int live
 		if (jiffies != s->jiffies) {
 			s->jiffies = jiffies;
 			s->boottime = bpf_ktime_get_boot_ns();
+			if (capturing.units) { /* no time of a row is older */
+				s->clock_missed += s->clock_left;
+				s->clock_left = 0;
+			}
 		}
 		now = s->boottime;
 	} else {

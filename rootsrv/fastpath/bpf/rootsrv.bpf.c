@@ -166,17 +166,20 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		return verdict(ctx, hook, PASS);
 	}
 	PATHS_MEET();
-	struct capture_ring *ring = 0; /* looked up once */
+	struct capture_ring *ring = 0; /* looked up once, and the same shape for the whole query */
+	uint64_t shape = CAPTURE_OFF;
 	if (capturing.units && live) {
 		ring = ring_of_this_cpu();
 		if (!ring)
 			return verdict(ctx, hook, ABORT);
-		keep_packet(data_of(ctx, hook), end_of(ctx, hook), s, ring);
+		shape = READ_ONCE(ring->shape);
+		if ((uint8_t)shape == CAPTURE_PACKETS)
+			keep_packet(data_of(ctx, hook), end_of(ctx, hook), s, ring);
 	}
 	PATHS_MEET();
 	if (turn_away(s, live)) {
-		if (capturing.units && live)
-			capture_turned_away(s);
+		if (capturing.units && live && shape != CAPTURE_OFF)
+			capture_turned_away(s, shape);
 		return verdict(ctx, hook, DROP);
 	}
 	PATHS_MEET();
@@ -189,8 +192,8 @@ static __always_inline int answer(void *ctx, enum hook hook, int live)
 		return verdict(ctx, hook, ABORT);
 	PATHS_MEET();
 	count_answer(s, live);
-	if (capturing.units && live)
-		capture(s, ring, 1);
+	if (capturing.units && live && shape != CAPTURE_OFF)
+		capture(s, ring, shape, 1);
 	if (is_sampled(live))
 		AT(hook, sample_xdp(ctx, s), sample_tc(ctx, s));
 	return verdict(ctx, hook, REPLY);

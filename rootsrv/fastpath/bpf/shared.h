@@ -245,7 +245,8 @@ struct capture_ring {
 	uint64_t items;            /* queries that these are about */
 	uint64_t lost;             /* queries for which there was no room */
 	uint64_t passed_over;      /* queries that were not wanted, or not in the sample */
-	uint64_t unused[4];
+	uint64_t room_until;       /* the kernel's: up to where it may store, as `read` was when it last looked */
+	uint64_t unused[3];
 	uint64_t read;             /* of these, what may be written over */
 	uint64_t shape;            /* enum capture_shape */
 	uint64_t every;            /* keep one of so many */

@@ -95,11 +95,12 @@ struct scratch {
 	uint32_t cells[2 * LIMIT_LEVELS];
 	uint32_t not_noted;
 	/* For capture (capture.h). */
-	uint64_t fact_head;        /* the second word of `struct fact` */
-	uint64_t fact_opt;         /* of its fourth word what the query tells */
+	uint64_t fact_head;        /* the second word of `struct fact`, without the response */
+	uint64_t fact_opt;         /* the fourth */
 	uint32_t kept_units;       /* of the packet, written ahead and not shown yet; 0: there was no room */
-	uint64_t capture_time, capture_jiffies; /* the clock as it was last read for a row */
-	uint32_t clock_spared, clock_spares; /* queries since that had its time; how many may */
+	uint64_t capture_time;     /* the clock as it was last read for a row */
+	uint32_t clock_left, clock_spares; /* queries that may have its time still; of how many */
+	uint32_t clock_missed;     /* that might have had it, but for a tick */
 
 	uint64_t boottime, jiffies; /* the clock, read once per tick */
 	uint64_t ip_ids[IP_IDS / 4]; /* IPv4 identifications, two octets each */
