@@ -151,7 +151,7 @@ class Cause(Enum):
     STALE = "stale"
     NO_ANSWER = "no_answer"
     NO_WORKER = "no_worker"
-    """Nothing answers, and no worker is alive that could."""
+    """Nothing answers: no worker is alive that could, and no fast path is seen to."""
     NOT_ON_HOST = "not_on_host"
     CANNOT_TELL = "cannot_tell"
     WRONG_DATA = "wrong_data"
@@ -298,7 +298,9 @@ def _judge_probes(
         if keep:
             alarms += by_transport.values()
         else:
-            cause = Cause.NO_ANSWER if instance.workers_alive else Cause.NO_WORKER
+            # Without workers the kernel goes on, and has most of the answers.
+            answers = instance.workers_alive or instance.fastpath is FastPathTest.RIGHT
+            cause = Cause.NO_ANSWER if answers else Cause.NO_WORKER
             failures += [(cause, text) for text in by_transport.values()]
     alarms += unsure
     return failures, unsure, alarms

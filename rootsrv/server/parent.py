@@ -6,9 +6,9 @@
 # not advance while datagrams or connections wait in its queues is killed; so is one that does not advance at all for
 # longer.  Whatever ended it, it is replaced on the same sockets, whose queues the parent kept open meanwhile.
 #
-#             exit                            lived ≥ SETTLED_SECONDS: at once
-#   running ────────▶ counted as replaced ────────────────────────────────────▶ running
-#      │ no heartbeat        ▲                less: after a back-off that doubles
+#             exit                            when replacing.py says
+#   running ────────▶ counted as replaced ─────────────────────────▶ running
+#      │ no heartbeat        ▲
 #      └──── SIGKILL ────────┘
 
 import asyncio
@@ -30,6 +30,7 @@ from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock, log, real_time, service_manager
 from rootsrv.process.children import describe_end, describe_error, environment
 from rootsrv.process.persistence import failing, persistently
+from rootsrv.server.replacing import LONGEST_SECONDS, Replacing
 from rootsrv.server.sockets import ServiceSocket
 from rootsrv.server.worker_orders import WorkerOrders
 
@@ -41,16 +42,12 @@ STUCK_SECONDS = 1.5
 DEAD_SECONDS = 10.0
 """Likewise with nothing waiting."""
 
-SETTLED_SECONDS = 5.0
-BACK_OFF_SECONDS = (0.1, 5.0)
-"""First and longest pause before a worker that ended soon after its start is replaced."""
-
 FOLLOW_SECONDS = 5.0
 """How long what runs beside the workers may answer from another generation than the active one; no switchover waits
 for it, so we do."""
 
 BESIDE_BACK_OFF_SECONDS = 60.0
-"""The longest pause before that is started again: its port may be somebody else's, which is no reason not to serve."""
+"""The longest pause before that is tried again: its port may be somebody else's, which is no reason not to serve."""
 
 _RENEWAL_SECONDS = 15.0
 """How long the next worker waits for the one before it to be there again, when all are replaced."""
@@ -164,15 +161,12 @@ class Parent:
 
     async def _keep(self, slot: int, tables: int) -> None:
         """Have a worker in *slot* until we stop."""
-        shortest, longest = BACK_OFF_SECONDS
-        if slot in self._beside:
-            longest = BESIDE_BACK_OFF_SECONDS
-        pause = 0.0
+        replacing = Replacing(BESIDE_BACK_OFF_SECONDS if slot in self._beside else LONGEST_SECONDS)
         while not self._stopping:
             try:
                 process = await self._start(slot, tables)
             except Exception as error:  # no process, no descriptor, no memory: the others go on, and it may pass
-                pause = min(longest, pause * 2 or shortest)
+                pause = replacing.was_never_up()
                 log.alarm("worker cannot be started", slot=slot, reason=describe_error(error), pause_seconds=pause)
                 await self._pause(pause)
                 continue
@@ -181,17 +175,18 @@ class Parent:
             del self._processes[slot]
             if (handle := self._handles.pop(slot, None)) is not None:
                 os.close(handle)
+            was_up = self._page.worker(slot).pid == process.pid or status == 0  # it says itself that it is gone
             self._page.worker(slot).pid = 0
             if self._stopping:
                 return
-            pause = 0.0 if time.monotonic() - started >= SETTLED_SECONDS else min(longest, pause * 2 or shortest)
+            pause = replacing.was_up(time.monotonic() - started) if was_up else replacing.was_never_up()
             if slot in self._beside:
                 self._beside_replaced[slot] += 1
                 self._behind_since.pop(slot, None)
             else:
                 self._page.replaced += 1
             reason = self._reasons.pop(slot, None) or describe_end(status)
-            log.alarm("worker replaced", slot=slot, pid=process.pid, reason=reason, pause_seconds=pause)
+            log.alarm("worker replaced", slot=slot, pid=process.pid, reason=reason, pause_seconds=round(pause, 2))
             await self._pause(pause)
 
     async def _pause(self, seconds: float) -> None:

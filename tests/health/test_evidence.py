@@ -18,6 +18,7 @@ from rootsrv.health.evidence import (
     RoundVerdict,
     judge,
 )
+from rootsrv.health.floor import Floor, soften
 
 SERVICE = "192.0.2.53"
 GOOD = Instance(generation=7, lease_seconds=500_000.0, workers=2, workers_alive=2)
@@ -282,6 +283,21 @@ def test_without_a_worker_that_is_alive_silence_is_called_so() -> None:
 
     assert judge(silent, with_(workers_alive=0), POLICY).causes == (Cause.NO_WORKER, Cause.NO_WORKER)
     assert judge(silent, GOOD, POLICY).causes == (Cause.NO_ANSWER, Cause.NO_ANSWER)
+
+
+@pytest.mark.parametrize("state", FastPathTest)
+def test_where_the_kernel_answers_what_workers_would_not_nothing_does(state: FastPathTest) -> None:
+    """A query that kills workers may come to all instances: in a mesh the floor holds for that (health/floor.py)."""
+    silent = Round(probes(ProbeOutcome.SILENT, ProbeOutcome.SILENT), load(0, 0))
+
+    judgement = judge(silent, with_(workers_alive=0, fastpath=state), POLICY)
+
+    cause = Cause.NO_ANSWER if state is FastPathTest.RIGHT else Cause.NO_WORKER
+    assert judgement.verdict is RoundVerdict.FAIL
+    assert judgement.causes == (cause, cause)
+    in_a_mesh = soften(judgement, Floor())
+    assert in_a_mesh.verdict is (RoundVerdict.PASS if state is FastPathTest.RIGHT else RoundVerdict.FAIL)
+    assert "0 of 2 workers alive" in in_a_mesh.alarms
 
 
 def test_silence_adds_to_what_else_was_found() -> None:
