@@ -19,6 +19,7 @@ import rootsrv
 from rootsrv.admission.samples import DIMENSIONS, PREFIX_DIMENSIONS
 from rootsrv.config.file import Config
 from rootsrv.page import counts
+from rootsrv.process import real_time
 from rootsrv.telemetry import fleet_page
 from rootsrv.telemetry.localroot_metrics import localroot
 from rootsrv.telemetry.portal_metrics import portal
@@ -108,6 +109,7 @@ class Exposition:
             alive.add_metric([str(worker.slot)], float(bool(worker.pid) and fresh))
             age.add_metric([str(worker.slot)], worker.heartbeat_age_seconds)
         yield from (alive, age)
+        yield from _priorities(view)
         memory = GaugeMetricFamily("rootsrv_process_resident_memory_bytes", "Resident memory.", labels=["process"])
         processor = CounterMetricFamily("rootsrv_process_cpu_seconds", "Processor time used.", labels=["process"])
         for process in view.processes:
@@ -520,6 +522,21 @@ def _admission(view: View, *, show_prefixes: bool) -> Iterator[Metric]:
             if (share := each.number("share") or 0.0) >= FLOOD_SHARE:
                 shares.add_metric([dimension, each.text("value")], share)
     yield shares
+
+
+def _priorities(view: View) -> Iterator[Metric]:
+    """As the role serve sees them; nothing while it says nothing."""
+    family = GaugeMetricFamily(
+        "rootsrv_worker_real_time_priority",
+        "With which the worker goes before ordinary processes (SCHED_FIFO, SCHED_RR); 0: it is one.",
+        labels=["worker"],
+    )
+    for worker in view.role("serve").objects("workers"):
+        if worker.text("policy"):
+            first = real_time.is_real_time(worker.text("policy"))
+            family.add_metric([worker.text("slot")], (worker.number("priority") or 0.0) if first else 0.0)
+    if family.samples:
+        yield family
 
 
 def _capture(view: View) -> Iterator[Metric]:

@@ -270,6 +270,21 @@ def exposition_text(**roles: Any) -> str:
 _DAY = datetime.date(2026, 11, 21)
 
 
+def test_who_goes_before_ordinary_processes_is_told_as_serve_sees_it() -> None:
+    workers = [
+        {"slot": 0, "pid": 7, "policy": "fifo", "priority": 3},
+        {"slot": 1, "pid": 8, "policy": "ordinary", "priority": 0},
+        {"slot": 2, "pid": 0},  # being replaced
+    ]
+    metrics = exposition(serve={"workers": workers, "real_time_priority": 3})
+    told = {name: value for name, value in metrics.items() if name.startswith("rootsrv_worker_real_time_priority")}
+    assert told == {
+        'rootsrv_worker_real_time_priority{worker="0"}': 3,
+        'rootsrv_worker_real_time_priority{worker="1"}': 0,
+    }
+    assert "rootsrv_worker_real_time" not in exposition_text(serve={"workers": [{"slot": 0, "pid": 0}]})
+
+
 def test_what_the_roles_say_becomes_metrics() -> None:
     metrics = exposition(
         maintain={
