@@ -9,8 +9,6 @@ from tests.needs import REPOSITORY
 JUSTIFIED = {
     "anycast/test_netlink.py::test_a_promise_that_is_not_renewed_lapses_and_one_that_is_does_not":
         "how long the kernel keeps an address",
-    "capture/test_whole.py::test_dnscap_at_the_clients_end_saw_the_same_queries":
-        "dnscap looks at its buffer once a second and tells nobody",
     "distribution/test_slow_readers.py::test_the_last_messages_reach_who_stops_reading_for_a_while":
         "for how long a client reads nothing",
     "fastpath/test_switchover.py::verdicts": "the kernel's clock is read once in a tick",
