@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench import measure
+from bench import processes
 from bench.subjects import Running
 
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7  # fields of a line of /proc/stat (proc_stat(5))
@@ -49,13 +49,13 @@ class Cores:
                 ticks[int(name[3:])] = [int(field) for field in fields[:_TICKS_END]]
         used: dict[tuple[str, str], int] = {}
         on_server, on_generator = self._cpus
-        for pid in measure.processes(self._running.session):
+        for pid in processes.of_session(self._running.session):
             part = (on_server, "workers") if is_worker(pid) else (on_generator, "the server's other processes")
-            used[part] = used.get(part, 0) + measure.cpu_nanoseconds(pid)
+            used[part] = used.get(part, 0) + processes.cpu_nanoseconds(pid)
         if self._running.threads:
-            used[on_server, "answers in the kernel"] = sum(map(measure.cpu_nanoseconds, self._running.threads))
+            used[on_server, "answers in the kernel"] = sum(map(processes.cpu_nanoseconds, self._running.threads))
         for client, pid in self._clients.items():
-            used[on_generator, client] = measure.cpu_nanoseconds(pid)
+            used[on_generator, client] = processes.cpu_nanoseconds(pid)
         return time.monotonic(), ticks, used
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from bench import instance, measure
+from bench import instance, processes
 from bench.dot_engine import ENGINES
 from bench.peers import knot, nsd
 from bench.peers.daemon import PeerFailed, free_port, release_of, version_of
@@ -84,7 +84,7 @@ def to_text(servers: Sequence[Server]) -> str:
 
 def _measure(server: Server, handshakes: int, queries: int) -> None:
     def spent() -> int:
-        return sum(map(measure.cpu_nanoseconds, server.pids()))
+        return sum(map(processes.cpu_nanoseconds, server.pids()))
 
     def note(manner: str, amount: int, before: int) -> None:
         server.microseconds[manner].append((spent() - before) / amount / 1000)
@@ -201,7 +201,7 @@ runtime_directory = "run"
     process = instance.start(path)
 
     def pids() -> list[int]:
-        return [each for each in measure.processes(process.pid) if b"rootsrv.dot.worker" in _command(each)]
+        return [each for each in processes.of_session(process.pid) if b"rootsrv.dot.worker" in _command(each)]
 
     try:
         yield Server("rootsrv", port, pids)
@@ -232,7 +232,7 @@ def _nsd(zones: Zones) -> Iterator[Server]:
         f"tls-port: {port}",
     )
     with nsd.serve({".": zones.directory / "root.zone"}, directory, options=options) as peer:
-        yield Server(f"NSD {peer.version}", port, lambda: list(measure.processes(os.getsid(peer.pid))))
+        yield Server(f"NSD {peer.version}", port, lambda: list(processes.of_session(os.getsid(peer.pid))))
 
 
 @contextlib.contextmanager
@@ -242,4 +242,4 @@ def _knot(zones: Zones, knotd: str) -> Iterator[Server]:
     port = free_port("127.0.0.1")
     files = {".": zones.directory / "root.zone"}
     with knot.serve(files, directory, program=knotd, tls_port=port) as peer:
-        yield Server(f"Knot {peer.version}", port, lambda: list(measure.processes(os.getsid(peer.pid))))
+        yield Server(f"Knot {peer.version}", port, lambda: list(processes.of_session(os.getsid(peer.pid))))

@@ -27,9 +27,9 @@ import uvloop
 
 from bench import fleet_members, machine, report
 from bench.engine_process import stand_apart
-from bench.measure import cpu_nanoseconds
 from bench.peers.daemon import free_port
 from bench.peers.etcd import Cluster, cluster
+from bench.processes import cpu_nanoseconds, memory_octets
 from bench.zones import Zones
 from rootsrv.config.zones import AdminConfig
 from rootsrv.distribution.limits import TransferLimits
@@ -95,7 +95,7 @@ def _engine(engine: Cluster, members: int, seconds: float, every: float) -> dict
         written = uvloop.run(_orders(Etcd(engine.endpoints, tls_context(ca, certificate, key), 10.0), seconds))
         took = time.monotonic() - began
         spent = [(cpu_nanoseconds(n.pid) - b) / 1e9 / took for n, b in zip(engine.nodes, before, strict=True)]
-        memory = [_memory(node.pid)[0] for node in engine.nodes]
+        memory = [memory_octets(node.pid, "VmRSS") for node in engine.nodes]
         heard = simulated.heard()
     reached = [
         heard.orders[number][1] - at for number, at in written.items() if heard.orders.get(number, (0,))[0] == members
@@ -147,12 +147,6 @@ def _percentiles(seconds: list[float]) -> dict[str, float]:
         "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
         "max": ordered[-1],
     }
-
-
-def _memory(pid: int) -> tuple[int, int]:
-    """Resident octets now, and at most."""
-    found = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(found["VmRSS"].split()[0]) * 1024, int(found["VmHWM"].split()[0]) * 1024
 
 
 # The transfers.
@@ -230,7 +224,7 @@ def _host(path: Path, members: int) -> Iterator[tuple[int, int]]:
 
 def _transfers(path: Path, members: int) -> dict[str, Any]:
     with _host(path, members) as (port, pid):
-        before, memory = cpu_nanoseconds(pid), _memory(pid)[0]
+        before, memory = cpu_nanoseconds(pid), memory_octets(pid, "VmRSS")
         began, own = time.monotonic(), time.process_time()
         took, refused, octets = uvloop.run(_fetch_all(port, members))
         return {
@@ -240,7 +234,7 @@ def _transfers(path: Path, members: int) -> dict[str, Any]:
             "refused": refused,
             "octets": octets,
             "host_processor_seconds": (cpu_nanoseconds(pid) - before) / 1e9,
-            "host_memory_octets": (memory, _memory(pid)[1]),
+            "host_memory_octets": (memory, memory_octets(pid, "VmHWM")),
             "members_processor_seconds": time.process_time() - own,
         }
 

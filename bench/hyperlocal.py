@@ -14,7 +14,7 @@ import dns.message
 import dns.query
 import dns.rcode
 
-from bench import machine, report
+from bench import machine, processes, report
 from bench.peers.daemon import free_port, running
 from bench.peers.primaries import hidden_primary
 from bench.zones import Zones
@@ -80,10 +80,9 @@ def _once(zones: Zones, directory: Path, name: str, options: list[str]) -> dict[
             if options:  # the answers are made ready for the first query
                 dns.query.udp(dns.message.make_query(".", "NS"), _ANSWERS_AT, port=serving, timeout=5)
             time.sleep(SETTLE_SECONDS)
-            status = Path(f"/proc/{pid}/status")
-            found[f"{start}_octets"] = _octets(status, "VmRSS")
+            found[f"{start}_octets"] = processes.memory_octets(pid, "VmRSS")
             # Samples miss what is short; the kernel remembers at least the role's own peak.
-            found[f"{start}_peak_octets"] = max(peak, _octets(status, "VmHWM"))
+            found[f"{start}_peak_octets"] = max(peak, processes.memory_octets(pid, "VmHWM"))
     return found
 
 
@@ -100,12 +99,8 @@ def _of_all(argument: str) -> int:
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if argument.encode() in (process / "cmdline").read_bytes().split(b"\0"):
-                total += _octets(process / "smaps_rollup", "Pss")
+                total += processes.memory_octets(int(process.name))
     return total
-
-
-def _octets(path: Path, key: str) -> int:
-    return 1024 * int(next(line.split()[1] for line in path.read_text().splitlines() if line.startswith(f"{key}:")))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench import machine, report
+from bench import machine, processes, report
 from bench.engine_process import stand_apart
 from bench.localroot_subjects import SUBJECTS, Subject, address_of
 from bench.peers import PeerFailed
@@ -312,23 +312,12 @@ class _Samples:
 
     def _run(self) -> None:
         while not self._over.wait(0.1):
-            self.peak = max(self.peak, _tree_octets(self._subject.pid))
+            self.peak = max(self.peak, sum(map(processes.memory_octets, processes.tree(self._subject.pid))))
             if self._subject.probe is not None:
                 began = time.monotonic()
                 with contextlib.suppress(OSError, EOFError):
                     self._subject.probe()
                     self.probes.append(1000 * (time.monotonic() - began))
-
-
-def _tree_octets(pid: int) -> int:
-    """Memory of *pid* and all that it began, pages that they share counted once (PSS)."""
-    found = 0
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        found = 1024 * int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += sum(_tree_octets(int(child)) for child in (task / "children").read_text().split())
-    return found
 
 
 def to_markdown(result: dict[str, Any]) -> str:

@@ -1,12 +1,11 @@
 """One server's figures: the highest rate that it answers, its peak, what a reply costs, latency at half of that."""
 
-import contextlib
-import os
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from bench import processes
 from bench.load import Load
 from bench.subjects import Running
 
@@ -138,51 +137,20 @@ def generator_bound(rate: float, ceiling: float | None) -> bool:
     return ceiling is not None and rate > 0.9 * ceiling
 
 
-def processes(session: int) -> Iterator[int]:
-    """The pids of a session; none of session 0."""
-    if not session:
-        return
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                # pid (comm) state ppid pgrp session …; comm may hold anything
-                with open(f"/proc/{entry}/stat") as stream:
-                    if int(stream.read().rpartition(")")[2].split()[3]) == session:
-                        yield int(entry)
-
-
 def cpu_seconds(running: Running) -> float:
     """Processor time that the server has used, to the nanosecond."""
-    return sum(map(cpu_nanoseconds, (*processes(running.session), *running.threads))) / 1e9
-
-
-def cpu_nanoseconds(pid: int) -> int:
-    """Processor time of all threads of a process that is still there."""
-    nanoseconds = 0
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/schedstat") as stream:
-                nanoseconds += int(stream.read().split()[0])
-    return nanoseconds
+    return sum(map(processes.cpu_nanoseconds, (*processes.of_session(running.session), *running.threads))) / 1e9
 
 
 def memory_octets(running: Running) -> int:
     """Proportional set size of the server's processes."""
-    total = 0
-    for pid in processes(running.session):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as stream:
-            total += sum(int(line.split()[1]) * 1024 for line in stream if line.startswith("Pss:"))
-    return total
+    return sum(map(processes.memory_octets, processes.of_session(running.session)))
 
 
 def worker_octets(running: Running) -> int:
     """Resident set of the busiest of the server's processes."""
-    busiest = max(processes(running.session), key=cpu_nanoseconds, default=None)
-    if busiest is None:
-        return 0
-    with contextlib.suppress(OSError), open(f"/proc/{busiest}/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    return 0
+    busiest = max(processes.of_session(running.session), key=processes.cpu_nanoseconds, default=None)
+    return 0 if busiest is None else processes.memory_octets(busiest, "VmRSS")
 
 
 def median(values: list[float]) -> float:

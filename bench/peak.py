@@ -52,7 +52,7 @@ import dns.query
 import dns.rdataclass
 import dns.rdatatype
 
-from bench import cores, distance, machine, measure, report
+from bench import cores, distance, machine, measure, processes, report
 from bench.compare import SOURCES, TARGET
 from bench.engine_kernel import Card, KernelEngine
 from bench.engine_process import EngineFailed, EngineProcess
@@ -234,7 +234,7 @@ def tried(take: Callable[[], Step]) -> Iterator[tuple[Step, bool]]:
 def _placed(running: Running, udp: EngineProcess, tcp: EngineProcess, options: Options) -> Iterator[None]:
     """What answers has the server's core for itself; see above who goes first on it, and on the other."""
     workers = []
-    for pid in measure.processes(running.session):
+    for pid in processes.of_session(running.session):
         if cores.is_worker(pid):
             workers.append(pid)
         else:
@@ -321,7 +321,7 @@ def _step(
         running, server_cpu=options.server_cpu, generator_cpu=options.generator_cpu,
         clients={"UDP generator": udp.pid, "TCP client": tcp.pid},
     )  # fmt: skip
-    workers = [pid for pid in measure.processes(running.session) if cores.is_worker(pid)]
+    workers = [pid for pid in processes.of_session(running.session) if cores.is_worker(pid)]
     held_up = [cores.held_up(pid) for pid in workers]
     used, start = measure.cpu_seconds(running), time.monotonic()
     udp.start(rate * (1 - TCP_SHARE), options.seconds)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import steady
+from bench import processes, steady
 from bench.arguments import positive
 from bench.guardian import guarded
 from bench.peers import bind
@@ -154,28 +154,13 @@ class _Memory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.03):
-            children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
-            self.role = max(self.role, role := _pss(self._pid))
-            with contextlib.suppress(OSError):
-                self.together = max(self.together, role + sum(_pss(int(child)) for child in children))
+            role, *children = map(processes.memory_octets, processes.tree(self._pid))
+            self.role = max(self.role, role)
+            self.together = max(self.together, role + sum(children))
 
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
-
-
-def _pss(pid: int) -> int:
-    """Octets of memory that *pid* has, pages shared with others counted by share."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return 1024 * int(line.split()[1])
-    return 0
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of *pid* and of the children that it has waited for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _ask(path: Path) -> dict[str, Any]:
@@ -232,7 +217,7 @@ def measure(zones: Path, *, ixfr: bool, watch_memory: bool = False) -> dict[str,
         else:
             load = stack.enter_context(steady.asking(("127.0.0.2", service), QUERIES_A_SECOND))
             time.sleep(_SETTLE_SECONDS)
-        cpu_before = _cpu_seconds(maintain)
+        cpu_before = processes.cpu_seconds_with_ended(maintain)
         (directory / "bind" / "root.zone").write_bytes(texts[1])
         asked = time.monotonic()
         os.kill(named, signal.SIGHUP)
@@ -241,7 +226,7 @@ def measure(zones: Path, *, ixfr: bool, watch_memory: bool = False) -> dict[str,
             memory.stop()
             return {"maintain_octets": memory.role, "maintain_with_children_octets": memory.together}
         time.sleep(_AFTER_SECONDS)
-        cpu = _cpu_seconds(maintain) - cpu_before
+        cpu = processes.cpu_seconds_with_ended(maintain) - cpu_before
         server, reflector, client_first = load.stop()
         status = _ask(directory / "run" / "maintain.sock")
     began = next(at for at, what in bind_events if at > asked and "zone ./IN: sending notifies" in what)

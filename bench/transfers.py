@@ -9,7 +9,6 @@ one before, and have dnspython sign each message.
 import asyncio
 import contextlib
 import multiprocessing
-import os
 import socket
 import statistics
 import struct
@@ -28,9 +27,8 @@ import dns.rdtypes.ANY.TSIG
 import dns.tsig
 import uvloop
 
-from bench import machine, report
+from bench import machine, processes, report
 from bench.engine_process import stand_apart
-from bench.measure import cpu_nanoseconds
 from bench.peers import PeerFailed
 from bench.peers.daemon import free_port
 from bench.peers.primaries import KEY, KEY_NAME, hidden_primary
@@ -217,12 +215,7 @@ def _turn(subject: _Subject, octets: int, transfers: int) -> float:
 
 def tree_nanoseconds(pid: int) -> int:
     """Run time of *pid* and all processes that it began and that still are."""
-    found = cpu_nanoseconds(pid)
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(OSError):
-            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
-                found += tree_nanoseconds(int(child))
-    return found
+    return sum(map(processes.cpu_nanoseconds, processes.tree(pid)))
 
 
 # As it was.

@@ -16,6 +16,7 @@ import dns.message
 import pytest
 
 from bench.peers.daemon import free_port
+from bench.processes import memory_octets
 from rootsrv.dot.connection import HANDSHAKE_SECONDS
 from rootsrv.page.layout import TLS_SLOT
 from tests.control.asking import ask
@@ -197,8 +198,7 @@ def test_a_reset_at_any_moment_harms_nobody(dot: Dot) -> None:
 
 
 def resident_kilobytes(dot: Dot) -> int:
-    lines = Path(f"/proc/{dot.status()['pid']}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return memory_octets(dot.status()["pid"], "VmRSS") // 1024
 
 
 def test_memory_of_sessions_is_given_back(dot: Dot) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.processes import memory_octets
 from tests.conformance import queries
 from tests.conformance.corpus import load_cases
 from tests.fuzz.messages import mutated
@@ -32,9 +32,7 @@ def seeds() -> list[bytes]:
 
 
 def resident_kib(pid: int) -> int:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found.group(1))
+    return memory_octets(pid, "VmRSS") // 1024
 
 
 def send_datagrams(instance: Instance, seeds: list[bytes], count: int, seed: int) -> int:

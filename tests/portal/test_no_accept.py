@@ -6,7 +6,7 @@ import socket
 import time
 from pathlib import Path
 
-from bench.measure import cpu_nanoseconds
+from bench.processes import cpu_nanoseconds
 from tests.portal.site import running, wait_for
 
 

@@ -5,13 +5,13 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import dns.edns
 import dns.message
 import dns.rcode
 import pytest
 
+from bench.processes import memory_octets
 from rootsrv.server import tcp
 from rootsrv.server.connection import MAX_MESSAGE_OCTETS
 from tests.server.live import Instance, serving, wait_until
@@ -218,8 +218,7 @@ def test_a_client_that_never_reads_holds_little_memory_and_is_cut_off(instance: 
 
 def resident_kilobytes(instance: Instance) -> int:
     (pid,) = instance.worker_pids()
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    return memory_octets(pid, "VmRSS") // 1024
 
 
 def test_what_was_asked_before_a_message_of_length_zero_is_answered_and_then_it_is_over(instance: Instance) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
+from bench.processes import memory_octets
 from rootsrv.page import counts
 from rootsrv.process import clock
 from rootsrv.server.replacing import STARTS_APART_SECONDS
@@ -255,15 +256,10 @@ def test_memory_is_bounded_over_switchovers(two_workers: Instance) -> None:
             page.active = generation
             wait_until(lambda g=generation: all(page.worker(s).active == g for s in (0, 1)), "flipped")
             page.staged = 0
-        return sum(resident_kilobytes(pid) for pid in two_workers.worker_pids())
+        return sum(memory_octets(pid, "VmRSS") // 1024 for pid in two_workers.worker_pids())
 
     settled = flip(10)
     assert flip(20) - settled < 3_000  # one leaked table more at each flip would be 20,000
-
-
-def resident_kilobytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 def test_a_zone_whose_lease_is_over_is_servfail_and_the_other_zone_is_not(two_workers: Instance) -> None:
