@@ -1,10 +1,14 @@
 """What workers tell, into facts and packets by columns: of the messages that are as nearly all are."""
 # Theory of operation
 # -------------------
-# messages.py takes one message apart at a time, in some nine microseconds, on a core that a worker may want.  Here all
-# that were taken from a ring are looked at in the same steps, a tenth of that each.  A message that is not of the usual
-# form is left to messages.py and pcap.py: what is here never says of anything that it is malformed, nor does it know
-# more than one question, one OPT record and one option in it.  tests/capture/test_message_columns.py compares the two.
+# messages.py takes one message apart at a time, in five to ten microseconds, on a core that a worker may want.  Here
+# all that were taken from a ring are looked at in the same steps, a tenth of that each.  A message that is not of the
+# usual form is left to messages.py and pcap.py: what is here knows no more than one question, one OPT record and
+# _MOST_OPTIONS options in it, and says only of what is cut off in its question that it is malformed, or of a header
+# that no query has.  tests/capture/test_message_columns.py compares the two.
+#
+# Whoever floods chooses what he sends, and what is taken apart one by one costs others their room in the rings: so long
+# names and what is plainly malformed are among the usual ones.
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,6 +18,7 @@ from numpy.typing import NDArray
 
 from rootsrv.answer.question import HEADER_OCTETS
 from rootsrv.capture import messages
+from rootsrv.capture.cbor_columns import continuations
 from rootsrv.capture.facts import (
     CONTINUATION_AT,
     CONTINUATION_OCTETS,
@@ -33,13 +38,17 @@ Octets = NDArray[numpy.uint8]
 Words = NDArray[numpy.uint64]
 
 _WORDS = FACT_OCTETS // 8
-_MOST = HERE + CONTINUATION_OCTETS
-"""Octets of a message that has at most one continuation."""
+_CONTINUATIONS = 1, 3
+"""Of a message that is looked at: as nearly all have at most, and as the longest name has with an OPT record."""
 
-_WIDTH = 192
-"""Of a line with such a message, and some zeros behind it."""
+_BEHIND = 20
+"""Zeros behind a message in its line."""
 
-_MOST_LABELS = 16
+_MOST_LABELS = 128
+"""A name with so many is too long."""
+
+_MOST_OPTIONS = 4
+_LONGEST_NAME = 255
 _AT_ONCE = 4096
 """Messages: what waits while a core is busy comes in pieces."""
 
@@ -52,13 +61,13 @@ _ROW = numpy.dtype(
     }
 )
 _NAME = numpy.frombuffer(
-    b"".join((b"\0" + b"\xff" * min(size, INLINE_OCTETS)).ljust(56, b"\0") for size in range(256)), numpy.uint64
-).reshape(256, 7)
+    b"".join((b"\0" + b"\xff" * size).ljust(56, b"\0") for size in range(INLINE_OCTETS + 1)), numpy.uint64
+).reshape(-1, 7)
 """By the size of a name: which octets of a row's last seven words are of it; the one before them is another field's."""
 
 
 class _Told:
-    """Messages in rows, as columns; those that have more than one continuation are cut."""
+    """Messages in rows, as columns; those that are longer than *most* are cut."""
 
     def __init__(self, table: Octets) -> None:
         self.heads: Integers = numpy.flatnonzero(table[:, 8] != Kind.CONTINUATION)
@@ -66,13 +75,21 @@ class _Told:
         self.fields = self.lines.view(_ROW).reshape(-1)
         self.sizes: Integers = self.fields["size"].astype(numpy.intp)
         give_way()
-        octets = numpy.zeros((len(self.heads), _WIDTH), numpy.uint8)
+        few, many = _CONTINUATIONS
+        continuations = few if int(self.sizes.max(initial=0)) <= HERE + few * CONTINUATION_OCTETS else many
+        self.most = HERE + continuations * CONTINUATION_OCTETS
+        self.width = self.most + _BEHIND
+        octets = numpy.zeros((len(self.heads), self.width), numpy.uint8)
         octets[:, :HERE] = self.lines[:, HERE_AT:]
-        longer = numpy.flatnonzero(self.sizes > HERE)
-        if len(longer):
-            octets[longer, HERE:_MOST] = table[numpy.minimum(self.heads[longer] + 1, len(table) - 1), CONTINUATION_AT:]
+        for number in range(continuations):
+            at = HERE + number * CONTINUATION_OCTETS
+            longer = numpy.flatnonzero(self.sizes > at)
+            if not len(longer):
+                break
+            rows = numpy.minimum(self.heads[longer] + 1 + number, len(table) - 1)
+            octets[longer, at : at + CONTINUATION_OCTETS] = table[rows, CONTINUATION_AT:]
         self.octets = octets
-        self.starts: Integers = numpy.arange(len(self.heads)) * _WIDTH
+        self.starts: Integers = numpy.arange(len(self.heads)) * self.width
 
     def two(self, at: Integers, which: Integers | slice = slice(None)) -> Integers:
         """The two octets that stand *at* that place of each message of *which*, as a number."""
@@ -86,10 +103,11 @@ class _Told:
         return found
 
 
-def _name_ends(told: _Told) -> Integers:
-    """Where the name that begins behind the header ends; 0: it does not, within a usual name's labels."""
+def _name_ends(told: _Told) -> tuple[Integers, Flags]:
+    """Where the name that begins behind the header ends, and whether it cannot; 0 and not: nobody has looked there."""
     ends = numpy.zeros(len(told.heads), numpy.intp)
-    left = numpy.flatnonzero((told.sizes > HEADER_OCTETS) & (told.sizes <= _MOST))
+    endless = numpy.zeros(len(told.heads), numpy.bool_)
+    left = numpy.flatnonzero((told.sizes > HEADER_OCTETS) & (told.sizes <= told.most))
     at = numpy.full(len(left), HEADER_OCTETS)
     for _ in range(_MOST_LABELS):
         give_way()
@@ -97,25 +115,38 @@ def _name_ends(told: _Told) -> Integers:
         at += 1 + size
         over = size == 0
         ends[left[over]] = at[over]
-        on = ~over & (size < 64) & (at < told.sizes[left])
+        on = (size < 64) & (at < told.sizes[left])
+        endless[left[~(on | over)]] = True
+        on &= ~over
         left, at = left[on], at[on]
         if not len(left):
             break
-    return ends
+    endless[left] = True
+    return ends, endless
 
 
 def _options(told: _Told, at: Integers, which: Integers) -> tuple[Flags, Integers]:
-    """Whether OPT's data from *at* on is nothing, or one option that is well-formed; and its OptBits."""
-    size = told.two(at - 2, which)
-    code, inner = told.two(at, which), told.two(at + 2, which)
-    is_cookie = code == edns.COOKIE
-    good = (inner + 4 == size) & (code != edns.ZONEVERSION)
-    good &= ~is_cookie | (inner == 8) | (inner >= 16) & (inner <= 40)
-    good |= size == 0
-    bits = numpy.where(is_cookie, int(OptBits.COOKIE), 0)
-    bits[code == CLIENT_SUBNET] = int(OptBits.CLIENT_SUBNET)
-    bits[size == 0] = 0
-    return good & (at + size == told.sizes[which]), bits
+    """Whether OPT's data from *at* on are so many options, or none, that are well-formed; and their OptBits."""
+    end = at + told.two(at - 2, which)
+    good = end == told.sizes[which]
+    bits = numpy.zeros(len(which), numpy.intp)
+    left = numpy.flatnonzero(good & (at < end))
+    at = at[left]
+    for _ in range(_MOST_OPTIONS):
+        if not len(left):
+            break
+        code, size = told.two(at, which[left]), told.two(at + 2, which[left])
+        at = at + 4 + size
+        is_cookie = code == edns.COOKIE
+        fits = (at <= end[left]) & (code != edns.ZONEVERSION)
+        fits &= ~is_cookie | (size == 8) | (size >= 16) & (size <= 40)
+        good[left[~fits]] = False
+        bits[left[is_cookie]] |= int(OptBits.COOKIE)
+        bits[left[code == CLIENT_SUBNET]] |= int(OptBits.CLIENT_SUBNET)
+        on = fits & (at < end[left])
+        left, at = left[on], at[on]
+    good[left] = False
+    return good, bits
 
 
 def _extended_rcodes(told: _Told) -> Integers:
@@ -159,11 +190,15 @@ def _facts(rows: bytes) -> bytes:
     sizes, fields = told.sizes, told.fields
     header = told.octets[:, :HEADER_OCTETS].view(">u2").astype(numpy.uint64)
     additional = header[:, 5]
-    ends = _name_ends(told)
+    ends, endless = _name_ends(told)
+    asks_nothing = (header[:, 2] == 0) & (sizes >= HEADER_OCTETS)
+    ends[asks_nothing] = HEADER_OCTETS
     name_octets = ends - HEADER_OCTETS
-    at = ends + 4
-    good = (ends > 0) & (name_octets <= INLINE_OCTETS) & (header[:, 2] == 1)
-    good &= (header[:, 3] == 0) & (header[:, 4] == 0) & ((additional == 1) | (additional == 0) & (at == sizes))
+    at = numpy.where(asks_nothing, HEADER_OCTETS, ends + 4)
+    malformed = (sizes < HEADER_OCTETS) | (header[:, 2] > 1) | (header[:, 3] > 0) | endless & ~asks_nothing
+    malformed |= (ends > 0) & ((name_octets > _LONGEST_NAME) | (at > sizes))
+    good = (ends > 0) & (sizes <= told.most) & (header[:, 4] == 0) & ~malformed
+    good &= (additional == 1) | (additional == 0) & (at == sizes)
     opt_words = numpy.zeros(len(sizes), numpy.intp)  # OPT's size and bits, where a fact's fourth word has them
     which = numpy.flatnonzero(good & (additional == 1))
     if len(which):
@@ -176,31 +211,62 @@ def _facts(rows: bytes) -> bytes:
         bits[told.one(record + 7, which) & 0x80 != 0] |= int(OptBits.DO)
         opt_words[which] = told.two(record + 3, which) << 16 | bits << 32
     give_way()
-    made = numpy.empty((len(sizes), _WORDS), numpy.uint64)
-    made[:, 0] = fields["time"]
-    made[:, 1] = fields["family"].astype(numpy.intp) << 8 | fields["flags"].astype(numpy.intp) << 32
-    made[:, 1] |= fields["sent"].astype(numpy.uint64) << numpy.uint64(48)
-    made[:, 2] = header[:, 1] | header[:, 0] << numpy.uint64(16)
-    made[:, 2] |= fields["port"].astype(numpy.uint64) << numpy.uint64(32)
-    made[:, 2] |= fields["source_port"].astype(numpy.uint64) << numpy.uint64(48)
-    made[:, 3] = told.two(ends) | opt_words | name_octets << 40
-    made[:, 3] |= sizes.astype(numpy.uint64) << numpy.uint64(48)
-    made[:, 4:8] = told.lines.view(numpy.uint64)[:, 2:6]
-    made[:, 8] = fields["transport"].astype(numpy.intp) | _extended_rcodes(told) << 32 | 1 << 40
-    made[:, 8] |= told.two(ends + 2).astype(numpy.uint64) << numpy.uint64(48)
+    malformed &= sizes <= told.most
+    good |= malformed
+    # What a row ends with, and its continuations go on with: the name, or the whole message.
+    long = numpy.where(malformed, sizes, name_octets)
+    counts = numpy.where(good, 1 + continuations(long), 1)
+    made = numpy.zeros((len(sizes), int(counts.max(initial=1)), _WORDS), numpy.uint64)
+    first = made[:, 0]
+    first[:, 0] = fields["time"]
+    first[:, 1] = fields["family"].astype(numpy.intp) << 8 | fields["flags"].astype(numpy.intp) << 32
+    first[:, 1] |= fields["sent"].astype(numpy.uint64) << numpy.uint64(48)
+    first[:, 2] = header[:, 1] | header[:, 0] << numpy.uint64(16)
+    first[:, 2] |= fields["port"].astype(numpy.uint64) << numpy.uint64(32)
+    first[:, 2] |= fields["source_port"].astype(numpy.uint64) << numpy.uint64(48)
+    first[:, 3] = told.two(ends) | opt_words | name_octets << 40
+    first[asks_nothing, 3] = opt_words[asks_nothing]
+    first[malformed, 3] = 0
+    first[:, 3] |= sizes.astype(numpy.uint64) << numpy.uint64(48)
+    first[:, 4:8] = told.lines.view(numpy.uint64)[:, 2:6]
+    first[:, 8] = told.two(ends + 2).astype(numpy.uint64) << numpy.uint64(48) | numpy.uint64(1 << 40)
+    first[asks_nothing | malformed, 8] = 0
+    first[:, 8] |= (fields["transport"].astype(numpy.intp) | _extended_rcodes(told) << 32).astype(numpy.uint64)
     give_way()
     names = numpy.ascontiguousarray(told.octets[:, HEADER_OCTETS - 1 : HEADER_OCTETS + INLINE_OCTETS])
-    made[:, 9:] = names.view(numpy.uint64) & _NAME[name_octets & 0xFF]
-    made[:, 9] |= additional
-    return _with_others(told, rows, good, made, lambda message: messages.fact_of(message).to_rows())
+    first[:, 9:] = names.view(numpy.uint64) & _NAME[numpy.clip(long, 0, INLINE_OCTETS)]
+    first[:, 9] |= additional
+    which = numpy.flatnonzero(malformed)
+    if len(which):
+        first[which, 1] |= numpy.uint64(Kind.MALFORMED)
+        raw = numpy.zeros((len(which), 1 + INLINE_OCTETS), numpy.uint8)
+        raw[:, 1:] = told.octets[which, :INLINE_OCTETS]
+        first[which, 9:] = raw.view(numpy.uint64) & _NAME[numpy.minimum(sizes[which], INLINE_OCTETS)]
+    column = numpy.arange(CONTINUATION_OCTETS)
+    for number, (begin, those) in itertools.product(
+        range(1, made.shape[1]), ((HEADER_OCTETS, ~malformed), (0, malformed))
+    ):
+        give_way()
+        which = numpy.flatnonzero(those & (counts > number))
+        gone = INLINE_OCTETS + (number - 1) * CONTINUATION_OCTETS
+        pieces = numpy.zeros((len(which), CONTINUATION_OCTETS), numpy.uint8)
+        found = told.octets[which, begin + gone : begin + gone + CONTINUATION_OCTETS]
+        pieces[:, : found.shape[1]] = found
+        pieces *= column < (long[which] - gone)[:, None]
+        made[which, number, 0] = fields["time"][which]
+        made[which, number, 1] = Kind.CONTINUATION
+        made[which, number, CONTINUATION_AT // 8 :] = pieces.view(numpy.uint64)
+    return _with_others(told, rows, good, made, lambda message: messages.fact_of(message).to_rows(), counts)
 
 
 def _packets(rows: bytes, rows_of: Callable[[CapturedMessage], bytes]) -> bytes:
     told = _Told(numpy.frombuffer(rows, numpy.uint8).reshape(-1, FACT_OCTETS))
-    good = (told.fields["transport"] == 0) & (told.sizes <= _MOST)
-    made = numpy.zeros((len(good), 2 * FACT_OCTETS), numpy.uint8)
-    made[:, :8] = told.lines[:, :8]
-    made[:, 8] = PACKET
+    good = (told.fields["transport"] == 0) & (told.sizes <= told.most)
+    parts = -(-(told.most + 48) // CONTINUATION_OCTETS)
+    made = numpy.zeros((len(good), parts, FACT_OCTETS), numpy.uint8)
+    made[:, :, :8] = told.lines[:, None, :8]
+    made[:, 0, 8] = PACKET
+    made[:, 1:, 8] = Kind.CONTINUATION
     lengths = numpy.empty(len(good), numpy.intp)
     for family, header in ((4, 20), (6, 40)):
         which = numpy.flatnonzero(told.fields["family"] == family)
@@ -208,7 +274,7 @@ def _packets(rows: bytes, rows_of: Callable[[CapturedMessage], bytes]) -> bytes:
             continue
         give_way()
         fields, lines = told.fields[which], told.lines[which]
-        octets = numpy.zeros((len(which), header + 8 + _WIDTH), numpy.uint8)
+        octets = numpy.zeros((len(which), parts * CONTINUATION_OCTETS + _BEHIND), numpy.uint8)
         sizes = fields["size"].astype(numpy.intp) + 8
         lengths[which] = sizes + header
         if family == 4:
@@ -223,17 +289,15 @@ def _packets(rows: bytes, rows_of: Callable[[CapturedMessage], bytes]) -> bytes:
             octets[:, 8:40] = lines[:, 16:48]
         for place, value in enumerate((fields["source_port"], fields["port"], sizes)):
             octets[:, header + 2 * place : header + 2 * place + 2] = _two_octets(value)
-        octets[:, header + 8 :] = told.octets[which]
+        octets[:, header + 8 : header + 8 + told.most] = told.octets[which, : told.most]
         give_way()
-        made[which, 9] = family
-        made[which, 16:FACT_OCTETS] = octets[:, :CONTINUATION_OCTETS]
-        rest = octets[:, CONTINUATION_OCTETS : 2 * CONTINUATION_OCTETS]
-        made[which, FACT_OCTETS + CONTINUATION_AT : FACT_OCTETS + CONTINUATION_AT + rest.shape[1]] = rest
-    made.view("<u4")[:, 3] = lengths
-    goes_on = lengths > CONTINUATION_OCTETS
-    made[:, FACT_OCTETS : FACT_OCTETS + 8] = told.lines[:, :8]
-    made[:, FACT_OCTETS + 8] = Kind.CONTINUATION
-    return _with_others(told, rows, good, made.view(numpy.uint64), rows_of, goes_on)
+        made[which, 0, 9] = family
+        for number in range(parts):
+            piece = octets[:, number * CONTINUATION_OCTETS : (number + 1) * CONTINUATION_OCTETS]
+            made[which, number, CONTINUATION_AT:] = piece
+    made.view("<u4")[:, 0, 3] = lengths
+    counts = -(-lengths // CONTINUATION_OCTETS)
+    return _with_others(told, rows, good, made.view(numpy.uint64), rows_of, counts)
 
 
 def _two_octets(values: NDArray[numpy.integer]) -> Octets:
@@ -246,15 +310,13 @@ def _with_others(
     good: Flags,
     made: Words,
     rows_of: Callable[[CapturedMessage], bytes],
-    goes_on: Flags | None = None,
+    counts: Integers,
 ) -> bytes:
     """What was *made* of the messages that are *good*, and in their order what *rows_of* makes of the others.
 
-    *goes_on*: which of them have a second row, where there are any.
+    *counts*: how many of the rows made each of them has.
     """
     give_way()
-    lines = made.reshape(len(good), -1, _WORDS)
-    counts = numpy.ones(len(good), numpy.intp) if goes_on is None else 1 + goes_on
     others: dict[int, bytes] = {}
     if not good.all():
         ends = numpy.append(told.heads[1:], len(rows) // FACT_OCTETS)
@@ -262,14 +324,14 @@ def _with_others(
             piece = rows[told.heads[number] * FACT_OCTETS : ends[number] * FACT_OCTETS]
             others[number] = b"".join(map(rows_of, messages.read(piece)))
             counts[number] = len(others[number]) // FACT_OCTETS
-    elif goes_on is None or not goes_on.any():
-        return lines[:, 0].tobytes()
+    elif int(counts.max(initial=1)) == 1:
+        return made[:, 0].tobytes()
     at = numpy.cumsum(counts) - counts
     table = numpy.empty((int(counts.sum()), _WORDS), numpy.uint64)
-    table[at[good]] = lines[good, 0]
-    if goes_on is not None:
-        more = good & goes_on
-        table[at[more] + 1] = lines[more, 1]
+    table[at[good]] = made[good, 0]
+    for part in range(1, made.shape[1]):
+        more = good & (counts > part)
+        table[at[more] + part] = made[more, part]
     for number, octets in others.items():
         table[at[number] : at[number] + counts[number]] = numpy.frombuffer(octets, numpy.uint64).reshape(-1, _WORDS)
     return table.tobytes()
