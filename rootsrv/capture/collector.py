@@ -37,7 +37,7 @@ IDLE_SECONDS = 0.2
 """How often it is called while nothing is captured: rings are looked after, and rows of nobody taken out."""
 
 AGED_SECONDS = 60.0
-"""How often it is looked whether files are too old, whether or not anything is captured."""
+"""How often it is looked whether files are too old, or can be set aside by now, whether or not anything is captured."""
 
 _SECOND = 10**9
 _END_OF_TIME = 1 << 63
@@ -194,6 +194,7 @@ class Collector:
         if now >= self._aged_at:
             self._aged_at = now + AGED_SECONDS
             self._look_for_age()
+            self._directory.set_aside_again()
         is_connected = self._connect(now)
         wall = self._clock.now()
         self._follow_clock(wall)
@@ -220,11 +221,12 @@ class Collector:
 
     def settle(self) -> None:
         """Count what was in files that could not be finished."""
-        for contents, error in self._finisher.unfinished():
+        for file, error in self._finisher.unfinished():
             where = where_lost(error)
-            self.account.lose_written(where, contents.counts)
+            self.account.lose_written(where, file.contents.counts)
+            self._directory.abandoned(file.path)
             if where == "writer":
-                self._writer.tell_error(where, error, contents.items)
+                self._writer.tell_error(where, error, file.contents.items)
         if self._wanted is None:
             self.account.forget()
 

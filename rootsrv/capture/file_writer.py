@@ -4,6 +4,7 @@
 # were full, and a second later begun anew).
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rootsrv.capture import output_file, rings, sequence
@@ -203,6 +204,7 @@ class FileWriter:
         except Exception:
             self._account.lose_written(where, file.contents.counts)
             file.abandon()
+            self._directory.abandoned(file.path)
         else:
             self._finisher.finish(file, self._about())
         self._count_written(file)
@@ -219,12 +221,14 @@ class FileWriter:
         # A file that begins within its window says so: another one may have begun there before.
         begins = start if self._until == start else at
         self._until = start + window
+        begun: Path | None = None
         try:
             self._format = self._wanted.make_format()
             name, suffix, number = self._wanted.name, SUFFIXES[self._wanted.compression], 1
             while is_taken(path := self._directory.path / (self._format.file_name(name, begins) + suffix)):
                 number += 1
                 name = f"{self._wanted.name}-{number}"
+            begun = path
             self._file = OutputFile.begin(
                 path,
                 self._wanted.begin_member,
@@ -234,6 +238,8 @@ class FileWriter:
                 about=self._about(),
             )
         except Exception as error:
+            if begun is not None and not isinstance(error, FileExistsError):  # that would be another's
+                self._directory.abandoned(begun)
             self._refuse(error, "a file cannot be begun")
             return False
         return True

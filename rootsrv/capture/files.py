@@ -4,7 +4,6 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import subprocess
@@ -29,12 +28,21 @@ from rootsrv.capture.file_names import (
     packed,
 )
 from rootsrv.capture.hand import Hand
-from rootsrv.capture.output_file import Contents, OutputFile, new_file, remove_beside, sync_names, unlink, write_file
+from rootsrv.capture.output_file import (
+    OutputFile,
+    md5_of,
+    new_file,
+    remove_beside,
+    set_aside,
+    sync_names,
+    unlink,
+    write_file,
+)
 from rootsrv.capture.retention import Retention, age
 from rootsrv.capture.room import Room
 from rootsrv.process import json_text, log
 from rootsrv.process.children import describe_error
-from rootsrv.process.troubles import place_of
+from rootsrv.process.troubles import Troubles, place_of
 
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
@@ -62,6 +70,8 @@ class CaptureDirectory:
         self.removed = 0
         """Files that went to make room, or for their age."""
 
+        self._staying: dict[Path, None] = {}
+        self._unmoved = Troubles("capture file cannot be set aside", "capture file is set aside after all")
         make_directory(path)
         left_behind.find_again(self, hand)
 
@@ -80,6 +90,27 @@ class CaptureDirectory:
     def has(self, name: str) -> bool:
         """Whether the file of that name is there, or what it has been compressed to."""
         return any(os.path.lexists(each) for each in (self.path / name, packed(self.path / name)))
+
+    def abandoned(self, path: Path) -> None:
+        """The file of the final name *path* will not be finished; where it is still `.part`, it is tried again."""
+        part = path.with_name(path.name + PART)
+        if os.path.lexists(part):
+            self._staying[part] = None
+            self.set_aside_again()
+
+    def set_aside_again(self) -> None:
+        """Give those another name that could not have one before."""
+        for part in list(self._staying):
+            if (error := set_aside(part)) is None:
+                del self._staying[part]
+                self._unmoved.over(part, file=part.name)
+            else:
+                self._unmoved.met(error.strerror or str(error), key=part, file=part.name)
+
+    @property
+    def staying(self) -> list[str]:
+        """What looks as if it were still being written, and is not: names of files that could not be set aside."""
+        return [each.name for each in list(self._staying)]
 
     def remove_aged(self) -> None:
         """Let files go that are older than they may become; OSError if nobody can look."""
@@ -140,7 +171,7 @@ class Finisher:
         self._lock = threading.Lock()
         """Of what the thread that packs shares with who closes."""
 
-        self._unfinished: deque[tuple[Contents, Exception]] = deque()
+        self._unfinished: deque[tuple[OutputFile, Exception]] = deque()
         self.finished = 0
         self.failed = 0
         self.error = ""
@@ -153,8 +184,8 @@ class Finisher:
         except RuntimeError:  # no thread is to be had
             self._finish(file, about)
 
-    def unfinished(self) -> list[tuple[Contents, Exception]]:
-        """What was in the files that could not be finished since the last call, and why they could not."""
+    def unfinished(self) -> list[tuple[OutputFile, Exception]]:
+        """The files that could not be finished since the last call, abandoned by now, and why they could not."""
         return [self._unfinished.popleft() for _ in range(len(self._unfinished))]
 
     def _finish(self, file: OutputFile, about: dict[str, Any]) -> None:
@@ -165,8 +196,8 @@ class Finisher:
             self.error = f"{file.path.name}: {getattr(error, 'strerror', None) or describe_error(error)}"
             log.alarm("capture file not finished", file=file.path.name, reason=self.error, at=place_of(error))
             if not file.has_its_name:
-                self._unfinished.append((file.contents, error))
                 file.abandon()
+                self._unfinished.append((file, error))
             return
         self.finished += 1
         log.event("capture file", file=file.path.name, items=file.contents.items, octets=file.octets)
@@ -190,13 +221,13 @@ class Finisher:
         unpack = {".gz": ["gzip", "-dc"], ".zst": ["zstd", "-dcq"]}.get(path.suffix, ["cat"])
         part = target.with_name(target.name + PART)
         try:
+            part.unlink(missing_ok=True)  # of a try before, where it could not be removed
             with os.fdopen(new_file(part), "wb") as stream:
                 self._pack(["nice", "-n", "19", *unpack, str(path)], ["nice", "-n", "19", "xz", "-6"], stream.fileno())
                 age = path.stat()  # by which it is removed, one day
                 os.utime(stream.fileno(), ns=(age.st_atime_ns, age.st_mtime_ns))
                 os.fsync(stream.fileno())
-            with part.open("rb") as made:
-                digest = hashlib.file_digest(made, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            digest = md5_of(part)
             about = json_text.parse(path.with_name(path.name + METADATA).read_bytes())
             about |= {"octets": part.stat().st_size, "md5": digest}
             write_file(target.with_name(target.name + METADATA), json.dumps(about, indent=1).encode() + b"\n")

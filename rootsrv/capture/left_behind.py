@@ -18,7 +18,7 @@ from rootsrv.capture.file_names import (
 )
 from rootsrv.capture.hand import Hand
 from rootsrv.capture.open_files import Whole
-from rootsrv.capture.output_file import OutputFile, set_aside, unlink
+from rootsrv.capture.output_file import OutputFile, unlink
 from rootsrv.process import log
 from rootsrv.process.children import describe_error
 from rootsrv.process.troubles import place_of
@@ -35,6 +35,9 @@ class Directory(Protocol):
     def has(self, name: str) -> bool:
         """Whether there is a file of that name."""
 
+    def abandoned(self, path: Path) -> None:
+        """The file of the final name *path* will not be finished."""
+
 
 def find_again(directory: Directory, hand: Hand | None) -> None:
     """Look at what there is in *directory* before anything is written there; *hand*: of the role before this one."""
@@ -45,7 +48,7 @@ def find_again(directory: Directory, hand: Hand | None) -> None:
             _finish_what_is_whole(path / name, end, about, area.whole, hand)
     for part in sorted(each for each in path.glob(f"*{PART}") if is_named(each, NAME, PART)):
         log.alarm("capture file incomplete", file=part.name, reason="the role was ended while it was written")
-        set_aside(part)
+        directory.abandoned(part.with_name(part.name.removesuffix(PART)))
     for each in directory.files():  # those that had just been compressed again
         if each.suffix == XZ and is_whole(each):
             for source in packed_from(each):

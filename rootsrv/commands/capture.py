@@ -134,6 +134,8 @@ def lines(told: dict[str, Any]) -> list[str]:
             f" wanted; the instance counted {told['queries_counted']} meanwhile (RSSAC002)"
         )
     found.append(f"file {told['file'] or '-'}; {told['files_finished']} finished, {told['files_failed']} failed")
+    if staying := told.get("files_staying"):
+        found.append(f"cannot be set aside, and nobody writes to it: {', '.join(staying)}")
     found.append(
         f"{told['directory']}: {told['directory_octets'] / _GIGABYTE:.2f} GB of {told['quota_octets'] / _GIGABYTE:.2f},"
         f" {told['free_octets'] / _GIGABYTE:.1f} GB free{_left(told)}"

@@ -575,6 +575,7 @@ class _Capture:
             "files_finished": finisher.finished,
             "files_failed": finisher.failed,
             "files_removed": self._directory.removed,
+            "files_staying": self._directory.staying,
             "error": finisher.error,
             "files_packing": finisher.packing,
             "directory_octets": disk.used,

@@ -55,7 +55,7 @@ STEPS: dict[str, tuple[Where, Where, Where, str]] = {
     "end of a member": (*3 * ((OutputFile, "end_member"),), "writer"),
     "end of a file": (*3 * ((OutputFile, "end"),), "writer"),
     "fsync": (*3 * ((output_file.os, "fsync"),), "writer"),
-    "checksum": (*3 * ((output_file.hashlib, "file_digest"),), "writer"),
+    "checksum": (*3 * ((output_file.hashlib, "md5"),), "writer"),
     "metadata": (*3 * ((output_file.json, "dumps"),), "writer"),
     "rename": (*3 * ((output_file.os, "rename"),), "writer"),
 }  # fmt: skip
