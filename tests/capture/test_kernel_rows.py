@@ -13,22 +13,21 @@ import pytest
 from bench.capture import Source
 from bench.frames import Frame
 from bench.zones import generated
-from rootsrv.answer.responder import Responder, Transport
+from rootsrv.answer.responder import Transport
 from rootsrv.capture import facts, messages, rings, units
 from rootsrv.capture.facts import OptBits
 from rootsrv.capture.messages import CapturedMessage
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.layout import constant, ffi
-from rootsrv.fastpath.program import Interface, Program, prepare_capture
+from rootsrv.fastpath.program import prepare_capture
 from tests.fastpath.conftest import (
     NOW,
-    SERVICE,
-    SETTINGS,
     Hook,
     InKernel,
     Zones,
     frame,
     hook,
+    in_kernel,
     message,
     opt,
     option,
@@ -64,17 +63,10 @@ QUERIES = {
 
 @contextlib.contextmanager
 def program_that_captures(zones: Zones, chunks: int = 1) -> Iterator[tuple[InKernel, list[rings.Ring]]]:
-    program = Program.load(require_program(), capture_chunks=chunks)
-    program.set_service(list(SERVICE.values()), 53)
-    program.set_interfaces([Interface(1, 65536, bytes(6), virtual=True, loopback=False)])
-    program.set_responses(SETTINGS)
-    program.publish_time(NOW)
-    program.activate(program.stage(zones.table), [1 << 62] * 2)
-    cpus = libbpf.possible_cpus()
-    found = rings.open_map(program.capture_rings.fd, cpus, chunks)
-    yield InKernel(program, Responder(zones.table, SETTINGS), zones.table, SETTINGS), found
-    found.clear()
-    program.close()
+    with in_kernel(zones.table, now=NOW, capture_chunks=chunks) as made:
+        found = rings.open_map(made.program.capture_rings.fd, libbpf.possible_cpus(), chunks)
+        yield made, found
+        found.clear()
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,18 @@
 """The corpus, and the queries of the differential run, put to the fast path: it answers as all others do, or passes."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from rootsrv.answer.responder import Responder
 from rootsrv.answer.table import AnswerTable
 from rootsrv.fastpath.layout import Reason
-from rootsrv.fastpath.program import Interface, Program
 from tests.conformance import queries
 from tests.conformance.conftest import CORPUS_SETTINGS, VALID_AT
 from tests.conformance.corpus import Case, Served, mismatches
 from tests.conformance.test_conformance import with_transport
 from tests.conformance.wire import parse, show
-from tests.fastpath.conftest import HOOKS, LOOPBACK_IFINDEX, SERVICE, Hook, InKernel, require_program
+from tests.fastpath.conftest import HOOKS, Hook, InKernel, in_kernel
 
 GENERATED = 5_000
 
@@ -23,15 +20,9 @@ GENERATED = 5_000
 @pytest.fixture(scope="module")
 def kernel(table: AnswerTable) -> Iterator[InKernel]:
     """The program with the genuine table."""
-    program = Program.load(require_program())
-    program.set_service([SERVICE[4], SERVICE[6]], 53)
-    program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
-    in_an_hour = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9
-    program.activate(program.stage(table), [in_an_hour, in_an_hour])
-    loaded = InKernel(program, Responder(table, CORPUS_SETTINGS), table, CORPUS_SETTINGS)
-    loaded.configure(CORPUS_SETTINGS, VALID_AT)
-    yield loaded
-    program.close()
+    with in_kernel(table, CORPUS_SETTINGS, now=VALID_AT) as loaded:
+        loaded.now = VALID_AT
+        yield loaded
 
 
 @pytest.mark.parametrize("family", [4, 6])

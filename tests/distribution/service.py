@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from rootsrv.distribution.requests import Asker, ConfiguredPeers, Requests
 from rootsrv.process.security import SecurityEvents
 from rootsrv.wire.tsig import Key
 from rootsrv.zone.contents import ZoneContents
+from tests.framing import framed, receive
 
 ROOT = b"\0"
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -91,23 +91,7 @@ class Service:
 
 def send(client: socket.socket, octets: bytes) -> None:
     """One message over TCP."""
-    client.sendall(struct.pack("!H", len(octets)) + octets)
-
-
-def receive(client: socket.socket) -> bytes:
-    """One message from TCP."""
-    (size,) = struct.unpack("!H", _exactly(client, 2))
-    return _exactly(client, size)
-
-
-def _exactly(client: socket.socket, size: int) -> bytes:
-    octets = b""
-    while len(octets) < size:
-        part = client.recv(size - len(octets))
-        if not part:
-            raise EOFError
-        octets += part
-    return octets
+    client.sendall(framed(octets))
 
 
 def query(rtype: str, *, name: str = ".", edns: int = -1, key: dns.tsig.Key | None = KEY, **more: Any) -> bytes:

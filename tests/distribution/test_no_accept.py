@@ -11,7 +11,8 @@ from rootsrv.demo import generate
 from rootsrv.distribution import listener
 from rootsrv.process import accepting
 from rootsrv.wire.message import parse
-from tests.distribution.service import query, receive, send, service
+from tests.distribution.service import query, send, service
+from tests.framing import receive
 from tests.process.listening import Listening
 from tests.secondary.certificates import Authority
 

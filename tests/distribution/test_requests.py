@@ -39,7 +39,8 @@ from rootsrv.wire.message import parse
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import Inbound, difference
 from rootsrv.zone.transfer_out import Difference
-from tests.distribution.service import KEY, PEER, SECRET, Service, query, receive, send, service
+from tests.distribution.service import KEY, PEER, SECRET, Service, query, send, service
+from tests.framing import receive
 from tests.secondary.certificates import Authority
 from tests.server.live import wait_until
 

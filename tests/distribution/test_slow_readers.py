@@ -20,7 +20,8 @@ from rootsrv.distribution.streams import TcpStream, TlsStream
 from rootsrv.distribution.tls import server_context
 from rootsrv.wire.message import parse
 from rootsrv.zone.contents import ZoneContents
-from tests.distribution.service import Service, query, receive, send, service
+from tests.distribution.service import Service, query, send, service
+from tests.framing import receive
 from tests.secondary.certificates import Authority
 from tests.server.live import wait_until
 

@@ -13,8 +13,9 @@ from rootsrv.distribution.requests import Asker, Given
 from rootsrv.wire import tsig
 from rootsrv.wire.codes import REFUSED, SERVFAIL
 from rootsrv.wire.message import parse
-from tests.distribution.service import PEER, SECRET, query, receive, send, service
+from tests.distribution.service import PEER, SECRET, query, send, service
 from tests.distribution.test_requests import ONE, TWO, SlowVersions, ixfr, transferred
+from tests.framing import receive
 from tests.server.live import wait_until
 
 

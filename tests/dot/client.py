@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import socket
 import ssl
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from bench.peers.daemon import free_port
+from tests.framing import framed
 from tests.server.live import Instance, serving, wait_until
 
 DAY = datetime.timedelta(days=1)
@@ -80,26 +80,6 @@ def query(number: int = 1, name: str = ".", rtype: str = "SOA", **options: objec
     message = dns.message.make_query(name, rtype, **options)  # type: ignore[arg-type]
     message.id = number
     return framed(message.to_wire())
-
-
-def framed(message: bytes) -> bytes:
-    """With the length before it (RFC 1035 §4.2.2)."""
-    return struct.pack("!H", len(message)) + message
-
-
-def receive(connection: socket.socket) -> bytes:
-    """The next message; EOFError at the end of the stream."""
-    return _exactly(connection, int.from_bytes(_exactly(connection, 2), "big"))
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    octets = b""
-    while len(octets) < size:
-        more = connection.recv(size - len(octets))
-        if not more:
-            raise EOFError
-        octets += more
-    return octets
 
 
 def write_certificate(

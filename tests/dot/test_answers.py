@@ -17,7 +17,8 @@ import dns.message
 import pytest
 
 from bench.peers.daemon import free_port
-from tests.dot.client import Dot, client_context, framed, query, receive, write_certificate
+from tests.dot.client import Dot, client_context, query, write_certificate
+from tests.framing import framed, receive
 from tests.needs import require_tool
 from tests.server.live import wait_until
 

@@ -8,7 +8,8 @@ import pytest
 
 from rootsrv.capture import facts, messages, offer, rings
 from rootsrv.page.layout import TLS_SLOT
-from tests.dot.client import Dot, framed, query, receive, serving_dot
+from tests.dot.client import Dot, query, serving_dot
+from tests.framing import framed, receive
 from tests.server.live import wait_until
 
 

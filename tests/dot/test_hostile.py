@@ -20,7 +20,8 @@ from bench.processes import memory_octets
 from rootsrv.dot.connection import HANDSHAKE_SECONDS
 from rootsrv.page.layout import TLS_SLOT
 from tests.control.asking import ask
-from tests.dot.client import Dot, client_context, query, receive, serving_dot, shown_name, write_certificate
+from tests.dot.client import Dot, client_context, query, serving_dot, shown_name, write_certificate
+from tests.framing import receive
 from tests.needs import require_tool
 from tests.server.live import SERIALS, serving, wait_until
 

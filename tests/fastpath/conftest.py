@@ -1,10 +1,12 @@
 """The BPF program in the kernel, fed by test runs, beside the Responder that it must never differ from."""
 
+import contextlib
 import ipaddress
 import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -163,17 +165,32 @@ def frame(query: bytes, family: int = 4, **changes: object) -> Frame:
     return Frame(source=CLIENT[family], destination=SERVICE[family], payload=query, **changes)  # type: ignore[arg-type]
 
 
+@contextlib.contextmanager
+def in_kernel(
+    table: AnswerTable, settings: ResponderSettings = SETTINGS, *, now: float | None = None, **more: Any
+) -> Iterator[InKernel]:
+    """A program that answers from *table*, for an hour, and has not been told what time it is but with *now*.
+
+    *more*: what Program.load takes.
+    """
+    program = Program.load(require_program(), **more)
+    try:
+        program.set_service(list(SERVICE.values()), 53)
+        program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
+        program.set_responses(settings)
+        if now is not None:
+            program.publish_time(now)
+        in_an_hour = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9
+        program.activate(program.stage(table), [in_an_hour, in_an_hour])
+        yield InKernel(program, Responder(table, settings), table, settings)
+    finally:
+        program.close()
+
+
 @pytest.fixture(scope="session")
 def loaded(zones: Zones) -> Iterator[InKernel]:
-    elf = require_program()
-    program = Program.load(elf)
-    program.set_service([SERVICE[4], SERVICE[6]], 53)
-    program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
-    program.set_responses(SETTINGS)
-    far_away = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9
-    program.activate(program.stage(zones.table), [far_away, far_away])
-    yield InKernel(program, Responder(zones.table, SETTINGS), zones.table, SETTINGS)
-    program.close()
+    with in_kernel(zones.table) as made:
+        yield made
 
 
 @pytest.fixture

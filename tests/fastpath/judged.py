@@ -5,7 +5,6 @@ import dataclasses
 import ipaddress
 import os
 import random
-import time
 from collections.abc import Iterator, Sequence
 
 from bench.frames import Frame
@@ -17,11 +16,10 @@ from rootsrv.answer.responder import Responder, Transport
 from rootsrv.config.limits import LimitsConfig
 from rootsrv.fastpath import libbpf
 from rootsrv.fastpath.admission import make_cells
-from rootsrv.fastpath.program import Interface, Program
+from rootsrv.fastpath.program import Program
 from rootsrv.page import counts
 from rootsrv.page.layout import COUNTER_WORDS
 from tests.fastpath.conftest import (
-    LOOPBACK_IFINDEX,
     NOW,
     PREVIOUS_SECRET,
     SECRET,
@@ -30,8 +28,8 @@ from tests.fastpath.conftest import (
     Hook,
     Zones,
     frame,
+    in_kernel,
     option,
-    require_program,
 )
 
 SECOND = 10**9
@@ -117,16 +115,9 @@ class Both:
 @contextlib.contextmanager
 def both_fed(zones: Zones) -> Iterator[Both]:
     """Kernel and worker with the answers of *zones*."""
-    elf = require_program()
     descriptor = make_cells()
-    program = Program.load(elf, cells=descriptor)
-    program.set_service([SERVICE[4], SERVICE[6]], 53)
-    program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
-    program.set_responses(SETTINGS)
-    far_away = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * SECOND
-    program.activate(program.stage(zones.table), [far_away, far_away])
-    yield Both(program, zones, map_cells(descriptor))
-    program.close()
+    with in_kernel(zones.table, cells=descriptor) as made:
+        yield Both(made.program, zones, map_cells(descriptor))
     os.close(descriptor)
 
 

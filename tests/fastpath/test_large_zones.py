@@ -1,21 +1,19 @@
 """Of a zone beyond any that was seen the kernel answers as the Responder does what it can hold, and passes the rest."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from rootsrv.answer.compiler import compile_table
-from rootsrv.answer.responder import Responder, ResponderSettings
+from rootsrv.answer.responder import ResponderSettings
 from rootsrv.answer.table import AnswerTable
 from rootsrv.demo import generate
 from rootsrv.fastpath.layout import Reason
-from rootsrv.fastpath.program import Interface, Program
 from rootsrv.fastpath.self_test import run_self_test
 from rootsrv.zone.verify import accept_unverified
 from tests.answer.large import TLD, with_name_servers
-from tests.fastpath.conftest import LOOPBACK_IFINDEX, NOW, SERVICE, Hook, InKernel, message, opt, require_program, wire
+from tests.fastpath.conftest import NOW, SERVICE, Hook, InKernel, in_kernel, message, opt, wire
 
 LARGEST = ResponderSettings(max_udp_response_octets=3000)
 
@@ -23,16 +21,9 @@ LARGEST = ResponderSettings(max_udp_response_octets=3000)
 @pytest.fixture(scope="module")
 def large() -> Iterator[InKernel]:
     """A zone with one TLD of 130 name servers below other TLDs."""
-    program = Program.load(require_program())
     zone = with_name_servers(generate.root_contents(serial=2026112101, tlds=20, seed=6), 130)
-    table = AnswerTable(compile_table(accept_unverified(zone, NOW)))
-    program.set_service([SERVICE[4], SERVICE[6]], 53)
-    program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
-    program.set_responses(LARGEST)
-    far_away = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9
-    program.activate(program.stage(table), [far_away, far_away])
-    yield InKernel(program, Responder(table, LARGEST), table, LARGEST)
-    program.close()
+    with in_kernel(AnswerTable(compile_table(accept_unverified(zone, NOW))), LARGEST) as made:
+        yield made
 
 
 def test_every_offered_size_is_answered_alike_or_passed(large: InKernel, hook: Hook) -> None:

@@ -1,32 +1,26 @@
 """A root of another shape and signed hosts: the kernel answers as the Responder does, or passes."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from rootsrv.answer.compiler import compile_table
-from rootsrv.answer.responder import Responder
 from rootsrv.answer.table import AnswerTable
 from rootsrv.demo.sign import sign_root
 from rootsrv.demo.signed import generate_root
 from rootsrv.fastpath.layout import Reason
-from rootsrv.fastpath.program import Interface, Program
 from rootsrv.wire.name import from_text
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import RRset
 from rootsrv.zone.verify import verify, verify_hosts
 from tests.fastpath.conftest import (
     DAY,
-    LOOPBACK_IFINDEX,
     NOW,
-    SERVICE,
-    SETTINGS,
     Hook,
     InKernel,
+    in_kernel,
     message,
     opt,
-    require_program,
     wire,
 )
 from tests.zone.altered import with_rrset
@@ -45,15 +39,8 @@ def changed() -> Iterator[InKernel]:
         NOW,
     )
     hosts = verify_hosts(sign_root(generated.hosts, generated.signing), root, NOW)
-    table = AnswerTable(compile_table(root, hosts))
-    program = Program.load(require_program())
-    program.set_service([SERVICE[4], SERVICE[6]], 53)
-    program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
-    program.set_responses(SETTINGS)
-    in_an_hour = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9
-    program.activate(program.stage(table), [in_an_hour, in_an_hour])
-    yield InKernel(program, Responder(table, SETTINGS), table, SETTINGS)
-    program.close()
+    with in_kernel(AnswerTable(compile_table(root, hosts))) as made:
+        yield made
 
 
 @pytest.mark.parametrize("do", [False, True], ids=["plain", "DO"])

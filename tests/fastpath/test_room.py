@@ -1,30 +1,25 @@
 """A root of 5,000 TLDs, with signatures of the genuine size, fits into the kernel and is answered as above it."""
 
 import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from rootsrv.answer.compiler import compile_table
-from rootsrv.answer.responder import Responder
 from rootsrv.answer.table import AnswerTable
 from rootsrv.demo import generate
 from rootsrv.demo.sign import Signing, SigningKey, sign_root
 from rootsrv.demo.signed import generate_keys
-from rootsrv.fastpath.program import TABLE_ROOM, Interface, Program
+from rootsrv.fastpath.program import TABLE_ROOM
 from rootsrv.zone.verify import accept_unverified
 from tests.fastpath.conftest import (
-    LOOPBACK_IFINDEX,
     NOW,
-    SERVICE,
-    SETTINGS,
     Hook,
     InKernel,
+    in_kernel,
     message,
     opt,
-    require_program,
     wire,
 )
 
@@ -42,31 +37,23 @@ class Quick(SigningKey):
 
 
 @pytest.fixture(scope="module")
-def in_kernel() -> Iterator[InKernel]:
+def filled() -> Iterator[InKernel]:
     keys = [Quick(key.private, key.is_sep) for key in generate_keys()]
     signing = Signing(keys=keys, inception=int(NOW) - 86400, expiration=int(NOW) + 86400)
     root = sign_root(generate.root_contents(serial=2026112101, tlds=TLDS, seed=6), signing)
-    program = Program.load(require_program())
-    table = AnswerTable(compile_table(accept_unverified(root, NOW)))
-    program.set_service([SERVICE[4], SERVICE[6]], 53)
-    program.set_interfaces([Interface(LOOPBACK_IFINDEX, 65536, bytes(6), virtual=True, loopback=False)])
-    program.set_responses(SETTINGS)
-    program.publish_time(NOW)
-    far_away = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9
-    program.activate(program.stage(table), [far_away, far_away])
-    yield InKernel(program, Responder(table, SETTINGS), table, SETTINGS)
-    program.close()
+    with in_kernel(AnswerTable(compile_table(accept_unverified(root, NOW))), now=NOW) as made:
+        yield made
 
 
-def test_five_thousand_tlds_fit(in_kernel: InKernel) -> None:
-    octets = len(in_kernel.table.octets)
+def test_five_thousand_tlds_fit(filled: InKernel) -> None:
+    octets = len(filled.table.octets)
     assert octets / TLDS < OCTETS_PER_TLD
     assert octets < TABLE_ROOM * 0.9
 
 
-def test_their_answers_are_the_responders(in_kernel: InKernel, hook: Hook) -> None:
-    for info in list(in_kernel.table.names())[1::97]:
+def test_their_answers_are_the_responders(filled: InKernel, hook: Hook) -> None:
+    for info in list(filled.table.names())[1::97]:
         for labels, qtype in (((b"www", info.label), 1), ((info.label,), 43), ((info.label[:40] + b"-",), 1)):
             for additional in (b"", opt(1232), opt(1232, do=True)):
                 query = message(wire(*labels), qtype, opt=additional)
-                assert in_kernel.ask(hook, query, 4) == in_kernel.expected(query, 4)
+                assert filled.ask(hook, query, 4) == filled.expected(query, 4)

@@ -6,21 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from rootsrv.answer.responder import Responder
-from rootsrv.fastpath.program import Interface, Program
 from rootsrv.fastpath.tap import Tap, clocks, to_pcap
 from tests.fastpath.conftest import (
     CLIENT,
     NOW,
     SERVICE,
-    SETTINGS,
     Hook,
     InKernel,
     Zones,
     frame,
+    in_kernel,
     message,
     opt,
-    require_program,
     wire,
 )
 from tests.fastpath.test_accounting import LIVE
@@ -29,14 +26,8 @@ from tests.needs import require_tool
 
 @pytest.fixture
 def tapped(zones: Zones) -> Iterator[InKernel]:
-    program = Program.load(require_program(), tap=True)
-    program.set_service(list(SERVICE.values()), 53)
-    program.set_interfaces([Interface(1, 65536, bytes(6), virtual=True, loopback=False)])
-    program.set_responses(SETTINGS)
-    program.publish_time(NOW)
-    program.activate(program.stage(zones.table), [1 << 62] * 2)
-    yield InKernel(program, Responder(zones.table, SETTINGS), zones.table, SETTINGS)
-    program.close()
+    with in_kernel(zones.table, now=NOW, tap=True) as made:
+        yield made
 
 
 def test_every_answer_is_copied_with_its_query_when_asked_for(tapped: InKernel, hook: Hook, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from rootsrv.wire.tsig import Key, Signer
 from rootsrv.zone.contents import ZoneContents
 from rootsrv.zone.transfer import Inbound, TsigStream
 from tests.control.asking import ask
-from tests.distribution.service import receive, send
+from tests.distribution.service import send
+from tests.framing import receive
 from tests.localroot import zones
 from tests.localroot.accounts import add_user
 from tests.secondary import versions

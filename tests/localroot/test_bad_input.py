@@ -14,7 +14,8 @@ from rootsrv.localroot import register as registers
 from rootsrv.localroot.observations import FILE, TransferSeen
 from rootsrv.wire.codes import NOTAUTH
 from tests.control.asking import ask
-from tests.distribution.service import receive, send
+from tests.distribution.service import send
+from tests.framing import receive
 from tests.localroot import zones
 from tests.localroot.service import ARPA, FIRST, ROOT, Service, localroot, question, transferred
 from tests.needs import require_root, require_tool

@@ -14,6 +14,7 @@ import pytest
 from bench.processes import memory_octets
 from rootsrv.server import tcp
 from rootsrv.server.connection import MAX_MESSAGE_OCTETS
+from tests import framing
 from tests.server.live import Instance, serving, wait_until
 
 IDLE_SECONDS = 1.0
@@ -41,20 +42,18 @@ def counted(instance: Instance, name: str) -> int:
     return tcp_counters[name]
 
 
-def framed(message: bytes) -> bytes:
-    return struct.pack("!H", len(message)) + message
-
-
 def query(number: int = 1, name: str = ".", rtype: str = "SOA", **options: object) -> bytes:
     message = dns.message.make_query(name, rtype, **options)  # type: ignore[arg-type]
     message.id = number
-    return framed(message.to_wire())
+    return framing.framed(message.to_wire())
 
 
 def receive(connection: socket.socket) -> bytes | None:
     """The next message, or None at the end of the stream."""
-    head = exactly(connection, 2)
-    return None if head is None else exactly(connection, struct.unpack("!H", head)[0])
+    try:
+        return framing.receive(connection)
+    except EOFError:
+        return None
 
 
 def is_answered(connection: socket.socket) -> bool:
@@ -64,16 +63,6 @@ def is_answered(connection: socket.socket) -> bool:
         return receive(connection) is not None
     except OSError:
         return False
-
-
-def exactly(connection: socket.socket, size: int) -> bytes | None:
-    octets = b""
-    while len(octets) < size:
-        more = connection.recv(size - len(octets))
-        if not more:
-            return None
-        octets += more
-    return octets
 
 
 def is_closed(connection: socket.socket, seconds: float) -> bool:
@@ -235,7 +224,7 @@ def padded(number: int, size: int) -> bytes:
     padding = bytes(size - 12 - 5 - 11 - 4)
     head = struct.pack("!6H", number, 0, 1, 0, 0, 1) + b"\0\0\6\0\1"
     opt = struct.pack("!BHHIHHH", 0, 41, 1232, 0, 4 + len(padding), 12, len(padding))
-    return framed(head + opt + padding)
+    return framing.framed(head + opt + padding)
 
 
 @pytest.mark.parametrize("size", [4096, 4097, 5000, 16_382, 16_383, MAX_MESSAGE_OCTETS])
@@ -270,7 +259,7 @@ def test_few_clients_at_a_time_hold_much_of_a_long_message(instance: Instance) -
         # By several addresses, since one may not have so many connections.
         for number in range(tcp.MAX_LONG + surplus):
             connection = stack.enter_context(instance.connect(source=f"127.0.3.{number % 4}"))
-            connection.sendall(framed(bytes(65_535))[:6_000])
+            connection.sendall(framing.framed(bytes(65_535))[:6_000])
         wait_until(lambda: counted(instance, "closed-oversized") == before + surplus, "the first ones are cut off", 4)
         patient.sendall(query(7)[-1:])
         assert (receive(patient) or b"")[:2] == b"\0\7"
@@ -279,7 +268,7 @@ def test_few_clients_at_a_time_hold_much_of_a_long_message(instance: Instance) -
 def test_messages_without_a_response_do_not_end_the_connection(instance: Instance) -> None:
     response_bit_set = b"\0\1\x80\0" + bytes(8)
     with instance.connect() as connection:
-        connection.sendall(framed(b"x") + framed(response_bit_set) + query(4))
+        connection.sendall(framing.framed(b"x") + framing.framed(response_bit_set) + query(4))
         assert (receive(connection) or b"")[:2] == b"\0\4"
 
 
