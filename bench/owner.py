@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import machine, measure, report, subjects
+from bench import machine, processes, report, subjects
 from bench.arguments import number, positive
 from bench.compare import Comparison, Options
 from bench.guardian import guarded
@@ -80,7 +80,7 @@ def _serving(comparison: Comparison, mode: str, tree: Path) -> Iterator[subjects
 
 def owner_of(running: subjects.Running) -> int:
     """The process that looks after program and workers."""
-    for pid in measure.processes(running.session):
+    for pid in processes.of_session(running.session):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if b"rootsrv" in words and b"serve" in words:
