@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 
 from bench.peers.daemon import free_port
-from tests.dot.client import Dot, query, receive
+from tests.dot.client import Dot, query
+from tests.framing import receive
 from tests.server.live import Instance, running, wait_until
 
 ADDRESSES = {"ipv4": "127.0.0.1", "ipv6": "::1"}

@@ -15,7 +15,8 @@ import pytest
 from bench.network import enter
 from rootsrv.anycast.dot_watch import AGAIN_SECONDS, POLL_SECONDS, TIMEOUT_SECONDS
 from rootsrv.page.layout import TLS_SLOT
-from tests.dot.client import client_context, query, receive, write_certificate
+from tests.dot.client import client_context, query, write_certificate
+from tests.framing import receive
 from tests.network import Host
 from tests.server.live import wait_until
 from tests.system.anycast_network import SERVICE, VERSIONS, Anycast, Site, anycast_network
