@@ -6,7 +6,6 @@ from there is counted.
 
 import contextlib
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 
 from bench.peers.daemon import running
 from rootsrv.hyperlocal import resolvers
+from tests.hyperlocal.asked import AskedResolvers
 from tests.hyperlocal.programs import STARTS, software
 from tests.hyperlocal.stand_ins import FIRST, PUBLISHER, answers, nsd, root, root_addresses
 from tests.needs import REPOSITORY, require_tool
@@ -40,7 +40,7 @@ FALLING_BACK = ("unbound", "bind")
 
 
 @dataclass
-class World:
+class World(AskedResolvers):
     """The host with everything that runs on it."""
 
     host: Host
@@ -96,16 +96,8 @@ class World:
             cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
-    def dig(self, kind: str, name: str, rtype: str = "A") -> str:
-        address, _ = RESOLVERS[kind]
-        return self.host.run(
-            "dig", f"@{address}", "+tries=1", "+time=5", "+adflag", "+dnssec", name, rtype, check=False
-        )
-
-    def serial(self, kind: str) -> int | None:
-        """The serial in its nxdomain: what it has, not what it has in its cache."""
-        found = re.search(r"^\.\s+\d+\s+IN\s+SOA\s+\S+ \S+ (\d+)", self.dig(kind, f"{secrets.token_hex(8)}."), re.M)
-        return int(found.group(1)) if found else None
+    def ends(self, name: str) -> tuple[str, str]:
+        return RESOLVERS[name]
 
     def nxdomains(self, kind: str, names: int) -> int:
         """How many of *names* that do not exist are answered so."""
@@ -114,25 +106,6 @@ class World:
         address, _ = RESOLVERS[kind]
         printed = self.host.run("dig", f"@{address}", "+tries=1", "+time=5", "+dnssec", "-f", str(path))
         return printed.count("status: NXDOMAIN")
-
-    def root_queries(self, kind: str) -> int:
-        """How many came from there to the root servers so far."""
-        listed = self.host.run("nft", "list", "table", "inet", "count")
-        counted = re.findall(rf"saddr {re.escape(RESOLVERS[kind][1])} .*packets (\d+)", listed)
-        assert counted, listed
-        return sum(map(int, counted))
-
-    def asks_the_roots(self, kind: str) -> bool:
-        """Whether a name that does not exist takes a query to a root server; it is answered rightly in any case."""
-        before = self.root_queries(kind)
-        printed = self.dig(kind, f"{secrets.token_hex(8)}.")
-        return "status: NXDOMAIN" in printed and self.root_queries(kind) > before
-
-    def answers_alone(self, kind: str, names: int = 20) -> bool:
-        """Whether *names* that do not exist are answered without any root server."""
-        before = self.root_queries(kind)
-        printed = [self.dig(kind, f"{secrets.token_hex(8)}.") for _ in range(names)]
-        return all("status: NXDOMAIN" in each for each in printed) and self.root_queries(kind) == before
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from rootsrv.resolvers.software import SOFTWARE
 from rootsrv.resolvers.wanted import Publisher, ResolverKey, ResolverSetup
 from rootsrv.wire.serial import serial_is_newer
 from tests.control.asking import ask
+from tests.hyperlocal.asked import AskedResolvers
 from tests.hyperlocal.programs import STARTS, software
 from tests.hyperlocal.stand_ins import FIRST, PUBLISHER, answers, nsd, root, root_addresses
 from tests.localroot.accounts import add_user
@@ -64,7 +65,7 @@ WITH_COPY = [name for name, each in RESOLVERS.items() if each.falls_back]
 
 
 @dataclass
-class World:
+class World(AskedResolvers):
     """The host with everything that runs on it."""
 
     host: Host
@@ -103,34 +104,8 @@ class World:
         found = next(each["given"] for each in status["zones"] if each["name"] == ".")
         return None if found is None else int(found)
 
-    def dig(self, name: str, qname: str, rtype: str = "A") -> str:
-        return self.host.run(
-            "dig", f"@{RESOLVERS[name].address}", "+tries=1", "+time=5", "+adflag", "+dnssec", qname, rtype, check=False
-        )
-
-    def serial(self, name: str) -> int | None:
-        """The serial in its nxdomain: what it has, not what it has in its cache."""
-        found = re.search(r"^\.\s+\d+\s+IN\s+SOA\s+\S+ \S+ (\d+)", self.dig(name, f"{secrets.token_hex(8)}."), re.M)
-        return int(found.group(1)) if found else None
-
-    def root_queries(self, name: str) -> int:
-        """How many came from it to the root servers so far."""
-        listed = self.host.run("nft", "list", "table", "inet", "count")
-        counted = re.findall(rf"saddr {re.escape(RESOLVERS[name].address)} .*packets (\d+)", listed)
-        assert counted, listed
-        return sum(map(int, counted))
-
-    def asks_the_roots(self, name: str) -> bool:
-        """Whether a name that does not exist takes a query to a root server; it is answered rightly in any case."""
-        before = self.root_queries(name)
-        printed = self.dig(name, f"{secrets.token_hex(8)}.")
-        return "status: NXDOMAIN" in printed and self.root_queries(name) > before
-
-    def answers_alone(self, name: str, names: int = 10) -> bool:
-        """Whether *names* that do not exist are answered without any root server."""
-        before = self.root_queries(name)
-        printed = [self.dig(name, f"{secrets.token_hex(8)}.") for _ in range(names)]
-        return all("status: NXDOMAIN" in each for each in printed) and self.root_queries(name) == before
+    def ends(self, name: str) -> tuple[str, str]:
+        return RESOLVERS[name].address, RESOLVERS[name].address
 
     def prove(self, name: str, key: LiveKey) -> None:
         """As docs/localroot.md says: a signed SOA query over TCP from its address."""

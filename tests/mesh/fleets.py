@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,16 @@ from tests.mesh.mesh_of import QUICK, SERVICE, Mesh, key_of, mesh_of
 from tests.secondary.maintained import WAIT_SECONDS, Maintained, configure
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
 from tests.secondary.versions import FIRST, version
+
+
+def flips_in(logs: Mapping[str, str], serial: int) -> dict[str, float]:
+    """When each of the members whose *logs* these are went into service with *serial*, as it wrote down itself."""
+    found = {}
+    for name, log in logs.items():
+        for line in log.splitlines():
+            if " zones in service " in line and f".={serial}" in line and "flipped_at=" in line:
+                found[name] = float(line.partition("flipped_at=")[2].split()[0])
+    return found
 
 
 @dataclass
@@ -62,12 +72,7 @@ class FleetUnderTest:
 
     def flips(self, serial: int) -> dict[str, float]:
         """When each member went into service with *serial*, seconds since 1970, as it wrote down itself."""
-        found = {}
-        for name, each in self.members.items():
-            for line in each.log.splitlines():
-                if " zones in service " in line and f".={serial}" in line and "flipped_at=" in line:
-                    found[name] = float(line.partition("flipped_at=")[2].split()[0])
-        return found
+        return flips_in({name: each.log for name, each in self.members.items()}, serial)
 
     def ask(self, name: str, command: str = "status", **facts: Any) -> dict[str, Any]:
         """What the role mesh of a member says; empty while it does not."""

@@ -24,7 +24,7 @@ from bench.peers.primaries import KEY_NAME
 from rootsrv.mesh.roster import Timing
 from rootsrv.zone import instant
 from rootsrv.zone.contents import ZoneContents
-from tests.mesh.fleets import section
+from tests.mesh.fleets import flips_in, section
 from tests.mesh.mesh_of import QUICK, Mesh, mesh_of
 from tests.network import Host, network
 from tests.secondary import versions
@@ -241,12 +241,7 @@ class MeshNetwork:
 
     def flips(self, serial: int) -> dict[str, float]:
         """When each member went into service with *serial*, seconds since 1970, as it wrote down itself."""
-        found = {}
-        for name, each in self.members.items():
-            for line in each.log.splitlines():
-                if " zones in service " in line and f".={serial}" in line and "flipped_at=" in line:
-                    found[name] = float(line.partition("flipped_at=")[2].split()[0])
-        return found
+        return flips_in({name: each.log for name, each in self.members.items()}, serial)
 
     def ways(self, serial: int) -> dict[str, "Way"]:
         """How each member went into service with *serial*, as it wrote down itself."""
