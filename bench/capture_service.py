@@ -7,7 +7,8 @@ it does under overload; in turns nothing is captured, C-DNS with gzip, pcap, and
 middle of the turn, or C-DNS onto one that takes nothing for as long as it lasts.
 
 A disk that gets full costs what is behind the last whole member of a file.  So that one of them is before that, and
-the file is not cut back to nothing, that turn is as long as it takes to write three.
+the file is not cut back to nothing, that turn is as long as it takes to write six, and the disk takes a quarter of it:
+what a role writes that shares its core with all else differs by a factor of two from turn to turn.
 """
 
 import contextlib
@@ -38,8 +39,8 @@ SECONDS = 2.0
 SHARE = 0.5
 """Of what the instance answers under overload."""
 
-FULL_MEMBERS = 3
-"""So many members would be written while the disk gets full."""
+FULL_MEMBERS = 6
+"""So many members would be written while the disk gets full; it has room for a quarter of them."""
 
 PERCENTILES = 0.5, 0.99, 0.999
 
@@ -81,7 +82,7 @@ class _Disk:
         """As the *turn* wants it, in which some *octets* would be written onto a disk that has room for them."""
         if turn.endswith("full disk"):
             # With less the role begins nothing: that disk is full from the start, and no writing fails.
-            kept = LEAST_FREE_OCTETS + octets // 2
+            kept = LEAST_FREE_OCTETS + octets // 4
             free = int(subprocess.check_output(["df", "--output=avail", "-B1", self._place]).split()[1])
             subprocess.run(["fallocate", "-l", str(free - kept), self._ballast], check=True)
         elif turn.endswith("stuck disk"):
@@ -236,8 +237,8 @@ def to_lines(rows: list[dict[str, Any]]) -> list[str]:
         f"Each instance is offered {SHARE:.0%} of what it answered under overload, in turns: medians of the rounds"
         " (least: of the share answered), latencies of every 16th response.  The server's core has its worker, the"
         " kernel's thread that answers (before all others, as a card's interrupts) and the role capture; the"
-        " generator has the other.  Files on a disk of their own (ext4, loop); one that gets full has room for half of"
-        f" what is asked while {FULL_MEMBERS} members of {MEMBER_OCTETS >> 20} MiB would be written."
+        " generator has the other.  Files on a disk of their own (ext4, loop); one that gets full has room for a"
+        f" quarter of what is asked while {FULL_MEMBERS} members of {MEMBER_OCTETS >> 20} MiB would be written."
         f"  {network.SERVER_INTERFACE} is a veth.",
     ]
 
