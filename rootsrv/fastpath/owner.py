@@ -53,7 +53,7 @@ from rootsrv.page.changes import Changes
 from rootsrv.page.day import DAY_SECONDS
 from rootsrv.page.layout import Page
 from rootsrv.page.unique_sources import SourcesKey
-from rootsrv.process import json_text, log, whole_file
+from rootsrv.process import clock, json_text, log, whole_file
 from rootsrv.process.persistence import persistently
 
 FOLLOW_SECONDS = 0.01
@@ -457,7 +457,7 @@ class FastPath:
             return
         self.program.activate(place, self._leases())
         self._staging.forget_others(generation)
-        self._renew_at = _boottime() + self._config.orphan_seconds / 4
+        self._renew_at = clock.boottime_ns() + self._config.orphan_seconds * 1e9 / 4
         serials = ",".join(map(str, self._staging.serials(generation)))
         log.event("fast path switched", generation=generation, serials=serials)
 
@@ -470,17 +470,17 @@ class FastPath:
         """Until when each zone may be answered from here, nanoseconds on CLOCK_BOOTTIME."""
         if self._page.silenced or self._detached_by_order or self._suspended_by_order:
             return ()
-        orphaned = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(self._config.orphan_seconds * 1e9)
+        orphaned = clock.boottime_ns() + int(self._config.orphan_seconds * 1e9)
         return tuple(min(self._page.deadline(zone), orphaned) for zone in range(2))
 
     def _renew(self, *, at_once: bool = False) -> None:
         """Grant more time when a quarter of it is over, or the page has changed."""
         assert self.program is not None
         self.program.note_owner()
-        now = _boottime()  # by the clock that the promise ends by: after a suspend it is over
+        now = clock.boottime_ns()  # by the clock that the promise ends by: after a suspend it is over
         if not at_once and now < self._renew_at:
             return
-        self._renew_at = now + self._config.orphan_seconds / 4
+        self._renew_at = now + self._config.orphan_seconds * 1e9 / 4
         # While the page has moved on its leases are another table's: ours is not renewed, and soon switched from.
         if self._staging.place(self._active) == self.program.active and self._page.active == self._active:
             self.program.renew(self._leases())
@@ -625,18 +625,13 @@ class FastPath:
             ],
         }
         if program is not None:
-            now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            now = clock.boottime_ns()
             until = program.answer_until()
             document["answer_until_seconds"] = [round(max(0, each - now) / 1e9, 3) for each in until]
             document["memory_octets"] = program.memory_octets()
             document["table_octets"], document["table_room"] = self._staging.table_octets, TABLE_ROOM
             document["counters"] = program.counters().as_document()
         return document
-
-
-def _boottime() -> float:
-    """Seconds on CLOCK_BOOTTIME, which go on while the machine is suspended."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e9
 
 
 async def _pass_on(event: asyncio.Event, other: asyncio.Event) -> None:
