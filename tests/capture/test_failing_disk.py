@@ -10,16 +10,11 @@ import pytest
 
 from tests.capture.test_role import CAPTURE, Captured, is_there, packets
 from tests.capture.test_slow_disk import ask_many
-from tests.needs import require_root, require_tool
+from tests.disks import put_in
+from tests.needs import require_root
 from tests.server.live import START_SECONDS, running, wait_until
 
-
-def put_in(disk: Path, image: Path) -> None:
-    """A file system that is empty, on the disk *image*."""
-    with image.open("wb") as file:
-        file.truncate(64 << 20)
-    subprocess.run([require_tool("mkfs.ext4"), "-q", "-E", "nodiscard", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+DISK = 64 << 20, "-E", "nodiscard"
 
 
 @pytest.fixture
@@ -36,7 +31,7 @@ def under(tmp_path: Path) -> Iterator[Path]:
 def disk(tmp_path: Path, under: Path) -> Iterator[Path]:
     """A file system on such a disk."""
     (tmp_path / "disk").mkdir()
-    put_in(tmp_path / "disk", under / "image")
+    put_in(tmp_path / "disk", under / "image", *DISK)
     yield tmp_path / "disk"
     subprocess.run(["umount", "--lazy", tmp_path / "disk"], check=True)
 
@@ -50,8 +45,7 @@ def test_a_disk_that_fails_costs_what_is_counted_and_its_successor_is_written_to
     with running(directory, workers=1, service=f'{CAPTURE}directory = "{disk}/files"\n') as instance:
         made = Captured(instance)
         wait_until(lambda: is_there(made), "the role capture answers", START_SECONDS)
-        made.order("capture-start", format=kind, compression="none", rotation_seconds=1)
-        wait_until(lambda: made.order("status")["why"] == "", "it has the rings", START_SECONDS)
+        made.begin(format=kind, compression="none", rotation_seconds=1)
         before = made.counted()
         asked = 0
         with contextlib.suppress(OSError), (under / "filler").open("wb", buffering=0) as filler:
@@ -75,7 +69,7 @@ def test_a_disk_that_fails_costs_what_is_counted_and_its_successor_is_written_to
         # What is broken goes, and an empty disk comes in its place.
         subprocess.run(["umount", "--lazy", disk], check=True)
         (under / "filler").unlink()
-        put_in(disk, under / "successor")
+        put_in(disk, under / "successor", *DISK)
         wait_until(lambda: made.order("status")["state"] == "capturing", "it goes on", 60)
         there = ask_many(instance.port, 200)
         told = made.order("capture-stop")

@@ -59,6 +59,9 @@ class Captured:
     def start(self, **request: Any) -> None:
         for each in self.directory.iterdir():
             each.unlink()
+        self.begin(**request)
+
+    def begin(self, **request: Any) -> None:
         assert self.order("capture-start", **request)["state"] == "capturing"
         wait_until(lambda: self.order("status")["why"] == "", "it has the rings", START_SECONDS)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.capture.test_role import CAPTURE, Captured, is_there, packets, query
-from tests.needs import require_root, require_tool
+from tests.disks import own_disk
+from tests.needs import require_tool
 from tests.server.live import START_SECONDS, running, wait_until
 
 RING_UNITS = 65536  # buffer_megabytes = 1; no row takes fewer than three
@@ -19,15 +20,8 @@ WINDOW = 64
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, which can be frozen: whoever writes to it waits until it is thawed (fsfreeze(8))."""
-    require_root()
-    image, place = tmp_path / "image", tmp_path / "disk"
-    place.mkdir()
-    with image.open("wb") as file:
-        file.truncate(32 << 20)
-    subprocess.run([require_tool("mkfs.ext4"), "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, place], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+    with own_disk(tmp_path) as place:
+        yield place
 
 
 @contextlib.contextmanager
@@ -64,8 +58,7 @@ def test_a_disk_that_takes_nothing_delays_no_answer_and_costs_what_is_counted(
     with running(directory, workers=1, service=f'{CAPTURE}directory = "{disk}/files"\n') as instance:
         made = Captured(instance)
         wait_until(lambda: is_there(made), "the role capture answers", START_SECONDS)
-        made.order("capture-start", format=kind, compression="none", rotation_seconds=1)
-        wait_until(lambda: made.order("status")["why"] == "", "it has the rings", START_SECONDS)
+        made.begin(format=kind, compression="none", rotation_seconds=1)
         before = made.counted()
         asked = ask_many(instance.port, 100)
         wait_until(lambda: made.order("status")["items"] == asked, "they are written", START_SECONDS)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ class Failing:
         raise error
 
 
+def keeper_of(source: Any, store: Store, read: Callable[[], Reading], backoff_seconds: float) -> ZoneKeeper:
+    return ZoneKeeper(
+        ZonePolicy(".", b"\0", "required", "off", str),
+        {"faulty": source},
+        StoredVersions(store, b"\0"),
+        time=Timekeeper(read),
+        offer=lambda: None,
+        renewed=lambda _: None,
+        counters=Counter(),
+        backoff_seconds=backoff_seconds,
+    )
+
+
 ERRORS = [
     AssertionError(),
     OSError(errno.EMFILE, "Too many open files"),
@@ -60,16 +74,7 @@ def test_a_primary_is_asked_again_after_an_exception_that_nobody_expected(
     store = Store(tmp_path)
 
     async def run() -> None:
-        keeper = ZoneKeeper(
-            ZonePolicy(".", b"\0", "required", "off", str),
-            {"faulty": source},
-            StoredVersions(store, b"\0"),
-            time=Timekeeper(clocks("trusted")),
-            offer=lambda: None,
-            renewed=lambda _: None,
-            counters=Counter(),
-            backoff_seconds=0.01,
-        )
+        keeper = keeper_of(source, store, clocks("trusted"), 0.01)
         running = asyncio.create_task(keeper.run())
         try:
             async with asyncio.timeout(20):
@@ -101,22 +106,13 @@ class Suspended:
 def test_a_refresh_that_was_due_while_the_machine_was_suspended_is_not_later_by_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rootsrv.secondary.keeper.LOOK_SECONDS", 0.01, raising=False)
+    monkeypatch.setattr("rootsrv.secondary.keeper.LOOK_SECONDS", 0.01)
     source: Any = Failing(None, asks=True)
     store = Store(tmp_path)
     sleeper = Suspended()
 
     async def run() -> None:
-        keeper = ZoneKeeper(
-            ZonePolicy(".", b"\0", "required", "off", str),
-            {"faulty": source},
-            StoredVersions(store, b"\0"),
-            time=Timekeeper(sleeper),
-            offer=lambda: None,
-            renewed=lambda _: None,
-            counters=Counter(),
-            backoff_seconds=600.0,
-        )
+        keeper = keeper_of(source, store, sleeper, 600.0)
         running = asyncio.create_task(keeper.run())
         try:
             async with asyncio.timeout(20):

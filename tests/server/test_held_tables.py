@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from rootsrv.page.layout import Page
 from rootsrv.server.held_tables import HeldTables
 from rootsrv.store.table_file import table_path
-from tests.needs import require_root, require_tool
+from tests.disks import own_disk
 from tests.server.live import serving, wait_until
 from tests.waiting import until
 
@@ -67,15 +66,8 @@ def test_the_role_that_serves_holds_what_it_answers_from(tmp_path: Path) -> None
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, whose disk fails for reading and writing when `image` beside it is cut to nothing."""
-    require_root()
-    image, place = tmp_path / "image", tmp_path / "disk"
-    place.mkdir()
-    with image.open("wb") as file:
-        file.truncate(32 << 20)
-    subprocess.run([require_tool("mkfs.ext4"), "-q", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, place], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+    with own_disk(tmp_path) as place:
+        yield place
 
 
 def test_a_worker_that_starts_while_the_disk_of_the_state_fails_answers_all_the_same(
