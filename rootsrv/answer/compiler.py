@@ -98,14 +98,13 @@ class _Compiler:
     def _names(self) -> Iterator[NameInfo]:
         """The root and every delegation, in canonical order."""
         host_label = names.labels(self._hosts.apex)[-1] if self._hosts else None
-        apex_nsec = self._root.rrset(self._root.apex, NSEC)
+        of_wildcard = _denial_of_wildcard(self._root, self._root.delegations)
         for owner in (self._root.apex, *self._root.delegations):
             label = owner[1:-1]
             flags = NAME_HAS_HOST_ZONE if label == host_label else 0
-            nsec = self._root.rrset(owner, NSEC)
-            denial = [] if nsec is None or apex_nsec is None else [nsec] if owner == names.ROOT else [nsec, apex_nsec]
+            denial = _both(self._root.rrset(owner, NSEC), of_wildcard)
             nxdomain = self._number(
-                self._negative(self._root, ROOT_ZONE, names.ROOT, NXDOMAIN, denial, signed=apex_nsec is not None)
+                self._negative(self._root, ROOT_ZONE, names.ROOT, NXDOMAIN, denial, signed=of_wildcard is not None)
             )
             if owner == self._root.apex:
                 yield NameInfo(b"", flags, _NO_ANSWER, _NO_ANSWER, nxdomain)
@@ -185,8 +184,7 @@ class _Compiler:
             return OwnerInfo(owner, number, types, (nodata[0], nodata[1]))
         # The wildcard that is not there is at the apex, or below the host when that is the closest encloser (RFC 4592
         # §3.3.1); then one NSEC covers both names, since what is below a host comes right behind it.
-        apex_nsec = zone.rrset(zone.apex, NSEC)
-        behind = denial if owner == zone.apex or apex_nsec is None else [*denial, apex_nsec]
+        behind = _both(nsec, _denial_of_wildcard(zone, (each for each in zone.by_owner if each != zone.apex)))
         nxdomain = (
             self._number(self._negative(zone, number, zone.apex, NXDOMAIN, behind, signed=True)),
             self._number(self._negative(zone, number, zone.apex, NXDOMAIN, denial, signed=True)),
@@ -227,6 +225,23 @@ class _Compiler:
             for nsec in denial:
                 body.add(AUTHORITY, nsec, signed=True, seams=True)
         return body.finish(flags=AA | rcode, zone=number)
+
+
+def _denial_of_wildcard(zone: ZoneContents, owners: Iterable[bytes]) -> RRset | None:
+    """The NSEC that covers the wildcard at the apex (RFC 4035 §3.1.3.2); None in an unsigned zone.
+
+    *owners* are the other names with one, each a label below the apex.  It is the apex's own NSEC unless there is a
+    label before "*": one that begins with "!", say.
+    """
+    before = [owner for owner in owners if owner[1 : 1 + owner[0]] < b"*"]
+    return zone.rrset(max(before, key=lambda owner: owner[1 : 1 + owner[0]], default=zone.apex), NSEC)
+
+
+def _both(of_name: RRset | None, of_wildcard: RRset | None) -> list[RRset]:
+    """What denies a name and the wildcard that could have made it: often one NSEC does both."""
+    if of_name is None or of_wildcard is None:
+        return []
+    return [of_name] if of_name.owner == of_wildcard.owner else [of_name, of_wildcard]
 
 
 def _present(zone: ZoneContents, owner: bytes, rtype: int) -> RRset:

@@ -95,7 +95,7 @@ class _Zones:
             in_domain = [h for h in root.rrsets[tld, NS].rdatas if is_at_or_below(h, tld)]
             glue = facts([root.rrset(host, t) for host in in_domain for t in (A, AAAA)], False)
             return Expected(NOERROR, False, frozenset(), authority, glue)
-        proof = [self._root_chain.covering(tld), root.rrset(ROOT, NSEC)] if do else []
+        proof = [self._root_chain.covering(each) for each in (tld, b"\1*\0")] if do else []
         authority = facts([root.rrset(ROOT, SOA), *proof], do)
         return Expected(NXDOMAIN, True, frozenset(), authority, frozenset())
 

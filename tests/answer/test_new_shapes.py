@@ -16,6 +16,7 @@ from rootsrv.answer.responder import Responder, Transport
 from rootsrv.answer.table import AnswerTable
 from rootsrv.demo.sign import sign_root
 from rootsrv.wire.name import ROOT, from_text
+from rootsrv.wire.rdata import NS, A
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.contents import RRset, ZoneContents
 from rootsrv.zone.verify import verify, verify_hosts
@@ -104,6 +105,39 @@ def test_what_is_not_there_is_proven(changed: Responder, name: str, owners: list
         assert any(owner < denied and (denied < following or following < owner) for owner, following in nsecs)
     without_do = ask(changed, query(f"{name}.{HOSTS}", rtype))
     assert described(without_do)["authority"] == [f"{HOSTS} SOA"]
+
+
+# ── names that sort before "*" ──
+
+
+@pytest.fixture(scope="module")
+def sorted_early(compiled: Compiled) -> Responder:
+    """A root with the TLDs "!" and ")z", and signed hosts with one named "!", so that the apexes' NSEC end there."""
+    generated = compiled.generated
+    added = [RRset(wire, NS, 172800, (from_text("ns.example.com."),)) for wire in (b"\1!\0", b"\2)z\0")]
+    host = RRset(b"\1!" + from_text(HOSTS), A, 172800, (bytes((192, 0, 2, 99)),))
+    signing = generated.signing
+    root = verify(
+        sign_root(with_rrset(generated.root, *added, host), signing),
+        TrustAnchors.from_text(generated.trust_anchor),
+        NOW,
+    )
+    hosts = verify_hosts(sign_root(with_rrset(generated.hosts, host), signing), root, NOW)
+    table = AnswerTable(compile_table(root, hosts))
+    assert examination.examine(table, root.contents, hosts.contents)[1] == []
+    return Responder(table, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["\\000", " ", 'www.\\"', ")zz", "*", "no-such", "zzzz", "www.no-such"])
+@pytest.mark.parametrize("zone", [".", HOSTS])
+def test_the_wildcard_is_denied_by_the_nsec_that_covers_it(sorted_early: Responder, name: str, zone: str) -> None:
+    wanted = dns.name.from_text(name, dns.name.from_text(zone))
+    response = ask(sorted_early, query(wanted.to_text(), "A", do=True))
+    assert response.rcode() == dns.rcode.NXDOMAIN
+    nsecs = [(rrset.name, rrset[0].next) for rrset in response.authority if rrset.rdtype == dns.rdatatype.NSEC]
+    for denied in (wanted, dns.name.from_text("*", dns.name.from_text(zone))):
+        assert any(owner < denied and (denied < following or following < owner) for owner, following in nsecs)
+    assert len(set(nsecs)) == len(nsecs) <= 2
 
 
 @pytest.mark.parametrize("owner", [HOSTS, f"a.{HOSTS}", f"m.{HOSTS}"])
