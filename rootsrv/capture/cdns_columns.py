@@ -16,6 +16,7 @@ import cbor2
 import numpy
 from numpy.typing import NDArray
 
+from rootsrv.answer.question import HEADER_OCTETS
 from rootsrv.capture import facts
 from rootsrv.capture.address_columns import clients, servers
 from rootsrv.capture.anonymise import Anonymiser, client_subnets
@@ -313,14 +314,16 @@ def _signatures(rows: NDArray[numpy.void], server: Integers) -> dict[int, list[P
     count = len(rows)
     has_opt = rows["opt_bits"] & OptBits.PRESENT != 0
     responded = rows["response_octets"] != 0
+    header_alone = rows["response_octets"] == HEADER_OCTETS
     asked = rows["name_octets"] != 0
     flags = numpy.full(count, int(SignatureFlags.QUERY))
     for flag, where in (
         (SignatureFlags.QUERY_HAS_OPT, has_opt),
         (SignatureFlags.RESPONSE, responded),
-        (SignatureFlags.RESPONSE_HAS_OPT, responded & has_opt),  # where the query had one (RFC 6891 §7)
+        # Where the query had one (RFC 6891 §7), if there is anything.
+        (SignatureFlags.RESPONSE_HAS_OPT, responded & has_opt & ~header_alone),
         (SignatureFlags.QUERY_HAS_NO_QUESTION, ~asked),
-        (SignatureFlags.RESPONSE_HAS_NO_QUESTION, responded & ~asked),
+        (SignatureFlags.RESPONSE_HAS_NO_QUESTION, responded & ~asked | header_alone),
     ):
         flags[where] |= flag
     dns_flags = rows["query_flags"] >> 4 & 0x7F

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import cbor2
 
+from rootsrv.answer.question import HEADER_OCTETS
 from rootsrv.capture import facts
 from rootsrv.capture.anonymise import Anonymiser, client_subnets
 from rootsrv.capture.cdns import (
@@ -205,7 +206,8 @@ _alike = operator.attrgetter(
 
 def _signature_key(fact: Fact) -> Hashable:
     """What two facts have alike if, and only if, their signatures are one."""
-    return _alike(fact), fact.opt_bits & _STORED_OPT_BITS, fact.response_octets > 0, fact.name_octets > 0
+    response = fact.response_octets > 0, fact.response_octets == HEADER_OCTETS
+    return _alike(fact), fact.opt_bits & _STORED_OPT_BITS, *response, fact.name_octets > 0
 
 
 def _signature(fact: Fact, server: int, classtype: int | None) -> dict[int, int]:
@@ -220,8 +222,10 @@ def _signature(fact: Fact, server: int, classtype: int | None) -> dict[int, int]
         flags |= SignatureFlags.QUERY_HAS_NO_QUESTION
     if responded:
         flags |= SignatureFlags.RESPONSE
-        flags |= SignatureFlags.RESPONSE_HAS_OPT if has_opt else 0  # there is one where the query had one (RFC 6891 §7)
-        flags |= SignatureFlags.RESPONSE_HAS_NO_QUESTION if classtype is None else 0
+        header_alone = fact.response_octets == HEADER_OCTETS
+        if has_opt and not header_alone:  # there is one where the query had one (RFC 6891 §7), if there is anything
+            flags |= SignatureFlags.RESPONSE_HAS_OPT
+        flags |= SignatureFlags.RESPONSE_HAS_NO_QUESTION if classtype is None or header_alone else 0
         dns_flags |= (fact.response_flags >> 4 & 0x7F) << 8
     fields: dict[int, int | None] = {
         Signature.SERVER_ADDRESS: server,

@@ -5,6 +5,7 @@ import secrets
 import numpy
 from numpy.typing import NDArray
 
+from rootsrv.answer.question import HEADER_OCTETS
 from rootsrv.capture.facts import NAME_OCTETS_AT, OptBits
 from rootsrv.process.time_slice import give_way
 
@@ -56,7 +57,8 @@ def entries(words: Words) -> tuple[Integers, Integers]:
 
 def signature_hashes(rows: Words) -> Words:
     """One word for what of each of *rows* goes into a signature (RFC 8618 §7.5.3.2)."""
-    responded = (rows[:, 1] >> numpy.uint64(48) != 0).astype(numpy.uint64)
+    response_octets = rows[:, 1] >> numpy.uint64(48)
+    responded = (response_octets != 0).astype(numpy.uint64) + (response_octets == HEADER_OCTETS)
     asked = (rows[:, 3] & NAME_OCTETS != 0).astype(numpy.uint64)
     opt_bits = numpy.uint64(int(OptBits.PRESENT | OptBits.DO) << 32)
     # family and flags of the response; the last count where the kind was

@@ -48,6 +48,7 @@ _MOST_LABELS = 128
 """A name with so many is too long."""
 
 _MOST_OPTIONS = 4
+_QR, _OPCODE = numpy.uint64(0x8000), numpy.uint64(0x7800)  # of a header's second word
 _LONGEST_NAME = 255
 _AT_ONCE = 4096
 """Messages: what waits while a core is busy comes in pieces."""
@@ -196,6 +197,7 @@ def _facts(rows: bytes) -> bytes:
     name_octets = ends - HEADER_OCTETS
     at = numpy.where(asks_nothing, HEADER_OCTETS, ends + 4)
     malformed = (sizes < HEADER_OCTETS) | (header[:, 2] > 1) | (header[:, 3] > 0) | endless & ~asks_nothing
+    malformed |= header[:, 1] & _QR != 0
     malformed |= (ends > 0) & ((name_octets > _LONGEST_NAME) | (at > sizes))
     good = (ends > 0) & (sizes <= told.most) & (header[:, 4] == 0) & ~malformed
     good &= (additional == 1) | (additional == 0) & (at == sizes)
@@ -211,6 +213,8 @@ def _facts(rows: bytes) -> bytes:
         bits[told.one(record + 7, which) & 0x80 != 0] |= int(OptBits.DO)
         opt_words[which] = told.two(record + 3, which) << 16 | bits << 32
     give_way()
+    has_cookie = opt_words & int(OptBits.COOKIE) << 32 != 0
+    malformed |= good & asks_nothing & (header[:, 1] & _OPCODE == 0) & ~has_cookie
     malformed &= sizes <= told.most
     good |= malformed
     # What a row ends with, and its continuations go on with: the name, or the whole message.

@@ -24,6 +24,7 @@ assert _ROW.size == ROW_OCTETS
 # What of a response is kept: flags, counts, and where an OPT record without a question before it has its rcode.
 _OF_RESPONSE = slice(2, 18)
 CLIENT_SUBNET = 8  # option code (RFC 7871 §6)
+_QR, _OPCODE = 0x80, 0x78  # of a message's third octet
 
 
 class _TooLong(bytes):
@@ -154,7 +155,7 @@ def read(rows: bytes | memoryview) -> Iterator[CapturedMessage]:
 
 
 def fact_of(message: CapturedMessage) -> Fact:
-    """What a capture keeps of *message*; one that cannot be understood is kept raw."""
+    """What a capture keeps of *message*; what gets FORMERR, or is no query, is kept raw."""
     octets, response = message.octets, message.response
     flags = int.from_bytes(response[:2], "big")
     extended = _extended_rcode(response) if message.response_octets else 0
@@ -162,7 +163,11 @@ def fact_of(message: CapturedMessage) -> Fact:
     try:
         if len(octets) < HEADER_OCTETS:
             raise QueryMalformed("shorter than a header")
+        if octets[2] & _QR:
+            raise QueryMalformed("a response")
         query = Query.parse(octets)
+        if not (query.question or octets[2] & _OPCODE) and _asks_nothing(query):
+            raise QueryMalformed("no question, and no cookie")
     except QueryMalformed:
         # With as much of the header as there is.
         ident, query_flags = struct.unpack("!HH", octets[:4].ljust(4, b"\0"))
@@ -171,7 +176,8 @@ def fact_of(message: CapturedMessage) -> Fact:
             *ports, 0, 0, 0, 0, len(octets), *addresses, message.transport, 0, 0, 0, extended, 0, 0, 0, octets,
         )  # fmt: skip
     ident, query_flags, qdcount, ancount, nscount, arcount = struct.unpack_from("!6H", octets)
-    opt_bits, offered, version = _opt(octets, len(query.question), query.edns, flags)
+    records_at = HEADER_OCTETS + len(query.question)
+    opt_bits, offered, version = _opt(octets, records_at, ancount + nscount + arcount, query.edns)
     qname = query.question[:-4]
     return Fact(
         message.time, Kind.QUERY, message.family, 0, 0, flags, message.response_octets, query_flags, ident,
@@ -180,14 +186,41 @@ def fact_of(message: CapturedMessage) -> Fact:
     )  # fmt: skip
 
 
-def _opt(octets: bytes, question_octets: int, asked: edns.Edns | None, flags: int) -> tuple[int, int, int]:
-    """OptBits, size offered, version of the query's OPT record."""
+def _asks_nothing(query: Query) -> bool:
+    """Whether a message without a question gets FORMERR for it: but for a cookie (RFC 7873 §5.4) and for BADVERS.
+
+    A TSIG record is refused before.
+    """
+    asked = query.edns
+    return query.tsig is None and (asked is None or (asked.version == 0 and asked.cookie is None))
+
+
+def opt_at(octets: bytes, at: int, records: int) -> int:
+    """Where the type of the first OPT record among so many *records* from *at* on stands; -1 without one.
+
+    Their data may hold what looks like one.  IndexError or struct.error where they are cut off.
+    """
+    for _ in range(records):
+        while size := octets[at]:
+            at += 1 + size if size < 64 else 1
+            if size > 63:
+                break
+        at += 1
+        rtype, length = struct.unpack_from("!H6xH", octets, at)
+        if rtype == edns.TYPE_OPT:
+            return at
+        at += 10 + length
+    return -1
+
+
+def _opt(octets: bytes, at: int, records: int, asked: edns.Edns | None) -> tuple[int, int, int]:
+    """OptBits, size offered, version of the OPT record among so many *records* of a query from *at* on."""
     if asked is None:
         return 0, 0, 0
     bits = OptBits.PRESENT | (OptBits.DO if asked.do else 0)
-    at = octets.find(edns.OPT_HEAD, HEADER_OCTETS + question_octets)
-    offered, size = struct.unpack_from("!H4xH", octets, at + 3)
-    at += edns.OPT_OCTETS
+    at = opt_at(octets, at, records) + 2
+    offered, size = struct.unpack_from("!H4xH", octets, at)
+    at += 8
     end = min(at + size, len(octets))
     while at + 4 <= end:
         code, size = struct.unpack_from("!HH", octets, at)

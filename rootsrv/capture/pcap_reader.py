@@ -8,14 +8,14 @@ from rootsrv.answer.question import HEADER_OCTETS
 from rootsrv.capture.anonymise_packets import transport
 from rootsrv.capture.cdns_reader import CaptureUnreadable
 from rootsrv.capture.facts import Fact, Kind, TransportCode
-from rootsrv.capture.messages import CapturedMessage, fact_of
-from rootsrv.wire.edns import TYPE_OPT
+from rootsrv.capture.messages import CapturedMessage, fact_of, opt_at
 
 _RAW, _ETHERNET = 101, 1  # link types (pcap-linktype(7)): packets begin with the IP header, or with that of Ethernet
 _MAGICS = {0xA1B2C3D4: 1_000, 0xA1B23C4D: 1}  # nanoseconds of a record's fraction of a second
 _MAX_PACKET_OCTETS = 1 << 18  # as libpcap allows
 _UDP, _TCP = 17, 6
-_PORTS = frozenset((53, 853))
+_TLS_PORT = 853
+_PORTS = frozenset((53, _TLS_PORT))
 
 
 class PcapFile:
@@ -25,7 +25,12 @@ class PcapFile:
     size with those of no query (`query_octets` is 0).  What is no whole DNS message counts in `others`: fragments,
     TCP segments without a message's beginning.  `cut_off` says that the file ends within a record.  Raises
     CaptureUnreadable.
+
+    What has QR set and came to a port of DNS from another one was answered by nobody, and is MALFORMED, as in C-DNS.
     """
+
+    is_of_what_came = False
+    """Whether all packets came to the service, as in what a capture has written: whatever its port is."""
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         self._stream, self._name = stream, name
@@ -84,8 +89,10 @@ class PcapFile:
         else:
             return None
         ports = struct.unpack_from("!2H", packet, at)
-        if not _PORTS & set(ports):
+        if not (self.is_of_what_came or _PORTS & set(ports)):
             return None
+        if how == TransportCode.TCP and _TLS_PORT in ports:
+            how = TransportCode.TLS  # it could not be read if it were not of a capture
         size, first = (4, start + 12) if version == 4 else (16, start + 8)
         source, destination = packet[first : first + size], packet[first + size : first + 2 * size]
         fact = EMPTY._replace(
@@ -98,15 +105,15 @@ class PcapFile:
             source_port=ports[0],
             destination_port=ports[1],
         )
-        return message_fact(message, fact)
+        return message_fact(message, fact, came=self.is_of_what_came or ports[0] not in _PORTS)
 
 
 EMPTY = Fact(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(16), bytes(16), 0, 0, 0, 0, 0, 0, 0, 0, b"")
 """A fact of which nothing is known."""
 
 
-def message_fact(message: bytes, like: Fact) -> Fact:
-    """*like* with what *message* says: a query, a response, or MALFORMED.
+def message_fact(message: bytes, like: Fact, *, came: bool = False) -> Fact:
+    """*like* with what *message* says: a query, a response if it is not one that *came* to the service, or MALFORMED.
 
     A query is taken apart as the Responder and the C-DNS writer do it: what gets FORMERR, octets behind the last record
     too, is MALFORMED here and there (RFC 8618 §7.8).
@@ -115,7 +122,7 @@ def message_fact(message: bytes, like: Fact) -> Fact:
     if len(message) < HEADER_OCTETS:
         return malformed
     number, flags, *counts = struct.unpack_from("!6H", message)
-    if not flags & 0x8000:
+    if came or not flags & 0x8000:
         ends = like.source, like.source_port, like.destination, like.destination_port
         fact = fact_of(CapturedMessage(like.time, like.family, like.transport, *ends, 0, b"", message))
         return fact._replace(hop_limit=like.hop_limit)
@@ -133,7 +140,8 @@ def message_fact(message: bytes, like: Fact) -> Fact:
             at += 4
         if len(name) > 255 or counts[0] > 1:
             return malformed
-        upper = _opt_ttl(message, at, counts[1] + counts[2] + counts[3]) >> 24
+        opt = opt_at(message, at, counts[1] + counts[2] + counts[3])
+        upper = 0 if opt < 0 else message[opt + 4]
     except (IndexError, struct.error):
         return malformed
     return like._replace(
@@ -145,20 +153,5 @@ def message_fact(message: bytes, like: Fact) -> Fact:
         octets=name,
         response_octets=len(message),
         response_flags=flags,
-        extended_rcode=max(0, upper),
+        extended_rcode=upper,
     )
-
-
-def _opt_ttl(message: bytes, at: int, records: int) -> int:
-    """The TTL field of the OPT record among *records* at *at*: extended RCODE, version, flags; -1 without one."""
-    for _ in range(records):
-        while size := message[at]:
-            at += 1 + size if size < 64 else 1
-            if size > 63:
-                break
-        at += 1
-        rtype, _, ttl, length = struct.unpack_from("!HHIH", message, at)
-        if rtype == TYPE_OPT:
-            return int(ttl)
-        at += 10 + length
-    return -1

@@ -118,7 +118,8 @@ class Tally:
             if head in (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\x4d\x3c\xb2\xa1", b"\xa1\xb2\x3c\x4d"):
                 packets = PcapFile(stream, str(path))
                 self.about["format", "pcap"] += 1
-                self._look_beside(path)  # first: while it is read the role may make .xz of it, and take these away
+                # First: while it is read the role may make .xz of it, and take these away.
+                packets.is_of_what_came = self._look_beside(path)
                 for fact in packets:
                     self.add_fact(fact)
                 self.other_packets += packets.others
@@ -152,8 +153,11 @@ class Tally:
         if isinstance(told, str) and told and ((key, told[:_ABOUT]) in self.about or len(self.about) < _ABOUT):
             self.about[key, told[:_ABOUT]] += 1
 
-    def _look_beside(self, path: Path) -> None:
-        """What a pcap has no place for is in the metadata beside it, if they are of this very file (output_file.py)."""
+    def _look_beside(self, path: Path) -> bool:
+        """What a pcap has no place for is in the metadata beside it, if they are of this very file (output_file.py).
+
+        Whether they are there.
+        """
         try:
             told = json_text.parse(path.with_name(path.name + METADATA).read_bytes())
             if not isinstance(told, dict) or told.get("octets") != path.stat().st_size:
@@ -161,7 +165,7 @@ class Tally:
             lost, left_out = (_number(told.get(key), _COUNT) for key in ("lost", "passed_over"))
         except (OSError, ValueError):
             self.losses_unknown += 1
-            return
+            return False
         self.lost += lost
         self.not_sampled += left_out
         for key, of in (("written by", "software"), ("host", "host"), ("filter", "filter")):
@@ -169,6 +173,7 @@ class Tally:
         self._tell("anonymised", told.get("anonymisation_method"))
         if isinstance(every := told.get("every"), int) and every > 1:
             self._tell("sampled", f"one query of {every}")
+        return True
 
     def add_block(self, block: dict[int, Any], parameters: list[dict[int, Any]]) -> None:
         """Count a block of C-DNS (RFC 8618 §7.5); CaptureUnreadable if its indexes or times make no sense."""
@@ -227,11 +232,13 @@ class Tally:
         for (number, name), count in asked.items():
             if name is not None:
                 self._name(_entry(names, name), what(number).rcode, count)
-        clients = Counter([item.get(QueryResponse.CLIENT_ADDRESS) for item in items])
+        clients = Counter(
+            [(item.get(QueryResponse.SIGNATURE), item.get(QueryResponse.CLIENT_ADDRESS)) for item in items]
+        )
         addresses = tables.get(Table.ADDRESSES, [])
-        for number, count in clients.items():
-            if number is not None:
-                self._client(_entry(addresses, number), count, stored)
+        for (number, client), count in clients.items():
+            if client is not None:
+                self._client(_entry(addresses, client), what(number).source[0], count)
         if begin // self.grain_seconds == end // self.grain_seconds:
             interval = self._interval(begin)
             for number, count in signatures.items():
@@ -274,7 +281,7 @@ class Tally:
         self.with_do += bool(fact.opt_bits & int(OptBits.DO))
         self.with_rd += fact.query_flags >> 8 & 1
         size = 4 if fact.family == 4 else 16
-        self._client(fact.source[:size], 1, {})
+        self._client(fact.source[:size], fact.family, 1)
 
     def _met(self, first: int, last: int) -> None:
         self.first = first if self.first is None else min(self.first, first)
@@ -294,12 +301,11 @@ class Tally:
             last, at = at, at + 1 + name[at]
         self.undelegated.add(name[last + 1 : at].lower(), count)
 
-    def _client(self, address: bytes, count: int, stored: dict[int, Any]) -> None:
-        """Count an address, of which only a prefix may be stored (RFC 8618 §6.2.4)."""
+    def _client(self, address: bytes, family: int, count: int) -> None:
+        """Count an address, of which only a prefix may be stored: so *family* is said (RFC 8618 §6.2.4), or 0."""
         if not isinstance(address, bytes) or len(address) > 16:
             raise TypeError("an address that is none")
-        cut = 6 in stored or 7 in stored
-        family = (4 if len(address) <= -(-stored.get(6, 32) // 8) else 6) if cut else 4 if len(address) == 4 else 6
+        family = family or (4 if len(address) <= 4 else 6)
         self.prefixes.add((family, address[: PREFIXES[family] // 8]), count)
 
     def _interval(self, second: int) -> Interval:
@@ -333,14 +339,14 @@ class _Described:
     def of(cls, signature: dict[int, int], tables: dict[int, Any]) -> "_Described":
         if not all(isinstance(value, int) and value <= _COUNT for value in signature.values()):
             raise TypeError("a signature of something else than numbers")
-        transport = signature.get(Signature.TRANSPORT_FLAGS, 0)
+        transport = signature.get(Signature.TRANSPORT_FLAGS)
         flags = signature.get(Signature.SIGNATURE_FLAGS, 0)
         dns_flags = signature.get(Signature.DNS_FLAGS, 0)
         classtype = signature.get(Signature.CLASSTYPE)
         responded = flags & SignatureFlags.RESPONSE or Signature.SIGNATURE_FLAGS not in signature
         qtype = None if classtype is None else _number(_entry(tables[Table.CLASSTYPES], classtype)[0], _SHORT)
         return cls(
-            source=(6 if transport & 1 else 4, transport >> 1 & 15),
+            source=(0, 0) if transport is None else (6 if transport & 1 else 4, transport >> 1 & 15),
             qtype=qtype,
             rcode=_number(signature[Signature.RESPONSE_RCODE], _SHORT)
             if responded and Signature.RESPONSE_RCODE in signature

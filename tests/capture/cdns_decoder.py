@@ -76,8 +76,10 @@ def _query(item: dict[int, int], earliest: int, tables: dict[int, Any]) -> Fact:
     assert has_opt == (13 in signature) == (14 in signature)
     assert has_opt != (7 in signature)
     assert responded == (16 in signature) == (9 in item)
-    assert bool(flags & 8) == (has_opt and responded)
+    header_alone = item.get(9) == 12
+    assert bool(flags & 8) == (has_opt and responded and not header_alone)
     assert bool(flags & 16) == (7 not in item) == (8 not in signature)
+    assert bool(flags & 32) == ((responded and 7 not in item) or header_alone)
     assert signature[3] == 3
     dns = signature[6]
     rcode = signature.get(16, 0)

@@ -116,6 +116,9 @@ def odd_messages() -> Iterator[bytes]:
     whole = with_opt(b"\7EXAMPLE\3Org\0", COOKIES[2])
     yield from (whole[:size] for size in range(len(whole)))
     yield from (whole + bytes(more) for more in (1, 2, 11, 200, 3000))
+    for opcode, options in itertools.product((0x00, 0x08, 0x28, 0x78, 0x80, 0xF8), (b"", *COOKIES, OPTIONS[-5])):
+        for about in (struct.pack("!HBBHHHH", 7, opcode, 0, 0, 0, 0, 1) + with_opt(b"", options)[16:], whole):
+            yield about[:2] + bytes([opcode]) + about[3:]
     yield with_opt(b"\3com\0", owner=b"\1a\0")
     yield with_opt(b"\3com\0", owner=b"\xc0\x0c")
     yield question(b"\x40" + bytes(64) + b"\0")
@@ -183,8 +186,10 @@ def test_usual_queries_and_what_is_easily_flooded_with_are_taken_apart_by_column
     usual = [question(name) for name in NAMES]
     usual += [with_opt(name, each, do=do) for name in NAMES for each in options for do in (True, False)]
     usual += [question(b"\1a" * labels + b"\0") for labels in range(1, 128)]
-    usual += [question(b"", counts=(0, 0, 0, 0))[:12], with_opt(b"")[:4] + bytes(7) + b"\1" + with_opt(b"")[16:]]
+    usual += [with_opt(b"")[:4] + bytes(7) + b"\1" + with_opt(b"", COOKIES[2])[16:]]
     malformed = [bytes(size) for size in range(12)]
+    malformed += [question(b"", counts=(0, 0, 0, 0))[:12], with_opt(b"")[:4] + bytes(7) + b"\1" + with_opt(b"")[16:]]
+    malformed += [b"\0\7\x84\0" + question(name)[4:] for name in NAMES[::9]]
     malformed += [question(name, counts=counts) for name in NAMES[::9] for counts in ((2, 0, 0, 0), (1, 1, 0, 0))]
     malformed += [question(name)[: 12 + len(name) // 2] for name in NAMES[1::5]]
     malformed += [question(b"\xc0\x0c"), question(b"\1a" * 140), question(b"\1a" * 128 + b"\0")]

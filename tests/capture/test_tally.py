@@ -14,7 +14,6 @@ import cbor2
 import pytest
 import zstandard
 
-from rootsrv.answer.responder import Responder, Transport
 from rootsrv.capture import cdns, cdns_reader
 from rootsrv.capture import tally as tallying
 from rootsrv.capture.anonymise import Truncation
@@ -23,7 +22,6 @@ from rootsrv.capture.cdns_columns import ColumnWriter
 from rootsrv.capture.cdns_plain import PlainWriter
 from rootsrv.capture.cdns_reader import CaptureUnreadable
 from rootsrv.capture.facts import Fact, Kind
-from rootsrv.capture.messages import CapturedMessage, fact_of
 from rootsrv.capture.report import page
 from rootsrv.capture.summary import summary
 from rootsrv.capture.tally import MostFrequent, Tally
@@ -118,143 +116,24 @@ def test_networks_of_truncated_addresses_are_counted(tmp_path: Path) -> None:
     assert summary(cut)["about"]["anonymised"] == [Truncation().method]
 
 
-# ── pcap ──
+@pytest.mark.parametrize("bits", [16, 20, 32, 56, 128])
+def test_prefixes_that_others_have_stored_are_of_the_family_that_the_signature_says(tmp_path: Path, bits: int) -> None:
+    """RFC 8618 §6.2.4: of an IPv6 /32 as many octets are stored as of an IPv4 address."""
+    _, preamble, (block,) = cbor2.loads(written(PlainWriter, random_facts.facts(4, 300, anything=False)))
+    preamble[3][0][0][7] = bits
+    octets = -(-bits // 8)
+    block[2][0] = [each if len(each) == 4 else each[:octets] for each in block[2][0]]
+    six = sum(block[2][3][item[4]][2] & 1 for item in block[3])
 
+    counted = tally_of(kept(tmp_path, cbor2.dumps(["C-DNS", preamble, [block]])))
 
-def response_packet(source: bytes, rcode: int) -> bytes:
-    record = query_packet(source)
-    octets = bytearray(record)
-    start = 16 + (28 if len(source) == 4 else 48)
-    octets[start + 2 : start + 4] = struct.pack("!H", 0x8400 | rcode)
-    if len(source) == 4:
-        octets[16 + 12 : 16 + 20] = record[16 + 16 : 16 + 20] + source
-    return bytes(octets)
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_member_of_few_octets_hides_no_format(tmp_path: Path, size: int) -> None:
-    octets = PCAP_HEAD + query_packet(bytes([192, 0, 2, 1]))
-    packed = gzip.compress(octets[:size]) + gzip.compress(b"") + gzip.compress(octets[size:])
-    assert tally_of(kept(tmp_path, packed)).queries == 1
-
-
-def test_what_a_pcap_has_no_place_for_is_read_beside_it(tmp_path: Path) -> None:
-    path = kept(tmp_path, PCAP_HEAD + query_packet(bytes([192, 0, 2, 1])))
-    beside = path.with_name(f"{path.name}.json")
-    told = {
-        "octets": path.stat().st_size, "lost": 5, "passed_over": 7, "host": "a.example", "software": "rootsrv 1",
-        "filter": "ip", "every": 2, "anonymisation_method": "a uri",
-    }  # fmt: skip
-    beside.write_text(json.dumps(told))
-
-    counted = tally_of(path)
-
-    assert (counted.lost, counted.not_sampled, counted.losses_unknown) == (5, 7, 0)
-    assert counted.about.keys() == {
-        ("format", "pcap"), ("written by", "rootsrv 1"), ("host", "a.example"), ("filter", "ip"),
-        ("anonymised", "a uri"), ("sampled", "one query of 2"),
-    }  # fmt: skip
-    odd: list[object] = [-1, 1 << 64, 1.5, "5", None, True, [], {}]
-    for document in ([], "x", {}, *(told | {key: value} for key in ("octets", "lost", "passed_over") for value in odd)):
-        beside.write_text(json.dumps(document))
-        counted = tally_of(path)
-        assert (counted.lost, counted.not_sampled, counted.losses_unknown) == (0, 0, 1), document
-    for key in ("host", "software", "filter", "every", "anonymisation_method"):
-        others: list[object] = [-1, 1.5, 5, None, True, [], {}, "x" * 1000]
-        for value in others:
-            beside.write_text(json.dumps(told | {key: value}))
-            assert tally_of(path).lost == 5
-    beside.unlink()
-    assert tally_of(path).losses_unknown == 1
-
-
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_a_pcap_is_counted(tmp_path: Path, compression: str) -> None:
-    sources = [bytes([192, 0, 2, n]) for n in range(5)] + [bytes([0x20, 1] + [n] * 14) for n in range(3)]
-    records = b"".join(map(query_packet, sources)) + response_packet(sources[0], 3) + response_packet(sources[1], 0)
-    records += struct.pack("<4I", 1_700_000_000, 0, 3, 3) + b"\x45ab"
-    counted = tally_of(kept(tmp_path, COMPRESSIONS[compression](PCAP_HEAD + records)))
-    assert (counted.queries, counted.malformed, counted.other_packets) == (8, 0, 1)
-    assert counted.sources == {(4, 0): 5, (6, 0): 3}
-    assert counted.rcodes == {3: 1, 0: 1}
-    assert counted.qtypes == {1: 8}
-    assert counted.with_opt == 8
-    assert counted.undelegated.most_common(9) == [(b"com", 1)]
-    assert counted.prefixes.most_common(1) == [((4, bytes([192, 0, 2])), 5)]
-
-
-_COM = b"\3com\0\0\1\0\1"
-_OPT = b"\0\0\x29\4\xd0\0\0\x80\0\0\0"
-_COOKIE = b"\0\0\x29\4\xd0\0\0\0\0\0\x0c\0\x0a\0\x08" + b"cookie!!"
-_SOA = b"\0\0\6\0\1" + bytes(6)
-
-
-@pytest.mark.parametrize(
-    ("counts", "behind", "is_query"),
-    [
-        ((1, 0, 0, 0), _COM, True),
-        ((1, 0, 0, 1), _COM + _OPT, True),
-        ((1, 0, 0, 1), _COM + _COOKIE, True),
-        ((0, 0, 0, 0), b"", True),
-        ((0, 0, 0, 1), _OPT, True),
-        ((1, 0, 0, 0), b"\3com\0\0\xfb\0\1", True),
-        ((1, 0, 1, 0), b"\3com\0\0\xfb\0\1" + _SOA, True),
-        ((1, 0, 0, 0), _COM + b"\0", False),
-        ((1, 0, 0, 0), _COM + _OPT, False),
-        ((1, 0, 0, 1), _COM + _OPT + b"x", False),
-        ((0, 0, 0, 0), _COM, False),
-        ((1, 0, 0, 1), _COM + _OPT[:-1], False),
-        ((1, 0, 0, 1), _COM + _OPT[:-1] + b"\4", False),
-        ((1, 0, 0, 1), _COM, False),
-        ((1, 0, 0, 2), _COM + _OPT + _OPT, False),
-        ((1, 0, 0, 1), _COM + b"\1x" + _OPT, False),
-        ((1, 1, 0, 0), _COM + _SOA, False),
-        ((1, 0, 1, 0), _COM + _SOA, False),
-        ((2, 0, 0, 0), _COM + _COM, False),
-        ((1, 0, 0, 0), b"\xc0\x0c\0\1\0\1", False),
-        ((1, 0, 0, 0), _COM[:-1], False),
-    ],
-)
-def test_a_query_is_malformed_in_pcap_and_cdns_alike(
-    tmp_path: Path,
-    responder: Responder,  # noqa: F811
-    counts: tuple[int, ...],
-    behind: bytes,
-    is_query: bool,
-) -> None:
-    """And that is when it is answered with FORMERR."""
-    message = struct.pack("!6H", 4711, 0, *counts) + behind
-    response = responder.respond(message, bytes([192, 0, 2, 1]), Transport.UDP, NOW)
-    assert response is not None
-    captured = CapturedMessage(
-        0, 4, 0, bytes(16), 40_000, bytes(16), 53, len(response), response[2:18].ljust(16, b"\0"), message
-    )
-    as_cdns = tally_of(kept(tmp_path, written(PlainWriter, [fact_of(captured)], Collection(host_id="a.example"))))
-
-    udp = struct.pack("!4H", 40_000, 53, 8 + len(message), 0) + message
-    packet = struct.pack("!BBHHHBBH8x", 0x45, 0, 20 + len(udp), 7, 0, 64, 17, 0) + udp
-    record = struct.pack("<4I", 1_700_000_000, 0, len(packet), len(packet)) + packet
-    as_pcap = tally_of(kept(tmp_path, PCAP_HEAD + record, "x.pcap"))
-
-    assert [(each.queries, each.malformed) for each in (as_cdns, as_pcap)] == [(is_query, not is_query)] * 2
-    assert (as_cdns.qtypes, as_cdns.with_opt, as_cdns.with_do) == (as_pcap.qtypes, as_pcap.with_opt, as_pcap.with_do)
-    assert is_query or response[3] & 15 == 1
-
-
-def test_a_pcap_of_another_byte_order_of_ethernet_and_of_tcp(tmp_path: Path) -> None:
-    packet = query_packet(bytes([192, 0, 2, 1]))[16:]
-    message = packet[28:]
-    tcp = packet[:9] + b"\x06" + packet[10:20] + packet[20:24] + bytes(8) + b"\x50" + bytes(7)
-    segments = [tcp + struct.pack("!H", len(message)) + message, tcp, tcp + b"\x00\x20" + message[:8]]
-    records = b"".join(
-        struct.pack(">4I", 1_700_000_000, 5, len(frame), len(frame)) + frame
-        for frame in [bytes(12) + b"\x81\x00\0\7\x08\x00" + segment for segment in segments]
-    )
-    start = struct.pack(">IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 1)
-    counted = tally_of(kept(tmp_path, start + records))
-    assert (counted.queries, counted.other_packets) == (1, 2)
-    assert counted.sources == {(4, 1): 1}
-    assert counted.first == 1_700_000_000 * 10**6 + 5
+    found = Counter[int]()
+    for (family, _), count in counted.prefixes.most_common(1000):
+        found[family] += count
+    assert found == {4: len(block[3]) - six, 6: six}
+    for signature in block[2][3]:
+        del signature[2]
+    assert tally_of(kept(tmp_path, cbor2.dumps(["C-DNS", preamble, [block]]))).sources == {(0, 0): len(block[3])}
 
 
 # ── what is broken ──
