@@ -15,7 +15,8 @@
 #
 # A client subnet option (RFC 7871) holds an address, too.  Facts do not keep it, but raw messages and packets do: there
 # every run of octets that could be such an option is treated as one, wherever it lies.  In a message that nobody could
-# parse there is no telling where an option begins, and a client let through is worse than garbled garbage.
+# parse there is no telling where an option begins, and a client let through is worse than garbled garbage.  But none
+# begins in a header: with the id 8 (or 20730), CD and one question it looks like one.
 
 import hashlib
 import re
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 
 RSSAC040 = "https://www.icann.org/en/system/files/files/rssac-040-07aug18-en.pdf"
 
-# Code 8, OPTION-LENGTH of 4 to 20 (family, two prefix lengths, up to 16 octets of address), family 1 or 2.
-_CLIENT_SUBNET = re.compile(rb"\x00\x08\x00([\x05-\x14])\x00([\x01\x02])..", re.DOTALL)
+# Code 8, or 20730 as before RFC 7871 (draft-vandergaast-edns-client-subnet-02); OPTION-LENGTH of more than family and
+# two prefix lengths take, family 1 or 2.
+_CLIENT_SUBNET = re.compile(rb"(?:\x00\x08|\x50\xfa)\x00([\x05-\xff])\x00([\x01\x02])..", re.DOTALL)
 _ADDRESSES_AT_ONCE = 4096
 _WORTH_NUMPY = 16  # addresses
 
@@ -197,8 +199,9 @@ def client_subnets(
 ) -> bytes:
     """*payload* with the addresses of what looks like client subnet options (RFC 7871 §6) replaced.
 
-    *begins*, *ends*: of each of the messages in *payload*, in order, if it is not one.  A run of octets that reaches
-    behind the end of its message is an option that is cut off there.
+    *begins*, *ends*: between which they may begin, of each of the messages in *payload*, in order, if it is not one.  A
+    run of octets that reaches behind the end of its message is an option that is cut off there.  What is longer than
+    an address of its family, which may be one of the other, is 0 behind that.
     """
     begins, ends = begins if begins is not None else (0,), ends if begins is not None else (len(payload),)
     found: list[tuple[int, int, int]] = []
@@ -210,17 +213,16 @@ def client_subnets(
             continue
         start = match.end()
         end = min(start + match[1][0] - 4, ends[number])
-        whole = 4 if match[2] == b"\1" else 16
-        if 0 < end - start <= whole:
-            found.append((start, end, whole))
+        if end > start:
+            found.append((start, end, 4 if match[2] == b"\1" else 16))
     if not found:
         return payload
     changed = bytearray(payload)
     for whole in (4, 16):
         places = [(start, end) for start, end, size in found if size == whole]
-        octets = [payload[start:end].ljust(whole, b"\0") for start, end in places]
+        octets = [payload[start : min(end, start + whole)].ljust(whole, b"\0") for start, end in places]
         for (start, end), made in zip(places, every_address(octets, whole, how), strict=True):
-            changed[start:end] = made[: end - start]
+            changed[start:end] = made[: end - start].ljust(end - start, b"\0")
     return bytes(changed)
 
 

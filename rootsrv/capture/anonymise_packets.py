@@ -10,6 +10,7 @@
 
 import struct
 
+from rootsrv.answer.question import HEADER_OCTETS
 from rootsrv.capture.anonymise import Anonymiser, client_subnets, every_address
 
 _RECORD = struct.Struct("<4I")  # seconds, nanoseconds, captured length, length
@@ -55,7 +56,7 @@ def packets(records: bytes, how: Anonymiser, service_addresses: frozenset[bytes]
             changed[payload + 16 : min(at, payload + 18)] = bytes(max(0, min(at, payload + 18) - payload - 16))
         elif protocol is not None:
             changed[min(at, payload + 8) : at] = bytes(at - min(at, payload + 8))
-        begins.append(payload)
+        begins.append(_behind_header(records, protocol, payload, at))
         ends.append(at)
         if version == 4:
             places.setdefault(b"", []).append(start)  # its header checksum, when the addresses are there
@@ -69,6 +70,18 @@ def packets(records: bytes, how: Anonymiser, service_addresses: frozenset[bytes]
     for start in headers:
         changed[start + 10 : start + 12] = _header_checksum(changed, start)
     return bytes(changed)
+
+
+def _behind_header(octets: bytes, protocol: int | None, payload: int, end: int) -> int:
+    """Where options may begin in what is behind the IP header: not in the header of a message that begins there."""
+    start = payload
+    if protocol == _UDP:
+        start = payload + 8 + HEADER_OCTETS
+    elif protocol == _TCP and end >= payload + 20:
+        message = payload + 4 * (octets[payload + 12] >> 4) + 2
+        if int.from_bytes(octets[message - 2 : message]) == end - message:
+            start = message + HEADER_OCTETS
+    return min(start, end)
 
 
 def transport(octets: bytes, start: int, end: int, version: int) -> tuple[int | None, int] | None:

@@ -388,4 +388,5 @@ def _malformed_data(
     if anonymiser is None:
         return written
     ends = numpy.cumsum(len(pattern) + sizes)
-    return client_subnets(written, anonymiser, (ends - sizes).tolist(), ends.tolist())
+    begins = ends - sizes + numpy.minimum(sizes, HEADER_OCTETS)
+    return client_subnets(written, anonymiser, begins.tolist(), ends.tolist())

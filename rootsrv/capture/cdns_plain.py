@@ -114,7 +114,9 @@ def _block(found: list[Fact], lost: int, not_sampled: int, anonymiser: Anonymise
         if fact.kind == _MALFORMED:
             item[_MESSAGE_DATA] = len(malformed_data)
             malformed.append(item)
-            raw = client_subnets(fact.octets, anonymiser) if anonymiser else fact.octets
+            raw = fact.octets
+            if anonymiser:
+                raw = client_subnets(raw, anonymiser, (min(HEADER_OCTETS, len(raw)),), (len(raw),))
             malformed_data.append(
                 {
                     MalformedData.SERVER_ADDRESS: addresses[fact.destination[:size]],

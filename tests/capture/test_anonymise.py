@@ -9,13 +9,15 @@ import cbor2
 import numpy
 import pytest
 
-from rootsrv.capture import anonymise, anonymise_packets, cdns
+from rootsrv.capture import anonymise, anonymise_packets, cdns, pcap
 from rootsrv.capture.anonymise import Aes128, Anonymiser, CryptoPan, KeyLengthWrong, Truncation, client_subnets
 from rootsrv.capture.anonymise_packets import RecordCutOff, packets
 from rootsrv.capture.cdns import Collection
 from rootsrv.capture.cdns_columns import ColumnWriter
 from rootsrv.capture.cdns_plain import PlainWriter
 from rootsrv.capture.facts import Kind
+from rootsrv.capture.messages import CapturedMessage
+from rootsrv.capture.pcap_reader import EMPTY, message_fact
 from tests.capture import random_facts
 from tests.capture.test_cdns import BOTH, Writer, written
 from tests.needs import require_tool
@@ -194,6 +196,29 @@ def test_a_client_subnet_that_is_cut_off_is_replaced_as_far_as_it_is_there() -> 
     option = subnet_option(bytes([192, 0, 2, 77]), 4)
     assert client_subnets(b"x" + option[:-1], Truncation(8, 8)) == b"x" + option[:8] + bytes([192, 0, 0])
     assert client_subnets(option[:8], Truncation()) == option[:8]
+
+
+@pytest.mark.parametrize("code", [8, 20730])
+@pytest.mark.parametrize("octets", [5, 12, 16, 100])
+def test_an_address_that_is_longer_than_those_of_its_family_is_not_left(code: int, octets: int) -> None:
+    """As of who writes the family of IPv4 before an address of IPv6, or pads it."""
+    data = b"\0\x01\x18\0" + bytes([192, 0, 2, 77]) + b"\xaa" * (octets - 4)
+    made = client_subnets(b"x" + struct.pack("!HH", code, len(data)) + data + b"y", Aes128(KEY))
+    assert made[9:] == Aes128(KEY).address(data[4:8]) + bytes(octets - 4) + b"y"
+
+
+@pytest.mark.parametrize("ident", [8, 20730])
+@pytest.mark.parametrize("flags", [0x0010, 0x0030])
+def test_a_header_is_no_option(ident: int, flags: int) -> None:
+    message = struct.pack("!6H", ident, flags, 1, 0, 0, 0) + b"\3com\0\0\1\0\1"
+    found = CapturedMessage(1, 4, 0, bytes(16), 40_000, bytes(16), 53, 0, b"", message)
+    for transport in (0, 1):
+        records, _ = pcap.records(pcap.rows_of(found._replace(transport=transport)), 0)
+        assert packets(records, Aes128(KEY), SERVERS).endswith(message)
+    broken = message_fact(message + b"x", EMPTY)
+    assert broken.kind == Kind.MALFORMED
+    for writer in (ColumnWriter, PlainWriter):
+        assert message + b"x" in written(writer, [broken._replace(family=4)], Collection(anonymiser=Aes128(KEY)))
 
 
 def test_an_option_whose_head_begins_within_the_head_of_another_is_replaced() -> None:
