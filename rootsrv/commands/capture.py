@@ -1,6 +1,7 @@
 """The operator's commands on a running capture: `rootsrv capture start`, `stop`, `status`, `ditl`."""
 
 import argparse
+import dataclasses
 import datetime
 import json
 import re
@@ -11,11 +12,13 @@ from typing import Any
 from rootsrv.commands.asking import add_config, ask, failed
 from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
+from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
 from rootsrv.control.client import NoAnswer
 from rootsrv.doctor.capture import QUERY_OCTETS
 from rootsrv.process import clocks
 from rootsrv.telemetry.capture_room import room_octets
+from rootsrv.zone import instant
 
 _PATIENCE_SECONDS = 30.0  # a stop waits until the last file is on the disk
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -165,18 +168,21 @@ def run_ditl(arguments: argparse.Namespace) -> int:
             raise NotSo(f"--hours: must be 1..{_LONGEST_SECONDS // 3600}")
         if not 0 <= arguments.rate <= _GREATEST_RATE:  # nor is it one if it is no number
             raise NotSo(f"--rate: must be 0..{_GREATEST_RATE}")
-        if not 0 <= arguments.every < 1 << 31:
-            raise NotSo("--every: must be 1..2147483647")
+        until = begin + arguments.hours * 3600
+        if until > instant.LAST:
+            raise NotSo(f"--begin {arguments.begin}: its {arguments.hours} hours are not over in the year 9999")
+        try:
+            chosen = dataclasses.replace(loaded.capture, format="pcap", **_what(arguments))
+        except ConfigError as error:
+            raise NotSo(str(error).replace("capture.", "--", 1)) from error
     except NotSo as error:
         complain(error)
         return 2
-    until = begin + arguments.hours * 3600
     try:
         told, _ = ask(loaded, "capture", {"command": "status"}, timeout_seconds=_PATIENCE_SECONDS)
     except NoAnswer as error:
         return failed(arguments, error)
-    compression = arguments.compression or loaded.capture.compression
-    octets = QUERY_OCTETS["pcap", compression] / (arguments.every or loaded.capture.every)
+    octets = QUERY_OCTETS["pcap", chosen.compression] / chosen.every
     problems = _hindrances(loaded, told, arguments.rate, arguments.hours, octets)
     if until <= time.time():
         problems.append(f"the {arguments.hours} hours from {_utc(begin)} on are over")
@@ -184,18 +190,23 @@ def run_ditl(arguments: argparse.Namespace) -> int:
         complain(problem)
     if problems:
         return 1
-    name = arguments.name or loaded.capture.name
+    name = chosen.name
     if not arguments.check:
         request = {"command": "capture-start", "format": "pcap", "at": begin, "until": until, **_what(arguments)}
         try:
             told, _ = ask(loaded, "capture", request, timeout_seconds=_PATIENCE_SECONDS)
         except NoAnswer as error:
             return failed(arguments, error)
+    begin = max(begin, time.time())
     if arguments.json:
         print(json.dumps(told | {"upload": upload(told["directory"], name, arguments.to, begin, until)}, indent=2))
         return 0
     verb = "could be collected" if arguments.check else "are collected"
     say(f"queries {verb} from {_utc(begin)} to {_utc(until)} into {told['directory']} as {name}.*.pcap*")
+    if chosen.filter:
+        say(f"of them only {chosen.filter}, as is configured")
+    if chosen.every > 1:
+        say(f"of them one of {chosen.every}")
     say("each file has its MD5 (.md5) and what it holds and lost (.json) beside it")
     say("afterwards, and as often as the line breaks:")
     say(f"  {upload(told['directory'], name, arguments.to, begin, until)}")

@@ -316,6 +316,7 @@ def test_a_whole_collection_ends_by_itself_and_is_brought_away(tmp_path: Path) -
         away = tmp_path / "away"
         checked = command(captured, "ditl", *window, "--check")
         assert (checked.returncode, captured.order("status")["state"]) == (0, "idle"), checked.stderr
+        assert window[1] not in checked.stdout, "what has been is not collected any more"
         begun = command(captured, "ditl", *window, "--to", str(away), "--compression", "gzip", "--json")
         assert begun.returncode == 0, begun.stderr
         wait_until(lambda: captured.order("status")["why"] == "", "it has the rings", START_SECONDS)

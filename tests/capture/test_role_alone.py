@@ -201,8 +201,15 @@ def test_a_collection_does_not_begin_whose_first_files_go_before_its_end(
     assert [each.partition(" = ")[0] for each in found] == ["retention_days"] * hindered
 
 
-@pytest.mark.parametrize("what", [("--rate", "nan"), ("--rate", "-1"), ("--rate", "inf"), ("--every", "-2")], ids=str)
-def test_a_collection_of_what_is_no_number_is_not_checked(
+@pytest.mark.parametrize(
+    "what",
+    [
+        ("--rate", "nan"), ("--rate", "-1"), ("--rate", "inf"), ("--every", "-2"), ("--every", "2147483648"),
+        ("--name", "a/b"), ("--name", "x" * 65),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_collection_of_what_cannot_be_is_not_checked(
     tmp_path: Path, what: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from rootsrv.commands.parser import main
@@ -210,6 +217,17 @@ def test_a_collection_of_what_is_no_number_is_not_checked(
     (tmp_path / "rootsrv.toml").write_text(f'[state]\ndirectory = "{tmp_path}"\n[capture]\n')
     assert main(["capture", "ditl", *what, "--check", "--config", str(tmp_path / "rootsrv.toml")]) == 2
     assert f"{what[0]}: must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("begin", ["9999-12-30T00:00", "9999-12-31T23:59"])
+def test_a_collection_that_no_calendar_ends_is_not_checked(
+    tmp_path: Path, begin: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rootsrv.commands.parser import main
+
+    (tmp_path / "rootsrv.toml").write_text(f'[state]\ndirectory = "{tmp_path}"\n[capture]\n')
+    assert main(["capture", "ditl", "--begin", begin, "--check", "--config", str(tmp_path / "rootsrv.toml")]) == 2
+    assert f"--begin {begin}: its 50 hours are not over" in capsys.readouterr().err
 
 
 BEGIN = 1_807_657_200.0  # 2027-04-13T23:00:00Z
