@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from rootsrv.capture.room import Room
 from rootsrv.config.capture import CaptureConfig
 from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Finding, bad, good, remark
@@ -101,9 +102,11 @@ def _octets_a_second(settings: CaptureConfig) -> float:
 
 
 def _room(settings: CaptureConfig, directory: Path) -> Finding:
-    flags = os.statvfs(directory)
-    free = flags.f_bavail * flags.f_frsize - settings.keep_free_octets
+    """Whether the quota is to be had: what the files have of it already is theirs."""
     quota = settings.quota_octets
+    room = Room(directory, quota, settings.keep_free_octets, removes_oldest=False)
+    free = room.free_octets() - settings.keep_free_octets
+    free += room.octets() if directory == Path(settings.directory) else 0
     hours = min(free, quota) / _octets_a_second(settings) / _HOUR
     about = f"capture space in {directory}"
     if free < quota:

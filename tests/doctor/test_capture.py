@@ -33,6 +33,17 @@ def test_a_quota_that_the_disk_does_not_have_is_to_be_mended(tmp_path: Path) -> 
     assert findings(tmp_path, quota_gigabytes=1e6)["space"].grade is Grade.BAD
 
 
+def test_what_the_files_have_of_the_quota_already_is_not_missing(tmp_path: Path) -> None:
+    """A capture under way has taken its room from what is free."""
+    state = os.statvfs(tmp_path)
+    quota = (state.f_bavail * state.f_frsize + (4 << 30)) / 1e9
+    assert findings(tmp_path, quota_gigabytes=quota, keep_free_gigabytes=0.0)["space"].grade is Grade.BAD
+    (tmp_path / "not" / "there").mkdir(parents=True)
+    with (tmp_path / "not" / "there" / "x.cdns").open("wb") as file:
+        file.truncate(8 << 30)  # and takes none of the disk
+    assert findings(tmp_path, quota_gigabytes=quota, keep_free_gigabytes=0.0)["space"].grade is Grade.GOOD
+
+
 def test_a_quota_of_minutes_is_worth_a_word(tmp_path: Path) -> None:
     assert findings(tmp_path, quota_gigabytes=0.5, keep_free_gigabytes=0.0)["space"].grade is Grade.REMARK
 
