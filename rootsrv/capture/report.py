@@ -1,6 +1,7 @@
 """The report: one HTML document about what captures hold, whole without JavaScript or anything from elsewhere."""
 
 import datetime
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -14,6 +15,9 @@ _ROWS = 15  # of a table
 _SERIES = 6  # colours of a chart
 _POINTS = 360  # of a chart over time: two in three pixels of a telephone
 _WIDTH, _HEIGHT = 640, 200  # of a chart, which is stretched to the room there is
+
+_OBEYED = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys, or turns round what follows: files that others made say such things about themselves."""
 
 _STYLE = """
 :root{color-scheme:light dark;--text:#1b1f24;--dim:#59626d;--line:#d5dae0;--back:#f6f7f9;--card:#fff;
@@ -62,13 +66,14 @@ def page(tally: Tally, title: str = "") -> str:
         _section("Busiest networks", _networks(tally)),
         _section("Undelegated top-level domains", _undelegated(tally)),
     ]
-    return (
+    document = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{escape(heading)}</title><style>{_STYLE}</style></head><body><main>"
         f"{_header(heading, told)}{''.join(sections)}{_footer(tally, told)}</main></body></html>\n"
     )
+    return _OBEYED.sub(lambda found: f"\\x{ord(found[0]):02x}", document)
 
 
 def _header(heading: str, told: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rootsrv.capture.cdns import Collection
 from rootsrv.capture.cdns_columns import ColumnWriter
 from rootsrv.capture.facts import Fact, Kind
 from rootsrv.capture.report import page
@@ -227,3 +228,18 @@ def test_a_picture_of_lengths(made: Report, title: str, size: Callable[[Fact], i
         assert height == pytest.approx(100 * counts[place] / len(asked), abs=0.1)
     ticks = re.findall(r"<span>(.*?)</span>", made.sections[title])
     assert (ticks[0], ticks[-1]) == ("0", str(step * (1 + max(place for place, _ in counts))))
+
+
+def test_nothing_in_a_page_is_obeyed_by_a_browser_or_a_terminal(tmp_path: Path) -> None:
+    """Who made a file chose what it says about itself."""
+    said = "<b>\x1b]0;x\x07\x9b31m\u202e\r\n&"
+    path = tmp_path / "x.cdns"
+    path.write_bytes(written(ColumnWriter, random_facts.facts(1, 10), Collection(host_id=said, filter=said)))
+    tally = Tally()
+    tally.read(path)
+
+    for title in ("", said):
+        made = page(tally, title)
+        assert all(each.isprintable() for each in made.splitlines())
+        assert "<b>" not in made
+        assert r"&lt;b&gt;\x1b]0;x\x07\x9b31m\x202e\x0d" in made
