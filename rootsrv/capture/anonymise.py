@@ -201,7 +201,8 @@ def client_subnets(
 
     *begins*, *ends*: between which they may begin, of each of the messages in *payload*, in order, if it is not one.  A
     run of octets that reaches behind the end of its message is an option that is cut off there.  What is longer than
-    an address of its family, which may be one of the other, is 0 behind that.
+    an address of its family, which may be one of the other, is 0 behind that; four octets are taken for an address of
+    IPv4, for of one that is said to be of IPv6 a truncation would leave all.
     """
     begins, ends = begins if begins is not None else (0,), ends if begins is not None else (len(payload),)
     found: list[tuple[int, int, int]] = []
@@ -214,7 +215,7 @@ def client_subnets(
         start = match.end()
         end = min(start + match[1][0] - 4, ends[number])
         if end > start:
-            found.append((start, end, 4 if match[2] == b"\1" else 16))
+            found.append((start, end, 4 if match[2] == b"\1" or end - start == 4 else 16))
     if not found:
         return payload
     changed = bytearray(payload)

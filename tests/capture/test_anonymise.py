@@ -207,6 +207,13 @@ def test_an_address_that_is_longer_than_those_of_its_family_is_not_left(code: in
     assert made[9:] == Aes128(KEY).address(data[4:8]) + bytes(octets - 4) + b"y"
 
 
+def test_an_address_of_ipv4_that_is_said_to_be_of_ipv6_is_not_left() -> None:
+    """A truncation to /48 leaves all of its octets."""
+    option = struct.pack("!HHHBB", 8, 8, 2, 32, 0) + bytes([192, 0, 2, 77])
+    for how in (Truncation(), CryptoPan(KEY + PADDING), Aes128(KEY)):
+        assert client_subnets(option, how) == option[:8] + how.address(option[8:])
+
+
 @pytest.mark.parametrize("ident", [8, 20730])
 @pytest.mark.parametrize("flags", [0x0010, 0x0030])
 def test_a_header_is_no_option(ident: int, flags: int) -> None:
