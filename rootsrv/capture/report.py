@@ -84,7 +84,7 @@ def _header(heading: str, told: Mapping[str, Any]) -> str:
         ("per second", "–" if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:,}"),
         ("malformed", f"{told['malformed']:,}"),
         ("lost", f"{told['lost']:,}"),
-        *([("not sampled", f"{told['not_sampled']:,}")] if told["not_sampled"] else []),
+        *([("not wanted, or not in the sample", f"{told['not_sampled']:,}")] if told["not_sampled"] else []),
         ("files", f"{told['files']:,}"),
     ]
     shown = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in facts)

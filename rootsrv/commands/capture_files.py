@@ -134,7 +134,7 @@ def render(told: Mapping[str, Any]) -> None:
     files = f" in {told['files']:,} files" if told["files"] > 1 else ""
     say(f"{told['queries']:,} queries{files}, {told['malformed']:,} malformed messages, {told['lost']:,} lost")
     if told["not_sampled"]:
-        say(f"{told['not_sampled']:,} not sampled")
+        say(f"{told['not_sampled']:,} not wanted, or not in the sample")
     if told["other_packets"]:
         say(f"{told['other_packets']:,} packets that hold no whole DNS message")
     if told["losses_unknown"]:

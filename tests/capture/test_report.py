@@ -91,7 +91,7 @@ def test_the_header(made: Report) -> None:
         "per second": str(round(len(made.queries) / seconds, 1)),
         "malformed": str(made.malformed),
         "lost": "17",
-        "not sampled": "1234",
+        "not wanted, or not in the sample": "1234",
         "files": "3",
     }
 
