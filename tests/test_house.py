@@ -50,6 +50,30 @@ def test_what_is_made_in_one_place_is_made_nowhere_else(words: str) -> None:
     assert found == [f"rootsrv/{ONE_PLACE[words]}"]
 
 
+def opens_in_the_locales_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text and does not say in which encoding."""
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if name in {"read_text", "write_text"}:
+        return True
+    modes = {each.value for each in call.args if isinstance(each, ast.Constant)} & {"r", "w", "a", "x", "r+", "w+"}
+    return name in {"open", "fdopen"} and bool(modes or (isinstance(function, ast.Name) and len(call.args) == 1))
+
+
+def test_what_is_read_and_written_does_not_depend_on_the_hosts_locale() -> None:
+    """All boxes have the same one.  A standard stream (printing.py) is for whoever looks at it, in theirs."""
+    found = [
+        f"{path}:{node.lineno}"
+        for path in SOURCES
+        if path.parts[0] == "rootsrv" and path.name != "printing.py"
+        for node in ast.walk(ast.parse((REPOSITORY / path).read_text()))
+        if isinstance(node, ast.Call) and opens_in_the_locales_encoding(node)
+    ]
+    assert found == []
+
+
 LIMITS = {"rootsrv": 400, "bench": 500, "tests": 500}
 """Lines, by folder; a file may have more if a line at its top says why: `# Over 400 lines: …`."""
 

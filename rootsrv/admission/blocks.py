@@ -175,7 +175,7 @@ class Blocks:
     def _read(self) -> Iterable[Block]:
         """What the file tells, as far as it can be read: an older version, or a newer one, may have written it."""
         try:
-            documents = json_text.parse(self._path.read_text())
+            documents = json_text.parse(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             documents = []
         for document in documents if isinstance(documents, list) else ():

@@ -283,7 +283,7 @@ class Policy:
     def _read(self) -> Iterable[Shed]:
         """What the file tells, as far as it is of this boot and can be read."""
         try:
-            document = json_text.parse(self._path.read_text())
+            document = json_text.parse(self._path.read_text(encoding="utf-8"))
             if document["boot"] != list(boot_words()):
                 return
             found = list(document["rules"])

@@ -14,7 +14,7 @@ def load_flaps(path: Path, boot_id: str, now: float) -> dict[int, Flaps]:
     Was the prefix still announced then, the controller did not end in good order: that counts as one withdrawal more.
     """
     try:
-        document = json_text.parse(path.read_text(), infinite=True)  # quiet since -Infinity: always
+        document = json_text.parse(path.read_text(encoding="utf-8"), infinite=True)  # quiet since -Infinity: always
         if document["boot"] != boot_id:
             return {}
         found = {}

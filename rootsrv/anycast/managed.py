@@ -54,6 +54,6 @@ def _whole(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Interface:
 
 def _read(note: Path) -> frozenset[Interface]:
     try:
-        return frozenset(ipaddress.ip_interface(text) for text in json_text.parse(note.read_text()))
+        return frozenset(ipaddress.ip_interface(text) for text in json_text.parse(note.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return frozenset()

@@ -56,7 +56,7 @@ class FileChange:
 def present(path: Path) -> str:
     """What *path* says; empty when it is not there.  ConfigError when it cannot be read."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

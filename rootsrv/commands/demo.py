@@ -87,10 +87,10 @@ def write_configuration(
     report_port: int = REPORT_PORTS[0],
 ) -> Path:  # fmt: skip
     """Write *zones* and a configuration that serves them into *directory*; returns the configuration's path."""
-    (directory / "root.zone").write_text(presentation.to_text(zones.root))
-    (directory / "root-servers.net.zone").write_text(presentation.to_text(zones.hosts))
-    (directory / "trust-anchor.ds").write_text(zones.trust_anchor + "\n")
-    (directory / "sources.key").write_text(secrets.token_hex(16) + "\n")
+    (directory / "root.zone").write_text(presentation.to_text(zones.root), encoding="utf-8")
+    (directory / "root-servers.net.zone").write_text(presentation.to_text(zones.hosts), encoding="utf-8")
+    (directory / "trust-anchor.ds").write_text(zones.trust_anchor + "\n", encoding="utf-8")
+    (directory / "sources.key").write_text(secrets.token_hex(16) + "\n", encoding="utf-8")
     listed = ", ".join(f'"{address}"' for address in addresses)
     path = directory / "rootsrv.toml"
     path.write_text(
@@ -128,7 +128,8 @@ source = "trusted"
 
 [fastpath]
 interfaces = [{'"lo"' if os.geteuid() == 0 else ""}]
-"""
+""",
+        encoding="utf-8",
     )
     return path
 
@@ -254,7 +255,7 @@ def _free_report_port() -> int:
 
 def _print_log(console: Console, output: Path) -> None:
     """What the roles said, in lines as they are, so that one can be found and copied."""
-    console.print(output.read_text(), end="", highlight=False, soft_wrap=True)
+    console.print(output.read_text(encoding="utf-8"), end="", highlight=False, soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:

@@ -80,7 +80,7 @@ class _Parts:
 
     def log(self, name: str) -> str:
         """What it has said."""
-        return (self.directory / f"{name}.log").read_text(errors="replace")
+        return (self.directory / f"{name}.log").read_text(errors="replace", encoding="utf-8")
 
     def wait(self, name: str, what: str, condition: Callable[[], bool]) -> float:
         """Seconds until *condition*; DemoFailed, with the end of the log of *name*, if it does not come true."""
@@ -159,7 +159,7 @@ def _show(console: Console, parts: _Parts) -> None:
     parts.wait("service", "BIND's address is proved", lambda: f"address={BIND}" in parts.log("service"))
     console.print(f"Unbound ({UNBOUND}) and BIND ({BIND}) have serial {first.root.serial} from {SERVICE}.")
     second = signed.generate_successor(first)
-    (directory / "root.next").write_text(second.root_text)
+    (directory / "root.next").write_text(second.root_text, encoding="utf-8")
     (directory / "root.next").replace(directory / "root.zone")
     published = time.monotonic()
     _refresh(directory)
@@ -215,9 +215,9 @@ def _program(name: str) -> str:
 
 
 def _configure(directory: Path, zones: signed.GeneratedRoot) -> None:
-    (directory / "root.zone").write_text(zones.root_text)
-    (directory / "hosts.zone").write_text(zones.hosts_text)
-    (directory / "anchors").write_text(zones.trust_anchor)
+    (directory / "root.zone").write_text(zones.root_text, encoding="utf-8")
+    (directory / "hosts.zone").write_text(zones.hosts_text, encoding="utf-8")
+    (directory / "anchors").write_text(zones.trust_anchor, encoding="utf-8")
     (directory / "rootsrv.toml").write_text(
         f"""\
 service = {{ addresses = ["127.0.0.29"] }}
@@ -242,7 +242,8 @@ key_domain = "{NAME}"
 zones = [".", "root-servers.net."]
 publishers = ["{SERVICE}@{PORT}"]
 private_addresses = true
-"""
+""",
+        encoding="utf-8",
     )
 
 
@@ -293,7 +294,8 @@ server:
     trust-anchor-file: "{directory}/anchors"
 remote-control:
     control-enable: no
-"""
+""",
+        encoding="utf-8",
     )
     return path
 
@@ -326,7 +328,8 @@ options {{
 }};
 controls {{ }};
 trust-anchors {{ {anchors} }};
-{SOFTWARE["bind"].configuration(wanted)}"""
+{SOFTWARE["bind"].configuration(wanted)}""",
+        encoding="utf-8",
     )
     return path
 

@@ -209,7 +209,7 @@ def main() -> None:
     for name, contents in made.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(contents)
+        path.write_text(contents, encoding="utf-8")
 
 
 if __name__ == "__main__":

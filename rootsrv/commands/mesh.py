@@ -85,7 +85,7 @@ def run_init(arguments: argparse.Namespace) -> int:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         keys = [signing_key.make(directory / f"roster-{number}.key") for number in (1, 2)]
         template = directory / "roster.toml"
-        with template.open("x") as stream:
+        with template.open("x", encoding="utf-8") as stream:
             stream.write(
                 _TEMPLATE.format(service=arguments.service, first=public_text(keys[0]), second=public_text(keys[1]))
             )

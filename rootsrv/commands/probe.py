@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     log.to_standard_error()
     try:
-        with arguments.output.open("a") if arguments.output is not None else _nowhere() as output:
+        with arguments.output.open("a", encoding="utf-8") if arguments.output is not None else _nowhere() as output:
             probing = ProbeCommand(arguments, output)
             asyncio.run(probing.run())
     except (CannotListen, OSError, ValueError) as error:
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _nowhere() -> IO[str]:
-    return open("/dev/null", "w")
+    return open("/dev/null", "w", encoding="utf-8")
 
 
 class ProbeCommand:

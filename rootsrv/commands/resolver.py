@@ -70,7 +70,7 @@ def _wanted(arguments: argparse.Namespace) -> ResolverSetup:
     key = None
     if arguments.key:
         try:
-            secret = arguments.secret_file.read_text().strip()
+            secret = arguments.secret_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise CannotConfigure(f"key: {arguments.secret_file}: {reason_of(error)}") from error
         key = ResolverKey(arguments.key, secret, arguments.algorithm)

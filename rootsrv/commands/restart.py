@@ -162,7 +162,7 @@ def _listener(path: Path) -> int:
 
 def _started_at(pid: int) -> float:
     """When the process started, on the clock of files (proc_pid_stat(5), field 22)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.time() - age
 

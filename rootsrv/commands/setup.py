@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         **{name: arguments.etc / path for name, path in _OF_THE_HOST.items()},
         _FILTER: directory / "rootsrv.nft",
     }.items():
-        places[name], wanted[name] = place, (deployed() / name).read_text()
+        places[name], wanted[name] = place, (deployed() / name).read_text(encoding="utf-8")
     changes = {name: each for name, text in wanted.items() if (each := _change(name, places[name], text)).is_new()}
     for each in changes.values():
         each.show(_FORM.secrets_of(site))
@@ -146,9 +146,9 @@ def deployed() -> Path:
 def _examples() -> files.Examples:
     deploy = deployed()
     return files.Examples(
-        network=(deploy / "network/network.conf").read_text(),
-        bird_global=(deploy / "bird/global.conf").read_text(),
-        bird_local=(deploy / "bird/local.conf").read_text(),
+        network=(deploy / "network/network.conf").read_text(encoding="utf-8"),
+        bird_global=(deploy / "bird/global.conf").read_text(encoding="utf-8"),
+        bird_local=(deploy / "bird/local.conf").read_text(encoding="utf-8"),
     )
 
 
@@ -156,7 +156,7 @@ def _mesh_section(site: SiteAnswers) -> str:
     if not site.mesh:
         return ""
     try:
-        text = Path(site.mesh).read_text()
+        text = Path(site.mesh).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"mesh: {site.mesh}: {reason_of(error)}") from error
     if "[mesh]" not in text:
@@ -183,7 +183,7 @@ def _as_shipped(name: str, text: str) -> bool:
         files.NETWORK: ("network/network.conf",),
         files.BIRD: ("bird/global.conf", "bird/local.conf"),
     }.get(name, (name,))
-    if any((deploy / each).is_file() and (deploy / each).read_text() == text for each in shipped):
+    if any((deploy / each).is_file() and (deploy / each).read_text(encoding="utf-8") == text for each in shipped):
         return True
     # Debian's own bird.conf, as the package installs it, says so at its top and has no session.
     basic = "This is a basic configuration file" in text
@@ -195,13 +195,13 @@ def _check(wanted: dict[str, str], places: dict[str, Path], directory: Path) -> 
     with tempfile.TemporaryDirectory(prefix="rootsrv-setup-") as name:
         trial = Path(name)
         for each in (files.CONFIGURATION, files.NETWORK, files.BIRD):
-            (trial / each).write_text(wanted[each])
+            (trial / each).write_text(wanted[each], encoding="utf-8")
         try:
             config_file.load(trial / files.CONFIGURATION)
         except ConfigError as error:
             yield str(error).replace(str(trial), str(directory))
         script = shutil.which("rootsrv-network") or str(deployed() / "network/rootsrv-network")
-        (trial / "rootsrv.nft").write_text(wanted[_FILTER])
+        (trial / "rootsrv.nft").write_text(wanted[_FILTER], encoding="utf-8")
         yield from _asking("sh", script, "check", trial=trial, places=places)
         if shutil.which("bird"):
             yield from _asking("bird", "-p", "-c", str(trial / files.BIRD), trial=trial, places=places)

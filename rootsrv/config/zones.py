@@ -79,7 +79,7 @@ class KeyConfig:
             try:
                 if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
                     raise ConfigError(f"key.secret_file: {path} can be read or written by everybody")
-                text = path.read_text().strip()
+                text = path.read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise ConfigError(f"key.secret_file: {path}: {error.strerror}") from error
         try:

@@ -83,7 +83,7 @@ _NO_LOGIN = 2**32 - 1
 def _login_uid(pid: int) -> int | None:
     """The account that *pid*'s session began as (audit's loginuid); None where nobody logged in, or it is not told."""
     try:
-        uid = int(Path(f"/proc/{pid}/loginuid").read_text())
+        uid = int(Path(f"/proc/{pid}/loginuid").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return None if uid == _NO_LOGIN else uid

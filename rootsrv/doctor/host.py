@@ -67,7 +67,7 @@ _NUMBERS = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, 
 
 def _may(capability: str) -> bool:
     """Whether it is in our bounding set, beyond which no process that we start can get."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("CapBnd:"):
             return bool(int(line.split()[1], 16) >> _NUMBERS[capability] & 1)
     return True
@@ -118,7 +118,7 @@ def _nearest(path: Path) -> Path:
 
 
 def _mounts() -> list[tuple[Path, str]]:
-    fields = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    fields = [line.split() for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
     return [(Path(each[4].replace("\\040", " ")), each[each.index("-") + 1]) for each in fields]
 
 
@@ -222,7 +222,7 @@ def may_read(user: int, groups: Sequence[int], path: Path) -> bool:
 
 
 def _memory() -> Finding:
-    values = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    values = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     free = int(values["MemAvailable"].split()[0]) * 1024
     cores = len(os.sched_getaffinity(0))
     found = f"{free / 1e9:.1f} GB available, {cores} cores"

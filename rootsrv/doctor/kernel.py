@@ -41,7 +41,7 @@ def checks(config: Config) -> Iterator[Finding]:
         return
     required = config.fastpath.mode != "auto"
     yield _program(required=required)
-    if _JIT.exists() and _JIT.read_text().strip() == "0":
+    if _JIT.exists() and _JIT.read_text(encoding="utf-8").strip() == "0":
         yield remark(
             "BPF", "programs are interpreted", "sysctl net.core.bpf_jit_enable=1 (deploy/network/60-rootsrv.conf)"
         )

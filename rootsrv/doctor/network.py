@@ -68,7 +68,7 @@ class NetworkSettings:
     def read(cls, path: Path) -> "NetworkSettings":
         """From the file at *path*; OSError when there is none, ConfigError when it is not in its form."""
         values = {}
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 words = shlex.split(line, comments=True)
             except ValueError as error:
@@ -227,7 +227,11 @@ def _interfaces(settings: NetworkSettings, there: dict[str, set[str]]) -> Iterat
         if name not in there:
             yield bad(about, f"does not exist (there are: {', '.join(sorted(there))})", "ip link; mend network.conf")
             continue
-        state = (Path("/sys/class/net") / name / "operstate").read_text().strip() if _in_sysfs(name) else "unknown"
+        state = (
+            (Path("/sys/class/net") / name / "operstate").read_text(encoding="utf-8").strip()
+            if _in_sysfs(name)
+            else "unknown"
+        )
         if state == "down":
             yield bad(about, "is down", f"ip link set {name} up; is the cable in?")
             continue
@@ -249,7 +253,7 @@ def _sysctls(wanted: dict[str, str]) -> Iterator[Finding]:
     for key, value in wanted.items():
         path = Path("/proc/sys", *_parts(key))
         try:
-            found = path.read_text().strip()
+            found = path.read_text(encoding="utf-8").strip()
         except OSError:
             continue  # a family that is off, an interface that is named elsewhere
         everywhere = _of_all(key)
@@ -266,7 +270,7 @@ def _sysctls(wanted: dict[str, str]) -> Iterator[Finding]:
 def _queues() -> Iterator[Finding]:
     for key, least in SYSCTLS_AT_LEAST.items():
         try:
-            found = int(Path("/proc/sys", *_parts(key)).read_text())
+            found = int(Path("/proc/sys", *_parts(key)).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if found < least:
@@ -287,7 +291,11 @@ def _of_all(key: str) -> str:
     if not sign:
         return ""
     try:
-        return Path("/proc/sys", *before.split("."), "conf", "all", rest.rpartition(".")[2]).read_text().strip()
+        return (
+            Path("/proc/sys", *before.split("."), "conf", "all", rest.rpartition(".")[2])
+            .read_text(encoding="utf-8")
+            .strip()
+        )
     except OSError:
         return ""
 
@@ -295,7 +303,7 @@ def _of_all(key: str) -> str:
 def _buffers() -> Finding:
     wanted = 16 * 1024 * 1024
     try:
-        found = int(Path("/proc/sys/net/core/rmem_max").read_text())
+        found = int(Path("/proc/sys/net/core/rmem_max").read_text(encoding="utf-8"))
     except OSError:
         return remark("receive buffers", "net.core.rmem_max is not to be seen from here", "look at it on the host")
     if found < wanted:

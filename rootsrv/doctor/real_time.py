@@ -143,7 +143,7 @@ def _left_to_others() -> Finding:
 
 def _turns() -> Finding:
     about = "turns of the card's threads"
-    milliseconds = int((_SYSTEM / "sched_rr_timeslice_ms").read_text())
+    milliseconds = int((_SYSTEM / "sched_rr_timeslice_ms").read_text(encoding="utf-8"))
     if milliseconds > _TICK_MILLISECONDS:
         return remark(
             about, f"may take {milliseconds} ms each (kernel.sched_rr_timeslice_ms), in which a worker answers nothing",
@@ -157,7 +157,9 @@ def stopped_share() -> float | None:
 
     None: it stops nothing, and lets ordinary processes in all the same.  0: nothing lets them in.
     """
-    runtime, period = (int((_SYSTEM / f"sched_rt_{each}_us").read_text()) for each in ("runtime", "period"))
+    runtime, period = (
+        int((_SYSTEM / f"sched_rt_{each}_us").read_text(encoding="utf-8")) for each in ("runtime", "period")
+    )
     if release() >= _ORDINARY_ARE_LET_IN and not has_groups():
         return None
     return 0.0 if runtime < 0 else max(0.0, 1 - runtime / period)
@@ -171,8 +173,10 @@ def has_groups() -> bool:
     with contextlib.suppress(OSError, EOFError):
         built = gzip.decompress(Path("/proc/config.gz").read_bytes()).decode(errors="replace")
     with contextlib.suppress(OSError):
-        built = built or Path(f"/boot/config-{os.uname().release}").read_text(errors="replace")
-    return "CONFIG_RT_GROUP_SCHED=y" in built and "rt_group_sched=0" not in Path("/proc/cmdline").read_text()
+        built = built or Path(f"/boot/config-{os.uname().release}").read_text(errors="replace", encoding="utf-8")
+    return "CONFIG_RT_GROUP_SCHED=y" in built and "rt_group_sched=0" not in Path("/proc/cmdline").read_text(
+        encoding="utf-8"
+    )
 
 
 def release() -> tuple[int, int]:
@@ -187,7 +191,7 @@ def _card(name: str, priority: int) -> Finding:
     threaded = _NETWORK / name / "threaded"
     steps = f"echo 1 > {threaded}; chrt --rr --pid {priority} for each thread napi/{name}-… (docs/install.md, Capacity)"
     try:
-        is_threaded = threaded.read_text().strip() == "1"
+        is_threaded = threaded.read_text(encoding="utf-8").strip() == "1"
     except OSError as error:
         return remark(about, f"{threaded}: {error.strerror}", "workers of no real-time priority, on this interface")
     if not is_threaded:
@@ -212,7 +216,7 @@ def threads_of(name: str) -> dict[int, dict[str, str | int]]:
     found = {}
     for path in Path("/proc").glob("[0-9]*/comm"):
         with contextlib.suppress(OSError):
-            if path.read_text().rstrip("\n").startswith(f"napi/{name}-"[:_COMM_OCTETS]):
+            if path.read_text(encoding="utf-8").rstrip("\n").startswith(f"napi/{name}-"[:_COMM_OCTETS]):
                 number = int(path.parent.name)
                 if said := real_time.of(number):
                     found[number] = said

@@ -10,7 +10,10 @@ from typing import Any, Self
 
 from rootsrv.process.c_declarations import declared
 
-_headers = [resources.files("rootsrv.fastpath").joinpath("bpf", name).read_text() for name in ("shared.h", "table.h")]
+_headers = [
+    resources.files("rootsrv.fastpath").joinpath("bpf", name).read_text(encoding="utf-8")
+    for name in ("shared.h", "table.h")
+]
 ffi = declared("layout", "".join(_headers))
 
 LAYOUT = int(hashlib.sha256("".join(_headers).encode()).hexdigest()[:16], 16)

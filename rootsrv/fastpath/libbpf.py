@@ -356,7 +356,7 @@ class BpfObject:
         for descriptor in descriptors:
             if descriptor < 0:
                 continue
-            with open(f"/proc/self/fdinfo/{descriptor}") as lines:
+            with open(f"/proc/self/fdinfo/{descriptor}", encoding="utf-8") as lines:
                 total += sum(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
         return total
 

@@ -642,6 +642,6 @@ async def _pass_on(event: asyncio.Event, other: asyncio.Event) -> None:
 def _noted(path: Path | None) -> list[int]:
     """The programs that an earlier owner attached; none if it has left no note."""
     try:
-        return [int(each) for each in json_text.parse(path.read_text())] if path is not None else []
+        return [int(each) for each in json_text.parse(path.read_text(encoding="utf-8"))] if path is not None else []
     except (OSError, ValueError, TypeError):
         return []

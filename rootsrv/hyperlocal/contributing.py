@@ -240,7 +240,7 @@ class Contributor:
         host = parts.hostname or ""
         connection: http.client.HTTPConnection
         try:
-            token = self._token_file.read_text().strip()
+            token = self._token_file.read_text(encoding="utf-8").strip()
             if not token.isascii() or not token.isprintable():
                 raise CountsNotSent(f"{self._token_file}: holds no token")
             if parts.scheme == "https":

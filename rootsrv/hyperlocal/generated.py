@@ -143,7 +143,7 @@ def read_publishers(path: Path) -> tuple[PrimaryConfig, ...]:
     The list is TOML as the shipped one, or of the format of resolvers/publication_list.py.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if publication_list.is_list(text):
             return _listed(path, text)
         document = tomllib.loads(text)

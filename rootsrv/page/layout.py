@@ -426,7 +426,7 @@ def _begin_slot(words: memoryview) -> None:
 def _had(path: Path) -> mmap.mmap:
     """The head at *path*, mapped for writing: of this boot, made if it is not there.  PageUnusable if it cannot be."""
     try:
-        with path.with_suffix(".lock").open("a") as lock:
+        with path.with_suffix(".lock").open("a", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # roles start at the same time
             try:
                 mapping = _map(path, _HEAD_SIZE, writable=True)

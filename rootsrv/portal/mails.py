@@ -145,7 +145,7 @@ class Mails:
             if config.smtp_tls == "starttls":
                 server.starttls(context=context)
             if config.smtp_user:
-                server.login(config.smtp_user, Path(config.password_file).read_text().strip())
+                server.login(config.smtp_user, Path(config.password_file).read_text(encoding="utf-8").strip())
             yield server
 
     def _message(self, recipient: str, subject: str, body: str, number: int) -> bytes:

@@ -74,6 +74,6 @@ class Timekeeper:
 def boot_id() -> str:
     """Names this boot of the machine; empty where the system does not tell."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""

@@ -26,7 +26,7 @@ def why(address: str) -> str:
     if parsed.version == 4:
         return ""
     try:
-        lines = _TABLE.read_text().splitlines()
+        lines = _TABLE.read_text(encoding="utf-8").splitlines()
     except OSError:  # no IPv6 here
         return ""
     wanted = parsed.packed.hex()

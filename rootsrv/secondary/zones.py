@@ -129,6 +129,6 @@ def policy_of(zone: ZoneConfig) -> ZonePolicy:
     def anchors() -> str:
         if not zone.trust_anchors:
             raise OSError(f"zone {zone.name}: trust_anchors is not configured")
-        return Path(zone.trust_anchors).read_text()
+        return Path(zone.trust_anchors).read_text(encoding="utf-8")
 
     return ZonePolicy(zone.name, names.from_text(zone.name), zone.validation, zone.zonemd, anchors)

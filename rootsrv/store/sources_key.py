@@ -65,7 +65,7 @@ def _keep(path: Path, key: SourcesKey) -> SourcesKey:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     beside = Path(name)
     try:
-        with os.fdopen(descriptor, "w") as file:  # mode 600
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:  # mode 600
             file.write(key.octets.hex() + "\n")
             file.flush()
             os.fsync(file.fileno())

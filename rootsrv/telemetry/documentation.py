@@ -63,7 +63,7 @@ class Documentation:
         found = {}
         for name in DOCUMENTS:
             with contextlib.suppress(OSError, UnicodeDecodeError):
-                found[name] = (directory / f"{name}.md").read_text()
+                found[name] = (directory / f"{name}.md").read_text(encoding="utf-8")
         return cls(found)
 
     def page(self, name: str) -> str | None:

@@ -45,9 +45,9 @@ def processes(pids: Mapping[str, int], workers: Sequence[int]) -> list[Process]:
 
 def _process(name: str, pid: int) -> Process | None:
     try:
-        pages = int((_PROC / str(pid) / "statm").read_text().split()[1])
+        pages = int((_PROC / str(pid) / "statm").read_text(encoding="utf-8").split()[1])
         # The command's name, in parentheses, may hold anything.
-        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (OSError, IndexError, ValueError):
         return None
     return Process(name, pages * _PAGE_OCTETS, (int(fields[11]) + int(fields[12])) / _TICKS, pid)
@@ -129,6 +129,6 @@ def _listen_overflows() -> int:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []

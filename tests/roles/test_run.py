@@ -386,3 +386,9 @@ def test_a_role_that_cannot_be_started_ends_nothing_that_answers(tmp_path: Path)
         wait_until(lambda: "zones in service" in restarted.log[before:], "maintain is back", 60)
     finally:
         restarted.stop()
+
+
+def test_an_instance_starts_whatever_encoding_the_hosts_locale_has(tmp_path: Path) -> None:
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with running(tmp_path, environment=ascii_alone) as instance:
+        assert instance.ask(".", "SOA").answer[0][0].serial == SERIALS[0]
