@@ -53,10 +53,10 @@ def clocks(source: str) -> Clocks:
 class Timekeeper:
     """The time that is trusted, read from this machine's clocks."""
 
-    def __init__(self, clocks: Clocks, not_before: float = 0.0) -> None:
-        """*not_before*: a moment (seconds since 1970) that is known to have passed."""
+    def __init__(self, clocks: Clocks, not_before: float = 0.0, offset: float | None = None) -> None:
+        """*not_before*: a moment (seconds since 1970) that is known to have passed; *offset* as of a TrustedClock."""
         self._clocks = clocks
-        self.trusted = TrustedClock(clocks(), not_before)
+        self.trusted = TrustedClock(clocks(), not_before, offset)
 
     def boottime(self) -> float:
         """CLOCK_BOOTTIME, seconds."""

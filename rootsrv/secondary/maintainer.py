@@ -87,6 +87,7 @@ class Maintainer:
             await stop.wait()
             for task in running:
                 task.cancel()
+        self.records.end()
         self.zones.write_ledger()
 
     async def resume(self) -> None:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rootsrv.store.store import StoreFailed
+from rootsrv.zone import instant
 from rootsrv.zone.lease import Lease, Reading, TrustedClock
 
 FORMAT = 1
@@ -54,12 +55,17 @@ class Ledger:
     last_seen_wall: float = 0.0
     """The latest moment that is known to have passed, seconds since 1970."""
 
+    trusted_offset: float | None = None
+    """TrustedClock.offset, for who starts on this boot after a run that nobody has ended; None = the wall clock says
+    what time it is."""
+
     def to_record(self, boot: str) -> dict[str, Any]:
         """For Store.write_ledger."""
         return {
             "format": FORMAT,
             "boot": boot,
             "last_seen_wall": self.last_seen_wall,
+            "trusted_offset": self.trusted_offset,
             "generation": self.generation,
             "highest": self.highest,
             "leases": {name: lease.to_record() for name, lease in self.leases.items()},
@@ -104,9 +110,17 @@ class Ledger:
                 else Next(int(following["generation"]), following["activate_at"], leases(following["leases"])),
                 dropped={name: [int(each) for each in serials] for name, serials in record["dropped"].items()},
                 last_seen_wall=last_seen,
+                trusted_offset=trusted_offset(record, boot),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreFailed(f"ledger.json: damaged ({type(error).__name__}: {error})") from error
+
+
+def trusted_offset(record: dict[str, Any], boot: str) -> float | None:
+    """`Ledger.trusted_offset` if the record is of this *boot*; None where there is none that can be used."""
+    offset = record.get("trusted_offset")
+    same_boot = bool(boot) and record.get("boot") == boot
+    return offset if same_boot and isinstance(offset, float) and 0 < offset < instant.LAST else None
 
 
 def check(record: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rootsrv.process import log
 from rootsrv.process.clocks import Clocks, Timekeeper, boot_id
-from rootsrv.store.ledger import Ledger, Served, check
+from rootsrv.store.ledger import Ledger, Served, check, trusted_offset
 from rootsrv.store.store import Store, StoreFailed
 from rootsrv.zone import instant
 from rootsrv.zone.lease import Lease
@@ -24,9 +24,11 @@ class Records:
         """StoreFailed if what is kept cannot be read."""
         record = store.read_ledger(check)
         last_seen = record.get("last_seen_wall", 0.0)
-        self.time = Timekeeper(clocks, last_seen if isinstance(last_seen, float) else 0.0)
-        self._store = store
         self._boot = boot_id()
+        not_before = last_seen if isinstance(last_seen, float) else 0.0
+        self.time = Timekeeper(clocks, not_before, trusted_offset(record, self._boot))
+        self._store = store
+        self._ended = False
         boottime = self.time.boottime()
         self.ledger = Ledger.from_record(record, self._boot, self.time.trusted, boottime)
         self.error = ""
@@ -62,6 +64,7 @@ class Records:
     def save(self) -> bool:
         """Write the ledger as it is."""
         self._written = self.time.boottime()
+        self.ledger.trusted_offset = None if self._ended else self.time.trusted.offset
         try:
             self._store.write_ledger(self.ledger.to_record(self._boot))
         except StoreFailed as error:
@@ -71,6 +74,10 @@ class Records:
         self.error, self.unwritten = "", False
         self._highest = self.ledger.highest
         return True
+
+    def end(self) -> None:
+        """Somebody has this run end: who starts next takes the wall clock's word, as somebody may want it to."""
+        self._ended = True
 
     def next_generation(self, active: int) -> int:
         """A number for an answer table that none has had; *active*: the one that is answered from."""
@@ -82,8 +89,11 @@ class Records:
         return self.ledger.highest == self._highest or self.save()
 
     def is_due(self) -> bool:
-        """Whether the ledger is to be written again: it could not be, or it does not say how late it is."""
+        """Whether the ledger is to be written again: it could not be, or it does not say what time it is."""
         wait = WRITE_AGAIN_SECONDS if self.unwritten else LAST_SEEN_SECONDS
+        is_news = self.ledger.trusted_offset is None and self.time.trusted.offset is not None
+        if is_news and self.ledger.generation and not self.unwritten:
+            return True
         return self.time.boottime() >= self._written + wait
 
     def journal(self, event: str, **facts: Any) -> None:

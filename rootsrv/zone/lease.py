@@ -21,9 +21,10 @@
 # on from what was last trusted, at the rate of CLOCK_BOOTTIME.  A synchronised clock may correct itself by at most
 # MAX_STEP_SECONDS at a time; more is not believed while we run (ntpd's panic threshold), or one bad time server would
 # expire every instance of a mesh at once (D31).  It is believed after a restart, which somebody has to order, and when
-# it comes back.  What is held before the first synchronisation is a guess (a clock without battery, and our records),
-# so that one is believed however far it is ahead, and however late it comes; but never if it is before what our records
-# know to have passed.
+# it comes back.  Nobody orders that a role is killed: who starts on the same boot after one that did not end of itself
+# goes on from the time that was trusted there (*offset*).  What is held before the first synchronisation is a guess (a
+# clock without battery, and our records), so that one is believed however far it is ahead, and however late it comes;
+# but never if it is before what our records know to have passed.
 #
 # What has to survive a restart is `Lease.to_record`.  On the same boot the durations go on where they were.  After a
 # reboot what is left is counted on the wall clock, never from earlier than the last moment that was written down: a
@@ -69,16 +70,20 @@ class Reading:
 class TrustedClock:
     """The wall-clock time that deadlines are computed from.  Feed it a Reading every second."""
 
-    def __init__(self, reading: Reading, not_before: float = 0.0) -> None:
-        """*not_before*: a moment (wall, seconds) that is known to have passed, from the last run's records."""
-        self._offset = max(reading.wall, not_before) - reading.boottime
+    def __init__(self, reading: Reading, not_before: float = 0.0, offset: float | None = None) -> None:
+        """*not_before*: a moment (wall, seconds) that is known to have passed, from the last run's records.
+
+        *offset*: `offset` of a run on this boot that nobody has ended.
+        """
+        going_on = reading.wall if offset is None else reading.boottime + offset
+        self._offset = max(going_on, not_before) - reading.boottime
         self.distance = reading.wall - reading.boottime - self._offset
         """How far the wall clock is from the time that is trusted; seconds."""
         self._passed = not_before - reading.boottime
         """The offset of what is known to have passed."""
 
-        self._was_synchronised = False
-        self.state = ClockState.UNKNOWN
+        self._was_synchronised = offset is not None
+        self.state = ClockState.UNKNOWN if offset is None else ClockState.FREE_RUNNING
         if self.distance < -MAX_STEP_SECONDS and reading.synchronised:
             self.state = ClockState.STEPPED  # we have been at a later time than this
         elif reading.synchronised:
@@ -112,6 +117,11 @@ class TrustedClock:
     def synchronised(self) -> bool:
         """Whether set times can be kept together with others."""
         return self.state.can_be_believed
+
+    @property
+    def offset(self) -> float | None:
+        """How far the time that is trusted is ahead of CLOCK_BOOTTIME, seconds; None where it is a guess."""
+        return self._offset if self._was_synchronised else None
 
     def wall(self, boottime: float) -> float:
         """The time (seconds since 1970) that is trusted at *boottime*."""

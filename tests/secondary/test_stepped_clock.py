@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.instance import end
 from rootsrv.page.layout import Page
 from tests.needs import require_tool
 from tests.secondary.maintained import Maintained, maintained
 from tests.secondary.scripted import ScriptedPrimary, primary_section, scripted
 from tests.secondary.versions import FIRST, version
 
-HOUR, YEAR = 3600, 365 * 86_400
+HOUR, DAY, YEAR = 3600, 86_400, 365 * 86_400
 SOURCE = Path(__file__).with_name("step_clock.c")
 
 
@@ -104,5 +105,42 @@ def test_a_restart_with_a_clock_that_was_set_back_a_year_goes_on_and_lengthens_n
         instance.wait_for_serial(served or 0)
         assert running.deadline() <= deadline + 0.1
         assert abs(instance.status()["clock_distance_seconds"] + YEAR) < 60
+    finally:
+        running.step(0)
+
+
+@pytest.mark.parametrize("seconds", [11 * YEAR, -11 * YEAR])
+def test_a_role_that_is_killed_while_the_clock_is_wrong_goes_on_from_the_time_that_was_trusted(
+    running: Stepped, seconds: int
+) -> None:
+    """Nobody ordered that it is started again; a clock that is years ahead would end every signature of the root."""
+    instance = running.instance
+    instance.wait(lambda: instance.status().get("clock") == "believed", "believed")
+    served, deadline = instance.serial(), running.deadline()
+    assert served is not None
+    running.step(seconds)
+    try:
+        instance.wait(lambda: instance.status()["clock"] == "stepped", "noticed")
+        instance.kill()
+        instance.start()
+        instance.wait(lambda: instance.status().get("clock") == "stepped", "goes on")
+        instance.wait_for_serial(served)
+        assert abs(running.deadline() - deadline) < 60
+        running.publish(served + 1)
+        instance.wait_for_serial(served + 1)
+    finally:
+        running.step(0)
+
+
+def test_a_clock_that_is_wrong_is_believed_by_who_is_started_after_an_end_that_somebody_ordered(
+    running: Stepped,
+) -> None:
+    instance = running.instance
+    running.step(DAY)
+    try:
+        instance.wait(lambda: instance.status()["clock"] == "stepped", "noticed")
+        end(instance.process)
+        instance.start()
+        instance.wait(lambda: instance.status().get("clock") == "believed", "believed")
     finally:
         running.step(0)

@@ -38,10 +38,15 @@ def in_service(directory: Path) -> Clock:
         deliver(maintainer.zones.root, version(FIRST), clock)
         take_all(maintainer)
         assert maintainer.zones.root.life.is_served(FIRST)
+    reboot(directory)
+    return clock
+
+
+def reboot(directory: Path) -> None:
+    """What was written down becomes that of another boot."""
     (directory / "run" / "page").unlink()
     ledger = directory / "state" / "ledger.json"
     ledger.write_text(json.dumps(json.loads(ledger.read_text()) | {"boot": "another"}))
-    return clock
 
 
 def left(maintainer: Maintainer, clock: Booted) -> float:
@@ -79,6 +84,7 @@ def test_a_boot_years_ahead_does_not_shut_out_every_zone_after_it(tmp_path: Path
         assert maintainer.zones.write_ledger()
         until = maintainer.zones.root.life.serving.lease.signatures_until  # type: ignore[union-attr]
         assert until is not None
+    reboot(tmp_path)
     # The time is right again, but for what was answered before: that is over, and stays so.
     clock = Booted(wall=off_at + 60, boottime=100.0, synchronised=True)
     with unattended(tmp_path, clock) as maintainer:
@@ -86,6 +92,7 @@ def test_a_boot_years_ahead_does_not_shut_out_every_zone_after_it(tmp_path: Path
         asyncio.run(maintainer._tick())
         assert left(maintainer, clock) <= 0
         assert maintainer.time.now() <= until + 1
+    reboot(tmp_path)
     clock = Booted(wall=until + 60, boottime=200.0, synchronised=True)
     with unattended(tmp_path, clock) as maintainer:
         assert maintainer.time.trusted.state is ClockState.SYNCHRONISED

@@ -18,6 +18,7 @@ LEDGER = Ledger(
     next=Next(4, WALL + 60, {".": LEASE}),
     dropped={".": [8]},
     last_seen_wall=WALL,
+    trusted_offset=WALL - BOOTTIME,
 )
 
 
@@ -41,6 +42,15 @@ def test_one_of_a_version_that_did_not_note_the_highest_number_of_a_table_is_rea
     record = LEDGER.to_record("boot")
     del record["highest"]
     assert read(record).highest == 3
+
+
+def test_the_time_that_was_trusted_is_that_of_this_boot_and_may_be_odd() -> None:
+    record = LEDGER.to_record("another")
+    assert read(record).trusted_offset is None
+    for odd in (None, "x", True, -1.0, 1e300, []):
+        assert read({**LEDGER.to_record("boot"), "trusted_offset": odd}).trusted_offset is None
+    del record["trusted_offset"]  # as an older version wrote it
+    assert read(record).trusted_offset is None
 
 
 @pytest.mark.parametrize("served", [7, [], {".": {}}, {".": {"serial": "x", "served_at": 1, "known_at": None}}])

@@ -77,6 +77,27 @@ def test_the_first_synchronisation_is_believed_whenever_it_comes_unless_it_is_be
     assert (clock.state, clock.wall(501.0)) == (ClockState.STEPPED, NOON + 10 * DAY + 1)
 
 
+def test_who_goes_on_for_one_that_nobody_has_ended_believes_no_step_either() -> None:
+    before = synchronised_clock()
+    before.observe(Reading(NOON + 60 + YEAR, 60, True))
+    for step, synchronised, state in [
+        (YEAR, True, ClockState.STEPPED),
+        (-YEAR, True, ClockState.STEPPED),
+        (YEAR, False, ClockState.FREE_RUNNING),
+        (1, True, ClockState.SYNCHRONISED),
+    ]:
+        clock = TrustedClock(Reading(NOON + 61 + step, 61, synchronised), NOON, before.offset)
+        assert clock.state is state
+        assert clock.wall(61) == pytest.approx(NOON + 61, abs=1)
+        assert lease(signatures=3 * DAY).deadline(clock, 61) == pytest.approx(3 * DAY, abs=1)
+        clock.observe(Reading(NOON + 70, 70, True))
+        assert clock.state is ClockState.SYNCHRONISED
+
+
+def test_a_guess_is_nothing_to_go_on_with() -> None:
+    assert TrustedClock(Reading(NOON, 0.0, False)).offset is None
+
+
 def test_a_lease_of_another_boot_ends_by_the_time_that_turns_out_to_be() -> None:
     clock = TrustedClock(Reading(0.0, 20.0, False), not_before=NOON + DAY)
     record = lease().to_record()
