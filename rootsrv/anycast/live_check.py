@@ -7,16 +7,20 @@ from rootsrv.anycast.bird import Bird, BirdError, Protocol
 from rootsrv.anycast.netlink import FOREVER, NetlinkFailed, ServiceInterface
 from rootsrv.config.anycast import AnycastConfig
 from rootsrv.config.file import Config
+from rootsrv.process import held_back
 
 
-async def problems(config: Config) -> list[str]:
-    """What is wrong, each beginning with the key that it is about; empty = nothing is.  Changes nothing."""
+async def problems(config: Config, *, to_begin: bool = False) -> list[str]:
+    """What is wrong, each beginning with the key that it is about; empty = nothing is.  Changes nothing.
+
+    *to_begin*: without what is no reason not to announce the other IP version (an address that is held back).
+    """
     assert config.anycast is not None
-    found = [problem async for problem in _interface_problems(config, config.anycast)]
+    found = [problem async for problem in _interface_problems(config, config.anycast, to_begin)]
     return found + [problem async for problem in _bird_problems(config.anycast)]
 
 
-async def _interface_problems(config: Config, anycast: AnycastConfig) -> AsyncIterator[str]:
+async def _interface_problems(config: Config, anycast: AnycastConfig, to_begin: bool) -> AsyncIterator[str]:
     try:
         async with ServiceInterface(anycast.interface) as interface:
             there = await interface.addresses()
@@ -33,7 +37,7 @@ async def _interface_problems(config: Config, anycast: AnycastConfig) -> AsyncIt
             )
     if not anycast.manage_addresses:
         for text in config.service.addresses:
-            if ipaddress.ip_address(text) not in on_host:
+            if ipaddress.ip_address(text) not in on_host and not (to_begin and held_back.why(text)):
                 yield f"service.addresses: {text} is not on this host (or set anycast.manage_addresses)"
 
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rootsrv.anycast.netlink import Interface, ServiceInterface
-from rootsrv.process import json_text, log, whole_file
+from rootsrv.anycast.netlink import Interface, NetlinkFailed, ServiceInterface
+from rootsrv.process import held_back, json_text, log, whole_file
 
 
 @contextlib.contextmanager
@@ -35,11 +35,22 @@ async def _put(interface_name: str, wanted: Sequence[Interface], note: Path) -> 
             whole_file.replace(note, json.dumps([str(each) for each in ours]).encode())
         except OSError as error:  # a full /run: after a kill they stay, which is better than not to be there now
             log.alarm("service addresses are not noted", file=note, reason=error.strerror)
-        for each in ours:
-            await interface.put(each)
-    if ours:
-        log.event("service addresses put", interface=interface_name, addresses=",".join(map(str, ours)))
+        put = [each for each in ours if await _is_put(interface, each)]
+    if put:
+        log.event("service addresses put", interface=interface_name, addresses=",".join(map(str, put)))
     return ours
+
+
+async def _is_put(interface: ServiceInterface, address: Interface) -> bool:
+    """Put it there, unless it is held back: then the others are served.  NetlinkFailed."""
+    try:
+        await interface.put(address)
+    except NetlinkFailed as error:
+        if not held_back.why(str(address.ip)):
+            raise
+        log.alarm("service address not put", address=address, reason=error, effect="the others are served")
+        return False
+    return True
 
 
 async def _remove(interface_name: str, ours: Sequence[Interface]) -> None:

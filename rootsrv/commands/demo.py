@@ -30,8 +30,9 @@ from rootsrv.demo.sign import Signing, SigningKey, sign_root
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock
 from rootsrv.process.children import environment
+from rootsrv.process.held_back import ipv6_is_there
 from rootsrv.roles.supervisor import SUPERVISOR
-from rootsrv.server.sockets import CannotBind, ipv6_is_there, refuse_if_taken
+from rootsrv.server.sockets import CannotBind, refuse_if_taken
 from rootsrv.wire import rdata
 from rootsrv.wire.name import ROOT
 from rootsrv.zone import presentation

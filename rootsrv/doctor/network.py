@@ -147,6 +147,8 @@ def _service_addresses(config: Config, there: dict[str, set[str]]) -> Iterator[F
                 yield bad(about, held, "see which host has it (ip -6 neigh, ndisc6), or give this one another address")
             else:
                 yield good(about, f"on {', '.join(where)}")
+        elif held := held_back.why(text):
+            yield bad(about, held, "sysctl net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 addresses out")
         elif managed:
             yield good(about, "not there yet: rootsrv puts it on lo when it starts (anycast.manage_addresses)")
         else:

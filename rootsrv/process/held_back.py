@@ -1,13 +1,15 @@
-"""Addresses that duplicate address detection holds back (RFC 4862 §5.4): bound all the same, for when they come."""
-# A tentative address cannot be bound, nor can one that another host on the link has (dadfailed).  That is no reason to
-# refuse the other addresses, nor to ask again and again: with IPV6_FREEBIND the socket is there first, and gets what
-# comes for the address from the moment that the address is the host's.
+"""Addresses that are held back, all alike or by duplicate address detection: bound all the same, for when they come."""
+# A tentative address cannot be bound (RFC 4862 §5.4), nor can one that another host on the link has (dadfailed), nor
+# any where IPv6 is switched off (net.ipv6.conf.all.disable_ipv6).  That is no reason to refuse the other addresses, nor
+# to ask again and again: with IPV6_FREEBIND the socket is there first, and gets what comes for the address from the
+# moment that the address is the host's.  A kernel without IPv6 (ipv6.disable=1) gives no socket to bind: then the
+# others are served alone.
 
 import asyncio
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rootsrv.process import log
@@ -28,7 +30,7 @@ def why(address: str) -> str:
     try:
         lines = _TABLE.read_text(encoding="utf-8").splitlines()
     except OSError:  # no IPv6 here
-        return ""
+        lines = []
     wanted = parsed.packed.hex()
     for fields in map(str.split, lines):
         if fields[0] != wanted:
@@ -38,7 +40,28 @@ def why(address: str) -> str:
             return f"duplicate address detection failed: another host on the link of {interface} has it (dadfailed)"
         if flags & _TENTATIVE:
             return f"duplicate address detection is under way on {interface} (tentative)"
-    return ""
+        return ""
+    return "" if ipv6_is_there() else "IPv6 is switched off on this host"
+
+
+def ipv6_is_there() -> bool:
+    """Whether ::1 can be bound on this host."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def of_known_families(addresses: Sequence[str]) -> Sequence[str]:
+    """Those of *addresses* of which there are sockets; all of them if that is none."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return [each for each in addresses if ":" not in each] or addresses
+    return addresses
 
 
 def bind(sock: socket.socket, address: str, port: int) -> None:

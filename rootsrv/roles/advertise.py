@@ -40,7 +40,7 @@ async def advertise(config: Config, stop: asyncio.Event) -> None:
     """
     if config.anycast is None:
         raise CannotAdvertise("anycast: there is no such section in the configuration, so nothing to advertise")
-    if wrong := await live_check.problems(config):
+    if wrong := await live_check.problems(config, to_begin=True):
         raise CannotAdvertise("; ".join(wrong))
     runtime, state = Path(config.state.runtime_directory), Path(config.state.directory)
     page = Page.open(runtime / "page", writable=False)

@@ -1,7 +1,8 @@
 """The sockets on which DNS is answered: bound by the parent, inherited by the workers."""
 # Each worker has a socket of its own per address and transport (SO_REUSEPORT: the kernel spreads clients over them).
 # The parent binds all of them before privileges are dropped and keeps them open: a replaced worker finds its queue.
-# An IPv6 address that is tentative or dadfailed is bound as well (process/held_back.py): it answers when it comes.
+# An IPv6 address that is tentative or dadfailed is bound as well (process/held_back.py): it answers when it comes.  So
+# is one on a host on which IPv6 is switched off: what a sysctl does to all hosts alike must not take IPv4 along.
 
 import errno
 import ipaddress
@@ -62,6 +63,7 @@ class ServiceSocket:
 def bind_all(addresses: Sequence[str], port: int, workers: int) -> list[ServiceSocket]:
     """A UDP and a TCP socket per address and worker; CannotBind names address and cause, and leaves none open."""
     sockets: list[ServiceSocket] = []
+    addresses = held_back.of_known_families(addresses)
     try:
         for address in addresses:
             refuse_if_taken(address, port)
@@ -80,7 +82,7 @@ def listen_at(addresses: Sequence[str], port: int, worker: int) -> list[ServiceS
     """A TCP socket per address for one *worker*; CannotBind names address and cause, and leaves none open."""
     sockets: list[ServiceSocket] = []
     try:
-        for address in addresses:
+        for address in held_back.of_known_families(addresses):
             refuse_if_taken(address, port, (socket.SOCK_STREAM,))
             sockets.append(ServiceSocket(_bind(address, port, socket.SOCK_STREAM), address, worker))
     except OSError:
@@ -163,13 +165,3 @@ def _cannot_bind(address: str, port: int, kind: socket.SocketKind, error: OSErro
     transport = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
     cause = _CAUSES.get(error.errno or 0, error.strerror)
     return CannotBind(error.errno, f"{address} port {port} ({transport}): {cause}")
-
-
-def ipv6_is_there() -> bool:
-    """Whether ::1 can be bound on this host."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True

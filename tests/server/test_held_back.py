@@ -1,5 +1,6 @@
 """An IPv6 address that duplicate address detection holds back: the other family is served, and it when it comes."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from rootsrv.process import held_back
 from tests.needs import require_tool
 from tests.network import Host, network
+from tests.server import live
 from tests.server.live import put_zones, start, wait_until
 
 SERVICE = {4: "192.0.2.53", 6: "2001:db8::53"}
@@ -82,6 +84,40 @@ def test_the_other_family_is_served_and_the_address_taken_up_when_it_comes(
         assert running.worker_pids() == pids
     finally:
         running.stop()
+
+
+def test_ipv6_that_is_switched_off_leaves_ipv4_answered_and_is_served_when_it_is_back(
+    tmp_path: Path, pair: tuple[Host, Host]
+) -> None:
+    server, client = pair
+    server.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    path = tmp_path / "rootsrv.toml"
+    path.write_text(CONFIGURATION + put_zones(tmp_path))
+    running = start(path, 53, 1, by=server.prefix)
+    try:
+        wait_until(lambda: running.is_ready() or running.process.poll() is not None, "ready")
+        pids = running.worker_pids()
+        assert ask(client, SERVICE[4]).startswith("a.root-servers.net."), running.log
+        wait_until(lambda: 'reason="IPv6 is switched off on this host"' in running.log, "told")
+
+        server.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=0")
+        for address in ("2001:db8::1", SERVICE[6]):
+            server.ip("address", "add", f"{address}/64", "dev", WIRE, "nodad")
+
+        for transport in ((), ("+tcp",)):
+            wait_until(lambda more=transport: "a.root-servers.net." in ask(client, SERVICE[6], *more), "it answers")
+        assert running.worker_pids() == pids
+    finally:
+        running.stop()
+
+
+def test_a_kernel_without_ipv6_leaves_ipv4_answered(tmp_path: Path) -> None:
+    library = tmp_path / "no_ipv6.so"
+    source = Path(__file__).with_name("no_ipv6.c")
+    subprocess.run([require_tool("clang"), "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=60)
+    with live.running(tmp_path, environment={"LD_PRELOAD": str(library)}) as instance:
+        assert instance.ask(".", "SOA").answer
+        assert instance.ask(".", "SOA", tcp=True).answer
 
 
 def test_an_address_of_nobody_is_refused_as_ever(tmp_path: Path, pair: tuple[Host, Host]) -> None:

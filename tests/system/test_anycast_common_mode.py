@@ -5,6 +5,7 @@ in which things happen is the real one.
 """
 
 import re
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,34 @@ def test_two_instances_with_the_same_bad_zone_clock_and_primaries_stay_until_the
             assert net.gateway(version)
         for site in sites:
             assert maintain(site)["zones"][0]["served"] == SERIALS[1]
+
+
+@pytest.mark.parametrize("manage", [True, False], ids=["addresses managed", "addresses of the operator"])
+def test_ipv6_that_is_switched_off_everywhere_leaves_both_announced_over_ipv4_whatever_is_started_then(
+    tmp_path: Path, manage: bool
+) -> None:
+    with anycast_network(tmp_path, workers=1) as net:
+        sites = (net.a, net.b)
+        for site in sites:
+            site.await_state("up")
+            configuration = site.directory / "rootsrv.toml"
+            text = configuration.read_text()
+            configuration.write_text(text.replace("manage_addresses = true", f"manage_addresses = {manage}".lower()))
+            site.host.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+            site.kill()
+            if not manage:
+                site.host.run("ip", "address", "replace", "192.0.2.53/32", "dev", "lo")
+            site.start()
+        for site in sites:
+            wait_until(lambda site=site: site.family(4).get("state") == "up", "announced over IPv4", 40)
+        wait_until(lambda: len(routes(net)) == 2, "both are")
+        for site in sites:
+            for role in ("serve", "advertise"):
+                site.signal(role, signal.SIGKILL)
+        for site in sites:
+            wait_until(lambda site=site: site.pids("advertise") and site.family(4).get("state") == "up", "again", 40)
+            assert site.family(6)["state"] == "down"
+        wait_until(lambda: len(routes(net)) == 2, "both are")
 
 
 def alarms(site: Site) -> str:
