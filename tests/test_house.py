@@ -36,6 +36,7 @@ def test_the_bench_needs_nothing_of_the_tests() -> None:
 ONE_PLACE = {
     r"SSLContext\(|create_default_context\(": "distribution/tls.py",
     r"random/boot_id": "process/clocks.py",
+    r"gethostname\(|\bnodename\b": "process/host_name.py",
     r"\b_?(TYPE_OPT|OPT_TYPE|OPT) *(=|, .*=) *(41\b|.*\b41,)|\\0\\0\\x29": "wire/edns.py",
     r"\b_?(NXDOMAIN|SERVFAIL|REFUSED|FORMERR|NOTIMP|NOTAUTH|BADVERS|BADCOOKIE) *(=|, .*=) *\d": "wire/codes.py",
 }

@@ -5,7 +5,6 @@ import asyncio
 import ipaddress
 import json
 import random
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from rootsrv.commands.printing import complain, say, table
 from rootsrv.http.server import CannotListen, HttpServer, Request, Response
 from rootsrv.process import log
+from rootsrv.process.host_name import host_name
 from rootsrv.store.zone_file import FileUnusable, read_octets, read_trust_anchors
 from rootsrv.vantage.asking import ask
 from rootsrv.vantage.correctness import ZONES_SECONDS, CorrectnessQuestion, draw
@@ -217,7 +217,7 @@ def _render(figures: "list[dict[str, object]]") -> None:
     def shown(value: object, unit: str) -> str:
         return "–" if value is None else f"{value}{unit}"
 
-    say(f"seen from {socket.gethostname()}")
+    say(f"seen from {host_name()}")
     table(
         ("target", "over", "measured", "available", "latency", "correct", "publication"),
         (

@@ -13,7 +13,6 @@ import fcntl
 import ipaddress
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +42,7 @@ from rootsrv.control.server import ControlServer
 from rootsrv.page import counts
 from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clocks, json_text, log, memory, service_manager, whole_file
+from rootsrv.process.host_name import host_name
 from rootsrv.process.persistence import failing, persistently
 from rootsrv.roles.account import keep_what_is_needed
 from rootsrv.zone import instant
@@ -471,7 +471,7 @@ class _Capture:
             raise Refused(f"capture.secret: {error}") from error
         service = self._config.service.addresses
         collection = Collection(
-            host_id=self._config.identity.nsid or socket.gethostname(),
+            host_id=self._config.identity.nsid or host_name(),
             interfaces=self._config.fastpath.interfaces,
             server_addresses=tuple(ipaddress.ip_address(each).packed for each in service),
             filter=settings.filter,

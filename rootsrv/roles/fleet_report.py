@@ -4,7 +4,6 @@ import asyncio
 import base64
 import datetime
 import json
-import socket
 from collections.abc import Iterator
 from dataclasses import asdict
 from http import HTTPStatus
@@ -15,6 +14,7 @@ from rootsrv.control import client
 from rootsrv.http.server import Page, Request, Response
 from rootsrv.mesh.maintenance import Maintenance, to_calendar
 from rootsrv.process import log
+from rootsrv.process.host_name import host_name
 from rootsrv.telemetry import statistics_page, utilisation
 from rootsrv.telemetry.daybook import find_record
 from rootsrv.telemetry.fleet_page import PAGE_HEADERS, render, targets
@@ -43,7 +43,7 @@ class FleetReport:
         }
 
     async def _fleet(self, _: Request) -> Response:
-        page = render(self._viewer.view(), self._config.identity.nsid or socket.gethostname())
+        page = render(self._viewer.view(), self._config.identity.nsid or host_name())
         return Response(page.encode(), "text/html; charset=utf-8", headers=PAGE_HEADERS)
 
     async def _targets(self, _: Request) -> Response:

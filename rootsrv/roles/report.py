@@ -7,7 +7,6 @@
 import asyncio
 import contextlib
 import hashlib
-import socket
 import time
 from http import HTTPStatus
 from pathlib import Path
@@ -16,6 +15,7 @@ from rootsrv.config.file import Config
 from rootsrv.http.server import CannotListen, HttpServer, Page, Request, Response
 from rootsrv.page.day import day_of
 from rootsrv.process import log, privileges, service_manager
+from rootsrv.process.host_name import host_name
 from rootsrv.process.persistence import persistently
 from rootsrv.roles.account import keep_what_is_needed
 from rootsrv.roles.fleet_report import FleetReport
@@ -216,4 +216,4 @@ class Report:
 
 def instance_name(config: Config) -> str:
     """What this instance is called among others."""
-    return config.identity.nsid or socket.gethostname()
+    return config.identity.nsid or host_name()

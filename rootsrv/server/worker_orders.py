@@ -5,9 +5,10 @@ A further line is a new value of `responder`, or an object with the key `admissi
 
 import dataclasses
 import json
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from rootsrv.process.host_name import host_name
 
 if TYPE_CHECKING:  # the parent has read it; a worker starts sooner without
     from rootsrv.config.file import Config
@@ -91,7 +92,7 @@ def responder_orders(config: "Config", own_secret: str) -> dict[str, Any]:
     """`WorkerOrders.responder`; *own_secret* for cookies if none is configured (hexadecimal digits)."""
     return {
         "max_udp_response_octets": config.service.max_udp_response_octets,
-        "nsid": (config.identity.nsid or socket.gethostname()).encode().hex(),
+        "nsid": (config.identity.nsid or host_name()).encode().hex(),
         "version": config.identity.version.encode().hex(),
         "cookie_secrets": [config.cookies.secret or own_secret, *config.cookies.previous_secrets],
         "require_server_cookie": config.cookies.require_server_cookie,

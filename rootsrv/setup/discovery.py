@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from rootsrv.process.host_name import host_name
+
 _UNIVERSE = 0  # rtnetlink(7): scope of a global address
 
 
@@ -48,7 +50,7 @@ def interfaces() -> list[Found]:
 def defaults() -> dict[str, object]:
     """Answers that this host suggests, by the names of Site's fields; what cannot be seen is left out."""
     found = interfaces()
-    answers: dict[str, object] = {"name": socket.gethostname()}
+    answers: dict[str, object] = {"name": host_name()}
     admin = next((each for each in found if each.default_route and each.addresses), None)
     if admin:
         answers["admin_interface"] = admin.name

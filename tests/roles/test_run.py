@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import dns.edns
 import pytest
 
 from bench.peers.daemon import free_port
@@ -19,6 +20,7 @@ from rootsrv.answer.table import AnswerTable
 from rootsrv.process import clock
 from rootsrv.store.table_mac import TableKey, mac_path
 from rootsrv.zone import instant
+from tests.needs import require_root
 from tests.server.live import (
     REPOSITORY,
     SERIALS,
@@ -392,3 +394,18 @@ def test_an_instance_starts_whatever_encoding_the_hosts_locale_has(tmp_path: Pat
     ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     with running(tmp_path, environment=ascii_alone) as instance:
         assert instance.ask(".", "SOA").answer[0][0].serial == SERIALS[0]
+
+
+def test_an_instance_starts_whatever_the_host_is_called(tmp_path: Path) -> None:
+    require_root()
+    port = free_port()
+    path = configure(tmp_path, port, 1)
+    path.write_text(path.read_text().replace('nsid = "live.example"', ""))
+    named = ["unshare", "--uts", "sh", "-c", r"""printf 'k\377x' > /proc/sys/kernel/hostname; exec "$@" """, "sh"]
+    instance = start(path, port, 1, by=named)
+    try:
+        wait_until(lambda: instance.is_ready() or instance.process.poll() is not None, "ready")
+        (nsid,) = instance.ask(".", "SOA", use_edns=0, options=[dns.edns.GenericOption(dns.edns.NSID, b"")]).options
+        assert nsid.nsid == rb"k\xffx", instance.log
+    finally:
+        instance.stop()
