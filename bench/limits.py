@@ -11,7 +11,8 @@ from typing import Any
 
 from bench.frames import Frame
 from rootsrv.admission.gate import Gate
-from rootsrv.admission.limits import CELLS, ROW_CELLS, LimitSettings, Occupancy, cells_in_memory, places_of
+from rootsrv.admission.limits import CELLS, LimitSettings, Occupancy, cells_in_memory
+from rootsrv.admission.places import ROW_CELLS, places_of
 from rootsrv.answer.responder import Responder, ResponderSettings, Transport
 from rootsrv.answer.table import AnswerTable
 from rootsrv.config.limits import LimitsConfig

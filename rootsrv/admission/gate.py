@@ -92,6 +92,8 @@ class Gate:
             chosen: Sequence[int] = noted
         else:
             chosen = range(len(requests))
+            if limits and self._limiter is not None and len(sources) > 1:
+                self._limiter.expect(sources)
         self._words[counts.LOOKED_AT] += len(requests)
         dropped = 0
         for number in chosen:

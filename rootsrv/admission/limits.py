@@ -15,8 +15,8 @@
 #   IPv4   /32 /24 /20 /18      IPv6   /64 /56 /48 /32
 #
 # The widest is hashed by SipHash-2-4 under a key of this instance; a narrower one's hash follows from that of the one
-# around it and the bits between, by a product and a shift.  Nobody who does not know the former knows the latter; and
-# of four SipHashes, which were most of what a new source costs a worker, one is left.
+# around it and the bits between, by a product and a shift (places.py).  Nobody who does not know the former knows the
+# latter; and of four SipHashes, which were most of what a new source costs a worker, one is left.
 #
 # It is limited when one of them is over; then none is charged, so a flood takes nothing from its neighbours.
 #
@@ -33,24 +33,19 @@
 # The kernel does the same in fastpath/bpf/limits.h; tests/fastpath/test_admission.py feeds both.
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from siphash24 import siphash24
-
+from rootsrv.admission.places import COUNTED_OCTETS, ROW_CELLS, Places, places_of_source, places_of_sources
 from rootsrv.config.limits import LimitsConfig, Mode
 from rootsrv.process.shared_memory import make_shared, map_shared
 from rootsrv.wire.codes import NXDOMAIN
 
-ROW_CELLS = 1 << 20
 ROWS = 2
 CELLS = ROWS * ROW_CELLS
 CELLS_OCTETS = 8 * CELLS
 """16 MiB."""
-
-LEVELS = {4: (32, 24, 20, 18), 16: (64, 56, 48, 32)}
-"""Prefix lengths by octets of an address, narrowest first."""
 
 QUERIES, CONNECTIONS, HANDSHAKES = 0, 1, 2
 """What is charged: cost units, new TCP connections, microseconds of TLS handshakes; each has cells of its own."""
@@ -70,11 +65,10 @@ _SWEPT_CELLS = CELLS // 16
 """Looked at each time, after one was found that nobody can have earned: at worst some 15 ms."""
 
 _PIECE_CELLS = 4096
-_WORD = (1 << 64) - 1
-_STEP, _FACTOR = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd, so that nothing is lost; as in fastpath/bpf/limits.h
-_STEPS = tuple(_STEP * (bits + 1) & _WORD for bits in range(256))
 _SECOND = 1_000_000_000
-_MAX_REMEMBERED = 65_536
+
+# Bounds memory (some 3 MB): of a flood's sources each comes once, and that these are forgotten stops a worker.
+_MAX_REMEMBERED = 8_192
 
 # The question section of `. DNSKEY IN`.
 _DNSKEY_QUESTION = b"\0\0\x30\0\1"
@@ -156,86 +150,72 @@ def map_cells(descriptor: int) -> Cells:
     return map_shared(descriptor, CELLS_OCTETS).cast("Q")
 
 
-def hashes_of(source: bytes, kind: int, key: bytes) -> tuple[int, int, int, int]:
-    """The hashes of the prefixes of a packed address, narrowest first as in LEVELS."""
-    return _narrowed(source, _widest(_wide_message(source, kind), key))
-
-
-def _wide_message(source: bytes, kind: int) -> bytes:
-    """What is hashed of a source's widest prefix: its octets, the others zero, then its length and the kind."""
-    if len(source) == 4:
-        return b"%b%c\0\x12%c\0" % (source[:2], source[2] & 0xC0, kind)
-    return b"%b\0\0\0\0\x20%c" % (source[:4], kind)
-
-
-def _widest(message: bytes, key: bytes) -> int:
-    hashed: int = siphash24(message, key=key).intdigest()
-    return hashed
-
-
-def _narrowed(source: bytes, widest: int) -> tuple[int, int, int, int]:
-    """Each prefix's hash follows from that of the one around it and the bits between the two: one product each."""
-    if len(source) == 4:
-        octet = source[2]
-        bits = _STEPS[octet >> 4 & 3], _STEPS[octet & 15], _STEPS[source[3]]
-    else:
-        bits = (source[5] << 8 | source[4]) * _STEP + _STEP & _WORD, _STEPS[source[6]], _STEPS[source[7]]
-    second = (widest ^ bits[0]) * _FACTOR & _WORD
-    second ^= second >> 32
-    third = (second ^ bits[1]) * _FACTOR & _WORD
-    third ^= third >> 32
-    narrowest = (third ^ bits[2]) * _FACTOR & _WORD
-    return narrowest ^ narrowest >> 32, third, second, widest
-
-
-def places_of(hashed: int) -> tuple[int, int]:
-    """The numbers of a key's two cells."""
-    return hashed & (ROW_CELLS - 1), ROW_CELLS + (hashed >> 32 & (ROW_CELLS - 1))
-
-
 class Limiter:
     """Says whether a source is over its rate, and charges it if not.  The time is CLOCK_BOOTTIME in nanoseconds."""
 
     def __init__(self, cells: Cells, settings: LimitSettings) -> None:
         self._cells = cells
-        self._remembered: dict[tuple[bytes, int], tuple[tuple[int, int, int], ...]] = {}
-        self._widest: dict[bytes, int] = {}
+        self._remembered: dict[int, dict[bytes, Places]] = {QUERIES: {}, CONNECTIONS: {}, HANDSHAKES: {}}
+        """By kind of charge: the cells of sources that came lately."""
+
         self.change(settings)
 
     def change(self, settings: LimitSettings) -> None:
         """From now on by *settings*; what was charged stays charged."""
         self.settings = settings
-        self._remembered.clear()
-        self._widest.clear()
+        for remembered in self._remembered.values():
+            remembered.clear()
         self._burst = settings.burst_ns
         self._intervals = settings.intervals
 
+    def expect(self, sources: Iterable[bytes]) -> None:
+        """Find the cells of these packed addresses, which are about to ask, all at once."""
+        remembered = self._room_among_remembered(QUERIES)
+        fresh = {source[:COUNTED_OCTETS] for source in sources}.difference(remembered)
+        if fresh:
+            remembered.update(places_of_sources(fresh, QUERIES, self.settings.key))
+
     def is_over(self, source: bytes, now: int, units: int = 1, kind: int = QUERIES) -> bool:
         """Whether *units* more from the packed address *source* are too much; if not, they are charged."""
-        source = source[:8]  # of an IPv6 address nothing else counts
-        found = self._remembered.get((source, kind))
+        found = self._remembered[kind].get(source[:COUNTED_OCTETS])
         if found is None:
             found = self._find(source, kind)
+        # Level by level in a loop, this takes a third longer.
         cells, limit = self._cells, now + self._burst
-        charged, over = [], False
-        for first, second, interval in found:
-            one, other = cells[first], cells[second]
-            if one > limit:
-                cells[first] = one = limit
-            if other > limit:
-                cells[second] = other = limit
-            tat = one if one < other else other
-            tat = (tat if tat > now else now) + units * interval
-            if tat > limit:
-                over = True
-            charged.append((first, second, one, other, tat))
-        if over:
+        place_a, place_b, place_c, place_d, place_e, place_f, place_g, place_h = found
+        values = list(map(cells.__getitem__, found))
+        if max(values) > limit:
+            for number, place in enumerate(found):
+                if values[number] > limit:
+                    cells[place] = values[number] = limit
+        a, b, c, d, e, f, g, h = values
+        narrowest, narrow, wide, widest = self._intervals[kind][len(source) != 4]
+        tat_ab = a if a < b else b
+        tat_ab = (tat_ab if tat_ab > now else now) + units * narrowest
+        tat_cd = c if c < d else d
+        tat_cd = (tat_cd if tat_cd > now else now) + units * narrow
+        tat_ef = e if e < f else f
+        tat_ef = (tat_ef if tat_ef > now else now) + units * wide
+        tat_gh = g if g < h else h
+        tat_gh = (tat_gh if tat_gh > now else now) + units * widest
+        if tat_ab > limit or tat_cd > limit or tat_ef > limit or tat_gh > limit:
             return True
-        for first, second, one, other, tat in charged:
-            if one < tat and cells[first] == one:
-                cells[first] = tat
-            if other < tat and cells[second] == other:
-                cells[second] = tat
+        if a < tat_ab and cells[place_a] == a:
+            cells[place_a] = tat_ab
+        if b < tat_ab and cells[place_b] == b:
+            cells[place_b] = tat_ab
+        if c < tat_cd and cells[place_c] == c:
+            cells[place_c] = tat_cd
+        if d < tat_cd and cells[place_d] == d:
+            cells[place_d] = tat_cd
+        if e < tat_ef and cells[place_e] == e:
+            cells[place_e] = tat_ef
+        if f < tat_ef and cells[place_f] == f:
+            cells[place_f] = tat_ef
+        if g < tat_gh and cells[place_g] == g:
+            cells[place_g] = tat_gh
+        if h < tat_gh and cells[place_h] == h:
+            cells[place_h] = tat_gh
         return False
 
     def is_over_for_handshake(self, source: bytes, now: int, microseconds: int) -> bool:
@@ -246,21 +226,17 @@ class Limiter:
         most = self._burst // self._intervals[HANDSHAKES][len(source) != 4][0]  # narrowest, so the longest interval
         return self.is_over(source, now, max(1, min(most, -(-microseconds // _HANDSHAKE_UNIT))), HANDSHAKES)
 
-    def _find(self, source: bytes, kind: int) -> tuple[tuple[int, int, int], ...]:
-        """Both cells and the interval, by level; remembered by what of *source* counts."""
-        if len(self._remembered) >= _MAX_REMEMBERED:
-            self._remembered.clear()
-        if len(self._widest) >= _MAX_REMEMBERED:
-            self._widest.clear()
-        message = _wide_message(source, kind)
-        widest = self._widest.get(message)
-        if widest is None:
-            widest = self._widest[message] = _widest(message, self.settings.key)
-        places = map(places_of, _narrowed(source, widest))
-        intervals = self._intervals[kind][len(source) != 4]
-        found = tuple((first, second, each) for (first, second), each in zip(places, intervals, strict=True))
-        self._remembered[source, kind] = found
+    def _find(self, source: bytes, kind: int) -> Places:
+        """The cells of a source's prefixes, remembered from now on."""
+        remembered = self._room_among_remembered(kind)
+        found = remembered[source[:COUNTED_OCTETS]] = places_of_source(source, kind, self.settings.key)
         return found
+
+    def _room_among_remembered(self, kind: int) -> dict[bytes, Places]:
+        remembered = self._remembered[kind]
+        if len(remembered) >= _MAX_REMEMBERED:
+            remembered.clear()
+        return remembered
 
 
 class Occupancy:

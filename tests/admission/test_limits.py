@@ -13,20 +13,17 @@ from rootsrv.admission.limits import (
     CELLS,
     CONNECTIONS,
     HANDSHAKES,
-    LEVELS,
     OCCUPANCY_LIMIT,
     QUERIES,
-    ROW_CELLS,
     Limiter,
     LimitSettings,
     Occupancy,
     cells_in_memory,
     cost_of,
-    hashes_of,
     make_shared_cells,
     map_cells,
-    places_of,
 )
+from rootsrv.admission.places import LEVELS, ROW_CELLS, hashes_of, places_of, places_of_source, places_of_sources
 from rootsrv.config.limits import LimitsConfig
 
 SECOND = 10**9
@@ -91,8 +88,8 @@ def test_without_a_collision_in_one_row_no_key_within_its_rate_is_ever_limited(d
     rng = random.Random(seed)
     found = limiter()
     source = packed("192.0.2.1")
-    own = {place for level in found._find(source, QUERIES) for place in level[:2]}
-    kept = {level[row] for level in found._find(source, QUERIES)}
+    own = set(places_of_source(source, QUERIES, KEY))
+    kept = set(places_of_source(source, QUERIES, KEY)[row::2])
     now = 1000 * SECOND
     for _ in range(400):
         now += rng.randrange(SECOND // 50, SECOND // 20)  # at most half its rate
@@ -120,8 +117,8 @@ def test_collisions_are_as_rare_as_stated() -> None:
 def test_whatever_a_worker_writes_is_over_after_a_burst() -> None:
     found = limiter()
     source, now = packed("198.51.100.1"), 1000 * SECOND
-    for first, second, _ in found._find(source, QUERIES):
-        found._cells[first] = found._cells[second] = 2**64 - 1
+    for place in places_of_source(source, QUERIES, KEY):
+        found._cells[place] = 2**64 - 1
 
     assert found.is_over(source, now)
     assert not found.is_over(source, now + SECOND + 1)
@@ -249,6 +246,45 @@ def test_two_addresses_share_the_hashes_of_just_those_prefixes_that_they_share(a
         shared = [mine == theirs for mine, theirs in zip(hashes, other, strict=True)]
         assert shared == [8 * octets - bit > size for size in LEVELS[octets]]
     assert hashes_of(packed(address), QUERIES, KEY[::-1]) != hashes
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_batch_of_sources_has_the_cells_that_each_has_alone(data: st.DataObject) -> None:
+    address = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
+    family = data.draw(
+        st.sampled_from([st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16), address])
+    )
+    sources = data.draw(st.lists(family, max_size=150))
+    sources += sources[:3]
+    kind = data.draw(st.sampled_from([QUERIES, CONNECTIONS, HANDSHAKES]))
+    key = data.draw(st.binary(min_size=16, max_size=16))
+
+    found = list(places_of_sources(sources, kind, key))
+
+    assert dict(found) == {each[:8]: places_of_source(each, kind, key) for each in sources}
+    assert len(found) == len({each[:8] for each in sources})
+    for each, places in found:
+        assert places == tuple(place for hashed in hashes_of(each, kind, key) for place in places_of(hashed))
+
+
+def test_who_is_expected_is_judged_as_who_is_not() -> None:
+    """Of 20,000 sources in batches, some of which come again: more than are remembered."""
+    rng = random.Random(18)
+    alone, together = limiter(), limiter()
+    often = [rng.randbytes(4) for _ in range(10)]
+    now, over = 1000 * SECOND, 0
+    for _ in range(400):
+        now += rng.randrange(SECOND // 50)
+        batch = [rng.choice(often) if rng.random() < 0.4 else rng.randbytes(4) for _ in range(rng.randrange(1, 80))]
+        together.expect(batch)
+        for each in batch:
+            units = rng.choice([1, 2, 4])
+            found = alone.is_over(each, now, units)
+            assert together.is_over(each, now, units) is found
+            over += found
+    assert over > 1000
+    assert alone._cells == together._cells
 
 
 def test_cells_of_neighbours_are_as_far_apart_as_those_of_strangers() -> None:
