@@ -3,13 +3,12 @@
 import argparse
 from collections.abc import Callable
 
+from rootsrv.wire import digits
+
 
 def positive(text: str) -> int:
     """A whole number, 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    return whole(1)(text)
 
 
 def positives(text: str) -> list[int]:
@@ -19,19 +18,32 @@ def positives(text: str) -> list[int]:
 
 def natural(text: str) -> int:
     """A whole number, 0 or more."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, got {value}")
-    return value
+    return whole(0)(text)
+
+
+def whole(lowest: int, highest: int = digits.LARGEST) -> Callable[[str], int]:
+    """What takes a whole number within these bounds."""
+
+    def take(text: str) -> int:
+        try:
+            return digits.whole(text, lowest, highest)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return take
 
 
 def number(lowest: float, highest: float) -> Callable[[str], float]:
-    """What takes a number within these bounds; a NaN is within none."""
+    """What takes a number within these bounds."""
 
-    def decimal(text: str) -> float:
-        value = float(text)
-        if not lowest <= value <= highest:
-            raise argparse.ArgumentTypeError(f"must be {lowest:g}..{highest:g}, got {value:g}")
-        return value
+    def take(text: str) -> float:
+        try:
+            return digits.decimal(text, lowest, highest)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-    return decimal
+    return take
+
+
+decimal = number(0, 1e20)
+"""A number, 0 or more."""

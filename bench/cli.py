@@ -4,7 +4,6 @@
 import argparse
 import contextlib
 import json
-import math
 import os
 import signal
 import sys
@@ -40,7 +39,7 @@ from bench import (
     transfers,
     zones,
 )
-from bench.arguments import natural, number, positive
+from bench.arguments import decimal, natural, number, positive, whole
 from bench.bpf_object import CompilerMissing
 from bench.engine_kernel import MAX_RING, Card, KernelEngineUnavailable
 from bench.mix import Mix, MixUnusable
@@ -53,6 +52,7 @@ from rootsrv.answer.compiler import compile_table
 from rootsrv.answer.table import AnswerTable
 from rootsrv.demo import generate, signed
 from rootsrv.fastpath.libbpf import BpfUnavailable
+from rootsrv.wire import digits
 from rootsrv.zone.anchors import TrustAnchors
 from rootsrv.zone.verify import verify, verify_hosts
 
@@ -108,10 +108,10 @@ def _parser() -> argparse.ArgumentParser:
 
     loading = commands.add_parser("load", help="offer load to one server")
     loading.add_argument("--target", action="append", required=True, metavar="ADDRESS", help="once per family")
-    loading.add_argument("--port", type=int, default=53)
-    loading.add_argument("--rate", type=float, help="queries per second; default: as many as get answers")
-    loading.add_argument("--seconds", type=float, default=10.0)
-    loading.add_argument("--packets", type=int, default=0, help="send so many at most")
+    loading.add_argument("--port", type=natural, default=53)
+    loading.add_argument("--rate", type=decimal, help="queries per second; default: as many as get answers")
+    loading.add_argument("--seconds", type=decimal, default=10.0)
+    loading.add_argument("--packets", type=natural, default=0, help="send so many at most")
     loading.add_argument("--engine", choices=("socket", "kernel", "tcp", "tcp-once"), default="socket")
     loading.add_argument("--connections", type=positive, default=32, help="of the tcp engines")
     loading.add_argument("--window", type=positive, default=1, help="queries outstanding per connection")
@@ -124,15 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     loading.set_defaults(command=_load)
 
     flooding = commands.add_parser("flood", help="on loopback: connections that ask nothing, and clients that do, late")
-    flooding.add_argument("--port", type=int, required=True, help="where 127.0.0.1 answers")
-    flooding.add_argument("--rate", type=float, default=flood.Flood.rate, help="connections per second")
-    flooding.add_argument("--prefixes", type=int, default=flood.Flood.prefixes, help="/24 that they come from")
-    flooding.add_argument("--addresses", type=int, default=flood.Flood.addresses, help="of all prefixes together")
-    flooding.add_argument("--seconds", type=float, default=flood.Flood.seconds)
-    flooding.add_argument("--clients", type=int, default=flood.Flood.clients)
+    flooding.add_argument("--port", type=natural, required=True, help="where 127.0.0.1 answers")
+    flooding.add_argument("--rate", type=decimal, default=flood.Flood.rate, help="connections per second")
+    flooding.add_argument("--prefixes", type=natural, default=flood.Flood.prefixes, help="/24 that they come from")
+    flooding.add_argument("--addresses", type=natural, default=flood.Flood.addresses, help="of all prefixes together")
+    flooding.add_argument("--seconds", type=decimal, default=flood.Flood.seconds)
+    flooding.add_argument("--clients", type=natural, default=flood.Flood.clients)
     flooding.add_argument("--manner", choices=flood.MANNERS, default=flood.Flood.manner, help="what each of them does")
     flooding.add_argument(
-        "--farm", type=int, default=flood.Flood.farm, help="connections of one /24 that ask all the time"
+        "--farm", type=natural, default=flood.Flood.farm, help="connections of one /24 that ask all the time"
     )
     flooding.add_argument(
         "--both-families",
@@ -188,12 +188,14 @@ def _parser() -> argparse.ArgumentParser:
     peaking.add_argument(
         "--server", choices=[n for n, s in SUBJECTS.items() if s.kind == "rootsrv"], default="rootsrv XDP"
     )
-    peaking.add_argument("--peak", type=float, default=peak.DEFAULT_PEAK, help="queries per second")
+    peaking.add_argument("--peak", type=decimal, default=peak.DEFAULT_PEAK, help="queries per second")
     peaking.add_argument("--multiples", default="1,2,3")
-    peaking.add_argument("--seconds", type=float, default=60.0, help="of each multiple")
-    peaking.add_argument("--ring", type=int, default=Card.ring, help="places of the network card's ring; 0: veth's 256")
+    peaking.add_argument("--seconds", type=decimal, default=60.0, help="of each multiple")
     peaking.add_argument(
-        "--gather", type=float, default=Card.gather_seconds * 1e6, metavar="MICROSECONDS",
+        "--ring", type=natural, default=Card.ring, help="places of the network card's ring; 0: veth's 256"
+    )
+    peaking.add_argument(
+        "--gather", type=decimal, default=Card.gather_seconds * 1e6, metavar="MICROSECONDS",
         help="between two bursts of the network card (ethtool -C rx-usecs)",
     )  # fmt: skip
     order = peaking.add_mutually_exclusive_group()
@@ -274,11 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     return top
 
 
-def _tlds(text: str) -> int:
-    value = int(text)
-    if not generate.MIN_TLDS <= value <= _MAX_TLDS:
-        raise argparse.ArgumentTypeError(f"must be {generate.MIN_TLDS}..{_MAX_TLDS}, got {value}")
-    return value
+_tlds = whole(generate.MIN_TLDS, _MAX_TLDS)
 
 
 def _check_results(arguments: argparse.Namespace) -> None:
@@ -293,7 +291,7 @@ def _check_results(arguments: argparse.Namespace) -> None:
 
 def _add_queries(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mix", default="root", help='"root" or a mix file (see bench/mixes/root.toml)')
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=natural, default=1)
     parser.add_argument("--count", type=positive, default=_QUERIES, help="different queries (at most 65536)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--queries", type=Path, metavar="FILE", help="lines of `name type`, as dnsperf reads them")
@@ -316,7 +314,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def _cores(arguments: argparse.Namespace) -> tuple[int, int]:
     try:
-        generator_cpu, server_cpu = (int(core) for core in arguments.cores.split(","))
+        generator_cpu, server_cpu = (digits.whole(core) for core in arguments.cores.split(","))
     except ValueError:
         raise _Refused(f"--cores: expected two core numbers such as 0,1; got {arguments.cores!r}") from None
     available = os.sched_getaffinity(0)
@@ -545,10 +543,10 @@ def _plot(result: dict[str, Any], stem: Path) -> bool:
 
 def _peak(arguments: argparse.Namespace) -> int:
     try:
-        multiples = tuple(float(each) for each in arguments.multiples.split(","))
+        multiples = tuple(digits.decimal(each) for each in arguments.multiples.split(","))
     except ValueError:
         raise _Refused(f"--multiples: expected numbers such as 1,2,3; got {arguments.multiples!r}") from None
-    if not all(0 < each < math.inf for each in multiples):
+    if not all(multiples):
         raise _Refused(f"--multiples: must be above 0, got {arguments.multiples!r}")
     if not 1 <= arguments.peak * max(multiples) <= offer.MAX_RATE:
         raise _Refused(f"--peak: 1 up to {offer.MAX_RATE:,.0f} queries/s are possible, also times --multiples")

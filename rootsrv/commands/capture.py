@@ -9,6 +9,7 @@ import shlex
 import time
 from typing import Any
 
+from rootsrv.commands import numbers
 from rootsrv.commands.asking import add_config, ask, failed
 from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
@@ -59,8 +60,10 @@ def add_arguments(commands: Any) -> None:
     ditl = commands.add_parser("ditl", help="a collection for DNS-OARC: 50 hours of pcap, checked before it begins")
     add_config(ditl)
     ditl.add_argument("--begin", metavar="TIME", help="YYYY-MM-DDTHH:MM, UTC (default: now)")
-    ditl.add_argument("--hours", type=int, default=DITL_HOURS, help=f"default {DITL_HOURS}")
-    ditl.add_argument("--rate", type=float, default=0.0, help="queries a second to have room for (default: as of now)")
+    ditl.add_argument("--hours", type=numbers.whole, default=DITL_HOURS, help=f"default {DITL_HOURS}")
+    ditl.add_argument(
+        "--rate", type=numbers.decimal, default=0.0, help="queries a second to have room for (default: as of now)"
+    )
     ditl.add_argument("--to", metavar="HOST:DIRECTORY", help="where the files shall go: shown in the command for that")
     _add_what(ditl)
     ditl.add_argument("--check", action="store_true", help="only say whether it could begin")
@@ -70,7 +73,9 @@ def add_arguments(commands: Any) -> None:
 def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compression", choices=("none", "gzip", "zstd"), help="default: as configured")
     parser.add_argument("--name", help="begins the files' names (default: as configured)")
-    parser.add_argument("--every", type=int, default=0, metavar="N", help="one query of N (default: as configured)")
+    parser.add_argument(
+        "--every", type=numbers.whole, default=0, metavar="N", help="one query of N (default: as configured)"
+    )
 
 
 def run_start(arguments: argparse.Namespace) -> int:

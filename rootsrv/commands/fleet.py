@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rootsrv.commands import numbers
 from rootsrv.commands.asking import add_config
 from rootsrv.commands.printing import complain, say, table
 from rootsrv.config import file as config_file
@@ -39,7 +40,7 @@ def add_arguments(commands: Any) -> None:
     status.set_defaults(command=run_status)
     for decision, text in _ORDERS.items():
         order = commands.add_parser(decision.value, help=text)
-        order.add_argument("serial", type=int, metavar="SERIAL")
+        order.add_argument("serial", type=numbers.serial, metavar="SERIAL")
         order.add_argument("--zone", default=".", help='default "."')
         order.add_argument("--key", type=Path, required=True, metavar="FILE", help="an operator's signing key")
         order.add_argument("--reason", required=True, metavar="TEXT", help="what all logs will say")

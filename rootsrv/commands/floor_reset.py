@@ -10,6 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
+from rootsrv.commands import numbers
 from rootsrv.commands.asking import add_config, failed
 from rootsrv.config import file as config_file
 from rootsrv.control.protocol import Refused
@@ -22,7 +23,9 @@ _PAGE_PARTS = ("page", "page.*")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rootsrv zone reset-floor`."""
-    parser.add_argument("served", type=int, metavar="SERIAL", help="the one that was served and nobody meant")
+    parser.add_argument(
+        "served", type=numbers.serial, metavar="SERIAL", help="the one that was served and nobody meant"
+    )
     parser.add_argument("--zone", default=".", help="default: the root")
     parser.add_argument("--reason", required=True, metavar="TEXT", help="what the journal will say")
     add_config(parser)

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from rootsrv.commands.printing import say, shown
 from rootsrv.config.checks import ConfigError
 from rootsrv.setup.remembered import check, lists, load, read
+from rootsrv.wire import digits
 
 A = TypeVar("A")
 
@@ -156,6 +157,6 @@ class SetupForm(Generic[A]):
 
 def _number(name: str, value: str) -> int:
     try:
-        return int(value)
-    except ValueError:
-        raise ConfigError(f"{name}: must be a number, got {value!r}") from None
+        return digits.whole(value)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None

@@ -8,6 +8,7 @@ from typing import Any
 
 import dns.exception
 
+from rootsrv.commands import numbers
 from rootsrv.commands.printing import complain, reason_of
 from rootsrv.config import file as config_file
 from rootsrv.config import text
@@ -15,6 +16,7 @@ from rootsrv.config.file import Config
 from rootsrv.hyperlocal import generated, loopback, over_https, resolvers
 from rootsrv.process import log, whole_file
 from rootsrv.resolvers.wanted import CannotConfigure
+from rootsrv.wire import digits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help=f"give the zone out here; on loopback; may be repeated (default {generated.ADDRESS})",
     )
-    parser.add_argument("--port", type=int, help=f"UDP and TCP (default {generated.PORT})")
+    parser.add_argument("--port", type=numbers.whole, help=f"UDP and TCP (default {generated.PORT})")
     parser.add_argument(
         "--notify",
         action="append",
@@ -78,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="with --contribute: holds a token for counts")
     parser.add_argument(
         "--https-port",
-        type=int,
+        type=numbers.whole,
         help="where a resolver that takes zones by https only gets /root.zone; 0 = nowhere"
         f" (default {generated.HTTPS_PORT})",
     )
@@ -146,10 +148,11 @@ def _configuration(arguments: argparse.Namespace) -> tuple[Config, Path | None]:
 def _served(given: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
     """Addresses and port of the options `--serve`; ConfigError if there is no one port."""
     addresses, ports = zip(*(each.partition("@")[::2] for each in given), strict=True)
-    port = ports[0] or "53"
-    if any((each or "53") != port for each in ports) or not port.isdecimal():
-        raise config_file.ConfigError(f"--serve: one port is needed, got {', '.join(given)}")
-    return addresses, int(port)
+    try:
+        (port,) = {digits.whole(each or "53") for each in ports}
+    except ValueError:
+        raise config_file.ConfigError(f"--serve: one port is needed, got {', '.join(given)}") from None
+    return addresses, port
 
 
 def _run(config: Config, path: Path | None) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rootsrv import __version__
+from rootsrv.commands import numbers
 from rootsrv.commands.mistyped import CommandParser
 from rootsrv.commands.printing import complain, output_is_lost, prepare_streams
 from rootsrv.config import file as config_file
@@ -295,14 +296,21 @@ def _add_security_events(commands: Commands, _: Sequence[str]) -> None:
 
 def _add_demo(commands: Commands, _: Sequence[str]) -> None:
     trial = commands.add_parser("demo", help="generate, sign, verify and serve a root zone on this host")
-    trial.add_argument("--port", type=int, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)")
-    trial.add_argument("--tlds", type=int, default=1440, help="delegations in the generated zone (default 1440)")
-    trial.add_argument("--workers", type=int, default=0, help="worker processes (default: one per core)")
     trial.add_argument(
-        "--rate", type=int, default=50, help="queries a second that it asks itself, so that there is something to see"
+        "--port", type=numbers.port, default=5300, help="UDP and TCP port on 127.0.0.1 and ::1 (default 5300)"
     )
     trial.add_argument(
-        "--tour", type=float, nargs="?", const=30.0, default=0.0, metavar="SECONDS",
+        "--tlds", type=numbers.whole, default=1440, help="delegations in the generated zone (default 1440)"
+    )
+    trial.add_argument("--workers", type=numbers.whole, default=0, help="worker processes (default: one per core)")
+    trial.add_argument(
+        "--rate",
+        type=numbers.whole,
+        default=50,
+        help="queries a second that it asks itself, so that there is something to see",
+    )
+    trial.add_argument(
+        "--tour", type=numbers.decimal, nargs="?", const=30.0, default=0.0, metavar="SECONDS",
         help="a new version of the zone every 30 seconds (or SECONDS): good ones, one refused, one held",
     )  # fmt: skip
     trial.add_argument(

@@ -13,6 +13,7 @@ from typing import IO
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 
+from rootsrv.commands import numbers
 from rootsrv.commands.printing import complain, say, table
 from rootsrv.http.server import CannotListen, HttpServer, Request, Response
 from rootsrv.process import log
@@ -29,6 +30,7 @@ from rootsrv.vantage.measurement import (
     Transport,
     summary,
 )
+from rootsrv.wire import digits
 from rootsrv.wire.name import ROOT
 from rootsrv.wire.rdata import SOA
 from rootsrv.wire.record import ZoneMalformed
@@ -50,8 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--zone", type=Path, metavar="FILE", help="the root zone; read again when it changes")
     parser.add_argument("--anchors", type=Path, metavar="FILE", help="trust anchors by which it is verified")
-    parser.add_argument("--interval", type=float, default=INTERVAL_SECONDS, metavar="SECONDS", help="default 300")
-    parser.add_argument("--rounds", type=int, default=0, metavar="N", help="so often, then end (default: never)")
+    parser.add_argument(
+        "--interval", type=numbers.decimal, default=INTERVAL_SECONDS, metavar="SECONDS", help="default 300"
+    )
+    parser.add_argument(
+        "--rounds", type=numbers.whole, default=0, metavar="N", help="so often, then end (default: never)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="append a JSON line for each question")
     parser.add_argument("--listen", metavar="ADDRESS:PORT", help="offer the figures to Prometheus at /metrics")
     parser.add_argument("--source", default=None, metavar="ADDRESS", help="to ask from, of the family of the targets")
@@ -65,7 +71,7 @@ def _target(text: str) -> Target:
     try:
         if not name or not equals:
             raise ValueError("NAME=ADDRESS is needed")
-        return Target(name, str(ipaddress.ip_address(address)), int(port or 53))
+        return Target(name, str(ipaddress.ip_address(address)), digits.whole(port or "53", 1, 65_535))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
@@ -114,7 +120,7 @@ class ProbeCommand:
         server = HttpServer({"/metrics": self._metrics})
         if self._arguments.listen:
             host, _, port = self._arguments.listen.rpartition(":")
-            await server.listen((host.strip("[]"),), int(port))
+            await server.listen((host.strip("[]"),), digits.whole(port, 0, 65_535))
         rounds = 0
         try:
             while True:

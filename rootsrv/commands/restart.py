@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rootsrv.commands import numbers
 from rootsrv.commands.asking import add_config, ask, failed
 from rootsrv.commands.printing import reason_of, say
 from rootsrv.commands.routes import until_withdrawn
@@ -77,7 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--by", metavar="COMMAND", help=f"how it is restarted (default: {UNITS}; the latter in a mesh)")
     parser.add_argument(
-        "--healthy-within", type=float, default=300.0, metavar="SECONDS", help="after that it goes back (default 300)"
+        "--healthy-within",
+        type=numbers.decimal,
+        default=300.0,
+        metavar="SECONDS",
+        help="after that it goes back (default 300)",
     )
     add_config(parser)
     parser.set_defaults(command=run)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rootsrv.admission import shed
 from rootsrv.admission.blocks import BlockRefused, parse_seconds
+from rootsrv.commands import numbers
 from rootsrv.commands.asking import DEFAULT_CONFIG, add_config, ask, failed
 from rootsrv.commands.printing import complain, say
 from rootsrv.config import file as config_file
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     """The options of `rootsrv <verb>`."""
     add_config(parser)
     if verb == "unshed":
-        parser.add_argument("rule", metavar="RULE", type=int, help="its number, as `rootsrv sheds` says")
+        parser.add_argument("rule", metavar="RULE", type=numbers.whole, help="its number, as `rootsrv sheds` says")
     if verb == "top":
         parser.add_argument("--once", action="store_true", help="print once, and do not go on")
     if verb != "shed":

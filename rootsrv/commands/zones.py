@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rootsrv.commands import routes
+from rootsrv.commands import numbers, routes
 from rootsrv.commands.asking import add_config, ask, failed
 from rootsrv.commands.printing import complain, say, table
 from rootsrv.config import file as config_file
@@ -31,9 +31,9 @@ def add_zone_commands(zone: "argparse._SubParsersAction[argparse.ArgumentParser]
     ):
         parser = zone.add_parser(verb, help=text)
         if verb in {"approve", "reject"}:
-            parser.add_argument("serial", type=int, metavar="SERIAL")
+            parser.add_argument("serial", type=numbers.serial, metavar="SERIAL")
         if verb in {"show", "export"}:
-            parser.add_argument("--serial", type=int, help="default: the one in service")
+            parser.add_argument("--serial", type=numbers.serial, help="default: the one in service")
         if verb in {"import", "export"}:
             parser.add_argument("file", type=Path, metavar="FILE")
         if verb == "import":

@@ -4,6 +4,8 @@ import functools
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
+from rootsrv.wire import digits
+
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the text begins with the key (`service.port: must be 1..65535, got 0`)."""
@@ -53,12 +55,13 @@ def endpoint(key: str, text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     try:
         address = plain_address(host.removeprefix("[").removesuffix("]"))
-        if (":" in host) != (host.startswith("[") and host.endswith("]")) or not (port.isascii() and port.isdigit()):
+        if (":" in host) != (host.startswith("[") and host.endswith("]")):
             raise ValueError
+        number = digits.whole(port)
     except ValueError:
         raise ConfigError(f"{key}: must be ADDRESS:PORT, an IPv6 address in brackets, got {text!r:.80}") from None
-    check_range(key, int(port[:9]), 1, 65535)
-    return address, int(port)
+    check_range(key, number, 1, 65535)
+    return address, number
 
 
 def split_url(key: str, url: str) -> tuple[SplitResult, int | None]:

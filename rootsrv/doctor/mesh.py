@@ -116,7 +116,7 @@ def _node(endpoint: str, told: NodeStatus | EngineGone) -> Iterator[Finding]:
     if told.errors or not told.has_leader:
         found = "; ".join(told.errors) or "the cluster has no leader"
         yield bad(about, found, "docs/mesh.md, `no space` and `rebuilt cluster`")
-    parts = [int(each) for each in told.version.split("-")[0].split(".") if each.isdigit()]
+    parts = [int(each) for each in told.version.split("-")[0].split(".") if each.isdecimal() and len(each) < 10]
     series, patch = tuple(parts[:2]), (parts[2] if len(parts) > 2 else 0)
     least = LEAST_VERSIONS.get((series[0], series[1])) if len(series) == 2 else None
     if (least is None and series < (3, 8)) or (least is not None and patch < least):

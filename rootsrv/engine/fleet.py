@@ -284,7 +284,7 @@ class Fleet:
             self._last_failed[member] = (before.subject, not before.ok)
         self.done[member] = done
         flipped = content.get("flipped_at")
-        if isinstance(flipped, int | float) and not isinstance(flipped, bool):
+        if isinstance(flipped, int | float) and not isinstance(flipped, bool) and 0 <= flipped <= instant.LAST:
             self.flipped_at[member] = float(flipped)
 
     def _refuse(self, key: str, error: EnvelopeRefused, kind: str) -> None:

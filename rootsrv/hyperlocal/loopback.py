@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rootsrv.config.checks import ConfigError, plain_address
 from rootsrv.distribution.requests import Asker, Given
 from rootsrv.process import log
+from rootsrv.wire import digits
 from rootsrv.wire.tsig import Key, TsigRefused
 
 RESOLVER_PORT = 53
@@ -67,9 +68,10 @@ def resolver_at(key: str, text: str) -> tuple[str, int]:
     address, _, port = text.partition("@")
     try:
         plain = plain_address(address)
-        number = int(port) if port else RESOLVER_PORT
     except ValueError as error:
         raise ConfigError(f"{key}: {text}: {error}") from error
-    if not 1 <= number <= 65_535:
-        raise ConfigError(f"{key}: {text}: the port must be 1..65535")
+    try:
+        number = digits.whole(port, 1, 65_535) if port else RESOLVER_PORT
+    except ValueError as error:
+        raise ConfigError(f"{key}: {address}: the port {error}") from None
     return plain, number

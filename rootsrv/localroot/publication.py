@@ -37,8 +37,8 @@ GZIP_LEVEL, ZSTD_LEVEL = 9, 12
 LIST = "/publications.txt"
 ZONE_TYPE = "text/dns; charset=us-ascii"  # RFC 4027
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-_QVALUE = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
+_RANGE = re.compile("bytes=([0-9]*)-([0-9]*)")
+_QVALUE = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from rootsrv.wire import digits
+
 
 class CannotConfigure(Exception):
     """Such a configuration cannot be made; the text names what is wrong, or what the software cannot do."""
@@ -29,9 +31,11 @@ class Publisher:
         """`ADDRESS[@PORT][#NAME]`, as Unbound writes it; CannotConfigure if it is not that."""
         place, _, tls_name = text.partition("#")
         address, at, port = place.partition("@")
-        if at and not port.isdecimal():
-            raise CannotConfigure(f"publisher: {text}: {port!r} is no port")
-        return cls(address, int(port) if at else TLS_PORT if tls_name else DNS_PORT, tls_name)
+        try:
+            number = digits.whole(port, 1, 65_535) if at else TLS_PORT if tls_name else DNS_PORT
+        except ValueError as error:
+            raise CannotConfigure(f"publisher: {address}: the port {error}") from None
+        return cls(address, number, tls_name)
 
     def __post_init__(self) -> None:
         try:

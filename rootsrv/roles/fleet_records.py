@@ -32,6 +32,7 @@ from rootsrv.roles.mesh_presence import Presence
 from rootsrv.telemetry import utilisation
 from rootsrv.telemetry.rssac002 import DayRecord, RecordDamaged
 from rootsrv.telemetry.utilisation import Utilisation
+from rootsrv.wire import digits
 
 ASK_SECONDS = 300.0
 SETTLED_SECONDS = 900.0
@@ -156,7 +157,7 @@ class FleetRecords:
         )
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
-                reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                reader, writer = await asyncio.open_connection(host.strip("[]"), digits.whole(port, 1, 65_535))
                 try:
                     writer.write(head.encode())
                     octets = await reader.read(LONGEST_RECORD_OCTETS)

@@ -159,8 +159,8 @@ class HttpsSource:
             if len(octets) > self._limits.max_octets:
                 raise TransferTooLarge(f"more than {self._limits.max_octets} octets")
             length = response.getheader("Content-Length", "")
-            if length.isdecimal() and int(length) != len(octets):
-                raise TransferMalformed(f"cut off after {len(octets)} of {length} octets")
+            if length.isdecimal() and length.lstrip("0") != str(len(octets)).lstrip("0"):
+                raise TransferMalformed(f"cut off after {len(octets)} of {length:.20} octets")
             octets = self._decoded(octets, response.getheader("Content-Encoding", ""))
             etag, modified = response.getheader("ETag", ""), response.getheader("Last-Modified", "")
         except TimeoutError:

@@ -36,6 +36,7 @@ from rootsrv.page.counts import (
     rcodes,
 )
 from rootsrv.page.layout import REGISTER_SETS, REGISTERS
+from rootsrv.wire import digits
 
 VERSION = "rssac002v5"
 METRICS = ("load-time", "traffic-volume", "traffic-sizes", "rcode-volume", "unique-sources")
@@ -265,13 +266,17 @@ class DayRecord:
             sketches = {_UNKEYED: _unpacked(document["registers"])}
             sketches |= {str(name): _unpacked(each) for name, each in document.get("sketches", {}).items()}
             said = document["volume"]
-            volume = {key: int(said.get(key, 0)) for key in (*VOLUME_KEYS, *(k for k in TLS_VOLUME_KEYS if k in said))}
+            volume = {
+                key: _amount(said.get(key, 0)) for key in (*VOLUME_KEYS, *(k for k in TLS_VOLUME_KEYS if k in said))
+            }
             sizes = {
-                key: {int(number): int(amount) for number, amount in document["sizes"].get(key, {}).items()}
+                key: {
+                    digits.whole(number): _amount(amount) for number, amount in document["sizes"].get(key, {}).items()
+                }
                 for key in SIZE_KEYS
             }
-            rcodes = {int(rcode): int(amount) for rcode, amount in document["rcodes"].items()}
-            load_times = {int(serial): float(seconds) for serial, seconds in document["load_times"].items()}
+            rcodes = {digits.whole(rcode): _amount(amount) for rcode, amount in document["rcodes"].items()}
+            load_times = {digits.whole(serial): _seconds(seconds) for serial, seconds in document["load_times"].items()}
             counted: tuple[Mapping[Any, float], ...] = (volume, *sizes.values(), rcodes, load_times)
             if any(number < 0 for each in counted for number in each.values()):
                 raise RecordDamaged("a number below nought")
@@ -287,6 +292,18 @@ class DayRecord:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, zlib.error) as error:
             raise RecordDamaged(f"{type(error).__name__}: {error}") from error
+
+
+def _amount(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RecordDamaged(f"an amount is no whole number: {value!r:.40}")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise RecordDamaged(f"a load time is no number: {value!r:.40}")
+    return float(value)
 
 
 def bin_name(number: int, last: int) -> str:

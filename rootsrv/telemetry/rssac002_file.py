@@ -178,7 +178,7 @@ def _header_problems(file: Rssac002File) -> Iterator[str]:
 
 
 def _amount(key: str, text: str) -> Iterator[str]:
-    if not re.fullmatch(r"\d{1,19}", text):
+    if not re.fullmatch("[0-9]{1,19}", text):
         yield f"{key}: must be a whole number, got {text[:40]!r}"
 
 
@@ -205,7 +205,7 @@ def _rcode_problems(file: Rssac002File) -> Iterator[str]:
     for key, value in file.values.items():
         if key in _HEADER:
             continue
-        if not re.fullmatch(r"\d{1,4}", key) or int(key) > 4095 or not isinstance(value, str):
+        if not re.fullmatch("[0-9]{1,4}", key) or int(key) > 4095 or not isinstance(value, str):
             yield f"{key}: must be an rcode, 0..4095"
         else:
             yield from _amount(key, value)
@@ -223,7 +223,7 @@ def _zone_size_problems(file: Rssac002File) -> Iterator[str]:
 def _problems_by_serial(file: Rssac002File, key: str) -> Iterator[str]:
     yield from _foreign(file, (key,))
     for serial, amount in file.mapping(key).items():
-        if not re.fullmatch(r"\d{1,10}", serial):
+        if not re.fullmatch("[0-9]{1,10}", serial):
             yield f"{key}: {serial}: must be a serial"
         yield from _amount(f"{key}: {serial}", amount)
 
@@ -234,7 +234,7 @@ def _sizes_problems(file: Rssac002File) -> Iterator[str]:
         last = (REQUEST_BINS if "request" in key else RESPONSE_BINS) - 1
         for name, amount in file.mapping(key).items():
             first = name.partition("-")[0]
-            if not first.isdigit() or bin_name(min(int(first) // BIN_OCTETS, last), last) != name:
+            if not re.fullmatch("[0-9]{1,9}", first) or bin_name(min(int(first) // BIN_OCTETS, last), last) != name:
                 yield f"{key}: {name}: must be 16 octets from a multiple of 16 on, the last one {bin_name(last, last)}"
             yield from _amount(f"{key}: {name}", amount)
 

@@ -17,6 +17,7 @@ from bench.peers.daemon import PeerFailed
         "abreast --turn-seconds 0", "limits --seconds 0", "limits --seconds inf", "fleet --seconds 0",
         "fleet --every -1", "localroot --mbit -1", "localroot --tlds 2", "responder --tlds 1",
         "responder --tlds 100000", "peak --tlds 0", "notify --tlds 2", "parts --rounds 0", "dot --handshakes 0",
+        "peak --tlds 1_440", "load --rate 1e3", "flood --port +53", "load --seconds nan", "dot --rounds ٣",
     ],
 )  # fmt: skip
 def test_a_number_out_of_bounds_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +34,7 @@ def test_a_number_out_of_bounds_is_refused(command: str, capsys: pytest.CaptureF
         ("responder --name ..", "--name: a file's name"),
         ("compare --results /dev/null/x", "--results: /dev/null/x: Not a directory"),
         ("peak --multiples 0", "--multiples: must be above 0"),
-        ("peak --multiples nan", "--multiples: must be above 0"),
+        ("peak --multiples nan", "--multiples: expected numbers"),
         ("peak --peak 0", "--peak: "),
         ("compare --cores 0", "--cores: expected two"),
         ("compare --servers nobody", "--servers: 'nobody'"),
@@ -67,7 +68,7 @@ def test_a_server_that_fails_is_named_without_a_traceback(
     ("module", "arguments", "said"),
     [
         (capture, "--seconds 0", "argument --seconds: must be "),
-        (capture, "--rates x", "argument --rates: invalid positives value: 'x'"),
+        (capture, "--rates x", "argument --rates: must be a whole number in digits, got 'x'"),
         (capture, "--rates 0", "argument --rates: must be at least 1"),
         (capture, "--kinds nosuch", "--kinds: known are "),
         (switchover, "/nonexistent", "zones: there is no /nonexistent/root.zone."),

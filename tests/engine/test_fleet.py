@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from rootsrv.engine.etcd import Entry
 from rootsrv.engine.fleet import Fleet
 from rootsrv.mesh import roster as rosters
@@ -80,6 +82,20 @@ def test_of_a_member_that_was_removed_nothing_counts_any_more(tmp_path: Path) ->
         one.take(key, said(kind, 2), NOW)
     assert one.refused == 3
     assert "m3" not in {*one.ready, *one.done, *one.statuses}
+
+
+@pytest.mark.parametrize("when", [float("nan"), float("inf"), 10**400, -1.0, 1e15, True, "1"])
+def test_a_member_that_went_into_service_at_no_time_is_not_told_so(tmp_path: Path, when: object) -> None:
+    one = fleet(tmp_path)
+    one.adopt_roster(MESH.octets, 0.0, "test")
+    key = "member/m3/done"
+    content = {"zone": ".", "serial": 2026112101, "digest": "ab", "ok": True, "reason": "", "flipped_at": when}
+    envelope = Envelope(key, "m3", NOW.wall, 1, NOW.wall, 2.0**50, content)
+
+    one.take(key, Entry(key, seal(envelope, SERVICE, key_of("m3")), 1, 1, 1), NOW)
+
+    assert one.done["m3"].ok
+    assert "m3" not in one.flipped_at
 
 
 def test_a_roster_is_recalled_whose_signer_the_configuration_has_never_heard_of(tmp_path: Path) -> None:

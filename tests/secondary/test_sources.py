@@ -152,6 +152,12 @@ class _Page:
         handler.end_headers()
         handler.wfile.write(self.body[:1000])
 
+    def endless(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "9" * 5000)
+        handler.end_headers()
+        handler.wfile.write(self.body)
+
     def stalled(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(self.body)))
@@ -247,6 +253,7 @@ def test_a_zone_file_by_https_is_fetched_once_and_then_asked_for_by_its_tag(tmp_
     ("behaviour", "kind", "reason"),
     [
         ("truncated", TransferMalformed, "cut off after 1000"),
+        ("endless", TransferMalformed, "cut off after [0-9]+ of 9{20} octets"),
         ("stalled", TransferFailed, "stalled for 0.5 s"),
         ("redirecting", TransferRefused, "redirect to https://elsewhere.example/root.zone\\?… is not followed"),
         ("absent", TransferRefused, "HTTP status 404"),

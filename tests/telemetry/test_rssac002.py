@@ -142,8 +142,14 @@ def test_a_record_survives_json() -> None:
         lambda document: document.update(day="2026-13-01"),
         lambda document: document["rcodes"].update(x=1),
         lambda document: document.update(sizes=[]),
+        lambda document: document["rcodes"].update({"1_0": 1}),
+        lambda document: document["rcodes"].update({"٣": 1}),
+        lambda document: document["rcodes"].update({"3": "1_0"}),
+        lambda document: document["rcodes"].update({"3": 1.5}),
+        lambda document: document["load_times"].update({"2026112101": "nan"}),
+        lambda document: document["load_times"].update({"2026112101": "inf"}),
     ],
-    ids=range(11),
+    ids=range(17),
 )
 def test_a_damaged_record_is_refused(damage: object) -> None:
     document = a_record().to_document()
