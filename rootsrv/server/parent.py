@@ -30,7 +30,7 @@ from rootsrv.page.layout import Page, PageUnusable
 from rootsrv.process import clock, log, real_time, service_manager
 from rootsrv.process.children import describe_end, describe_error, environment
 from rootsrv.process.persistence import failing, persistently
-from rootsrv.server.replacing import LONGEST_SECONDS, Replacing
+from rootsrv.server.replacing import LONGEST_SECONDS, WHY, Replacing
 from rootsrv.server.sockets import ServiceSocket
 from rootsrv.server.worker_orders import WorkerOrders
 
@@ -102,7 +102,9 @@ class Parent:
         self._tables = tables
         self._orders = orders
         self._beside = {each.slot: each for each in beside}
-        self._beside_replaced = dict.fromkeys(self._beside, 0)
+        self._replaced_by = {name: dict.fromkeys(WHY, 0) for name in ("worker", *(each.name for each in beside))}
+        """Since we began, what was replaced, and why."""
+
         self._behind_since: dict[int, int] = {}
         """Of what runs beside the workers: since when it has answered from another generation."""
 
@@ -111,7 +113,9 @@ class Parent:
         self._handles: dict[int, int] = {}
         """Descriptors of the processes (pidfd_open(2)): a signal through one never reaches another process."""
 
-        self._reasons: dict[int, str] = {}
+        self._reasons: dict[int, tuple[str, str]] = {}
+        """Why we have ended what runs in a slot: one of WHY, and what the log says."""
+
         self._renewal: asyncio.Task[None] | None = None
         self._stopping = False
         self._stopped = asyncio.Event()
@@ -180,12 +184,14 @@ class Parent:
             if self._stopping:
                 return
             pause = replacing.was_up(time.monotonic() - started) if was_up else replacing.was_never_up()
+            ended = "ended" if was_up else "never-up", describe_end(status)
+            why, reason = self._reasons.pop(slot, ended)
             if slot in self._beside:
-                self._beside_replaced[slot] += 1
+                self._replaced_by[self._beside[slot].name][why] += 1
                 self._behind_since.pop(slot, None)
             else:
+                self._replaced_by["worker"][why] += 1
                 self._page.replaced += 1
-            reason = self._reasons.pop(slot, None) or describe_end(status)
             log.alarm("worker replaced", slot=slot, pid=process.pid, reason=reason, pause_seconds=round(pause, 2))
             await self._pause(pause)
 
@@ -276,10 +282,10 @@ class Parent:
                 # STUCK_SECONDS, killing it would have none ever start.
                 is_started = words.pid == process.pid
                 if age > DEAD_SECONDS or (is_started and age > STUCK_SECONDS and self._waiting(slot)):
-                    self._reasons[slot] = f"did not advance for {age:.1f} s"
+                    self._reasons[slot] = "hung", f"did not advance for {age:.1f} s"
                     self._signal(slot, signal.SIGKILL)
                 elif slot in self._beside and is_started and self._is_behind(slot, now):
-                    self._reasons[slot] = f"did not switch to generation {self._page.active}"
+                    self._reasons[slot] = "behind", f"did not switch to generation {self._page.active}"
                     self._signal(slot, signal.SIGKILL)
 
     def _is_behind(self, slot: int, now: int) -> bool:
@@ -302,7 +308,7 @@ class Parent:
 
     async def _renew_workers(self) -> None:
         for slot, process in list(self._processes.items()):
-            self._reasons[slot] = "the head of the shared page was made anew"
+            self._reasons[slot] = "page", "the head of the shared page was made anew"
             self._signal(slot, signal.SIGTERM)
             for _ in range(round(_RENEWAL_SECONDS / WATCH_SECONDS)):
                 await asyncio.sleep(WATCH_SECONDS)
@@ -315,7 +321,7 @@ class Parent:
             return {"replaced": False}
         if wanted != self._page.active or self._page.worker(slot).active == wanted:
             return {"replaced": False}
-        self._reasons[slot] = f"did not switch to generation {wanted}"
+        self._reasons[slot] = "behind", f"did not switch to generation {wanted}"
         self._signal(slot, signal.SIGKILL)
         return {"replaced": True}
 
@@ -340,6 +346,7 @@ class Parent:
             "failing": dict(failing),
             "workers": [self._status_of(slot) for slot in range(self._workers)],
             "workers_replaced": page.replaced,
+            "replaced_by": self._replaced_by,
             "real_time_priority": self._orders.get("real_time_priority", 0),
             "sockets": [
                 {
@@ -369,7 +376,8 @@ class Parent:
 
     def _more_of(self, beside: Beside) -> dict[str, Any]:
         counters = counts.tls_document(self._page.worker(beside.slot).counters)
-        return {"replaced": self._beside_replaced[beside.slot], "counters": counters, **beside.status()}
+        replaced = sum(self._replaced_by[beside.name].values())
+        return {"replaced": replaced, "counters": counters, **beside.status()}
 
     def commands(self) -> Commands:
         """What the control socket of *serve* does for the workers."""

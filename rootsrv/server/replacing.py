@@ -15,6 +15,10 @@ STARTS_APART_SECONDS = 0.5
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.1, 5.0
 """First and longest pause after one that was never up."""
 
+WHY = ("ended", "never-up", "hung", "behind", "page")
+"""Why a process was replaced: it ended, or before it was up; it did not advance; it did not follow to another
+generation; it was to take the head of the shared page that had been made anew."""
+
 
 class Replacing:
     """How long to wait, in one slot; all times in seconds."""

@@ -98,6 +98,16 @@ class Exposition:
         )
         yield _gauge("rootsrv_active_generation", "Number of the answer table in service; 0: none.", view.generation)
         yield _counter("rootsrv_workers_replaced", "Workers that ended or hung and were replaced.", view.replaced)
+        processes = CounterMetricFamily(
+            "rootsrv_processes_replaced",
+            "Workers, and what answers over TLS, that were replaced since serve began, by why.",
+            labels=["process", "why"],
+        )
+        replaced = view.role("serve").object("replaced_by")
+        for kind in ("worker", "dot"):
+            for why, number in replaced.numbers(kind).items():
+                processes.add_metric([kind, why], number)
+        yield processes
         alive = GaugeMetricFamily(
             "rootsrv_worker_current",
             "Whether the worker is alive and answers from the active table.",

@@ -97,6 +97,8 @@ def over_tls(view: View, config: Config) -> str:
     problem = said.text("certificate_problem")
     shown = f"{said.text('certificate')}, until {said.text('certificate_until')}"
     failed = ", ".join(f"{name.replace('-', ' ')} {number:,}" for name, number in shakes.items() if number)
+    by_why = view.role("serve").object("replaced_by").numbers("dot")
+    replaced = ", ".join(f"{why}: {number:,.0f}" for why, number in by_why.items() if number) or "never"
     each = f", {1000 * spent / done:.1f} ms of processor time each" if done else ""
     rows = [
         ("state", mark(answers, "answered" if answers else "not answered")),
@@ -104,6 +106,7 @@ def over_tls(view: View, config: Config) -> str:
         ("connections", f"{tcp['open']:,} open, {tcp['accepted']:,} since the machine started"),
         ("handshakes", f"{done:,}{each}"),
         ("not completed", escape(failed) or "none"),
+        ("replaced", replaced),
         ("certificate", mark(not problem, shown)),
     ]
     return section(f"DNS over TLS, port {said.text('port')}", rows_table(rows))

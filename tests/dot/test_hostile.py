@@ -257,9 +257,21 @@ def test_a_process_that_is_killed_comes_again_and_takes_nothing_else_with_it(tmp
             wait_until(lambda pid=pid: dot.status()["ready"] and dot.status()["pid"] != pid, "another one")
             assert is_answered(dot)
         assert dot.status()["replaced"] == 2
+        told = dot.instance.status()["replaced_by"]
+        assert (told["dot"]["ended"], sum(told["dot"].values()), sum(told["worker"].values())) == (2, 2, 0)
         assert dot.status()["pid"] != first
         assert dot.instance.worker_pids() == workers
         assert dot.instance.status()["workers_replaced"] == 0
+
+
+def test_one_that_hangs_is_replaced_and_status_and_metrics_say_why(tmp_path: Path) -> None:
+    with serving_dot(tmp_path) as dot:
+        pid = dot.status()["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: dot.status()["pid"] not in {0, pid}, "replaced", 30)
+        told = dot.instance.status()["replaced_by"]
+        assert told["dot"] == {"ended": 0, "never-up": 0, "hung": 1, "behind": 0, "page": 0}
+        assert sum(told["worker"].values()) == 0
 
 
 def test_a_process_that_stays_behind_is_replaced(tmp_path: Path) -> None:
@@ -270,6 +282,7 @@ def test_a_process_that_stays_behind_is_replaced(tmp_path: Path) -> None:
         dot.instance.page.active = 2
         wait_until(lambda: dot.status()["pid"] not in {0, pid}, "replaced", 20)
         assert "did not switch to generation 2" in dot.instance.log
+        assert dot.instance.status()["replaced_by"]["dot"]["behind"] == 1
         (tmp_path / "away").rename(tmp_path / "state" / "tables" / "2.table")
         wait_until(lambda: dot.status()["active"] == 2, "it answers from the active generation", 20)
 

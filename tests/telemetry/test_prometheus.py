@@ -245,7 +245,8 @@ def test_what_is_asked_over_tls_is_counted_for_itself() -> None:
     words[counts.QUERIES + 2], words[counts.QUERIES + 3] = 5, 7
     words[counts.TLS], words[counts.TLS + 5] = 3, 2_500_000
     words[counts.TCP + 1] = 9
-    view = View(0.0, tls_words=words, roles={"serve": Said({"dot": DOT})})
+    replaced = {"dot": {"ended": 0, "hung": 2}, "worker": {"ended": 1}}
+    view = View(0.0, tls_words=words, roles={"serve": Said({"dot": DOT, "replaced_by": replaced})})
     statistics = Statistics(DayRecord.from_words(_DAY, view.words), {}, "")
     metrics = samples(Exposition(Config(), "digest").text(view, statistics, "")[0].decode())
 
@@ -256,6 +257,8 @@ def test_what_is_asked_over_tls_is_counted_for_itself() -> None:
     assert metrics["rootsrv_tls_handshake_cpu_seconds_total"] == 2.5
     assert metrics["rootsrv_tls_open_connections"] == 9
     assert metrics["rootsrv_tls_answering"] == 1
+    assert metrics['rootsrv_processes_replaced_total{process="dot",why="hung"}'] == 2
+    assert metrics['rootsrv_processes_replaced_total{process="worker",why="ended"}'] == 1
     assert metrics["rootsrv_tls_certificate_as_configured"] == 0
     assert metrics["rootsrv_tls_certificate_expires_timestamp_seconds"] == 1803643228
 
