@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rootsrv.admission.blocks import MAX_SECONDS
+from rootsrv.admission.everything import is_everything
 from rootsrv.admission.limits import Cells, LimitSettings, Occupancy
 from rootsrv.admission.samples import Flood
 from rootsrv.admission.shed import ACTIONS, MAX_RULES, Action, Match, Rule, ShedRefused
@@ -208,7 +209,7 @@ class Policy:
                 )
 
     def _refuse_nearly_all(self, match: Match) -> None:
-        share = 1.0 if match.is_everything() else self.flood.share_of([match])
+        share = 1.0 if is_everything([match]) else self.flood.share_of([match])
         if not self._config.sample_every and share <= NEARLY_ALL:
             raise TooMuch(
                 f"{match}: nobody knows how much that is, for limits.sample_every is 0: look with --dry-run, and if"
@@ -218,9 +219,9 @@ class Policy:
             raise TooMuch(f"{match}: is {share:.0%} of all queries; if that is what you want, say --really")
         # Half of all, and then the other half, is all: rules that are in force count, unless they are too much already.
         before = [rule.match for rule in self.rules if not rule.dry]
-        if any(each.is_everything() for each in before) or self.flood.share_of(before) > NEARLY_ALL:
+        if is_everything(before) or self.flood.share_of(before) > NEARLY_ALL:
             return
-        together = self.flood.share_of([match, *before])
+        together = 1.0 if is_everything([match, *before]) else self.flood.share_of([match, *before])
         if together > NEARLY_ALL:
             raise TooMuch(
                 f"{match}: is, together with the rules in force, {together:.0%} of all queries; if that is what you"

@@ -102,9 +102,10 @@ class Match:
             said.append(f"prefix={self.prefix}")
         return " ".join(said)
 
-    def is_everything(self) -> bool:
-        """Whether no query is without it, or none of one IP version."""
-        return self.covers(Match()) or (self.prefix is not None and self.prefix.prefixlen == 0)
+    @property
+    def words(self) -> tuple[int, int]:
+        """Address and mask of the prefix as numbers, IPv4 mapped; 0 and 0 where there is none."""
+        return self._words
 
     def covers(self, other: "Match") -> bool:
         """Whether every query that *other* is about is one that this is about."""

@@ -361,6 +361,15 @@ def test_rules_that_are_everything_together_are_asked_for_twice(desk: Desk) -> N
     desk.shed("size=1-20", do="tc")  # it makes no difference any more
 
 
+def test_without_many_samples_too_rules_that_are_everything_are_asked_for_twice(desk: Desk) -> None:
+    for everything in ("prefix=2000::/3", "size=12-65535"):
+        with pytest.raises(ShedRefused, match=r"is 100% of all queries.*say --really"):
+            desk.shed(everything, do="drop")
+    desk.shed("source-port=1-40000", do="drop")
+    with pytest.raises(ShedRefused, match=r"together with the rules in force, 100% of all queries.*say --really"):
+        desk.shed("source-port=40001-65535", do="drop")
+
+
 def test_where_the_last_label_but_one_is_too_long_to_be_noted_the_last_one_is_told(desk: Desk) -> None:
     names_asked = [bytes([size]) + b"r" * size + b"\3coM\0" for size in (58, 59, 62, 63)]
     desk.policy.flood.take([note_of(name) for name in names_asked] * 50, 200)

@@ -4,7 +4,11 @@ import itertools
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from rootsrv.admission.blocks import MAPPED
+from rootsrv.admission.everything import is_everything
 from rootsrv.admission.shed import (
     ACTIONS,
     MAX_RULES,
@@ -126,8 +130,63 @@ def test_one_match_covers_another() -> None:
     matches = [Match.parse(each.split()) for each in order]
     for (a, wide), (b, narrow) in itertools.product(enumerate(matches), repeat=2):
         assert wide.covers(narrow) is (a <= b), (order[a], order[b])
-    assert [match.is_everything() for match in matches] == [True] + [False] * 5
-    assert Match.parse(["prefix=0.0.0.0/0"]).is_everything()
+    assert [is_everything([match]) for match in matches] == [True] + [False] * 5
+
+
+EVERYTHING = [
+    "prefix=0.0.0.0/0", "prefix=2000::/3", "prefix=0.0.0.0/1|prefix=128.0.0.0/1", "opt=absent|opt=present",
+    "opt=do|opt=no-do", "opt=do|opt=absent|opt=no-do", "size=12-65535", "source-port=1-65535 size=17-1000",
+    "source-port=0-1023|source-port=1024-65535", "source-port=0-2000|source-port=1000-65535", "size=0-100|size=101-512",
+    "qname-suffix=. opt=do|opt=no-do", "prefix=10.0.0.0/8|opt=present|qname-suffix=.", "qtype=A|opt=do|opt=no-do",
+    "source-port=1-500 opt=do|source-port=501-65535 opt=present|opt=no-do", "source-port=1-500|size=1-60 "
+    "source-port=501-65535|size=61-400 source-port=400-65535",
+    "opt=present prefix=2000::/4|opt=absent prefix=2000::/3|opt=present prefix=3000::/4",
+]  # fmt: skip
+NOT_EVERYTHING = [
+    "prefix=0.0.0.0/1", "prefix=2000::/4", "prefix=0.0.0.0/1|prefix=2000::/4", "opt=do|opt=absent", "opt=present",
+    "size=0-100|size=102-65535", "source-port=1-1023|source-port=1025-65535", "qtype=A|qtype=AAAA", "qname-suffix=com",
+    "qtype=A opt=do|opt=no-do", "qname-suffix=com opt=do|opt=no-do", "opt=do source-port=1-500|opt=no-do",
+    "source-port=1-500|size=1-60 source-port=501-65535|size=62-400 source-port=400-65535",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rules", [*EVERYTHING, *NOT_EVERYTHING])
+def test_whether_rules_are_about_every_query(rules: str) -> None:
+    assert is_everything([Match.parse(each.split()) for each in rules.split("|")]) is (rules in EVERYTHING)
+
+
+def test_nothing_is_not_everything() -> None:
+    assert not is_everything([])
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_rules_that_are_everything_hold_for_any_query(data: st.DataObject) -> None:
+    """And where they are not, there is one for which none does: looked for at the ends of all ranges."""
+    ends, sizes = st.sampled_from([1, 2, 500, 501, 65_535]), st.sampled_from([17, 18, 60, 61, 310])
+    prefixes = st.sampled_from(["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "2000::/3", "2000::/4", "3000::/4"])
+
+    def ranged(key: str, numbers: st.SearchStrategy[int]) -> st.SearchStrategy[str]:
+        return st.tuples(numbers, numbers).map(lambda pair: f"{key}={min(pair)}-{max(pair)}")
+
+    conditions = st.tuples(
+        st.none() | ranged("source-port", ends), st.none() | ranged("size", sizes),
+        st.none() | st.sampled_from(["opt=do", "opt=no-do", "opt=present", "opt=absent"]),
+        st.none() | prefixes.map(lambda prefix: f"prefix={prefix}"),
+    ).map(lambda parts: [each for each in parts if each])  # fmt: skip
+    matches = [Match.parse(each) for each in data.draw(st.lists(conditions.filter(bool), max_size=6))]
+    with_do, without = edns.Edns(512, 0, True), edns.Edns(512, 0, False)
+    missed = {
+        address >> 125 == 1
+        for address in (MAPPED, MAPPED | 0xFFFFFFFF, 0x2 << 124, 0x3 << 124)
+        for port, size, opt in itertools.product(
+            (1, 2, 3, 499, 500, 501, 502, 65_534, 65_535),
+            (17, 18, 19, 59, 60, 61, 62, 309, 310),
+            (None, with_do, without),
+        )
+        if not any(each.holds(Query(b"?", b"\1x\0", 1, 1, opt, None), size, address, port) for each in matches)
+    }
+    assert is_everything(matches) is (len(missed) < 2)
 
 
 def test_the_first_rule_that_is_not_dry_decides() -> None:
