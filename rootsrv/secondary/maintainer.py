@@ -250,5 +250,5 @@ class Maintainer:
         self.pipeline.hold = config.hold
         self.agenda.ask_to_verify()
         self.records.journal("configuration reloaded")
-        later = ("service", "state", "anycast", "mesh", "clock")
+        later = ("service", "state", "anycast", "mesh", "clock", "fastpath", "capture", "portal", "report", "log")
         return [key for key in later if getattr(old, key) != getattr(config, key)]

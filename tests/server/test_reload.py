@@ -151,6 +151,25 @@ def test_other_settings_and_another_zone_at_once_both_come_into_force(instance: 
     assert instance.ask(".", "SOA").answer[0][0].serial == SERIALS[1]
 
 
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("[capture]", "capture"),
+        ("[report]\nport = 9354", "report"),
+        ('[log]\nformat = "json"', "log"),
+    ],
+)
+def test_what_takes_a_restart_is_said(instance: Instance, section: str, name: str) -> None:
+    """No role reads such a section again: whoever sets a capture's key there and reloads shall not believe it set."""
+    with (instance.directory / "rootsrv.toml").open("a") as file:
+        file.write(f"\n{section}\n")
+
+    reloaded = command_reload(instance)
+
+    assert (reloaded.returncode, reloaded.stderr) == (0, "")
+    assert f"only after a restart: {name}" in reloaded.stdout
+
+
 def test_an_error_in_the_file_changes_nothing_and_is_named(instance: Instance) -> None:
     rewrite(instance, 'nsid = "live.example"', f'nsid = "{"x" * 129}"')
 
