@@ -5,6 +5,7 @@
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
 import secrets
 import shutil
@@ -41,6 +42,7 @@ from rootsrv.zone.contents import ZoneContents
 _VALIDITY_SECONDS = 13 * 86_400  # as the root's signatures
 _READY_SECONDS = 120.0  # a loaded machine; on an idle one it takes three
 _STOP_SECONDS = 15.0
+_FIRST_UNPRIVILEGED_PORT = 1024
 MAX_RATE = 1000  # one thread that asks; bench/ has what loads
 REPORT_ADDRESS, REPORT_PORTS = "127.0.0.2", range(9353, 9363)
 """Of the status page: on loopback, but no service address; the first port that nobody has."""
@@ -159,7 +161,7 @@ class DemoWanted:
 
 def run(wanted: DemoWanted) -> int:
     """`rootsrv demo`: returns the exit status when stopped by Ctrl-C or SIGTERM (0) or by a failure (1)."""
-    console = Console(stderr=True, markup=False)
+    console = Console(stderr=True, markup=False, soft_wrap=True)  # a command is copied as one line
     addresses = ("127.0.0.1", "::1") if ipv6_is_there() else ("127.0.0.1",)
     if fault := wanted.fault():
         console.print(f"rootsrv: {fault}")
@@ -168,7 +170,8 @@ def run(wanted: DemoWanted) -> int:
         for address in addresses:
             refuse_if_taken(address, wanted.port)
     except CannotBind as error:
-        console.print(f"rootsrv: {error.strerror}. Another one: rootsrv demo --port {wanted.port + 1}")
+        another = f"{typed_name()} demo --port {_another_port(addresses, wanted.port)}"
+        console.print(f"rootsrv: {error.strerror}. Another one: {another}")
         return 1
     if len(addresses) == 1:
         console.print("This host has no IPv6 on loopback: serving IPv4 only.")
@@ -243,6 +246,17 @@ async def _show(
             tour.cancel()
         if asker:
             asker.stop()
+
+
+def _another_port(addresses: tuple[str, ...], taken: int) -> int:
+    """The next port that anybody may have and nobody has; *taken* itself where there is none."""
+    above, below = range(max(taken + 1, _FIRST_UNPRIVILEGED_PORT), 65_536), range(_FIRST_UNPRIVILEGED_PORT, taken)
+    for port in itertools.chain(above, below):
+        with contextlib.suppress(CannotBind):
+            for address in addresses:
+                refuse_if_taken(address, port)
+            return port
+    return taken
 
 
 def _free_report_port() -> int:

@@ -10,6 +10,7 @@ import http.client
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from rootsrv.process.children import ends_with_us, environment
 from rootsrv.resolvers.software import SOFTWARE
 from rootsrv.resolvers.wanted import Publisher, ResolverKey, ResolverSetup
 from rootsrv.roles.supervisor import SUPERVISOR
+from rootsrv.server.sockets import CannotBind, refuse_if_taken
 from rootsrv.zone.dnssec import ECDSAP256SHA256
 
 SERVICE, PORT = "127.0.0.20", 5320
@@ -132,6 +134,7 @@ def _show(console: Console, parts: _Parts) -> None:
     began = time.monotonic()
     _refuse_without_what_the_pages_need()
     programs = {name: _program(name) for name in ("unbound", "named")}
+    _refuse_where_somebody_listens()
     console.print(f"A root of {TLDS} TLDs, generated and signed; the service verifies it as a real one.")
     now = time.time()
     first = signed.generate_root(
@@ -205,6 +208,21 @@ def _refuse_without_what_the_pages_need() -> None:
             f"the pages need {error.name}, which is not installed: {sys.executable} -m pip install 'rootsrv[portal]'"
             " (in a clone: make demo-localroot)"
         ) from error
+
+
+def _refuse_where_somebody_listens() -> None:
+    """Before a stranger, or the demo in another window, is taken for a part of this one."""
+    both, pages = (socket.SOCK_DGRAM, socket.SOCK_STREAM), (socket.SOCK_STREAM,)
+    for address, port, kinds in (
+        (SERVICE, PORT, both),
+        (UNBOUND, RESOLVER_PORT, both),
+        (BIND, RESOLVER_PORT, both),
+        ("127.0.0.1", PAGES_PORT, pages),
+    ):
+        try:
+            refuse_if_taken(address, port, kinds)
+        except CannotBind as error:
+            raise DemoFailed(f"{error.strerror}; is this demo running already?") from error
 
 
 def _program(name: str) -> str:

@@ -81,6 +81,35 @@ def test_of_two_demos_each_has_a_status_page_of_its_own(monkeypatch: pytest.Monk
         assert demo._free_report_port() == free
 
 
+def test_where_the_port_is_taken_a_free_one_is_shown_in_a_line_that_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    ours = tmp_path / ".venv/bin/rootsrv"
+    ours.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(ours.with_name("python")))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.chdir("/")
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        taken = listener.getsockname()[1]
+        with contextlib.suppress(OSError):
+            stack.enter_context(socket.create_server(("127.0.0.1", taken + 1)))
+        assert demo.run(demo.DemoWanted(port=taken, tlds=40, workers=1, rate=0, tour_seconds=0.0)) == 1
+        told = re.fullmatch(
+            rf"rootsrv: 127\.0\.0\.1 port {taken} \(TCP\): the port is in use\. "
+            rf"Another one: {re.escape(str(ours))} demo --port (\d+)\n",
+            capsys.readouterr().err,
+        )
+        assert told
+        with socket.create_server(("127.0.0.1", int(told[1]))):
+            pass
+
+
+def test_in_place_of_a_port_that_wants_privilege_one_is_shown_that_wants_none() -> None:
+    assert demo._another_port(("127.0.0.1",), 53) >= 1024
+    assert 1024 <= demo._another_port(("127.0.0.1",), 65_535) < 65_535
+
+
 def test_what_is_shown_of_the_first_steps_fits_into_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
     """The seconds at its end, too."""
     console = Console(stderr=True, markup=False, width=80)

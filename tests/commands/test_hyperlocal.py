@@ -1,6 +1,7 @@
 """`rootsrv hyperlocal`: what is refused, what a resolver is told, what is shipped."""
 
 import re
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
+from bench.peers.daemon import free_port
 from rootsrv.commands.parser import main
 from rootsrv.config import file as config_file
 from rootsrv.config import text
@@ -233,6 +235,25 @@ SEEN = {
     "not_validated": (Answers(authentic=False), ["0 of 15"]),
     "not_at_all": (Answers(rcode=dns.rcode.SERVFAIL), ["SERVFAIL, expected NXDOMAIN"]),
 }
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_where_the_copy_is_not_given_out_a_check_names_the_command_that_tells_why(
+    own: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its configuration is no instance's: without --config status looks for one that a household has not."""
+    state = tmp_path / "the state"
+    if own:
+        path = tmp_path / "own.toml"
+        path.write_text(text.to_toml(generated.generate(generated.Options(port=free_port("127.12.12.12")))))
+        given = ["--config", str(path)]
+    else:
+        path = state / "rootsrv.toml"
+        given = ["--state", str(state), "--port", str(free_port("127.12.12.12"))]
+    assert main(["hyperlocal", "--check", *given]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("FAIL  the copy is not given out at 127.12.12.12@")
+    assert f"→ rootsrv status --config {shlex.quote(str(path))} tells why\n" in told
 
 
 @pytest.mark.parametrize("case", SEEN)
