@@ -21,7 +21,7 @@ STATE_OCTETS = 500_000_000
 """Eight versions of the root zone and three answer tables are 60 MB; a year of statistics 200 MB."""
 
 _MEMORY_OCTETS = 1_000_000_000
-"""Maintain has two zones in memory while it verifies (300 MB); a worker 50 MB, the kernel's tables 30 MB."""
+"""Maintain has two zones in memory while it verifies (300 MB); a worker 50 MB, the fast path 50 MB."""
 
 _TMPFS = {"tmpfs", "ramfs"}
 

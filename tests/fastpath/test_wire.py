@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,7 +144,12 @@ def test_the_status_command_tells_all_of_it(tc_site: Site) -> None:
     assert told["active"] == tc_site.page.active
     assert told["serials"] == [2026112101, 2026112101]
     assert all(0 < seconds <= 60 for seconds in told["answer_until_seconds"])
-    assert told["memory_octets"] > 2 * 8 * 2**20
+    document = (REPOSITORY / "docs" / "fastpath.md").read_text()
+    figures = re.search(r"\* (\d+) MB of kernel memory .*, and some (\d+) KB per core\.", document)
+    assert figures
+    said = int(figures[1]) * 1_000_000 + int(figures[2]) * 1_000 * (os.cpu_count() or 1)
+    assert told["memory_octets"] == pytest.approx(said, abs=1_000_000)
+    assert f"{figures[1]} MB in the kernel" in (REPOSITORY / "docs" / "install.md").read_text()
     assert set(told) >= {"mode", "kernel", "interfaces", "self_tests", "staged"}
 
 
