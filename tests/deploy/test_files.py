@@ -42,6 +42,25 @@ def test_a_unit_may_do_little_more_than_its_role_needs(unit: Path) -> None:
     assert float(exposure[1]) <= ACCEPTABLE_EXPOSURE
 
 
+def test_a_purge_takes_the_directories_of_every_unit(tmp_path: Path) -> None:
+    """hyperlocal's stayed: the copy of the root, and what is known of its keys."""
+    removing = tmp_path / "rm"
+    removing.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    removing.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", str(DEPLOY / "debian" / "rootsrv.postrm"), "purge"],
+        env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=10, check=True,
+    )  # fmt: skip
+    places = {"State": "/var/lib", "Runtime": "/run"}
+    made = {
+        f"{places[kind]}/{name.split('/')[0]}"
+        for unit in SERVICES
+        for kind, name in re.findall(r"^(State|Runtime)Directory=(\S+)$", unit.read_text(), re.M)
+    }
+    assert {"/var/lib/rootsrv", "/var/lib/rootsrv-hyperlocal"} <= made
+    assert made <= set(done.stdout.split())
+
+
 APART = {"localroot", "portal"}
 """Roles that are no part of an instance: they have a configuration of their own (docs/localroot.md)."""
 
