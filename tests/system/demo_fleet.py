@@ -9,8 +9,10 @@ machine's own network but two ports on loopback, for a browser; with Ctrl-C all 
 import argparse
 import contextlib
 import functools
+import os
 import re
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -23,7 +25,7 @@ from urllib.request import urlopen
 from pyroute2 import netns
 
 from bench.guardian import guarded
-from bench.peers.daemon import PeerFailed, ToolMissing
+from bench.peers.daemon import PeerFailed, ToolMissing, tool
 from rootsrv.commands.demo import ended_by_signals
 from rootsrv.wire.rdata import ZONEMD
 from tests.network import Host
@@ -264,6 +266,27 @@ def show(directory: Path, tell: Tell, pictures: Path | None = None) -> Generator
             yield
 
 
+TOOLS = ("bird", "nsd", "etcd", "dig", "ip")
+
+
+def _lacking() -> str:
+    """What this machine has not, and the demo needs; empty if nothing."""
+    if os.geteuid() != 0:
+        return "needs root, for network namespaces"
+    try:
+        for each in TOOLS:
+            tool(each)
+    except ToolMissing as missing:
+        return str(missing)
+    # As `ip netns add` does: a namespace, and a place that is shared with others.
+    made = subprocess.run(
+        ["unshare", "--net", "--mount", "true"], capture_output=True, text=True, timeout=30, check=False
+    )
+    if made.returncode:
+        return f"needs network namespaces, which root of a container mostly may not make: {made.stderr.strip()}"
+    return ""
+
+
 def main() -> int:
     """Until Ctrl-C, or once with --once; the exit status."""
     parser = argparse.ArgumentParser(prog="demo-fleet", description=__doc__)
@@ -271,6 +294,9 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, metavar="DIRECTORY", help="screenshots of its pages go there")
     parser.add_argument("--pause", type=float, default=20.0, metavar="SECONDS", help="between two tours (default 20)")
     wanted = parser.parse_args()
+    if lacking := _lacking():
+        print(f"demo-fleet: {lacking}", file=sys.stderr)
+        return 1
 
     def tell(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)

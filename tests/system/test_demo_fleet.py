@@ -12,10 +12,38 @@ import pytest
 
 from tests.needs import REPOSITORY, require_root, require_tool
 from tests.server.live import wait_until
+from tests.system import demo_fleet
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 LAST = "found again by all"
+
+
+@pytest.mark.parametrize(
+    ("before", "account", "told"),
+    [
+        ((), 65_534, "needs root, for network namespaces"),
+        (
+            ("setpriv", "--bounding-set", "-sys_admin"), 0,
+            "needs network namespaces, which root of a container mostly may not make: ",
+        ),
+    ],
+    ids=["root", "namespaces"],
+)  # fmt: skip
+def test_without_root_or_namespaces_it_says_so_in_a_line(before: tuple[str, ...], account: int, told: str) -> None:
+    """A newcomer saw the traceback of a test."""
+    require_root()
+    for tool in demo_fleet.TOOLS:
+        require_tool(tool)
+    # Another account may not be able to read what this one has loaded.
+    source = f"import os, sys; from tests.system import demo_fleet; os.setuid({account}); sys.exit(demo_fleet.main())"
+    done = subprocess.run(
+        [*before, sys.executable, "-c", source, "--once"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"demo-fleet: {told}")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture
@@ -26,9 +54,10 @@ def short() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.long
 def test_the_tour_shows_what_a_fleet_stands_and_leaves_nothing(tmp_path: Path, short: Path) -> None:
     require_root()
-    for tool in ("bird", "nsd", "etcd", "prometheus", "dig"):
+    for tool in (*demo_fleet.TOOLS, "prometheus"):
         require_tool(tool)
     log = tmp_path / "log"
     with log.open("wb") as stream:
