@@ -193,9 +193,14 @@ def _run(console: Console, directory: Path, addresses: tuple[str, ...], wanted: 
             progress.update(step, completed=1, total=1)
             step = progress.add_task(STARTING)
             report_port = _free_report_port()
-            path = write_configuration(
-                zones, directory, addresses=addresses, port=wanted.port, workers=wanted.workers, report_port=report_port
-            )
+            try:
+                path = write_configuration(
+                    zones, directory, addresses=addresses, port=wanted.port, workers=wanted.workers,
+                    report_port=report_port,
+                )  # fmt: skip
+            except OSError as error:
+                console.print(f"rootsrv: {directory} cannot be written: {error.strerror}; TMPDIR names another place")
+                return 1
             with output.open("wb") as stream:
                 server = subprocess.Popen(
                     (sys.executable, "-m", "rootsrv", "run", "--config", str(path)),

@@ -16,7 +16,7 @@ from bench.peers.daemon import free_port
 from rootsrv.commands import demo, demo_watch
 from rootsrv.page import counts
 from rootsrv.page.layout import COUNTER_WORDS
-from tests.needs import REPOSITORY
+from tests.needs import REPOSITORY, require_tool
 from tests.network import network
 from tests.server.live import wait_until
 
@@ -103,6 +103,21 @@ def test_where_the_port_is_taken_a_free_one_is_shown_in_a_line_that_can_be_typed
         assert told
         with socket.create_server(("127.0.0.1", int(told[1]))):
             pass
+
+
+def test_where_there_is_no_room_the_directory_is_named(tmp_path: Path) -> None:
+    """It was said that what is to be said cannot be written."""
+    limited = [require_tool("prlimit"), "--fsize=10000"]
+    command = [sys.executable, "-m", "rootsrv", "demo", "--tlds", "40", "--port", str(free_port("127.0.0.1"))]
+    done = subprocess.run(
+        [*limited, *command],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    told = rf"rootsrv: {re.escape(str(tmp_path))}/rootsrv-demo-\S+ cannot be written: File too large; TMPDIR names"
+    assert re.search(told, done.stderr)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_in_place_of_a_port_that_wants_privilege_one_is_shown_that_wants_none() -> None:
