@@ -18,6 +18,7 @@ Nothing that is attached already is replaced without being asked: a program of s
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import time
@@ -112,10 +113,19 @@ def find_interface(name: str) -> FoundInterface:
 
 
 def own_addresses() -> list[str]:
-    """All addresses of this network namespace."""
+    """All addresses of this network namespace, and the IPv4 broadcast addresses of its links.
+
+    No host sends from a broadcast address (RFC 1122 §3.2.1.3), and no socket of ours would answer to one.
+    """
+    found: set[str] = set()
     with _netlink() as netlink:
-        found = (message.get("local") or message.get("address") for message in netlink.get_addr())
-        return sorted({str(address) for address in found if address})
+        for message in netlink.get_addr():
+            address = message.get("local") or message.get("address")
+            found |= {str(each) for each in (address, message.get("broadcast")) if each}
+            if address and message["family"] == socket.AF_INET and message["prefixlen"] < 31:  # RFC 3021
+                link = ipaddress.ip_interface(f"{address}/{message['prefixlen']}").network
+                found.add(str(link.broadcast_address))
+    return sorted(found)
 
 
 def _driver(name: str) -> str:

@@ -94,6 +94,26 @@ def test_a_query_with_a_corrupted_checksum_is_answered_by_nobody(tc_site: Site, 
         far_end.close()
 
 
+def test_a_query_from_the_links_broadcast_address_is_answered_by_nobody(tc_site: Site) -> None:
+    """The stack gives it to a worker, but lets no socket send there; the kernel passes it."""
+    query = message(wire(b"nosuchtld"), opt=opt())
+    of_broadcast, plain = (
+        Frame(
+            source=source, destination=SERVICE[4], source_mac=mac_of(tc_site.client),
+            destination_mac=mac_of(tc_site.server), payload=query,
+        ).to_octets()
+        for source in ("192.0.2.255", CLIENT[4])
+    )  # fmt: skip
+    end = raw_end(tc_site)
+    try:
+        end.send(of_broadcast)
+        assert end.replies(1, 1.0) == []
+        end.send(plain)
+        assert len(end.replies(1)) == 1
+    finally:
+        end.close()
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_what_the_kernel_passes_up_the_workers_answer(tc_site: Site, family: int) -> None:
     before = tc_site.kernel_replies(family)
