@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from rootsrv.config.file import Config
@@ -28,6 +28,8 @@ _NO_XDP_KINDS = {"bridge", "vlan", "macvlan", "ipvlan", "dummy", "ifb"}
 
 _PATIENCE_SECONDS = 10.0
 
+_ONLINE = Path("/sys/devices/system/cpu/online")
+
 _JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 
 
@@ -45,6 +47,7 @@ def checks(config: Config) -> Iterator[Finding]:
         yield remark(
             "BPF", "programs are interpreted", "sysctl net.core.bpf_jit_enable=1 (deploy/network/60-rootsrv.conf)"
         )
+    yield from owner(config.fastpath.owner_cpus, _ONLINE.read_text(encoding="utf-8"))
     for name in config.fastpath.interfaces:
         try:
             interface = find_interface(name)
@@ -53,6 +56,19 @@ def checks(config: Config) -> Iterator[Finding]:
             continue
         yield advice(interface, config.fastpath.mode, _offloads(name))
     yield from _attached(config)
+
+
+def owner(cpus: Collection[int], online: str) -> Iterator[Finding]:
+    """Whether the CPUs for the program's owner are there; *online* is how the kernel lists them: "0-3,8"."""
+    there: set[int] = set()
+    for each in online.strip().split(","):
+        first, _, last = each.partition("-")
+        there |= set(range(int(first), int(last or first) + 1))
+    gone = ", ".join(str(cpu) for cpu in sorted(set(cpus) - there))
+    if not gone:
+        return
+    left = "it runs on the others" if there & set(cpus) else "it runs on any core, also on those that take packets"
+    yield remark("fast path's owner", f"this host has no CPU {gone}: {left}", "mend fastpath.owner_cpus")
 
 
 def _program(*, required: bool) -> Finding:

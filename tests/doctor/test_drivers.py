@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from rootsrv.config.fastpath import FastPathConfig
+from rootsrv.config.file import Config
 from rootsrv.doctor.finding import Grade
-from rootsrv.doctor.kernel import _GOOD_DRIVERS, LARGEST_XDP_MTU, advice, features_of
+from rootsrv.doctor.kernel import _GOOD_DRIVERS, LARGEST_XDP_MTU, advice, checks, features_of, owner
 from rootsrv.fastpath.attachment import FoundInterface
 from rootsrv.fastpath.program import Interface
 from tests.needs import REPOSITORY
@@ -85,3 +87,22 @@ def test_the_drivers_of_the_documents_are_known() -> None:
     text = (REPOSITORY / "docs" / "fastpath.md").read_text()
     (named,) = re.findall(r"^\| a driver with a page per packet \(([^)]*)\)", text, re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", named)) <= _GOOD_DRIVERS | {"virtio_net"}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "told"),
+    [
+        ((), []),
+        ((0, 3, 8), []),
+        ((3, 4, 9), ["this host has no CPU 4, 9: it runs on the others"]),
+        ((4,), ["this host has no CPU 4: it runs on any core, also on those that take packets"]),
+    ],
+)
+def test_cores_of_the_owner_that_are_not_there_are_named(cpus: tuple[int, ...], told: list[str]) -> None:
+    assert [each.found for each in owner(cpus, "0-3,8\n")] == told
+
+
+def test_this_host_is_asked_for_them() -> None:
+    config = Config(fastpath=FastPathConfig(interfaces=("lo",), owner_cpus=(8191,)))
+    (told,) = [each for each in checks(config) if each.about == "fast path's owner"]
+    assert told.found.startswith("this host has no CPU 8191: it runs on any core")
