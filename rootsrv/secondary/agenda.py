@@ -9,6 +9,7 @@ class Agenda:
     def __init__(self) -> None:
         self._something = asyncio.Event()
         self._verify_again = False
+        self._look_for_table = False
 
     def delivered(self) -> None:
         """A keeper has a delivery."""
@@ -22,6 +23,16 @@ class Agenda:
     def take_verification(self) -> bool:
         """Whether that was asked for since this was called last."""
         asked, self._verify_again = self._verify_again, False
+        return asked
+
+    def ask_for_table(self) -> None:
+        """Have the table in force looked at, and made again if need be."""
+        self._look_for_table = True
+        self._something.set()
+
+    def take_table(self) -> bool:
+        """Whether that was asked for since this was called last."""
+        asked, self._look_for_table = self._look_for_table, False
         return asked
 
     def begin_turn(self) -> None:

@@ -1,4 +1,6 @@
 """The pipeline: from a delivery to what the workers answer from."""
+# Over 400 lines: every turn of one pipeline, from a delivery to what comes of it.
+#
 # Theory of operation
 # -------------------
 # One keeper per zone asks and fetches (keeper.py).  What it delivers goes through one pipeline, one at a time:
@@ -20,6 +22,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from rootsrv.answer.table import TableUnusable
 from rootsrv.config.zones import HoldConfig
 from rootsrv.page.layout import Page
 from rootsrv.process import log
@@ -35,7 +38,7 @@ from rootsrv.secondary.preparation import (
     is_beyond_us,
     zonemd_of,
 )
-from rootsrv.secondary.switchover import Switchover
+from rootsrv.secondary.switchover import Switchover, SwitchoverState
 from rootsrv.secondary.zones import Zones
 from rootsrv.store.records import Records
 from rootsrv.store.store import Store, StoreFailed
@@ -46,6 +49,9 @@ from rootsrv.zone.life import Judged, Scheduled
 
 EXPECTED = (StoreFailed, AnchorsUnreadable)
 """What a preparation may raise."""
+
+TABLE_SECONDS = 5.0
+"""How often the table in force is looked at while a worker does not answer from it."""
 
 VERIFY_AGAIN_SECONDS = 60.0
 """How soon a zone in service that could not be judged is judged again."""
@@ -78,7 +84,7 @@ class Pipeline:
         self.verify_seconds: float | None = None
         """What it took to verify, compile and examine the latest zone; None = none yet."""
 
-        self._verify_at = 0.0
+        self._verify_at = self._look_at = 0.0
 
     async def run(self) -> None:
         """Take deliveries one after the other, the root's first, newest first."""
@@ -97,6 +103,9 @@ class Pipeline:
         """Do the next thing; False if there was none."""
         if self._agenda.take_verification():
             await self.verify_again()
+            return True
+        if self._agenda.take_table():
+            await self._have_table()
             return True
         for keeper in self.zones:
             if keeper.life.queue:
@@ -239,13 +248,36 @@ class Pipeline:
         self.activation.needs_table = True
         await self.attempt(self.zones.root, serving.again(), at_once=True)
 
+    def _is_table_wanted(self) -> bool:
+        """Whether a worker does not answer from the table in force, and not because a switchover failed (D25)."""
+        is_failed = self._page.silenced or self._switchover.state is SwitchoverState.FAILED
+        is_serving = self._page.active > 0 and self.zones.root.life.serving is not None
+        return is_serving and not is_failed and bool(self._switchover.behind())
+
+    async def _have_table(self) -> None:
+        """Make the table in force again if its file is gone or damaged: who starts anew finds nothing there."""
+        active = self._page.active
+        if not self._is_table_wanted():
+            return
+        try:
+            await asyncio.to_thread(self._store.open_table, active)
+        except (OSError, TableUnusable) as error:
+            log.alarm("table unusable", generation=active, reason=error, effect="it is made again")
+            self._look_at = (
+                self._time.boottime() + VERIFY_AGAIN_SECONDS
+            )  # if it cannot be: that takes a core for seconds
+            await self.make_table_again()
+
     def watch(self) -> None:
-        """Called every second: what waits is tried again, and what could not be judged is judged."""
+        """Called every second: what waits is tried again, what could not be judged is judged, what was lost is made."""
         self.activation.watch()
         now = self._time.boottime()
         if self.zones.root.life.unjudged and now >= self._verify_at:
             self._verify_at = now + VERIFY_AGAIN_SECONDS
             self._agenda.ask_to_verify()
+        if now >= self._look_at and self._is_table_wanted():
+            self._look_at = now + TABLE_SECONDS
+            self._agenda.ask_for_table()
 
     def preparation(self, root: Delivery | None, hosts: Delivery | None, *, generation: int) -> Preparation:
         """What to prepare: the deliveries, and what is in service where there is none."""

@@ -270,13 +270,17 @@ class Switchover:
         settled = self.state in {SwitchoverState.NONE, SwitchoverState.VOID}
         if self.state is not SwitchoverState.FAILED and not (settled and self.page.silenced):
             return
-        active = self.page.active
-        lagging = self._lagging(lambda slot: self._active(slot) == active)
+        active, lagging = self.page.active, self.behind()
         if len(lagging) < len(self._alive()):
             for slot in lagging:
                 self._replace(slot, active)
             self._confirmed(active)
             log.event("switchover healed", generation=active)
+
+    def behind(self) -> list[int]:
+        """The slots of living workers that do not answer from what is active."""
+        active = self.page.active
+        return self._lagging(lambda slot: self._active(slot) == active)
 
     def _confirmed(self, generation: int) -> None:
         self.state, self.reason = SwitchoverState.NONE, ""

@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.process.test_privileges import role_pid
 from tests.server.live import SERIALS, Instance, running, wait_until
 
@@ -37,3 +39,22 @@ def test_who_serves_was_started_anew_meanwhile(tmp_path: Path) -> None:
             os.kill(maintain, signal.SIGCONT)
         wait_until(instance.is_ready, "put back")
         assert serial(instance) == SERIALS[0]
+
+
+@pytest.mark.parametrize("how", ["gone", "cut off"])
+def test_a_table_that_is_lost_is_made_again_when_who_serves_starts_anew(tmp_path: Path, how: str) -> None:
+    with running(tmp_path, workers=2) as instance:
+        table = tmp_path / "state" / "tables" / "1.table"
+        if how == "gone":
+            table.unlink()
+        else:
+            damaged = table.with_suffix(".damaged")
+            damaged.write_bytes(table.read_bytes()[:100])
+            damaged.replace(table)
+        os.kill(role_pid(instance, "serve"), signal.SIGKILL)
+        wait_until(lambda: instance.page.active == 2 and instance.is_ready(), "another one is in force", 40)
+        assert serial(instance) == SERIALS[0]
+        assert instance.log.count("it is made again") == 1
+        instance.put_zone(1)
+        instance.reload()
+        wait_until(lambda: serial(instance) == SERIALS[1], "the next zone")
