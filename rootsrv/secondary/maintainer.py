@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import fields, replace
 
 from rootsrv.config.checks import ConfigError
 from rootsrv.config.file import Config
@@ -33,6 +34,11 @@ TICK_SECONDS = 0.5
 WAIT_TO_SERVE_SECONDS = 20.0
 """How long after the start the service manager is told that we are ready although no primary gave us a zone yet."""
 
+_AT_ONCE = frozenset(
+    ("admin", "cookies", "hold", "identity", "key", "limits", "peer", "primary", "refresh", "switchover", "zone")
+)
+"""Sections that a reload puts in force, by this role or by serve; of [dot] besides the certificate and its key."""
+
 
 class Maintainer:
     """Keeps the zones of one instance current."""
@@ -43,6 +49,7 @@ class Maintainer:
         """Why the head of the page, which is lost, cannot be put back."""
 
         self.config = config
+        self._started_with = config
         self.store = store
         self.files = [store.ledger_file]
         """What is kept twice for the next start."""
@@ -245,10 +252,20 @@ class Maintainer:
         for told in check_trust_anchors(config.zone):
             log.alarm("trust anchors", reason=told)
         self.zones.configure(self.completed(config))
-        old, self.config = self.config, config
+        self.config = config
         self.activation.configure(config)
         self.pipeline.hold = config.hold
         self.agenda.ask_to_verify()
         self.records.journal("configuration reloaded")
-        later = ("service", "state", "anycast", "mesh", "clock", "fastpath", "capture", "portal", "report", "log")
-        return [key for key in later if getattr(old, key) != getattr(config, key)]
+        return _only_after_restart(self._started_with, config)
+
+
+def _only_after_restart(started_with: Config, wanted: Config) -> list[str]:
+    """The sections in which the two differ and which are read at the start alone."""
+
+    def without_certificate(config: Config) -> Config:
+        return config if config.dot is None else replace(config, dot=replace(config.dot, certificate="", key=""))
+
+    running, wanted = without_certificate(started_with), without_certificate(wanted)
+    later = sorted(each.name for each in fields(Config) if each.name not in _AT_ONCE)
+    return [name for name in later if getattr(running, name) != getattr(wanted, name)]
