@@ -59,7 +59,7 @@ def test_whatever_each_connection_does_a_farm_and_clients_are_answered(
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--rate", "1e9"), ("--seconds", "3600"), ("--clients", "0"), ("--addresses", "1")]
+    ("option", "value"), [("--rate", "1000000000"), ("--seconds", "3600"), ("--clients", "0"), ("--addresses", "1")]
 )
 def test_what_would_go_on_and_on_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["flood", "--port", "1", option, value]) == 2

@@ -243,7 +243,7 @@ def test_it_ends_by_itself_when_its_time_is_over(captured: Captured) -> None:
         ({"until": 1e308}, "until: must be seconds since 1970"),
         ({"at": 1e308}, "at: must be seconds since 1970"),
         ({"at": -1.0}, "at: must be seconds since 1970"),
-        ({"at": time.time() + 2000, "until": time.time() + 1000}, "before it begins"),
+        ({"at": time.time() + 200_000, "until": time.time() + 100_000}, "before it begins"),
         ({"rotation_seconds": 7}, "must divide a day"),
         ({"name": "../up"}, "capture.name"),
     ],

@@ -215,7 +215,11 @@ def test_a_collection_of_what_cannot_be_is_not_checked(
     from rootsrv.commands.parser import main
 
     (tmp_path / "rootsrv.toml").write_text(f'[state]\ndirectory = "{tmp_path}"\n[capture]\n')
-    assert main(["capture", "ditl", *what, "--check", "--config", str(tmp_path / "rootsrv.toml")]) == 2
+    try:
+        status = main(["capture", "ditl", *what, "--check", "--config", str(tmp_path / "rootsrv.toml")])
+    except SystemExit as error:  # what is no number is refused before the role's own bounds are asked
+        status = int(error.code or 0)
+    assert status == 2
     assert f"{what[0]}: must be" in capsys.readouterr().err
 
 

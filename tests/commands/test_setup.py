@@ -267,7 +267,7 @@ TYPED = (
     ("shared unicast", "192.0.2.53"),
     ("prefixes to announce for them [192.0.2.0/24]", ""),
     ("AS number of this site", "abc"),
-    ("must be a number", None),
+    ("must be a whole number", None),
     ("AS number of this site", "65001"),
     ("AS number of the router", "65000"),
     ("password", "s3cret"),

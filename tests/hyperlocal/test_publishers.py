@@ -143,6 +143,7 @@ def test_what_is_no_use_is_passed_over_and_an_honest_one_is_found(tmp_path: Path
             silent=free_port(),
         )  # fmt: skip
         with host.runs():
+            wait_until(lambda: host.served() == FIRST + 1, "the copy of before")
 
             def all_were_asked() -> bool:
                 assert host.order("zone-refresh")["ok"]

@@ -264,7 +264,7 @@ stop_linger_seconds = 1
 
     def ask(self, role: str, request: dict[str, Any]) -> dict[str, Any]:
         """One request to a role's status socket."""
-        return ask(self.directory / "run" / f"{role}.sock", patience=5, **request)
+        return ask(self.directory / "run" / f"{role}.sock", **request)
 
     def family(self, version: int) -> dict[str, Any]:
         """The controller's status of one IP version; {} while there is no controller."""
