@@ -378,6 +378,7 @@ def test_whenever_a_role_is_killed_within_a_step_of_its_account(tmp_path: Path) 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["pcap", "cdns"])
 def test_whenever_a_role_is_killed_at_each_instant_and_again(tmp_path: Path, kind: str) -> None:
     for instant in range(1, instants(tmp_path, kind, within_a_step=True), 2):
