@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from siphash24 import siphash24
 
+from rootsrv.page.lanes import LANE_OCTETS, MOST_LANES, WORD, in_each
+
 ROW_CELLS = 1 << 20
 
 LEVELS = {4: (32, 24, 20, 18), 16: (64, 56, 48, 32)}
@@ -24,9 +26,8 @@ COUNTED_OCTETS = 8
 Places = tuple[int, ...]
 """The numbers of both cells of each prefix, narrowest first: eight."""
 
-_WORD = (1 << 64) - 1
 _STEP, _FACTOR = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # odd, so that nothing is lost
-_STEPS = tuple(_STEP * (bits + 1) & _WORD for bits in range(256))
+_STEPS = tuple(_STEP * (bits + 1) & WORD for bits in range(256))
 
 
 def hashes_of(source: bytes, kind: int, key: bytes) -> tuple[int, int, int, int]:
@@ -53,8 +54,8 @@ def places_of_sources(sources: Iterable[bytes], kind: int, key: bytes) -> Iterat
         yield from places_of_sources(ipv4, kind, key)
         yield from places_of_sources(set(counted).difference(ipv4), kind, key)
         return
-    for at in range(0, len(counted), _MOST_LANES):
-        part = counted[at : at + _MOST_LANES]
+    for at in range(0, len(counted), MOST_LANES):
+        part = counted[at : at + MOST_LANES]
         if len(part) < _TOO_FEW_FOR_LANES:
             yield from ((each, places_of_source(each, kind, key)) for each in part)
         else:
@@ -74,24 +75,20 @@ def _narrowed(source: bytes, widest: int) -> tuple[int, int, int, int]:
         octet = source[2]
         bits = _STEPS[octet >> 4 & 3], _STEPS[octet & 15], _STEPS[source[3]]
     else:
-        bits = (source[5] << 8 | source[4]) * _STEP + _STEP & _WORD, _STEPS[source[6]], _STEPS[source[7]]
-    second = (widest ^ bits[0]) * _FACTOR & _WORD
+        bits = (source[5] << 8 | source[4]) * _STEP + _STEP & WORD, _STEPS[source[6]], _STEPS[source[7]]
+    second = (widest ^ bits[0]) * _FACTOR & WORD
     second ^= second >> 32
-    third = (second ^ bits[1]) * _FACTOR & _WORD
+    third = (second ^ bits[1]) * _FACTOR & WORD
     third ^= third >> 32
-    narrowest = (third ^ bits[2]) * _FACTOR & _WORD
+    narrowest = (third ^ bits[2]) * _FACTOR & WORD
     return narrowest ^ narrowest >> 32, third, second, widest
 
 
 # ── many at once ────────────────────────────────────────────────────────────────────────────────────────────────────
-# All sources of a batch stand in one number, each in a lane of 128 bits, which is what the product of two words takes:
-# one addition, rotation or multiplication of Python's is that of all of them (page/unique_sources.py does the same).
-# bench/limits.py guards this.
+# All sources of a batch stand in one number (page/lanes.py).  bench/limits.py guards this.
 
-_MOST_LANES = 64
-_LANE_OCTETS = 16
 _TOO_FEW_FOR_LANES = 4  # below that one after the other is faster
-_TO_NEXT_LANE = {size: bytes(_LANE_OCTETS - size) for size in (4, COUNTED_OCTETS)}
+_TO_NEXT_LANE = {size: bytes(LANE_OCTETS - size) for size in (4, COUNTED_OCTETS)}
 _FOUR_PLACES = struct.Struct("<4I")
 
 
@@ -120,43 +117,38 @@ class _Lanes:
     """What SipHash xors in before its last rounds."""
 
 
-@functools.lru_cache(maxsize=4 * _MOST_LANES)
+@functools.lru_cache(maxsize=4 * MOST_LANES)
 def _lanes_of(key: bytes, amount: int) -> _Lanes:
     k0, k1 = struct.unpack("<2Q", key)
     start = (0x736F6D6570736575 ^ k0, 0x646F72616E646F6D ^ k1, 0x6C7967656E657261 ^ k0, 0x7465646279746573 ^ k1)
-    v0, v1, v2, v3 = (_in_each(word, amount) for word in start)
+    v0, v1, v2, v3 = (in_each(word, amount) for word in start)
     row = ROW_CELLS - 1
-    others = _WORD, _WORD >> 32, 1, row | row << 32, ROW_CELLS << 32, 0xFF
-    return _Lanes(amount, (v0, v1, v2, v3), *(_in_each(word, amount) for word in others))
-
-
-@functools.lru_cache(maxsize=16 * _MOST_LANES)
-def _in_each(word: int, amount: int) -> int:
-    return int.from_bytes(word.to_bytes(_LANE_OCTETS, "little") * amount, "little")
+    others = WORD, WORD >> 32, 1, row | row << 32, ROW_CELLS << 32, 0xFF
+    return _Lanes(amount, (v0, v1, v2, v3), *(in_each(word, amount) for word in others))
 
 
 def _places_in_lanes(sources: Sequence[bytes], kind: int, key: bytes) -> Iterator[Places]:
-    """`places_of_source` of each: what counts of addresses of one family, at most _MOST_LANES."""
+    """`places_of_source` of each: what counts of addresses of one family, at most MOST_LANES."""
     amount, octets = len(sources), len(sources[0])
     lanes = _lanes_of(key, amount)
     words = int.from_bytes(_TO_NEXT_LANE[octets].join(sources), "little")
     if octets == 4:
-        blocks = [words & _in_each(0x00C0FFFF, amount) | _in_each(7 << 56 | kind << 40 | 18 << 32, amount)]
+        blocks = [words & in_each(0x00C0FFFF, amount) | in_each(7 << 56 | kind << 40 | 18 << 32, amount)]
         between = ((20, 3), (16, 15), (24, 255))
     else:
-        blocks = [words & lanes.half, _in_each(10 << 56 | kind << 8 | 32, amount)]
+        blocks = [words & lanes.half, in_each(10 << 56 | kind << 8 | 32, amount)]
         between = ((32, 0xFFFF), (48, 255), (56, 255))
     hashed = _siphash_in_lanes(blocks, lanes)
     # The two places of a key, each in a half of its lane's word, in the order narrowest first.
     found = [hashed & lanes.row | lanes.rows]
     for shift, bits in between:
-        steps = ((words >> shift & _in_each(bits, amount)) + lanes.one) * _STEP & lanes.word
+        steps = ((words >> shift & in_each(bits, amount)) + lanes.one) * _STEP & lanes.word
         hashed = (hashed ^ steps) * _FACTOR & lanes.word
         hashed ^= hashed >> 32 & lanes.half
         found.append(hashed & lanes.row | lanes.rows)
     widest, second, third, narrowest = found
-    narrow = (narrowest | third << 64).to_bytes(_LANE_OCTETS * amount, "little")
-    wide = (second | widest << 64).to_bytes(_LANE_OCTETS * amount, "little")
+    narrow = (narrowest | third << 64).to_bytes(LANE_OCTETS * amount, "little")
+    wide = (second | widest << 64).to_bytes(LANE_OCTETS * amount, "little")
     for four, others in zip(_FOUR_PLACES.iter_unpack(narrow), _FOUR_PLACES.iter_unpack(wide), strict=True):
         yield four + others
 

@@ -30,6 +30,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from rootsrv.page.lanes import LANE_OCTETS, MOST_LANES, WORD, in_each
 from rootsrv.page.layout import REGISTERS
 
 KEY_OCTETS = 16
@@ -69,15 +70,15 @@ def key_name(key_id: int) -> str:
 def observe(registers: memoryview, sources: Collection[bytes], key: bytes) -> None:
     """Note packed IPv4 (4 octets) and IPv6 (16 octets) addresses in *registers* (3 × 2^14 octets: v4, v6, /64)."""
     amount = len(sources)
-    if amount > _LANES:
+    if amount > MOST_LANES:
         listed = list(sources)
-        for at in range(0, amount, _LANES):
-            observe(registers, listed[at : at + _LANES], key)
+        for at in range(0, amount, MOST_LANES):
+            observe(registers, listed[at : at + MOST_LANES], key)
     elif amount < _TOO_FEW_FOR_LANES:
         _observe_one_by_one(registers, sources, key)
-    elif len(words := _TO_NEXT_LANE.join(sources)) == _LANE_OCTETS * amount - len(_TO_NEXT_LANE):
+    elif len(words := _TO_NEXT_LANE.join(sources)) == LANE_OCTETS * amount - len(_TO_NEXT_LANE):
         _observe_ipv4(registers, words, _lanes_of(key, amount))
-    elif len(words := b"".join(sources)) == _LANE_OCTETS * amount:
+    elif len(words := b"".join(sources)) == LANE_OCTETS * amount:
         _observe_ipv6(registers, words, _lanes_of(key, amount))
     else:
         observe(registers, [source for source in sources if len(source) == 4], key)
@@ -85,7 +86,6 @@ def observe(registers: memoryview, sources: Collection[bytes], key: bytes) -> No
 
 
 _WORDS = struct.Struct("<2Q")
-_WORD = (1 << 64) - 1
 _A, _B, _C = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD
 
 # ── one after the other ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,9 +103,9 @@ def _observe_one_by_one(registers: memoryview, sources: Iterable[bytes], key: by
 
 
 def _mixed(word: int, k1: int) -> int:
-    word = word * _A & _WORD
-    word = ((word ^ word >> 32) + k1 & _WORD) * _B & _WORD
-    return (word ^ word >> 32) * _C & _WORD
+    word = word * _A & WORD
+    word = ((word ^ word >> 32) + k1 & WORD) * _B & WORD
+    return (word ^ word >> 32) * _C & WORD
 
 
 def _note(registers: memoryview, estimate: int, hashed: int) -> None:
@@ -115,13 +115,10 @@ def _note(registers: memoryview, estimate: int, hashed: int) -> None:
 
 
 # ── many at once ────────────────────────────────────────────────────────────────────────────────────────────────────
-# All words of a batch stand in one number, each in a lane of 128 bits, which is what the product of a word and a
-# constant takes: so one multiplication of Python's is that of all words.  A source takes 0.19 us in place of 1.0 (IPv6:
-# 0.35, 1.9), however many of them are new (bench/responder.py, "noting sources").
+# All words of a batch stand in one number (lanes.py).  A source takes 0.19 us in place of 1.0 (IPv6: 0.35, 1.9),
+# however many of them are new (bench/responder.py, "noting sources").
 
-_LANES = 64
-_LANE_OCTETS = 16
-_TO_NEXT_LANE = bytes(_LANE_OCTETS - 4)  # from the end of an IPv4 address
+_TO_NEXT_LANE = bytes(LANE_OCTETS - 4)  # from the end of an IPv4 address
 _TOO_FEW_FOR_LANES = 2
 
 
@@ -145,14 +142,11 @@ class _Lanes:
     """The 16 bits behind them."""
 
 
-@functools.lru_cache(maxsize=4 * _LANES)
+@functools.lru_cache(maxsize=4 * MOST_LANES)
 def _lanes_of(key: bytes, amount: int) -> _Lanes:
-    def in_each(word: int) -> int:
-        return int.from_bytes(word.to_bytes(_LANE_OCTETS, "little") * amount, "little")
-
-    k0, k1 = _WORDS.unpack(key)
+    k0s, k1s = (in_each(each, amount) for each in _WORDS.unpack(key))
     fields = struct.Struct("<" + "Q8x" * amount), struct.Struct("<" + "8xH6x" * amount)
-    return _Lanes(amount, in_each(k0), in_each(k1), in_each(_WORD), in_each(_WORD >> 32), *fields)
+    return _Lanes(amount, k0s, k1s, in_each(WORD, amount), in_each(WORD >> 32, amount), *fields)
 
 
 def _observe_ipv4(registers: memoryview, words: bytes, lanes: _Lanes) -> None:
@@ -177,7 +171,7 @@ def _all_mixed(words: int, lanes: _Lanes) -> int:
 def _note_all(registers: memoryview, estimate: int, hashed: int, lanes: _Lanes) -> None:
     """`_note` for the hash in each lane."""
     # 14 bits up: the register stands behind the lower 64 bits, in which 14 free ones follow the 50 that have a rank.
-    octets = (hashed << 14).to_bytes(_LANE_OCTETS * lanes.amount, "little")
+    octets = (hashed << 14).to_bytes(LANE_OCTETS * lanes.amount, "little")
     registers = registers[estimate * REGISTERS : (estimate + 1) * REGISTERS]
     for ranked, at in zip(lanes.ranked.unpack(octets), lanes.registers.unpack(octets), strict=True):
         if ranked < _OUTRANKS[registers[at]]:

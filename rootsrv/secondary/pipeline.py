@@ -263,9 +263,8 @@ class Pipeline:
             await asyncio.to_thread(self._store.open_table, active)
         except (OSError, TableUnusable) as error:
             log.alarm("table unusable", generation=active, reason=error, effect="it is made again")
-            self._look_at = (
-                self._time.boottime() + VERIFY_AGAIN_SECONDS
-            )  # if it cannot be: that takes a core for seconds
+            # Look again only then: where it cannot be made, trying takes a core for seconds.
+            self._look_at = self._time.boottime() + VERIFY_AGAIN_SECONDS
             await self.make_table_again()
 
     def watch(self) -> None:
